@@ -1,0 +1,278 @@
+//! The compiled configuration: what [`crate::wire::FilterConfig`] says, in a form that can't be wrong.
+
+use crate::downstream::auth::ClientAuth;
+use crate::fault::Faults;
+use crate::route::{Matched, Router};
+use crate::wire::{self, DataPath, Limits};
+use std::collections::HashMap;
+use std::fmt;
+
+/// A filter's whole configuration, compiled.
+#[derive(Debug)]
+pub struct ProxyConfig {
+    /// See [`wire::FilterConfig::name`].
+    pub name: String,
+    /// See [`wire::FilterConfig::revision`].
+    pub revision: u64,
+    /// See [`wire::FilterConfig::limits`].
+    pub limits: Limits,
+    /// The managed hosts.
+    pub hosts: Vec<Host>,
+    listeners: HashMap<String, u32>,
+    clusters: HashMap<String, u32>,
+    addresses: HashMap<String, u32>,
+    every: Option<u32>,
+}
+
+/// A managed host, compiled.
+#[derive(Debug)]
+pub struct Host {
+    /// `FQDN:port`.
+    pub name: String,
+    /// What stands behind the filter.
+    pub path: DataPath,
+    /// What clients must present.
+    pub client_auth: Option<ClientAuth>,
+    /// The login at Redis on `direct`, as the command to send.
+    pub login: Option<Box<[u8]>>,
+    /// The handshake with redis_proxy on `proxy`, as the command to send.
+    pub handshake: Option<Box<[u8]>>,
+    /// Commands that reveal or change credentials are refused.
+    pub guarded: bool,
+    /// Destinations with their mirrors.
+    pub targets: Vec<Target>,
+    /// What each route does; indexes are the router's.
+    pub routes: Vec<RouteAction>,
+    /// Matches keys.
+    pub router: Router,
+    /// Faults of the whole host.
+    pub faults: Faults,
+    /// All routes lead to one destination, so that commands without a key and transactions have a place to go.
+    pub single_destination: bool,
+    /// Some route removes its prefix.
+    pub rewrites_keys: bool,
+    /// No key decides anything: one route without match, no mirror, no tag.
+    pub keys_decide: bool,
+}
+
+/// A destination with its mirrors.
+#[derive(Debug)]
+pub struct Target {
+    /// `FQDN:port`.
+    pub destination: String,
+    /// A Redis Cluster.
+    pub cluster: bool,
+    /// Mirrors.
+    pub mirrors: Vec<wire::Mirror>,
+    /// Tag for each subset of mirrors; empty means untagged.
+    pub tags: Vec<Box<[u8]>>,
+}
+
+/// What a route does with its keys.
+#[derive(Debug)]
+pub struct RouteAction {
+    /// Index into [`Host::targets`].
+    pub target: u32,
+    /// Remove the matched prefix.
+    pub remove_prefix: bool,
+    /// Faults before those of the host.
+    pub faults: Faults,
+}
+
+/// Why a configuration is refused: the field and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(pub String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl ProxyConfig {
+    /// Parses and compiles the JSON document.
+    pub fn from_json(json: &[u8]) -> Result<ProxyConfig, ConfigError> {
+        let config: wire::FilterConfig = serde_json::from_slice(json).map_err(|e| ConfigError(e.to_string()))?;
+        ProxyConfig::try_from(config)
+    }
+
+    /// The host of a connection, by what Envoy tells about it; each is `None` where Envoy says nothing.
+    pub fn select(&self, listener: Option<&str>, cluster: Option<&str>, address: Option<&str>) -> Option<usize> {
+        let found = listener
+            .and_then(|l| self.listeners.get(l))
+            .or_else(|| cluster.and_then(|c| self.clusters.get(c)))
+            .or_else(|| address.and_then(|a| self.addresses.get(a)));
+        found.copied().or(self.every).map(|i| i as usize)
+    }
+
+    /// True if connections have to be asked where they go (some host has a selector).
+    pub fn selects(&self) -> bool {
+        !(self.listeners.is_empty() && self.clusters.is_empty() && self.addresses.is_empty())
+    }
+}
+
+impl TryFrom<wire::FilterConfig> for ProxyConfig {
+    type Error = ConfigError;
+
+    fn try_from(config: wire::FilterConfig) -> Result<Self, ConfigError> {
+        let mut out = ProxyConfig {
+            name: config.name,
+            revision: config.revision,
+            limits: config.limits,
+            hosts: Vec::with_capacity(config.hosts.len()),
+            listeners: HashMap::new(),
+            clusters: HashMap::new(),
+            addresses: HashMap::new(),
+            every: None,
+        };
+        let limits = &out.limits;
+        if limits.max_arguments == 0 || limits.max_inline_bytes == 0 || limits.max_bulk_bytes == 0 {
+            return Err(ConfigError("limits: a limit of 0 would refuse every command".into()));
+        }
+        for (i, host) in config.hosts.iter().enumerate() {
+            let at = |problem: String| ConfigError(format!("hosts[{i}] ({}): {problem}", host.host));
+            if host.selector.is_empty() && out.every.replace(i as u32).is_some() {
+                return Err(at("a second host without selector".into()));
+            }
+            let lists = [
+                (&host.selector.listeners, &mut out.listeners),
+                (&host.selector.clusters, &mut out.clusters),
+                (&host.selector.addresses, &mut out.addresses),
+            ];
+            for (names, map) in lists {
+                for name in names {
+                    if map.insert(name.clone(), i as u32).is_some() {
+                        return Err(at(format!("selector: {name} belongs to two hosts")));
+                    }
+                }
+            }
+            out.hosts.push(Host::new(host).map_err(at)?);
+        }
+        Ok(out)
+    }
+}
+
+fn auth_command(username: Option<&str>, password: &str) -> Box<[u8]> {
+    let mut out = Vec::new();
+    match username {
+        Some(user) => crate::resp::encode::command(&mut out, &[b"AUTH", user.as_bytes(), password.as_bytes()]),
+        None => crate::resp::encode::command(&mut out, &[b"AUTH", password.as_bytes()]),
+    }
+    out.into()
+}
+
+impl Host {
+    fn new(host: &wire::Host) -> Result<Host, String> {
+        let router = Router::new(host.routes.iter().map(|r| &r.key), host.case_insensitive)
+            .map_err(|e| format!("routes[{}]: {}", e.route, e.problem))?;
+        let mut routes = Vec::with_capacity(host.routes.len());
+        for (i, route) in host.routes.iter().enumerate() {
+            if route.target as usize >= host.targets.len() {
+                return Err(format!("routes[{i}].target: there is no target {}", route.target));
+            }
+            if route.remove_prefix && !matches!(route.key, wire::KeyMatch::Prefix(_)) {
+                return Err(format!("routes[{i}].removePrefix: only a prefix can be removed"));
+            }
+            let faults = Faults::new(&route.faults).map_err(|e| format!("routes[{i}].{e}"))?;
+            routes.push(RouteAction { target: route.target, remove_prefix: route.remove_prefix, faults });
+        }
+        let mut targets = Vec::with_capacity(host.targets.len());
+        for (i, target) in host.targets.iter().enumerate() {
+            targets.push(Target::new(target, host.path).map_err(|e| format!("targets[{i}]: {e}"))?);
+        }
+        let Some(first) = targets.first() else {
+            return Err("targets: at least one is needed".into());
+        };
+        let one_destination = targets.iter().all(|t| t.destination == first.destination);
+        match host.path {
+            DataPath::Direct => {
+                if !one_destination {
+                    return Err("path: direct serves one destination".into());
+                }
+                if targets.iter().any(|t| t.cluster || !t.mirrors.is_empty()) {
+                    return Err("path: direct serves neither a cluster nor mirrors".into());
+                }
+                if host.handshake.is_some() {
+                    return Err("handshake: only on path proxy".into());
+                }
+            }
+            DataPath::Proxy => {
+                if host.upstream_login.is_some() {
+                    return Err("upstreamLogin: on path proxy the cluster logs in".into());
+                }
+                if host.handshake.as_deref().unwrap_or_default().is_empty() {
+                    return Err("handshake: path proxy needs one".into());
+                }
+                let untagged = targets.iter().filter(|t| t.tags.first().is_some_and(|tag| tag.is_empty())).count();
+                if untagged != 0 && untagged != targets.len() {
+                    return Err("targets: either all or none are reached without a tag".into());
+                }
+                if untagged != 0 && !one_destination {
+                    return Err("targets: several destinations need a tag each".into());
+                }
+            }
+        }
+        let single_destination = match host.path {
+            DataPath::Direct => true,
+            DataPath::Proxy => first.tags.first().is_some_and(|tag| tag.is_empty()),
+        };
+        let rewrites_keys = routes.iter().any(|r| r.remove_prefix);
+        let route_faults = routes.iter().any(|r| !r.faults.is_empty());
+        let mirrors = targets.iter().any(|t| !t.mirrors.is_empty());
+        let only_any = routes.len() == 1 && router.any().is_some();
+        Ok(Host {
+            name: host.host.clone(),
+            path: host.path,
+            client_auth: host.client_auth.as_ref().map(ClientAuth::new).transpose()?,
+            login: host.upstream_login.as_ref().map(|l| auth_command(l.username.as_deref(), &l.password)),
+            handshake: host.handshake.as_deref().map(|password| auth_command(None, password)),
+            guarded: host.guard_credentials && !host.allow_admin_commands,
+            targets,
+            routes,
+            router,
+            faults: Faults::new(&host.faults)?,
+            single_destination,
+            rewrites_keys,
+            keys_decide: !only_any || route_faults || mirrors || !single_destination,
+        })
+    }
+
+    /// The route of a key with what it does; `None`: no route takes the key.
+    pub fn route(&self, key: &[u8]) -> Option<(Matched, &RouteAction)> {
+        let matched = self.router.route(key)?;
+        Some((matched, self.routes.get(matched.route as usize)?))
+    }
+}
+
+impl Target {
+    fn new(target: &wire::Target, path: DataPath) -> Result<Target, String> {
+        if target.mirrors.len() > 4 {
+            return Err("mirrors: at most four".into());
+        }
+        for (i, mirror) in target.mirrors.iter().enumerate() {
+            if mirror.per_million > 1_000_000 {
+                return Err(format!("mirrors[{i}].perMillion: {} is more than 1000000", mirror.per_million));
+            }
+        }
+        let expected = match path {
+            DataPath::Direct => 0,
+            DataPath::Proxy => 1 << target.mirrors.len(),
+        };
+        if target.tags.len() != expected {
+            return Err(format!("tags: {} instead of {expected}", target.tags.len()));
+        }
+        let mut tags = Vec::with_capacity(expected);
+        for (i, tag) in target.tags.iter().enumerate() {
+            let tag = tag.as_deref().unwrap_or_default();
+            let name = tag.strip_prefix('\u{1}').and_then(|t| t.strip_suffix(':'));
+            let well_formed = name.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
+            if !(well_formed || tag.is_empty() && i == 0) {
+                return Err(format!("tags[{i}]: {tag:?} is no tag"));
+            }
+            tags.push(tag.as_bytes().into());
+        }
+        Ok(Target { destination: target.destination.clone(), cluster: target.cluster, mirrors: target.mirrors.clone(), tags })
+    }
+}

@@ -1,0 +1,125 @@
+//! Whether a client may pass: the password that a RedisService asks of it.
+
+use crate::wire;
+use sha2::{Digest, Sha256};
+
+/// Compiled [`wire::ClientAuth`].
+#[derive(Debug)]
+pub struct ClientAuth {
+    username: Option<Box<[u8]>>,
+    salt: Vec<u8>,
+    hashes: Vec<[u8; 32]>,
+}
+
+/// What an AUTH came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The client is in.
+    Accepted,
+    /// `AUTH password` with a wrong one.
+    InvalidPassword,
+    /// `AUTH user password` with a wrong pair.
+    WrongPass,
+}
+
+impl ClientAuth {
+    /// Decodes the hashes; the error names the field.
+    pub fn new(auth: &wire::ClientAuth) -> Result<ClientAuth, String> {
+        let salt = from_hex(&auth.salt).ok_or("clientAuth.salt: not hexadecimal")?;
+        if salt.len() < 16 {
+            return Err("clientAuth.salt: shorter than 16 bytes".into());
+        }
+        if auth.password_sha256.is_empty() {
+            return Err("clientAuth.passwordSha256: no password, nobody could log in".into());
+        }
+        let hashes = auth
+            .password_sha256
+            .iter()
+            .enumerate()
+            .map(|(i, text)| {
+                let bytes = from_hex(text).and_then(|b| <[u8; 32]>::try_from(b).ok());
+                bytes.ok_or_else(|| format!("clientAuth.passwordSha256[{i}]: not the hexadecimal SHA-256"))
+            })
+            .collect::<Result<_, _>>()?;
+        let username = auth.username.as_ref().map(|u| u.as_bytes().into());
+        Ok(ClientAuth { username, salt, hashes })
+    }
+
+    /// Checks what a client presents. `AUTH password` without a user name is accepted for any configured user, as in
+    /// Envoy's redis_proxy. The time taken doesn't depend on how much of a password is right.
+    pub fn check(&self, username: Option<&[u8]>, password: &[u8]) -> Verdict {
+        let hash = Sha256::new().chain_update(&self.salt).chain_update(password).finalize();
+        let mut password_ok = false;
+        for known in &self.hashes {
+            let difference = known.iter().zip(hash.iter()).fold(0u8, |d, (a, b)| d | (a ^ b));
+            password_ok |= std::hint::black_box(difference) == 0;
+        }
+        let expected = self.username.as_deref().unwrap_or(b"default");
+        match username {
+            None if password_ok => Verdict::Accepted,
+            None => Verdict::InvalidPassword,
+            Some(name) if password_ok & (name == expected) => Verdict::Accepted,
+            Some(_) => Verdict::WrongPass,
+        }
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
+    let bytes = text.as_bytes();
+    if !bytes.len().is_multiple_of(2) {
+        return None;
+    }
+    bytes.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
+/// The hash that [`wire::ClientAuth::password_sha256`] holds for a password.
+pub fn hash_password(salt: &[u8], password: &[u8]) -> String {
+    to_hex(&Sha256::new().chain_update(salt).chain_update(password).finalize())
+}
+
+/// Lower-case hexadecimal.
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn wire(username: Option<&str>, passwords: &[&str]) -> wire::ClientAuth {
+        wire::ClientAuth {
+            username: username.map(str::to_string),
+            salt: to_hex(&[9; 16]),
+            password_sha256: passwords.iter().map(|p| hash_password(&[9; 16], p.as_bytes())).collect(),
+        }
+    }
+
+    #[test]
+    fn passwords() {
+        let auth = ClientAuth::new(&wire(None, &["old", "new"])).unwrap();
+        assert_eq!(auth.check(None, b"old"), Verdict::Accepted);
+        assert_eq!(auth.check(Some(b"default"), b"new"), Verdict::Accepted);
+        assert_eq!(auth.check(None, b""), Verdict::InvalidPassword);
+        assert_eq!(auth.check(Some(b"other"), b"new"), Verdict::WrongPass);
+        let auth = ClientAuth::new(&wire(Some("app"), &["p"])).unwrap();
+        assert_eq!(auth.check(Some(b"app"), b"p"), Verdict::Accepted);
+        assert_eq!(auth.check(Some(b"default"), b"p"), Verdict::WrongPass);
+        assert_eq!(auth.check(None, b"p"), Verdict::Accepted);
+    }
+
+    #[test]
+    fn mistakes() {
+        let bad = |change: fn(&mut wire::ClientAuth)| {
+            let mut w = wire(None, &["p"]);
+            change(&mut w);
+            ClientAuth::new(&w).unwrap_err()
+        };
+        assert!(bad(|w| w.salt = "00".into()).contains("salt"));
+        assert!(bad(|w| w.salt = "zz".repeat(16)).contains("salt"));
+        assert!(bad(|w| w.password_sha256 = vec![]).contains("nobody"));
+        assert!(bad(|w| w.password_sha256 = vec!["00".into()]).contains("passwordSha256[0]"));
+    }
+}

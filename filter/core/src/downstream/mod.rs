@@ -1,0 +1,3 @@
+//! The client's side of a connection.
+
+pub mod auth;

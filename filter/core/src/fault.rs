@@ -1,0 +1,105 @@
+//! Fault injection: which fault, if any, hits a command.
+
+use crate::random::Random;
+use crate::wire;
+use std::time::Duration;
+
+/// A fault as it takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Injected {
+    /// Answer an error in the command's place.
+    pub error: bool,
+    /// Wait that long before the command is sent or the error answered.
+    pub delay: Duration,
+}
+
+/// The faults of a host or of a route.
+#[derive(Debug, Default)]
+pub struct Faults(Vec<Fault>);
+
+#[derive(Debug)]
+struct Fault {
+    injected: Injected,
+    per_million: u32,
+    /// Lower case; empty: all.
+    commands: Vec<Box<[u8]>>,
+}
+
+impl Faults {
+    /// Compiles faults; the error says what is wrong with which.
+    pub fn new(faults: &[wire::Fault]) -> Result<Faults, String> {
+        let mut out = Vec::with_capacity(faults.len());
+        for (i, fault) in faults.iter().enumerate() {
+            if fault.per_million > 1_000_000 {
+                return Err(format!("faults[{i}].perMillion: {} is more than 1000000", fault.per_million));
+            }
+            if fault.kind == wire::FaultKind::Delay && fault.delay_ms == 0 {
+                return Err(format!("faults[{i}].delayMs: a delay fault needs a delay"));
+            }
+            out.push(Fault {
+                injected: Injected {
+                    error: fault.kind == wire::FaultKind::Error,
+                    delay: Duration::from_millis(fault.delay_ms),
+                },
+                per_million: fault.per_million,
+                commands: fault.commands.iter().map(|c| c.to_ascii_lowercase().into_bytes().into()).collect(),
+            });
+        }
+        Ok(Faults(out))
+    }
+
+    /// True if no fault is configured.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Draws the fault for a command. One number is drawn, and the shares of the faults that apply stand side by side on
+    /// it, as in Envoy's redis_proxy: two faults of 50 % together hit every command.
+    pub fn draw(&self, name: &[u8], random: &mut Random) -> Option<Injected> {
+        let mut drawn = None;
+        let mut sum = 0u32;
+        for fault in &self.0 {
+            if !fault.commands.is_empty() && !fault.commands.iter().any(|c| name.eq_ignore_ascii_case(c)) {
+                continue;
+            }
+            sum = sum.saturating_add(fault.per_million);
+            if *drawn.get_or_insert_with(|| random.below(1_000_000)) < sum {
+                return Some(fault.injected);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::FaultKind;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn fault(kind: FaultKind, per_million: u32, delay_ms: u64, commands: &[&str]) -> wire::Fault {
+        wire::Fault { kind, per_million, delay_ms, commands: commands.iter().map(|c| c.to_string()).collect() }
+    }
+
+    #[test]
+    fn shares_add_up() {
+        let faults = Faults::new(&[
+            fault(FaultKind::Error, 500_000, 0, &["GET"]),
+            fault(FaultKind::Delay, 500_000, 20, &[]),
+        ])
+        .unwrap();
+        let mut random = Random::new([3; 32]);
+        let drawn: Vec<_> = (0..2000).map(|_| faults.draw(b"gEt", &mut random).unwrap()).collect();
+        let errors = drawn.iter().filter(|i| i.error).count();
+        assert!((900..1100).contains(&errors), "{errors}");
+        let others = (0..2000).filter(|_| faults.draw(b"SET", &mut random).is_some()).count();
+        assert!((900..1100).contains(&others), "{others}");
+    }
+
+    #[test]
+    fn mistakes() {
+        assert!(Faults::new(&[fault(FaultKind::Delay, 1, 0, &[])]).unwrap_err().contains("faults[0].delayMs"));
+        assert!(Faults::new(&[fault(FaultKind::Error, 1_000_001, 0, &[])]).unwrap_err().contains("perMillion"));
+    }
+}

@@ -1,0 +1,6 @@
+//! RESP, the Redis serialization protocol (<https://redis.io/docs/latest/develop/reference/protocol-spec/>): framing
+//! without copying.
+
+pub mod encode;
+pub mod reply;
+pub mod request;
