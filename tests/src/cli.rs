@@ -53,7 +53,12 @@ pub fn run<S: AsRef<OsStr>>(args: &[S]) -> Result<Output> {
 
 /// Runs `redis-mesh` with these arguments in a directory.
 pub fn run_in<S: AsRef<OsStr>>(dir: &Path, args: &[S]) -> Result<Output> {
-    let mut command = Command::new(build()?);
+    run_binary(&build()?, dir, args)
+}
+
+/// Runs a given `redis-mesh` binary.
+pub fn run_binary<S: AsRef<OsStr>>(binary: &Path, dir: &Path, args: &[S]) -> Result<Output> {
+    let mut command = Command::new(binary);
     command.current_dir(dir).args(args).stdin(Stdio::null());
     let output = command.output().context("can't start redis-mesh")?;
     Ok(Output {

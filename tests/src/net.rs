@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
@@ -17,12 +18,23 @@ pub fn is_free(addr: SocketAddr) -> bool {
     TcpListener::bind(addr).is_ok()
 }
 
+/// The port on which the servers of a [`Subnet`] listen: Redis's own, or another one where something on this machine
+/// listens on that port of all addresses.
+pub fn redis_port() -> Result<u16> {
+    static PORT: OnceLock<Option<u16>> = OnceLock::new();
+    let probe = |port: u16| is_free(SocketAddr::new(Ipv4Addr::new(127, 15, 255, 254).into(), port));
+    // Ten thousand above is the port on which cluster nodes speak to each other.
+    let port = *PORT.get_or_init(|| (6379..6579).find(|&port| probe(port) && probe(port + 10_000)));
+    port.context("no port from 6379 to 6578 is free on the loopback addresses")
+}
+
 /// 256 loopback addresses, `127.A.B.0/24`, that no other test process of this machine uses. Linux answers on all of
-/// 127/8, so every service and node of a test gets an address of its own and the port 6379, as in a mesh.
+/// 127/8, so every service and node of a test gets an address of its own and the same port, as in a mesh.
 #[derive(Debug)]
 pub struct Subnet {
     a: u8,
     b: u8,
+    port: u16,
     _lock: File,
 }
 
@@ -33,23 +45,23 @@ impl Subnet {
             let random = RandomState::new().hash_one((std::process::id(), attempt));
             // The first sixteen of each stay free for people: 127.0.0 and 127.0.1 are in the examples.
             let (a, b) = (16 + (random % 224) as u8, 16 + ((random >> 16) % 224) as u8);
-            if let Some(subnet) = Subnet::try_claim(a, b)? {
+            if let Some(subnet) = Subnet::try_claim(a, b, &[1])? {
                 return Ok(subnet);
             }
         }
         bail!("no free loopback subnet")
     }
 
-    /// The subnet `127.a.b.0/24`, if no other process has claimed it.
-    pub fn try_claim(a: u8, b: u8) -> Result<Option<Subnet>> {
+    /// The subnet `127.a.b.0/24`, if no other process has claimed it and these addresses in it are free.
+    pub fn try_claim(a: u8, b: u8, hosts: &[u8]) -> Result<Option<Subnet>> {
         // SAFETY: getuid has no preconditions and cannot fail.
         let uid = unsafe { libc::getuid() };
         let dir = std::env::temp_dir().join(format!("redis-mesh-testbed-{uid}"));
         std::fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
         let file = File::create(dir.join(format!("127.{a}.{b}.lock")))?;
-        let subnet = Subnet { a, b, _lock: file };
-        let taken = subnet._lock.try_lock().is_err() || !is_free(SocketAddr::new(subnet.ip(1), 6379));
-        Ok((!taken).then_some(subnet))
+        let subnet = Subnet { a, b, port: redis_port()?, _lock: file };
+        let free = |&host: &u8| is_free(subnet.redis(host));
+        Ok((subnet._lock.try_lock().is_ok() && hosts.iter().all(free)).then_some(subnet))
     }
 
     /// `127.A.B.`, as a prefix of addresses.
@@ -57,13 +69,18 @@ impl Subnet {
         format!("127.{}.{}.", self.a, self.b)
     }
 
+    /// The port of all servers in it.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The address with this last number.
     pub fn ip(&self, host: u8) -> IpAddr {
         Ipv4Addr::new(127, self.a, self.b, host).into()
     }
 
-    /// The address with this last number and Redis's port.
+    /// The address with this last number and the port of Redis.
     pub fn redis(&self, host: u8) -> SocketAddr {
-        SocketAddr::new(self.ip(host), 6379)
+        SocketAddr::new(self.ip(host), self.port)
     }
 }

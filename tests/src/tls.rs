@@ -1,0 +1,129 @@
+//! The end of TLS in front of a server that has none: an Envoy with a certificate made for the purpose.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+
+use crate::envoy::Envoy;
+use crate::workspace;
+
+/// A certificate authority.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its certificate, PEM.
+    pub certificate: String,
+}
+
+/// A certificate with its key, both PEM.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The certificate.
+    pub certificate: String,
+    /// The private key.
+    pub key: String,
+}
+
+impl Authority {
+    /// A new one.
+    pub fn new(name: &str) -> Result<Authority> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Authority { issuer: Issuer::new(params, key), certificate })
+    }
+
+    /// A certificate for these names (or IP addresses).
+    pub fn issue(&self, names: &[&str]) -> Result<Identity> {
+        let params = CertificateParams::new(names.iter().map(|name| name.to_string()).collect::<Vec<_>>())?;
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Identity { certificate, key: key.serialize_pem() })
+    }
+
+    /// The certificate as a Secret manifest with the key `ca.crt`.
+    pub fn secret(&self, name: &str, namespace: &str) -> String {
+        let data = base64(self.certificate.as_bytes());
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: {namespace}\ndata:\n  ca.crt: {data}\n"
+        )
+    }
+}
+
+/// Ends TLS at `listen` and passes what is inside on to `to`. With `client_authority` (PEM), clients must present a
+/// certificate that it issued.
+pub fn terminate(
+    listen: SocketAddr,
+    to: SocketAddr,
+    identity: &Identity,
+    client_authority: Option<&str>,
+) -> Result<Envoy> {
+    let dir = workspace::scratch("tls")?;
+    let (certificate, key, ca) = (dir.join("tls.crt"), dir.join("tls.key"), dir.join("ca.crt"));
+    std::fs::write(&certificate, &identity.certificate)?;
+    std::fs::write(&key, &identity.key)?;
+    let mut validation = String::new();
+    if let Some(authority) = client_authority {
+        std::fs::write(&ca, authority)?;
+        validation = format!(", validation_context: {{trusted_ca: {{filename: {}}}}}", ca.display());
+    }
+    let required = client_authority.is_some();
+    let (certificate, key) = (certificate.display(), key.display());
+    let address =
+        |addr: SocketAddr| format!("{{socket_address: {{address: {}, port_value: {}}}}}", addr.ip(), addr.port());
+    let (listen, to) = (address(listen), address(to));
+    Envoy::start(&format!(
+        r#"
+static_resources:
+  listeners:
+    - name: tls
+      address: {listen}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.tcp_proxy
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+                stat_prefix: tls
+                cluster: redis
+          transport_socket:
+            name: envoy.transport_sockets.tls
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+              require_client_certificate: {required}
+              common_tls_context:
+                {{tls_certificates: [{{certificate_chain: {{filename: {certificate}}}, private_key: {{filename: {key}}}}}]{validation}}}
+  clusters:
+    - name: redis
+      type: STATIC
+      load_assignment:
+        cluster_name: redis
+        endpoints: [{{lb_endpoints: [{{endpoint: {{address: {to}}}}}]}}]
+"#
+    ))
+}
+
+/// Base64 with padding.
+pub fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().fold(0u32, |group, &byte| group << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            let digit = DIGITS[(group >> (18 - 6 * i)) as usize & 63] as char;
+            out.push(if i <= chunk.len() { digit } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base64_pads() {
+        let all: Vec<String> = ["", "f", "fo", "foo", "foob"].iter().map(|t| super::base64(t.as_bytes())).collect();
+        assert_eq!(all, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
+    }
+}
