@@ -4,10 +4,12 @@
 //! No socket, no clock, no callback: a host (the wasm filter, a native module, a test) only translates.
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod config;
 pub mod downstream;
 pub mod fault;
 pub mod random;
+pub mod resp3;
 pub mod resp;
 pub mod route;
 pub mod wire;

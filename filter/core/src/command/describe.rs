@@ -1,0 +1,494 @@
+//! Answers to COMMAND and its subcommands, from the table.
+
+use super::{
+    Arguments, Begin, Command, Find, KeyFlags, KeySpec, KeysError, Resolved, all, lookup, resolve,
+};
+
+/// The protocol that a client speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// RESP2
+    Resp2,
+    /// RESP3
+    Resp3,
+}
+
+/// Appends the answer to a request whose argument 0 is COMMAND. Only commands that `offered` lets through exist for the client.
+pub fn describe<A: Arguments + ?Sized>(
+    arguments: &A,
+    protocol: Protocol,
+    offered: impl Fn(&Command) -> bool,
+    out: &mut Vec<u8>,
+) {
+    let mut writer = Writer { protocol, out };
+    let count = arguments.count();
+    let offered: &dyn Fn(&Command) -> bool = &offered;
+    let row = match resolve(arguments) {
+        Resolved::Command(row) | Resolved::Container(row) => row,
+        Resolved::Unknown => return writer.error("ERR unknown command"),
+    };
+    match (row.name, count) {
+        ("command", 1) => writer.entries(offered),
+        ("command|count", 2) => {
+            writer.integer(all().iter().filter(|command| offered(command)).count())
+        }
+        ("command|list", 2) => writer.list(offered, |_| true),
+        ("command|list", 5) => writer.filtered_list(arguments, offered),
+        ("command|list", _) => writer.error("ERR syntax error"),
+        ("command|info", 2) => writer.entries(offered),
+        ("command|info", _) => {
+            writer.array(count - 2);
+            for index in 2..count {
+                match arguments
+                    .argument(index)
+                    .and_then(named)
+                    .filter(|command| offered(command))
+                {
+                    Some(command) => writer.entry(command, offered),
+                    None => writer.null_array(),
+                }
+            }
+        }
+        ("command|docs", _) => writer.head(b'%', 0),
+        ("command|getkeys", 3..) => writer.keys(&Tail(arguments), offered, false),
+        ("command|getkeysandflags", 3..) => writer.keys(&Tail(arguments), offered, true),
+        _ => {
+            writer
+                .out
+                .extend_from_slice(b"-ERR unknown subcommand or wrong number of arguments for '");
+            writer.echo(arguments.argument(1).unwrap_or_default());
+            writer.out.extend_from_slice(b"'. Try COMMAND HELP.\r\n");
+        }
+    }
+}
+
+/// A command by the name that COMMAND INFO takes: a subcommand is `container|subcommand`.
+fn named(name: &[u8]) -> Option<&'static Command> {
+    let mut parts = name.splitn(2, |byte| *byte == b'|');
+    let command = lookup(parts.next()?)?;
+    match parts.next() {
+        Some(sub) => super::lookup_subcommand(command, sub),
+        None => Some(command),
+    }
+}
+
+/// The request within COMMAND GETKEYS.
+struct Tail<'a, A: ?Sized>(&'a A);
+
+impl<A: Arguments + ?Sized> Arguments for Tail<'_, A> {
+    fn count(&self) -> usize {
+        self.0.count().saturating_sub(2)
+    }
+    fn argument(&self, index: usize) -> Option<&[u8]> {
+        self.0.argument(index.checked_add(2)?)
+    }
+}
+
+struct Writer<'a> {
+    protocol: Protocol,
+    out: &'a mut Vec<u8>,
+}
+
+impl Writer<'_> {
+    fn number(&mut self, kind: u8, number: i64) {
+        self.out.push(kind);
+        self.out.extend_from_slice(number.to_string().as_bytes());
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    fn integer(&mut self, number: usize) {
+        self.number(b':', i64::try_from(number).unwrap_or(i64::MAX));
+    }
+
+    fn array(&mut self, count: usize) {
+        self.number(b'*', i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A set or a map, which RESP2 writes as arrays. Of a map, `count` is the number of pairs.
+    fn head(&mut self, kind: u8, count: usize) {
+        match (self.protocol, kind) {
+            (Protocol::Resp2, b'%') => self.array(count * 2),
+            (Protocol::Resp2, _) => self.array(count),
+            (Protocol::Resp3, _) => self.number(kind, i64::try_from(count).unwrap_or(i64::MAX)),
+        }
+    }
+
+    fn bulk(&mut self, text: &[u8]) {
+        self.number(b'$', i64::try_from(text.len()).unwrap_or(i64::MAX));
+        self.out.extend_from_slice(text);
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    fn status(&mut self, prefix: &str, text: &str) {
+        self.out.push(b'+');
+        self.out.extend_from_slice(prefix.as_bytes());
+        self.out.extend_from_slice(text.as_bytes());
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    fn error(&mut self, text: &str) {
+        self.out.push(b'-');
+        self.out.extend_from_slice(text.as_bytes());
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// What a client sent, fit for an error's single line.
+    fn echo(&mut self, text: &[u8]) {
+        let printable = |byte: &u8| if byte.is_ascii_control() { b' ' } else { *byte };
+        self.out.extend(text.iter().take(128).map(printable));
+    }
+
+    fn null_array(&mut self) {
+        self.out.extend_from_slice(match self.protocol {
+            Protocol::Resp2 => b"*-1\r\n",
+            Protocol::Resp3 => b"_\r\n",
+        });
+    }
+
+    fn entries(&mut self, offered: &dyn Fn(&Command) -> bool) {
+        self.array(all().iter().filter(|command| offered(command)).count());
+        for command in all().iter().filter(|command| offered(command)) {
+            self.entry(command, offered);
+        }
+    }
+
+    /// The ten elements that Redis 7 has for a command.
+    fn entry(&mut self, command: &Command, offered: &dyn Fn(&Command) -> bool) {
+        self.array(10);
+        self.bulk(command.name.as_bytes());
+        self.number(b':', command.arity.into());
+        let flags = || {
+            command
+                .flags
+                .names()
+                .filter(|name| *name != "may_replicate")
+        };
+        self.head(b'~', flags().count());
+        flags().for_each(|name| self.status("", name));
+        let (first, last, step) = command.legacy_keys;
+        for number in [first, last, step] {
+            self.number(b':', number.into());
+        }
+        self.head(b'~', command.categories.names().count());
+        command
+            .categories
+            .names()
+            .for_each(|name| self.status("@", name));
+        self.head(b'~', command.tips.names().count());
+        command
+            .tips
+            .names()
+            .for_each(|name| self.bulk(name.as_bytes()));
+        self.head(b'~', command.specs.len());
+        command.specs.iter().for_each(|spec| self.spec(spec));
+        let subcommands = || command.subcommands.iter().filter(|sub| offered(sub));
+        self.array(subcommands().count());
+        subcommands().for_each(|sub| self.entry(sub, offered));
+    }
+
+    fn spec(&mut self, spec: &KeySpec) {
+        self.head(b'%', 3);
+        self.bulk(b"flags");
+        self.key_flags(spec.flags);
+        self.bulk(b"begin_search");
+        match spec.begin {
+            Begin::Index(index) => self.search("index", &[("index", Value::Number(index))]),
+            Begin::Keyword(word, from) => {
+                self.search(
+                    "keyword",
+                    &[
+                        ("keyword", Value::Text(word)),
+                        ("startfrom", Value::Number(from)),
+                    ],
+                );
+            }
+            Begin::Unknown => self.search("unknown", &[]),
+        }
+        self.bulk(b"find_keys");
+        let number = Value::Number;
+        match spec.find {
+            Find::Range { last, step, limit } => {
+                self.search(
+                    "range",
+                    &[
+                        ("lastkey", number(last)),
+                        ("keystep", number(step)),
+                        ("limit", number(limit)),
+                    ],
+                );
+            }
+            Find::KeyNum {
+                number: keynumidx,
+                first,
+                step,
+            } => {
+                let fields = [
+                    ("keynumidx", number(keynumidx)),
+                    ("firstkey", number(first)),
+                    ("keystep", number(step)),
+                ];
+                self.search("keynum", &fields);
+            }
+            Find::Unknown => self.search("unknown", &[]),
+        }
+    }
+
+    fn search(&mut self, kind: &str, fields: &[(&str, Value)]) {
+        self.head(b'%', 2);
+        self.bulk(b"type");
+        self.bulk(kind.as_bytes());
+        self.bulk(b"spec");
+        self.head(b'%', fields.len());
+        for (name, value) in fields {
+            self.bulk(name.as_bytes());
+            match value {
+                Value::Text(text) => self.bulk(text.as_bytes()),
+                Value::Number(value) => self.number(b':', (*value).into()),
+            }
+        }
+    }
+
+    fn key_flags(&mut self, flags: KeyFlags) {
+        self.head(b'~', flags.names().count());
+        flags.names().for_each(|name| self.status("", name));
+    }
+
+    fn list(&mut self, offered: &dyn Fn(&Command) -> bool, wanted: impl Fn(&Command) -> bool) {
+        // A wanted subcommand is listed although its container may not be.
+        let commands = || {
+            all()
+                .iter()
+                .flat_map(|command| std::iter::once(command).chain(command.subcommands))
+                .filter(|command| offered(command) && wanted(command))
+        };
+        self.array(commands().count());
+        commands().for_each(|command| self.bulk(command.name.as_bytes()));
+    }
+
+    fn filtered_list<A: Arguments + ?Sized>(
+        &mut self,
+        arguments: &A,
+        offered: &dyn Fn(&Command) -> bool,
+    ) {
+        let argument = |index| arguments.argument(index).unwrap_or_default();
+        let (by, value) = (argument(3), argument(4));
+        if !argument(2).eq_ignore_ascii_case(b"filterby") {
+            self.error("ERR syntax error");
+        } else if by.eq_ignore_ascii_case(b"module") {
+            self.array(0);
+        } else if by.eq_ignore_ascii_case(b"aclcat") {
+            self.list(offered, |command| {
+                command
+                    .categories
+                    .names()
+                    .any(|name| name.as_bytes().eq_ignore_ascii_case(value))
+            });
+        } else if by.eq_ignore_ascii_case(b"pattern") {
+            self.list(offered, |command| glob(value, command.name.as_bytes()));
+        } else {
+            self.error("ERR syntax error");
+        }
+    }
+
+    fn keys<A: Arguments + ?Sized>(
+        &mut self,
+        request: &A,
+        offered: &dyn Fn(&Command) -> bool,
+        with_flags: bool,
+    ) {
+        let (Resolved::Command(command) | Resolved::Container(command)) = resolve(request) else {
+            return self.error("ERR Invalid command specified");
+        };
+        if !offered(command) {
+            return self.error("ERR Invalid command specified");
+        }
+        if !command.has_keys() {
+            return self.error("ERR The command has no key arguments");
+        }
+        if !command.accepts(request.count()) {
+            return self.error("ERR Invalid number of arguments specified for command");
+        }
+        match command.keys(request) {
+            Ok(keys) if keys.is_empty() => self.error("ERR The command has no key arguments"),
+            Ok(keys) => {
+                self.array(keys.len());
+                for key in keys.iter() {
+                    let name = request.argument(key.index).unwrap_or_default();
+                    if with_flags {
+                        self.array(2);
+                        self.bulk(name);
+                        self.key_flags(key.flags);
+                    } else {
+                        self.bulk(name);
+                    }
+                }
+            }
+            Err(KeysError::Missing(_) | KeysError::Malformed | KeysError::Unknown) => {
+                self.error("ERR Invalid arguments specified for command");
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Value {
+    Text(&'static str),
+    Number(i8),
+}
+
+/// `*`, `?`, `[…]` and `\` as Redis reads them, in any case. Going back only to the last star keeps it from being slow.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut at, mut rest) = (pattern, text);
+    let mut star: Option<(&[u8], &[u8])> = None;
+    loop {
+        if let Some((b'*', behind)) = at.split_first() {
+            star = Some((behind, rest));
+            at = behind;
+        } else if at.is_empty() && rest.is_empty() {
+            return true;
+        } else if let Some((&byte, behind)) = rest.split_first()
+            && let Some(behind_one) = one(at, byte)
+        {
+            (at, rest) = (behind_one, behind);
+        } else {
+            // One more byte goes to the last star.
+            let Some((pattern, [_, text @ ..])) = star else {
+                return false;
+            };
+            (at, rest) = (pattern, text);
+            star = Some((pattern, text));
+        }
+    }
+}
+
+/// What is behind the pattern's first element, if that matches a byte.
+fn one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
+    let same = |a: u8| a.eq_ignore_ascii_case(&byte);
+    match pattern {
+        [b'?', behind @ ..] => Some(behind),
+        [b'[', class @ ..] => {
+            let (negated, mut class) = match class {
+                [b'^', class @ ..] => (true, class),
+                class => (false, class),
+            };
+            let mut found = false;
+            loop {
+                class = match class {
+                    [b']', behind @ ..] => return (found != negated).then_some(behind),
+                    [] => return (found != negated).then_some(class),
+                    [b'\\', literal, behind @ ..] => {
+                        found |= same(*literal);
+                        behind
+                    }
+                    [from, b'-', to, behind @ ..] => {
+                        let (from, to) = (from.to_ascii_lowercase(), to.to_ascii_lowercase());
+                        let byte = byte.to_ascii_lowercase();
+                        found |= (from.min(to)..=from.max(to)).contains(&byte);
+                        behind
+                    }
+                    [literal, behind @ ..] => {
+                        found |= same(*literal);
+                        behind
+                    }
+                };
+            }
+        }
+        [b'\\', literal, behind @ ..] => same(*literal).then_some(behind),
+        [literal, behind @ ..] => same(*literal).then_some(behind),
+        [] => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::super::Proxy;
+    use super::*;
+
+    fn answer(request: &str, protocol: Protocol) -> String {
+        let arguments: Vec<&str> = request.split(' ').collect();
+        let mut out = Vec::new();
+        describe(
+            &arguments[..],
+            protocol,
+            |command| command.proxy != Proxy::Unsupported,
+            &mut out,
+        );
+        String::from_utf8(out).unwrap().replace("\r\n", "|")
+    }
+
+    #[test]
+    fn answers() {
+        for (request, resp2) in [
+            ("COMMAND DOCS", "*0|"),
+            ("COMMAND DOCS get", "*0|"),
+            ("COMMAND GETKEYS mset a 1 b 2", "*2|$1|a|$1|b|"),
+            (
+                "COMMAND GETKEYSANDFLAGS get a",
+                "*1|*2|$1|a|*2|+RO|+access|",
+            ),
+            (
+                "COMMAND GETKEYS get",
+                "-ERR Invalid number of arguments specified for command|",
+            ),
+            (
+                "COMMAND GETKEYS nonsense a",
+                "-ERR Invalid command specified|",
+            ),
+            (
+                "COMMAND GETKEYS blpop a 0",
+                "-ERR Invalid command specified|",
+            ),
+            (
+                "COMMAND GETKEYS ping a",
+                "-ERR The command has no key arguments|",
+            ),
+            ("COMMAND INFO nonsense blpop", "*2|*-1|*-1|"),
+            ("COMMAND LIST FILTERBY PATTERN mg*", "*1|$4|mget|"),
+            ("COMMAND LIST FILTERBY MODULE x", "*0|"),
+            ("COMMAND LIST FILTERBY x y", "-ERR syntax error|"),
+            ("COMMAND LIST x", "-ERR syntax error|"),
+        ] {
+            assert_eq!(answer(request, Protocol::Resp2), resp2, "{request}");
+        }
+        assert_eq!(answer("COMMAND DOCS", Protocol::Resp3), "%0|");
+        assert_eq!(answer("COMMAND INFO nonsense", Protocol::Resp3), "*1|_|");
+        let get = answer("COMMAND INFO get", Protocol::Resp2);
+        assert!(
+            get.starts_with(
+                "*1|*10|$3|get|:2|*2|+readonly|+fast|:1|:1|:1|*3|+@read|+@string|+@fast|*0|*1|"
+            ),
+            "{get}"
+        );
+        assert!(
+            answer("COMMAND nonsense\r\n", Protocol::Resp2)
+                .ends_with("'nonsense  '. Try COMMAND HELP.|")
+        );
+    }
+
+    #[test]
+    fn globs() {
+        for (pattern, text, expected) in [
+            ("*", "", true),
+            ("x*", "xadd", true),
+            ("*|get*", "config|getx", true),
+            ("?et", "GET", true),
+            ("[gs]et", "set", true),
+            ("[^gs]et", "set", false),
+            ("[a-h]et", "get", true),
+            ("\\*", "*", true),
+            ("get", "gets", false),
+            ("a*b*c", "aXbXbXc", true),
+            ("a*b*c", "aXbXbX", false),
+        ] {
+            assert_eq!(
+                glob(pattern.as_bytes(), text.as_bytes()),
+                expected,
+                "{pattern} {text}"
+            );
+        }
+        assert!(!glob("*a".repeat(50).as_bytes(), &[b'a'; 49]));
+    }
+}

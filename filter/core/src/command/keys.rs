@@ -1,0 +1,752 @@
+//! Which arguments of a request are keys.
+//!
+//! The specs are the servers' own and are read as the servers read them. Where a server executes a command by another grammar than
+//! its specs say (XREADGROUP with its options in an unusual order, a repeated STORE), the command's grammar decides: a
+//! key that is overlooked would be executed where it doesn't belong.
+
+use std::fmt;
+
+use super::{Command, Flags, bits};
+
+/// A request's arguments, the command's name first. They may still be arriving.
+pub trait Arguments {
+    /// How many there are or will be.
+    fn count(&self) -> usize;
+    /// An argument, if it is there.
+    fn argument(&self, index: usize) -> Option<&[u8]>;
+}
+
+impl<T: AsRef<[u8]>> Arguments for [T] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+    fn argument(&self, index: usize) -> Option<&[u8]> {
+        self.get(index).map(AsRef::as_ref)
+    }
+}
+
+bits! {
+    /// What a command does with a key.
+    KeyFlags(u16) {
+        /// Reads the value, nothing else.
+        RO = "RO",
+        /// Reads and changes it.
+        RW = "RW",
+        /// Overwrites it without reading.
+        OW = "OW",
+        /// Deletes it.
+        RM = "RM",
+        ACCESS = "access",
+        UPDATE = "update",
+        INSERT = "insert",
+        DELETE = "delete",
+        /// A channel, which Redis Cluster places like a key.
+        NOT_KEY = "not_key",
+        /// The spec doesn't find all keys.
+        INCOMPLETE = "incomplete",
+        /// What is done depends on the arguments.
+        VARIABLE_FLAGS = "variable_flags",
+    }
+}
+
+/// What is done with a key, in one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// It is read.
+    Read,
+    /// It is read and changed, or one of the two as the arguments say.
+    ReadWrite,
+    /// It is overwritten.
+    Overwrite,
+    /// It is deleted.
+    Remove,
+}
+
+/// Where the search for keys begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begin {
+    /// At an argument.
+    Index(i8),
+    /// Behind a word, searched from an argument on; a negative one counts from the end, and the search goes backwards.
+    Keyword(&'static str, i8),
+    /// Can't be said by a spec.
+    Unknown,
+}
+
+/// Which arguments from there on are keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Find {
+    /// Up to the last, relative to the first (a negative one: to the end of the arguments), every step-th.
+    /// With a limit of 2 the first half of the arguments, of 3 the first third.
+    Range {
+        /// The last key.
+        last: i8,
+        /// The distance between keys.
+        step: i8,
+        /// The divisor, 0 and 1: none.
+        limit: i8,
+    },
+    /// As many as an argument says.
+    KeyNum {
+        /// The argument that says how many, relative to the beginning.
+        number: i8,
+        /// The first key, relative to the beginning.
+        first: i8,
+        /// The distance between keys.
+        step: i8,
+    },
+    /// Can't be said by a spec.
+    Unknown,
+}
+
+/// As the table writes it.
+pub(super) const fn range(last: i8, step: i8, limit: i8) -> Find {
+    Find::Range { last, step, limit }
+}
+
+/// As the table writes it.
+pub(super) const fn keynum(number: i8, first: i8, step: i8) -> Find {
+    Find::KeyNum {
+        number,
+        first,
+        step,
+    }
+}
+
+/// One of a command's key specs.
+#[derive(Clone, Copy, Debug)]
+pub struct KeySpec {
+    /// What is done with these keys.
+    pub flags: KeyFlags,
+    /// Where they begin.
+    pub begin: Begin,
+    /// Which they are.
+    pub find: Find,
+}
+
+/// How a command's keys are found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extract {
+    /// By the specs.
+    Specs,
+    /// SORT key [BY p] [LIMIT o n] [GET p …] [STORE key]
+    Sort,
+    /// GEORADIUS and GEORADIUSBYMEMBER: STORE and STOREDIST, of which the last counts.
+    GeoRadius,
+    /// XREAD and XREADGROUP: options in any order, then STREAMS.
+    Streams,
+    /// MIGRATE host port key|"" db timeout … [KEYS key …]
+    Migrate,
+}
+
+/// Why a request's keys can't be told. It must not be sent anywhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeysError {
+    /// This argument is needed and hasn't arrived.
+    Missing(usize),
+    /// The arguments contradict the command's grammar: too few, a number of keys that isn't one or is too large.
+    Malformed,
+    /// Nobody can tell the command's keys from its arguments.
+    Unknown,
+}
+
+impl fmt::Display for KeysError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KeysError::Missing(_) => "not all arguments are there",
+            KeysError::Malformed => "syntax error",
+            KeysError::Unknown => "the command's keys can't be told",
+        })
+    }
+}
+
+/// An argument that is a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key {
+    /// Which argument.
+    pub index: usize,
+    /// What is done with it.
+    pub access: Access,
+    /// The same as its spec says it.
+    pub flags: KeyFlags,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Range {
+    first: usize,
+    /// One past the last.
+    end: usize,
+    step: usize,
+    flags: KeyFlags,
+}
+
+/// The keys of a request, in the order of the specs (as a rule the order of the arguments).
+#[derive(Clone, Copy)]
+pub struct Keys {
+    ranges: [Range; Keys::MOST_RANGES],
+    used: usize,
+}
+
+impl Keys {
+    /// No command has more specs; the generator checks it.
+    #[doc(hidden)]
+    pub const MOST_RANGES: usize = 3;
+
+    const NONE: Keys = Keys {
+        ranges: [Range {
+            first: 0,
+            end: 0,
+            step: 1,
+            flags: KeyFlags(0),
+        }; Keys::MOST_RANGES],
+        used: 0,
+    };
+
+    fn push(
+        &mut self,
+        first: usize,
+        end: usize,
+        step: usize,
+        flags: KeyFlags,
+    ) -> Result<(), KeysError> {
+        let range = self.ranges.get_mut(self.used).ok_or(KeysError::Unknown)?;
+        *range = Range {
+            first,
+            end,
+            step: step.max(1),
+            flags,
+        };
+        self.used += 1;
+        Ok(())
+    }
+
+    fn push_one(&mut self, index: usize, flags: KeyFlags) -> Result<(), KeysError> {
+        self.push(index, index + 1, 1, flags)
+    }
+
+    /// The keys one by one.
+    pub fn iter(&self) -> impl Iterator<Item = Key> + '_ {
+        self.ranges.iter().take(self.used).flat_map(|range| {
+            let (access, flags) = (range.flags.access(), range.flags);
+            (range.first..range.end)
+                .step_by(range.step)
+                .map(move |index| Key {
+                    index,
+                    access,
+                    flags,
+                })
+        })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ranges
+            .iter()
+            .take(self.used)
+            .map(|range| range.end.saturating_sub(range.first).div_ceil(range.step))
+            .sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first key.
+    pub fn first(&self) -> Option<Key> {
+        self.iter().next()
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl KeyFlags {
+    fn access(self) -> Access {
+        if self.contains(KeyFlags::RW) {
+            Access::ReadWrite
+        } else if self.contains(KeyFlags::OW) {
+            Access::Overwrite
+        } else if self.contains(KeyFlags::RM) {
+            Access::Remove
+        } else {
+            Access::Read
+        }
+    }
+}
+
+impl Command {
+    /// Which arguments are keys. Channels aren't; nor are the keys that SORT's patterns reach ([`Command::patterns`]).
+    ///
+    /// `self` is the row that rules the request: the subcommand's where there is one. Argument 0 is the command's name.
+    pub fn keys<A: Arguments + ?Sized>(&self, arguments: &A) -> Result<Keys, KeysError> {
+        if !self.accepts(arguments.count()) {
+            return Err(KeysError::Malformed);
+        }
+        match self.extract {
+            Extract::Specs => self.keys_by_specs(arguments),
+            Extract::Sort => sort(arguments),
+            Extract::GeoRadius => geo_radius(arguments),
+            Extract::Streams => self.streams(arguments),
+            Extract::Migrate => migrate(arguments),
+        }
+    }
+
+    /// Whether it can have keys at all.
+    pub fn has_keys(&self) -> bool {
+        self.specs
+            .iter()
+            .any(|spec| !spec.flags.contains(KeyFlags::NOT_KEY))
+    }
+
+    /// The arguments that are patterns by which the command reaches keys that depend on its data: SORT's BY and GET. Where there is one,
+    /// it can't be known which keys are read.
+    pub fn patterns<'a, A: Arguments + ?Sized>(&self, arguments: &'a A) -> Patterns<'a, A> {
+        let next = if self.extract == Extract::Sort {
+            2
+        } else {
+            usize::MAX
+        };
+        Patterns { arguments, next }
+    }
+
+    fn keys_by_specs<A: Arguments + ?Sized>(&self, arguments: &A) -> Result<Keys, KeysError> {
+        let count = arguments.count();
+        let mut keys = Keys::NONE;
+        for spec in self.specs {
+            if spec.flags.contains(KeyFlags::NOT_KEY) {
+                continue;
+            }
+            if spec.flags.contains(KeyFlags::INCOMPLETE) {
+                return Err(KeysError::Unknown);
+            }
+            let begin = match spec.begin {
+                Begin::Index(index) => usize::try_from(index).map_err(|_| KeysError::Unknown)?,
+                Begin::Keyword(word, from) => match find_keyword(arguments, word, from)? {
+                    Some(at) => at + 1,
+                    None => continue,
+                },
+                Begin::Unknown => return Err(KeysError::Unknown),
+            };
+            let (first, end, step) = match spec.find {
+                Find::Range { last, step, limit } => (
+                    begin,
+                    range_end(begin, count, last, limit).ok_or(KeysError::Malformed)?,
+                    positive(step)?,
+                ),
+                Find::KeyNum {
+                    number,
+                    first,
+                    step,
+                } => {
+                    let number = key_number(arguments, begin + positive(number)?)?;
+                    if number == 0 && !self.flags.contains(Flags::NO_MANDATORY_KEYS) {
+                        return Err(KeysError::Malformed);
+                    }
+                    let (first, step) = (begin + positive(first)?, positive(step)?);
+                    if number == 0 {
+                        (first, first, step)
+                    } else {
+                        let last = (number - 1)
+                            .checked_mul(step)
+                            .and_then(|length| length.checked_add(first));
+                        (first, last.ok_or(KeysError::Malformed)? + 1, step)
+                    }
+                }
+                Find::Unknown => return Err(KeysError::Unknown),
+            };
+            if end > count || (end == first && matches!(spec.begin, Begin::Keyword(..))) {
+                return Err(KeysError::Malformed);
+            }
+            keys.push(first, end, step, spec.flags)?;
+        }
+        Ok(keys)
+    }
+
+    fn streams<A: Arguments + ?Sized>(&self, arguments: &A) -> Result<Keys, KeysError> {
+        let mut at = 1;
+        loop {
+            let word = needed(arguments, at)?;
+            at += 1;
+            if word.eq_ignore_ascii_case(b"streams") {
+                break;
+            } else if word.eq_ignore_ascii_case(b"block") || word.eq_ignore_ascii_case(b"count") {
+                at += 1;
+            } else if word.eq_ignore_ascii_case(b"group") {
+                at += 2;
+            } else if !word.eq_ignore_ascii_case(b"noack") {
+                return Err(KeysError::Malformed);
+            }
+        }
+        let names_and_ids = arguments.count().saturating_sub(at);
+        if names_and_ids == 0 || names_and_ids % 2 == 1 {
+            return Err(KeysError::Malformed);
+        }
+        let flags = self.specs.first().map_or(KeyFlags::RO, |spec| spec.flags);
+        let mut keys = Keys::NONE;
+        keys.push(at, at + names_and_ids / 2, 1, flags)?;
+        Ok(keys)
+    }
+}
+
+/// The arguments that are patterns: see [`Command::patterns`].
+pub struct Patterns<'a, A: ?Sized> {
+    arguments: &'a A,
+    next: usize,
+}
+
+impl<A: Arguments + ?Sized> Iterator for Patterns<'_, A> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        while let Some(word) = self.arguments.argument(self.next) {
+            let (at, option) = (self.next, SortOption::of(word));
+            self.next += 1 + option.map_or(0, SortOption::values);
+            if let Some(SortOption::By | SortOption::Get) = option
+                // A pattern without a star names no other key: `BY nosort`, `GET #`.
+                && self.arguments.argument(at + 1).is_some_and(|pattern| pattern.contains(&b'*'))
+            {
+                return Some(at + 1);
+            }
+        }
+        None
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum SortOption {
+    By,
+    Get,
+    Limit,
+    Store,
+}
+
+impl SortOption {
+    fn of(word: &[u8]) -> Option<SortOption> {
+        let names: [(&[u8], SortOption); 4] = [
+            (b"by", SortOption::By),
+            (b"get", SortOption::Get),
+            (b"limit", SortOption::Limit),
+            (b"store", SortOption::Store),
+        ];
+        names
+            .into_iter()
+            .find(|(name, _)| word.eq_ignore_ascii_case(name))
+            .map(|(_, option)| option)
+    }
+
+    fn values(self) -> usize {
+        if self == SortOption::Limit { 2 } else { 1 }
+    }
+}
+
+fn sort<A: Arguments + ?Sized>(arguments: &A) -> Result<Keys, KeysError> {
+    let mut store = None;
+    let mut at = 2;
+    while at < arguments.count() {
+        let option = SortOption::of(needed(arguments, at)?);
+        if option == Some(SortOption::Store) {
+            store = Some(at + 1);
+        }
+        at += 1 + option.map_or(0, SortOption::values);
+    }
+    with_store(arguments, store)
+}
+
+fn geo_radius<A: Arguments + ?Sized>(arguments: &A) -> Result<Keys, KeysError> {
+    let mut store = None;
+    let mut at = 5;
+    while at < arguments.count() {
+        let word = needed(arguments, at)?;
+        if word.eq_ignore_ascii_case(b"store") || word.eq_ignore_ascii_case(b"storedist") {
+            store = Some(at + 1);
+            at += 1;
+        }
+        at += 1;
+    }
+    with_store(arguments, store)
+}
+
+/// The source is argument 1; where the result is stored overwrites.
+fn with_store<A: Arguments + ?Sized>(
+    arguments: &A,
+    store: Option<usize>,
+) -> Result<Keys, KeysError> {
+    let mut keys = Keys::NONE;
+    keys.push_one(1, KeyFlags::RO)?;
+    if let Some(store) = store {
+        if store >= arguments.count() {
+            return Err(KeysError::Malformed);
+        }
+        keys.push_one(store, KeyFlags::OW)?;
+    }
+    Ok(keys)
+}
+
+fn migrate<A: Arguments + ?Sized>(arguments: &A) -> Result<Keys, KeysError> {
+    let mut keys = Keys::NONE;
+    let mut at = 6;
+    while at < arguments.count() {
+        let word = needed(arguments, at)?;
+        if word.eq_ignore_ascii_case(b"keys") {
+            if !needed(arguments, 3)?.is_empty() || at + 1 >= arguments.count() {
+                return Err(KeysError::Malformed);
+            }
+            keys.push(at + 1, arguments.count(), 1, KeyFlags::RW)?;
+            return Ok(keys);
+        }
+        at += if word.eq_ignore_ascii_case(b"auth") {
+            2
+        } else if word.eq_ignore_ascii_case(b"auth2") {
+            3
+        } else {
+            1
+        };
+    }
+    keys.push_one(3, KeyFlags::RW)?;
+    Ok(keys)
+}
+
+/// An argument that must be there for the keys to be told.
+fn needed<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Result<&[u8], KeysError> {
+    if index >= arguments.count() {
+        return Err(KeysError::Malformed);
+    }
+    arguments.argument(index).ok_or(KeysError::Missing(index))
+}
+
+/// Where a keyword stands; forwards to the end, or from a place before the end backwards down to argument 2.
+fn find_keyword<A: Arguments + ?Sized>(
+    arguments: &A,
+    word: &str,
+    from: i8,
+) -> Result<Option<usize>, KeysError> {
+    let count = arguments.count();
+    let matches = |index| {
+        needed(arguments, index).map(|argument| argument.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    match usize::try_from(from) {
+        Ok(from) => {
+            for index in from..count {
+                if matches(index)? {
+                    return Ok(Some(index));
+                }
+            }
+        }
+        Err(_) => {
+            let from = count.saturating_sub(usize::from(from.unsigned_abs()));
+            for index in (2..=from).rev() {
+                if matches(index)? {
+                    return Ok(Some(index));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// One past the last key of a range, which may be empty only at the end of the arguments (PFMERGE without sources).
+fn range_end(first: usize, count: usize, last: i8, limit: i8) -> Option<usize> {
+    let end = match (usize::try_from(last), limit) {
+        (Ok(last), _) => first + last + 1,
+        (Err(_), 0 | 1) => (count + 1).checked_sub(usize::from(last.unsigned_abs()))?,
+        (Err(_), _) => {
+            let share = count.checked_sub(first)? / usize::try_from(limit).ok()?;
+            (first + share + 1).checked_sub(usize::from(last.unsigned_abs()))?
+        }
+    };
+    (end > first || (end == first && first == count)).then_some(end)
+}
+
+fn positive(number: i8) -> Result<usize, KeysError> {
+    usize::try_from(number).map_err(|_| KeysError::Unknown)
+}
+
+/// A number of keys as servers read it: decimal digits, no sign, no leading zero.
+fn key_number<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Result<usize, KeysError> {
+    let digits = needed(arguments, index)?;
+    let well_formed = matches!(digits, [b'0'] | [b'1'..=b'9', ..])
+        && digits.len() <= 9
+        && digits.iter().all(u8::is_ascii_digit);
+    if !well_formed {
+        return Err(KeysError::Malformed);
+    }
+    let number = digits
+        .iter()
+        .fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
+    // Also keeps every sum that follows small.
+    if number > arguments.count() {
+        return Err(KeysError::Malformed);
+    }
+    Ok(number)
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::super::{Resolved, resolve};
+    use super::*;
+
+    fn keys(request: &str) -> Result<Vec<usize>, KeysError> {
+        let arguments: Vec<&str> = request
+            .split(' ')
+            .map(|word| if word == "''" { "" } else { word })
+            .collect();
+        let Resolved::Command(command) = resolve(&arguments[..]) else {
+            panic!("{request}")
+        };
+        let keys = command.keys(&arguments[..])?;
+        let found: Vec<usize> = keys.iter().map(|key| key.index).collect();
+        assert_eq!(keys.len(), found.len());
+        Ok(found)
+    }
+
+    #[test]
+    fn keys_of_requests() {
+        let table: &[(&str, &[usize])] = &[
+            ("PING", &[]),
+            ("GET k", &[1]),
+            ("MGET a b c", &[1, 2, 3]),
+            ("MSET a 1 b 2", &[1, 3]),
+            ("BLPOP a b 0", &[1, 2]),
+            ("OBJECT ENCODING k", &[2]),
+            ("BITOP AND d a b", &[2, 3, 4]),
+            ("EVAL s 0", &[]),
+            ("EVAL s 0 x", &[]),
+            ("EVAL s 2 a b c", &[3, 4]),
+            ("ZUNION 2 a b WEIGHTS 1 2", &[2, 3]),
+            ("ZUNIONSTORE d 2 a b", &[1, 3, 4]),
+            ("BLMPOP 0 2 a b LEFT", &[3, 4]),
+            ("MSETEX 2 a 1 b 2 NX", &[2, 4]),
+            ("PFMERGE d", &[1]),
+            ("PFMERGE d a b", &[1, 2, 3]),
+            ("PUBLISH c m", &[]),
+            ("SPUBLISH c m", &[]),
+            ("SSUBSCRIBE c d", &[]),
+            ("SORT k", &[1]),
+            ("SORT k BY store GET store LIMIT 0 store", &[1]),
+            ("SORT k BY w_* GET # STORE d", &[1, 7]),
+            ("SORT k STORE get STORE d", &[1, 5]),
+            ("SORT_RO k BY x", &[1]),
+            ("GEORADIUS k 1 2 3 m", &[1]),
+            ("GEORADIUS k 1 2 3 m STORE a STOREDIST b", &[1, 9]),
+            ("GEORADIUSBYMEMBER k m 3 m store a", &[1, 6]),
+            ("GEORADIUS_RO k 1 2 3 m", &[1]),
+            ("XREAD STREAMS a b 0 0", &[2, 3]),
+            ("XREAD COUNT 1 BLOCK 5 streams a 0", &[6]),
+            ("XREADGROUP GROUP streams streams STREAMS a >", &[5]),
+            (
+                "XREADGROUP COUNT 1 GROUP STREAMS x NOACK STREAMS k id",
+                &[8],
+            ),
+            ("MIGRATE h 1 k 0 5", &[3]),
+            ("MIGRATE h 1 '' 0 5 AUTH keys KEYS a b", &[9, 10]),
+            ("MIGRATE h 1 '' 0 5 AUTH2 keys keys KEYS a", &[10]),
+            ("MEMORY USAGE k", &[2]),
+            ("XGROUP CREATE k g 0", &[2]),
+            ("LCS a b", &[1, 2]),
+        ];
+        for (request, expected) in table {
+            assert_eq!(keys(request).as_deref(), Ok(*expected), "{request}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_an_error() {
+        for request in [
+            "GET",
+            "GET a b",
+            "EVAL s 2 a",
+            "EVAL s -1 a",
+            "EVAL s 01 a",
+            "EVAL s +1 a",
+            "EVAL s x a",
+            "EVAL s 99999999999999999999 a",
+            "EVAL s 4294967295 a",
+            "ZUNION 0 a",
+            "ZUNION 3 a b",
+            "MSETEX 2 a 1 b",
+            "SORT k STORE",
+            "GEORADIUS k 1 2 3 m STORE",
+            "XREAD COUNT 1 STREAMS",
+            "XREAD STREAMS a b 0",
+            "XREAD nonsense STREAMS a 0",
+            "MIGRATE h 1 k 0 5 KEYS a",
+            "MIGRATE h 1 '' 0 5 KEYS",
+        ] {
+            if request == "MSETEX 2 a 1 b" {
+                // The last key is there, its value isn't: the server refuses, but the keys can be told.
+                assert_eq!(keys(request), Ok(vec![2, 4]));
+            } else {
+                assert_eq!(keys(request), Err(KeysError::Malformed), "{request}");
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_may_still_be_arriving() {
+        struct Partial<'a>(&'a [&'a str], usize);
+        impl Arguments for Partial<'_> {
+            fn count(&self) -> usize {
+                self.1
+            }
+            fn argument(&self, index: usize) -> Option<&[u8]> {
+                self.0.get(index).map(|argument| argument.as_bytes())
+            }
+        }
+        let keys = |there: &[&str], count| {
+            let arguments = Partial(there, count);
+            let Resolved::Command(command) = resolve(&arguments) else {
+                panic!()
+            };
+            command
+                .keys(&arguments)
+                .map(|keys| keys.iter().map(|key| key.index).collect::<Vec<_>>())
+        };
+        assert_eq!(keys(&["set", "k"], 3), Ok(vec![1]));
+        assert_eq!(keys(&["eval", "s"], 5), Err(KeysError::Missing(2)));
+        assert_eq!(keys(&["eval", "s", "1"], 5), Ok(vec![3]));
+        assert_eq!(keys(&["sort", "k"], 5), Err(KeysError::Missing(2)));
+    }
+
+    #[test]
+    fn patterns_are_reported() {
+        let patterns = |request: &str| {
+            let arguments: Vec<&str> = request.split(' ').collect();
+            let Resolved::Command(command) = resolve(&arguments[..]) else {
+                panic!()
+            };
+            command.patterns(&arguments[..]).collect::<Vec<_>>()
+        };
+        assert_eq!(patterns("SORT k BY w_* GET # GET o_*->f STORE a*"), [3, 7]);
+        assert_eq!(patterns("SORT k BY nosort GET #"), Vec::<usize>::new());
+        assert_eq!(patterns("SORT_RO k get *"), [3]);
+        assert_eq!(patterns("SORT k BY"), Vec::<usize>::new());
+        assert_eq!(patterns("MGET k BY w_*"), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn access_is_known() {
+        let access = |request: &str| {
+            let arguments: Vec<&str> = request.split(' ').collect();
+            let Resolved::Command(command) = resolve(&arguments[..]) else {
+                panic!()
+            };
+            command
+                .keys(&arguments[..])
+                .unwrap()
+                .iter()
+                .map(|key| key.access)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(access("GET k"), [Access::Read]);
+        assert_eq!(access("DEL k"), [Access::Remove]);
+        assert_eq!(access("INCR k"), [Access::ReadWrite]);
+        assert_eq!(access("SDIFFSTORE d a"), [Access::Overwrite, Access::Read]);
+    }
+}

@@ -1,0 +1,131 @@
+//! What a command's reply looks like in RESP3, as far as RESP2 doesn't say it.
+
+use super::{Arguments, Command};
+use crate::resp3::Shape;
+
+/// The shape of a command's reply, which may depend on its arguments.
+#[derive(Debug)]
+pub struct Reply {
+    /// The shape if there is no condition or it holds.
+    pub shape: Shape,
+    /// What the shape depends on.
+    pub when: Option<When>,
+    /// The shape if the condition doesn't hold.
+    pub otherwise: Shape,
+}
+
+/// A condition on a command's arguments.
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    /// There are at least so many, the name included.
+    Arguments(usize),
+    /// A word is among them, from this one on.
+    Word(&'static str, usize),
+    /// A word stands behind the keys, whose number is argument 1.
+    WordBehindKeys(&'static str),
+}
+
+impl Command {
+    /// The shape of the reply to this request. Most depend on no argument: what the options change then shows in the
+    /// RESP2 reply itself, as with ZADD, where a bulk string can only be the score that INCR asks for.
+    pub fn reply_shape<A: Arguments + ?Sized>(&self, arguments: &A) -> Shape {
+        let holds = match self.reply.when {
+            None => true,
+            Some(When::Arguments(least)) => arguments.count() >= least,
+            Some(When::Word(word, from)) => has_word(arguments, word, from),
+            Some(When::WordBehindKeys(word)) => {
+                let keys = self.keys(arguments).map_or(0, |keys| keys.len());
+                has_word(arguments, word, keys.saturating_add(2))
+            }
+        };
+        if holds {
+            self.reply.shape
+        } else {
+            self.reply.otherwise
+        }
+    }
+}
+
+fn has_word<A: Arguments + ?Sized>(arguments: &A, word: &str, from: usize) -> bool {
+    (from..arguments.count()).any(|index| {
+        arguments
+            .argument(index)
+            .is_some_and(|argument| argument.eq_ignore_ascii_case(word.as_bytes()))
+    })
+}
+
+const fn always(shape: Shape) -> Reply {
+    Reply {
+        shape,
+        when: None,
+        otherwise: shape,
+    }
+}
+
+const fn when(when: When, shape: Shape, otherwise: Shape) -> Reply {
+    Reply {
+        shape,
+        when: Some(when),
+        otherwise,
+    }
+}
+
+/// Nulls, at any depth, and nothing else.
+pub(super) static PLAIN: Reply = always(Shape::Plain);
+/// A null in place of the whole, and nothing else.
+pub(super) static FLAT: Reply = always(Shape::Flat);
+pub(super) static MAP: Reply = always(Shape::Map(&Shape::Flat));
+pub(super) static SET: Reply = always(Shape::Set(&Shape::Flat));
+pub(super) static DOUBLE: Reply = always(Shape::Double);
+pub(super) static DOUBLES: Reply = always(Shape::Array(&Shape::Double));
+pub(super) static VERBATIM: Reply = always(Shape::Verbatim);
+/// ZRANGE and the like.
+pub(super) static SCORED_FROM_4: Reply = when(When::Word("WITHSCORES", 4), SCORES, Shape::Flat);
+/// ZUNION and the like.
+pub(super) static SCORED_BEHIND_KEYS: Reply =
+    when(When::WordBehindKeys("WITHSCORES"), SCORES, Shape::Flat);
+pub(super) static RANK: Reply = always(Shape::Tuple(&[Shape::Flat, Shape::Double]));
+/// ZPOPMIN: a member and its score, or pairs of them where a count is given.
+pub(super) static POPPED: Reply = when(
+    When::Arguments(3),
+    SCORES,
+    Shape::Tuple(&[Shape::Flat, Shape::Double]),
+);
+pub(super) static BLOCKING_POPPED: Reply =
+    always(Shape::Tuple(&[Shape::Flat, Shape::Flat, Shape::Double]));
+/// ZMPOP: the key, then an array of pairs.
+pub(super) static POPPED_OF_KEYS: Reply = always(Shape::Tuple(&[
+    Shape::Flat,
+    Shape::Array(&Shape::Tuple(&[Shape::Flat, Shape::Double])),
+]));
+pub(super) static RANDOM_FIELDS: Reply =
+    when(When::Arguments(4), Shape::Pairs(&Shape::Flat), Shape::Flat);
+pub(super) static RANDOM_MEMBERS: Reply = when(When::Arguments(4), SCORES, Shape::Flat);
+pub(super) static POSITIONS: Reply = always(Shape::Array(&Shape::Array(&Shape::Double)));
+/// GEOSEARCH and the like: only coordinates are an array within an item.
+pub(super) static FOUND: Reply =
+    always(Shape::Array(&Shape::Arrays(&Shape::Array(&Shape::Double))));
+/// XREAD: streams with their entries. A deleted entry of a consumer's history has a null for its fields.
+pub(super) static STREAMS: Reply = always(Shape::EntryMap(&Shape::Plain));
+
+const SCORES: Shape = Shape::Pairs(&Shape::Double);
+pub(super) static MAPS: Reply = always(Shape::Array(&Shape::Map(&Shape::Plain)));
+/// XINFO STREAM; groups and consumers are arrays in its FULL form and numbers otherwise.
+pub(super) static STREAM_INFO: Reply = always(Shape::Fields(&[(
+    "groups",
+    Shape::Array(&Shape::Fields(&[(
+        "consumers",
+        Shape::Array(&Shape::Map(&Shape::Plain)),
+    )])),
+)]));
+/// Slots: first, last, then nodes, each with a map of metadata.
+pub(super) static CLUSTER_SLOTS: Reply = always(Shape::Array(&Shape::Arrays(&Shape::Tuple(&[
+    Shape::Flat,
+    Shape::Flat,
+    Shape::Flat,
+    Shape::Map(&Shape::Flat),
+]))));
+pub(super) static CLUSTER_SHARDS: Reply = always(Shape::Array(&Shape::Fields(&[(
+    "nodes",
+    Shape::Array(&Shape::Map(&Shape::Flat)),
+)])));
