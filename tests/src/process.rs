@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -86,6 +86,8 @@ impl Process {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let pid = self.child.id();
+        living().retain(|&other| other != pid);
     }
 
     /// Asks it to end (SIGTERM), kills it after `patience`, and waits for it.
@@ -176,6 +178,28 @@ pub fn wait_until(what: &str, patience: Duration, mut ready: impl FnMut() -> boo
     Ok(())
 }
 
+static LIVING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+fn living() -> MutexGuard<'static, Vec<u32>> {
+    LIVING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs when this process exits. What statics hold isn't dropped then; PR_SET_PDEATHSIG would end these children too, but
+/// leave their remains to process 1, which in many a container collects nothing.
+extern "C" fn end_all() {
+    let Ok(mut living) = LIVING.try_lock() else { return };
+    for pid in living.drain(..) {
+        let pid = pid as libc::pid_t;
+        // SAFETY: waitpid with a null status only says whether this is still a child of ours; then its id is its own.
+        unsafe {
+            if libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) == 0 {
+                libc::kill(pid, libc::SIGKILL);
+                libc::waitpid(pid, std::ptr::null_mut(), 0);
+            }
+        }
+    }
+}
+
 type Request = (Command, mpsc::Sender<std::io::Result<Child>>);
 
 /// Spawns in a thread that lives as long as this process: PR_SET_PDEATHSIG fires when the *thread* that forked ends,
@@ -184,6 +208,8 @@ fn spawn(command: Command) -> Result<Child> {
     static SPAWNER: OnceLock<mpsc::Sender<Request>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (sender, receiver) = mpsc::channel::<Request>();
+        // SAFETY: the handler is a plain function that lives as long as the process.
+        unsafe { libc::atexit(end_all) };
         std::thread::spawn(move || {
             for (mut command, answer) in receiver {
                 // SAFETY: the closure runs between fork and exec and calls async-signal-safe functions only.
@@ -205,5 +231,7 @@ fn spawn(command: Command) -> Result<Child> {
     });
     let (sender, receiver) = mpsc::channel();
     spawner.send((command, sender)).ok().context("the spawning thread is gone")?;
-    Ok(receiver.recv().context("the spawning thread is gone")??)
+    let child = receiver.recv().context("the spawning thread is gone")??;
+    living().push(child.id());
+    Ok(child)
 }
