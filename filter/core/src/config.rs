@@ -4,6 +4,7 @@ use crate::downstream::auth::ClientAuth;
 use crate::fault::Faults;
 use crate::route::{Matched, Router};
 use crate::wire::{self, DataPath, Limits};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -37,6 +38,8 @@ pub struct Host {
     pub login: Option<Box<[u8]>>,
     /// The handshake with redis_proxy on `proxy`, as the command to send.
     pub handshake: Option<Box<[u8]>>,
+    /// Identifies the credentials in `login` or `handshake`, so that a connection knows when they have changed; never 0.
+    pub login_identity: u64,
     /// Commands that reveal or change credentials are refused.
     pub guarded: bool,
     /// Destinations with their mirrors.
@@ -47,6 +50,8 @@ pub struct Host {
     pub router: Router,
     /// Faults of the whole host.
     pub faults: Faults,
+    /// Some fault delays.
+    pub delays: bool,
     /// All routes lead to one destination, so that commands without a key and transactions have a place to go.
     pub single_destination: bool,
     /// Some route removes its prefix.
@@ -220,19 +225,27 @@ impl Host {
         };
         let rewrites_keys = routes.iter().any(|r| r.remove_prefix);
         let route_faults = routes.iter().any(|r| !r.faults.is_empty());
+        let delays = host.faults.iter().chain(host.routes.iter().flat_map(|r| &r.faults)).any(|f| f.delay_ms > 0);
         let mirrors = targets.iter().any(|t| !t.mirrors.is_empty());
         let only_any = routes.len() == 1 && router.any().is_some();
+        let login = host.upstream_login.as_ref().map(|l| auth_command(l.username.as_deref(), &l.password));
+        let handshake = host.handshake.as_deref().map(|password| auth_command(None, password));
+        let credentials = login.as_deref().or(handshake.as_deref()).unwrap_or_default();
+        let mut identity = [0u8; 8];
+        identity.copy_from_slice(&Sha256::digest(credentials)[..8]);
         Ok(Host {
             name: host.host.clone(),
             path: host.path,
             client_auth: host.client_auth.as_ref().map(ClientAuth::new).transpose()?,
-            login: host.upstream_login.as_ref().map(|l| auth_command(l.username.as_deref(), &l.password)),
-            handshake: host.handshake.as_deref().map(|password| auth_command(None, password)),
+            login,
+            handshake,
+            login_identity: u64::from_le_bytes(identity).max(1),
             guarded: host.guard_credentials && !host.allow_admin_commands,
             targets,
             routes,
             router,
             faults: Faults::new(&host.faults)?,
+            delays,
             single_destination,
             rewrites_keys,
             keys_decide: !only_any || route_faults || mirrors || !single_destination,

@@ -27,6 +27,20 @@ pub fn describe<A: Arguments + ?Sized>(
         Resolved::Command(row) | Resolved::Container(row) => row,
         Resolved::Unknown => return writer.error("ERR unknown command"),
     };
+    if !row.subcommands.is_empty() && count > 1 {
+        writer.out.extend_from_slice(b"-ERR unknown subcommand '");
+        writer.echo(arguments.argument(1).unwrap_or_default());
+        writer.out.extend_from_slice(b"'. Try COMMAND HELP.\r\n");
+        return;
+    }
+    if !row.accepts(count) {
+        writer
+            .out
+            .extend_from_slice(b"-ERR wrong number of arguments for '");
+        writer.out.extend_from_slice(row.name.as_bytes());
+        writer.out.extend_from_slice(b"' command\r\n");
+        return;
+    }
     match (row.name, count) {
         ("command", 1) => writer.entries(offered),
         ("command|count", 2) => {
@@ -45,7 +59,7 @@ pub fn describe<A: Arguments + ?Sized>(
                     .filter(|command| offered(command))
                 {
                     Some(command) => writer.entry(command, offered),
-                    None => writer.null_array(),
+                    None => writer.null(),
                 }
             }
         }
@@ -53,14 +67,35 @@ pub fn describe<A: Arguments + ?Sized>(
         ("command|getkeys", 3..) => writer.keys(&Tail(arguments), offered, false),
         ("command|getkeysandflags", 3..) => writer.keys(&Tail(arguments), offered, true),
         _ => {
-            writer
-                .out
-                .extend_from_slice(b"-ERR unknown subcommand or wrong number of arguments for '");
-            writer.echo(arguments.argument(1).unwrap_or_default());
-            writer.out.extend_from_slice(b"'. Try COMMAND HELP.\r\n");
+            writer.array(HELP.len());
+            HELP.iter().for_each(|line| writer.status("", line));
         }
     }
 }
+
+const HELP: &[&str] = &[
+    "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "(no subcommand)",
+    "    Return details about all commands.",
+    "COUNT",
+    "    Return the total number of commands in this server.",
+    "LIST",
+    "    Return a list of all commands in this server.",
+    "INFO [<command-name> ...]",
+    "    Return details about multiple commands.",
+    "    If no command names are given, documentation details for all",
+    "    commands are returned.",
+    "DOCS [<command-name> ...]",
+    "    Return documentation details about multiple commands.",
+    "    If no command names are given, documentation details for all",
+    "    commands are returned.",
+    "GETKEYS <full-command>",
+    "    Return the keys from a full command.",
+    "GETKEYSANDFLAGS <full-command>",
+    "    Return the keys and the access flags from a full command.",
+    "HELP",
+    "    Print this help.",
+];
 
 /// A command by the name that COMMAND INFO takes: a subcommand is `container|subcommand`.
 fn named(name: &[u8]) -> Option<&'static Command> {
@@ -138,9 +173,9 @@ impl Writer<'_> {
         self.out.extend(text.iter().take(128).map(printable));
     }
 
-    fn null_array(&mut self) {
+    fn null(&mut self) {
         self.out.extend_from_slice(match self.protocol {
-            Protocol::Resp2 => b"*-1\r\n",
+            Protocol::Resp2 => b"$-1\r\n",
             Protocol::Resp3 => b"_\r\n",
         });
     }
@@ -442,10 +477,10 @@ mod tests {
                 "-ERR Invalid command specified|",
             ),
             (
-                "COMMAND GETKEYS ping a",
+                "COMMAND GETKEYS ping a b",
                 "-ERR The command has no key arguments|",
             ),
-            ("COMMAND INFO nonsense blpop", "*2|*-1|*-1|"),
+            ("COMMAND INFO nonsense blpop", "*2|$-1|$-1|"),
             ("COMMAND LIST FILTERBY PATTERN mg*", "*1|$4|mget|"),
             ("COMMAND LIST FILTERBY MODULE x", "*0|"),
             ("COMMAND LIST FILTERBY x y", "-ERR syntax error|"),

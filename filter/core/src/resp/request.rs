@@ -39,6 +39,8 @@ pub enum ProtocolError {
     UnbalancedQuotes,
     /// An inline command or a length line that is too long.
     TooBigInline,
+    /// A command that has to be held back as a whole, and is too long for that.
+    TooBigHeld,
     /// The first words of an HTTP request, which Redis treats as an attack from a browser.
     CrossProtocol,
 }
@@ -56,6 +58,7 @@ impl fmt::Display for ProtocolError {
             ProtocolError::MissingTerminator => f.write_str("expected CRLF after an argument"),
             ProtocolError::UnbalancedQuotes => f.write_str("unbalanced quotes in request"),
             ProtocolError::TooBigInline => f.write_str("too big inline request"),
+            ProtocolError::TooBigHeld => f.write_str("too big a command whose keys decide where it goes"),
             ProtocolError::CrossProtocol => f.write_str("possible cross protocol scripting"),
         }
     }
@@ -133,6 +136,21 @@ impl Parser {
         self.inline = None;
     }
 
+    /// Reads the length of the argument whose header begins at `buffer[0]`: the length and the size of the header, `None`
+    /// if more bytes are needed. For commands that are passed on while they arrive.
+    pub fn argument_header(buffer: &[u8], limits: &Limits) -> Result<Option<(u32, usize)>, ProtocolError> {
+        match buffer.first() {
+            None => return Ok(None),
+            Some(b'$') => {}
+            Some(&other) => return Err(ProtocolError::ExpectedDollar(other)),
+        }
+        let Some((n, next)) = number(buffer, 1, limits.max_inline_bytes, ProtocolError::BulkLength)? else {
+            return Ok(None);
+        };
+        let n = n.filter(|&n| n <= limits.max_bulk_bytes.min(MAX_OFFSET)).ok_or(ProtocolError::BulkLength)?;
+        Ok(Some((n as u32, next)))
+    }
+
     /// Goes on parsing the command that begins at `buffer[0]`.
     pub fn parse(&mut self, buffer: &[u8], limits: &Limits) -> Result<Progress, ProtocolError> {
         if self.expected == 0 {
@@ -158,20 +176,13 @@ impl Parser {
             let len = match self.bulk {
                 Some(len) => len,
                 None => {
-                    match buffer.get(self.position) {
-                        None => return Ok(Progress::Partial),
-                        Some(b'$') => {}
-                        Some(&other) => return Err(ProtocolError::ExpectedDollar(other)),
-                    }
-                    let Some((n, next)) =
-                        number(buffer, self.position + 1, limits.max_inline_bytes, ProtocolError::BulkLength)?
-                    else {
+                    let rest = buffer.get(self.position..).unwrap_or_default();
+                    let Some((len, header)) = Parser::argument_header(rest, limits)? else {
                         return Ok(Progress::Partial);
                     };
-                    let n = n.filter(|&n| n <= limits.max_bulk_bytes.min(MAX_OFFSET)).ok_or(ProtocolError::BulkLength)?;
-                    self.position = next;
-                    self.bulk = Some(n as u32);
-                    n as u32
+                    self.position += header;
+                    self.bulk = Some(len);
+                    len
                 }
             };
             let end = self.position + len as usize;

@@ -1,0 +1,94 @@
+//! Decisions where one Redis stands behind: everything goes to it, but for keys that no route takes.
+
+use super::args::{ArgEdit, Args, TagRef};
+use super::{Decision, Env, Plan, Rewriter};
+use crate::command::{Command, KeysError};
+use crate::config::Host;
+
+impl Rewriter {
+    /// A command that the table knows.
+    pub(super) fn direct(&self, env: &Env<'_>, command: &'static Command, args: &Args<'_>, plan: &mut Plan) -> Decision {
+        if !env.host.keys_decide && !env.host.rewrites_keys {
+            return Decision::Forward;
+        }
+        match route_keys(env.host, command, args, plan) {
+            Ok(_) => Decision::Forward,
+            Err(text) => Decision::Refuse(text),
+        }
+    }
+
+    /// A command that the table doesn't know.
+    pub(super) fn direct_unknown(&self, env: &Env<'_>, args: &Args<'_>) -> Decision {
+        let name = args.quoted(0).to_ascii_uppercase();
+        if env.host.keys_decide || env.host.rewrites_keys {
+            return Decision::Refuse(format!(
+                "ERR redis-mesh: {name} isn't known here, so its keys can't be found to route by"
+            ));
+        }
+        // A module's command names its module; any other could be an administrative one that is newer than the table.
+        if env.host.guarded && !name.contains('.') {
+            return Decision::Refuse(format!("NOPERM redis-mesh: {name} isn't known here and might reveal credentials"));
+        }
+        Decision::Forward
+    }
+}
+
+/// Finds the route of every key, notes the prefixes to remove, and returns the target of each in the order of the edits.
+/// The error is the refusal.
+pub(super) fn route_keys(
+    host: &Host,
+    command: &'static Command,
+    args: &Args<'_>,
+    plan: &mut Plan,
+) -> Result<(), String> {
+    if host.rewrites_keys || !host.single_destination {
+        let mut patterns = command.patterns(args);
+        if patterns.any(|i| args.get(i) != b"#") {
+            return Err("ERR redis-mesh: SORT with BY or GET reads keys that can't be routed".into());
+        }
+    }
+    if only_key_is_first(command) && args.count >= 2 {
+        return route_key(host, args, 1, plan);
+    }
+    let keys = command.keys(args).map_err(|e| match e {
+        KeysError::Malformed if !command.accepts(args.count) => {
+            format!("ERR wrong number of arguments for '{}' command", command.name)
+        }
+        KeysError::Malformed => "ERR syntax error".to_string(),
+        KeysError::Missing(_) | KeysError::Unknown => {
+            format!("ERR redis-mesh: the keys of {} can't be told", command.name.to_ascii_uppercase())
+        }
+    })?;
+    for key in keys.iter() {
+        route_key(host, args, key.index, plan)?;
+    }
+    if command.returns_keys && host.rewrites_keys && (keys.is_empty() || plan.edits.iter().any(|e| e.strip > 0)) {
+        return Err(format!(
+            "ERR redis-mesh: {} returns names of keys, which removePrefix changes",
+            command.name.to_ascii_uppercase()
+        ));
+    }
+    plan.edits.sort_unstable_by_key(|e| e.arg);
+    Ok(())
+}
+
+fn route_key(host: &Host, args: &Args<'_>, index: usize, plan: &mut Plan) -> Result<(), String> {
+    let Some((matched, action)) = host.route(args.get(index)) else {
+        return Err(format!("ERR redis-mesh: no route of {} takes this key", host.name));
+    };
+    plan.route.get_or_insert(matched.route);
+    let strip = if action.remove_prefix { matched.prefix } else { 0 };
+    plan.edits.push(ArgEdit { arg: index as u32, strip, tag: TagRef::Of { target: action.target, tag: 0 } });
+    Ok(())
+}
+
+/// The common case, by which no list of keys has to be made: one key, argument 1.
+pub(super) fn only_key_is_first(command: &Command) -> bool {
+    use crate::command::{Begin, Extract, Find, KeyFlags};
+    let [spec] = command.specs else { return false };
+    command.extract == Extract::Specs
+        && spec.begin == Begin::Index(1)
+        && matches!(spec.find, Find::Range { last: 0, .. })
+        && !spec.flags.intersects(KeyFlags::NOT_KEY)
+        && !command.returns_keys
+}

@@ -1,0 +1,326 @@
+//! The reply direction: local answers put in their place, and replies given their RESP3 shape.
+//!
+//! A filter that may only edit can't write to the client. A local answer therefore travels as an `ECHO` of a nonce (or as
+//! an unknown command that carries the nonce, where Redis would not run `ECHO`), and what comes back is replaced. The nonce
+//! begins with 96 random bits of the connection, so no stored value can imitate it, and nothing has to be parsed or counted
+//! while no answer is pending.
+
+use super::Env;
+use crate::resp::encode;
+use crate::resp3::{self, Head, Shape};
+use std::collections::VecDeque;
+
+/// Length of a nonce: 24 hexadecimal digits of the connection, 8 of the answer's number.
+const NONCE: usize = 32;
+const SECRET: usize = 24;
+/// The longest error line that can carry a nonce back.
+const LONGEST_ERROR: usize = 256;
+
+/// How a nonce is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `ECHO nonce`.
+    Echo,
+    /// `nonce`, a command that no server knows: its error comes back even inside MULTI (which it aborts, as an error
+    /// there should), to a subscriber, and before a login.
+    Unknown,
+}
+
+/// What else happens when a nonce comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Nothing,
+    /// Commands that were held back may go on.
+    OpenGate,
+    /// The connection is to be closed.
+    Close,
+    /// What follows, up to the next nonce, doesn't reach the client.
+    Capture,
+    /// Ends a capture whose last reply must be `+OK`, that of a login. Opens the gate.
+    Verify,
+    /// From here on replies are shaped to RESP3, or no longer.
+    Shaping(bool),
+}
+
+#[derive(Debug)]
+struct Pending {
+    number: u32,
+    reply: Vec<u8>,
+    then: Then,
+}
+
+/// What the next reply from upstream is, where every reply has to be followed.
+#[derive(Debug)]
+pub enum Expected {
+    /// The reply of a command.
+    Reply(Shape),
+    /// The reply of EXEC, with the shapes of its elements.
+    Transaction(Vec<Shape>),
+    /// The next pending nonce.
+    Nonce,
+}
+
+/// What replies have brought about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// Held commands may go on.
+    pub open_gate: bool,
+    /// Close the connection when the bytes are out.
+    pub close: bool,
+    /// A login in mid-connection was refused.
+    pub login_refused: bool,
+}
+
+/// The state of the reply direction.
+#[derive(Debug, Default)]
+pub struct Replies {
+    secret: Option<Box<[u8; SECRET]>>,
+    next: u32,
+    pending: VecDeque<Pending>,
+    expected: VecDeque<Expected>,
+    shaping: bool,
+    tail: Vec<u8>,
+    capture: Option<Vec<u8>>,
+}
+
+impl Replies {
+    /// Writes a nonce to `out` and remembers what it stands for.
+    pub fn inject(&mut self, env: &mut Env<'_>, form: Form, reply: Vec<u8>, then: Then, out: &mut Vec<u8>) {
+        let nonce = self.nonce(env);
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        match form {
+            Form::Echo => encode::command(out, &[b"ECHO", &nonce]),
+            Form::Unknown => encode::command(out, &[&nonce]),
+        }
+        self.pending.push_back(Pending { number, reply, then });
+    }
+
+    /// Writes a nonce that nobody waits for.
+    pub fn inject_unanswered(&mut self, env: &mut Env<'_>, out: &mut Vec<u8>) {
+        let nonce = self.nonce(env);
+        self.next = self.next.wrapping_add(1);
+        encode::command(out, &[b"ECHO", &nonce]);
+    }
+
+    fn nonce(&mut self, env: &mut Env<'_>) -> [u8; NONCE] {
+        let secret = self.secret.get_or_insert_with(|| {
+            let mut text = [0u8; SECRET];
+            hexadecimal(&env.random.secret()[..SECRET / 2], &mut text);
+            Box::new(text)
+        });
+        let mut nonce = [0u8; NONCE];
+        nonce[..SECRET].copy_from_slice(&secret[..]);
+        hexadecimal(&self.next.to_be_bytes(), &mut nonce[SECRET..]);
+        nonce
+    }
+
+    /// Notes a reply that is to come, while replies are shaped.
+    pub fn expect(&mut self, expected: Expected) {
+        self.expected.push_back(expected);
+    }
+
+    /// Replies and answers that are outstanding, as far as they are followed.
+    pub fn outstanding(&self) -> usize {
+        self.pending.len().max(self.expected.len())
+    }
+
+    /// True if the next bytes from upstream must be read; otherwise they may pass unread.
+    pub fn must_read(&self) -> bool {
+        self.shaping || !self.pending.is_empty() || !self.tail.is_empty()
+    }
+
+    /// True if replies are shaped.
+    pub fn shaping(&self) -> bool {
+        self.shaping
+    }
+
+    /// True if `n` bytes that just came are one reply and nothing else is outstanding.
+    pub fn only_one_outstanding(&self) -> bool {
+        self.tail.is_empty() && self.expected.len() == 1
+    }
+
+    /// For a reply too large to be read: replaces its head alone, if its shape allows it. Returns how many of the bytes
+    /// of `head` the bytes in `out` replace.
+    pub fn shape_head(&mut self, head: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+        let Some(&Expected::Reply(shape)) = self.expected.front() else { return None };
+        let Ok(Head::Replaced(consumed)) = resp3::to_resp3_head(head, shape, out) else { return None };
+        self.expected.pop_front();
+        Some(consumed)
+    }
+
+    /// Takes bytes from upstream, appends what the client gets to `out`.
+    pub fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let joined;
+        let data = if self.tail.is_empty() {
+            input
+        } else {
+            let mut tail = std::mem::take(&mut self.tail);
+            tail.extend_from_slice(input);
+            joined = tail;
+            joined.as_slice()
+        };
+        let mut at = 0;
+        loop {
+            let before = at;
+            at = if self.shaping { self.follow(data, at, out, &mut outcome) } else { self.search(data, at, out, &mut outcome) };
+            // A nonce may have changed how the rest is to be read.
+            if at == before || at == data.len() {
+                break;
+            }
+        }
+        self.tail = data[at..].to_vec();
+        outcome
+    }
+
+    /// Looks for the pending nonces from `at`, passing everything else; stops behind one that changes the mode.
+    fn search(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut Outcome) -> usize {
+        let Some(secret) = self.secret.clone() else {
+            self.emit(&data[at..], out);
+            return data.len();
+        };
+        let finder = memchr::memmem::Finder::new(&secret[..]);
+        let mut from = at;
+        while !self.pending.is_empty() {
+            let Some(found) = data.get(from..).and_then(|rest| finder.find(rest)).map(|i| i + from) else { break };
+            let Some((start, end, number)) = frame_of(data, at, found) else {
+                // The rest of the nonce is still to come.
+                self.emit(&data[at..line_start(data, at, found)], out);
+                return line_start(data, at, found);
+            };
+            let Some(index) = number.and_then(|n| self.pending.iter().position(|p| p.number == n)) else {
+                from = found + 1;
+                continue;
+            };
+            self.emit(&data[at..start], out);
+            at = end;
+            from = end;
+            // Older nonces got lost on the way (a reply that the client had switched off): they are dead.
+            for dead in self.pending.drain(..index) {
+                outcome.open_gate |= dead.then == Then::OpenGate;
+            }
+            let shaping = self.shaping;
+            self.matched(out, outcome);
+            if shaping != self.shaping {
+                return at;
+            }
+        }
+        let keep = if self.pending.is_empty() { data.len() } else { possible_nonce(data, at, &secret[..]) };
+        self.emit(&data[at..keep], out);
+        keep
+    }
+
+    /// The first pending answer has arrived.
+    fn matched(&mut self, out: &mut Vec<u8>, outcome: &mut Outcome) {
+        let Some(pending) = self.pending.pop_front() else { return };
+        let captured = self.capture.take();
+        out.extend_from_slice(&pending.reply);
+        match pending.then {
+            Then::Nothing => {}
+            Then::OpenGate => outcome.open_gate = true,
+            Then::Close => outcome.close = true,
+            Then::Capture => self.capture = Some(Vec::new()),
+            Then::Verify => {
+                outcome.open_gate = true;
+                outcome.login_refused |= !captured.is_some_and(|c| c.ends_with(b"+OK\r\n") || no_password_asked(&c));
+            }
+            Then::Shaping(on) => self.shaping = on,
+        }
+    }
+
+    fn emit(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        match &mut self.capture {
+            None => out.extend_from_slice(bytes),
+            // Only whether it is `+OK` matters.
+            Some(captured) => captured.extend_from_slice(&bytes[..bytes.len().min(64)]),
+        }
+    }
+
+    /// Follows reply by reply from `at`.
+    fn follow(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut Outcome) -> usize {
+        while self.shaping && at < data.len() {
+            let rest = &data[at..];
+            let before = out.len();
+            let length = match self.expected.front() {
+                Some(Expected::Transaction(shapes)) => resp3::exec_to_resp3(rest, shapes, out),
+                Some(&Expected::Reply(shape)) => resp3::to_resp3(rest, shape, out),
+                Some(Expected::Nonce) | None => resp3::to_resp3(rest, Shape::Plain, out),
+            };
+            match length {
+                Ok(length) => {
+                    at += length;
+                    let reply = &rest[..length];
+                    let nonce = matches!(self.expected.pop_front(), Some(Expected::Nonce));
+                    if nonce && self.secret.as_ref().is_some_and(|s| memchr::memmem::find(reply, &s[..]).is_some()) {
+                        out.truncate(before);
+                        self.matched(out, outcome);
+                    } else if self.capture.is_some() {
+                        out.truncate(before);
+                        self.emit(reply, out);
+                    }
+                }
+                Err(resp3::Error::Incomplete) => return at,
+                Err(resp3::Error::Malformed) => {
+                    // Nothing that could be followed any further: let it pass and have the connection closed.
+                    out.extend_from_slice(rest);
+                    outcome.close = true;
+                    return data.len();
+                }
+            }
+        }
+        at
+    }
+}
+
+/// A Redis without a password refuses AUTH with a password alone, and lets everybody in.
+pub fn no_password_asked(reply: &[u8]) -> bool {
+    let says = |text: &[u8]| memchr::memmem::find(reply, text).is_some();
+    reply.starts_with(b"-ERR") && (says(b"without any password configured") || says(b"no password is set"))
+}
+
+fn hexadecimal(bytes: &[u8], out: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+}
+
+/// The reply around a nonce found at `found`: where it begins and ends, and the nonce's number if it has one. `None`: not
+/// all of it is there.
+fn frame_of(data: &[u8], from: usize, found: usize) -> Option<(usize, usize, Option<u32>)> {
+    let digits = data.get(found + SECRET..found + NONCE)?;
+    let number = std::str::from_utf8(digits).ok().and_then(|d| u32::from_str_radix(d, 16).ok());
+    let bulk_head: &[u8] = b"$32\r\n";
+    if data[from..found].ends_with(bulk_head) {
+        let end = found + NONCE + 2;
+        return (data.len() >= end).then_some((found - bulk_head.len(), end, number));
+    }
+    let newline = memchr::memchr(b'\n', &data[found..])?;
+    Some((line_start(data, from, found), found + newline + 1, number))
+}
+
+/// Where the line, or the bulk string's header, begins that `found` lies in.
+fn line_start(data: &[u8], from: usize, found: usize) -> usize {
+    if data[from..found].ends_with(b"$32\r\n") {
+        return found - 5;
+    }
+    memchr::memrchr(b'\n', &data[from..found]).map_or(from, |i| from + i + 1)
+}
+
+/// Where a nonce's reply may begin that `data` holds only the beginning of; `data.len()` if there is none.
+fn possible_nonce(data: &[u8], from: usize, secret: &[u8]) -> usize {
+    let mut head = [0u8; 5 + SECRET];
+    head[..5].copy_from_slice(b"$32\r\n");
+    head[5..].copy_from_slice(secret);
+    let longest = head.len().min(data.len() - from);
+    let bulk = (1..=longest).rev().map(|n| data.len() - n).find(|&at| head.starts_with(&data[at..]));
+    let line = memchr::memrchr(b'\n', &data[from..]).map_or(from, |i| from + i + 1);
+    let unknown: &[u8] = b"-ERR unknown command";
+    let text = &data[line..];
+    let error = !text.is_empty() && text.len() < LONGEST_ERROR && (unknown.starts_with(text) || text.starts_with(unknown));
+    let error = error.then_some(line);
+    bulk.into_iter().chain(error).min().unwrap_or(data.len())
+}

@@ -1,0 +1,294 @@
+//! Commands about the connection itself: who the client is, which protocol it speaks, what state it is in.
+
+use super::args::Args;
+use super::replies::{Expected, Form, Then};
+use super::{Decision, Env, Gate, Login, ReplyMode, Rewriter, Sink, Transaction};
+use crate::command::Command;
+use crate::downstream::auth::Verdict;
+use crate::resp::encode;
+use crate::resp3::Shape;
+use crate::stats::Stat;
+use crate::wire::DataPath;
+
+/// The version that HELLO and INFO report where no Redis is asked: the oldest whose commands the table knows in full.
+pub const REDIS_VERSION: &str = "7.0.15";
+
+/// True for commands that change or depend on the state of the connection, so that all of them must be there.
+pub fn concerns(command: &Command) -> bool {
+    use crate::command::Categories;
+    command.categories.intersects(Categories::CONNECTION) || command.categories.intersects(Categories::TRANSACTION)
+}
+
+const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
+const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+
+impl Rewriter {
+    /// A command that isn't allowed in the connection's present state.
+    fn out_of_place(&self, name: &str) -> Option<Decision> {
+        if self.transaction.open {
+            return Some(Decision::Refuse("ERR Command not allowed inside a transaction".into()));
+        }
+        if self.subscriber && !self.resp3 {
+            return Some(Decision::Refuse(format!(
+                "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+            )));
+        }
+        None
+    }
+
+    /// True if the client's own AUTH reaches Redis: nothing of ours asks for one or logs in.
+    fn auth_goes_through(&self, env: &Env<'_>) -> bool {
+        env.host.path == DataPath::Direct && env.host.client_auth.is_none() && env.host.login.is_none()
+    }
+
+    /// AUTH.
+    pub(super) fn auth(&mut self, env: &mut Env<'_>, args: &Args<'_>) -> Decision {
+        if self.auth_goes_through(env) {
+            return Decision::Forward;
+        }
+        if let Some(refusal) = self.out_of_place("auth") {
+            return refusal;
+        }
+        let (username, password) = match args.count {
+            2 => (None, args.get(1)),
+            3 => (Some(args.get(1)), args.get(2)),
+            0 | 1 => return Decision::Refuse("ERR wrong number of arguments for 'auth' command".into()),
+            _ => return Decision::Refuse("ERR syntax error".into()),
+        };
+        match self.log_in(env, username, password) {
+            Ok(()) => Decision::Answer(b"+OK\r\n".to_vec()),
+            Err(denied) => denied,
+        }
+    }
+
+    /// Checks a client's credentials; what to answer if they are wrong.
+    fn log_in(&mut self, env: &mut Env<'_>, username: Option<&[u8]>, password: &[u8]) -> Result<(), Decision> {
+        let text = match &env.host.client_auth {
+            Some(auth) => match auth.check(username, password) {
+                Verdict::Accepted => {
+                    self.authenticated = true;
+                    return Ok(());
+                }
+                Verdict::InvalidPassword => "ERR invalid password",
+                Verdict::WrongPass => WRONGPASS,
+            },
+            // As Redis answers where the default user has no password: any is right.
+            None => match username {
+                None => NO_PASSWORD,
+                Some(b"default") => return Ok(()),
+                Some(_) => WRONGPASS,
+            },
+        };
+        env.stats.count(Stat::AuthFailures);
+        Err(Decision::Deny(text.into()))
+    }
+
+    /// HELLO [version [AUTH user password] [SETNAME name]].
+    pub(super) fn hello(&mut self, env: &mut Env<'_>, args: &Args<'_>, sink: &mut Sink<'_>) -> Decision {
+        if let Some(refusal) = self.out_of_place("hello") {
+            return refusal;
+        }
+        let resp3 = match args.get(1) {
+            _ if args.count == 1 => self.resp3,
+            b"2" => false,
+            b"3" => true,
+            other if other.is_empty() || !other.iter().all(u8::is_ascii_digit) => {
+                return Decision::Refuse("ERR Protocol version is not an integer or out of range".into());
+            }
+            _ => return Decision::Refuse("NOPROTO unsupported protocol version".into()),
+        };
+        let (mut credentials, mut name) = (None, None);
+        let mut i = 2;
+        while i < args.count {
+            let option = args.get(i);
+            if option.eq_ignore_ascii_case(b"auth") && i + 2 < args.count {
+                credentials = Some((args.get(i + 1), args.get(i + 2)));
+                i += 3;
+            } else if option.eq_ignore_ascii_case(b"setname") && i + 1 < args.count {
+                name = Some(args.get(i + 1));
+                i += 2;
+            } else {
+                return Decision::Refuse(format!("ERR Syntax error in HELLO option '{}'", args.quoted(i)));
+            }
+        }
+        if self.auth_goes_through(env) {
+            self.resp3 = resp3;
+            return Decision::Forward;
+        }
+        match credentials {
+            Some((username, password)) => {
+                if let Err(denied) = self.log_in(env, Some(username), password) {
+                    return match denied {
+                        Decision::Deny(_) => Decision::Deny(WRONGPASS.into()),
+                        other => other,
+                    };
+                }
+            }
+            None if env.host.client_auth.is_some() && !self.authenticated => {
+                env.stats.count(Stat::Unauthenticated);
+                return Decision::Deny(HELLO_NOAUTH.into());
+            }
+            None => {}
+        }
+        if env.host.path == DataPath::Direct {
+            self.resp3 = resp3;
+            if credentials.is_none() {
+                return Decision::Forward;
+            }
+            let mut command: Vec<&[u8]> = vec![b"HELLO", args.get(1)];
+            if let Some(name) = name {
+                command.extend([&b"SETNAME"[..], name]);
+            }
+            let mut out = Vec::new();
+            encode::command(&mut out, &command);
+            return Decision::Send(out);
+        }
+        if let Some(name) = name {
+            if !valid_name(name) {
+                return Decision::Refuse(BAD_NAME.into());
+            }
+            self.name = name.to_vec();
+        }
+        let reply = self.hello_reply(resp3);
+        let then = if resp3 == self.resp3 { Then::Nothing } else { Then::Shaping(resp3) };
+        self.inject(env, Form::Echo, reply, then, sink.write());
+        self.resp3 = resp3;
+        Decision::Done
+    }
+
+    fn hello_reply(&self, resp3: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        if resp3 {
+            encode::header(&mut out, b'%', 7);
+        } else {
+            encode::array(&mut out, 14);
+        }
+        for (field, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
+            encode::bulk(&mut out, field.as_bytes());
+            encode::bulk(&mut out, value.as_bytes());
+        }
+        encode::bulk(&mut out, b"proto");
+        encode::integer(&mut out, if resp3 { 3 } else { 2 });
+        encode::bulk(&mut out, b"id");
+        encode::integer(&mut out, self.connection);
+        // Whatever stands behind, the client sees one Redis.
+        for (field, value) in [("mode", "standalone"), ("role", "master")] {
+            encode::bulk(&mut out, field.as_bytes());
+            encode::bulk(&mut out, value.as_bytes());
+        }
+        encode::bulk(&mut out, b"modules");
+        encode::array(&mut out, 0);
+        out
+    }
+
+    /// RESET.
+    pub(super) fn reset(&mut self, env: &mut Env<'_>, args: &Args<'_>, sink: &mut Sink<'_>) -> Decision {
+        if args.count != 1 {
+            return Decision::Refuse("ERR wrong number of arguments for 'reset' command".into());
+        }
+        let (in_transaction, in_resp3) = (self.transaction.open, self.resp3);
+        self.authenticated = false;
+        self.name = Vec::new();
+        self.subscriber = false;
+        self.transaction = Transaction::default();
+        let done = b"+RESET\r\n".to_vec();
+        match (env.host.path, env.host.login.clone()) {
+            (DataPath::Direct, None) => {
+                self.resp3 = false;
+                self.reply_mode = ReplyMode::On;
+                Decision::Forward
+            }
+            (DataPath::Direct, Some(_)) if self.reply_mode != ReplyMode::On => {
+                // Replies were off, RESET turns them on: where ours begin can't be told.
+                self.shut();
+                Decision::Done
+            }
+            (DataPath::Direct, Some(login)) => {
+                // Redis has forgotten the login: it is done again before anything else, and neither reply of the two is
+                // the client's.
+                self.resp3 = false;
+                self.inject(env, Form::Unknown, done, Then::Capture, sink.write());
+                encode::command(sink.write(), &[b"RESET"]);
+                sink.write().extend_from_slice(&login);
+                self.inject(env, Form::Unknown, Vec::new(), Then::Verify, sink.write());
+                self.login = Login::Again(env.host.login_identity);
+                self.gate = Gate::Reply;
+                Decision::Done
+            }
+            (DataPath::Proxy, _) => {
+                let then = if in_transaction { Then::Capture } else { Then::Nothing };
+                self.inject(env, Form::Echo, done, then, sink.write());
+                if in_transaction {
+                    encode::command(sink.write(), &[b"DISCARD"]);
+                    if in_resp3 {
+                        self.replies.expect(Expected::Reply(Shape::Plain));
+                    }
+                    self.inject(env, Form::Echo, Vec::new(), Then::OpenGate, sink.write());
+                    self.gate = Gate::Reply;
+                }
+                if in_resp3 {
+                    self.inject(env, Form::Echo, Vec::new(), Then::Shaping(false), sink.write());
+                }
+                self.resp3 = false;
+                Decision::Done
+            }
+        }
+    }
+
+    /// CLIENT, where the connection to Redis is shared and says nothing about this client.
+    pub(super) fn client(&mut self, args: &Args<'_>) -> Decision {
+        let ok = Decision::Answer(b"+OK\r\n".to_vec());
+        let subcommand = args.get(1).to_ascii_lowercase();
+        match (subcommand.as_slice(), args.count) {
+            (b"setname", 3) if valid_name(args.get(2)) => {
+                self.name = args.get(2).to_vec();
+                ok
+            }
+            (b"setname", 3) => Decision::Refuse(BAD_NAME.into()),
+            (b"getname", 2) => {
+                let mut out = Vec::new();
+                match self.name.is_empty() {
+                    true => out.extend_from_slice(if self.resp3 { b"_\r\n" } else { b"$-1\r\n" }),
+                    false => encode::bulk(&mut out, &self.name),
+                }
+                Decision::Answer(out)
+            }
+            (b"setinfo", 4) => ok,
+            (b"id", 2) => {
+                let mut out = Vec::new();
+                encode::integer(&mut out, self.connection);
+                Decision::Answer(out)
+            }
+            (b"info", 2) => {
+                let text = format!(
+                    "id={} name={} db=0 resp={}\n",
+                    self.connection,
+                    String::from_utf8_lossy(&self.name),
+                    if self.resp3 { 3 } else { 2 }
+                );
+                let mut out = Vec::new();
+                match self.resp3 {
+                    true => {
+                        encode::header(&mut out, b'=', text.len() as u64 + 4);
+                        out.extend_from_slice(b"txt:");
+                        out.extend_from_slice(text.as_bytes());
+                        out.extend_from_slice(b"\r\n");
+                    }
+                    false => encode::bulk(&mut out, text.as_bytes()),
+                }
+                Decision::Answer(out)
+            }
+            (b"no-evict" | b"no-touch", 3) => ok,
+            (b"reply", 3) if args.get(2).eq_ignore_ascii_case(b"on") => ok,
+            (b"", _) => Decision::Refuse("ERR wrong number of arguments for 'client' command".into()),
+            _ => Decision::Refuse(super::proxy::needs(&format!("CLIENT {}", args.quoted(1).to_ascii_uppercase()))),
+        }
+    }
+}
+
+const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+
+fn valid_name(name: &[u8]) -> bool {
+    name.iter().all(|b| (b'!'..=b'~').contains(b))
+}

@@ -1,0 +1,174 @@
+//! The calls into Envoy that the filter makes for every piece of data, without what the SDK's wrappers add: they panic on a
+//! status that isn't OK, and a panic in a VM closes every connection of its worker.
+//!
+//! The functions are those of proxy-wasm ABI 0.2.1
+//! (<https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1>). This is the only file with `unsafe`.
+
+use proxy_wasm::types::BufferType;
+
+mod host {
+    use super::BufferType;
+
+    #[link(wasm_import_module = "env")]
+    unsafe extern "C" {
+        pub fn proxy_get_buffer_bytes(
+            buffer_type: BufferType,
+            start: usize,
+            max_size: usize,
+            return_data: *mut *mut u8,
+            return_size: *mut usize,
+        ) -> u32;
+        pub fn proxy_set_buffer_bytes(
+            buffer_type: BufferType,
+            start: usize,
+            size: usize,
+            data: *const u8,
+            data_size: usize,
+        ) -> u32;
+        pub fn proxy_set_effective_context(context_id: u32) -> u32;
+        pub fn proxy_continue_stream(stream_type: u32) -> u32;
+        pub fn proxy_close_stream(stream_type: u32) -> u32;
+        pub fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+        pub fn proxy_get_property(
+            path: *const u8,
+            path_size: usize,
+            return_data: *mut *mut u8,
+            return_size: *mut usize,
+        ) -> u32;
+        pub fn proxy_register_shared_queue(name: *const u8, name_size: usize, return_id: *mut u32) -> u32;
+        pub fn proxy_enqueue_shared_queue(id: u32, data: *const u8, size: usize) -> u32;
+        pub fn proxy_dequeue_shared_queue(id: u32, return_data: *mut *mut u8, return_size: *mut usize) -> u32;
+        pub fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, return_id: *mut u32) -> u32;
+        pub fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+        pub fn proxy_get_current_time_nanoseconds(return_time: *mut u64) -> u32;
+    }
+}
+
+/// `WasmResult::Ok`.
+const OK: u32 = 0;
+/// `WasmStreamType::Downstream`.
+const DOWNSTREAM: u32 = 2;
+/// `MetricType::Counter`.
+const COUNTER: u32 = 0;
+
+/// Takes over a buffer that Envoy has filled.
+///
+/// # Safety
+/// `data` and `size` come from a call that succeeded, so `data` is null or was allocated, with exactly that size, by the
+/// `proxy_on_memory_allocate` of this module, which makes a boxed slice of bytes.
+unsafe fn owned(data: *mut u8, size: usize) -> Vec<u8> {
+    if data.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: see above; a boxed slice of `size` bytes has that capacity, and the host has written all of it.
+    unsafe { Vec::from_raw_parts(data, size, size) }
+}
+
+/// The bytes of a buffer from `start`, at most `max`. Empty where Envoy has none.
+pub fn buffer(kind: BufferType, start: usize, max: usize) -> Vec<u8> {
+    let (mut data, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: both out-pointers are valid for the call; the result is taken over only on success.
+    unsafe {
+        match host::proxy_get_buffer_bytes(kind, start, max, &mut data, &mut size) {
+            OK => owned(data, size),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Replaces the first `size` bytes of a buffer. False: Envoy refused, and nothing has changed.
+#[must_use]
+pub fn replace(kind: BufferType, size: usize, with: &[u8]) -> bool {
+    // SAFETY: the slice outlives the call, which copies it.
+    unsafe { host::proxy_set_buffer_bytes(kind, 0, size, with.as_ptr(), with.len()) == OK }
+}
+
+/// Makes calls concern this connection. False: it is gone.
+#[must_use]
+pub fn select(context: u32) -> bool {
+    // SAFETY: takes a number.
+    unsafe { host::proxy_set_effective_context(context) == OK }
+}
+
+/// Hands what the read buffer of the selected connection holds to the next filter.
+pub fn resume() {
+    // SAFETY: takes a number. Envoy may call `proxy_on_upstream_data` before it returns.
+    unsafe { host::proxy_continue_stream(DOWNSTREAM) };
+}
+
+/// Closes the selected connection once what was written to it is out.
+pub fn close() {
+    // SAFETY: takes a number.
+    unsafe { host::proxy_close_stream(DOWNSTREAM) };
+}
+
+/// Has the root context ticked every so many milliseconds; 0: no more.
+pub fn tick_every(milliseconds: u32) {
+    // SAFETY: takes a number.
+    unsafe { host::proxy_set_tick_period_milliseconds(milliseconds) };
+}
+
+/// A property of the selected connection.
+pub fn property(path: &[&str]) -> Option<String> {
+    let path = path.join("\0");
+    let (mut data, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: as in `buffer`.
+    let value = unsafe {
+        match host::proxy_get_property(path.as_ptr(), path.len(), &mut data, &mut size) {
+            OK => owned(data, size),
+            _ => return None,
+        }
+    };
+    String::from_utf8(value).ok().filter(|v| !v.is_empty())
+}
+
+/// A queue whose items come back to this VM by `on_queue_ready`, in a later turn of the worker's event loop.
+pub fn queue(name: &str) -> Option<u32> {
+    let mut id = 0;
+    // SAFETY: the name outlives the call, the out-pointer is valid.
+    let status = unsafe { host::proxy_register_shared_queue(name.as_ptr(), name.len(), &mut id) };
+    (status == OK).then_some(id)
+}
+
+/// Puts an item into a queue.
+#[must_use]
+pub fn post(queue: u32, item: u32) -> bool {
+    let bytes = item.to_le_bytes();
+    // SAFETY: the bytes outlive the call, which copies them.
+    unsafe { host::proxy_enqueue_shared_queue(queue, bytes.as_ptr(), bytes.len()) == OK }
+}
+
+/// Takes an item from a queue.
+pub fn take(queue: u32) -> Option<u32> {
+    let (mut data, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: as in `buffer`.
+    let bytes = unsafe {
+        match host::proxy_dequeue_shared_queue(queue, &mut data, &mut size) {
+            OK => owned(data, size),
+            _ => return None,
+        }
+    };
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// Defines a counter, or finds the one of that name.
+pub fn counter(name: &str) -> Option<u32> {
+    let mut id = 0;
+    // SAFETY: the name outlives the call, the out-pointer is valid.
+    let status = unsafe { host::proxy_define_metric(COUNTER, name.as_ptr(), name.len(), &mut id) };
+    (status == OK).then_some(id)
+}
+
+/// Adds to a counter.
+pub fn increment(counter: u32, by: u64) {
+    // SAFETY: takes numbers.
+    unsafe { host::proxy_increment_metric(counter, by.min(i64::MAX as u64) as i64) };
+}
+
+/// Nanoseconds since 1970-01-01.
+pub fn unix_nanoseconds() -> u64 {
+    let mut time = 0;
+    // SAFETY: the out-pointer is valid.
+    unsafe { host::proxy_get_current_time_nanoseconds(&mut time) };
+    time
+}

@@ -1,0 +1,93 @@
+//! A plugin of the VM: its current configuration, which every connection of that name reads anew.
+
+use crate::abi;
+use redis_mesh_core::config::ProxyConfig;
+use redis_mesh_core::stats::{Stat, Stats};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// See the module's documentation.
+pub struct Plugin {
+    config: RefCell<Rc<ProxyConfig>>,
+    generation: Cell<u32>,
+    queue: Cell<Option<u32>>,
+    /// By the host's name: increments, and the counters of Envoy that they go to.
+    stats: RefCell<HashMap<String, Rc<HostStats>>>,
+}
+
+/// The counters of one host.
+#[derive(Default)]
+pub struct HostStats {
+    /// Increments that Envoy hasn't been told yet.
+    pub increments: RefCell<Stats>,
+    counters: RefCell<[Option<u32>; Stat::ALL.len()]>,
+}
+
+impl HostStats {
+    fn flush(&self, host: &str) {
+        let mut counters = self.counters.borrow_mut();
+        self.increments.borrow_mut().take(|stat, by| {
+            let counter = &mut counters[stat as usize];
+            if counter.is_none() {
+                *counter = abi::counter(&format!("redis_mesh.{host}.{}", stat.name()));
+            }
+            if let Some(counter) = *counter {
+                abi::increment(counter, by);
+            }
+        });
+    }
+}
+
+impl Plugin {
+    /// A plugin that has just been configured for the first time.
+    pub fn new(config: ProxyConfig) -> Plugin {
+        Plugin {
+            config: RefCell::new(Rc::new(config)),
+            generation: Cell::new(0),
+            queue: Cell::new(None),
+            stats: RefCell::default(),
+        }
+    }
+
+    /// The current configuration.
+    pub fn config(&self) -> Rc<ProxyConfig> {
+        self.config.borrow().clone()
+    }
+
+    /// Counts configurations, so that a connection sees that it has to look for its host again.
+    pub fn generation(&self) -> u32 {
+        self.generation.get()
+    }
+
+    /// Takes a new configuration.
+    pub fn update(&self, config: ProxyConfig) {
+        self.config.replace(Rc::new(config));
+        self.generation.set(self.generation.get().wrapping_add(1));
+    }
+
+    /// Registers the queue that wakes this plugin's connections, under the root context that was configured last.
+    pub fn register_queue(&self, name: &str) {
+        self.queue.set(abi::queue(name));
+    }
+
+    /// Has [`crate::stream::pump`] called for a connection in a later turn of the event loop. False: it can't be.
+    pub fn post(&self, context: u32) -> bool {
+        self.queue.get().is_some_and(|queue| abi::post(queue, context))
+    }
+
+    /// The counters of a host.
+    pub fn stats(&self, host: &str) -> Rc<HostStats> {
+        if let Some(stats) = self.stats.borrow().get(host) {
+            return stats.clone();
+        }
+        self.stats.borrow_mut().entry(host.to_string()).or_default().clone()
+    }
+
+    /// Tells Envoy what has been counted.
+    pub fn flush_stats(&self) {
+        for (host, stats) in self.stats.borrow().iter() {
+            stats.flush(host);
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! One client connection.
+
+use crate::abi;
+use crate::plugin::{HostStats, Plugin};
+use crate::vm;
+use proxy_wasm::traits::{Context, StreamContext};
+use proxy_wasm::types::{Action, BufferType, PeerType};
+use redis_mesh_core::config::{Host, ProxyConfig};
+use redis_mesh_core::rewrite::{Edit, Env, Gate, HEAD, ReplyNeed, Rewriter};
+use redis_mesh_core::wire::DataPath;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The proxy-wasm side of a connection.
+pub struct Stream {
+    id: u32,
+    connection: Rc<RefCell<Connection>>,
+}
+
+/// A connection's state, reached from its own callbacks and, while it waits, from [`pump`].
+pub struct Connection {
+    plugin: Rc<Plugin>,
+    rewriter: Rewriter,
+    host: HostIndex,
+    /// Generation of the configuration that `host` refers to.
+    generation: u32,
+    stats: Option<Rc<HostStats>>,
+    /// Bytes at the beginning of Envoy's read buffer that are ours and wait to be handed on.
+    unflushed: usize,
+    posted: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum HostIndex {
+    /// Not looked up yet.
+    Unknown,
+    /// Managed: an index into the configuration's hosts.
+    Managed(u32),
+    /// Not ours: it passes through untouched.
+    Unmanaged,
+    /// It was ours, and what was done for it can't be undone.
+    Orphaned,
+}
+
+thread_local! {
+    /// Reused, so that a callback costs no allocation of its own. Given back when it has grown.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+const KEPT_SCRATCH: usize = 256 * 1024;
+
+fn with_scratch<T>(use_it: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    let result = use_it(&mut scratch);
+    if scratch.capacity() <= KEPT_SCRATCH {
+        SCRATCH.set(scratch);
+    }
+    result
+}
+
+impl Connection {
+    /// Opens a gate whose time has come.
+    pub fn wake(&mut self, now: Duration) {
+        self.rewriter.wake(now);
+    }
+
+    /// Finds the host that the selected connection belongs to, again after a new configuration.
+    fn resolve(&mut self, config: &ProxyConfig) {
+        if self.host != HostIndex::Unknown && self.generation == self.plugin.generation() {
+            return;
+        }
+        self.generation = self.plugin.generation();
+        let found = if config.selects() {
+            let listener = abi::property(&["xds", "listener_metadata", "filter_metadata", "redis-mesh", "host"]);
+            let cluster = abi::property(&["xds", "cluster_name"]);
+            let address = abi::property(&["destination", "address"]);
+            config.select(listener.as_deref(), cluster.as_deref(), address.as_deref())
+        } else {
+            config.select(None, None, None)
+        };
+        self.host = match (found, self.host) {
+            (_, HostIndex::Orphaned) => HostIndex::Orphaned,
+            // A connection that began untouched has had bytes that nobody parsed.
+            (_, HostIndex::Unmanaged) => HostIndex::Unmanaged,
+            (Some(i), _) => HostIndex::Managed(i as u32),
+            (None, HostIndex::Unknown) => HostIndex::Unmanaged,
+            (None, HostIndex::Managed(_)) => HostIndex::Orphaned,
+        };
+        self.stats = self.managed(config).map(|host| self.plugin.stats(&host.name));
+    }
+
+    fn managed<'c>(&self, config: &'c ProxyConfig) -> Option<&'c Host> {
+        match self.host {
+            HostIndex::Managed(i) => config.hosts.get(i as usize),
+            HostIndex::Unknown | HostIndex::Unmanaged | HostIndex::Orphaned => None,
+        }
+    }
+
+    /// Calls the rewriter with everything that it is lent.
+    fn lend<T>(&mut self, config: &ProxyConfig, call: impl FnOnce(&mut Rewriter, &mut Env<'_>) -> T) -> Option<T> {
+        let host = self.managed(config)?;
+        let stats = self.stats.clone()?;
+        // Only faults and TIME ask what time it is.
+        let (now, unix) = match host.path {
+            DataPath::Direct if !host.delays => (Duration::ZERO, Duration::ZERO),
+            DataPath::Direct | DataPath::Proxy => (vm::now(), Duration::from_nanos(abi::unix_nanoseconds())),
+        };
+        let result = vm::random(|random| {
+            let stats = &mut stats.increments.borrow_mut();
+            call(&mut self.rewriter, &mut Env { config, host, now, unix, random, stats })
+        });
+        vm::count();
+        Some(result)
+    }
+
+    /// Has the connection pumped soon, if there is something to do for it.
+    fn post(&mut self, id: u32, connection: &Rc<RefCell<Connection>>) {
+        vm::wait(id, connection);
+        if !self.posted {
+            self.posted = true;
+            if !self.plugin.post(id) {
+                vm::wake_at(vm::now(), id);
+            }
+        }
+    }
+}
+
+impl Stream {
+    /// A new connection of a plugin.
+    pub fn new(id: u32, plugin: Rc<Plugin>) -> Stream {
+        let connection = Connection {
+            generation: plugin.generation(),
+            plugin,
+            rewriter: Rewriter::new(u64::from(id)),
+            host: HostIndex::Unknown,
+            stats: None,
+            unflushed: 0,
+            posted: false,
+        };
+        Stream { id, connection: Rc::new(RefCell::new(connection)) }
+    }
+
+    fn downstream(&mut self, size: usize, end: bool) -> Action {
+        let mut c = self.connection.borrow_mut();
+        let c = &mut *c;
+        if c.host == HostIndex::Unmanaged {
+            return Action::Continue;
+        }
+        let config = c.plugin.config();
+        c.resolve(&config);
+        match c.host {
+            HostIndex::Unmanaged => return Action::Continue,
+            HostIndex::Orphaned => {
+                c.post(self.id, &self.connection);
+                return Action::Pause;
+            }
+            HostIndex::Managed(_) | HostIndex::Unknown => {}
+        }
+        if c.unflushed > 0 || c.rewriter.gate() != Gate::Open {
+            // The bytes stay with Envoy, which stops reading when it has enough of them.
+            return Action::Pause;
+        }
+        if size == 0 {
+            return Action::Continue;
+        }
+        if size <= c.rewriter.passable() {
+            c.rewriter.passed(size);
+            return Action::Continue;
+        }
+        let data = abi::buffer(BufferType::DownstreamData, 0, size);
+        with_scratch(|out| {
+            let left = match c.lend(&config, |rewriter, env| rewriter.request(env, &data, out)) {
+                Some(Edit::Unchanged) => size,
+                Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, size, out) => out.len(),
+                Some(Edit::Replaced) | None => {
+                    c.host = HostIndex::Orphaned;
+                    0
+                }
+            };
+            match c.rewriter.gate() {
+                Gate::Open if c.host != HostIndex::Orphaned => {
+                    if left > 0 || end { Action::Continue } else { Action::Pause }
+                }
+                gate => {
+                    c.unflushed = left;
+                    if let Gate::Until(time) = gate {
+                        vm::wake_at(time, self.id);
+                    }
+                    c.post(self.id, &self.connection);
+                    Action::Pause
+                }
+            }
+        })
+    }
+
+    fn upstream(&mut self, size: usize) -> Action {
+        let mut c = self.connection.borrow_mut();
+        let c = &mut *c;
+        if !c.rewriter.reads_replies() || size == 0 {
+            return Action::Continue;
+        }
+        let config = c.plugin.config();
+        c.resolve(&config);
+        with_scratch(|out| {
+            let replaced = match c.rewriter.reply_need(&config, size) {
+                ReplyNeed::Nothing => return,
+                ReplyNeed::All => {
+                    let data = abi::buffer(BufferType::UpstreamData, 0, size);
+                    c.lend(&config, |rewriter, env| rewriter.reply(env, &data, out)).map(|_| size)
+                }
+                ReplyNeed::Head => {
+                    let head = abi::buffer(BufferType::UpstreamData, 0, HEAD);
+                    Some(c.rewriter.reply_head(&head, size, out))
+                }
+            };
+            let done = replaced.is_some_and(|replaced| abi::replace(BufferType::UpstreamData, replaced, out));
+            if !done {
+                c.host = HostIndex::Orphaned;
+            }
+        });
+        let waits = vm::waiting(self.id).is_some();
+        let wanted = matches!(c.rewriter.gate(), Gate::Open) && waits;
+        if wanted || c.rewriter.closing() || c.host == HostIndex::Orphaned {
+            c.post(self.id, &self.connection);
+        }
+        Action::Continue
+    }
+}
+
+/// Goes on with a connection that waits: hands on what is ready, takes what the client has sent meanwhile, closes it.
+///
+/// Called from a root context, so the streams of the SDK are free. No borrow is held over [`abi::resume`]: the next filter may
+/// answer at once, and that answer comes back to [`Stream::on_upstream_data`] before the call returns.
+pub fn pump(id: u32) {
+    let Some(connection) = vm::waiting(id) else { return };
+    if !abi::select(id) {
+        vm::done(id);
+        return;
+    }
+    loop {
+        let mut borrowed = connection.borrow_mut();
+        let c = &mut *borrowed;
+        c.posted = false;
+        if c.unflushed > 0 {
+            let ours = std::mem::take(&mut c.unflushed);
+            let all = abi::buffer(BufferType::DownstreamData, 0, usize::MAX);
+            if let Some(behind) = all.get(ours..).filter(|b| !b.is_empty()) {
+                // The client has sent more since: it waits with us, only ours goes on.
+                c.rewriter.hold(behind);
+                if !abi::replace(BufferType::DownstreamData, all.len(), &all[..ours]) {
+                    c.host = HostIndex::Orphaned;
+                }
+            }
+            drop(borrowed);
+            abi::resume();
+            continue;
+        }
+        if c.rewriter.closing() || c.host == HostIndex::Orphaned {
+            vm::done(id);
+            drop(borrowed);
+            abi::close();
+            return;
+        }
+        if c.rewriter.gate() != Gate::Open {
+            return;
+        }
+        let data = abi::buffer(BufferType::DownstreamData, 0, usize::MAX);
+        if data.is_empty() && !c.rewriter.holds() {
+            vm::done(id);
+            return;
+        }
+        let config = c.plugin.config();
+        c.resolve(&config);
+        with_scratch(|out| {
+            match c.lend(&config, |rewriter, env| rewriter.request(env, &data, out)) {
+                Some(Edit::Unchanged) => c.unflushed = data.len(),
+                Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, data.len(), out) => {
+                    c.unflushed = out.len();
+                }
+                Some(Edit::Replaced) | None => c.host = HostIndex::Orphaned,
+            }
+        });
+        if let Gate::Until(time) = c.rewriter.gate() {
+            vm::wake_at(time, id);
+        }
+        let idle = c.unflushed == 0 && c.host != HostIndex::Orphaned && !c.rewriter.closing();
+        if idle {
+            if c.rewriter.gate() == Gate::Open {
+                vm::done(id);
+            }
+            return;
+        }
+    }
+}
+
+impl Context for Stream {}
+
+impl StreamContext for Stream {
+    fn on_downstream_data(&mut self, size: usize, end: bool) -> Action {
+        self.downstream(size, end)
+    }
+
+    fn on_upstream_data(&mut self, size: usize, _end: bool) -> Action {
+        self.upstream(size)
+    }
+
+    fn on_downstream_close(&mut self, _peer: PeerType) {
+        vm::done(self.id);
+    }
+}
