@@ -1,0 +1,48 @@
+//! The password by which a filter and the `redis_proxy` behind it recognise each other.
+//!
+//! It holds the listener's catch-all backend, so that a filter that knows of none (or of another one) is not let in: it
+//! would send untagged commands to the wrong place, or tagged ones to where tags are taken for keys.
+
+use crate::validate::ValidatedService;
+
+use super::backend::Backends;
+use super::{digest, hex};
+
+/// The secret from which handshakes and salts are made.
+#[derive(Clone)]
+pub struct HandshakeKey(String);
+
+impl HandshakeKey {
+    /// A key that the user keeps.
+    pub fn given(key: &str) -> HandshakeKey {
+        HandshakeKey(hex(&digest(&["given", key])))
+    }
+
+    /// A key made from what the manifests hold: hosts and credentials, so that it is as secret as those are, and a change of
+    /// policy leaves it as it was.
+    pub fn derived(services: &[ValidatedService]) -> HandshakeKey {
+        let mut parts: Vec<String> = Vec::new();
+        for service in services {
+            parts.push(format!("host {}", service.address));
+            let logins = service.destinations().into_iter().filter_map(|destination| destination.policy.login.as_ref());
+            for login in logins.chain(&service.client_auth) {
+                parts.push(format!("login {}", login.password.reveal()));
+            }
+        }
+        parts.sort();
+        parts.dedup();
+        let parts: Vec<&str> = std::iter::once("derived").chain(parts.iter().map(String::as_str)).collect();
+        HandshakeKey(hex(&digest(&parts)))
+    }
+
+    /// The password between the filter and the `redis_proxy` of a service.
+    pub fn password(&self, service: &ValidatedService, backends: &Backends) -> String {
+        let catch_all = backends.catch_all.as_ref().map(|backend| backend.content()).unwrap_or_default();
+        hex(&digest(&["handshake", &self.0, &service.address.to_string(), &catch_all]))
+    }
+
+    /// The salt of the client passwords of a service, in hex.
+    pub fn salt(&self, service: &ValidatedService) -> Vec<u8> {
+        digest(&["salt", &self.0, &service.address.to_string()])[..16].to_vec()
+    }
+}

@@ -1,0 +1,191 @@
+//! Validated services → the whole configuration of an Envoy that runs by itself.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use redis_mesh_core::wire;
+use serde_json::{Value, json};
+
+use crate::diagnostic::{Diagnostics, Reason};
+use crate::validate::destination::Destination;
+use crate::validate::scope::Scope;
+use crate::validate::{HostPort, ValidatedService};
+
+use super::envoy::Use;
+use super::handshake::HandshakeKey;
+use super::{backend, envoy, filter_config};
+
+/// What is needed besides the services.
+pub struct Options {
+    /// The filter's file, as Envoy is to open it.
+    pub filter: String,
+    /// Addresses that replace a Service's own, by host, and by port where one is named.
+    pub listen: Vec<Listen>,
+    /// Envoy's own administration interface.
+    pub admin: Option<SocketAddr>,
+    /// The namespace of the clients, where namespaces have rules of their own.
+    pub client_namespace: Option<String>,
+    /// The number of this push.
+    pub revision: u64,
+    /// The key of the handshakes.
+    pub handshake_key: HandshakeKey,
+}
+
+/// `--listen HOST[:PORT]=ADDRESS:PORT`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listen {
+    /// Host, fully qualified.
+    pub host: String,
+    /// Only this port of it.
+    pub port: Option<u16>,
+    /// Where to listen.
+    pub address: SocketAddr,
+}
+
+/// Builds the bootstrap document. What is wrong is reported; then the document is of no use.
+pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut Diagnostics) -> Value {
+    let services = of_clients(services, options, diagnostics);
+    let mut clusters = Clusters::default();
+    let mut listeners = Vec::new();
+    let mut taken: BTreeMap<SocketAddr, &HostPort> = BTreeMap::new();
+    for service in services {
+        let Some(address) = address(service, options, diagnostics) else { continue };
+        if let Some(other) = taken.insert(address, &service.address) {
+            let message = format!("{address} is the address of {other} too; give one of them another with --listen");
+            diagnostics.add(&service.owner, "", Reason::Conflict, message);
+            continue;
+        }
+        let backends = backend::backends(service);
+        let key = &options.handshake_key;
+        let host = filter_config::host(service, &backends, key, wire::Selector::default());
+        let name = format!("redis-mesh {}", service.address);
+        let config = filter_config::document(name.clone(), options.revision, vec![host]);
+        filter_config::check(&config, service, diagnostics);
+        let code = json!({"local": {"filename": options.filter}});
+        let wasm = envoy::wasm_filter(&name, code, &filter_config::json(&config));
+        let usage = Use::of(service.path);
+        for destination in service.destinations() {
+            clusters.add(destination, usage);
+        }
+        let named = |destination: &Destination| clusters.name(destination, usage);
+        let terminal = match service.path {
+            wire::DataPath::Direct => {
+                let cluster = service.single_destination().map(|destination| named(destination)).unwrap_or_default();
+                envoy::tcp_proxy(service, &cluster)
+            }
+            wire::DataPath::Proxy => envoy::redis_proxy(service, &backends, &key.password(service, &backends), &named),
+        };
+        clusters.nowhere |= usage == Use::Proxy && backends.catch_all.is_some();
+        listeners.push(json!({
+            "name": service.address.to_string(),
+            "address": {"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}},
+            "filter_chains": [{"filters": [wasm, terminal]}],
+        }));
+    }
+    for unknown in options.listen.iter().filter(|listen| !services_named(&listen.host, listen.port, &taken)) {
+        let known: Vec<String> = taken.values().map(|known| known.to_string()).collect();
+        let message = format!("--listen: no object names {}{}; there are {}", unknown.host, unknown.port.map(|port| format!(":{port}")).unwrap_or_default(), known.join(", "));
+        diagnostics.add(&Default::default(), "", Reason::Unresolved, message);
+    }
+    let mut bootstrap = json!({"node": {"id": "redis-mesh", "cluster": "redis-mesh"}});
+    if let Some(admin) = options.admin {
+        bootstrap["admin"] =
+            json!({"address": {"socket_address": {"address": admin.ip().to_string(), "port_value": admin.port()}}});
+    }
+    bootstrap["static_resources"] = json!({"listeners": listeners, "clusters": clusters.documents()});
+    bootstrap
+}
+
+fn services_named(host: &str, port: Option<u16>, taken: &BTreeMap<SocketAddr, &HostPort>) -> bool {
+    taken.values().any(|known| known.host == host && port.is_none_or(|port| known.port == port))
+}
+
+/// The services as the clients of this Envoy see them: everybody's, and those of their namespace.
+fn of_clients<'a>(services: &'a [ValidatedService], options: &Options, diagnostics: &mut Diagnostics) -> Vec<&'a ValidatedService> {
+    let mut chosen: Vec<&ValidatedService> = Vec::new();
+    for service in services {
+        let is_theirs = match (&service.scope, &options.client_namespace) {
+            (Scope::Mesh, _) | (Scope::Namespace(_), None) => true,
+            // Nobody in the cluster owns a DNS name, so an object about it is taken for these clients wherever it stands.
+            (Scope::Namespace(namespace), Some(clients)) => namespace == clients,
+        };
+        if !is_theirs {
+            continue;
+        }
+        match chosen.last() {
+            Some(other) if other.address == service.address => {
+                let message = format!(
+                    "{} is governed by {} {} too, for {}; say with --client-namespace which clients this Envoy is for",
+                    service.address, other.owner.kind, other.owner.name, other.scope
+                );
+                diagnostics.add(&service.owner, "spec.host", Reason::Conflict, message);
+            }
+            _ => chosen.push(service),
+        }
+    }
+    chosen
+}
+
+fn address(service: &ValidatedService, options: &Options, diagnostics: &mut Diagnostics) -> Option<SocketAddr> {
+    let given = |listen: &&Listen| listen.host == service.address.host && listen.port.is_none_or(|port| port == service.address.port);
+    // The entry that names the port is meant for this port.
+    let mut matching: Vec<&Listen> = options.listen.iter().filter(given).collect();
+    matching.sort_by_key(|listen| listen.port.is_none());
+    if let Some(listen) = matching.first() {
+        return Some(listen.address);
+    }
+    let ip = service.cluster_ips.first().map(|address| address.parse::<IpAddr>());
+    let message = match (ip, &service.service) {
+        (Some(Ok(ip)), _) => return Some(SocketAddr::new(ip, service.address.port)),
+        (Some(Err(_)), Some((key, _))) => format!("clusterIP of Service {key} is not an IP address"),
+        (_, Some((key, _))) => format!(
+            "Service {key} has no clusterIP to listen on; give one, or an address with --listen {}=ADDRESS:{}",
+            service.address.host, service.address.port
+        ),
+        (_, None) => format!(
+            "{} is no Service and has no address here; give one with --listen {}=ADDRESS:{}",
+            service.address.host, service.address.host, service.address.port
+        ),
+    };
+    diagnostics.add(&service.owner, "spec.host", Reason::Unresolved, message);
+    None
+}
+
+/// Clusters by name, each once. Two destinations of one name differ where two namespaces say different things about a host.
+#[derive(Default)]
+struct Clusters {
+    documents: BTreeMap<String, (Destination, Use)>,
+    nowhere: bool,
+}
+
+impl Clusters {
+    fn base(destination: &Destination, usage: Use) -> String {
+        let kind = match (usage, destination.is_cluster()) {
+            (Use::Direct, _) => "direct",
+            (Use::Proxy, false) => "proxy",
+            (Use::Proxy, true) => "cluster",
+        };
+        format!("{kind}|{}||{}", destination.address.port, destination.address.host)
+    }
+
+    fn add(&mut self, destination: &Destination, usage: Use) {
+        let name = self.name(destination, usage);
+        self.documents.entry(name).or_insert_with(|| (destination.clone(), usage));
+    }
+
+    fn name(&self, destination: &Destination, usage: Use) -> String {
+        let base = Self::base(destination, usage);
+        match self.documents.get(&base) {
+            Some((known, _)) if known != destination => {
+                let object = destination.policy.object.as_ref().map(|object| object.name.as_str());
+                format!("{base}@{}", object.unwrap_or("default"))
+            }
+            _ => base,
+        }
+    }
+
+    fn documents(&self) -> Vec<Value> {
+        let ours = self.documents.iter().map(|(name, (destination, usage))| envoy::cluster(name, destination, *usage));
+        ours.chain(self.nowhere.then(envoy::nowhere)).collect()
+    }
+}

@@ -1,0 +1,83 @@
+//! Files into validated services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::diagnostic::{Diagnostics, Origin, Reason, Subject};
+use crate::manifest::{self, Manifests, Source};
+use crate::validate::{self, Options, ValidatedService};
+
+use super::Input;
+
+/// What the manifests say.
+pub struct Loaded {
+    /// All services, validated.
+    pub services: Vec<ValidatedService>,
+    /// The objects that they come from.
+    pub manifests: Manifests,
+}
+
+/// Reads and validates manifests.
+pub fn load(input: &Input, ports: BTreeMap<String, BTreeSet<u16>>, diagnostics: &mut Diagnostics) -> Loaded {
+    let mut sources = Vec::new();
+    for path in &input.files {
+        read(path, &mut sources, diagnostics);
+    }
+    let manifests = manifest::read(&sources, &input.namespace, diagnostics);
+    let options = Options { cluster_domain: input.cluster_domain.clone(), ports };
+    let services =
+        validate::validate(&manifests.services, &manifests.destinations, &manifests.inventory, &options, diagnostics);
+    if !manifests.skipped.is_empty() {
+        let counts: Vec<_> = manifests.skipped.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        eprintln!("note: skipped {}", counts.join(", "));
+    }
+    if manifests.services.is_empty() && manifests.destinations.is_empty() && !diagnostics.has_errors() {
+        let message = "the manifests hold no RedisService and no RedisDestination";
+        diagnostics.add(&Subject::default(), "", Reason::Unresolved, message);
+    }
+    Loaded { services, manifests }
+}
+
+fn read(path: &Path, sources: &mut Vec<Source>, diagnostics: &mut Diagnostics) {
+    let mut failed = |path: &Path, error: &std::io::Error| {
+        let origin = Origin { file: path.display().to_string(), ..Origin::default() };
+        diagnostics.add(&Subject { origin, ..Subject::default() }, "", Reason::Unresolved, format!("can't be read: {error}"));
+    };
+    if path == Path::new("-") {
+        let mut text = String::new();
+        match std::io::stdin().lock().read_to_string(&mut text) {
+            Ok(_) => sources.push(Source { name: "stdin".to_owned(), text }),
+            Err(error) => failed(Path::new("stdin"), &error),
+        }
+        return;
+    }
+    let files = if path.is_dir() {
+        match listed(path) {
+            Ok(files) => files,
+            Err(error) => return failed(path, &error),
+        }
+    } else {
+        vec![path.to_owned()]
+    };
+    for file in files {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => sources.push(Source { name: file.display().to_string(), text }),
+            Err(error) => failed(&file, &error),
+        }
+    }
+}
+
+/// The manifests of a directory, in the order of their names.
+fn listed(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let is_manifest = path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
+        if is_manifest && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,98 @@
+//! The command line.
+
+pub mod input;
+pub mod render;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::diagnostic::Diagnostics;
+use crate::{crd, yaml};
+
+/// Everything went well.
+const OK: u8 = 0;
+/// Something is wrong with the input.
+const WRONG: u8 = 1;
+
+#[derive(Parser)]
+#[command(
+    name = "redis-mesh",
+    version,
+    about = "Redis traffic rules for Envoy and Istio",
+    long_about = "Redis traffic rules for Envoy and Istio.\n\n\
+        RedisService says what becomes of the commands that clients send to a Redis host (routes by key, mirrors, faults, \
+        what clients must present); RedisDestination says how a Redis is reached (login, Redis Cluster, TLS). `redis-mesh crds` \
+        describes every field.",
+    after_help = "Exit codes: 0 all is well, 1 something is wrong with the input, 2 wrong usage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Turn manifests into configuration for a data plane
+    #[command(subcommand)]
+    Render(Render),
+    /// Say everything that is wrong with manifests, each with its file, object and field
+    #[command(after_help = "Prints errors and warnings to stderr, and nothing where all is well. Exit code 1 if there is any error.")]
+    Check {
+        #[command(flatten)]
+        input: Input,
+    },
+    /// Print the CustomResourceDefinitions of both kinds, for `kubectl apply -f -`
+    Crds,
+}
+
+#[derive(Subcommand)]
+enum Render {
+    /// A complete configuration for an Envoy that runs by itself, on stdout
+    Envoy(render::Envoy),
+}
+
+/// The manifests, and how names in them are read.
+#[derive(Args)]
+pub struct Input {
+    /// Manifests: a file, a directory (its *.yaml, *.yml and *.json files), or - for stdin; repeatable
+    ///
+    /// Kinds that are read: RedisService, RedisDestination, and what they refer to: Secret, Service, EndpointSlice. Others are
+    /// skipped and counted on stderr.
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", required = true)]
+    files: Vec<PathBuf>,
+    /// The namespace of objects that name none
+    #[arg(short, long, value_name = "NAME", default_value = "default")]
+    namespace: String,
+    /// The domain of the cluster: hosts under .svc.DOMAIN are Services and must be among the manifests, others are DNS names
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+}
+
+/// Runs the command line.
+pub fn run() -> ExitCode {
+    let mut diagnostics = Diagnostics::default();
+    let output = match Cli::parse().command {
+        Command::Render(Render::Envoy(arguments)) => arguments.run(&mut diagnostics),
+        Command::Check { input } => {
+            input::load(&input, Default::default(), &mut diagnostics);
+            None
+        }
+        Command::Crds => Some(yaml::stream(&crd::definitions())),
+    };
+    for diagnostic in diagnostics.sorted() {
+        eprintln!("{diagnostic}");
+    }
+    if diagnostics.has_errors() {
+        return WRONG.into();
+    }
+    match output.map(|text| std::io::stdout().lock().write_all(text.as_bytes())) {
+        None | Some(Ok(())) => OK.into(),
+        Some(Err(error)) => {
+            eprintln!("error: the output can't be written: {error}");
+            WRONG.into()
+        }
+    }
+}

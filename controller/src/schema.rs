@@ -1,0 +1,176 @@
+//! The shape of an object, checked against the schema that an API server would check it by.
+//!
+//! Deserializing would stop at the first mistake. Here every mistake is reported and then taken out of the object, so that
+//! what is left deserializes and its meaning can be checked as well, in the same run.
+
+use serde_json::{Map, Value};
+
+use crate::diagnostic::{Place, did_you_mean};
+
+/// Reports everything about the shape of `value` that `schema` doesn't allow, and leaves a value that has that shape.
+///
+/// False if nothing could be made of the value itself; what is then in its place only keeps the object deserializable.
+pub fn conform(value: &mut Value, schema: &Value, place: &mut Place<'_>) -> bool {
+    if preserves_unknown(schema) {
+        return true;
+    }
+    let expected = schema["type"].as_str().unwrap_or("object");
+    if !has_type(value, expected) {
+        place.invalid(format!("must be {}, not {}{}", described(expected), found(value), remedy(value, expected)));
+        *value = placeholder(schema);
+        return false;
+    }
+    match value {
+        Value::Object(fields) => {
+            object(fields, schema, place);
+            true
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                conform(item, &schema["items"], &mut place.at(format_args!("[{index}]")));
+            }
+            bounds(items.len(), schema, ("minItems", "maxItems"), "entries", place);
+            true
+        }
+        Value::String(text) => string(text, schema, place),
+        Value::Number(number) => {
+            let bound = |name: &str| schema[name].as_f64();
+            let value = number.as_f64().unwrap_or(f64::NAN);
+            let (low, high) = (bound("minimum"), bound("maximum"));
+            if low.is_some_and(|low| value < low) || high.is_some_and(|high| value > high) {
+                let range = match (low, high) {
+                    (Some(low), Some(high)) => format!("from {low} to {high}"),
+                    (Some(low), None) => format!("of at least {low}"),
+                    _ => format!("of at most {}", high.unwrap_or_default()),
+                };
+                place.invalid(format!("{value} is out of range; write a number {range}"));
+                *number = low.map_or_else(|| 0.into(), |low| (low as i64).into());
+                return false;
+            }
+            true
+        }
+        Value::Bool(_) | Value::Null => true,
+    }
+}
+
+fn object(fields: &mut Map<String, Value>, schema: &Value, place: &mut Place<'_>) {
+    let Some(properties) = schema["properties"].as_object() else { return };
+    // Null is what a template leaves behind for a field that it has no value for; Kubernetes drops it too.
+    fields.retain(|_, value| !value.is_null());
+    let unknown: Vec<String> = fields.keys().filter(|name| !properties.contains_key(*name)).cloned().collect();
+    for name in unknown {
+        fields.shift_remove(&name);
+        let absent = properties.keys().map(String::as_str).filter(|known| !fields.contains_key(*known));
+        let hint = match did_you_mean(&name, absent) {
+            hint if hint.is_empty() => {
+                format!("; known here: {}", properties.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
+            }
+            hint => hint,
+        };
+        place.at(format_args!(".{name}")).invalid(format!("unknown field{hint}"));
+    }
+    let is_required = |name: &str| {
+        schema["required"].as_array().is_some_and(|required| required.iter().any(|required| required == name))
+    };
+    fields.retain(|name, value| {
+        conform(value, &properties[name], &mut place.at(format_args!(".{name}"))) || is_required(name)
+    });
+    for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if !fields.contains_key(required) {
+            place.at(format_args!(".{required}")).invalid("is missing");
+            fields.insert(required.to_owned(), placeholder(&properties[required]));
+        }
+    }
+}
+
+fn string(text: &mut String, schema: &Value, place: &mut Place<'_>) -> bool {
+    if let Some(allowed) = schema["enum"].as_array() {
+        let allowed: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
+        if !allowed.contains(&text.as_str()) {
+            let hint = did_you_mean(text, allowed.iter().copied());
+            place.invalid(format!("`{text}` is not one of {}{hint}", allowed.join(", ")));
+            *text = allowed.first().copied().unwrap_or_default().to_owned();
+            return false;
+        }
+        return true;
+    }
+    bounds(text.len(), schema, ("minLength", "maxLength"), "characters", place);
+    true
+}
+
+fn bounds(length: usize, schema: &Value, (low, high): (&str, &str), unit: &str, place: &mut Place<'_>) {
+    let bound = |name: &str| schema[name].as_u64().and_then(|bound| usize::try_from(bound).ok());
+    if bound(low).is_some_and(|low| length < low) {
+        place.invalid("must not be empty");
+    } else if let Some(high) = bound(high)
+        && length > high
+    {
+        place.invalid(format!("has {length} {unit}; at most {high} are possible"));
+    }
+}
+
+fn preserves_unknown(schema: &Value) -> bool {
+    schema["x-kubernetes-preserve-unknown-fields"] == true || schema["x-kubernetes-int-or-string"] == true
+}
+
+fn has_type(value: &Value, expected: &str) -> bool {
+    match expected {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0 && number.abs() < 1e15),
+        "number" => value.is_number(),
+        _ => true,
+    }
+}
+
+fn described(expected: &str) -> &str {
+    match expected {
+        "object" => "a mapping",
+        "array" => "a list",
+        "string" => "a text",
+        "boolean" => "true or false",
+        "integer" => "a whole number",
+        "number" => "a number",
+        other => other,
+    }
+}
+
+// The value itself is not shown: it may be a password in the wrong place.
+fn found(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "empty",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}
+
+fn remedy(value: &Value, expected: &str) -> &'static str {
+    match (expected, value) {
+        ("string", Value::Number(_) | Value::Bool(_)) => "; put it in quotes",
+        ("array", Value::String(_) | Value::Object(_)) => "; begin it with `- `",
+        ("integer" | "number" | "boolean", Value::String(_)) => "; write it without quotes",
+        _ => "",
+    }
+}
+
+/// The emptiest value of a type, so that an object with a mistake still deserializes. Null where the field may be absent.
+fn placeholder(schema: &Value) -> Value {
+    match schema["type"].as_str() {
+        Some("string") => match schema["enum"][0].as_str() {
+            Some(first) => first.into(),
+            None => "".into(),
+        },
+        Some("array") => Value::Array(Vec::new()),
+        Some("boolean") => false.into(),
+        Some("integer" | "number") => schema["minimum"].as_i64().unwrap_or_default().into(),
+        _ => {
+            let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            Value::Object(required.map(|name| (name.to_owned(), placeholder(&schema["properties"][name]))).collect())
+        }
+    }
+}

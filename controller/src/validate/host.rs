@@ -1,0 +1,124 @@
+//! Host names: what they mean, and which Service has them.
+
+use k8s_openapi::api::core::v1::Service;
+
+use crate::diagnostic::{Place, Reason, nearest};
+use crate::inventory::{self, Inventory, Key};
+
+/// Where nothing else says so.
+pub const REDIS_PORT: u16 = 6379;
+
+/// A host, fully qualified.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    /// Lower case, without a dot at its end.
+    pub host: String,
+    /// The Service of that name; none where the host lies outside of the cluster's domain.
+    pub service: Option<Key>,
+}
+
+impl Name {
+    /// The namespace to which the host belongs.
+    pub fn namespace(&self) -> Option<&str> {
+        self.service.as_ref().map(|key| key.namespace.as_str())
+    }
+}
+
+/// Resolves a host as an object in `namespace` names it.
+pub fn name(text: &str, namespace: &str, cluster_domain: &str) -> Result<Name, String> {
+    if text.contains('*') {
+        return Err(format!("`{text}`: wildcards are not possible; name each host"));
+    }
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(Name { host: text.to_owned(), service: None });
+    }
+    if let Some((host, port)) = text.rsplit_once(':')
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return Err(format!("`{text}` holds a port; a host is a name alone, here `{host}`"));
+    }
+    let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        (1..=63).contains(&bytes.len())
+            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && bytes.first() != Some(&b'-')
+            && bytes.last() != Some(&b'-')
+    };
+    if host.len() > 253 || !host.split('.').all(label) {
+        return Err(format!("`{text}` is not a host name"));
+    }
+    let host = if !host.contains('.') {
+        format!("{host}.{namespace}.svc.{cluster_domain}")
+    } else if host.ends_with(".svc") {
+        format!("{host}.{cluster_domain}")
+    } else {
+        host
+    };
+    let Some(within) = host.strip_suffix(&format!(".svc.{cluster_domain}")) else {
+        return Ok(Name { host, service: None });
+    };
+    match within.split('.').collect::<Vec<_>>()[..] {
+        [service, namespace] => {
+            let service = Some(Key::new(namespace, service));
+            Ok(Name { host, service })
+        }
+        _ => Err(format!("`{text}` is not the name of a Service, which is NAME.NAMESPACE.svc.{cluster_domain}")),
+    }
+}
+
+/// The Service, or a report that there is none.
+pub fn service<'a>(key: &Key, inventory: &'a Inventory, place: &mut Place<'_>) -> Option<&'a Service> {
+    let found = inventory.service(key);
+    if found.is_none() {
+        let elsewhere = inventory.services().find(|known| known.name == key.name).map(|known| format!("; there is one in namespace {}", known.namespace));
+        let hint = elsewhere.or_else(|| {
+            let names = inventory.services().filter(|known| known.namespace == key.namespace).map(|known| known.name.as_str());
+            nearest(&key.name, names).map(|name| format!("; did you mean `{name}`?"))
+        });
+        let message = format!("there is no Service {key}{}", hint.unwrap_or_else(|| "; add it, with its EndpointSlices".to_owned()));
+        place.report(Reason::Unresolved, message);
+    }
+    found
+}
+
+/// What to say of a Service of which no port can be taken for Redis.
+pub fn no_redis_port(key: &Key, service: &Service) -> String {
+    let ports = inventory::ports(service);
+    if ports.is_empty() {
+        return format!("Service {key} has no TCP port");
+    }
+    format!(
+        "none of the ports of Service {key} is known to be Redis ({}); name one `redis` or `tcp-redis`, or set its appProtocol to redis",
+        listed(&ports)
+    )
+}
+
+/// Ports for a message.
+pub fn listed(ports: &[inventory::ServicePort]) -> String {
+    let one = |port: &inventory::ServicePort| match port.name.as_str() {
+        "" => port.number.to_string(),
+        name => format!("{} {name}", port.number),
+    };
+    ports.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        let full = |text| name(text, "app", "cluster.local").map(|name| (name.host, name.service.map(|key| key.to_string())));
+        let service = |host: &str, key: &str| Ok((host.to_owned(), Some(key.to_owned())));
+        let dns = |host: &str| Ok((host.to_owned(), None));
+        assert_eq!(full("redis"), service("redis.app.svc.cluster.local", "app/redis"));
+        assert_eq!(full("redis.data.svc"), service("redis.data.svc.cluster.local", "data/redis"));
+        assert_eq!(full("Redis.data.svc.cluster.local."), service("redis.data.svc.cluster.local", "data/redis"));
+        assert_eq!(full("cache.example.com"), dns("cache.example.com"));
+        assert_eq!(full("10.0.0.1"), dns("10.0.0.1"));
+        for wrong in ["*.example.com", "redis:6379", "a..b", "-a.b", "a b", "redis-0.redis.data.svc.cluster.local", "svc.cluster.local.svc.cluster.local.x.svc", ""] {
+            assert!(full(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Objects as they stand → services as they can be served: names resolved, texts parsed, precedence settled, the data path
+//! chosen, and everything that is wrong or without effect reported.
+//!
+//! **Invariant:** no client, no file system. What the objects refer to comes from the [`Inventory`].
+
+pub mod auth;
+pub mod destination;
+pub mod host;
+pub mod route;
+pub mod scope;
+pub mod settings;
+pub mod tls;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use redis_mesh_core::wire;
+
+use crate::crd::service::{ReadPolicy, RedisService};
+use crate::crd::destination::RedisDestination;
+use crate::diagnostic::{Diagnostics, Loaded, Reason, Subject};
+use crate::inventory::{self, Inventory, Key, ServicePort};
+
+use auth::Login;
+use destination::{Destination, Destinations};
+use host::Name;
+use scope::{Claims, Scope};
+use settings::Settings;
+
+/// The annotation on a RedisService that pins its data path.
+pub const DATA_PATH: &str = "redis-mesh.io/data-path";
+
+/// What validation needs to know besides the objects.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The domain under which hosts are Services.
+    pub cluster_domain: String,
+    /// Ports of hosts that are no Services, where they are not 6379.
+    pub ports: BTreeMap<String, BTreeSet<u16>>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { cluster_domain: "cluster.local".to_owned(), ports: BTreeMap::new() }
+    }
+}
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    /// Fully qualified name.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// One port of one host as some clients see it, ready to be built.
+#[derive(Clone, Debug)]
+pub struct ValidatedService {
+    /// The object that this follows from.
+    pub owner: Subject,
+    /// Its namespace.
+    pub namespace: String,
+    /// What clients connect to.
+    pub address: HostPort,
+    /// The Service that has this name, with its port; none where the host is a DNS name.
+    pub service: Option<(Key, ServicePort)>,
+    /// The Service's addresses; empty where it is headless.
+    pub cluster_ips: Vec<String>,
+    /// Whose clients.
+    pub scope: Scope,
+    /// How it is served.
+    pub path: wire::DataPath,
+    /// Why so.
+    pub path_reason: String,
+    /// What clients must present.
+    pub client_auth: Option<Login>,
+    /// Settings.
+    pub settings: Settings,
+    /// Which nodes of a Redis Cluster serve reads.
+    pub read_policy: ReadPolicy,
+    /// Destinations with their mirrors.
+    pub targets: Vec<Target>,
+    /// Routes into them.
+    pub routes: Vec<Route>,
+    /// Faults of all commands.
+    pub faults: Vec<wire::Fault>,
+}
+
+impl ValidatedService {
+    /// Every destination that commands may reach, mirrors too, each once.
+    pub fn destinations(&self) -> Vec<&Arc<Destination>> {
+        let mut found: Vec<&Arc<Destination>> = Vec::new();
+        let all = self.targets.iter().flat_map(|target| {
+            std::iter::once(&target.destination).chain(target.mirrors.iter().map(|mirror| &mirror.destination))
+        });
+        for destination in all {
+            if !found.iter().any(|known| known.address == destination.address) {
+                found.push(destination);
+            }
+        }
+        found
+    }
+
+    /// The destination, where there is only one besides mirrors.
+    pub fn single_destination(&self) -> Option<&Arc<Destination>> {
+        let first = &self.targets.first()?.destination;
+        self.targets.iter().all(|target| target.destination.address == first.address).then_some(first)
+    }
+}
+
+/// A destination with its mirrors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Where commands go.
+    pub destination: Arc<Destination>,
+    /// Where copies go.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// A mirror.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mirror {
+    /// Where copies go.
+    pub destination: Arc<Destination>,
+    /// Share of the commands.
+    pub per_million: u32,
+    /// Leave out commands that only read.
+    pub exclude_read_commands: bool,
+}
+
+/// A route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Which keys.
+    pub key: wire::KeyMatch,
+    /// Remove the prefix.
+    pub remove_prefix: bool,
+    /// Index into the targets.
+    pub target: usize,
+    /// Faults of this route.
+    pub faults: Vec<wire::Fault>,
+    /// The route's place in the object; none for the one that stands for no routes at all.
+    pub index: Option<usize>,
+}
+
+/// Validates everything there is. Services come in the order of their host, port and scope.
+pub fn validate(
+    services: &[Loaded<RedisService>],
+    destinations: &[Loaded<RedisDestination>],
+    inventory: &Inventory,
+    options: &Options,
+    diagnostics: &mut Diagnostics,
+) -> Vec<ValidatedService> {
+    let claims = Claims::settle(services, destinations, options, diagnostics);
+    let mut resolver = Destinations::new(destinations, &claims, inventory, options, diagnostics);
+    let mut validated = Vec::new();
+    for (index, loaded) in services.iter().enumerate() {
+        let subject = scope::subject(loaded);
+        let namespace = scope::namespace(loaded);
+        let rules = route::Rules::read(&loaded.object.spec, &subject, diagnostics);
+        let settings = settings::read(&loaded.object.spec, &subject, diagnostics);
+        let client_auth = loaded.object.spec.settings.as_ref().and_then(|settings| settings.auth.as_ref()).and_then(|auth| {
+            auth::login(auth, &namespace, inventory, &mut diagnostics.at(&subject, "spec.settings.auth"))
+        });
+        let pinned = pinned(loaded, &subject, diagnostics);
+        for (field, name) in claims.of_service(index) {
+            let scope = Scope::of(name, &namespace);
+            for (port, service) in ports(name, inventory, options, &subject, field, diagnostics) {
+                let address = HostPort { host: name.host.clone(), port };
+                let place = route::Place { subject: &subject, namespace: &namespace, listener: &address, field };
+                let Some(targets) = rules.resolve(&place, &mut resolver, diagnostics) else { continue };
+                let cluster_ips = cluster_ips(&service, inventory);
+                let mut built = ValidatedService {
+                    owner: subject.clone(),
+                    namespace: namespace.clone(),
+                    address,
+                    service,
+                    cluster_ips,
+                    scope: scope.clone(),
+                    path: wire::DataPath::Direct,
+                    path_reason: String::new(),
+                    client_auth: client_auth.clone(),
+                    settings: settings.clone(),
+                    read_policy: ReadPolicy::Master,
+                    targets: targets.targets,
+                    routes: targets.routes,
+                    faults: rules.faults.clone(),
+                };
+                settings::choose_path(&mut built, &loaded.object.spec, pinned, diagnostics);
+                validated.push(built);
+            }
+        }
+    }
+    implicit(destinations, &claims, &mut resolver, inventory, options, &mut validated, diagnostics);
+    resolver.report_unused(destinations, &claims, diagnostics);
+    validated.sort_by(|a, b| (&a.address, &a.scope).cmp(&(&b.address, &b.scope)));
+    validated
+}
+
+/// Hosts that only a RedisDestination names: everything goes to the host itself.
+fn implicit(
+    destinations: &[Loaded<RedisDestination>],
+    claims: &Claims,
+    resolver: &mut Destinations<'_>,
+    inventory: &Inventory,
+    options: &Options,
+    validated: &mut Vec<ValidatedService>,
+    diagnostics: &mut Diagnostics,
+) {
+    for (index, loaded) in destinations.iter().enumerate() {
+        let Some(name) = claims.implicit(index) else { continue };
+        let subject = scope::subject(loaded);
+        let namespace = scope::namespace(loaded);
+        for (port, service) in ports(name, inventory, options, &subject, "spec.host", diagnostics) {
+            let address = HostPort { host: name.host.clone(), port };
+            let field = &mut diagnostics.at(&subject, "spec.host");
+            let Some(destination) = resolver.resolve(name, Some(port), &namespace, None, field) else { continue };
+            let mut built = ValidatedService {
+                owner: subject.clone(),
+                namespace: namespace.clone(),
+                address,
+                cluster_ips: cluster_ips(&service, inventory),
+                service,
+                scope: Scope::of(name, &namespace),
+                path: wire::DataPath::Direct,
+                path_reason: String::new(),
+                client_auth: None,
+                settings: Settings::default(),
+                read_policy: ReadPolicy::Master,
+                targets: vec![Target { destination, mirrors: Vec::new() }],
+                routes: vec![Route {
+                    key: wire::KeyMatch::Any,
+                    remove_prefix: false,
+                    target: 0,
+                    faults: Vec::new(),
+                    index: None,
+                }],
+                faults: Vec::new(),
+            };
+            settings::choose_implicit_path(&mut built);
+            validated.push(built);
+        }
+        if loaded.object.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(DATA_PATH)) {
+            let message = "has an effect on a RedisService only; write one for this host to pin its data path";
+            diagnostics.add(&subject, annotation(DATA_PATH), Reason::NoEffect, message);
+        }
+    }
+}
+
+fn cluster_ips(service: &Option<(Key, ServicePort)>, inventory: &Inventory) -> Vec<String> {
+    service
+        .as_ref()
+        .and_then(|(key, _)| inventory.service(key))
+        .map(inventory::cluster_ips)
+        .unwrap_or_default()
+}
+
+type Port = (u16, Option<(Key, ServicePort)>);
+
+/// The ports on which a host is governed.
+fn ports(
+    name: &Name,
+    inventory: &Inventory,
+    options: &Options,
+    subject: &Subject,
+    field: &str,
+    diagnostics: &mut Diagnostics,
+) -> Vec<Port> {
+    let Some(key) = &name.service else {
+        return match options.ports.get(&name.host) {
+            Some(ports) => ports.iter().map(|port| (*port, None)).collect(),
+            None => vec![(host::REDIS_PORT, None)],
+        };
+    };
+    let place = &mut diagnostics.at(subject, field);
+    let Some(service) = host::service(key, inventory, place) else { return Vec::new() };
+    let ports = inventory::redis_ports(service);
+    if ports.is_empty() {
+        place.report(Reason::Unresolved, host::no_redis_port(key, service));
+    }
+    ports.into_iter().map(|port| (port.number, Some((key.clone(), port)))).collect()
+}
+
+/// What the annotation asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinned {
+    /// `direct`.
+    Direct,
+    /// `proxy`.
+    Proxy,
+}
+
+fn annotation(name: &str) -> String {
+    format!("metadata.annotations[{name}]")
+}
+
+fn pinned(loaded: &Loaded<RedisService>, subject: &Subject, diagnostics: &mut Diagnostics) -> Option<Pinned> {
+    let annotations = loaded.object.metadata.annotations.as_ref()?;
+    let (prefix, _) = DATA_PATH.split_once('/')?;
+    for (name, _) in annotations.iter().filter(|(name, _)| *name != DATA_PATH) {
+        if name.split_once('/').is_some_and(|(before, _)| before == prefix) {
+            let message = format!("is not known; the only annotation of ours is {DATA_PATH}");
+            diagnostics.add(subject, annotation(name), Reason::NoEffect, message);
+        }
+    }
+    let mut place = diagnostics.at(subject, annotation(DATA_PATH));
+    match annotations.get(DATA_PATH)?.as_str() {
+        "auto" => None,
+        "direct" => Some(Pinned::Direct),
+        "proxy" => Some(Pinned::Proxy),
+        "native" => {
+            place.report(Reason::Unsupported, "data path native is not available in this version; use auto, direct or proxy");
+            None
+        }
+        other => {
+            let hint = crate::diagnostic::did_you_mean(other, ["auto", "direct", "proxy", "native"]);
+            place.invalid(format!("`{other}` is not one of auto, direct, proxy, native{hint}"));
+            None
+        }
+    }
+}

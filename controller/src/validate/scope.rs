@@ -1,0 +1,244 @@
+//! Whose clients an object governs, and which of several objects has precedence.
+//!
+//! An object in the namespace of the Service that it names governs every client of it. In another namespace it governs the
+//! clients of that namespace only, and only while the Service's own namespace has no object for that host. So nobody can
+//! redirect somebody else's clients. Of two objects for the same clients, the older wins.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Resource;
+
+use crate::crd::{RedisDestination, RedisService};
+use crate::diagnostic::{Diagnostics, Loaded, Reason, Subject};
+
+use super::Options;
+use super::host::{self, Name};
+
+/// Whose clients.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Everybody's.
+    Mesh,
+    /// Those in one namespace.
+    Namespace(String),
+}
+
+impl Scope {
+    /// Of an object in `namespace` about a host.
+    pub fn of(name: &Name, namespace: &str) -> Scope {
+        match name.namespace() {
+            Some(owner) if owner == namespace => Scope::Mesh,
+            // A host outside of the cluster belongs to nobody in it.
+            _ => Scope::Namespace(namespace.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scope::Mesh => f.write_str("every client"),
+            Scope::Namespace(namespace) => write!(f, "the clients in namespace {namespace}"),
+        }
+    }
+}
+
+/// Names an object in messages.
+pub fn subject<K: Resource<DynamicType = ()>>(loaded: &Loaded<K>) -> Subject {
+    let meta = loaded.object.meta();
+    let name = format!(
+        "{}/{}",
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default()
+    );
+    Subject { origin: loaded.origin.clone(), kind: K::kind(&()).into_owned(), name }
+}
+
+/// The namespace of an object.
+pub fn namespace<K: Resource<DynamicType = ()>>(loaded: &Loaded<K>) -> String {
+    loaded.object.meta().namespace.clone().unwrap_or_default()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Claim {
+    object: usize,
+}
+
+/// Host and the namespace of the object.
+type ClaimKey = (String, String);
+
+/// Which object speaks for which host.
+#[derive(Default)]
+pub struct Claims {
+    services: BTreeMap<ClaimKey, Claim>,
+    destinations: BTreeMap<ClaimKey, Claim>,
+    /// For each RedisService, the hosts that it governs, with their fields.
+    of_services: Vec<Vec<(String, Name)>>,
+    /// For each RedisDestination, its host, unless another object has precedence.
+    of_destinations: Vec<Option<Name>>,
+    /// For each RedisDestination, whether it alone governs the clients of its host.
+    implicit: Vec<bool>,
+}
+
+impl Claims {
+    /// Settles who governs what, and reports who doesn't.
+    pub fn settle(
+        services: &[Loaded<RedisService>],
+        destinations: &[Loaded<RedisDestination>],
+        options: &Options,
+        diagnostics: &mut Diagnostics,
+    ) -> Claims {
+        let mut claims = Claims {
+            of_services: vec![Vec::new(); services.len()],
+            of_destinations: vec![None; destinations.len()],
+            implicit: vec![false; destinations.len()],
+            ..Claims::default()
+        };
+        let mut named = vec![Vec::new(); services.len()];
+        for index in by_age(services) {
+            let loaded = &services[index];
+            let (subject, namespace) = (subject(loaded), namespace(loaded));
+            for (position, text) in loaded.object.spec.host.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+                let field = format!("spec.host[{position}]");
+                let Some(name) = resolve(text, &namespace, options, &subject, &field, diagnostics) else { continue };
+                match claims.services.get(&(name.host.clone(), namespace.clone())) {
+                    Some(other) if other.object == index => {
+                        diagnostics.at(&subject, field).invalid(format!("names {} twice", name.host));
+                    }
+                    Some(other) => {
+                        let other = self::subject(&services[other.object]);
+                        diagnostics.add(&subject, field, Reason::Conflict, taken(&name, &other));
+                    }
+                    None => {
+                        claims.services.insert((name.host.clone(), namespace.clone()), Claim { object: index });
+                        named[index].push((field, name));
+                    }
+                }
+            }
+        }
+        for index in by_age(destinations) {
+            let loaded = &destinations[index];
+            let (subject, namespace) = (subject(loaded), namespace(loaded));
+            let text = &loaded.object.spec.host;
+            if text.is_empty() {
+                continue;
+            }
+            let Some(name) = resolve(text, &namespace, options, &subject, "spec.host", diagnostics) else { continue };
+            match claims.destinations.get(&(name.host.clone(), namespace.clone())) {
+                Some(other) => {
+                    let other = self::subject(&destinations[other.object]);
+                    diagnostics.add(&subject, "spec.host", Reason::Conflict, taken(&name, &other));
+                }
+                None => {
+                    claims.destinations.insert((name.host.clone(), namespace), Claim { object: index });
+                    claims.of_destinations[index] = Some(name);
+                }
+            }
+        }
+        // Now that it is known what the owners of the hosts say, the other namespaces' objects.
+        for (index, loaded) in services.iter().enumerate() {
+            let (subject, namespace) = (subject(loaded), namespace(loaded));
+            for (field, name) in std::mem::take(&mut named[index]) {
+                let owner = owner_key(&name).filter(|(_, owner)| *owner != namespace);
+                let service = owner.as_ref().and_then(|key| claims.services.get(key)).map(|claim| self::subject(&services[claim.object]));
+                let destination = owner.as_ref().and_then(|key| claims.destinations.get(key)).map(|claim| self::subject(&destinations[claim.object]));
+                match service.or(destination) {
+                    Some(other) => diagnostics.add(&subject, field, Reason::Conflict, owned(&name, &other)),
+                    None => claims.of_services[index].push((field, name)),
+                }
+            }
+        }
+        for (index, loaded) in destinations.iter().enumerate() {
+            let (subject, namespace) = (subject(loaded), namespace(loaded));
+            let Some(name) = claims.of_destinations[index].clone() else { continue };
+            let owner = owner_key(&name).filter(|(_, owner)| *owner != namespace);
+            if let Some(other) = owner.as_ref().and_then(|key| claims.destinations.get(key)) {
+                let other = self::subject(&destinations[other.object]);
+                diagnostics.add(&subject, "spec.host", Reason::Conflict, owned(&name, &other));
+                claims.of_destinations[index] = None;
+                claims.destinations.remove(&(name.host, namespace));
+                continue;
+            }
+            let governed = owner.is_some_and(|key| claims.services.contains_key(&key))
+                || claims.services.contains_key(&(name.host, namespace));
+            claims.implicit[index] = !governed;
+        }
+        claims
+    }
+
+    /// The hosts that a RedisService governs, each with the field that names it.
+    pub fn of_service(&self, index: usize) -> impl Iterator<Item = (&str, &Name)> {
+        self.of_services[index].iter().map(|(field, name)| (field.as_str(), name))
+    }
+
+    /// The host that a RedisDestination is about.
+    pub fn of_destination(&self, index: usize) -> Option<&Name> {
+        self.of_destinations[index].as_ref()
+    }
+
+    /// The host whose clients a RedisDestination governs alone.
+    pub fn implicit(&self, index: usize) -> Option<&Name> {
+        self.of_destinations[index].as_ref().filter(|_| self.implicit[index])
+    }
+
+    /// The RedisDestination that holds for a host where rules in `namespace` name it: the owner's, else their own.
+    pub fn destination(&self, name: &Name, namespace: &str) -> Option<usize> {
+        let of = |namespace: &str| self.destinations.get(&(name.host.clone(), namespace.to_owned()));
+        name.namespace().and_then(of).or_else(|| of(namespace)).map(|claim| claim.object)
+    }
+}
+
+fn owner_key(name: &Name) -> Option<ClaimKey> {
+    name.namespace().map(|owner| (name.host.clone(), owner.to_owned()))
+}
+
+fn resolve(
+    text: &str,
+    namespace: &str,
+    options: &Options,
+    subject: &Subject,
+    field: &str,
+    diagnostics: &mut Diagnostics,
+) -> Option<Name> {
+    host::name(text, namespace, &options.cluster_domain)
+        .map_err(|message| diagnostics.at(subject, field).invalid(message))
+        .ok()
+}
+
+fn place_of(other: &Subject) -> String {
+    match other.origin.file.as_str() {
+        "" => format!("{} {}", other.kind, other.name),
+        file => format!("{} {} ({file}:{})", other.kind, other.name, other.origin.line),
+    }
+}
+
+fn taken(name: &Name, other: &Subject) -> String {
+    format!(
+        "{} is already governed by {}, which is older or comes first; remove it from one of the two",
+        name.host,
+        place_of(other)
+    )
+}
+
+fn owned(name: &Name, other: &Subject) -> String {
+    format!(
+        "{} is governed by {}, in the namespace of the Service, which has precedence; remove it here or there",
+        name.host,
+        place_of(other)
+    )
+}
+
+/// The oldest first. What has no creation time is only about to be created.
+fn by_age<K: Resource>(objects: &[Loaded<K>]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..objects.len()).collect();
+    let created = |index: &usize| -> Option<Time> { objects[*index].object.meta().creation_timestamp.clone() };
+    order.sort_by(|a, b| match (created(a), created(b)) {
+        (Some(first), Some(second)) => first.cmp(&second),
+        (Some(_), None) => std::cmp::Ordering::Less,
+        (None, Some(_)) => std::cmp::Ordering::Greater,
+        (None, None) => std::cmp::Ordering::Equal,
+    });
+    order
+}
