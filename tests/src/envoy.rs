@@ -87,7 +87,7 @@ impl Envoy {
         Ok(Envoy { process, admin, dir: dir.to_path_buf() })
     }
 
-    /// Waits until every cluster that discovers its hosts (DNS, Redis Cluster) has tried with success, but not longer
+    /// Waits until every cluster that discovers its hosts (DNS, Redis Cluster) has some, but not longer
     /// than `patience`: one that can't be discovered is no error here.
     pub fn wait_discovered(&self, patience: Duration) -> Result<()> {
         let end = Instant::now() + patience;
@@ -112,7 +112,7 @@ impl Envoy {
                     let name = cluster["name"].as_str().unwrap_or_default();
                     let stat = cluster["alt_stat_name"].as_str().unwrap_or(name);
                     let seeded = cluster["load_assignment"]["endpoints"].as_array().is_some_and(|e| !e.is_empty());
-                    if discovers && seeded && self.stat(&stat_name("cluster", stat, "update_success"))? == Some(0) {
+                    if discovers && seeded && self.stat(&stat_name("cluster", stat, "membership_total"))? == Some(0) {
                         missing.push(name.to_string());
                     }
                 }

@@ -9,7 +9,7 @@ use redis_mesh_tests::envoy::{self, Envoy};
 use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::redis::{Options, Redis};
 use redis_mesh_tests::reply::Reply;
-use redis_mesh_tests::wheel;
+use redis_mesh_tests::{wheel, workspace};
 
 #[test]
 fn redis_with_password_users_pause_and_restart() -> Result<()> {
@@ -136,3 +136,54 @@ static_resources:
           - lb_endpoints:
               - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 6379}}}
 "#;
+
+#[test]
+fn replies_are_shown_as_redis_cli_shows_them() -> Result<()> {
+    let Some(redis_cli) = wheel::on_path("redis-cli") else {
+        eprintln!("there is no redis-cli on this machine to compare with");
+        return Ok(());
+    };
+    let redis = Redis::start_with(Options { config: vec!["enable-debug-command yes".into()], ..Options::default() })?;
+    for protocol in ["2", "3"] {
+        let mut client = redis.client()?;
+        client.ok(&["HELLO", protocol])?;
+        for line in [
+            "ping",
+            "get none",
+            "nosuchcommand",
+            "del a h z",
+            r#"set a "\x00\n\"\\\x07é""#,
+            "get a",
+            "hset h f 1 g 2 h 3 i 4 j 5 k 6 l 7 m 8 n 9 o 10",
+            "hgetall h",
+            "zadd z 1.5 a 2 b",
+            "zrange z 0 -1 withscores",
+            "zscore z a",
+            "lrange none 0 -1",
+            "smembers none",
+            "hgetall none",
+            "eval \"return {1,{2,'a',{},{3,{4}}},false,{ok='X'},{1,2,3,4,5,6,7,8,9,10}}\" 0",
+            "debug protocol double",
+            "debug protocol null",
+            "debug protocol map",
+            "debug protocol set",
+            "debug protocol true",
+            "debug protocol verbatim",
+        ] {
+            let mut command = std::process::Command::new(&redis_cli);
+            command.args(["-h", "127.0.0.1", "-p", &redis.addr().port().to_string(), "--no-raw"]);
+            command.args((protocol == "3").then_some("-3"));
+            // Arguments of a process hold no NUL, so the line goes through stdin, as in a session.
+            let script = workspace::scratch("redis-cli")?.join("line");
+            std::fs::write(&script, line)?;
+            let output = command.stdin(std::fs::File::open(script)?).output()?;
+            // Some commands differ when repeated (DEL), so ours runs on the same state: all but the writes are pure.
+            let ours = client.line(line)?;
+            if !matches!(line.split(' ').next(), Some("del" | "hset" | "zadd")) {
+                let theirs = String::from_utf8_lossy(&output.stdout);
+                assert_eq!(ours.tty(), theirs.trim_end_matches('\n'), "{line} in RESP{protocol}");
+            }
+        }
+    }
+    Ok(())
+}
