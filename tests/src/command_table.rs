@@ -111,8 +111,8 @@ const REPLY: &[(&str, &str)] = &[
 const RETURNS_KEYS: &str = "blmpop blpop brpop bzmpop bzpopmax bzpopmin cluster|getkeysinslot clusterscan keys lmpop \
                             randomkey scan xread xreadgroup zmpop";
 
-/// Commands that aren't flagged as writes and yet change data or reach other clients.
-const MAY_REPLICATE: &str = "eval evalsha fcall publish spublish";
+/// Commands that aren't flagged as writes and yet change data, reach other clients, or are needed where the writes go.
+const MAY_REPLICATE: &str = "eval evalsha fcall publish script|flush script|load spublish";
 
 /// Commands of modules that redis_proxy supports: name, arity, flag.
 const OF_MODULES: &[(&str, i8, &str)] = &[
@@ -407,8 +407,8 @@ impl Facts {
                 .is_some_and(|row| row.subcommands.contains_key(name)),
             None => table.contains_key(name),
         };
-        let mut each = |facts: &[(&'static str, &'static str)],
-                        call: &mut dyn FnMut(&'static str, &str)|
+        let each = |facts: &[(&'static str, &'static str)],
+                    call: &mut dyn FnMut(&'static str, &str)|
          -> Result<()> {
             for (fact, names) in facts {
                 for name in names.split_whitespace() {

@@ -426,6 +426,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::resp::reply::{Measure, measure};
 
     /// Replies are written with `|` for the end of a line.
     fn wire(text: &str) -> Vec<u8> {
@@ -623,6 +624,77 @@ mod tests {
             to_resp3(&[b'$'; 40], Shape::Plain, &mut out),
             Err(Error::Malformed)
         );
+    }
+
+    /// Replies of every structure under every shape: the same length is consumed as the framing finds, only nulls and heads
+    /// change, and where the head alone is replaced the outcome is the same.
+    #[test]
+    fn random_replies_under_all_shapes() {
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut below = |n: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 16) % n
+        };
+        let mut shapes: Vec<Shape> = CASES.iter().map(|(_, shape, _)| *shape).collect();
+        shapes.dedup();
+        for _ in 0..2000 {
+            let mut reply = Vec::new();
+            let mut left = 1;
+            while left > 0 {
+                left -= 1;
+                let kind = if reply.len() > 400 {
+                    below(5)
+                } else {
+                    below(8)
+                };
+                let text: &[u8] = match kind {
+                    0 => b"+OK\r\n",
+                    1 => b":1\r\n",
+                    2 => b"$-1\r\n",
+                    3 => b"$3\r\n1.5\r\n",
+                    4 => b"$5\r\nflags\r\n",
+                    5 => b"*-1\r\n",
+                    _ => {
+                        let count = below(5);
+                        left += count;
+                        reply.extend_from_slice(format!("*{count}\r\n").as_bytes());
+                        b""
+                    }
+                };
+                reply.extend_from_slice(text);
+            }
+            for shape in &shapes {
+                let mut whole = Vec::new();
+                let show = reply.escape_ascii();
+                assert_eq!(
+                    to_resp3(&reply, *shape, &mut whole),
+                    Ok(reply.len()),
+                    "{shape:?} {show}"
+                );
+                assert_eq!(
+                    measure(&whole),
+                    Measure::Complete(whole.len()),
+                    "{shape:?} {show}"
+                );
+                // A shape that promises no nulls is broken by most of these replies.
+                let promises = !matches!(shape, Shape::Flat | Shape::Map(_) | Shape::Set(_));
+                let mut head = Vec::new();
+                if let Ok(Head::Replaced(consumed)) = to_resp3_head(&reply, *shape, &mut head)
+                    && promises
+                {
+                    head.extend_from_slice(&reply[consumed..]);
+                    assert_eq!(head, whole, "{shape:?} {show}");
+                }
+                let cut = below(reply.len() as u64) as usize;
+                assert_eq!(
+                    to_resp3(&reply[..cut], *shape, &mut Vec::new()),
+                    Err(Error::Incomplete),
+                    "{shape:?} {show}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -344,7 +344,6 @@ impl Writer<'_> {
             return self.error("ERR Invalid number of arguments specified for command");
         }
         match command.keys(request) {
-            Ok(keys) if keys.is_empty() => self.error("ERR The command has no key arguments"),
             Ok(keys) => {
                 self.array(keys.len());
                 for key in keys.iter() {

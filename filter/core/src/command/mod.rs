@@ -86,7 +86,7 @@ bits! {
         MOVABLEKEYS = "movablekeys",
         ALLOW_BUSY = "allow_busy",
         /// Kept by hand, no server reports it: the command may change data or reach other clients although it isn't
-        /// flagged as a write (scripts, functions, PUBLISH).
+        /// flagged as a write (scripts, functions, PUBLISH), or scripts are executed that it brings (SCRIPT LOAD).
         MAY_REPLICATE = "may_replicate",
     }
 }
@@ -227,6 +227,11 @@ impl Command {
     /// Whether it reads data and changes none, so that a replica may answer it.
     pub fn is_read(&self) -> bool {
         self.flags.contains(Flags::READONLY) && !self.is_write()
+    }
+
+    /// Whether redis_proxy takes it: a container, if it takes one of the subcommands.
+    pub fn is_on_proxy(&self) -> bool {
+        self.proxy != Proxy::Unsupported || self.subcommands.iter().any(Command::is_on_proxy)
     }
 
     /// The name that a client writes: of `config|get` it is `get`.
@@ -460,6 +465,57 @@ mod tests {
         }
         for neither in ["ping", "multi", "watch", "config", "script"] {
             assert_eq!(kind(neither), (false, false), "{neither}");
+        }
+    }
+
+    #[test]
+    fn what_redis_proxy_takes() {
+        let on_proxy = |name: &str| {
+            let arguments: Vec<&str> = name.split(' ').collect();
+            match resolve(&arguments[..]) {
+                Resolved::Command(command) | Resolved::Container(command) => command.is_on_proxy(),
+                Resolved::Unknown => false,
+            }
+        };
+        for name in [
+            "get",
+            "client",
+            "client setname",
+            "cluster slots",
+            "config get",
+            "bf.add",
+            "object freq",
+        ] {
+            assert!(on_proxy(name), "{name}");
+        }
+        for name in [
+            "client list",
+            "cluster reset",
+            "object help",
+            "blpop",
+            "lcs",
+            "command",
+        ] {
+            assert!(!on_proxy(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_keys_of_every_command_can_be_told() {
+        for command in all()
+            .iter()
+            .flat_map(|command| std::iter::once(command).chain(command.subcommands))
+        {
+            let complete = |spec: &KeySpec| {
+                !spec.flags.contains(KeyFlags::INCOMPLETE)
+                    && spec.begin != Begin::Unknown
+                    && spec.find != Find::Unknown
+            };
+            assert!(
+                command.extract != Extract::Specs || command.specs.iter().all(complete),
+                "{}",
+                command.name
+            );
         }
     }
 

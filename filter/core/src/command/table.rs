@@ -325,10 +325,10 @@ pub(super) static COMMANDS: [Command; 267] = [
     row!("script", -2, [], [SLOW], [], (0, 0, 0), []).proxy(AllShards).subcommands(&[
         row!("script|debug", -3, [NOSCRIPT], [SLOW SCRIPTING], [], (0, 0, 0), []).proxy(AllShards),
         row!("script|exists", -3, [NOSCRIPT STALE], [SLOW SCRIPTING], [REQUEST_ALL_SHARDS RESPONSE_AGG_LOGICAL_AND], (0, 0, 0), []).proxy(AllShards),
-        row!("script|flush", -2, [NOSCRIPT STALE], [SLOW SCRIPTING], [REQUEST_ALL_NODES RESPONSE_ALL_SUCCEEDED], (0, 0, 0), []).proxy(AllShards),
+        row!("script|flush", -2, [NOSCRIPT STALE MAY_REPLICATE], [SLOW SCRIPTING], [REQUEST_ALL_NODES RESPONSE_ALL_SUCCEEDED], (0, 0, 0), []).proxy(AllShards),
         row!("script|help", 2, [LOADING STALE], [SLOW SCRIPTING], [], (0, 0, 0), []).proxy(AllShards),
         row!("script|kill", 2, [NOSCRIPT ALLOW_BUSY], [SLOW SCRIPTING], [REQUEST_ALL_SHARDS RESPONSE_ONE_SUCCEEDED], (0, 0, 0), []).proxy(AllShards),
-        row!("script|load", 3, [NOSCRIPT STALE], [SLOW SCRIPTING], [REQUEST_ALL_NODES RESPONSE_ALL_SUCCEEDED], (0, 0, 0), []).proxy(AllShards),
+        row!("script|load", 3, [NOSCRIPT STALE MAY_REPLICATE], [SLOW SCRIPTING], [REQUEST_ALL_NODES RESPONSE_ALL_SUCCEEDED], (0, 0, 0), []).proxy(AllShards),
         row!("script|show", 3, [NOSCRIPT STALE], [SLOW SCRIPTING], [], (0, 0, 0), []).proxy(AllShards),
     ]),
     row!("sdiff", -2, [READONLY], [READ SET SLOW], [NONDETERMINISTIC_OUTPUT_ORDER], (1, -1, 1), [[RO ACCESS] Index(1) => range(-1, 1, 0)]).proxy(Simple).reply(&SET),
