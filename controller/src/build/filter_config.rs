@@ -1,9 +1,10 @@
 //! Validated service → the filter's own document.
 
+use redis_mesh_core::config::ProxyConfig;
 use redis_mesh_core::wire;
 use sha2::{Digest, Sha256};
 
-use crate::diagnostic::Diagnostics;
+use crate::diagnostic::{Diagnostics, Reason};
 use crate::validate::ValidatedService;
 use crate::validate::auth::Login;
 
@@ -83,4 +84,8 @@ pub fn json(config: &wire::FilterConfig) -> String {
 }
 
 /// What a filter would refuse is refused here.
-pub fn check(_config: &wire::FilterConfig, _service: &ValidatedService, _diagnostics: &mut Diagnostics) {}
+pub fn check(config: &wire::FilterConfig, service: &ValidatedService, diagnostics: &mut Diagnostics) {
+    if let Err(error) = ProxyConfig::try_from(config.clone()) {
+        diagnostics.add(&service.owner, "", Reason::Invalid, format!("the filter would refuse this: {error}"));
+    }
+}

@@ -6,16 +6,20 @@
 use crate::validate::ValidatedService;
 
 use super::backend::Backends;
+use super::redact::REDACTED;
 use super::{digest, hex};
 
 /// The secret from which handshakes and salts are made.
 #[derive(Clone)]
-pub struct HandshakeKey(String);
+pub struct HandshakeKey {
+    key: String,
+    redacted: bool,
+}
 
 impl HandshakeKey {
     /// A key that the user keeps.
     pub fn given(key: &str) -> HandshakeKey {
-        HandshakeKey(hex(&digest(&["given", key])))
+        HandshakeKey { key: hex(&digest(&["given", key])), redacted: false }
     }
 
     /// A key made from what the manifests hold: hosts and credentials, so that it is as secret as those are, and a change of
@@ -32,17 +36,25 @@ impl HandshakeKey {
         parts.sort();
         parts.dedup();
         let parts: Vec<&str> = std::iter::once("derived").chain(parts.iter().map(String::as_str)).collect();
-        HandshakeKey(hex(&digest(&parts)))
+        HandshakeKey { key: hex(&digest(&parts)), redacted: false }
+    }
+
+    /// A key whose passwords don't show.
+    pub fn redacted() -> HandshakeKey {
+        HandshakeKey { key: String::new(), redacted: true }
     }
 
     /// The password between the filter and the `redis_proxy` of a service.
     pub fn password(&self, service: &ValidatedService, backends: &Backends) -> String {
         let catch_all = backends.catch_all.as_ref().map(|backend| backend.content()).unwrap_or_default();
-        hex(&digest(&["handshake", &self.0, &service.address.to_string(), &catch_all]))
+        if self.redacted {
+            return REDACTED.to_owned();
+        }
+        hex(&digest(&["handshake", &self.key, &service.address.to_string(), &catch_all]))
     }
 
     /// The salt of the client passwords of a service, in hex.
     pub fn salt(&self, service: &ValidatedService) -> Vec<u8> {
-        digest(&["salt", &self.0, &service.address.to_string()])[..16].to_vec()
+        digest(&["salt", &self.key, &service.address.to_string()])[..16].to_vec()
     }
 }

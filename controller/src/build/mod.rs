@@ -5,11 +5,28 @@
 
 pub mod backend;
 pub mod envoy;
+pub mod envoy_filter;
 pub mod filter_config;
 pub mod handshake;
+pub mod mesh;
+pub mod redact;
 pub mod standalone;
+pub mod wasm_plugin;
 
 use sha2::{Digest, Sha256};
+
+use crate::diagnostic::Diagnostics;
+use crate::validate::ValidatedService;
+
+/// Reports what a filter would refuse, for services that are not built otherwise.
+pub fn check(services: &[ValidatedService], diagnostics: &mut Diagnostics) {
+    let key = handshake::HandshakeKey::derived(services);
+    for service in services {
+        let host = filter_config::host(service, &backend::backends(service), &key, Default::default());
+        let config = filter_config::document(service.address.to_string(), 1, vec![host]);
+        filter_config::check(&config, service, diagnostics);
+    }
+}
 
 /// Lower-case hex of SHA-256 over parts, each preceded by its length so that no two lists of parts are the same bytes.
 fn digest(parts: &[&str]) -> [u8; 32] {

@@ -65,6 +65,11 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
         let wasm = envoy::wasm_filter(&name, code, &filter_config::json(&config));
         let usage = Use::of(service.path);
         for destination in service.destinations() {
+            if destination.policy.istio_mutual {
+                let owner = destination.policy.object.as_ref().unwrap_or(&service.owner);
+                let message = "ISTIO_MUTUAL takes the certificates of a mesh, which an Envoy by itself has not; use MUTUAL with a secret";
+                diagnostics.add(owner, "spec.trafficPolicy.tls.mode", Reason::Unsupported, message);
+            }
             clusters.add(destination, usage);
         }
         let named = |destination: &Destination| clusters.name(destination, usage);
@@ -106,7 +111,6 @@ fn of_clients<'a>(services: &'a [ValidatedService], options: &Options, diagnosti
     for service in services {
         let is_theirs = match (&service.scope, &options.client_namespace) {
             (Scope::Mesh, _) | (Scope::Namespace(_), None) => true,
-            // Nobody in the cluster owns a DNS name, so an object about it is taken for these clients wherever it stands.
             (Scope::Namespace(namespace), Some(clients)) => namespace == clients,
         };
         if !is_theirs {

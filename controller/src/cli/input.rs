@@ -5,21 +5,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::diagnostic::{Diagnostics, Origin, Reason, Subject};
-use crate::manifest::{self, Manifests, Source};
+use crate::manifest::{self, Source};
 use crate::validate::{self, Options, ValidatedService};
 
 use super::Input;
 
-/// What the manifests say.
-pub struct Loaded {
-    /// All services, validated.
-    pub services: Vec<ValidatedService>,
-    /// The objects that they come from.
-    pub manifests: Manifests,
-}
-
 /// Reads and validates manifests.
-pub fn load(input: &Input, ports: BTreeMap<String, BTreeSet<u16>>, diagnostics: &mut Diagnostics) -> Loaded {
+pub fn load(input: &Input, ports: BTreeMap<String, BTreeSet<u16>>, diagnostics: &mut Diagnostics) -> Vec<ValidatedService> {
     let mut sources = Vec::new();
     for path in &input.files {
         read(path, &mut sources, diagnostics);
@@ -36,7 +28,7 @@ pub fn load(input: &Input, ports: BTreeMap<String, BTreeSet<u16>>, diagnostics: 
         let message = "the manifests hold no RedisService and no RedisDestination";
         diagnostics.add(&Subject::default(), "", Reason::Unresolved, message);
     }
-    Loaded { services, manifests }
+    services
 }
 
 fn read(path: &Path, sources: &mut Vec<Source>, diagnostics: &mut Diagnostics) {

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::diagnostic::Diagnostics;
-use crate::{crd, yaml};
+use crate::{build, crd, yaml};
 
 /// Everything went well.
 const OK: u8 = 0;
@@ -52,6 +52,8 @@ enum Command {
 enum Render {
     /// A complete configuration for an Envoy that runs by itself, on stdout
     Envoy(render::Envoy),
+    /// WasmPlugin and EnvoyFilter objects for Istio, on stdout
+    Istio(render::Istio),
 }
 
 /// The manifests, and how names in them are read.
@@ -76,8 +78,10 @@ pub fn run() -> ExitCode {
     let mut diagnostics = Diagnostics::default();
     let output = match Cli::parse().command {
         Command::Render(Render::Envoy(arguments)) => arguments.run(&mut diagnostics),
+        Command::Render(Render::Istio(arguments)) => arguments.run(&mut diagnostics),
         Command::Check { input } => {
-            input::load(&input, Default::default(), &mut diagnostics);
+            let services = input::load(&input, Default::default(), &mut diagnostics);
+            build::check(&services, &mut diagnostics);
             None
         }
         Command::Crds => Some(yaml::stream(&crd::definitions())),

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::build::handshake::HandshakeKey;
+use crate::build::mesh;
+use crate::build::redact;
 use crate::build::standalone::{self, Listen};
 use crate::diagnostic::{Diagnostics, Reason, Subject};
 use crate::yaml;
@@ -79,17 +81,11 @@ fn listen(text: &str) -> Result<Listen, String> {
 impl Envoy {
     /// Renders.
     pub fn run(self, diagnostics: &mut Diagnostics) -> Option<String> {
-        let mut ports: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
-        for listen in &self.listen {
-            if let Some(port) = listen.port {
-                ports.entry(listen.host.clone()).or_default().insert(port);
-            }
-        }
-        let loaded = input::load(&self.input, ports, diagnostics);
+        let services = input::load(&self.input, ports(&self.listen), diagnostics);
         let filter = filter(self.filter.as_deref(), diagnostics);
         let key = match &self.handshake_key {
             Some(key) => HandshakeKey::given(key),
-            None => HandshakeKey::derived(&loaded.services),
+            None => HandshakeKey::derived(&services),
         };
         let options = standalone::Options {
             filter: filter.unwrap_or_default(),
@@ -99,7 +95,7 @@ impl Envoy {
             revision: self.revision,
             handshake_key: key,
         };
-        let bootstrap = standalone::build(&loaded.services, &options, diagnostics);
+        let bootstrap = standalone::build(&services, &options, diagnostics);
         if diagnostics.has_errors() {
             return None;
         }
@@ -110,6 +106,107 @@ impl Envoy {
             yaml::document(&bootstrap)
         ))
     }
+}
+
+/// Arguments of `render istio`.
+#[derive(Args)]
+#[command(
+    long_about = "Write the objects for Istio to stdout: a WasmPlugin for each port, and EnvoyFilters for the hosts and destinations \
+        that need them.\n\n\
+        Objects about every client of a Service go to Istio's root namespace; those that follow from an object in another \
+        namespace than the Service's go to that namespace and concern its clients only.",
+    after_help = "Example:\n  redis-mesh render istio -f manifests/ --filter-url oci://registry.example.com/redis-mesh:1.0 --show-secrets | kubectl apply -f -"
+)]
+pub struct Istio {
+    #[command(flatten)]
+    input: Input,
+    /// Where proxies fetch the wasm filter: oci://, http(s):// or file:// (a file in the proxy's container)
+    #[arg(long, value_name = "URL")]
+    filter_url: String,
+    /// The filter's SHA-256, against which proxies check what they fetch
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    filter_sha256: Option<String>,
+    /// Istio's root namespace
+    #[arg(long, value_name = "NAME", default_value = "istio-system")]
+    root_namespace: String,
+    /// How the filter gets the rules of a host
+    #[arg(long, value_enum, default_value_t = Delivery::Auto)]
+    delivery: Delivery,
+    /// The address of a host that is no Service, such as that of its ServiceEntry; repeatable
+    #[arg(long, value_name = "HOST[:PORT]=ADDR:PORT", value_parser = listen)]
+    listen: Vec<Listen>,
+    /// The secret by which the filter and redis_proxy recognise each other [default: made from the manifests]
+    #[arg(long, value_name = "KEY", env = "REDIS_MESH_HANDSHAKE_KEY", hide_env_values = true)]
+    handshake_key: Option<String>,
+    /// The number of this configuration; raise it with every one that is applied
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    revision: u64,
+    /// Write passwords and private keys in clear. Without it the output is only to be looked at
+    #[arg(long)]
+    show_secrets: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Delivery {
+    /// In one WasmPlugin for each port; by itself where it holds the password of a Redis, or where that grows too large
+    Auto,
+    /// Each host by itself, in an EnvoyFilter
+    PerHost,
+}
+
+fn sha256(text: &str) -> Result<String, String> {
+    let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hex { Ok(text.to_ascii_lowercase()) } else { Err("not 64 hexadecimal digits".to_owned()) }
+}
+
+impl Istio {
+    /// Renders.
+    pub fn run(self, diagnostics: &mut Diagnostics) -> Option<String> {
+        let services = input::load(&self.input, ports(&self.listen), diagnostics);
+        let (services, handshake_key) = match (self.show_secrets, &self.handshake_key) {
+            (true, Some(key)) => (services, HandshakeKey::given(key)),
+            (true, None) => {
+                let key = HandshakeKey::derived(&services);
+                (services, key)
+            }
+            (false, _) => (redact::services(&services), HandshakeKey::redacted()),
+        };
+        let options = mesh::Options {
+            filter_url: self.filter_url,
+            filter_sha256: self.filter_sha256,
+            root_namespace: self.root_namespace,
+            per_host: self.delivery == Delivery::PerHost,
+            listen: self.listen,
+            revision: self.revision,
+            handshake_key,
+        };
+        let objects = mesh::build(&services, &options, diagnostics);
+        if diagnostics.has_errors() {
+            return None;
+        }
+        let text = yaml::stream(&objects);
+        let is_redacted = text.contains(redact::REDACTED);
+        let head = if self.show_secrets {
+            "It may hold the passwords of Redis in clear."
+        } else if is_redacted {
+            eprintln!("note: passwords are written as {}; add --show-secrets for output to apply", redact::REDACTED);
+            "Passwords are redacted: not to be applied. Add --show-secrets for that."
+        } else {
+            "It holds no secrets."
+        };
+        Some(format!("# Written by redis-mesh {}. {head}\n{text}", env!("CARGO_PKG_VERSION")))
+    }
+}
+
+/// The ports of hosts that are no Services.
+fn ports(listen: &[Listen]) -> BTreeMap<String, BTreeSet<u16>> {
+    let mut ports: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+    for listen in listen {
+        if let Some(port) = listen.port {
+            ports.entry(listen.host.clone()).or_default().insert(port);
+        }
+    }
+    ports
 }
 
 /// The file of the filter: as given, else beside this program, else as built in the workspace.

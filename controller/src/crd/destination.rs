@@ -134,11 +134,12 @@ pub enum Mode {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.mode != 'MUTUAL' || has(self.secret)").message("mode MUTUAL needs a secret with tls.crt and tls.key"),
-    validation = Rule::new("self.mode != 'DISABLE' || !(has(self.secret) || has(self.sni) || has(self.subjectAltNames) || has(self.insecureSkipVerify))").message("mode DISABLE takes no other field")
+    validation = Rule::new("!(self.mode in ['DISABLE', 'ISTIO_MUTUAL']) || !(has(self.secret) || has(self.sni) || has(self.subjectAltNames) || has(self.insecureSkipVerify))").message("modes DISABLE and ISTIO_MUTUAL take no other field")
 )]
 pub struct Tls {
     /// `DISABLE`: plain TCP. `SIMPLE`: TLS, the server's certificate is verified. `MUTUAL`: TLS with a certificate of ours
-    /// too.
+    /// too. `ISTIO_MUTUAL`: TLS with the certificates of the mesh; say so for a Redis Cluster whose pods have sidecars, as for
+    /// other destinations Istio finds it out by itself.
     pub mode: TlsMode,
     /// The server name to ask for. By default the host, where that is a DNS name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,10 +169,11 @@ pub struct TlsSecret {
 
 /// How TLS is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "UPPERCASE")]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[allow(missing_docs)]
 pub enum TlsMode {
     Disable,
     Simple,
     Mutual,
+    IstioMutual,
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::crd::destination::{Mode, RedisDestination, Tcp as TcpSpec};
+use crate::crd::destination::{Mode, RedisDestination, Tcp as TcpSpec, TlsMode};
 use crate::diagnostic::{Diagnostics, Loaded, Place, Reason, Subject};
 use crate::inventory::{self, Endpoint, Inventory, Key, ServicePort};
 use crate::quantity;
@@ -24,6 +24,8 @@ pub struct Destination {
     pub service: Option<(Key, ServicePort)>,
     /// How it is reached.
     pub policy: Policy,
+    /// The endpoints are what `discoveryEndpoints` say.
+    pub discovered: bool,
     /// Where it is: what `discoveryEndpoints` say, else the Service's endpoints, else its name.
     pub endpoints: Vec<Endpoint>,
 }
@@ -49,6 +51,8 @@ pub struct Policy {
     pub mode: Mode,
     /// Our login at it.
     pub login: Option<Login>,
+    /// The mesh's own mutual TLS, asked for by name.
+    pub istio_mutual: bool,
     /// TLS of ours.
     pub tls: Option<Tls>,
     /// The connections.
@@ -152,7 +156,8 @@ impl<'a> Destinations<'a> {
         let service = service.map(|(key, port)| (key.clone(), port));
         let held = policy.and_then(|index| self.policies.get(index)).cloned().unwrap_or_default();
         let endpoints = self.endpoints(&address, service.as_ref(), &held, place);
-        let destination = Arc::new(Destination { address: address.clone(), service, policy: held, endpoints });
+        let discovered = held.mode == Mode::Cluster && !held.discovery.is_empty();
+        let destination = Arc::new(Destination { address: address.clone(), service, policy: held, discovered, endpoints });
         self.known.insert((address, policy), destination.clone());
         Some(destination)
     }
@@ -237,6 +242,7 @@ fn policy(
     let mut policy = Policy { object: Some(subject.clone()), ..Policy::default() };
     let Some(traffic) = &loaded.object.spec.traffic_policy else { return policy };
     if let Some(spec) = &traffic.tls {
+        policy.istio_mutual = spec.mode == TlsMode::IstioMutual;
         policy.tls = tls::read(spec, host, &namespace, inventory, &mut diagnostics.at(&subject, "spec.trafficPolicy.tls"));
     }
     let Some(pool) = &traffic.connection_pool else { return policy };

@@ -66,14 +66,14 @@ impl fmt::Display for HostPort {
 pub struct ValidatedService {
     /// The object that this follows from.
     pub owner: Subject,
-    /// Its namespace.
-    pub namespace: String,
     /// What clients connect to.
     pub address: HostPort,
     /// The Service that has this name, with its port; none where the host is a DNS name.
     pub service: Option<(Key, ServicePort)>,
     /// The Service's addresses; empty where it is headless.
     pub cluster_ips: Vec<String>,
+    /// The addresses of its endpoints, by which a mesh names the listeners of a headless Service.
+    pub pods: Vec<String>,
     /// Whose clients.
     pub scope: Scope,
     /// How it is served.
@@ -177,13 +177,13 @@ pub fn validate(
                 let address = HostPort { host: name.host.clone(), port };
                 let place = route::Place { subject: &subject, namespace: &namespace, listener: &address, field };
                 let Some(targets) = rules.resolve(&place, &mut resolver, diagnostics) else { continue };
-                let cluster_ips = cluster_ips(&service, inventory);
+                let (cluster_ips, pods) = addresses(&service, inventory);
                 let mut built = ValidatedService {
                     owner: subject.clone(),
-                    namespace: namespace.clone(),
                     address,
                     service,
                     cluster_ips,
+                    pods,
                     scope: scope.clone(),
                     path: wire::DataPath::Direct,
                     path_reason: String::new(),
@@ -223,11 +223,12 @@ fn implicit(
             let address = HostPort { host: name.host.clone(), port };
             let field = &mut diagnostics.at(&subject, "spec.host");
             let Some(destination) = resolver.resolve(name, Some(port), &namespace, None, field) else { continue };
+            let (cluster_ips, pods) = addresses(&service, inventory);
             let mut built = ValidatedService {
                 owner: subject.clone(),
-                namespace: namespace.clone(),
                 address,
-                cluster_ips: cluster_ips(&service, inventory),
+                cluster_ips,
+                pods,
                 service,
                 scope: Scope::of(name, &namespace),
                 path: wire::DataPath::Direct,
@@ -255,12 +256,12 @@ fn implicit(
     }
 }
 
-fn cluster_ips(service: &Option<(Key, ServicePort)>, inventory: &Inventory) -> Vec<String> {
-    service
-        .as_ref()
-        .and_then(|(key, _)| inventory.service(key))
-        .map(inventory::cluster_ips)
-        .unwrap_or_default()
+/// The addresses of a Service itself, and those of its endpoints.
+fn addresses(service: &Option<(Key, ServicePort)>, inventory: &Inventory) -> (Vec<String>, Vec<String>) {
+    let Some((key, port)) = service else { return Default::default() };
+    let own = inventory.service(key).map(inventory::cluster_ips).unwrap_or_default();
+    let pods = inventory.endpoints(key, port).unwrap_or_default().into_iter().map(|endpoint| endpoint.address);
+    (own, pods.collect())
 }
 
 type Port = (u16, Option<(Key, ServicePort)>);

@@ -13,9 +13,6 @@ use super::destination::{Destination, Destinations};
 use super::host::{self, Name};
 use super::{HostPort, Mirror, Route, Target};
 
-/// The greatest number of mirrors of a route: each doubles the number of backends.
-pub const MAX_MIRRORS: usize = 4;
-
 /// The part of the routes that is the same for every host of the object.
 pub struct Rules<'a> {
     spec: &'a RedisServiceSpec,

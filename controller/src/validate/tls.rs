@@ -24,7 +24,7 @@ pub struct Tls {
 /// Reads `trafficPolicy.tls` of a RedisDestination for `host`.
 pub fn read(spec: &Spec, host: &str, namespace: &str, inventory: &Inventory, place: &mut Place<'_>) -> Option<Tls> {
     let mutual = match spec.mode {
-        TlsMode::Disable => {
+        TlsMode::Disable | TlsMode::IstioMutual => {
             let given = [
                 (spec.sni.is_some(), "sni"),
                 (!spec.subject_alt_names.is_empty(), "subjectAltNames"),
@@ -32,7 +32,7 @@ pub fn read(spec: &Spec, host: &str, namespace: &str, inventory: &Inventory, pla
                 (spec.insecure_skip_verify.is_some(), "insecureSkipVerify"),
             ];
             for (_, field) in given.iter().filter(|(given, _)| *given) {
-                place.at(format_args!(".{field}")).invalid("mode DISABLE takes no other field; use SIMPLE or MUTUAL, or remove this");
+                place.at(format_args!(".{field}")).invalid("this mode takes no other field; use SIMPLE or MUTUAL, or remove this");
             }
             return None;
         }

@@ -1,0 +1,210 @@
+//! EnvoyFilters: what is patched into the listener of a host, and into the clusters of its destinations.
+
+use redis_mesh_core::wire;
+use serde_json::{Map, Value, json};
+
+use crate::crd::destination::Mode;
+use crate::validate::ValidatedService;
+use crate::validate::destination::Destination;
+
+use super::backend::Backends;
+use super::envoy::{self, Use};
+use super::mesh::{self, Options};
+
+const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
+const CONTEXT: &str = "SIDECAR_OUTBOUND";
+
+/// An EnvoyFilter of patches.
+pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": mesh::labels(),
+            "annotations": {"redis-mesh.io/for": purpose},
+        },
+        "spec": {"configPatches": patches},
+    })
+}
+
+fn on_listener(listener: &str, filter: Option<&str>) -> Value {
+    let mut listener = json!({"name": listener});
+    if let Some(filter) = filter {
+        listener["filterChain"] = json!({"filter": {"name": filter}});
+    }
+    json!({"context": CONTEXT, "listener": listener})
+}
+
+fn patch(apply_to: &str, matches: Value, operation: &str, value: Value) -> Value {
+    json!({"applyTo": apply_to, "match": matches, "patch": {"operation": operation, "value": value}})
+}
+
+/// Writes into the listener which host it is, where the filter of a WasmPlugin reads it.
+pub fn metadata(listener: &str, token: &str) -> Value {
+    let value = json!({"metadata": {"filter_metadata": {"redis-mesh": {"host": token}}}});
+    patch("LISTENER", on_listener(listener, None), "MERGE", value)
+}
+
+/// Puts `redis_proxy` in the place of `tcp_proxy`.
+pub fn redis_proxy(listener: &str, service: &ValidatedService, backends: &Backends, password: &str, cluster: &dyn Fn(&Destination) -> String) -> Value {
+    let filter = envoy::redis_proxy(service, backends, password, cluster);
+    patch("NETWORK_FILTER", on_listener(listener, Some(TCP_PROXY)), "REPLACE", filter)
+}
+
+/// Sends `tcp_proxy` to another cluster.
+pub fn other_cluster(listener: &str, cluster: &str) -> Value {
+    let value = json!({
+        "name": TCP_PROXY,
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "cluster": cluster,
+        },
+    });
+    patch("NETWORK_FILTER", on_listener(listener, Some(TCP_PROXY)), "MERGE", value)
+}
+
+/// Puts a filter before `tcp_proxy` whose configuration is delivered by itself, so that a change of policy doesn't touch the
+/// listener. Must come before the patch that replaces `tcp_proxy`.
+pub fn discovered_filter(listener: &str, name: &str) -> Value {
+    let value = json!({
+        "name": name,
+        "config_discovery": {
+            "config_source": {"ads": {}, "initial_fetch_timeout": "5s", "resource_api_version": "V3"},
+            // The second is what the agent puts in place while the module can't be had.
+            "type_urls": [
+                "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm",
+                "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+            ],
+        },
+    });
+    patch("NETWORK_FILTER", on_listener(listener, Some(TCP_PROXY)), "INSERT_BEFORE", value)
+}
+
+/// The configuration of such a filter.
+pub fn extension(name: &str, config: &wire::FilterConfig, options: &Options) -> Value {
+    let code = match options.filter_url.strip_prefix("file://") {
+        Some(path) => json!({"local": {"filename": path}}),
+        None => {
+            let url = &options.filter_url;
+            let uri = if url.contains("://") { url.clone() } else { format!("oci://{url}") };
+            // Istio's agent fetches the module and puts a local file in the place of this; "nil" is its word for no checksum.
+            json!({"remote": {
+                "http_uri": {"uri": uri, "timeout": "30s", "cluster": "_"},
+                "sha256": options.filter_sha256.as_deref().unwrap_or("nil"),
+            }})
+        }
+    };
+    let mut value = envoy::wasm_filter(&config.name, code, &super::filter_config::json(config));
+    value["name"] = name.into();
+    patch("EXTENSION_CONFIG", json!({"context": CONTEXT}), "ADD", value)
+}
+
+/// Where a destination is found in a mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// In Istio's own cluster of it.
+    Istio,
+    /// In a cluster that we add.
+    Added,
+}
+
+/// Istio's own cluster serves wherever it can: it has the endpoints, mutual TLS, and the metrics.
+pub fn found(destination: &Destination) -> Found {
+    if destination.policy.mode == Mode::Cluster || destination.policy.tls.is_some() { Found::Added } else { Found::Istio }
+}
+
+/// The name of a destination's cluster. A cluster that we add for one namespace must not meet that of the whole mesh.
+pub fn cluster_name(destination: &Destination, namespace: Option<&str>) -> String {
+    let (host, port) = (&destination.address.host, destination.address.port);
+    match (found(destination), namespace) {
+        (Found::Istio, _) => format!("outbound|{port}||{host}"),
+        (Found::Added, None) => format!("redis-mesh|{port}||{host}"),
+        (Found::Added, Some(namespace)) => format!("redis-mesh|{port}|{namespace}|{host}"),
+    }
+}
+
+/// The patch that a destination's cluster needs; none if it serves as it is.
+pub fn cluster(destination: &Destination, usage: Use, namespace: Option<&str>) -> Option<Value> {
+    match found(destination) {
+        Found::Added => {
+            let name = cluster_name(destination, namespace);
+            let mut value = envoy::cluster(&name, &in_mesh(destination), usage);
+            if destination.policy.istio_mutual {
+                value["transport_socket"] = istio_mutual(destination);
+            }
+            Some(patch("CLUSTER", json!({"context": CONTEXT}), "ADD", value))
+        }
+        Found::Istio => {
+            let mut value = Map::new();
+            let tcp = &destination.policy.tcp;
+            if tcp.connect_timeout.is_some() || tcp.keepalive.is_some() {
+                envoy::tcp(&mut value, tcp);
+                // Istio appends to the list that is there, of which Envoy takes the first.
+                value.shift_remove("circuit_breakers");
+                if tcp.connect_timeout.is_none() {
+                    value.shift_remove("connect_timeout");
+                }
+            }
+            if usage == Use::Proxy {
+                // A key must always meet the same endpoint.
+                value.insert("lb_policy".to_owned(), "MAGLEV".into());
+                envoy::protocol_options(&mut value, destination);
+            }
+            if value.is_empty() {
+                return None;
+            }
+            let matches = json!({
+                "context": CONTEXT,
+                "cluster": {"service": destination.address.host, "portNumber": destination.address.port},
+            });
+            Some(patch("CLUSTER", matches, "MERGE", Value::Object(value)))
+        }
+    }
+}
+
+/// A destination by its name rather than by its endpoints, which come and go.
+fn in_mesh(destination: &Destination) -> Destination {
+    let mut destination = destination.clone();
+    if !destination.discovered {
+        let address = &destination.address;
+        destination.endpoints =
+            vec![crate::inventory::Endpoint { address: address.host.clone(), port: address.port }];
+    }
+    destination
+}
+
+/// The certificates of the mesh, as Istio itself configures them.
+fn istio_mutual(destination: &Destination) -> Value {
+    let sds = |name: &str| {
+        json!({
+            "name": name,
+            "sds_config": {
+                "api_config_source": {
+                    "api_type": "GRPC",
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
+                    "set_node_on_first_message_only": true,
+                    "transport_api_version": "V3",
+                },
+                "initial_fetch_timeout": "0s",
+                "resource_api_version": "V3",
+            },
+        })
+    };
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "sni": format!("outbound_.{}_._.{}", destination.address.port, destination.address.host),
+            "common_tls_context": {
+                "alpn_protocols": ["istio"],
+                "tls_certificate_sds_secret_configs": [sds("default")],
+                "combined_validation_context": {
+                    "default_validation_context": {},
+                    "validation_context_sds_secret_config": sds("ROOTCA"),
+                },
+            },
+        },
+    })
+}

@@ -1,0 +1,28 @@
+//! WasmPlugin: the filter on every outbound connection of a port, with the rules of all managed hosts of that port. It can't
+//! match a host; the filter finds its host itself.
+
+use redis_mesh_core::wire;
+use serde_json::{Value, json};
+
+use super::mesh::Options;
+
+/// One WasmPlugin.
+pub fn object(namespace: &str, port: u16, config: &wire::FilterConfig, options: &Options) -> Value {
+    let mut spec = json!({
+        "type": "NETWORK",
+        "url": options.filter_url,
+        "failStrategy": "FAIL_RELOAD",
+        "match": [{"mode": "CLIENT", "ports": [{"number": port}]}],
+        "pluginName": config.name,
+        "pluginConfig": config,
+    });
+    if let Some(sha256) = &options.filter_sha256 {
+        spec["sha256"] = sha256.as_str().into();
+    }
+    json!({
+        "apiVersion": "extensions.istio.io/v1alpha1",
+        "kind": "WasmPlugin",
+        "metadata": {"name": format!("redis-mesh-{port}"), "namespace": namespace, "labels": super::mesh::labels()},
+        "spec": spec,
+    })
+}

@@ -1,0 +1,151 @@
+//! `golden/NAME.in.yaml` through the command line. What comes out is compared with the files beside it:
+//!
+//! - `.err.txt`: what `check` says on stderr, if anything; where it ends in an error, so does `render`, and without output
+//! - `.envoy.out.yaml`, `.istio.out.yaml`: what `render` writes; Envoy itself accepts the former
+//! - `.envoy.err.txt`, `.istio.err.txt`: what `render` says where only it ends in an error
+//!
+//! Arguments for `render` may stand in the input: `# envoy: --listen …`. `BLESS=1` rewrites the files.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const FILTER: &str = "/redis_mesh.wasm";
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn redis_mesh(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_redis-mesh")).args(arguments).current_dir(directory()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The differences, so that all of them are shown at once.
+#[derive(Default)]
+struct Differences(Vec<String>);
+
+impl Differences {
+    fn compare(&mut self, path: &Path, actual: &str) {
+        let expected = std::fs::read_to_string(path).unwrap_or_default();
+        if expected == actual {
+            return;
+        }
+        if std::env::var_os("BLESS").is_some() {
+            if actual.is_empty() {
+                std::fs::remove_file(path).unwrap();
+            } else {
+                std::fs::write(path, actual).unwrap();
+            }
+            return;
+        }
+        let line = expected.lines().zip(actual.lines()).position(|(a, b)| a != b);
+        let line = line.unwrap_or_else(|| expected.lines().count().min(actual.lines().count()));
+        let show = |text: &str| text.lines().nth(line).unwrap_or("(end)").chars().take(2000).collect::<String>();
+        self.0.push(format!(
+            "{}:{}\n  expected: {}\n    actual: {}",
+            path.display(),
+            line + 1,
+            show(&expected),
+            show(actual)
+        ));
+    }
+
+    fn conclude(self) {
+        assert!(self.0.is_empty(), "BLESS=1 rewrites these files:\n{}", self.0.join("\n"));
+    }
+}
+
+fn cases() -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(directory())
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().unwrap().strip_suffix(".in.yaml").map(str::to_owned))
+        .collect();
+    names.sort();
+    assert!(!names.is_empty());
+    names
+}
+
+fn arguments(input: &str, of: &str) -> Vec<String> {
+    let line = input.lines().find_map(|line| line.strip_prefix(&format!("# {of}: ")));
+    line.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn goldens() {
+    let mut differences = Differences::default();
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("empty.wasm");
+    std::fs::write(&scratch, "").unwrap();
+    let scratch = scratch.to_str().unwrap();
+    for name in cases() {
+        let input = format!("{name}.in.yaml");
+        let content = std::fs::read_to_string(directory().join(&input)).unwrap();
+        let file = |suffix: &str| directory().join(format!("{name}{suffix}"));
+        let check = redis_mesh(&["check", "-f", &input]);
+        let said = text(&check.stderr);
+        assert_eq!(text(&check.stdout), "", "{name}: check writes nothing to stdout");
+        differences.compare(&file(".err.txt"), &said);
+        let has_errors = said.lines().any(|line| line.starts_with("error"));
+        assert_eq!(check.status.code(), Some(i32::from(has_errors)), "{name}: {said}");
+        for target in ["envoy", "istio"] {
+            let mut all = vec!["render", target, "-f", &input];
+            let extra = arguments(&content, target);
+            all.extend(extra.iter().map(String::as_str));
+            match target {
+                "envoy" => all.extend(["--filter", scratch]),
+                _ => all.extend(["--filter-url", "oci://registry.example.com/redis-mesh:1.0", "--show-secrets"]),
+            }
+            let output = redis_mesh(&all);
+            let (out, err) = (text(&output.stdout), text(&output.stderr));
+            if output.status.success() {
+                assert!(!has_errors, "{name}: render {target} succeeds where check finds errors");
+                let again = redis_mesh(&all);
+                assert!(again.stdout == output.stdout, "{name}: render {target} writes something else the second time");
+            } else {
+                assert_eq!(output.status.code(), Some(1), "{name}: {err}");
+                assert_eq!(out, "", "{name}: render {target} writes to stdout though there is an error");
+            }
+            differences.compare(&file(&format!(".{target}.out.yaml")), &out.replace(scratch, FILTER));
+            let own = if output.status.success() || has_errors { String::new() } else { err };
+            differences.compare(&file(&format!(".{target}.err.txt")), &own);
+        }
+    }
+    differences.conclude();
+}
+
+/// Envoy, with the real filter, accepts every configuration.
+#[test]
+fn envoy_accepts_them() {
+    let envoy = redis_mesh_tests::wheel::envoy().unwrap();
+    let filter = redis_mesh_tests::filter::build().unwrap();
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("validated.yaml");
+    let mut refused = Vec::new();
+    for name in cases() {
+        let Ok(config) = std::fs::read_to_string(directory().join(format!("{name}.envoy.out.yaml"))) else { continue };
+        std::fs::write(&scratch, config.replace(FILTER, filter.to_str().unwrap())).unwrap();
+        let output =
+            Command::new(&envoy).args(["--mode", "validate", "--log-level", "error", "-c"]).arg(&scratch).output().unwrap();
+        if !output.status.success() {
+            refused.push(format!("{name}: {}{}", text(&output.stdout), text(&output.stderr)));
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+/// The definitions that are committed are those that the program prints.
+#[test]
+fn definitions() {
+    let output = redis_mesh(&["crds"]);
+    assert!(output.status.success());
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../istio/crds");
+    let mut differences = Differences::default();
+    let printed = text(&output.stdout);
+    let documents: Vec<&str> = printed.split("---\n").collect();
+    assert_eq!(documents.len(), 2);
+    for (name, document) in ["redisservices", "redisdestinations"].iter().zip(documents) {
+        differences.compare(&directory.join(format!("{name}.yaml")), document);
+    }
+    differences.conclude();
+}
