@@ -1,7 +1,8 @@
 //! Answers to COMMAND and its subcommands, from the table.
 
 use super::{
-    Arguments, Begin, Command, Find, KeyFlags, KeySpec, KeysError, Resolved, all, lookup, resolve,
+    Arguments, Begin, Categories, Command, Find, Flags, KeyFlags, KeySpec, KeysError, Resolved,
+    Tips, all, lookup, resolve,
 };
 
 /// The protocol that a client speaks.
@@ -20,9 +21,16 @@ pub fn describe<A: Arguments + ?Sized>(
     offered: impl Fn(&Command) -> bool,
     out: &mut Vec<u8>,
 ) {
-    let mut writer = Writer { protocol, out };
+    // One copy of the code serves all callers; none is in a hurry.
+    let (arguments, writer) = (From(arguments, 0), Writer { protocol, out });
+    answer(&arguments, &offered, writer);
+}
+
+/// Whether a command exists for the client.
+type Offered<'a> = &'a dyn Fn(&Command) -> bool;
+
+fn answer(arguments: &dyn Arguments, offered: Offered<'_>, mut writer: Writer<'_>) {
     let count = arguments.count();
-    let offered: &dyn Fn(&Command) -> bool = &offered;
     let row = match resolve(arguments) {
         Resolved::Command(row) | Resolved::Container(row) => row,
         Resolved::Unknown => return writer.error("ERR unknown command"),
@@ -46,7 +54,7 @@ pub fn describe<A: Arguments + ?Sized>(
         ("command|count", 2) => {
             writer.integer(all().iter().filter(|command| offered(command)).count())
         }
-        ("command|list", 2) => writer.list(offered, |_| true),
+        ("command|list", 2) => writer.list(offered, &|_| true),
         ("command|list", 5) => writer.filtered_list(arguments, offered),
         ("command|list", _) => writer.error("ERR syntax error"),
         ("command|info", 2) => writer.entries(offered),
@@ -64,11 +72,12 @@ pub fn describe<A: Arguments + ?Sized>(
             }
         }
         ("command|docs", _) => writer.head(b'%', 0),
-        ("command|getkeys", 3..) => writer.keys(&Tail(arguments), offered, false),
-        ("command|getkeysandflags", 3..) => writer.keys(&Tail(arguments), offered, true),
+        ("command|getkeys", 3..) => writer.keys(&From(arguments, 2), offered, false),
+        ("command|getkeysandflags", 3..) => writer.keys(&From(arguments, 2), offered, true),
         _ => {
             writer.array(HELP.len());
-            HELP.iter().for_each(|line| writer.status("", line));
+            HELP.iter()
+                .for_each(|line| writer.line(b'+', "", line.as_bytes()));
         }
     }
 }
@@ -107,15 +116,15 @@ fn named(name: &[u8]) -> Option<&'static Command> {
     }
 }
 
-/// The request within COMMAND GETKEYS.
-struct Tail<'a, A: ?Sized>(&'a A);
+/// The arguments from one on: of COMMAND GETKEYS, the request that it is about.
+struct From<'a, A: ?Sized>(&'a A, usize);
 
-impl<A: Arguments + ?Sized> Arguments for Tail<'_, A> {
+impl<A: Arguments + ?Sized> Arguments for From<'_, A> {
     fn count(&self) -> usize {
-        self.0.count().saturating_sub(2)
+        self.0.count().saturating_sub(self.1)
     }
     fn argument(&self, index: usize) -> Option<&[u8]> {
-        self.0.argument(index.checked_add(2)?)
+        self.0.argument(index.checked_add(self.1)?)
     }
 }
 
@@ -124,11 +133,19 @@ struct Writer<'a> {
     out: &'a mut Vec<u8>,
 }
 
+// Kept out of line, because it is called from many places and rarely runs.
 impl Writer<'_> {
-    fn number(&mut self, kind: u8, number: i64) {
+    #[inline(never)]
+    fn line(&mut self, kind: u8, prefix: &str, text: &[u8]) {
         self.out.push(kind);
-        self.out.extend_from_slice(number.to_string().as_bytes());
+        self.out.extend_from_slice(prefix.as_bytes());
+        self.out.extend_from_slice(text);
         self.out.extend_from_slice(b"\r\n");
+    }
+
+    #[inline(never)]
+    fn number(&mut self, kind: u8, number: i64) {
+        self.line(kind, "", number.to_string().as_bytes());
     }
 
     fn integer(&mut self, number: usize) {
@@ -148,23 +165,31 @@ impl Writer<'_> {
         }
     }
 
+    #[inline(never)]
     fn bulk(&mut self, text: &[u8]) {
         self.number(b'$', i64::try_from(text.len()).unwrap_or(i64::MAX));
         self.out.extend_from_slice(text);
         self.out.extend_from_slice(b"\r\n");
     }
 
-    fn status(&mut self, prefix: &str, text: &str) {
-        self.out.push(b'+');
-        self.out.extend_from_slice(prefix.as_bytes());
-        self.out.extend_from_slice(text.as_bytes());
-        self.out.extend_from_slice(b"\r\n");
+    fn error(&mut self, text: &str) {
+        self.line(b'-', "", text.as_bytes());
     }
 
-    fn error(&mut self, text: &str) {
-        self.out.push(b'-');
-        self.out.extend_from_slice(text.as_bytes());
-        self.out.extend_from_slice(b"\r\n");
+    /// A set of the names of those bits that are set.
+    #[inline(never)]
+    fn bits(&mut self, bits: u32, names: &[&str], kind: u8, prefix: &str) {
+        self.head(b'~', bits.count_ones() as usize);
+        for (bit, name) in names.iter().enumerate() {
+            if bits >> bit & 1 == 0 {
+                continue;
+            }
+            if kind == b'$' {
+                self.bulk(name.as_bytes());
+            } else {
+                self.line(kind, prefix, name.as_bytes());
+            }
+        }
     }
 
     /// What a client sent, fit for an error's single line.
@@ -180,7 +205,8 @@ impl Writer<'_> {
         });
     }
 
-    fn entries(&mut self, offered: &dyn Fn(&Command) -> bool) {
+    #[inline(never)]
+    fn entries(&mut self, offered: Offered<'_>) {
         self.array(all().iter().filter(|command| offered(command)).count());
         for command in all().iter().filter(|command| offered(command)) {
             self.entry(command, offered);
@@ -188,32 +214,19 @@ impl Writer<'_> {
     }
 
     /// The ten elements that Redis 7 has for a command.
-    fn entry(&mut self, command: &Command, offered: &dyn Fn(&Command) -> bool) {
+    #[inline(never)]
+    fn entry(&mut self, command: &Command, offered: Offered<'_>) {
         self.array(10);
         self.bulk(command.name.as_bytes());
         self.number(b':', command.arity.into());
-        let flags = || {
-            command
-                .flags
-                .names()
-                .filter(|name| *name != "may_replicate")
-        };
-        self.head(b'~', flags().count());
-        flags().for_each(|name| self.status("", name));
+        let reported = command.flags.0 & !Flags::MAY_REPLICATE.0;
+        self.bits(reported, Flags::NAMES, b'+', "");
         let (first, last, step) = command.legacy_keys;
         for number in [first, last, step] {
             self.number(b':', number.into());
         }
-        self.head(b'~', command.categories.names().count());
-        command
-            .categories
-            .names()
-            .for_each(|name| self.status("@", name));
-        self.head(b'~', command.tips.names().count());
-        command
-            .tips
-            .names()
-            .for_each(|name| self.bulk(name.as_bytes()));
+        self.bits(command.categories.0, Categories::NAMES, b'+', "@");
+        self.bits(command.tips.0.into(), Tips::NAMES, b'$', "");
         self.head(b'~', command.specs.len());
         command.specs.iter().for_each(|spec| self.spec(spec));
         let subcommands = || command.subcommands.iter().filter(|sub| offered(sub));
@@ -221,6 +234,7 @@ impl Writer<'_> {
         subcommands().for_each(|sub| self.entry(sub, offered));
     }
 
+    #[inline(never)]
     fn spec(&mut self, spec: &KeySpec) {
         self.head(b'%', 3);
         self.bulk(b"flags");
@@ -268,6 +282,7 @@ impl Writer<'_> {
         }
     }
 
+    #[inline(never)]
     fn search(&mut self, kind: &str, fields: &[(&str, Value)]) {
         self.head(b'%', 2);
         self.bulk(b"type");
@@ -284,11 +299,11 @@ impl Writer<'_> {
     }
 
     fn key_flags(&mut self, flags: KeyFlags) {
-        self.head(b'~', flags.names().count());
-        flags.names().for_each(|name| self.status("", name));
+        self.bits(flags.0.into(), KeyFlags::NAMES, b'+', "");
     }
 
-    fn list(&mut self, offered: &dyn Fn(&Command) -> bool, wanted: impl Fn(&Command) -> bool) {
+    #[inline(never)]
+    fn list(&mut self, offered: Offered<'_>, wanted: Offered<'_>) {
         // A wanted subcommand is listed although its container may not be.
         let commands = || {
             all()
@@ -300,11 +315,7 @@ impl Writer<'_> {
         commands().for_each(|command| self.bulk(command.name.as_bytes()));
     }
 
-    fn filtered_list<A: Arguments + ?Sized>(
-        &mut self,
-        arguments: &A,
-        offered: &dyn Fn(&Command) -> bool,
-    ) {
+    fn filtered_list(&mut self, arguments: &dyn Arguments, offered: Offered<'_>) {
         let argument = |index| arguments.argument(index).unwrap_or_default();
         let (by, value) = (argument(3), argument(4));
         if !argument(2).eq_ignore_ascii_case(b"filterby") {
@@ -312,25 +323,20 @@ impl Writer<'_> {
         } else if by.eq_ignore_ascii_case(b"module") {
             self.array(0);
         } else if by.eq_ignore_ascii_case(b"aclcat") {
-            self.list(offered, |command| {
+            self.list(offered, &|command| {
                 command
                     .categories
                     .names()
                     .any(|name| name.as_bytes().eq_ignore_ascii_case(value))
             });
         } else if by.eq_ignore_ascii_case(b"pattern") {
-            self.list(offered, |command| glob(value, command.name.as_bytes()));
+            self.list(offered, &|command| glob(value, command.name.as_bytes()));
         } else {
             self.error("ERR syntax error");
         }
     }
 
-    fn keys<A: Arguments + ?Sized>(
-        &mut self,
-        request: &A,
-        offered: &dyn Fn(&Command) -> bool,
-        with_flags: bool,
-    ) {
+    fn keys(&mut self, request: &dyn Arguments, offered: Offered<'_>, with_flags: bool) {
         let (Resolved::Command(command) | Resolved::Container(command)) = resolve(request) else {
             return self.error("ERR Invalid command specified");
         };
