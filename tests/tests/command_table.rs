@@ -1,4 +1,5 @@
-//! The command table of the core held against real servers: the installed Redis, if there is one, and the pinned Valkey.
+//! The command table of the core held against real servers: the installed Redis, if there is one, and the pinned
+//! Valkey.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,34 +26,21 @@ fn title(server: &Redis) -> Result<String> {
     Ok(format!("{} {}", server.name, server.version))
 }
 
-/// With both pinned servers at hand the committed file is compared as a whole, else row by row with what the pinned ones say.
+/// With both pinned servers at hand the committed file is compared as a whole, else row by row with what the pinned
+/// ones say.
 #[test]
 fn the_committed_table_is_what_the_generator_makes() -> Result<()> {
-    let servers = start_servers(&[])?
-        .iter()
-        .map(ask)
-        .collect::<Result<Vec<_>>>()?;
+    let servers = start_servers(&[])?.iter().map(ask).collect::<Result<Vec<_>>>()?;
     let committed = std::fs::read_to_string(path())?;
     let again = "; run `cargo run -p redis-mesh-tests --bin generate-command-table`";
     if servers.len() == 2 && servers.iter().all(Server::is_pinned) {
-        ensure!(
-            generate(&servers)? == committed,
-            "table.rs isn't what the generator makes{again}"
-        );
+        ensure!(generate(&servers)? == committed, "table.rs isn't what the generator makes{again}");
         return Ok(());
     }
     let pinned: Vec<Server> = servers.into_iter().filter(Server::is_pinned).collect();
     ensure!(!pinned.is_empty(), "no pinned server at hand");
-    let rows: BTreeSet<&str> = committed
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with("row!"))
-        .collect();
-    for row in generate(&pinned)?
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with("row!"))
-    {
+    let rows: BTreeSet<&str> = committed.lines().map(str::trim).filter(|line| line.starts_with("row!")).collect();
+    for row in generate(&pinned)?.lines().map(str::trim).filter(|line| line.starts_with("row!")) {
         ensure!(rows.contains(row), "table.rs lacks {row}{again}");
     }
     Ok(())
@@ -62,17 +50,8 @@ fn the_committed_table_is_what_the_generator_makes() -> Result<()> {
 fn every_command_of_a_live_server_is_in_the_table() -> Result<()> {
     for server in start_servers(&[])? {
         let server = ask(&server)?;
-        let unknown: Vec<String> = server
-            .names()?
-            .into_iter()
-            .filter(|name| row(name).is_none())
-            .collect();
-        ensure!(
-            unknown.is_empty(),
-            "{} {} knows {unknown:?}, the table doesn't",
-            server.name,
-            server.version
-        );
+        let unknown: Vec<String> = server.names()?.into_iter().filter(|name| row(name).is_none()).collect();
+        ensure!(unknown.is_empty(), "{} {} knows {unknown:?}, the table doesn't", server.name, server.version);
     }
     Ok(())
 }
@@ -93,28 +72,17 @@ fn the_proxy_facts_are_about_the_commands_that_envoy_registers() -> Result<()> {
     let registered: BTreeSet<String> = envoy
         .stats("redis.table.command.")?
         .iter()
-        .filter_map(|(name, _)| {
-            Some(
-                name.strip_prefix("redis.table.command.")?
-                    .strip_suffix(".total")?
-                    .to_owned(),
-            )
-        })
+        .filter_map(|(name, _)| Some(name.strip_prefix("redis.table.command.")?.strip_suffix(".total")?.to_owned()))
         .collect();
     let mut ours: BTreeSet<String> = BTreeSet::new();
     for (treatment, names) in PROXY {
-        let names = names
-            .split_whitespace()
-            .filter(|_| *treatment != "Unsupported");
+        let names = names.split_whitespace().filter(|_| *treatment != "Unsupported");
         ours.extend(names.map(|name| name.split('|').next().unwrap_or(name).to_owned()));
     }
     ours.retain(|name| !UNREGISTERED.contains(&name.as_str()));
     // No command of Redis's: it chooses the shard by number.
     ours.insert("info.shard".to_owned());
-    ensure!(
-        registered == ours,
-        "Envoy has {registered:?}\nthe table {ours:?}"
-    );
+    ensure!(registered == ours, "Envoy has {registered:?}\nthe table {ours:?}");
     Ok(())
 }
 
@@ -145,9 +113,7 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
         let title = title(&server)?;
         let mut client = server.client()?;
         let known: BTreeSet<String> = ask(&server)?.names()?.into_iter().collect();
-        let rows = all()
-            .iter()
-            .flat_map(|command| [command].into_iter().chain(command.subcommands));
+        let rows = all().iter().flat_map(|command| [command].into_iter().chain(command.subcommands));
         let (mut compared, mut with_keys) = (0, 0);
         for command in rows.filter(|command| command.has_keys() && known.contains(command.name)) {
             // What the servers themselves get wrong is compared by hand below.
@@ -156,18 +122,9 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
             }
             let requests: Vec<Request> = (0..EACH)
                 .map(|_| {
-                    let mut request: Request = command
-                        .name
-                        .split('|')
-                        .map(|word| word.as_bytes().to_vec())
-                        .collect();
+                    let mut request: Request = command.name.split('|').map(|word| word.as_bytes().to_vec()).collect();
                     let least = usize::from(command.arity.unsigned_abs());
-                    let most = least
-                        + if command.arity < 0 {
-                            random.below(7)
-                        } else {
-                            0
-                        };
+                    let most = least + if command.arity < 0 { random.below(7) } else { 0 };
                     while request.len() < most {
                         request.push(WORDS[random.below(WORDS.len())].as_bytes().to_vec());
                     }
@@ -178,28 +135,19 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
             for (request, reply) in requests.iter().zip(replies) {
                 let (ours, theirs) = (keys(command, request), indexed(&reply));
                 // The table has the newer server's arity.
-                if reply.text().contains("Invalid number of arguments")
-                    && command.accepts(request.len())
-                {
+                if reply.text().contains("Invalid number of arguments") && command.accepts(request.len()) {
                     continue;
                 }
                 // Only servers mind that PFMERGE has no source.
                 if command.name == "pfmerge" && request.len() == 2 {
                     continue;
                 }
-                ensure!(
-                    ours == theirs,
-                    "{title}: {}: {ours:?}, by the server {theirs:?}: {reply:?}",
-                    show(request)
-                );
+                ensure!(ours == theirs, "{title}: {}: {ours:?}, by the server {theirs:?}: {reply:?}", show(request));
                 compared += 1;
                 with_keys += usize::from(!theirs.is_empty());
             }
         }
-        ensure!(
-            compared > 10_000 && with_keys * 2 > compared,
-            "{title}: {compared} requests, {with_keys} with keys"
-        );
+        ensure!(compared > 10_000 && with_keys * 2 > compared, "{title}: {compared} requests, {with_keys} with keys");
     }
     Ok(())
 }
@@ -229,25 +177,17 @@ fn keys_found_by_grammar_are_those_that_the_servers_find() -> Result<()> {
         let mut client = server.client()?;
         for line in REQUESTS {
             let request = words(line)?;
-            let Resolved::Command(command) = resolve(&request[..]) else {
-                panic!("{line}")
-            };
+            let Resolved::Command(command) = resolve(&request[..]) else { panic!("{line}") };
             let reply = client.cmd(&getkeys(&request))?;
             let (ours, theirs) = (keys(command, &request), indexed(&reply));
-            ensure!(
-                ours == theirs,
-                "{title}: {line}: {ours:?}, by the server {theirs:?}: {reply:?}"
-            );
+            ensure!(ours == theirs, "{title}: {line}: {ours:?}, by the server {theirs:?}: {reply:?}");
         }
     }
     Ok(())
 }
 
 fn getkeys(request: &Request) -> Request {
-    [b"COMMAND".to_vec(), b"GETKEYS".to_vec()]
-        .into_iter()
-        .chain(request.iter().cloned())
-        .collect()
+    [b"COMMAND".to_vec(), b"GETKEYS".to_vec()].into_iter().chain(request.iter().cloned()).collect()
 }
 
 /// The keys that we find; none where they can't be told, as the server answers an error in both cases.
@@ -259,19 +199,11 @@ fn keys(command: &Command, request: &Request) -> Vec<Vec<u8>> {
 }
 
 fn indexed(reply: &Reply) -> Vec<Vec<u8>> {
-    reply
-        .items()
-        .iter()
-        .map(|key| key.bytes().unwrap_or_default().to_vec())
-        .collect()
+    reply.items().iter().map(|key| key.bytes().unwrap_or_default().to_vec()).collect()
 }
 
 fn show(request: &Request) -> String {
-    request
-        .iter()
-        .map(|word| word.escape_ascii().to_string())
-        .collect::<Vec<_>>()
-        .join(" ")
+    request.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
 }
 
 /// xorshift64: the same requests in every run.
@@ -300,47 +232,28 @@ fn replies_in_their_shapes_are_those_of_resp3() -> Result<()> {
     for server in start_servers(&[STEADY, "cluster-enabled yes"])? {
         server.cmd(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"])?;
         let mut client = server.client()?;
-        while !client
-            .ok(&["CLUSTER", "INFO"])?
-            .text()
-            .contains("cluster_state:ok")
-        {
+        while !client.ok(&["CLUSTER", "INFO"])?.text().contains("cluster_state:ok") {
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         answered.extend(compare(&server, &requests)?);
     }
     let missing: Vec<&str> = all()
         .iter()
-        .flat_map(|command| {
-            if command.subcommands.is_empty() {
-                std::slice::from_ref(command)
-            } else {
-                command.subcommands
-            }
-        })
-        .filter(|command| {
-            !matches!(
-                command.proxy,
-                Proxy::Unsupported | Proxy::Local | Proxy::Transaction
-            )
-        })
+        .flat_map(
+            |command| {
+                if command.subcommands.is_empty() { std::slice::from_ref(command) } else { command.subcommands }
+            },
+        )
+        .filter(|command| !matches!(command.proxy, Proxy::Unsupported | Proxy::Local | Proxy::Transaction))
         .map(|command| command.name)
-        .filter(|name| {
-            !answered.contains(*name) && !name.starts_with("bf.") && *name != "script|kill"
-        })
+        .filter(|name| !answered.contains(*name) && !name.starts_with("bf.") && *name != "script|kill")
         .collect();
-    ensure!(
-        missing.is_empty(),
-        "no probe of {missing:?} was answered without an error"
-    );
+    ensure!(missing.is_empty(), "no probe of {missing:?} was answered without an error");
     Ok(())
 }
 
 fn probes(text: &str) -> Result<Vec<Request>> {
-    text.lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(words)
-        .collect()
+    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(words).collect()
 }
 
 /// Sends the requests in both protocols and compares the replies; says which commands had a reply that is no error.
@@ -352,10 +265,7 @@ fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str
         client.ok(&["SCRIPT", "FLUSH"])?;
         client.ok(&["CONFIG", "RESETSTAT"])?;
         client.ok(&["HELLO", protocol])?;
-        requests
-            .iter()
-            .map(|request| Ok(timeless(client.cmd(request)?).encode()))
-            .collect()
+        requests.iter().map(|request| Ok(timeless(client.cmd(request)?).encode())).collect()
     };
     let (resp2, resp3) = (run("2")?, run("3")?);
     let mut answered = BTreeSet::new();
@@ -381,13 +291,7 @@ fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str
         }
         let context = || format!("{title}: {}: {}", show(request), resp2.escape_ascii());
         ensure!(consumed == Ok(resp2.len()), "{}: {consumed:?}", context());
-        ensure!(
-            ours == *resp3,
-            "{}\n  becomes {}\n  but is  {}",
-            context(),
-            ours.escape_ascii(),
-            resp3.escape_ascii()
-        );
+        ensure!(ours == *resp3, "{}\n  becomes {}\n  but is  {}", context(), ours.escape_ascii(), resp3.escape_ascii());
         if transaction.is_none() && name != "exec" {
             head_suffices_or_says_so(resp2, shape, resp3).with_context(context)?;
             if !resp2.starts_with(b"-") {
@@ -405,12 +309,9 @@ fn timeless(reply: Reply) -> Reply {
         Reply::Integer(1_600_000_000_000..=9_999_999_999_999) => Reply::Integer(0),
         Reply::Array(items) => Reply::Array(all(items)),
         Reply::Set(items) => Reply::Set(all(items)),
-        Reply::Map(items) => Reply::Map(
-            items
-                .into_iter()
-                .map(|(key, value)| (timeless(key), timeless(value)))
-                .collect(),
-        ),
+        Reply::Map(items) => {
+            Reply::Map(items.into_iter().map(|(key, value)| (timeless(key), timeless(value))).collect())
+        }
         other => other,
     }
 }
@@ -418,20 +319,12 @@ fn timeless(reply: Reply) -> Reply {
 /// Where the head alone is replaced, the rest as it was must make the same reply.
 fn head_suffices_or_says_so(resp2: &[u8], shape: Shape, resp3: &[u8]) -> Result<()> {
     ensure!(measure(resp2) == Measure::Complete(resp2.len()));
-    let line = resp2
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .context("no line")?
-        + 1;
+    let line = resp2.iter().position(|byte| *byte == b'\n').context("no line")? + 1;
     let mut ours = Vec::new();
     match to_resp3_head(&resp2[..line], shape, &mut ours) {
         Ok(Head::Replaced(consumed)) => {
             ours.extend_from_slice(&resp2[consumed..]);
-            ensure!(
-                ours == resp3,
-                "by its head alone it becomes {}",
-                ours.escape_ascii()
-            );
+            ensure!(ours == resp3, "by its head alone it becomes {}", ours.escape_ascii());
             Ok(())
         }
         Ok(Head::Whole) => Ok(()),
@@ -444,45 +337,19 @@ fn head_suffices_or_says_so(resp2: &[u8], shape: Shape, resp3: &[u8]) -> Result<
 fn command_info_is_what_the_newest_server_says() -> Result<()> {
     let servers = start_servers(&[])?;
     let server = servers.last().context("no server")?;
-    ensure!(
-        ask(server)?.is_pinned(),
-        "the newest server isn't the pinned one"
-    );
+    ensure!(ask(server)?.is_pinned(), "the newest server isn't the pinned one");
     let mut client = server.client()?;
     for protocol in [Protocol::Resp2, Protocol::Resp3] {
-        client.ok(&[
-            "HELLO",
-            if protocol == Protocol::Resp3 {
-                "3"
-            } else {
-                "2"
-            },
-        ])?;
+        client.ok(&["HELLO", if protocol == Protocol::Resp3 { "3" } else { "2" }])?;
         let theirs: BTreeMap<String, Reply> = entries(&client.ok(&["COMMAND"])?);
         let ours = entries(&describe_all(protocol)?);
         let info = |name: &str| -> Result<Reply> { answer(&["COMMAND", "INFO", name], protocol) };
         for (name, theirs) in theirs {
-            ensure!(
-                ours.get(&name) == Some(&theirs),
-                "{name}: {:?}\n is {theirs:?}",
-                ours.get(&name)
-            );
-            ensure!(
-                entries(&info(&name)?).get(&name) == Some(&theirs),
-                "COMMAND INFO {name}"
-            );
+            ensure!(ours.get(&name) == Some(&theirs), "{name}: {:?}\n is {theirs:?}", ours.get(&name));
+            ensure!(entries(&info(&name)?).get(&name) == Some(&theirs), "COMMAND INFO {name}");
         }
-        for filter in [
-            &["COMMAND", "LIST"][..],
-            &["COMMAND", "LIST", "FILTERBY", "ACLCAT", "hyperloglog"],
-        ] {
-            let names = |reply: &Reply| {
-                reply
-                    .items()
-                    .iter()
-                    .map(Reply::text)
-                    .collect::<BTreeSet<_>>()
-            };
+        for filter in [&["COMMAND", "LIST"][..], &["COMMAND", "LIST", "FILTERBY", "ACLCAT", "hyperloglog"]] {
+            let names = |reply: &Reply| reply.items().iter().map(Reply::text).collect::<BTreeSet<_>>();
             let mut ours = names(&answer(filter, protocol)?);
             ours.retain(|name| !name.starts_with("bf."));
             let theirs = names(&client.ok(filter)?);
@@ -501,14 +368,7 @@ fn answers_to_command_are_those_of_both_servers() -> Result<()> {
         let title = title(&server)?;
         let mut client = server.client()?;
         for protocol in [Protocol::Resp2, Protocol::Resp3] {
-            client.ok(&[
-                "HELLO",
-                if protocol == Protocol::Resp3 {
-                    "3"
-                } else {
-                    "2"
-                },
-            ])?;
+            client.ok(&["HELLO", if protocol == Protocol::Resp3 { "3" } else { "2" }])?;
             for request in [
                 &["COMMAND", "DOCS", "nonsense"][..],
                 &["COMMAND", "INFO", "nonsense"],
@@ -521,15 +381,7 @@ fn answers_to_command_are_those_of_both_servers() -> Result<()> {
                 &["COMMAND", "GETKEYS", "spublish", "c", "m"],
                 &["COMMAND", "GETKEYS", "object", "encoding", "k"],
                 &["COMMAND", "GETKEYS"],
-                &[
-                    "COMMAND",
-                    "GETKEYSANDFLAGS",
-                    "lmove",
-                    "a",
-                    "b",
-                    "LEFT",
-                    "RIGHT",
-                ],
+                &["COMMAND", "GETKEYSANDFLAGS", "lmove", "a", "b", "LEFT", "RIGHT"],
                 &["COMMAND", "GETKEYSANDFLAGS", "mset", "k", "v"],
                 &["COMMAND", "LIST", "FILTERBY", "PATTERN", "mget"],
                 &["COMMAND", "LIST", "FILTERBY", "PATTERN", "config|g?t"],
@@ -541,10 +393,7 @@ fn answers_to_command_are_those_of_both_servers() -> Result<()> {
                 &["COMMAND", "nonsense"],
             ] {
                 let (ours, theirs) = (answer(request, protocol)?, client.cmd(request)?);
-                ensure!(
-                    ours == theirs,
-                    "{title}: {request:?}: {ours:?}, by the server {theirs:?}"
-                );
+                ensure!(ours == theirs, "{title}: {request:?}: {ours:?}, by the server {theirs:?}");
             }
         }
     }
@@ -567,9 +416,7 @@ fn answer(request: &[&str], protocol: Protocol) -> Result<Reply> {
 /// A COMMAND reply by name, with what the table doesn't hold removed and what has no order in order.
 fn entries(reply: &Reply) -> BTreeMap<String, Reply> {
     let entries = reply.items().iter().filter(|entry| !entry.is_null());
-    entries
-        .map(|entry| (entry.items()[0].text(), normal(entry.clone())))
-        .collect()
+    entries.map(|entry| (entry.items()[0].text(), normal(entry.clone()))).collect()
 }
 
 fn normal(mut entry: Reply) -> Reply {
@@ -579,22 +426,13 @@ fn normal(mut entry: Reply) -> Reply {
     let [_, _, flags, _, _, _, _, tips, specs, subcommands] = &mut elements[..] else {
         return entry;
     };
-    let (Reply::Array(flags) | Reply::Set(flags)) = flags else {
-        panic!()
-    };
-    for flag in flags
-        .iter_mut()
-        .filter(|flag| flag.text() == "skip_commandlog")
-    {
+    let (Reply::Array(flags) | Reply::Set(flags)) = flags else { panic!() };
+    for flag in flags.iter_mut().filter(|flag| flag.text() == "skip_commandlog") {
         *flag = Reply::Status(b"skip_slowlog".to_vec());
     }
-    let (Reply::Array(tips) | Reply::Set(tips)) = tips else {
-        panic!()
-    };
+    let (Reply::Array(tips) | Reply::Set(tips)) = tips else { panic!() };
     tips.sort_by_key(Reply::text);
-    let (Reply::Array(specs) | Reply::Set(specs)) = specs else {
-        panic!()
-    };
+    let (Reply::Array(specs) | Reply::Set(specs)) = specs else { panic!() };
     for spec in specs {
         match spec {
             Reply::Array(fields) if fields[0].text() == "notes" => drop(fields.drain(..2)),
@@ -602,9 +440,7 @@ fn normal(mut entry: Reply) -> Reply {
             _ => {}
         }
     }
-    let Reply::Array(subcommands) = subcommands else {
-        panic!()
-    };
+    let Reply::Array(subcommands) = subcommands else { panic!() };
     subcommands.sort_by_key(|entry| entry.items()[0].text());
     for subcommand in subcommands.iter_mut() {
         *subcommand = normal(subcommand.clone());

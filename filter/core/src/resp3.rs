@@ -1,15 +1,16 @@
 //! Turning a RESP2 reply into what the same server would have sent in RESP3.
 //!
 //! RESP3 tells maps, sets, doubles and nulls apart, RESP2 doesn't; which of them a reply is follows from the
-//! command and is said by a [`Shape`]. The texts within are the same in both protocols, so that only heads are rewritten and
-//! everything between them is copied as it came.
+//! command and is said by a [`Shape`]. The texts within are the same in both protocols, so that only heads are
+//! rewritten and everything between them is copied as it came.
 
 use memchr::memchr;
 
 /// What a RESP2 reply is in RESP3.
 ///
-/// Errors, integers and simple strings are the same in both and pass under every shape, and a null is a null. Where a reply has
-/// another structure than its shape says (an odd number of elements under a map, a bulk string under a set), it passes as [`Shape::Plain`].
+/// Errors, integers and simple strings are the same in both and pass under every shape, and a null is a null. Where a
+/// reply has another structure than its shape says (an odd number of elements under a map, a bulk string under a set),
+/// it passes as [`Shape::Plain`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shape {
     /// Arrays and bulk strings stay what they are; a null may be anywhere.
@@ -56,12 +57,14 @@ pub enum Head {
     Whole,
 }
 
-/// Appends the RESP3 form of the reply that begins at `input[0]`; says how long the reply was. On an error nothing is appended.
+/// Appends the RESP3 form of the reply that begins at `input[0]`; says how long the reply was. On an error nothing is
+/// appended.
 pub fn to_resp3(input: &[u8], shape: Shape, out: &mut Vec<u8>) -> Result<usize, Error> {
     convert(input, out, |converter| converter.value(shape))
 }
 
-/// The same for the reply to EXEC, whose elements have the shapes of the commands of the transaction; elements beyond them are plain.
+/// The same for the reply to EXEC, whose elements have the shapes of the commands of the transaction; elements beyond
+/// them are plain.
 pub fn exec_to_resp3(input: &[u8], shapes: &[Shape], out: &mut Vec<u8>) -> Result<usize, Error> {
     convert(input, out, |converter| match converter.head()? {
         Token::Array(count) => (0..count).try_for_each(|index| {
@@ -74,8 +77,8 @@ pub fn exec_to_resp3(input: &[u8], shapes: &[Shape], out: &mut Vec<u8>) -> Resul
     })
 }
 
-/// The same from the beginning of the reply alone, where that is enough: for a value, HGETALL, SMEMBERS, LRANGE and the like, however large
-/// they are. The caller copies what follows.
+/// The same from the beginning of the reply alone, where that is enough: for a value, HGETALL, SMEMBERS, LRANGE and
+/// the like, however large they are. The caller copies what follows.
 pub fn to_resp3_head(input: &[u8], shape: Shape, out: &mut Vec<u8>) -> Result<Head, Error> {
     let mut whole = false;
     let consumed = convert(input, out, |converter| {
@@ -626,8 +629,8 @@ mod tests {
         );
     }
 
-    /// Replies of every structure under every shape: the same length is consumed as the framing finds, only nulls and heads
-    /// change, and where the head alone is replaced the outcome is the same.
+    /// Replies of every structure under every shape: the same length is consumed as the framing finds, only nulls and
+    /// heads change, and where the head alone is replaced the outcome is the same.
     #[test]
     fn random_replies_under_all_shapes() {
         let mut state = 0x2545_f491_4f6c_dd1d_u64;

@@ -14,7 +14,8 @@ pub enum Protocol {
     Resp3,
 }
 
-/// Appends the answer to a request whose argument 0 is COMMAND. Only commands that `offered` lets through exist for the client.
+/// Appends the answer to a request whose argument 0 is COMMAND. Only commands that `offered` lets through exist for
+/// the client.
 pub fn describe<A: Arguments + ?Sized>(
     arguments: &A,
     protocol: Protocol,
@@ -376,7 +377,7 @@ enum Value {
     Number(i8),
 }
 
-/// `*`, `?`, `[…]` and `\` as Redis reads them, in any case. Going back only to the last star keeps it from being slow.
+/// `*`, `?`, `[…]` and `\` as Redis reads them, in any case. Going back only to the last star keeps it fast.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut rest) = (pattern, text);
     let mut star: Option<(&[u8], &[u8])> = None;

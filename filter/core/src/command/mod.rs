@@ -5,14 +5,14 @@
 //! reports are kept by hand beside the generator. What is written here and in the modules below only reads rows.
 
 mod describe;
+mod grammar;
 mod keys;
 mod reply;
 mod table;
 
 pub use describe::{Protocol, describe};
-pub use keys::{
-    Access, Arguments, Begin, Extract, Find, Key, KeyFlags, KeySpec, Keys, KeysError, Patterns,
-};
+pub use grammar::Patterns;
+pub use keys::{Access, Arguments, Begin, Extract, Find, Key, KeyFlags, KeySpec, Keys, KeysError};
 pub use reply::{Reply, When};
 
 use std::fmt;
@@ -145,7 +145,8 @@ pub enum Proxy {
     Local,
     /// Routed by argument 1, whatever that is.
     Simple,
-    /// Routed by argument 3, which may be a plain argument where there are no keys; without an argument 3 it is refused.
+    /// Routed by argument 3, which may be a plain argument where there are no keys; without an argument 3 it is
+    /// refused.
     Eval,
     /// Routed by argument 2.
     Object,
@@ -297,7 +298,8 @@ pub fn resolve<A: Arguments + ?Sized>(arguments: &A) -> Resolved {
     }
 }
 
-/// Where the search for a name begins in an index of so many slots (a power of two); the generator places by the same function.
+/// Where the search for a name begins in an index of so many slots (a power of two); the generator places by the same
+/// function.
 ///
 /// Two overlapping loads cover every name of up to 16 bytes, so the cost doesn't grow with the name.
 #[doc(hidden)]
@@ -310,7 +312,8 @@ pub fn first_slot(name: &[u8], slots: usize) -> usize {
         name.iter()
             .fold(0, |word, byte| word << 8 | u64::from(*byte))
     };
-    // Sets bit 5 of every byte: all that upper and lower case differ by. What else it makes equal, the comparison tells apart.
+    // Sets bit 5 of every byte: all that upper and lower case differ by. What else it makes equal, the comparison
+    // tells apart.
     let folded = (word | 0x2020_2020_2020_2020) ^ (name.len() as u64) << 59;
     let mixed = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 40) as usize % slots
