@@ -1,7 +1,7 @@
 //! What is known of every Redis command: its name, arity and flags, where its keys are, how Envoy's redis_proxy routes
 //! it, and what its reply looks like in RESP3.
 //!
-//! The facts are rows of [`table`], which is generated from real servers; the few facts that no server
+//! The facts are rows of `table.rs`, which is generated from real servers; the few facts that no server
 //! reports are kept by hand beside the generator. What is written here and in the modules below only reads rows.
 
 mod describe;
@@ -212,17 +212,12 @@ impl Command {
     /// Whether a command of so many arguments (the name counts) satisfies the arity.
     pub fn accepts(&self, arguments: usize) -> bool {
         let needed = usize::from(self.arity.unsigned_abs());
-        if self.arity < 0 {
-            arguments >= needed
-        } else {
-            arguments == needed
-        }
+        if self.arity < 0 { arguments >= needed } else { arguments == needed }
     }
 
     /// Whether it may change data or reach other clients, so that a replica or a read-only mirror mustn't get it.
     pub fn is_write(&self) -> bool {
-        self.flags
-            .intersects(Flags(Flags::WRITE.0 | Flags::MAY_REPLICATE.0))
+        self.flags.intersects(Flags(Flags::WRITE.0 | Flags::MAY_REPLICATE.0))
     }
 
     /// Whether it reads data and changes none, so that a replica may answer it.
@@ -264,10 +259,7 @@ pub fn lookup(name: &[u8]) -> Option<&'static Command> {
 
 /// A container's subcommand by its own name, in any case.
 pub fn lookup_subcommand(container: &'static Command, name: &[u8]) -> Option<&'static Command> {
-    container
-        .subcommands
-        .iter()
-        .find(|sub| sub.own_name().as_bytes().eq_ignore_ascii_case(name))
+    container.subcommands.iter().find(|sub| sub.own_name().as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// What a request's first arguments name.
@@ -289,10 +281,7 @@ pub fn resolve<A: Arguments + ?Sized>(arguments: &A) -> Resolved {
     if command.subcommands.is_empty() {
         return Resolved::Command(command);
     }
-    match arguments
-        .argument(1)
-        .and_then(|name| lookup_subcommand(command, name))
-    {
+    match arguments.argument(1).and_then(|name| lookup_subcommand(command, name)) {
         Some(subcommand) => Resolved::Command(subcommand),
         None => Resolved::Container(command),
     }
@@ -309,8 +298,7 @@ pub fn first_slot(name: &[u8], slots: usize) -> usize {
     } else if let (Some(head), Some(tail)) = (name.first_chunk(), name.last_chunk()) {
         u64::from(u32::from_le_bytes(*head)) | u64::from(u32::from_le_bytes(*tail)) << 32
     } else {
-        name.iter()
-            .fold(0, |word, byte| word << 8 | u64::from(*byte))
+        name.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))
     };
     // Sets bit 5 of every byte: all that upper and lower case differ by. What else it makes equal, the comparison
     // tells apart.
@@ -385,10 +373,7 @@ mod tests {
     fn every_row_is_found_by_its_name_in_any_case() {
         for command in all() {
             for name in [command.name.to_owned(), command.name.to_uppercase()] {
-                assert!(
-                    std::ptr::eq(lookup(name.as_bytes()).unwrap(), command),
-                    "{name}"
-                );
+                assert!(std::ptr::eq(lookup(name.as_bytes()).unwrap(), command), "{name}");
             }
             for sub in command.subcommands {
                 let found = lookup_subcommand(command, sub.own_name().to_uppercase().as_bytes());
@@ -400,18 +385,7 @@ mod tests {
 
     #[test]
     fn names_that_are_no_commands_are_not_found() {
-        for name in [
-            "",
-            "g",
-            "ge",
-            "gets",
-            "get ",
-            "config|get",
-            "\0\0\0",
-            "GE\x54\x20",
-            "set\0",
-            "@et",
-        ] {
+        for name in ["", "g", "ge", "gets", "get ", "config|get", "\0\0\0", "GE\x54\x20", "set\0", "@et"] {
             assert!(lookup(name.as_bytes()).is_none(), "{name:?}");
         }
         assert!(lookup(&[b'g'; 1000]).is_none());
@@ -454,16 +428,10 @@ mod tests {
             let command = lookup(name.as_bytes()).unwrap();
             (command.is_read(), command.is_write())
         };
-        for write in [
-            "set", "xadd", "getset", "getex", "xack", "publish", "flushall", "eval", "fcall",
-            "sort",
-        ] {
+        for write in ["set", "xadd", "getset", "getex", "xack", "publish", "flushall", "eval", "fcall", "sort"] {
             assert_eq!(kind(write), (false, true), "{write}");
         }
-        for read in [
-            "get", "xread", "sort_ro", "eval_ro", "fcall_ro", "pfcount", "hgetall", "scan",
-            "dbsize",
-        ] {
+        for read in ["get", "xread", "sort_ro", "eval_ro", "fcall_ro", "pfcount", "hgetall", "scan", "dbsize"] {
             assert_eq!(kind(read), (true, false), "{read}");
         }
         for neither in ["ping", "multi", "watch", "config", "script"] {
@@ -480,45 +448,21 @@ mod tests {
                 Resolved::Unknown => false,
             }
         };
-        for name in [
-            "get",
-            "client",
-            "client setname",
-            "cluster slots",
-            "config get",
-            "bf.add",
-            "object freq",
-        ] {
+        for name in ["get", "client", "client setname", "cluster slots", "config get", "bf.add", "object freq"] {
             assert!(on_proxy(name), "{name}");
         }
-        for name in [
-            "client list",
-            "cluster reset",
-            "object help",
-            "blpop",
-            "lcs",
-            "command",
-        ] {
+        for name in ["client list", "cluster reset", "object help", "blpop", "lcs", "command"] {
             assert!(!on_proxy(name), "{name}");
         }
     }
 
     #[test]
     fn the_keys_of_every_command_can_be_told() {
-        for command in all()
-            .iter()
-            .flat_map(|command| std::iter::once(command).chain(command.subcommands))
-        {
+        for command in all().iter().flat_map(|command| std::iter::once(command).chain(command.subcommands)) {
             let complete = |spec: &KeySpec| {
-                !spec.flags.contains(KeyFlags::INCOMPLETE)
-                    && spec.begin != Begin::Unknown
-                    && spec.find != Find::Unknown
+                !spec.flags.contains(KeyFlags::INCOMPLETE) && spec.begin != Begin::Unknown && spec.find != Find::Unknown
             };
-            assert!(
-                command.extract != Extract::Specs || command.specs.iter().all(complete),
-                "{}",
-                command.name
-            );
+            assert!(command.extract != Extract::Specs || command.specs.iter().all(complete), "{}", command.name);
         }
     }
 
