@@ -38,11 +38,7 @@ pub fn build() -> Result<PathBuf> {
         return Ok(path.clone());
     }
     let _lock = cache::lock("build-cli")?;
-    workspace::cargo(["build", "--quiet", "-p", "redis-mesh"])?;
-    let path = workspace::target_dir().join("debug/redis-mesh");
-    if !path.is_file() {
-        bail!("the build left no {}", path.display());
-    }
+    let path = workspace::build("redis-mesh", "debug/redis-mesh", &["-p", "redis-mesh"])?;
     Ok(built.insert(path).clone())
 }
 

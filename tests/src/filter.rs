@@ -19,11 +19,8 @@ pub fn build() -> Result<PathBuf> {
     }
     let _lock = cache::lock("build-filter")?;
     add_target()?;
-    workspace::cargo(["build", "--quiet", "--profile", "filter", "-p", "redis-mesh-wasm", "--target", TARGET])?;
-    let path = workspace::target_dir().join(TARGET).join("filter/redis_mesh.wasm");
-    if !path.is_file() {
-        bail!("the build left no {}", path.display());
-    }
+    let args = ["--profile", "filter", "-p", "redis-mesh-wasm", "--target", TARGET];
+    let path = workspace::build("the filter", "wasm32-wasip1/filter/redis_mesh.wasm", &args)?;
     Ok(built.insert(path).clone())
 }
 
@@ -38,7 +35,7 @@ fn add_target() -> Result<()> {
     if output.status.success() && dir.is_dir() {
         return Ok(());
     }
-    eprintln!("adding the Rust target {TARGET} …");
+    workspace::progress(&format!("adding the Rust target {TARGET}"));
     let status = Command::new("rustup")
         .current_dir(workspace::root())
         .args(["target", "add", TARGET])

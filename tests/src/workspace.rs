@@ -1,6 +1,7 @@
 //! Where things are: the checkout, Cargo's target directory, a directory for this run's files; and `cargo` itself.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -26,8 +27,23 @@ pub fn target_dir() -> PathBuf {
         .unwrap_or_else(|| root().join("target"))
 }
 
-/// Runs `cargo` in the checkout with the same target directory; its progress goes to stderr.
-pub fn cargo<I: IntoIterator<Item = S>, S: Into<OsString>>(args: I) -> Result<()> {
+/// Builds what `cargo build ARGS` makes at `artefact` (below the target directory), and returns its path. Cargo does nothing
+/// where nothing has changed. The first build, which takes its time, shows Cargo's progress.
+pub fn build(what: &str, artefact: &str, args: &[&str]) -> Result<PathBuf> {
+    let path = target_dir().join(artefact);
+    let quiet = path.is_file().then_some("--quiet");
+    if quiet.is_none() {
+        progress(&format!("building {what}"));
+    }
+    cargo(std::iter::once("build").chain(quiet).chain(args.iter().copied()))?;
+    if !path.is_file() {
+        bail!("the build left no {}", path.display());
+    }
+    Ok(path)
+}
+
+/// Runs `cargo` in the checkout with the same target directory; all it says goes to stderr.
+fn cargo<I: IntoIterator<Item = S>, S: Into<OsString>>(args: I) -> Result<()> {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(&args).env("CARGO_TARGET_DIR", target_dir());
@@ -44,6 +60,12 @@ pub fn cargo<I: IntoIterator<Item = S>, S: Into<OsString>>(args: I) -> Result<()
         bail!("cargo {} failed: {status}", args.join(std::ffi::OsStr::new(" ")).to_string_lossy());
     }
     Ok(())
+}
+
+/// Tells what takes its time. Straight to stderr: the test harness keeps back what a test prints with `eprintln`, and
+/// whoever waits for a download should see it.
+pub fn progress(what: &str) {
+    let _ = writeln!(std::io::stderr(), "{what} …");
 }
 
 /// The directory of this process's files (logs, configurations, data). It stays until a later run finds that this
