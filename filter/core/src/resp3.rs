@@ -68,9 +68,7 @@ pub fn to_resp3(input: &[u8], shape: Shape, out: &mut Vec<u8>) -> Result<usize, 
 pub fn exec_to_resp3(input: &[u8], shapes: &[Shape], out: &mut Vec<u8>) -> Result<usize, Error> {
     convert(input, out, |converter| match converter.head()? {
         Token::Array(count) => (0..count).try_for_each(|index| {
-            let shape = usize::try_from(index)
-                .ok()
-                .and_then(|index| shapes.get(index));
+            let shape = usize::try_from(index).ok().and_then(|index| shapes.get(index));
             converter.value(shape.copied().unwrap_or(Shape::Plain))
         }),
         head => converter.plain(head),
@@ -90,10 +88,7 @@ pub fn to_resp3_head(input: &[u8], shape: Shape, out: &mut Vec<u8>) -> Result<He
                 converter.replace(start, NULL);
                 false
             }
-            (
-                Token::Other | Token::Array(0),
-                Shape::Double | Shape::Verbatim | Shape::Plain | Shape::Flat,
-            ) => false,
+            (Token::Other | Token::Array(0), Shape::Double | Shape::Verbatim | Shape::Plain | Shape::Flat) => false,
             (Token::Other, _) | (Token::Array(_), Shape::Flat) => false,
             (Token::Bulk(length), Shape::Verbatim) => {
                 converter.replace_verbatim(start, length);
@@ -150,12 +145,7 @@ fn convert(
     body: impl FnOnce(&mut Converter<'_>) -> Result<(), Error>,
 ) -> Result<usize, Error> {
     let before = out.len();
-    let mut converter = Converter {
-        input,
-        at: 0,
-        copied: 0,
-        out,
-    };
+    let mut converter = Converter { input, at: 0, copied: 0, out };
     let result = body(&mut converter);
     converter.copy_to(converter.at);
     let consumed = converter.at;
@@ -170,8 +160,7 @@ fn convert(
 
 impl Converter<'_> {
     fn copy_to(&mut self, end: usize) {
-        self.out
-            .extend_from_slice(self.input.get(self.copied..end).unwrap_or_default());
+        self.out.extend_from_slice(self.input.get(self.copied..end).unwrap_or_default());
         self.copied = end;
     }
 
@@ -199,8 +188,7 @@ impl Converter<'_> {
                 break;
             }
         }
-        self.out
-            .extend_from_slice(digits.get(first..).unwrap_or_default());
+        self.out.extend_from_slice(digits.get(first..).unwrap_or_default());
         self.out.extend_from_slice(b"\r\n");
     }
 
@@ -219,16 +207,9 @@ impl Converter<'_> {
         }
         let Some(newline) = memchr(b'\n', rest) else {
             let endless = matches!(kind, b'$' | b'*' | b':') && rest.len() > 32;
-            return Err(if endless {
-                Error::Malformed
-            } else {
-                Error::Incomplete
-            });
+            return Err(if endless { Error::Malformed } else { Error::Incomplete });
         };
-        let line = rest
-            .get(1..newline)
-            .and_then(|line| line.strip_suffix(b"\r"))
-            .ok_or(Error::Malformed)?;
+        let line = rest.get(1..newline).and_then(|line| line.strip_suffix(b"\r")).ok_or(Error::Malformed)?;
         self.at += newline + 1;
         if !matches!(kind, b'$' | b'*') {
             return Ok(Token::Other);
@@ -239,16 +220,12 @@ impl Converter<'_> {
         if line.is_empty() || line.len() > 18 || !line.iter().all(u8::is_ascii_digit) {
             return Err(Error::Malformed);
         }
-        let number = line
-            .iter()
-            .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+        let number = line.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
         if kind == b'*' {
             return Ok(Token::Array(number));
         }
         // Where usize has 32 bits, more than that can't have been received.
-        usize::try_from(number)
-            .map(Token::Bulk)
-            .map_err(|_| Error::Malformed)
+        usize::try_from(number).map(Token::Bulk).map_err(|_| Error::Malformed)
     }
 
     /// Reads the head of a value and, of a bulk string, the content; a null is replaced.
@@ -264,15 +241,8 @@ impl Converter<'_> {
     }
 
     fn content(&mut self, length: usize) -> Result<(), Error> {
-        let end = self
-            .at
-            .checked_add(length)
-            .and_then(|end| end.checked_add(2))
-            .ok_or(Error::Malformed)?;
-        match end
-            .checked_sub(2)
-            .and_then(|from| self.input.get(from..end))
-        {
+        let end = self.at.checked_add(length).and_then(|end| end.checked_add(2)).ok_or(Error::Malformed)?;
+        match end.checked_sub(2).and_then(|from| self.input.get(from..end)) {
             Some(b"\r\n") => {}
             Some(_) => return Err(Error::Malformed),
             None => return Err(Error::Incomplete),
@@ -315,16 +285,10 @@ impl Converter<'_> {
 
     fn array(&mut self, start: usize, count: u64, shape: Shape) -> Result<(), Error> {
         match shape {
-            Shape::Plain | Shape::Flat | Shape::Double | Shape::Verbatim => {
-                self.plain(Token::Array(count))
-            }
+            Shape::Plain | Shape::Flat | Shape::Double | Shape::Verbatim => self.plain(Token::Array(count)),
             Shape::Array(of) => (0..count).try_for_each(|_| self.value(*of)),
             Shape::Arrays(of) => (0..count).try_for_each(|_| {
-                let shape = if self.input.get(self.at) == Some(&b'*') {
-                    *of
-                } else {
-                    Shape::Plain
-                };
+                let shape = if self.input.get(self.at) == Some(&b'*') { *of } else { Shape::Plain };
                 self.value(shape)
             }),
             Shape::Tuple(of) => (0..count).try_for_each(|index| {
@@ -335,9 +299,7 @@ impl Converter<'_> {
                 self.replace_head(start, b'~', count);
                 (0..count).try_for_each(|_| self.value(*of))
             }
-            Shape::Map(_) | Shape::Fields(_) | Shape::Pairs(_) if count % 2 == 1 => {
-                self.plain(Token::Array(count))
-            }
+            Shape::Map(_) | Shape::Fields(_) | Shape::Pairs(_) if count % 2 == 1 => self.plain(Token::Array(count)),
             Shape::Map(of) => {
                 self.replace_head(start, b'%', count / 2);
                 (0..count / 2).try_for_each(|_| {
@@ -390,8 +352,7 @@ impl Converter<'_> {
         // What was read is `$length`, then the name between two line ends.
         let name = name.strip_suffix(b"\r\n").unwrap_or_default();
         let shape = fields.iter().find(|(field, _)| {
-            name.strip_suffix(field.as_bytes())
-                .is_some_and(|before| before.ends_with(b"\r\n") || before == b"+")
+            name.strip_suffix(field.as_bytes()).is_some_and(|before| before.ends_with(b"\r\n") || before == b"+")
         });
         Ok(shape.map_or(Shape::Plain, |(_, shape)| *shape))
     }
@@ -400,10 +361,7 @@ impl Converter<'_> {
     fn double(&mut self, start: usize, length: usize) -> Result<(), Error> {
         let content = self.at;
         self.content(length)?;
-        let text = self
-            .input
-            .get(content..content + length)
-            .unwrap_or_default();
+        let text = self.input.get(content..content + length).unwrap_or_default();
         if is_double(text) {
             let end = self.at;
             self.at = content;
@@ -418,9 +376,7 @@ fn is_double(text: &[u8]) -> bool {
     let unsigned = text.strip_prefix(b"-").unwrap_or(text);
     matches!(unsigned, b"inf" | b"nan")
         || (unsigned.first().is_some_and(u8::is_ascii_digit)
-            && unsigned.iter().all(|byte| {
-                byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-')
-            }))
+            && unsigned.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-')))
 }
 
 #[cfg(test)]
@@ -437,10 +393,8 @@ mod tests {
     }
 
     const SCORES: Shape = Shape::Pairs(&Shape::Double);
-    const FIELDS: Shape = Shape::Fields(&[
-        ("flags", Shape::Set(&Shape::Flat)),
-        ("list", Shape::Array(&Shape::Map(&Shape::Flat))),
-    ]);
+    const FIELDS: Shape =
+        Shape::Fields(&[("flags", Shape::Set(&Shape::Flat)), ("list", Shape::Array(&Shape::Map(&Shape::Flat)))]);
 
     const CASES: &[(&str, Shape, &str)] = &[
         // Nothing changes, whatever the shape.
@@ -467,55 +421,23 @@ mod tests {
         ("$0||", Shape::Verbatim, "=4|txt:|"),
         // Aggregates.
         ("*0|", Shape::Map(&Shape::Flat), "%0|"),
-        (
-            "*4|$1|a|$1|b|$1|c|$1|d|",
-            Shape::Map(&Shape::Flat),
-            "%2|$1|a|$1|b|$1|c|$1|d|",
-        ),
-        (
-            "*3|$1|a|$1|b|$1|c|",
-            Shape::Map(&Shape::Flat),
-            "*3|$1|a|$1|b|$1|c|",
-        ),
+        ("*4|$1|a|$1|b|$1|c|$1|d|", Shape::Map(&Shape::Flat), "%2|$1|a|$1|b|$1|c|$1|d|"),
+        ("*3|$1|a|$1|b|$1|c|", Shape::Map(&Shape::Flat), "*3|$1|a|$1|b|$1|c|"),
         ("$1|a|", Shape::Map(&Shape::Flat), "$1|a|"),
         ("*2|$1|a|$1|b|", Shape::Set(&Shape::Flat), "~2|$1|a|$1|b|"),
-        (
-            "*2|$1|a|$1|1|",
-            Shape::Tuple(&[Shape::Flat, Shape::Double]),
-            "*2|$1|a|,1|",
-        ),
-        (
-            "*3|$1|1|$-1|$1|2|",
-            Shape::Array(&Shape::Double),
-            "*3|,1|_|,2|",
-        ),
-        (
-            "*4|$1|a|$1|1|$1|b|$3|2.5|",
-            SCORES,
-            "*2|*2|$1|a|,1|*2|$1|b|,2.5|",
-        ),
+        ("*2|$1|a|$1|1|", Shape::Tuple(&[Shape::Flat, Shape::Double]), "*2|$1|a|,1|"),
+        ("*3|$1|1|$-1|$1|2|", Shape::Array(&Shape::Double), "*3|,1|_|,2|"),
+        ("*4|$1|a|$1|1|$1|b|$3|2.5|", SCORES, "*2|*2|$1|a|,1|*2|$1|b|,2.5|"),
         ("*0|", SCORES, "*0|"),
         ("*1|$1|a|", SCORES, "*1|$1|a|"),
-        (
-            "*1|*2|$1|k|*1|*2|$3|1-1|$-1|",
-            Shape::EntryMap(&Shape::Plain),
-            "%1|$1|k|*1|*2|$3|1-1|_|",
-        ),
-        (
-            "*2|*2|$1|k|*0|$1|x|",
-            Shape::EntryMap(&Shape::Plain),
-            "*2|*2|$1|k|*0|$1|x|",
-        ),
+        ("*1|*2|$1|k|*1|*2|$3|1-1|$-1|", Shape::EntryMap(&Shape::Plain), "%1|$1|k|*1|*2|$3|1-1|_|"),
+        ("*2|*2|$1|k|*0|$1|x|", Shape::EntryMap(&Shape::Plain), "*2|*2|$1|k|*0|$1|x|"),
         (
             "*2|*2|$1|a|*2|$1|1|$1|2|$1|b|",
             Shape::Array(&Shape::Arrays(&Shape::Array(&Shape::Double))),
             "*2|*2|$1|a|*2|,1|,2|$1|b|",
         ),
-        (
-            "*4|$5|flags|*1|$1|x|$4|list|*1|*2|$1|a|$-1|",
-            FIELDS,
-            "%2|$5|flags|~1|$1|x|$4|list|*1|%1|$1|a|_|",
-        ),
+        ("*4|$5|flags|*1|$1|x|$4|list|*1|*2|$1|a|$-1|", FIELDS, "%2|$5|flags|~1|$1|x|$4|list|*1|%1|$1|a|_|"),
     ];
 
     #[test]
@@ -530,11 +452,7 @@ mod tests {
             }
             for length in 0..input.len() {
                 let mut out = b"before".to_vec();
-                assert_eq!(
-                    to_resp3(&input[..length], *shape, &mut out),
-                    Err(Error::Incomplete),
-                    "{resp2} {length}"
-                );
+                assert_eq!(to_resp3(&input[..length], *shape, &mut out), Err(Error::Incomplete), "{resp2} {length}");
                 assert_eq!(out, b"before");
             }
         }
@@ -568,11 +486,7 @@ mod tests {
         let replaced = |input: &str, shape, expected: &str| {
             let mut out = Vec::new();
             let head = to_resp3_head(&wire(input), shape, &mut out);
-            assert_eq!(
-                (head, out),
-                (Ok(Head::Replaced(wire(input).len())), wire(expected)),
-                "{input}"
-            );
+            assert_eq!((head, out), (Ok(Head::Replaced(wire(input).len())), wire(expected)), "{input}");
         };
         replaced("*2000000|", Shape::Map(&Shape::Flat), "%1000000|");
         replaced("*2000000|", Shape::Set(&Shape::Flat), "~2000000|");
@@ -587,10 +501,7 @@ mod tests {
         let shapes = [Shape::Map(&Shape::Flat), Shape::Double, Shape::Plain];
         let check = |resp2: &str, resp3: &str| {
             let mut out = Vec::new();
-            assert_eq!(
-                exec_to_resp3(&wire(resp2), &shapes, &mut out),
-                Ok(wire(resp2).len())
-            );
+            assert_eq!(exec_to_resp3(&wire(resp2), &shapes, &mut out), Ok(wire(resp2).len()));
             assert_eq!(out, wire(resp3));
         };
         check("*3|*2|$1|a|$1|1|$1|1|*1|$-1|", "*3|%1|$1|a|$1|1|,1|*1|_|");
@@ -601,32 +512,14 @@ mod tests {
 
     #[test]
     fn malformed_replies() {
-        for input in [
-            "x|",
-            "$x|",
-            "$-2|",
-            "*-2|",
-            "$|",
-            "*99999999999999999999|",
-            "$1|ab|",
-            "+a\n",
-            "_|",
-            "%0|",
-            ",1|",
-        ] {
+        for input in ["x|", "$x|", "$-2|", "*-2|", "$|", "*99999999999999999999|", "$1|ab|", "+a\n", "_|", "%0|", ",1|"]
+        {
             let mut out = Vec::new();
-            assert_eq!(
-                to_resp3(&wire(input), Shape::Plain, &mut out),
-                Err(Error::Malformed),
-                "{input}"
-            );
+            assert_eq!(to_resp3(&wire(input), Shape::Plain, &mut out), Err(Error::Malformed), "{input}");
             assert!(out.is_empty());
         }
         let mut out = Vec::new();
-        assert_eq!(
-            to_resp3(&[b'$'; 40], Shape::Plain, &mut out),
-            Err(Error::Malformed)
-        );
+        assert_eq!(to_resp3(&[b'$'; 40], Shape::Plain, &mut out), Err(Error::Malformed));
     }
 
     /// Replies of every structure under every shape: the same length is consumed as the framing finds, only nulls and
@@ -647,11 +540,7 @@ mod tests {
             let mut left = 1;
             while left > 0 {
                 left -= 1;
-                let kind = if reply.len() > 400 {
-                    below(5)
-                } else {
-                    below(8)
-                };
+                let kind = if reply.len() > 400 { below(5) } else { below(8) };
                 let text: &[u8] = match kind {
                     0 => b"+OK\r\n",
                     1 => b":1\r\n",
@@ -671,16 +560,8 @@ mod tests {
             for shape in &shapes {
                 let mut whole = Vec::new();
                 let show = reply.escape_ascii();
-                assert_eq!(
-                    to_resp3(&reply, *shape, &mut whole),
-                    Ok(reply.len()),
-                    "{shape:?} {show}"
-                );
-                assert_eq!(
-                    measure(&whole),
-                    Measure::Complete(whole.len()),
-                    "{shape:?} {show}"
-                );
+                assert_eq!(to_resp3(&reply, *shape, &mut whole), Ok(reply.len()), "{shape:?} {show}");
+                assert_eq!(measure(&whole), Measure::Complete(whole.len()), "{shape:?} {show}");
                 // A shape that promises no nulls is broken by most of these replies.
                 let promises = !matches!(shape, Shape::Flat | Shape::Map(_) | Shape::Set(_));
                 let mut head = Vec::new();
@@ -707,24 +588,9 @@ mod tests {
         assert_eq!(to_resp3(&deep, Shape::Plain, &mut out), Ok(deep.len()));
         assert!(out.ends_with(b"*1\r\n_\r\n"));
         let mut out = Vec::new();
-        for shape in [
-            Shape::Plain,
-            Shape::Set(&Shape::Flat),
-            SCORES,
-            Shape::EntryMap(&Shape::Flat),
-        ] {
-            assert_eq!(
-                to_resp3(b"*999999999999999998\r\n", shape, &mut out),
-                Err(Error::Incomplete)
-            );
-            assert_eq!(
-                to_resp3(
-                    &b"*999999999999999998\r\n".repeat(30),
-                    Shape::Plain,
-                    &mut out
-                ),
-                Err(Error::Malformed)
-            );
+        for shape in [Shape::Plain, Shape::Set(&Shape::Flat), SCORES, Shape::EntryMap(&Shape::Flat)] {
+            assert_eq!(to_resp3(b"*999999999999999998\r\n", shape, &mut out), Err(Error::Incomplete));
+            assert_eq!(to_resp3(&b"*999999999999999998\r\n".repeat(30), Shape::Plain, &mut out), Err(Error::Malformed));
         }
         assert!(out.capacity() < 1024);
     }

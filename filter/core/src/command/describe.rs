@@ -1,8 +1,8 @@
 //! Answers to COMMAND and its subcommands, from the table.
 
 use super::{
-    Arguments, Begin, Categories, Command, Find, Flags, KeyFlags, KeySpec, KeysError, Resolved,
-    Tips, all, lookup, resolve,
+    Arguments, Begin, Categories, Command, Find, Flags, KeyFlags, KeySpec, KeysError, Resolved, Tips, all, lookup,
+    resolve,
 };
 
 /// The protocol that a client speaks.
@@ -43,18 +43,14 @@ fn answer(arguments: &dyn Arguments, offered: Offered<'_>, mut writer: Writer<'_
         return;
     }
     if !row.accepts(count) {
-        writer
-            .out
-            .extend_from_slice(b"-ERR wrong number of arguments for '");
+        writer.out.extend_from_slice(b"-ERR wrong number of arguments for '");
         writer.out.extend_from_slice(row.name.as_bytes());
         writer.out.extend_from_slice(b"' command\r\n");
         return;
     }
     match (row.name, count) {
         ("command", 1) => writer.entries(offered),
-        ("command|count", 2) => {
-            writer.integer(all().iter().filter(|command| offered(command)).count())
-        }
+        ("command|count", 2) => writer.integer(all().iter().filter(|command| offered(command)).count()),
         ("command|list", 2) => writer.list(offered, &|_| true),
         ("command|list", 5) => writer.filtered_list(arguments, offered),
         ("command|list", _) => writer.error("ERR syntax error"),
@@ -62,11 +58,7 @@ fn answer(arguments: &dyn Arguments, offered: Offered<'_>, mut writer: Writer<'_
         ("command|info", _) => {
             writer.array(count - 2);
             for index in 2..count {
-                match arguments
-                    .argument(index)
-                    .and_then(named)
-                    .filter(|command| offered(command))
-                {
+                match arguments.argument(index).and_then(named).filter(|command| offered(command)) {
                     Some(command) => writer.entry(command, offered),
                     None => writer.null(),
                 }
@@ -77,8 +69,7 @@ fn answer(arguments: &dyn Arguments, offered: Offered<'_>, mut writer: Writer<'_
         ("command|getkeysandflags", 3..) => writer.keys(&From(arguments, 2), offered, true),
         _ => {
             writer.array(HELP.len());
-            HELP.iter()
-                .for_each(|line| writer.line(b'+', "", line.as_bytes()));
+            HELP.iter().for_each(|line| writer.line(b'+', "", line.as_bytes()));
         }
     }
 }
@@ -244,13 +235,7 @@ impl Writer<'_> {
         match spec.begin {
             Begin::Index(index) => self.search("index", &[("index", Value::Number(index))]),
             Begin::Keyword(word, from) => {
-                self.search(
-                    "keyword",
-                    &[
-                        ("keyword", Value::Text(word)),
-                        ("startfrom", Value::Number(from)),
-                    ],
-                );
+                self.search("keyword", &[("keyword", Value::Text(word)), ("startfrom", Value::Number(from))]);
             }
             Begin::Unknown => self.search("unknown", &[]),
         }
@@ -258,25 +243,10 @@ impl Writer<'_> {
         let number = Value::Number;
         match spec.find {
             Find::Range { last, step, limit } => {
-                self.search(
-                    "range",
-                    &[
-                        ("lastkey", number(last)),
-                        ("keystep", number(step)),
-                        ("limit", number(limit)),
-                    ],
-                );
+                self.search("range", &[("lastkey", number(last)), ("keystep", number(step)), ("limit", number(limit))]);
             }
-            Find::KeyNum {
-                number: keynumidx,
-                first,
-                step,
-            } => {
-                let fields = [
-                    ("keynumidx", number(keynumidx)),
-                    ("firstkey", number(first)),
-                    ("keystep", number(step)),
-                ];
+            Find::KeyNum { number: keynumidx, first, step } => {
+                let fields = [("keynumidx", number(keynumidx)), ("firstkey", number(first)), ("keystep", number(step))];
                 self.search("keynum", &fields);
             }
             Find::Unknown => self.search("unknown", &[]),
@@ -325,10 +295,7 @@ impl Writer<'_> {
             self.array(0);
         } else if by.eq_ignore_ascii_case(b"aclcat") {
             self.list(offered, &|command| {
-                command
-                    .categories
-                    .names()
-                    .any(|name| name.as_bytes().eq_ignore_ascii_case(value))
+                command.categories.names().any(|name| name.as_bytes().eq_ignore_ascii_case(value))
             });
         } else if by.eq_ignore_ascii_case(b"pattern") {
             self.list(offered, &|command| glob(value, command.name.as_bytes()));
@@ -451,12 +418,7 @@ mod tests {
     fn answer(request: &str, protocol: Protocol) -> String {
         let arguments: Vec<&str> = request.split(' ').collect();
         let mut out = Vec::new();
-        describe(
-            &arguments[..],
-            protocol,
-            |command| command.proxy != Proxy::Unsupported,
-            &mut out,
-        );
+        describe(&arguments[..], protocol, |command| command.proxy != Proxy::Unsupported, &mut out);
         String::from_utf8(out).unwrap().replace("\r\n", "|")
     }
 
@@ -466,26 +428,11 @@ mod tests {
             ("COMMAND DOCS", "*0|"),
             ("COMMAND DOCS get", "*0|"),
             ("COMMAND GETKEYS mset a 1 b 2", "*2|$1|a|$1|b|"),
-            (
-                "COMMAND GETKEYSANDFLAGS get a",
-                "*1|*2|$1|a|*2|+RO|+access|",
-            ),
-            (
-                "COMMAND GETKEYS get",
-                "-ERR Invalid number of arguments specified for command|",
-            ),
-            (
-                "COMMAND GETKEYS nonsense a",
-                "-ERR Invalid command specified|",
-            ),
-            (
-                "COMMAND GETKEYS blpop a 0",
-                "-ERR Invalid command specified|",
-            ),
-            (
-                "COMMAND GETKEYS ping a b",
-                "-ERR The command has no key arguments|",
-            ),
+            ("COMMAND GETKEYSANDFLAGS get a", "*1|*2|$1|a|*2|+RO|+access|"),
+            ("COMMAND GETKEYS get", "-ERR Invalid number of arguments specified for command|"),
+            ("COMMAND GETKEYS nonsense a", "-ERR Invalid command specified|"),
+            ("COMMAND GETKEYS blpop a 0", "-ERR Invalid command specified|"),
+            ("COMMAND GETKEYS ping a b", "-ERR The command has no key arguments|"),
             ("COMMAND INFO nonsense blpop", "*2|$-1|$-1|"),
             ("COMMAND LIST FILTERBY PATTERN mg*", "*1|$4|mget|"),
             ("COMMAND LIST FILTERBY MODULE x", "*0|"),
@@ -498,15 +445,10 @@ mod tests {
         assert_eq!(answer("COMMAND INFO nonsense", Protocol::Resp3), "*1|_|");
         let get = answer("COMMAND INFO get", Protocol::Resp2);
         assert!(
-            get.starts_with(
-                "*1|*10|$3|get|:2|*2|+readonly|+fast|:1|:1|:1|*3|+@read|+@string|+@fast|*0|*1|"
-            ),
+            get.starts_with("*1|*10|$3|get|:2|*2|+readonly|+fast|:1|:1|:1|*3|+@read|+@string|+@fast|*0|*1|"),
             "{get}"
         );
-        assert!(
-            answer("COMMAND nonsense\r\n", Protocol::Resp2)
-                .ends_with("'nonsense  '. Try COMMAND HELP.|")
-        );
+        assert!(answer("COMMAND nonsense\r\n", Protocol::Resp2).ends_with("'nonsense  '. Try COMMAND HELP.|"));
     }
 
     #[test]
@@ -524,11 +466,7 @@ mod tests {
             ("a*b*c", "aXbXbXc", true),
             ("a*b*c", "aXbXbX", false),
         ] {
-            assert_eq!(
-                glob(pattern.as_bytes(), text.as_bytes()),
-                expected,
-                "{pattern} {text}"
-            );
+            assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
         }
         assert!(!glob("*a".repeat(50).as_bytes(), &[b'a'; 49]));
     }

@@ -7,11 +7,7 @@ impl Command {
     /// The arguments that are patterns by which the command reaches keys that depend on its data: SORT's BY and GET.
     /// Where there is one, it can't be known which keys are read. All arguments must be there, as for the keys of SORT.
     pub fn patterns<'a, A: Arguments + ?Sized>(&self, arguments: &'a A) -> Patterns<'a, A> {
-        let next = if self.extract == Extract::Sort {
-            2
-        } else {
-            usize::MAX
-        };
+        let next = if self.extract == Extract::Sort { 2 } else { usize::MAX };
         Patterns { arguments, next }
     }
 }
@@ -56,10 +52,7 @@ impl SortOption {
             (b"limit", SortOption::Limit),
             (b"store", SortOption::Store),
         ];
-        names
-            .into_iter()
-            .find(|(name, _)| word.eq_ignore_ascii_case(name))
-            .map(|(_, option)| option)
+        names.into_iter().find(|(name, _)| word.eq_ignore_ascii_case(name)).map(|(_, option)| option)
     }
 
     fn values(self) -> usize {
@@ -95,10 +88,7 @@ pub(super) fn geo_radius<A: Arguments + ?Sized>(arguments: &A) -> Result<Keys, K
 }
 
 /// The source is argument 1; where the result is stored overwrites.
-fn with_store<A: Arguments + ?Sized>(
-    arguments: &A,
-    store: Option<usize>,
-) -> Result<Keys, KeysError> {
+fn with_store<A: Arguments + ?Sized>(arguments: &A, store: Option<usize>) -> Result<Keys, KeysError> {
     let mut keys = Keys::NONE;
     keys.push_one(1, KeyFlags::RO)?;
     if let Some(store) = store {
@@ -135,10 +125,7 @@ pub(super) fn migrate<A: Arguments + ?Sized>(arguments: &A) -> Result<Keys, Keys
 }
 
 /// The first half of what is behind STREAMS.
-pub(super) fn streams<A: Arguments + ?Sized>(
-    command: &Command,
-    arguments: &A,
-) -> Result<Keys, KeysError> {
+pub(super) fn streams<A: Arguments + ?Sized>(command: &Command, arguments: &A) -> Result<Keys, KeysError> {
     let mut at = 1;
     loop {
         let word = needed(arguments, at)?;
@@ -157,10 +144,7 @@ pub(super) fn streams<A: Arguments + ?Sized>(
     if names_and_ids == 0 || names_and_ids % 2 == 1 {
         return Err(KeysError::Malformed);
     }
-    let flags = command
-        .specs
-        .first()
-        .map_or(KeyFlags::RO, |spec| spec.flags);
+    let flags = command.specs.first().map_or(KeyFlags::RO, |spec| spec.flags);
     let mut keys = Keys::NONE;
     keys.push(at, at + names_and_ids / 2, 1, flags)?;
     Ok(keys)
@@ -177,9 +161,7 @@ mod tests {
     fn patterns_are_reported() {
         let patterns = |request: &str| {
             let arguments: Vec<&str> = request.split(' ').collect();
-            let Resolved::Command(command) = resolve(&arguments[..]) else {
-                panic!()
-            };
+            let Resolved::Command(command) = resolve(&arguments[..]) else { panic!() };
             command.patterns(&arguments[..]).collect::<Vec<_>>()
         };
         assert_eq!(patterns("SORT k BY w_* GET # GET o_*->f STORE a*"), [3, 7]);

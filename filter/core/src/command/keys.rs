@@ -106,11 +106,7 @@ pub(super) const fn range(last: i8, step: i8, limit: i8) -> Find {
 
 /// As the table writes it.
 pub(super) const fn keynum(number: i8, first: i8, step: i8) -> Find {
-    Find::KeyNum {
-        number,
-        first,
-        step,
-    }
+    Find::KeyNum { number, first, step }
 }
 
 /// One of a command's key specs.
@@ -192,30 +188,12 @@ impl Keys {
     #[doc(hidden)]
     pub const MOST_RANGES: usize = 3;
 
-    pub(super) const NONE: Keys = Keys {
-        ranges: [Range {
-            first: 0,
-            end: 0,
-            step: 1,
-            flags: KeyFlags(0),
-        }; Keys::MOST_RANGES],
-        used: 0,
-    };
+    pub(super) const NONE: Keys =
+        Keys { ranges: [Range { first: 0, end: 0, step: 1, flags: KeyFlags(0) }; Keys::MOST_RANGES], used: 0 };
 
-    pub(super) fn push(
-        &mut self,
-        first: usize,
-        end: usize,
-        step: usize,
-        flags: KeyFlags,
-    ) -> Result<(), KeysError> {
+    pub(super) fn push(&mut self, first: usize, end: usize, step: usize, flags: KeyFlags) -> Result<(), KeysError> {
         let range = self.ranges.get_mut(self.used).ok_or(KeysError::Unknown)?;
-        *range = Range {
-            first,
-            end,
-            step: step.max(1),
-            flags,
-        };
+        *range = Range { first, end, step: step.max(1), flags };
         self.used += 1;
         Ok(())
     }
@@ -228,23 +206,13 @@ impl Keys {
     pub fn iter(&self) -> impl Iterator<Item = Key> + '_ {
         self.ranges.iter().take(self.used).flat_map(|range| {
             let (access, flags) = (range.flags.access(), range.flags);
-            (range.first..range.end)
-                .step_by(range.step)
-                .map(move |index| Key {
-                    index,
-                    access,
-                    flags,
-                })
+            (range.first..range.end).step_by(range.step).map(move |index| Key { index, access, flags })
         })
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.ranges
-            .iter()
-            .take(self.used)
-            .map(|range| range.end.saturating_sub(range.first).div_ceil(range.step))
-            .sum()
+        self.ranges.iter().take(self.used).map(|range| range.end.saturating_sub(range.first).div_ceil(range.step)).sum()
     }
 
     /// Whether there is none.
@@ -297,9 +265,7 @@ impl Command {
 
     /// Whether it can have keys at all.
     pub fn has_keys(&self) -> bool {
-        self.specs
-            .iter()
-            .any(|spec| !spec.flags.contains(KeyFlags::NOT_KEY))
+        self.specs.iter().any(|spec| !spec.flags.contains(KeyFlags::NOT_KEY))
     }
 
     fn keys_by_specs<A: Arguments + ?Sized>(&self, arguments: &A) -> Result<Keys, KeysError> {
@@ -321,16 +287,10 @@ impl Command {
                 Begin::Unknown => return Err(KeysError::Unknown),
             };
             let (first, end, step) = match spec.find {
-                Find::Range { last, step, limit } => (
-                    begin,
-                    range_end(begin, count, last, limit).ok_or(KeysError::Malformed)?,
-                    positive(step)?,
-                ),
-                Find::KeyNum {
-                    number,
-                    first,
-                    step,
-                } => {
+                Find::Range { last, step, limit } => {
+                    (begin, range_end(begin, count, last, limit).ok_or(KeysError::Malformed)?, positive(step)?)
+                }
+                Find::KeyNum { number, first, step } => {
                     let number = key_number(arguments, begin + positive(number)?)?;
                     if number == 0 && !self.flags.contains(Flags::NO_MANDATORY_KEYS) {
                         return Err(KeysError::Malformed);
@@ -339,9 +299,7 @@ impl Command {
                     if number == 0 {
                         (first, first, step)
                     } else {
-                        let last = (number - 1)
-                            .checked_mul(step)
-                            .and_then(|length| length.checked_add(first));
+                        let last = (number - 1).checked_mul(step).and_then(|length| length.checked_add(first));
                         (first, last.ok_or(KeysError::Malformed)? + 1, step)
                     }
                 }
@@ -357,10 +315,7 @@ impl Command {
 }
 
 /// An argument that must be there for the keys to be told.
-pub(super) fn needed<A: Arguments + ?Sized>(
-    arguments: &A,
-    index: usize,
-) -> Result<&[u8], KeysError> {
+pub(super) fn needed<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Result<&[u8], KeysError> {
     if index >= arguments.count() {
         return Err(KeysError::Malformed);
     }
@@ -368,15 +323,9 @@ pub(super) fn needed<A: Arguments + ?Sized>(
 }
 
 /// Where a keyword stands; forwards to the end, or from a place before the end backwards down to argument 2.
-fn find_keyword<A: Arguments + ?Sized>(
-    arguments: &A,
-    word: &str,
-    from: i8,
-) -> Result<Option<usize>, KeysError> {
+fn find_keyword<A: Arguments + ?Sized>(arguments: &A, word: &str, from: i8) -> Result<Option<usize>, KeysError> {
     let count = arguments.count();
-    let matches = |index| {
-        needed(arguments, index).map(|argument| argument.eq_ignore_ascii_case(word.as_bytes()))
-    };
+    let matches = |index| needed(arguments, index).map(|argument| argument.eq_ignore_ascii_case(word.as_bytes()));
     match usize::try_from(from) {
         Ok(from) => {
             for index in from..count {
@@ -417,15 +366,12 @@ fn positive(number: i8) -> Result<usize, KeysError> {
 /// A number of keys as servers read it: decimal digits, no sign, no leading zero.
 fn key_number<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Result<usize, KeysError> {
     let digits = needed(arguments, index)?;
-    let well_formed = matches!(digits, [b'0'] | [b'1'..=b'9', ..])
-        && digits.len() <= 9
-        && digits.iter().all(u8::is_ascii_digit);
+    let well_formed =
+        matches!(digits, [b'0'] | [b'1'..=b'9', ..]) && digits.len() <= 9 && digits.iter().all(u8::is_ascii_digit);
     if !well_formed {
         return Err(KeysError::Malformed);
     }
-    let number = digits
-        .iter()
-        .fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
+    let number = digits.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
     // Also keeps every sum that follows small.
     if number > arguments.count() {
         return Err(KeysError::Malformed);
@@ -442,13 +388,8 @@ mod tests {
     use super::*;
 
     fn keys(request: &str) -> Result<Vec<usize>, KeysError> {
-        let arguments: Vec<&str> = request
-            .split(' ')
-            .map(|word| if word == "''" { "" } else { word })
-            .collect();
-        let Resolved::Command(command) = resolve(&arguments[..]) else {
-            panic!("{request}")
-        };
+        let arguments: Vec<&str> = request.split(' ').map(|word| if word == "''" { "" } else { word }).collect();
+        let Resolved::Command(command) = resolve(&arguments[..]) else { panic!("{request}") };
         let keys = command.keys(&arguments[..])?;
         let found: Vec<usize> = keys.iter().map(|key| key.index).collect();
         assert_eq!(keys.len(), found.len());
@@ -489,10 +430,7 @@ mod tests {
             ("XREAD STREAMS a b 0 0", &[2, 3]),
             ("XREAD COUNT 1 BLOCK 5 streams a 0", &[6]),
             ("XREADGROUP GROUP streams streams STREAMS a >", &[5]),
-            (
-                "XREADGROUP COUNT 1 GROUP STREAMS x NOACK STREAMS k id",
-                &[8],
-            ),
+            ("XREADGROUP COUNT 1 GROUP STREAMS x NOACK STREAMS k id", &[8]),
             ("MIGRATE h 1 k 0 5", &[3]),
             ("MIGRATE h 1 '' 0 5 AUTH keys KEYS a b", &[9, 10]),
             ("MIGRATE h 1 '' 0 5 AUTH2 keys keys KEYS a", &[10]),
@@ -550,12 +488,8 @@ mod tests {
         }
         let keys = |there: &[&str], count| {
             let arguments = Partial(there, count);
-            let Resolved::Command(command) = resolve(&arguments) else {
-                panic!()
-            };
-            command
-                .keys(&arguments)
-                .map(|keys| keys.iter().map(|key| key.index).collect::<Vec<_>>())
+            let Resolved::Command(command) = resolve(&arguments) else { panic!() };
+            command.keys(&arguments).map(|keys| keys.iter().map(|key| key.index).collect::<Vec<_>>())
         };
         assert_eq!(keys(&["set", "k"], 3), Ok(vec![1]));
         assert_eq!(keys(&["eval", "s"], 5), Err(KeysError::Missing(2)));
@@ -567,15 +501,8 @@ mod tests {
     fn access_is_known() {
         let access = |request: &str| {
             let arguments: Vec<&str> = request.split(' ').collect();
-            let Resolved::Command(command) = resolve(&arguments[..]) else {
-                panic!()
-            };
-            command
-                .keys(&arguments[..])
-                .unwrap()
-                .iter()
-                .map(|key| key.access)
-                .collect::<Vec<_>>()
+            let Resolved::Command(command) = resolve(&arguments[..]) else { panic!() };
+            command.keys(&arguments[..]).unwrap().iter().map(|key| key.access).collect::<Vec<_>>()
         };
         assert_eq!(access("GET k"), [Access::Read]);
         assert_eq!(access("DEL k"), [Access::Remove]);

@@ -38,36 +38,21 @@ impl Command {
                 has_word(arguments, word, keys.saturating_add(2))
             }
         };
-        if holds {
-            self.reply.shape
-        } else {
-            self.reply.otherwise
-        }
+        if holds { self.reply.shape } else { self.reply.otherwise }
     }
 }
 
 fn has_word<A: Arguments + ?Sized>(arguments: &A, word: &str, from: usize) -> bool {
-    (from..arguments.count()).any(|index| {
-        arguments
-            .argument(index)
-            .is_some_and(|argument| argument.eq_ignore_ascii_case(word.as_bytes()))
-    })
+    (from..arguments.count())
+        .any(|index| arguments.argument(index).is_some_and(|argument| argument.eq_ignore_ascii_case(word.as_bytes())))
 }
 
 const fn always(shape: Shape) -> Reply {
-    Reply {
-        shape,
-        when: None,
-        otherwise: shape,
-    }
+    Reply { shape, when: None, otherwise: shape }
 }
 
 const fn when(when: When, shape: Shape, otherwise: Shape) -> Reply {
-    Reply {
-        shape,
-        when: Some(when),
-        otherwise,
-    }
+    Reply { shape, when: Some(when), otherwise }
 }
 
 /// Nulls, at any depth, and nothing else.
@@ -82,29 +67,19 @@ pub(super) static VERBATIM: Reply = always(Shape::Verbatim);
 /// ZRANGE and the like.
 pub(super) static SCORED_FROM_4: Reply = when(When::Word("WITHSCORES", 4), SCORES, Shape::Flat);
 /// ZUNION and the like.
-pub(super) static SCORED_BEHIND_KEYS: Reply =
-    when(When::WordBehindKeys("WITHSCORES"), SCORES, Shape::Flat);
+pub(super) static SCORED_BEHIND_KEYS: Reply = when(When::WordBehindKeys("WITHSCORES"), SCORES, Shape::Flat);
 pub(super) static RANK: Reply = always(Shape::Tuple(&[Shape::Flat, Shape::Double]));
 /// ZPOPMIN: a member and its score, or pairs of them where a count is given.
-pub(super) static POPPED: Reply = when(
-    When::Arguments(3),
-    SCORES,
-    Shape::Tuple(&[Shape::Flat, Shape::Double]),
-);
-pub(super) static BLOCKING_POPPED: Reply =
-    always(Shape::Tuple(&[Shape::Flat, Shape::Flat, Shape::Double]));
+pub(super) static POPPED: Reply = when(When::Arguments(3), SCORES, Shape::Tuple(&[Shape::Flat, Shape::Double]));
+pub(super) static BLOCKING_POPPED: Reply = always(Shape::Tuple(&[Shape::Flat, Shape::Flat, Shape::Double]));
 /// ZMPOP: the key, then an array of pairs.
-pub(super) static POPPED_OF_KEYS: Reply = always(Shape::Tuple(&[
-    Shape::Flat,
-    Shape::Array(&Shape::Tuple(&[Shape::Flat, Shape::Double])),
-]));
-pub(super) static RANDOM_FIELDS: Reply =
-    when(When::Arguments(4), Shape::Pairs(&Shape::Flat), Shape::Flat);
+pub(super) static POPPED_OF_KEYS: Reply =
+    always(Shape::Tuple(&[Shape::Flat, Shape::Array(&Shape::Tuple(&[Shape::Flat, Shape::Double]))]));
+pub(super) static RANDOM_FIELDS: Reply = when(When::Arguments(4), Shape::Pairs(&Shape::Flat), Shape::Flat);
 pub(super) static RANDOM_MEMBERS: Reply = when(When::Arguments(4), SCORES, Shape::Flat);
 pub(super) static POSITIONS: Reply = always(Shape::Array(&Shape::Array(&Shape::Double)));
 /// GEOSEARCH and the like: only coordinates are an array within an item.
-pub(super) static FOUND: Reply =
-    always(Shape::Array(&Shape::Arrays(&Shape::Array(&Shape::Double))));
+pub(super) static FOUND: Reply = always(Shape::Array(&Shape::Arrays(&Shape::Array(&Shape::Double))));
 /// XREAD: streams with their entries. A deleted entry of a consumer's history has a null for its fields.
 pub(super) static STREAMS: Reply = always(Shape::EntryMap(&Shape::Plain));
 
@@ -113,10 +88,7 @@ pub(super) static MAPS: Reply = always(Shape::Array(&Shape::Map(&Shape::Plain)))
 /// XINFO STREAM; groups and consumers are arrays in its FULL form and numbers otherwise.
 pub(super) static STREAM_INFO: Reply = always(Shape::Fields(&[(
     "groups",
-    Shape::Array(&Shape::Fields(&[(
-        "consumers",
-        Shape::Array(&Shape::Map(&Shape::Plain)),
-    )])),
+    Shape::Array(&Shape::Fields(&[("consumers", Shape::Array(&Shape::Map(&Shape::Plain)))])),
 )]));
 /// Slots: first, last, then nodes, each with a map of metadata.
 pub(super) static CLUSTER_SLOTS: Reply = always(Shape::Array(&Shape::Arrays(&Shape::Tuple(&[
@@ -125,7 +97,5 @@ pub(super) static CLUSTER_SLOTS: Reply = always(Shape::Array(&Shape::Arrays(&Sha
     Shape::Flat,
     Shape::Map(&Shape::Flat),
 ]))));
-pub(super) static CLUSTER_SHARDS: Reply = always(Shape::Array(&Shape::Fields(&[(
-    "nodes",
-    Shape::Array(&Shape::Map(&Shape::Flat)),
-)])));
+pub(super) static CLUSTER_SHARDS: Reply =
+    always(Shape::Array(&Shape::Fields(&[("nodes", Shape::Array(&Shape::Map(&Shape::Flat)))])));
