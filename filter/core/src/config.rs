@@ -280,12 +280,18 @@ impl Target {
         for (i, tag) in target.tags.iter().enumerate() {
             let tag = tag.as_deref().unwrap_or_default();
             let name = tag.strip_prefix('\u{1}').and_then(|t| t.strip_suffix(':'));
-            let well_formed = name.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
+            let well_formed =
+                name.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
             if !(well_formed || tag.is_empty() && i == 0) {
                 return Err(format!("tags[{i}]: {tag:?} is no tag"));
             }
             tags.push(tag.as_bytes().into());
         }
-        Ok(Target { destination: target.destination.clone(), cluster: target.cluster, mirrors: target.mirrors.clone(), tags })
+        Ok(Target {
+            destination: target.destination.clone(),
+            cluster: target.cluster,
+            mirrors: target.mirrors.clone(),
+            tags,
+        })
     }
 }

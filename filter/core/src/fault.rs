@@ -84,11 +84,9 @@ mod tests {
 
     #[test]
     fn shares_add_up() {
-        let faults = Faults::new(&[
-            fault(FaultKind::Error, 500_000, 0, &["GET"]),
-            fault(FaultKind::Delay, 500_000, 20, &[]),
-        ])
-        .unwrap();
+        let faults =
+            Faults::new(&[fault(FaultKind::Error, 500_000, 0, &["GET"]), fault(FaultKind::Delay, 500_000, 20, &[])])
+                .unwrap();
         let mut random = Random::new([3; 32]);
         let drawn: Vec<_> = (0..2000).map(|_| faults.draw(b"gEt", &mut random).unwrap()).collect();
         let errors = drawn.iter().filter(|i| i.error).count();

@@ -51,7 +51,9 @@ impl Router {
                         return error(RouteProblem::Duplicate);
                     }
                 }
-                KeyMatch::Prefix(text) if text.is_empty() => return error(RouteProblem::EmptyPrefix),
+                KeyMatch::Prefix(text) if text.is_empty() => {
+                    return error(RouteProblem::EmptyPrefix);
+                }
                 KeyMatch::Prefix(text) => router.prefixes.push(Prefix { text: fold(text), route, parent: None }),
                 KeyMatch::Regex(text) => {
                     let text = if case_insensitive { format!("(?i){text}") } else { text.clone() };
@@ -213,7 +215,14 @@ mod tests {
         check(
             &matches,
             false,
-            &[("abcc", Some((2, 3))), ("abcz", Some((2, 3))), ("abz", Some((1, 2))), ("az", Some((0, 1))), ("c", None), ("", None)],
+            &[
+                ("abcc", Some((2, 3))),
+                ("abcz", Some((2, 3))),
+                ("abz", Some((1, 2))),
+                ("az", Some((0, 1))),
+                ("c", None),
+                ("", None),
+            ],
         );
     }
 

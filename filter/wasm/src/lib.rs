@@ -13,10 +13,13 @@ use proxy_wasm::traits::{Context, RootContext, StreamContext};
 use proxy_wasm::types::{BufferType, ContextType, LogLevel};
 use std::rc::Rc;
 
-proxy_wasm::main! {{
-    proxy_wasm::set_log_level(LogLevel::Info);
-    proxy_wasm::set_root_context(|id| Box::new(Root { id, plugin: None }));
-}}
+mod entry {
+    use super::*;
+    proxy_wasm::main! {{
+        proxy_wasm::set_log_level(LogLevel::Info);
+        proxy_wasm::set_root_context(|id| Box::new(Root { id, plugin: None }));
+    }}
+}
 
 /// One plugin configuration as Envoy holds it. What it says is kept in the VM, by name.
 struct Root {
@@ -52,7 +55,8 @@ impl RootContext for Root {
     }
 
     fn on_queue_ready(&mut self, queue: u32) {
-        while let Some(context) = abi::take(queue) {
+        // One item a call: Envoy hands bytes on only when the call is over, and the same connection may be next.
+        if let Some(context) = abi::take(queue) {
             stream::pump(context);
         }
     }

@@ -66,14 +66,21 @@ impl Plugin {
         self.generation.set(self.generation.get().wrapping_add(1));
     }
 
-    /// Registers the queue that wakes this plugin's connections, under the root context that was configured last.
-    pub fn register_queue(&self, name: &str) {
+    /// Registers the queue that wakes this plugin's connections, under the root context that was configured last. False:
+    /// Envoy has none.
+    #[must_use]
+    pub fn register_queue(&self, name: &str) -> bool {
         self.queue.set(abi::queue(name));
+        self.queue.get().is_some()
     }
 
-    /// Has [`crate::stream::pump`] called for a connection in a later turn of the event loop. False: it can't be.
-    pub fn post(&self, context: u32) -> bool {
-        self.queue.get().is_some_and(|queue| abi::post(queue, context))
+    /// Has [`crate::stream::pump`] called for a connection in a later turn of the event loop.
+    pub fn post(&self, context: u32) {
+        if let Some(queue) = self.queue.get()
+            && !abi::post(queue, context)
+        {
+            log::error!("redis-mesh: a connection can't be woken");
+        }
     }
 
     /// The counters of a host.

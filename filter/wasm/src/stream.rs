@@ -61,8 +61,9 @@ fn with_scratch<T>(use_it: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 
 impl Connection {
     /// Opens a gate whose time has come.
-    pub fn wake(&mut self, now: Duration) {
+    pub fn wake(&mut self, now: Duration, id: u32, connection: &Rc<RefCell<Connection>>) {
         self.rewriter.wake(now);
+        self.post(id, connection);
     }
 
     /// Finds the host that the selected connection belongs to, again after a new configuration.
@@ -114,14 +115,41 @@ impl Connection {
         Some(result)
     }
 
+    /// Bytes that the client has sent since the read buffer was filled with ours wait with us: only ours go on.
+    fn keep_what_came_behind(&mut self) {
+        let all = abi::buffer(BufferType::DownstreamData, 0, usize::MAX);
+        let (ours, behind) = all.split_at(self.unflushed.min(all.len()));
+        if !behind.is_empty() {
+            self.rewriter.hold(behind);
+            if !abi::replace(BufferType::DownstreamData, all.len(), ours) {
+                self.host = HostIndex::Orphaned;
+            }
+        }
+    }
+
+    /// Hands the read buffer on. What is still held, and what has come meanwhile, is looked at in a later turn.
+    fn flush(&mut self, id: u32, connection: &Rc<RefCell<Connection>>) {
+        self.unflushed = 0;
+        abi::resume();
+        if self.must_go_on() {
+            self.post(id, connection);
+        } else if self.rewriter.gate() == Gate::Open {
+            vm::done(id);
+        }
+    }
+
+    /// True if there is something to do that no event will tell of.
+    fn must_go_on(&self) -> bool {
+        let waits = matches!(self.rewriter.gate(), Gate::Open) && self.rewriter.waits();
+        waits || self.rewriter.closing() || self.host == HostIndex::Orphaned
+    }
+
     /// Has the connection pumped soon, if there is something to do for it.
     fn post(&mut self, id: u32, connection: &Rc<RefCell<Connection>>) {
         vm::wait(id, connection);
         if !self.posted {
             self.posted = true;
-            if !self.plugin.post(id) {
-                vm::wake_at(vm::now(), id);
-            }
+            self.plugin.post(id);
         }
     }
 }
@@ -180,7 +208,11 @@ impl Stream {
             };
             match c.rewriter.gate() {
                 Gate::Open if c.host != HostIndex::Orphaned => {
-                    if left > 0 || end { Action::Continue } else { Action::Pause }
+                    if left > 0 || end {
+                        Action::Continue
+                    } else {
+                        Action::Pause
+                    }
                 }
                 gate => {
                     c.unflushed = left;
@@ -228,69 +260,58 @@ impl Stream {
     }
 }
 
-/// Goes on with a connection that waits: hands on what is ready, takes what the client has sent meanwhile, closes it.
+/// Goes on with a connection that waits: hands on what is ready, else takes what the client has sent meanwhile, else closes it
+/// if that is due.
 ///
-/// Called from a root context, so the streams of the SDK are free. No borrow is held over [`abi::resume`]: the next filter may
-/// answer at once, and that answer comes back to [`Stream::on_upstream_data`] before the call returns.
+/// [`abi::resume`] takes effect when the call from Envoy is over, so it is the last thing that happens here; replies that the
+/// next filter gives at once come after it.
 pub fn pump(id: u32) {
-    let Some(connection) = vm::waiting(id) else { return };
+    let Some(connection) = vm::waiting(id) else {
+        return;
+    };
     if !abi::select(id) {
         vm::done(id);
         return;
     }
-    loop {
-        let mut borrowed = connection.borrow_mut();
-        let c = &mut *borrowed;
-        c.posted = false;
-        if c.unflushed > 0 {
-            let ours = std::mem::take(&mut c.unflushed);
-            let all = abi::buffer(BufferType::DownstreamData, 0, usize::MAX);
-            if let Some(behind) = all.get(ours..).filter(|b| !b.is_empty()) {
-                // The client has sent more since: it waits with us, only ours goes on.
-                c.rewriter.hold(behind);
-                if !abi::replace(BufferType::DownstreamData, all.len(), &all[..ours]) {
-                    c.host = HostIndex::Orphaned;
-                }
-            }
-            drop(borrowed);
-            abi::resume();
-            continue;
+    let mut c = connection.borrow_mut();
+    let c = &mut *c;
+    c.posted = false;
+    if c.unflushed > 0 {
+        c.keep_what_came_behind();
+        c.flush(id, &connection);
+        return;
+    }
+    if c.rewriter.closing() || c.host == HostIndex::Orphaned {
+        vm::done(id);
+        abi::close();
+        return;
+    }
+    if c.rewriter.gate() != Gate::Open {
+        return;
+    }
+    let data = abi::buffer(BufferType::DownstreamData, 0, usize::MAX);
+    if data.is_empty() && !c.rewriter.waits() {
+        vm::done(id);
+        return;
+    }
+    let config = c.plugin.config();
+    c.resolve(&config);
+    with_scratch(|out| match c.lend(&config, |rewriter, env| rewriter.request(env, &data, out)) {
+        Some(Edit::Unchanged) => c.unflushed = data.len(),
+        Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, data.len(), out) => {
+            c.unflushed = out.len();
         }
-        if c.rewriter.closing() || c.host == HostIndex::Orphaned {
-            vm::done(id);
-            drop(borrowed);
-            abi::close();
-            return;
-        }
-        if c.rewriter.gate() != Gate::Open {
-            return;
-        }
-        let data = abi::buffer(BufferType::DownstreamData, 0, usize::MAX);
-        if data.is_empty() && !c.rewriter.holds() {
-            vm::done(id);
-            return;
-        }
-        let config = c.plugin.config();
-        c.resolve(&config);
-        with_scratch(|out| {
-            match c.lend(&config, |rewriter, env| rewriter.request(env, &data, out)) {
-                Some(Edit::Unchanged) => c.unflushed = data.len(),
-                Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, data.len(), out) => {
-                    c.unflushed = out.len();
-                }
-                Some(Edit::Replaced) | None => c.host = HostIndex::Orphaned,
-            }
-        });
-        if let Gate::Until(time) = c.rewriter.gate() {
-            vm::wake_at(time, id);
-        }
-        let idle = c.unflushed == 0 && c.host != HostIndex::Orphaned && !c.rewriter.closing();
-        if idle {
-            if c.rewriter.gate() == Gate::Open {
-                vm::done(id);
-            }
-            return;
-        }
+        Some(Edit::Replaced) | None => c.host = HostIndex::Orphaned,
+    });
+    if let Gate::Until(time) = c.rewriter.gate() {
+        vm::wake_at(time, id);
+    }
+    if c.unflushed > 0 {
+        c.flush(id, &connection);
+    } else if c.must_go_on() {
+        c.post(id, &connection);
+    } else if c.rewriter.gate() == Gate::Open {
+        vm::done(id);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::abi;
 use crate::plugin::Plugin;
-use crate::stream::{self, Connection};
+use crate::stream::Connection;
 use redis_mesh_core::config::{ConfigError, ProxyConfig};
 use redis_mesh_core::random::Random;
 use std::cell::{Cell, RefCell};
@@ -43,7 +43,9 @@ pub fn configure(bytes: &[u8]) -> Result<Rc<Plugin>, ConfigError> {
     let queue = QUEUE_NAME.with_borrow_mut(|queue| {
         queue.get_or_insert_with(|| random(|r| r.secret().iter().map(|b| format!("{b:02x}")).collect())).clone()
     });
-    plugin.register_queue(&format!("{queue}/{name}"));
+    if !plugin.register_queue(&format!("{queue}/{name}")) {
+        return Err(ConfigError("Envoy registers no queue to wake connections by".into()));
+    }
     Ok(plugin)
 }
 
@@ -140,8 +142,7 @@ pub fn tick(root: u32) {
         Some(due)
     }) {
         if let Some(connection) = waiting(context) {
-            connection.borrow_mut().wake(time);
-            stream::pump(context);
+            connection.borrow_mut().wake(time, context, &connection);
         }
     }
     PLUGINS.with_borrow(|plugins| plugins.values().for_each(|plugin| plugin.flush_stats()));

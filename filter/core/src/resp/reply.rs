@@ -17,9 +17,15 @@ pub fn measure(input: &[u8]) -> Measure {
     // Elements that are still to come; an aggregate of n adds n. Nesting needs no stack.
     let mut left = 1u64;
     while left > 0 {
-        let Some(&kind) = input.get(at) else { return Measure::Partial };
-        let Some(newline) = memchr::memchr(b'\n', &input[at..]).map(|i| i + at) else { return Measure::Partial };
-        let Some(line) = input[at + 1..newline].strip_suffix(b"\r") else { return Measure::Malformed };
+        let Some(&kind) = input.get(at) else {
+            return Measure::Partial;
+        };
+        let Some(newline) = memchr::memchr(b'\n', &input[at..]).map(|i| i + at) else {
+            return Measure::Partial;
+        };
+        let Some(line) = input[at + 1..newline].strip_suffix(b"\r") else {
+            return Measure::Malformed;
+        };
         at = newline + 1;
         left -= 1;
         match kind {

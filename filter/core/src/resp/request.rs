@@ -157,7 +157,8 @@ impl Parser {
             match buffer.first() {
                 None => return Ok(Progress::Partial),
                 Some(b'*') => {
-                    let Some((n, next)) = number(buffer, 1, limits.max_inline_bytes, ProtocolError::MultibulkLength)? else {
+                    let Some((n, next)) = number(buffer, 1, limits.max_inline_bytes, ProtocolError::MultibulkLength)?
+                    else {
                         return Ok(Progress::Partial);
                     };
                     let Some(n) = n.filter(|&n| n > 0) else {
@@ -242,7 +243,12 @@ const MAX_OFFSET: u64 = (u32::MAX / 2) as u64;
 type Length = Option<u64>;
 
 /// Reads a number and `\r\n` at `at`: the number and the offset behind it, `None` if more bytes are needed.
-fn number(buffer: &[u8], at: usize, max_line: u32, error: ProtocolError) -> Result<Option<(Length, usize)>, ProtocolError> {
+fn number(
+    buffer: &[u8],
+    at: usize,
+    max_line: u32,
+    error: ProtocolError,
+) -> Result<Option<(Length, usize)>, ProtocolError> {
     let mut value = 0u64;
     let mut i = at;
     let negative = buffer.get(i) == Some(&b'-');

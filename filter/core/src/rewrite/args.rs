@@ -71,7 +71,9 @@ pub enum TagRef {
 pub fn write_edited<'t>(args: &Args<'_>, edits: &[ArgEdit], tag_of: impl Fn(TagRef) -> &'t [u8], out: &mut Vec<u8>) {
     let mut copied = 0;
     for edit in edits {
-        let Some(span) = args.spans.get(edit.arg as usize) else { continue };
+        let Some(span) = args.spans.get(edit.arg as usize) else {
+            continue;
+        };
         let arg = span.of(args.frame);
         let kept = arg.get(edit.strip as usize..).unwrap_or_default();
         let tag = tag_of(edit.tag);

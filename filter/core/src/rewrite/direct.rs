@@ -7,7 +7,13 @@ use crate::config::Host;
 
 impl Rewriter {
     /// A command that the table knows.
-    pub(super) fn direct(&self, env: &Env<'_>, command: &'static Command, args: &Args<'_>, plan: &mut Plan) -> Decision {
+    pub(super) fn direct(
+        &self,
+        env: &Env<'_>,
+        command: &'static Command,
+        args: &Args<'_>,
+        plan: &mut Plan,
+    ) -> Decision {
         if !env.host.keys_decide && !env.host.rewrites_keys {
             return Decision::Forward;
         }
@@ -27,7 +33,9 @@ impl Rewriter {
         }
         // A module's command names its module; any other could be an administrative one that is newer than the table.
         if env.host.guarded && !name.contains('.') {
-            return Decision::Refuse(format!("NOPERM redis-mesh: {name} isn't known here and might reveal credentials"));
+            return Decision::Refuse(format!(
+                "NOPERM redis-mesh: {name} isn't known here and might reveal credentials"
+            ));
         }
         Decision::Forward
     }

@@ -36,7 +36,8 @@ pub fn refusal(container: &Command, command: &Command, args: &Args<'_>) -> Optio
             return (!harmless).then_some("changes the server");
         }
         "acl" => {
-            let harmless = [&b"whoami"[..], b"cat", b"help", b"genpass"].iter().any(|s| args.get(1).eq_ignore_ascii_case(s));
+            let harmless =
+                [&b"whoami"[..], b"cat", b"help", b"genpass"].iter().any(|s| args.get(1).eq_ignore_ascii_case(s));
             return (!harmless).then_some("reveals or changes credentials");
         }
         "migrate" => return Some("sends keys elsewhere"),

@@ -165,7 +165,10 @@ pub struct Rewriter {
     reply_mode: ReplyMode,
     subscriber: bool,
     transaction: Transaction,
+    /// Bytes of the client that have not gone on.
     held: Vec<u8>,
+    /// They haven't been looked at, or the gate closed before they were decided.
+    unread: bool,
     parser: Parser,
     body: Option<Body>,
     gate: Gate,
@@ -235,6 +238,7 @@ impl Rewriter {
             subscriber: false,
             transaction: Transaction::default(),
             held: Vec::new(),
+            unread: false,
             parser: Parser::default(),
             body: None,
             gate: Gate::Open,
@@ -263,15 +267,17 @@ impl Rewriter {
         self.closing
     }
 
-    /// True while client bytes are held back here.
-    pub fn holds(&self) -> bool {
-        !self.held.is_empty()
+    /// True if client bytes are held back here that have to be looked at as soon as the gate opens, whether or not more
+    /// of them come.
+    pub fn waits(&self) -> bool {
+        self.unread
     }
 
     /// Takes client bytes that came while the gate was closed, behind those already held.
     pub fn hold(&mut self, bytes: &[u8]) {
         if self.gate != Gate::Shut {
             self.held.extend_from_slice(bytes);
+            self.unread = true;
         }
     }
 
@@ -299,9 +305,7 @@ impl Rewriter {
     /// Takes bytes from the client.
     pub fn request(&mut self, env: &mut Env<'_>, input: &[u8], out: &mut Vec<u8>) -> Edit {
         if self.gate != Gate::Open {
-            if self.gate != Gate::Shut {
-                self.held.extend_from_slice(input);
-            }
+            self.hold(input);
             return Edit::Replaced;
         }
         let joined;
@@ -328,6 +332,7 @@ impl Rewriter {
         } else {
             self.held = buffer[at..].to_vec();
         }
+        self.unread = self.gate != Gate::Open && !self.held.is_empty();
         Edit::Replaced
     }
 
@@ -459,6 +464,7 @@ impl Rewriter {
         self.gate = Gate::Shut;
         self.closing = true;
         self.held = Vec::new();
+        self.unread = false;
     }
 
     fn protocol_error(&mut self, env: &mut Env<'_>, error: ProtocolError, sink: &mut Sink<'_>) {
@@ -472,7 +478,9 @@ impl Rewriter {
 
     /// Passes on, or drops, what has come of a streamed command. False: nothing more to do.
     fn pass_body(&mut self, env: &Env<'_>, sink: &mut Sink<'_>) -> bool {
-        let Some(mut body) = self.body else { return true };
+        let Some(mut body) = self.body else {
+            return true;
+        };
         let rest = &sink.buffer[sink.at..];
         let taken;
         if body.bytes > 0 {
@@ -547,7 +555,9 @@ impl Rewriter {
 
     /// Whether a command whose first arguments are there can be decided by them alone.
     fn decides_early(&self, env: &Env<'_>, args: &Args<'_>) -> bool {
-        let Resolved::Command(command) = command::resolve(args) else { return false };
+        let Resolved::Command(command) = command::resolve(args) else {
+            return false;
+        };
         if args.spans.len() < 2 || session::concerns(command) {
             return false;
         }
@@ -595,9 +605,7 @@ impl Rewriter {
     fn decide(&mut self, env: &mut Env<'_>, args: &Args<'_>, plan: &mut Plan, sink: &mut Sink<'_>) -> Decision {
         let container = command::lookup(args.get(0));
         let name = container.map(|c| c.name).unwrap_or_default();
-        if env.host.client_auth.is_some()
-            && !self.authenticated
-            && !matches!(name, "auth" | "hello" | "reset" | "quit")
+        if env.host.client_auth.is_some() && !self.authenticated && !matches!(name, "auth" | "hello" | "reset" | "quit")
         {
             env.stats.count(Stat::Unauthenticated);
             return Decision::Deny("NOAUTH Authentication required.".into());
@@ -618,7 +626,9 @@ impl Rewriter {
             Resolved::Command(command) | Resolved::Container(command) => command,
             Resolved::Unknown => container,
         };
-        if env.host.guarded && let Some(reason) = guard::refusal(container, command, args) {
+        if env.host.guarded
+            && let Some(reason) = guard::refusal(container, command, args)
+        {
             return Decision::Refuse(format!(
                 "NOPERM redis-mesh: {} {reason}; allowAdminCommands of the RedisService would permit it",
                 command.name.to_ascii_uppercase().replace('|', " ")
@@ -842,7 +852,8 @@ impl Rewriter {
     /// Takes the first bytes of more than may be read. Returns how many of them the bytes in `out` replace; all `total`
     /// of them if the connection is to be closed with an error.
     pub fn reply_head(&mut self, head: &[u8], total: usize, out: &mut Vec<u8>) -> usize {
-        if self.replies.shaping() && self.replies.only_one_outstanding()
+        if self.replies.shaping()
+            && self.replies.only_one_outstanding()
             && let Some(consumed) = self.replies.shape_head(head, out)
         {
             return consumed;
@@ -857,8 +868,12 @@ impl Rewriter {
         env.stats.count(Stat::LoginFailures);
         let destination = env.host.targets.first().map_or("", |t| t.destination.as_str());
         let text = match env.host.path {
-            DataPath::Direct => format!("ERR redis-mesh: {destination} refused the login of its RedisDestination"),
-            DataPath::Proxy => format!("ERR redis-mesh: the configuration of {} is being replaced, try again", env.host.name),
+            DataPath::Direct => {
+                format!("ERR redis-mesh: {destination} refused the login of its RedisDestination")
+            }
+            DataPath::Proxy => {
+                format!("ERR redis-mesh: the configuration of {} is being replaced, try again", env.host.name)
+            }
         };
         encode::error(out, text.as_bytes());
         self.shut();

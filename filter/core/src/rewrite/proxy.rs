@@ -105,7 +105,11 @@ impl Rewriter {
         let Some(&ArgEdit { tag: TagRef::Of { target: first, .. }, .. }) = plan.edits.first() else {
             // No key, such as PUBLISH or a script without keys.
             let name = container.name.to_ascii_uppercase();
-            return if host.single_destination { Ok(()) } else { Err(several(env, &format!("{name}, which has no key,"))) };
+            return if host.single_destination {
+                Ok(())
+            } else {
+                Err(several(env, &format!("{name}, which has no key,")))
+            };
         };
         let target_of = |edit: &ArgEdit| match edit.tag {
             TagRef::Of { target, .. } => target,
@@ -127,7 +131,9 @@ impl Rewriter {
             edit.tag = TagRef::Of { target, tag: mask };
         }
         // redis_proxy takes the tag off the argument that it routes by, and off no other.
-        let Some(routed_by) = routed_by(container) else { return Ok(()) };
+        let Some(routed_by) = routed_by(container) else {
+            return Ok(());
+        };
         let tag = plan.edits.first().map_or(TagRef::None, |e| e.tag);
         for edit in &mut plan.edits {
             edit.tag = if edit.arg == routed_by { tag } else { TagRef::None };
@@ -141,7 +147,9 @@ impl Rewriter {
 
     /// Draws the mirrors of a command, as a bit mask.
     fn mirror(&self, env: &mut Env<'_>, target: u32, command: &Command) -> u32 {
-        let Some(target) = env.host.targets.get(target as usize) else { return 0 };
+        let Some(target) = env.host.targets.get(target as usize) else {
+            return 0;
+        };
         let mut mask = 0;
         for (i, mirror) in target.mirrors.iter().enumerate() {
             let excluded = mirror.exclude_read_commands && command.is_read();

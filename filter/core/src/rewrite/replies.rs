@@ -144,8 +144,12 @@ impl Replies {
     /// For a reply too large to be read: replaces its head alone, if its shape allows it. Returns how many of the bytes
     /// of `head` the bytes in `out` replace.
     pub fn shape_head(&mut self, head: &[u8], out: &mut Vec<u8>) -> Option<usize> {
-        let Some(&Expected::Reply(shape)) = self.expected.front() else { return None };
-        let Ok(Head::Replaced(consumed)) = resp3::to_resp3_head(head, shape, out) else { return None };
+        let Some(&Expected::Reply(shape)) = self.expected.front() else {
+            return None;
+        };
+        let Ok(Head::Replaced(consumed)) = resp3::to_resp3_head(head, shape, out) else {
+            return None;
+        };
         self.expected.pop_front();
         Some(consumed)
     }
@@ -165,7 +169,11 @@ impl Replies {
         let mut at = 0;
         loop {
             let before = at;
-            at = if self.shaping { self.follow(data, at, out, &mut outcome) } else { self.search(data, at, out, &mut outcome) };
+            at = if self.shaping {
+                self.follow(data, at, out, &mut outcome)
+            } else {
+                self.search(data, at, out, &mut outcome)
+            };
             // A nonce may have changed how the rest is to be read.
             if at == before || at == data.len() {
                 break;
@@ -184,7 +192,9 @@ impl Replies {
         let finder = memchr::memmem::Finder::new(&secret[..]);
         let mut from = at;
         while !self.pending.is_empty() {
-            let Some(found) = data.get(from..).and_then(|rest| finder.find(rest)).map(|i| i + from) else { break };
+            let Some(found) = data.get(from..).and_then(|rest| finder.find(rest)).map(|i| i + from) else {
+                break;
+            };
             let Some((start, end, number)) = frame_of(data, at, found) else {
                 // The rest of the nonce is still to come.
                 self.emit(&data[at..line_start(data, at, found)], out);
@@ -214,7 +224,9 @@ impl Replies {
 
     /// The first pending answer has arrived.
     fn matched(&mut self, out: &mut Vec<u8>, outcome: &mut Outcome) {
-        let Some(pending) = self.pending.pop_front() else { return };
+        let Some(pending) = self.pending.pop_front() else {
+            return;
+        };
         let captured = self.capture.take();
         out.extend_from_slice(&pending.reply);
         match pending.then {
@@ -320,7 +332,8 @@ fn possible_nonce(data: &[u8], from: usize, secret: &[u8]) -> usize {
     let line = memchr::memrchr(b'\n', &data[from..]).map_or(from, |i| from + i + 1);
     let unknown: &[u8] = b"-ERR unknown command";
     let text = &data[line..];
-    let error = !text.is_empty() && text.len() < LONGEST_ERROR && (unknown.starts_with(text) || text.starts_with(unknown));
+    let error =
+        !text.is_empty() && text.len() < LONGEST_ERROR && (unknown.starts_with(text) || text.starts_with(unknown));
     let error = error.then_some(line);
     bulk.into_iter().chain(error).min().unwrap_or(data.len())
 }

@@ -53,7 +53,9 @@ impl Rewriter {
         let (username, password) = match args.count {
             2 => (None, args.get(1)),
             3 => (Some(args.get(1)), args.get(2)),
-            0 | 1 => return Decision::Refuse("ERR wrong number of arguments for 'auth' command".into()),
+            0 | 1 => {
+                return Decision::Refuse("ERR wrong number of arguments for 'auth' command".into());
+            }
             _ => return Decision::Refuse("ERR syntax error".into()),
         };
         match self.log_in(env, username, password) {
