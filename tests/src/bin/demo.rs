@@ -29,7 +29,8 @@ Options:
   -h, --help    Print this
 
 Nothing is installed outside of the checkout: tools are kept in .cache ($REDIS_MESH_CACHE), files
-of the run in the directory for temporary files. $REDIS_MESH_ENVOY names an Envoy to use instead.
+of the run in the directory for temporary files. $REDIS_MESH_ENVOY and $REDIS_MESH_REDIS name
+programs to use instead of those that are fetched or found.
 ";
 
 /// The combination that stays at the end, as arguments of `redis-mesh`.
