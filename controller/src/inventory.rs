@@ -92,7 +92,9 @@ impl Inventory {
             // A slice names its ports as the Service does; an unnamed port is the only one.
             let ports = slice.ports.as_deref().unwrap_or_default();
             let number = ports.iter().find(|candidate| candidate.name.as_deref().unwrap_or_default() == port.name);
-            let Some(number) = number.and_then(|port| port.port).and_then(|port| u16::try_from(port).ok()) else { continue };
+            let Some(number) = number.and_then(|port| port.port).and_then(|port| u16::try_from(port).ok()) else {
+                continue;
+            };
             for endpoint in &slice.endpoints {
                 let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
                 for address in endpoint.addresses.iter().filter(|_| ready) {
@@ -152,7 +154,9 @@ pub fn ports(service: &Service) -> Vec<ServicePort> {
         .filter_map(|port| {
             let name = port.name.clone().unwrap_or_default();
             let number = u16::try_from(port.port).ok()?;
-            let word = |text: &str| matches!(text.split('-').collect::<Vec<_>>()[..], ["redis", ..] | ["tcp" | "tls", "redis", ..]);
+            let word = |text: &str| {
+                matches!(text.split('-').collect::<Vec<_>>()[..], ["redis", ..] | ["tcp" | "tls", "redis", ..])
+            };
             let is_redis = word(&name) || port.app_protocol.as_deref().is_some_and(|protocol| protocol == "redis");
             Some(ServicePort { name, number, is_redis })
         })

@@ -8,6 +8,7 @@ mod build;
 mod cli;
 mod crd;
 mod diagnostic;
+mod explain;
 mod inventory;
 mod manifest;
 mod quantity;

@@ -53,7 +53,14 @@ pub fn read(sources: &[Source], namespace: &str, diagnostics: &mut Diagnostics) 
 }
 
 impl Manifests {
-    fn add(&mut self, mut value: Value, origin: Origin, namespace: &str, definitions: &[Value; 2], diagnostics: &mut Diagnostics) {
+    fn add(
+        &mut self,
+        mut value: Value,
+        origin: Origin,
+        namespace: &str,
+        definitions: &[Value; 2],
+        diagnostics: &mut Diagnostics,
+    ) {
         let origin = Origin { index: self.count, ..origin };
         self.count += 1;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -81,7 +88,8 @@ impl Manifests {
             (_, "RedisService" | "RedisDestination") if ours => true,
             ("v1", "Secret" | "Service") | ("discovery.k8s.io/v1", "EndpointSlice") => true,
             _ if ours => {
-                let hint = nearest(&kind, ["RedisService", "RedisDestination"]).unwrap_or("RedisService or RedisDestination");
+                let hint =
+                    nearest(&kind, ["RedisService", "RedisDestination"]).unwrap_or("RedisService or RedisDestination");
                 let message = format!("`{kind}` is not a kind of {}; did you mean {hint}?", crd::GROUP);
                 return diagnostics.add(&subject, "kind", Reason::Invalid, message);
             }
@@ -152,7 +160,8 @@ fn ours_as<K: DeserializeOwned>(
         },
     ) {
         fields.shift_remove(&unknown);
-        let hint = if root["properties"]["spec"]["properties"][&unknown].is_null() { "" } else { "; it belongs under `spec`" };
+        let hint =
+            if root["properties"]["spec"]["properties"][&unknown].is_null() { "" } else { "; it belongs under `spec`" };
         diagnostics.at(subject, unknown).invalid(format!("unknown field{hint}"));
     }
     fields.shift_remove("status");

@@ -87,21 +87,27 @@ mod tests {
             assert_eq!(duration(text).map(|d| d.as_millis()), Ok(milliseconds), "{text}");
         }
         assert_eq!(duration("1.5us"), Ok(Duration::from_nanos(1500)));
-        for text in ["", "5", "s", "5 s", "-5s", "5x", "1.2.3s", ".s", "5s5", "99999999999999999999h", "1e3s", "999999999h"] {
+        for text in
+            ["", "5", "s", "5 s", "-5s", "5x", "1.2.3s", ".s", "5s5", "99999999999999999999h", "1e3s", "999999999h"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn seconds_for_envoy() {
-        for (text, expected) in [("5s", "5s"), ("200ms", "0.2s"), ("1m0.05s", "60.05s"), ("1ns", "0.000000001s"), ("0", "0s")] {
+        for (text, expected) in
+            [("5s", "5s"), ("200ms", "0.2s"), ("1m0.05s", "60.05s"), ("1ns", "0.000000001s"), ("0", "0s")]
+        {
             assert_eq!(duration(text).map(seconds).as_deref(), Ok(expected));
         }
     }
 
     #[test]
     fn percentages() {
-        for (percent, expected) in [(0.0, 0), (100.0, 1_000_000), (50.0, 500_000), (0.1, 1_000), (33.3333, 333_333), (1e-9, 1)] {
+        for (percent, expected) in
+            [(0.0, 0), (100.0, 1_000_000), (50.0, 500_000), (0.1, 1_000), (33.3333, 333_333), (1e-9, 1)]
+        {
             assert_eq!(per_million(percent), Ok(expected));
         }
         for percent in [-0.1, 100.1, f64::NAN, f64::INFINITY] {

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::diagnostic::{Place, did_you_mean};
+use crate::diagnostic::{Place, did_you_mean, nearest};
 
 /// Reports everything about the shape of `value` that `schema` doesn't allow, and leaves a value that has that shape.
 ///
@@ -89,8 +89,10 @@ fn string(text: &mut String, schema: &Value, place: &mut Place<'_>) -> bool {
         if !allowed.contains(&text.as_str()) {
             let hint = did_you_mean(text, allowed.iter().copied());
             place.invalid(format!("`{text}` is not one of {}{hint}", allowed.join(", ")));
-            *text = allowed.first().copied().unwrap_or_default().to_owned();
-            return false;
+            // What was probably meant is the best basis for the checks that follow.
+            let meant = nearest(text, allowed.iter().copied());
+            *text = meant.or(allowed.first().copied()).unwrap_or_default().to_owned();
+            return meant.is_some();
         }
         return true;
     }
@@ -119,7 +121,11 @@ fn has_type(value: &Value, expected: &str) -> bool {
         "array" => value.is_array(),
         "string" => value.is_string(),
         "boolean" => value.is_boolean(),
-        "integer" => value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0 && number.abs() < 1e15),
+        "integer" => {
+            value.is_i64()
+                || value.is_u64()
+                || value.as_f64().is_some_and(|number| number.fract() == 0.0 && number.abs() < 1e15)
+        }
         "number" => value.is_number(),
         _ => true,
     }

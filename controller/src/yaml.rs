@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn lines_of_documents() {
-        let found = documents("# head\n---\na: 1\n---\n# nothing\n---\n\nb: [1,\n--- {c: 2}\n...\n%YAML 1.2\n---\nd: |\n  x\n");
+        let found =
+            documents("# head\n---\na: 1\n---\n# nothing\n---\n\nb: [1,\n--- {c: 2}\n...\n%YAML 1.2\n---\nd: |\n  x\n");
         let lines: Vec<_> = found.iter().map(|document| (document.line, document.value.is_ok())).collect();
         assert_eq!(lines, [(3, true), (8, false), (9, true), (13, true)]);
     }

@@ -4,7 +4,12 @@
 //! - `.envoy.out.yaml`, `.istio.out.yaml`: what `render` writes; Envoy itself accepts the former
 //! - `.envoy.err.txt`, `.istio.err.txt`: what `render` says where only it ends in an error
 //!
+//! - `.explain.txt`: what `explain` writes for each line `# explain: --host HOST -- COMMAND` of the input
+//!
 //! Arguments for `render` may stand in the input: `# envoy: --listen …`. `BLESS=1` rewrites the files.
+
+// Clippy knows only the bodies of tests as tests, not their helpers.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -61,16 +66,21 @@ impl Differences {
 fn cases() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(directory())
         .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().into_string().unwrap().strip_suffix(".in.yaml").map(str::to_owned))
+        .filter_map(|entry| {
+            entry.unwrap().file_name().into_string().unwrap().strip_suffix(".in.yaml").map(str::to_owned)
+        })
         .collect();
     names.sort();
     assert!(!names.is_empty());
     names
 }
 
+fn lines<'a>(input: &'a str, of: &'a str) -> impl Iterator<Item = &'a str> {
+    input.lines().filter_map(move |line| line.strip_prefix("# ")?.strip_prefix(of)?.strip_prefix(": "))
+}
+
 fn arguments(input: &str, of: &str) -> Vec<String> {
-    let line = input.lines().find_map(|line| line.strip_prefix(&format!("# {of}: ")));
-    line.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+    lines(input, of).flat_map(str::split_whitespace).map(str::to_owned).collect()
 }
 
 #[test]
@@ -83,12 +93,23 @@ fn goldens() {
         let input = format!("{name}.in.yaml");
         let content = std::fs::read_to_string(directory().join(&input)).unwrap();
         let file = |suffix: &str| directory().join(format!("{name}{suffix}"));
-        let check = redis_mesh(&["check", "-f", &input]);
+        let mut all = vec!["check", "-f", &input];
+        let extra = arguments(&content, "check");
+        all.extend(extra.iter().map(String::as_str));
+        let check = redis_mesh(&all);
         let said = text(&check.stderr);
         assert_eq!(text(&check.stdout), "", "{name}: check writes nothing to stdout");
         differences.compare(&file(".err.txt"), &said);
         let has_errors = said.lines().any(|line| line.starts_with("error"));
         assert_eq!(check.status.code(), Some(i32::from(has_errors)), "{name}: {said}");
+        let mut explained = String::new();
+        for line in lines(&content, "explain") {
+            let mut all = vec!["explain", "-f", &input];
+            all.extend(line.split_whitespace());
+            let output = redis_mesh(&all);
+            explained += &format!("$ redis-mesh explain {line}\n{}{}\n", text(&output.stdout), text(&output.stderr));
+        }
+        differences.compare(&file(".explain.txt"), &explained);
         for target in ["envoy", "istio"] {
             let mut all = vec!["render", target, "-f", &input];
             let extra = arguments(&content, target);
@@ -125,8 +146,11 @@ fn envoy_accepts_them() {
     for name in cases() {
         let Ok(config) = std::fs::read_to_string(directory().join(format!("{name}.envoy.out.yaml"))) else { continue };
         std::fs::write(&scratch, config.replace(FILTER, filter.to_str().unwrap())).unwrap();
-        let output =
-            Command::new(&envoy).args(["--mode", "validate", "--log-level", "error", "-c"]).arg(&scratch).output().unwrap();
+        let output = Command::new(&envoy)
+            .args(["--mode", "validate", "--log-level", "error", "-c"])
+            .arg(&scratch)
+            .output()
+            .unwrap();
         if !output.status.success() {
             refused.push(format!("{name}: {}{}", text(&output.stdout), text(&output.stderr)));
         }

@@ -85,3 +85,43 @@ pub fn backends(service: &ValidatedService) -> Backends {
     }
     Backends { catch_all, tagged, tags }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::destination::Mode;
+    use crate::validate::HostPort;
+    use crate::validate::destination::Policy;
+
+    fn destination(host: &str, mode: Mode) -> Arc<Destination> {
+        let policy = Policy { mode, ..Policy::default() };
+        Arc::new(Destination {
+            address: HostPort { host: host.to_owned(), port: 6379 },
+            service: None,
+            policy,
+            discovered: false,
+            endpoints: Vec::new(),
+        })
+    }
+
+    fn backend(host: &str, mode: Mode, mirrors: &[&str]) -> Backend {
+        let mirrors = mirrors.iter().map(|mirror| destination(mirror, Mode::Proxy)).collect();
+        Backend { destination: destination(host, mode), mirrors }
+    }
+
+    #[test]
+    fn a_tag_is_its_backends_content() {
+        let tag = |host, mode, mirrors: &[&str]| backend(host, mode, mirrors).tag();
+        let a = tag("a", Mode::Proxy, &[]);
+        assert_eq!(a.len(), 12);
+        assert!(a.starts_with(TAG_MARK) && a.ends_with(':'));
+        assert!(a[1..11].bytes().all(|byte| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte)));
+        // Running filters and listeners know backends by these; a change of the hash is a change of protocol.
+        assert_eq!(a, "\u{1}wyiagsaz7o:");
+        assert_ne!(a, tag("b", Mode::Proxy, &[]));
+        assert_ne!(a, tag("a", Mode::Cluster, &[]));
+        assert_ne!(a, tag("a", Mode::Proxy, &["b"]));
+        assert_ne!(tag("a", Mode::Proxy, &["b"]), tag("b", Mode::Proxy, &["a"]));
+        assert_eq!(tag("a", Mode::Proxy, &["b", "c"]), tag("a", Mode::Proxy, &["c", "b"]));
+    }
+}

@@ -32,7 +32,8 @@ fn any(kind: &str, mut fields: Value) -> Value {
 
 /// The wasm filter. Its configuration travels as a message that Envoy shows as redacted.
 pub fn wasm_filter(name: &str, code: Value, config: &str) -> Value {
-    let secret = any("envoy.extensions.transport_sockets.tls.v3.GenericSecret", json!({"secret": {"inline_string": config}}));
+    let secret =
+        any("envoy.extensions.transport_sockets.tls.v3.GenericSecret", json!({"secret": {"inline_string": config}}));
     json!({
         "name": "envoy.filters.network.wasm",
         "typed_config": any("envoy.extensions.filters.network.wasm.v3.Wasm", json!({
@@ -61,7 +62,12 @@ pub fn tcp_proxy(service: &ValidatedService, cluster: &str) -> Value {
 }
 
 /// `redis_proxy` with a route for each backend.
-pub fn redis_proxy(service: &ValidatedService, backends: &Backends, password: &str, cluster: &dyn Fn(&Destination) -> String) -> Value {
+pub fn redis_proxy(
+    service: &ValidatedService,
+    backends: &Backends,
+    password: &str,
+    cluster: &dyn Fn(&Destination) -> String,
+) -> Value {
     let settings = &service.settings;
     let any_cluster = service.destinations().iter().any(|destination| destination.is_cluster());
     let mut pool = Map::new();
@@ -83,13 +89,17 @@ pub fn redis_proxy(service: &ValidatedService, backends: &Backends, password: &s
     if let Some(connections) = settings.max_upstream_unknown_connections {
         pool.insert("max_upstream_unknown_connections".to_owned(), connections.into());
     }
-    let mut routes: Vec<Value> = backends.tagged.iter().map(|(tag, backend)| {
-        let mut entry = Map::new();
-        entry.insert("prefix".to_owned(), tag.as_str().into());
-        entry.insert("remove_prefix".to_owned(), true.into());
-        destination(&mut entry, backend, cluster);
-        Value::Object(entry)
-    }).collect();
+    let mut routes: Vec<Value> = backends
+        .tagged
+        .iter()
+        .map(|(tag, backend)| {
+            let mut entry = Map::new();
+            entry.insert("prefix".to_owned(), tag.as_str().into());
+            entry.insert("remove_prefix".to_owned(), true.into());
+            destination(&mut entry, backend, cluster);
+            Value::Object(entry)
+        })
+        .collect();
     let mut prefix_routes = Map::new();
     if let Some(backend) = &backends.catch_all {
         // The longest prefix wins, so this takes the tags of another age only.
@@ -114,7 +124,8 @@ fn destination(entry: &mut Map<String, Value>, backend: &Backend, cluster: &dyn 
     entry.insert("cluster".to_owned(), cluster(&backend.destination).into());
     if !backend.mirrors.is_empty() {
         // Which commands are copied is decided by the filter; here it is all that come this way.
-        let mirrors = backend.mirrors.iter().map(|mirror| json!({"cluster": cluster(mirror), "exclude_read_commands": false}));
+        let mirrors =
+            backend.mirrors.iter().map(|mirror| json!({"cluster": cluster(mirror), "exclude_read_commands": false}));
         entry.insert("request_mirror_policy".to_owned(), mirrors.collect());
     }
 }
@@ -159,17 +170,20 @@ pub fn cluster(name: &str, destination: &Destination, usage: Use) -> Value {
     cluster.insert("name".to_owned(), name.into());
     match (usage, destination.is_cluster()) {
         (Use::Proxy, true) => {
-            cluster.insert("cluster_type".to_owned(), json!({
-                "name": "envoy.clusters.redis",
-                "typed_config": any("envoy.extensions.clusters.redis.v3.RedisClusterConfig", json!({
-                    "cluster_refresh_rate": "5s",
-                    "cluster_refresh_timeout": "1s",
-                    "redirect_refresh_interval": "0.2s",
-                    "redirect_refresh_threshold": 1,
-                    // Without it, the loss of a master is found out only by the next periodic refresh.
-                    "failure_refresh_threshold": 1,
-                })),
-            }));
+            cluster.insert(
+                "cluster_type".to_owned(),
+                json!({
+                    "name": "envoy.clusters.redis",
+                    "typed_config": any("envoy.extensions.clusters.redis.v3.RedisClusterConfig", json!({
+                        "cluster_refresh_rate": "5s",
+                        "cluster_refresh_timeout": "1s",
+                        "redirect_refresh_interval": "0.2s",
+                        "redirect_refresh_threshold": 1,
+                        // Without it, the loss of a master is found out only by the next periodic refresh.
+                        "failure_refresh_threshold": 1,
+                    })),
+                }),
+            );
             cluster.insert("lb_policy".to_owned(), "CLUSTER_PROVIDED".into());
             // A Redis Cluster that is down must not keep Envoy from opening the listeners of the others.
             cluster.insert("wait_for_warm_on_init".to_owned(), false.into());

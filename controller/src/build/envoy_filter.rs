@@ -48,7 +48,13 @@ pub fn metadata(listener: &str, token: &str) -> Value {
 }
 
 /// Puts `redis_proxy` in the place of `tcp_proxy`.
-pub fn redis_proxy(listener: &str, service: &ValidatedService, backends: &Backends, password: &str, cluster: &dyn Fn(&Destination) -> String) -> Value {
+pub fn redis_proxy(
+    listener: &str,
+    service: &ValidatedService,
+    backends: &Backends,
+    password: &str,
+    cluster: &dyn Fn(&Destination) -> String,
+) -> Value {
     let filter = envoy::redis_proxy(service, backends, password, cluster);
     patch("NETWORK_FILTER", on_listener(listener, Some(TCP_PROXY)), "REPLACE", filter)
 }
@@ -112,7 +118,11 @@ pub enum Found {
 
 /// Istio's own cluster serves wherever it can: it has the endpoints, mutual TLS, and the metrics.
 pub fn found(destination: &Destination) -> Found {
-    if destination.policy.mode == Mode::Cluster || destination.policy.tls.is_some() { Found::Added } else { Found::Istio }
+    if destination.policy.mode == Mode::Cluster || destination.policy.tls.is_some() {
+        Found::Added
+    } else {
+        Found::Istio
+    }
 }
 
 /// The name of a destination's cluster. A cluster that we add for one namespace must not meet that of the whole mesh.
@@ -169,8 +179,7 @@ fn in_mesh(destination: &Destination) -> Destination {
     let mut destination = destination.clone();
     if !destination.discovered {
         let address = &destination.address;
-        destination.endpoints =
-            vec![crate::inventory::Endpoint { address: address.host.clone(), port: address.port }];
+        destination.endpoints = vec![crate::inventory::Endpoint { address: address.host.clone(), port: address.port }];
     }
     destination
 }

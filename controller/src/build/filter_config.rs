@@ -13,13 +13,19 @@ use super::handshake::HandshakeKey;
 use super::hex;
 
 /// One host of the document.
-pub fn host(service: &ValidatedService, backends: &Backends, key: &HandshakeKey, selector: wire::Selector) -> wire::Host {
+pub fn host(
+    service: &ValidatedService,
+    backends: &Backends,
+    key: &HandshakeKey,
+    selector: wire::Selector,
+) -> wire::Host {
     let is_direct = match service.path {
         wire::DataPath::Direct => true,
         wire::DataPath::Proxy => false,
     };
     let logins = service.destinations().iter().any(|destination| destination.policy.login.is_some());
-    let upstream = service.single_destination().filter(|_| is_direct).and_then(|destination| destination.policy.login.as_ref());
+    let upstream =
+        service.single_destination().filter(|_| is_direct).and_then(|destination| destination.policy.login.as_ref());
     wire::Host {
         host: service.address.to_string(),
         selector,
@@ -83,8 +89,12 @@ pub fn json(config: &wire::FilterConfig) -> String {
     serde_json::to_string(config).unwrap_or_default()
 }
 
-/// What a filter would refuse is refused here.
+/// What a filter would refuse is refused here: the last check, which finds nothing where validation is complete.
 pub fn check(config: &wire::FilterConfig, service: &ValidatedService, diagnostics: &mut Diagnostics) {
+    if diagnostics.has_errors() {
+        // What is already known to be wrong would only be found again, in other words.
+        return;
+    }
     if let Err(error) = ProxyConfig::try_from(config.clone()) {
         diagnostics.add(&service.owner, "", Reason::Invalid, format!("the filter would refuse this: {error}"));
     }

@@ -77,7 +77,7 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
     for one in &rendered {
         objects.extend(listener(one, options, diagnostics));
     }
-    objects.extend(clusters(&rendered, options, diagnostics));
+    objects.extend(clusters(&rendered, diagnostics));
     for object in &objects {
         let size = object.to_string().len();
         if size > MAX_OBJECT {
@@ -164,7 +164,8 @@ fn is_own_cluster(service: &ValidatedService, destination: &Destination) -> bool
 fn listener(one: &Rendered<'_>, options: &Options, diagnostics: &mut Diagnostics) -> Option<Value> {
     let service = one.service;
     let single = service.single_destination();
-    let leads_elsewhere = service.path == wire::DataPath::Direct && !single.is_some_and(|single| is_own_cluster(service, single));
+    let leads_elsewhere =
+        service.path == wire::DataPath::Direct && !single.is_some_and(|single| is_own_cluster(service, single));
     if service.path == wire::DataPath::Direct && !leads_elsewhere && !one.per_host {
         return None;
     }
@@ -184,7 +185,8 @@ fn listener(one: &Rendered<'_>, options: &Options, diagnostics: &mut Diagnostics
         let leads = single.map(|single| cluster(single)).unwrap_or_default();
         let extension = format!("{name}-{}", &hex(&digest(&[&token(service), &leads]))[..8]);
         let host = filter_config::host(service, &one.backends, &options.handshake_key, wire::Selector::default());
-        let config = filter_config::document(format!("redis-mesh/{}/{extension}", one.namespace), options.revision, vec![host]);
+        let config =
+            filter_config::document(format!("redis-mesh/{}/{extension}", one.namespace), options.revision, vec![host]);
         filter_config::check(&config, service, diagnostics);
         patches.push(envoy_filter::extension(&extension, &config, options));
         patches.extend(listeners.iter().map(|listener| envoy_filter::discovered_filter(listener, &extension)));
@@ -212,7 +214,8 @@ fn listener(one: &Rendered<'_>, options: &Options, diagnostics: &mut Diagnostics
 fn listener_names(service: &ValidatedService, options: &Options) -> Result<Vec<String>, String> {
     let (host, port) = (&service.address.host, service.address.port);
     let name = |address: &str, port: u16| format!("{address}_{port}");
-    let given = options.listen.iter().find(|listen| listen.host == *host && listen.port.is_none_or(|known| known == port));
+    let given =
+        options.listen.iter().find(|listen| listen.host == *host && listen.port.is_none_or(|known| known == port));
     if let Some(Listen { address, .. }) = given {
         let address: &SocketAddr = address;
         return Ok(vec![name(&address.ip().to_string(), address.port())]);
@@ -221,9 +224,9 @@ fn listener_names(service: &ValidatedService, options: &Options) -> Result<Vec<S
         return Ok(vec![name(first, port)]);
     }
     match &service.service {
-        Some((key, _)) if service.pods.is_empty() => {
-            Err(format!("Service {key} is headless and has no EndpointSlices here, by whose addresses a mesh names its listeners; add them"))
-        }
+        Some((key, _)) if service.pods.is_empty() => Err(format!(
+            "Service {key} is headless and has no EndpointSlices here, by whose addresses a mesh names its listeners; add them"
+        )),
         Some(_) => Ok(service.pods.iter().map(|pod| name(pod, port)).collect()),
         None => Err(format!(
             "{host} is no Service, so the listener of it that has to be changed ({}) is not known; give the address of its ServiceEntry with --listen {host}=ADDRESS:{port}",
@@ -242,8 +245,11 @@ fn object_name(service: &ValidatedService) -> String {
 }
 
 /// The EnvoyFilters of the destinations, each once for each namespace.
-fn clusters(rendered: &[Rendered<'_>], options: &Options, diagnostics: &mut Diagnostics) -> Vec<Value> {
-    let mut found: BTreeMap<(&str, String), (&Destination, Use, Option<&str>, &ValidatedService)> = BTreeMap::new();
+///
+/// The cluster to which tags lead that are not known is not among them: a cluster that is not there answers the same.
+fn clusters(rendered: &[Rendered<'_>], diagnostics: &mut Diagnostics) -> Vec<Value> {
+    type Wanted<'a> = (&'a Destination, Use, Option<&'a str>, &'a ValidatedService);
+    let mut found: BTreeMap<(&str, String), Wanted<'_>> = BTreeMap::new();
     for one in rendered {
         let usage = Use::of(one.service.path);
         let scope = scope_of(one.service);
@@ -267,6 +273,5 @@ fn clusters(rendered: &[Rendered<'_>], options: &Options, diagnostics: &mut Diag
         let name = format!("redis-mesh-to-{}-{}", short(&destination.address.host), destination.address.port);
         objects.push(envoy_filter::object(namespace, &name, &format!("{} {}", owner.kind, owner.name), vec![patch]));
     }
-    let _ = options;
     objects
 }

@@ -18,7 +18,8 @@ fn service(mut service: ValidatedService) -> ValidatedService {
         login.password = Hidden::new(REDACTED);
     }
     for Target { destination, mirrors } in &mut service.targets {
-        for destination in std::iter::once(destination).chain(mirrors.iter_mut().map(|mirror| &mut mirror.destination)) {
+        for destination in std::iter::once(destination).chain(mirrors.iter_mut().map(|mirror| &mut mirror.destination))
+        {
             let policy = &mut Arc::make_mut(destination).policy;
             if let Some(login) = &mut policy.login {
                 login.password = Hidden::new(REDACTED);

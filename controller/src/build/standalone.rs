@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use crate::diagnostic::{Diagnostics, Reason};
 use crate::validate::destination::Destination;
-use crate::validate::scope::Scope;
 use crate::validate::{HostPort, ValidatedService};
 
 use super::envoy::Use;
@@ -89,7 +88,12 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
     }
     for unknown in options.listen.iter().filter(|listen| !services_named(&listen.host, listen.port, &taken)) {
         let known: Vec<String> = taken.values().map(|known| known.to_string()).collect();
-        let message = format!("--listen: no object names {}{}; there are {}", unknown.host, unknown.port.map(|port| format!(":{port}")).unwrap_or_default(), known.join(", "));
+        let message = format!(
+            "--listen: no object names {}{}; there are {}",
+            unknown.host,
+            unknown.port.map(|port| format!(":{port}")).unwrap_or_default(),
+            known.join(", ")
+        );
         diagnostics.add(&Default::default(), "", Reason::Unresolved, message);
     }
     let mut bootstrap = json!({"node": {"id": "redis-mesh", "cluster": "redis-mesh"}});
@@ -106,14 +110,14 @@ fn services_named(host: &str, port: Option<u16>, taken: &BTreeMap<SocketAddr, &H
 }
 
 /// The services as the clients of this Envoy see them: everybody's, and those of their namespace.
-fn of_clients<'a>(services: &'a [ValidatedService], options: &Options, diagnostics: &mut Diagnostics) -> Vec<&'a ValidatedService> {
+fn of_clients<'a>(
+    services: &'a [ValidatedService],
+    options: &Options,
+    diagnostics: &mut Diagnostics,
+) -> Vec<&'a ValidatedService> {
     let mut chosen: Vec<&ValidatedService> = Vec::new();
     for service in services {
-        let is_theirs = match (&service.scope, &options.client_namespace) {
-            (Scope::Mesh, _) | (Scope::Namespace(_), None) => true,
-            (Scope::Namespace(namespace), Some(clients)) => namespace == clients,
-        };
-        if !is_theirs {
+        if options.client_namespace.as_ref().is_some_and(|clients| !service.scope.includes(clients)) {
             continue;
         }
         match chosen.last() {
@@ -131,7 +135,9 @@ fn of_clients<'a>(services: &'a [ValidatedService], options: &Options, diagnosti
 }
 
 fn address(service: &ValidatedService, options: &Options, diagnostics: &mut Diagnostics) -> Option<SocketAddr> {
-    let given = |listen: &&Listen| listen.host == service.address.host && listen.port.is_none_or(|port| port == service.address.port);
+    let given = |listen: &&Listen| {
+        listen.host == service.address.host && listen.port.is_none_or(|port| port == service.address.port)
+    };
     // The entry that names the port is meant for this port.
     let mut matching: Vec<&Listen> = options.listen.iter().filter(given).collect();
     matching.sort_by_key(|listen| listen.port.is_none());

@@ -11,7 +11,11 @@ use crate::validate::{self, Options, ValidatedService};
 use super::Input;
 
 /// Reads and validates manifests.
-pub fn load(input: &Input, ports: BTreeMap<String, BTreeSet<u16>>, diagnostics: &mut Diagnostics) -> Vec<ValidatedService> {
+pub fn load(
+    input: &Input,
+    ports: BTreeMap<String, BTreeSet<u16>>,
+    diagnostics: &mut Diagnostics,
+) -> Vec<ValidatedService> {
     let mut sources = Vec::new();
     for path in &input.files {
         read(path, &mut sources, diagnostics);
@@ -34,7 +38,12 @@ pub fn load(input: &Input, ports: BTreeMap<String, BTreeSet<u16>>, diagnostics: 
 fn read(path: &Path, sources: &mut Vec<Source>, diagnostics: &mut Diagnostics) {
     let mut failed = |path: &Path, error: &std::io::Error| {
         let origin = Origin { file: path.display().to_string(), ..Origin::default() };
-        diagnostics.add(&Subject { origin, ..Subject::default() }, "", Reason::Unresolved, format!("can't be read: {error}"));
+        diagnostics.add(
+            &Subject { origin, ..Subject::default() },
+            "",
+            Reason::Unresolved,
+            format!("can't be read: {error}"),
+        );
     };
     if path == Path::new("-") {
         let mut text = String::new();
@@ -65,7 +74,8 @@ fn listed(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
-        let is_manifest = path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
+        let is_manifest =
+            path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
         if is_manifest && path.is_file() {
             files.push(path);
         }

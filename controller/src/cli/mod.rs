@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod explain;
 pub mod input;
 pub mod render;
 
@@ -39,11 +40,15 @@ enum Command {
     #[command(subcommand)]
     Render(Render),
     /// Say everything that is wrong with manifests, each with its file, object and field
-    #[command(after_help = "Prints errors and warnings to stderr, and nothing where all is well. Exit code 1 if there is any error.")]
+    #[command(
+        after_help = "Prints errors and warnings to stderr, and nothing where all is well. Exit code 1 if there is any error."
+    )]
     Check {
         #[command(flatten)]
         input: Input,
     },
+    /// Say which route, destination, mirror, fault and read policy a command gets, and why
+    Explain(explain::Explain),
     /// Print the CustomResourceDefinitions of both kinds, for `kubectl apply -f -`
     Crds,
 }
@@ -84,6 +89,7 @@ pub fn run() -> ExitCode {
             build::check(&services, &mut diagnostics);
             None
         }
+        Command::Explain(arguments) => arguments.run(&mut diagnostics),
         Command::Crds => Some(yaml::stream(&crd::definitions())),
     };
     for diagnostic in diagnostics.sorted() {

@@ -21,7 +21,8 @@ pub const GROUP: &str = "redis.aeraki.io";
 pub const API_VERSION: &str = "redis.aeraki.io/v1alpha1";
 
 /// Go's duration syntax, in which Istio's and Aeraki's durations are written.
-const DURATION: &str = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))*$";
+const DURATION: &str =
+    r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))*$";
 
 /// The definitions, in the order in which they are printed.
 pub fn definitions() -> [Value; 2] {

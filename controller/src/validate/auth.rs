@@ -97,10 +97,14 @@ pub fn secret<'a>(name: &str, namespace: &str, inventory: &'a Inventory, place: 
             format!("; there is one in namespace {}, but a Secret is looked up in the namespace of the object that names it", known.namespace)
         });
         let hint = elsewhere.or_else(|| {
-            let names = inventory.secrets().filter(|known| known.namespace == namespace).map(|known| known.name.as_str());
+            let names =
+                inventory.secrets().filter(|known| known.namespace == namespace).map(|known| known.name.as_str());
             nearest(name, names).map(|name| format!("; did you mean `{name}`?"))
         });
-        place.report(Reason::Unresolved, format!("there is no Secret {key}{}", hint.unwrap_or_else(|| "; add it".to_owned())));
+        place.report(
+            Reason::Unresolved,
+            format!("there is no Secret {key}{}", hint.unwrap_or_else(|| "; add it".to_owned())),
+        );
     }
     found
 }

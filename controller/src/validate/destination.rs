@@ -57,7 +57,8 @@ pub struct Policy {
     pub tls: Option<Tls>,
     /// The connections.
     pub tcp: Tcp,
-    discovery: Vec<Discovery>,
+    /// Where a Redis Cluster is discovered; none: at the host itself.
+    pub discovery: Vec<Discovery>,
 }
 
 /// Settings of TCP connections.
@@ -84,7 +85,7 @@ pub struct Keepalive {
 
 /// An entry of `discoveryEndpoints`.
 #[derive(Clone, Debug, PartialEq)]
-struct Discovery {
+pub struct Discovery {
     host: String,
     port: Option<u16>,
     service: Option<Key>,
@@ -141,7 +142,8 @@ impl<'a> Destinations<'a> {
         listener: Option<&HostPort>,
         place: &mut Place<'_>,
     ) -> Option<Arc<Destination>> {
-        let port = port.or_else(|| listener.filter(|listener| listener.host == name.host).map(|listener| listener.port));
+        let port =
+            port.or_else(|| listener.filter(|listener| listener.host == name.host).map(|listener| listener.port));
         let service = match &name.service {
             Some(key) => Some((key, service_port(key, port, self.inventory, place)?)),
             None => None,
@@ -157,7 +159,8 @@ impl<'a> Destinations<'a> {
         let held = policy.and_then(|index| self.policies.get(index)).cloned().unwrap_or_default();
         let endpoints = self.endpoints(&address, service.as_ref(), &held, place);
         let discovered = held.mode == Mode::Cluster && !held.discovery.is_empty();
-        let destination = Arc::new(Destination { address: address.clone(), service, policy: held, discovered, endpoints });
+        let destination =
+            Arc::new(Destination { address: address.clone(), service, policy: held, discovered, endpoints });
         self.known.insert((address, policy), destination.clone());
         Some(destination)
     }
@@ -178,7 +181,10 @@ impl<'a> Destinations<'a> {
         match self.inventory.endpoints(key, port) {
             Some(endpoints) => {
                 if endpoints.is_empty() {
-                    let message = format!("Service {key} has no ready endpoint for port {}; commands are answered with an error", port.number);
+                    let message = format!(
+                        "Service {key} has no ready endpoint for port {}; commands are answered with an error",
+                        port.number
+                    );
                     place.report(Reason::NoEffect, message);
                 }
                 endpoints
@@ -207,7 +213,10 @@ impl<'a> Destinations<'a> {
                 && claims.implicit(index).is_none()
                 && !self.used.contains(&index)
             {
-                let message = format!("has no effect: a RedisService governs the clients of {}, and no rule that this object holds for leads there", name.host);
+                let message = format!(
+                    "has no effect: a RedisService governs the clients of {}, and no rule that this object holds for leads there",
+                    name.host
+                );
                 diagnostics.add(&scope::subject(loaded), "spec.host", Reason::NoEffect, message);
             }
         }
@@ -219,12 +228,17 @@ fn service_port(key: &Key, port: Option<u16>, inventory: &Inventory, place: &mut
     let message = match port {
         Some(number) => match inventory::ports(service).into_iter().find(|port| port.number == number) {
             Some(port) => return Some(port),
-            None => format!("Service {key} has no TCP port {number}; it has {}", host::listed(&inventory::ports(service))),
+            None => {
+                format!("Service {key} has no TCP port {number}; it has {}", host::listed(&inventory::ports(service)))
+            }
         },
         None => match &inventory::redis_ports(service)[..] {
             [port] => return Some(port.clone()),
             [] => host::no_redis_port(key, service),
-            several => format!("Service {key} has several ports that are Redis ({}); say which with port", host::listed(several)),
+            several => format!(
+                "Service {key} has several ports that are Redis ({}); say which with port",
+                host::listed(several)
+            ),
         },
     };
     place.report(Reason::Unresolved, message);
@@ -243,7 +257,8 @@ fn policy(
     let Some(traffic) = &loaded.object.spec.traffic_policy else { return policy };
     if let Some(spec) = &traffic.tls {
         policy.istio_mutual = spec.mode == TlsMode::IstioMutual;
-        policy.tls = tls::read(spec, host, &namespace, inventory, &mut diagnostics.at(&subject, "spec.trafficPolicy.tls"));
+        policy.tls =
+            tls::read(spec, host, &namespace, inventory, &mut diagnostics.at(&subject, "spec.trafficPolicy.tls"));
     }
     let Some(pool) = &traffic.connection_pool else { return policy };
     let mut place = diagnostics.at(&subject, "spec.trafficPolicy.connectionPool");
@@ -263,7 +278,9 @@ fn policy(
         }
     }
     if policy.mode == Mode::Proxy && !redis.discovery_endpoints.is_empty() {
-        place.at(".redis.discoveryEndpoints").report(Reason::NoEffect, "has no effect with mode PROXY; set mode: CLUSTER, or remove it");
+        place
+            .at(".redis.discoveryEndpoints")
+            .report(Reason::NoEffect, "has no effect with mode PROXY; set mode: CLUSTER, or remove it");
     }
     policy
 }
@@ -272,7 +289,9 @@ fn discovery(text: &str, namespace: &str, options: &Options) -> Result<Discovery
     let wrong = || format!("`{text}` is not HOST:PORT");
     // `[::1]:6379` and `::1` are addresses; of anything else, what stands behind the last colon is a port.
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, rest)) => (address, rest.strip_prefix(':').or_else(|| rest.is_empty().then_some("")).ok_or_else(wrong)?),
+        Some((address, rest)) => {
+            (address, rest.strip_prefix(':').or_else(|| rest.is_empty().then_some("")).ok_or_else(wrong)?)
+        }
         None if text.parse::<std::net::Ipv6Addr>().is_ok() => (text, ""),
         None => text.rsplit_once(':').unwrap_or((text, "")),
     };
@@ -309,7 +328,11 @@ fn tcp(spec: &TcpSpec, place: &mut Place<'_>) -> Tcp {
             }
             Some(duration.as_secs())
         };
-        Keepalive { probes: spec.probes, time: whole(&spec.time, ".time"), interval: whole(&spec.interval, ".interval") }
+        Keepalive {
+            probes: spec.probes,
+            time: whole(&spec.time, ".time"),
+            interval: whole(&spec.interval, ".interval"),
+        }
     });
     Tcp { connect_timeout, max_connections: spec.max_connections, keepalive }
 }

@@ -71,12 +71,19 @@ pub fn name(text: &str, namespace: &str, cluster_domain: &str) -> Result<Name, S
 pub fn service<'a>(key: &Key, inventory: &'a Inventory, place: &mut Place<'_>) -> Option<&'a Service> {
     let found = inventory.service(key);
     if found.is_none() {
-        let elsewhere = inventory.services().find(|known| known.name == key.name).map(|known| format!("; there is one in namespace {}", known.namespace));
+        let elsewhere = inventory
+            .services()
+            .find(|known| known.name == key.name)
+            .map(|known| format!("; there is one in namespace {}", known.namespace));
         let hint = elsewhere.or_else(|| {
-            let names = inventory.services().filter(|known| known.namespace == key.namespace).map(|known| known.name.as_str());
+            let names =
+                inventory.services().filter(|known| known.namespace == key.namespace).map(|known| known.name.as_str());
             nearest(&key.name, names).map(|name| format!("; did you mean `{name}`?"))
         });
-        let message = format!("there is no Service {key}{}", hint.unwrap_or_else(|| "; add it, with its EndpointSlices".to_owned()));
+        let message = format!(
+            "there is no Service {key}{}",
+            hint.unwrap_or_else(|| "; add it, with its EndpointSlices".to_owned())
+        );
         place.report(Reason::Unresolved, message);
     }
     found
@@ -109,7 +116,8 @@ mod tests {
 
     #[test]
     fn names() {
-        let full = |text| name(text, "app", "cluster.local").map(|name| (name.host, name.service.map(|key| key.to_string())));
+        let full =
+            |text| name(text, "app", "cluster.local").map(|name| (name.host, name.service.map(|key| key.to_string())));
         let service = |host: &str, key: &str| Ok((host.to_owned(), Some(key.to_owned())));
         let dns = |host: &str| Ok((host.to_owned(), None));
         assert_eq!(full("redis"), service("redis.app.svc.cluster.local", "app/redis"));
@@ -117,7 +125,16 @@ mod tests {
         assert_eq!(full("Redis.data.svc.cluster.local."), service("redis.data.svc.cluster.local", "data/redis"));
         assert_eq!(full("cache.example.com"), dns("cache.example.com"));
         assert_eq!(full("10.0.0.1"), dns("10.0.0.1"));
-        for wrong in ["*.example.com", "redis:6379", "a..b", "-a.b", "a b", "redis-0.redis.data.svc.cluster.local", "svc.cluster.local.svc.cluster.local.x.svc", ""] {
+        for wrong in [
+            "*.example.com",
+            "redis:6379",
+            "a..b",
+            "-a.b",
+            "a b",
+            "redis-0.redis.data.svc.cluster.local",
+            "svc.cluster.local.svc.cluster.local.x.svc",
+            "",
+        ] {
             assert!(full(wrong).is_err(), "{wrong}");
         }
     }

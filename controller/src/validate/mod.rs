@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use redis_mesh_core::wire;
 
-use crate::crd::service::{ReadPolicy, RedisService};
 use crate::crd::destination::RedisDestination;
+use crate::crd::service::{ReadPolicy, RedisService};
 use crate::diagnostic::{Diagnostics, Loaded, Reason, Subject};
 use crate::inventory::{self, Inventory, Key, ServicePort};
 
@@ -167,9 +167,10 @@ pub fn validate(
         let namespace = scope::namespace(loaded);
         let rules = route::Rules::read(&loaded.object.spec, &subject, diagnostics);
         let settings = settings::read(&loaded.object.spec, &subject, diagnostics);
-        let client_auth = loaded.object.spec.settings.as_ref().and_then(|settings| settings.auth.as_ref()).and_then(|auth| {
-            auth::login(auth, &namespace, inventory, &mut diagnostics.at(&subject, "spec.settings.auth"))
-        });
+        let client_auth =
+            loaded.object.spec.settings.as_ref().and_then(|settings| settings.auth.as_ref()).and_then(|auth| {
+                auth::login(auth, &namespace, inventory, &mut diagnostics.at(&subject, "spec.settings.auth"))
+            });
         let pinned = pinned(loaded, &subject, diagnostics);
         for (field, name) in claims.of_service(index) {
             let scope = Scope::of(name, &namespace);
@@ -216,8 +217,12 @@ fn implicit(
     diagnostics: &mut Diagnostics,
 ) {
     for (index, loaded) in destinations.iter().enumerate() {
-        let Some(name) = claims.implicit(index) else { continue };
         let subject = scope::subject(loaded);
+        if loaded.object.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(DATA_PATH)) {
+            let message = "has an effect on a RedisService only; write one for this host to pin its data path";
+            diagnostics.add(&subject, annotation(DATA_PATH), Reason::NoEffect, message);
+        }
+        let Some(name) = claims.implicit(index) else { continue };
         let namespace = scope::namespace(loaded);
         for (port, service) in ports(name, inventory, options, &subject, "spec.host", diagnostics) {
             let address = HostPort { host: name.host.clone(), port };
@@ -248,10 +253,6 @@ fn implicit(
             };
             settings::choose_implicit_path(&mut built);
             validated.push(built);
-        }
-        if loaded.object.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(DATA_PATH)) {
-            let message = "has an effect on a RedisService only; write one for this host to pin its data path";
-            diagnostics.add(&subject, annotation(DATA_PATH), Reason::NoEffect, message);
         }
     }
 }
@@ -318,7 +319,10 @@ fn pinned(loaded: &Loaded<RedisService>, subject: &Subject, diagnostics: &mut Di
         "direct" => Some(Pinned::Direct),
         "proxy" => Some(Pinned::Proxy),
         "native" => {
-            place.report(Reason::Unsupported, "data path native is not available in this version; use auto, direct or proxy");
+            place.report(
+                Reason::Unsupported,
+                "data path native is not available in this version; use auto, direct or proxy",
+            );
             None
         }
         other => {

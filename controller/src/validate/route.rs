@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use redis_mesh_core::wire;
+use redis_mesh_core::{command, wire};
 
 use crate::crd::service::{Destination as DestinationSpec, Fault, FaultType, KeyMatch, Percent, RedisServiceSpec};
 use crate::diagnostic::{self, Diagnostics, Reason, Subject};
@@ -47,7 +47,8 @@ impl<'a> Rules<'a> {
     /// Reads and checks everything that needs no host.
     pub fn read(spec: &'a RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagnostics) -> Rules<'a> {
         let case_insensitive = spec.settings.as_ref().and_then(|settings| settings.case_insensitive) == Some(true);
-        let mut rules = Rules { spec, keys: Vec::new(), faults_of_routes: Vec::new(), mirrors: Vec::new(), faults: Vec::new() };
+        let mut rules =
+            Rules { spec, keys: Vec::new(), faults_of_routes: Vec::new(), mirrors: Vec::new(), faults: Vec::new() };
         for (index, route) in spec.redis.iter().enumerate() {
             let mut place = diagnostics.at(subject, format!("spec.redis[{index}]"));
             let key = match route.matches.as_ref().and_then(|matches| matches.key.as_ref()) {
@@ -61,7 +62,10 @@ impl<'a> Rules<'a> {
                     .iter()
                     .enumerate()
                     .map(|(index, mirror)| {
-                        let share = share(mirror.percentage.as_ref(), &mut place.at(format_args!(".mirror[{index}].percentage.value")));
+                        let share = share(
+                            mirror.percentage.as_ref(),
+                            &mut place.at(format_args!(".mirror[{index}].percentage.value")),
+                        );
                         (share, mirror.exclude_read_commands == Some(true))
                     })
                     .collect(),
@@ -74,9 +78,15 @@ impl<'a> Rules<'a> {
     }
 
     /// Resolves the destinations for one host. None if one of them can't be.
-    pub fn resolve(&self, place: &Place<'_>, resolver: &mut Destinations<'_>, diagnostics: &mut Diagnostics) -> Option<Resolved> {
+    pub fn resolve(
+        &self,
+        place: &Place<'_>,
+        resolver: &mut Destinations<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Resolved> {
         let mut resolved = Resolved { targets: Vec::new(), routes: Vec::new() };
-        let mut known: HashMap<(HostPort, Vec<(HostPort, u32, bool)>), usize> = HashMap::new();
+        type Identity = (HostPort, Vec<(HostPort, u32, bool)>);
+        let mut known: HashMap<Identity, usize> = HashMap::new();
         if self.spec.redis.is_empty() {
             let name = name_of(&place.listener.host, place, resolver)?;
             let field = &mut diagnostics.at(place.subject, place.field);
@@ -96,19 +106,28 @@ impl<'a> Rules<'a> {
             let field = format!("spec.redis[{index}].route");
             let main = destination(&spec.route, &field, place, resolver, diagnostics);
             let mut mirrors: Vec<Mirror> = Vec::new();
-            for (position, (mirror, (per_million, exclude_read_commands))) in spec.mirror.iter().zip(&self.mirrors[index]).enumerate() {
+            for (position, (mirror, (per_million, exclude_read_commands))) in
+                spec.mirror.iter().zip(&self.mirrors[index]).enumerate()
+            {
                 let field = format!("spec.redis[{index}].mirror[{position}].route");
                 let Some(copy) = destination(&mirror.route, &field, place, resolver, diagnostics) else {
                     complete = false;
                     continue;
                 };
                 if main.as_ref().is_some_and(|main| main.address == copy.address) {
-                    let message = format!("is the same as the route's own destination {}; every command would be executed twice there", copy.address);
+                    let message = format!(
+                        "is the same as the route's own destination {}; every command would be executed twice there",
+                        copy.address
+                    );
                     diagnostics.at(place.subject, &field).invalid(message);
                 } else if mirrors.iter().any(|known| known.destination.address == copy.address) {
                     diagnostics.at(place.subject, &field).invalid(format!("names {} a second time", copy.address));
                 }
-                mirrors.push(Mirror { destination: copy, per_million: *per_million, exclude_read_commands: *exclude_read_commands });
+                mirrors.push(Mirror {
+                    destination: copy,
+                    per_million: *per_million,
+                    exclude_read_commands: *exclude_read_commands,
+                });
             }
             let (Some(main), Some(Some(key))) = (main, self.keys.get(index)) else {
                 complete = false;
@@ -116,7 +135,10 @@ impl<'a> Rules<'a> {
             };
             let identity = (
                 main.address.clone(),
-                mirrors.iter().map(|m| (m.destination.address.clone(), m.per_million, m.exclude_read_commands)).collect(),
+                mirrors
+                    .iter()
+                    .map(|m| (m.destination.address.clone(), m.per_million, m.exclude_read_commands))
+                    .collect(),
             );
             let target = *known.entry(identity).or_insert_with(|| {
                 resolved.targets.push(Target { destination: main, mirrors });
@@ -159,14 +181,11 @@ fn destination(
 }
 
 fn key_match(spec: &KeyMatch, place: &mut diagnostic::Place<'_>) -> Option<wire::KeyMatch> {
-    let given: Vec<&str> = [
-        ("prefix", spec.prefix.is_some()),
-        ("exact", spec.exact.is_some()),
-        ("regex", spec.regex.is_some()),
-    ]
-    .into_iter()
-    .filter_map(|(name, given)| given.then_some(name))
-    .collect();
+    let given: Vec<&str> =
+        [("prefix", spec.prefix.is_some()), ("exact", spec.exact.is_some()), ("regex", spec.regex.is_some())]
+            .into_iter()
+            .filter_map(|(name, given)| given.then_some(name))
+            .collect();
     if spec.remove_prefix == Some(true) && spec.prefix.is_none() {
         place.at(".removePrefix").invalid("needs a prefix; add one, or remove this");
     }
@@ -224,29 +243,37 @@ fn overlaps(keys: &[Option<wire::KeyMatch>], case_insensitive: bool, subject: &S
         let mut place = diagnostics.at(subject, format!("spec.redis[{index}]"));
         if let Some(first) = seen.get(&identity) {
             if let Some(wire::KeyMatch::Any) = key {
-                place.invalid(format!("has no match, as spec.redis[{first}] has none; only one route can take what no other takes"));
+                place.invalid(format!(
+                    "has no match, as spec.redis[{first}] has none; only one route can take what no other takes"
+                ));
             } else {
                 let alike = if case_insensitive && field != "regex" { " (caseInsensitive is set)" } else { "" };
-                place.at(format_args!(".match.key.{field}")).invalid(format!("is the same as in spec.redis[{first}]{alike}; this route is never reached"));
+                place
+                    .at(format_args!(".match.key.{field}"))
+                    .invalid(format!("is the same as in spec.redis[{first}]{alike}; this route is never reached"));
             }
             continue;
         }
         seen.insert(identity, index);
         if let Some(wire::KeyMatch::Regex(regex)) = key {
-            let shadow = takes_all.map(|first| format!("spec.redis[{first}], whose regex takes every key")).or_else(|| {
-                let literal = folded(&anchored_literal(regex)?);
-                let (prefix, first) = prefixes.iter().find(|(prefix, _)| literal.starts_with(prefix.as_str()))?;
-                Some(format!("the prefix `{prefix}` of spec.redis[{first}], which has precedence"))
-            });
+            let shadow =
+                takes_all.map(|first| format!("spec.redis[{first}], whose regex takes every key")).or_else(|| {
+                    let literal = folded(&anchored_literal(regex)?);
+                    let (prefix, first) = prefixes.iter().find(|(prefix, _)| literal.starts_with(prefix.as_str()))?;
+                    Some(format!("the prefix `{prefix}` of spec.redis[{first}], which has precedence"))
+                });
             if let Some(shadow) = shadow {
-                place.at(".match.key.regex").invalid(format!("this route is never reached: its keys are taken by {shadow}"));
+                place
+                    .at(".match.key.regex")
+                    .invalid(format!("this route is never reached: its keys are taken by {shadow}"));
             } else if is_universal(regex) {
                 takes_all = Some(index);
             }
         }
     }
     if let (Some(regex), Some(any)) = (takes_all, keys.iter().position(|key| *key == Some(wire::KeyMatch::Any))) {
-        let message = format!("is never reached: spec.redis[{regex}] takes every key by its regex; remove one of the two");
+        let message =
+            format!("is never reached: spec.redis[{regex}] takes every key by its regex; remove one of the two");
         diagnostics.at(subject, format!("spec.redis[{any}]")).invalid(message);
     }
 }
@@ -254,7 +281,8 @@ fn overlaps(keys: &[Option<wire::KeyMatch>], case_insensitive: bool, subject: &S
 /// True for the ways to write a regular expression that takes every key.
 fn is_universal(regex: &str) -> bool {
     let inner = regex.strip_prefix('^').unwrap_or(regex);
-    let inner = if regex.starts_with('^') && inner == "$" { return false } else { inner.strip_suffix('$').unwrap_or(inner) };
+    let inner =
+        if regex.starts_with('^') && inner == "$" { return false } else { inner.strip_suffix('$').unwrap_or(inner) };
     matches!(inner, "" | ".*" | "(.*)" | ".*?")
 }
 
@@ -299,7 +327,9 @@ fn faults(specs: &[Fault], place: &mut diagnostic::Place<'_>) -> Vec<wire::Fault
             }
             None => None,
         };
-        if kind == wire::FaultKind::Delay && spec.delay.as_deref().is_none_or(|text| quantity::duration(text).is_ok_and(|delay| delay.is_zero())) {
+        if kind == wire::FaultKind::Delay
+            && spec.delay.as_deref().is_none_or(|text| quantity::duration(text).is_ok_and(|delay| delay.is_zero()))
+        {
             place.at(".delay").invalid("a fault of type DELAY needs one, such as 200ms");
         }
         if let Some(delay) = delay
@@ -315,6 +345,15 @@ fn faults(specs: &[Fault], place: &mut diagnostic::Place<'_>) -> Vec<wire::Fault
             let mut place = place.at(format_args!(".commands[{index}]"));
             if command.contains(|c: char| c.is_whitespace() || c.is_control()) {
                 place.invalid(format!("`{}` is not the name of a command; a name is one word", command.trim()));
+            } else if command::lookup(command.as_bytes()).is_none() {
+                let hint = diagnostic::did_you_mean(
+                    &command.to_ascii_lowercase(),
+                    command::all().iter().map(|known| known.name),
+                );
+                place.report(
+                    Reason::NoEffect,
+                    format!("`{command}` is no command that Redis or Valkey is known to have{hint}"),
+                );
             }
         }
         faults.push(wire::Fault {
@@ -339,7 +378,12 @@ fn faults(specs: &[Fault], place: &mut diagnostic::Place<'_>) -> Vec<wire::Fault
             .map(|command| format!("`{command}`"))
     };
     if let Some(over) = over {
-        place.report(Reason::NoEffect, format!("the percentages for {over} add up to more than 100; what comes last is hit less often than it says"));
+        place.report(
+            Reason::NoEffect,
+            format!(
+                "the percentages for {over} add up to more than 100; what comes last is hit less often than it says"
+            ),
+        );
     }
     faults
 }

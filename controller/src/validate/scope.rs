@@ -34,6 +34,14 @@ impl Scope {
             _ => Scope::Namespace(namespace.to_owned()),
         }
     }
+
+    /// True if clients in a namespace belong to it.
+    pub fn includes(&self, namespace: &str) -> bool {
+        match self {
+            Scope::Mesh => true,
+            Scope::Namespace(own) => own == namespace,
+        }
+    }
 }
 
 impl fmt::Display for Scope {
@@ -48,11 +56,8 @@ impl fmt::Display for Scope {
 /// Names an object in messages.
 pub fn subject<K: Resource<DynamicType = ()>>(loaded: &Loaded<K>) -> Subject {
     let meta = loaded.object.meta();
-    let name = format!(
-        "{}/{}",
-        meta.namespace.as_deref().unwrap_or_default(),
-        meta.name.as_deref().unwrap_or_default()
-    );
+    let name =
+        format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     Subject { origin: loaded.origin.clone(), kind: K::kind(&()).into_owned(), name }
 }
 
@@ -142,8 +147,14 @@ impl Claims {
             let (subject, namespace) = (subject(loaded), namespace(loaded));
             for (field, name) in std::mem::take(&mut named[index]) {
                 let owner = owner_key(&name).filter(|(_, owner)| *owner != namespace);
-                let service = owner.as_ref().and_then(|key| claims.services.get(key)).map(|claim| self::subject(&services[claim.object]));
-                let destination = owner.as_ref().and_then(|key| claims.destinations.get(key)).map(|claim| self::subject(&destinations[claim.object]));
+                let service = owner
+                    .as_ref()
+                    .and_then(|key| claims.services.get(key))
+                    .map(|claim| self::subject(&services[claim.object]));
+                let destination = owner
+                    .as_ref()
+                    .and_then(|key| claims.destinations.get(key))
+                    .map(|claim| self::subject(&destinations[claim.object]));
                 match service.or(destination) {
                     Some(other) => diagnostics.add(&subject, field, Reason::Conflict, owned(&name, &other)),
                     None => claims.of_services[index].push((field, name)),
@@ -241,4 +252,67 @@ fn by_age<K: Resource>(objects: &[Loaded<K>]) -> Vec<usize> {
         (None, None) => std::cmp::Ordering::Equal,
     });
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostic::Origin;
+    use serde_json::json;
+
+    const HOST: &str = "r.data.svc.cluster.local";
+
+    fn service(index: usize, namespace: &str, created: Option<&str>) -> Loaded<RedisService> {
+        let metadata = json!({"name": format!("s{index}"), "namespace": namespace, "creationTimestamp": created});
+        let object = json!({"apiVersion": "x", "kind": "x", "metadata": metadata, "spec": {"host": [HOST]}});
+        Loaded { origin: Origin { index, ..Origin::default() }, object: serde_json::from_value(object).unwrap() }
+    }
+
+    fn destination(index: usize, namespace: &str) -> Loaded<RedisDestination> {
+        let metadata = json!({"name": format!("d{index}"), "namespace": namespace});
+        let object = json!({"apiVersion": "x", "kind": "x", "metadata": metadata, "spec": {"host": HOST}});
+        Loaded { origin: Origin { index, ..Origin::default() }, object: serde_json::from_value(object).unwrap() }
+    }
+
+    /// Which services and which destinations govern the clients of the host, and how many errors there are.
+    fn settled(
+        services: &[Loaded<RedisService>],
+        destinations: &[Loaded<RedisDestination>],
+    ) -> (Vec<usize>, Vec<usize>, usize) {
+        let mut diagnostics = Diagnostics::default();
+        let claims = Claims::settle(services, destinations, &Options::default(), &mut diagnostics);
+        (
+            (0..services.len()).filter(|index| claims.of_service(*index).next().is_some()).collect(),
+            (0..destinations.len()).filter(|index| claims.implicit(*index).is_some()).collect(),
+            diagnostics.sorted().len(),
+        )
+    }
+
+    #[test]
+    fn the_older_wins() {
+        let (old, new) = (Some("2026-01-01T00:00:00Z"), Some("2026-01-02T00:00:00Z"));
+        for (first, second, winner) in
+            [(old, new, 0), (new, old, 1), (None, old, 1), (old, None, 0), (None, None, 0), (old, old, 0)]
+        {
+            let services = [service(0, "data", first), service(1, "data", second)];
+            assert_eq!(settled(&services, &[]), (vec![winner], vec![], 1), "{first:?} {second:?}");
+        }
+    }
+
+    #[test]
+    fn the_owners_namespace_has_precedence() {
+        let age = Some("2020-01-01T00:00:00Z");
+        assert_eq!(settled(&[service(0, "app", age), service(1, "data", None)], &[]), (vec![1], vec![], 1));
+        assert_eq!(settled(&[service(0, "app", age)], &[destination(1, "data")]), (vec![], vec![0], 1));
+        assert_eq!(settled(&[], &[destination(0, "app"), destination(1, "data")]), (vec![], vec![1], 1));
+    }
+
+    #[test]
+    fn consumers_govern_their_own_clients_each() {
+        assert_eq!(settled(&[service(0, "app", None), service(1, "web", None)], &[]), (vec![0, 1], vec![], 0));
+        assert_eq!(settled(&[service(0, "app", None)], &[destination(1, "app")]), (vec![0], vec![], 0));
+        assert_eq!(settled(&[service(0, "app", None)], &[destination(1, "web")]), (vec![0], vec![0], 0));
+        // As a destination for its own namespace's rules, beside the owner's rules for the host.
+        assert_eq!(settled(&[service(0, "data", None)], &[destination(1, "app")]), (vec![0], vec![], 0));
+    }
 }

@@ -70,13 +70,21 @@ fn positive(text: &Option<String>, place: &mut Place<'_>) -> Option<Duration> {
 }
 
 /// Chooses the strongest path that the rules allow, and reports what they ask for that it can't do.
-pub fn choose_path(service: &mut ValidatedService, spec: &RedisServiceSpec, pinned: Option<Pinned>, diagnostics: &mut Diagnostics) {
+pub fn choose_path(
+    service: &mut ValidatedService,
+    spec: &RedisServiceSpec,
+    pinned: Option<Pinned>,
+    diagnostics: &mut Diagnostics,
+) {
     let needs = needs_proxy(service);
     let subject = service.owner.clone();
     (service.path, service.path_reason) = match (pinned, needs) {
         (Some(Pinned::Proxy), None) => (DataPath::Proxy, format!("pinned by {DATA_PATH}")),
         (Some(Pinned::Direct), Some((field, reason))) => {
-            let message = format!("direct can't serve {}: {reason} ({field}); use auto or proxy, or change that", service.address);
+            let message = format!(
+                "direct can't serve {}: {reason} ({field}); use auto or proxy, or change that",
+                service.address
+            );
             diagnostics.add(&subject, annotation(DATA_PATH), Reason::Unsupported, message);
             (DataPath::Proxy, reason)
         }
@@ -117,8 +125,10 @@ fn needs_proxy(service: &ValidatedService) -> Option<(String, String)> {
             return Some((field(route, ".route"), "several destinations".to_owned()));
         }
         if target.destination.is_cluster() {
-            let object = target.destination.policy.object.as_ref().map(|object| format!("{} {}", object.kind, object.name));
-            let reason = format!("{} is a Redis Cluster by {}", target.destination.address.host, object.unwrap_or_default());
+            let object =
+                target.destination.policy.object.as_ref().map(|object| format!("{} {}", object.kind, object.name));
+            let reason =
+                format!("{} is a Redis Cluster by {}", target.destination.address.host, object.unwrap_or_default());
             return Some((field(route, ".route"), reason));
         }
         if !target.mirrors.is_empty() {
@@ -128,11 +138,13 @@ fn needs_proxy(service: &ValidatedService) -> Option<(String, String)> {
     None
 }
 
-fn without_effect_on_direct(service: &ValidatedService, spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagnostics) {
-    let message = format!(
-        "has no effect: {} is served on data path direct ({})",
-        service.address, service.path_reason
-    );
+fn without_effect_on_direct(
+    service: &ValidatedService,
+    spec: &RedisServiceSpec,
+    subject: &Subject,
+    diagnostics: &mut Diagnostics,
+) {
+    let message = format!("has no effect: {} is served on data path direct ({})", service.address, service.path_reason);
     if let Some(settings) = &spec.settings {
         for (field, given) in proxy_only(settings) {
             if given {
@@ -163,7 +175,12 @@ fn proxy_only(settings: &Spec) -> [(&'static str, bool); 8] {
 }
 
 /// `redis_proxy` has one read policy, so the routes to Redis Clusters must agree on it.
-fn read_policies(service: &mut ValidatedService, spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagnostics) {
+fn read_policies(
+    service: &mut ValidatedService,
+    spec: &RedisServiceSpec,
+    subject: &Subject,
+    diagnostics: &mut Diagnostics,
+) {
     let default = spec.settings.as_ref().and_then(|settings| settings.read_policy);
     let mut agreed: Option<(ReadPolicy, usize)> = None;
     for route in &service.routes {
@@ -195,7 +212,10 @@ fn read_policies(service: &mut ValidatedService, spec: &RedisServiceSpec, subjec
     };
     let any_cluster = service.destinations().iter().any(|destination| destination.is_cluster());
     if default.is_some_and(|policy| policy != ReadPolicy::Master) && !any_cluster {
-        let message = format!("has no effect: no destination of {} is a Redis Cluster; set mode: CLUSTER in its RedisDestination if it is one", service.address.host);
+        let message = format!(
+            "has no effect: no destination of {} is a Redis Cluster; set mode: CLUSTER in its RedisDestination if it is one",
+            service.address.host
+        );
         diagnostics.add(subject, "spec.settings.readPolicy", Reason::NoEffect, message);
     }
 }

@@ -32,7 +32,9 @@ pub fn read(spec: &Spec, host: &str, namespace: &str, inventory: &Inventory, pla
                 (spec.insecure_skip_verify.is_some(), "insecureSkipVerify"),
             ];
             for (_, field) in given.iter().filter(|(given, _)| *given) {
-                place.at(format_args!(".{field}")).invalid("this mode takes no other field; use SIMPLE or MUTUAL, or remove this");
+                place
+                    .at(format_args!(".{field}"))
+                    .invalid("this mode takes no other field; use SIMPLE or MUTUAL, or remove this");
             }
             return None;
         }
@@ -62,7 +64,8 @@ pub fn read(spec: &Spec, host: &str, namespace: &str, inventory: &Inventory, pla
         match auth::value(secret, field)? {
             Ok(text) if text.contains(mark) => Some(format!("{text}\n")),
             Ok(_) => {
-                place.report(Reason::Invalid, format!("key `{field}` of Secret {key} is not in PEM format (`{mark}…`)"));
+                place
+                    .report(Reason::Invalid, format!("key `{field}` of Secret {key} is not in PEM format (`{mark}…`)"));
                 None
             }
             Err(problem) => {
@@ -75,11 +78,15 @@ pub fn read(spec: &Spec, host: &str, namespace: &str, inventory: &Inventory, pla
     let (certificate, private) = (pem("tls.crt", "-----BEGIN CERTIFICATE"), pem("tls.key", "PRIVATE KEY-----"));
     match (certificate, private) {
         (Some(certificate), Some(private)) if mutual => tls.certificate = Some((certificate, Hidden::new(private))),
-        _ if mutual => place.report(Reason::Unresolved, format!("mode MUTUAL needs the keys `tls.crt` and `tls.key` in Secret {key}")),
+        _ if mutual => place
+            .report(Reason::Unresolved, format!("mode MUTUAL needs the keys `tls.crt` and `tls.key` in Secret {key}")),
         _ => {}
     }
     if !mutual && tls.authorities.is_none() && tls.verify {
-        place.report(Reason::Unresolved, format!("Secret {key} has no key `ca.crt`; add it, or remove secret to trust the system's authorities"));
+        place.report(
+            Reason::Unresolved,
+            format!("Secret {key} has no key `ca.crt`; add it, or remove secret to trust the system's authorities"),
+        );
     }
     Some(tls)
 }

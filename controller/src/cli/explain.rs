@@ -1,0 +1,83 @@
+//! `redis-mesh explain`.
+
+use clap::Args;
+
+use crate::diagnostic::{Diagnostics, Reason, Subject, nearest};
+use crate::explain;
+use crate::validate::ValidatedService;
+
+use super::{Input, input};
+
+/// Arguments of `explain`.
+#[derive(Args)]
+#[command(
+    long_about = "Say what becomes of a command that a client sends to a host: which route takes its keys, where it is sent, how it \
+        reads there, where it is mirrored, which faults may hit it, or with what it is refused; and why.\n\n\
+        The command is passed through the very code that decides it in the proxy.",
+    after_help = "Example:\n  redis-mesh explain -f manifests/ --host redis-cluster.redis.svc.cluster.local -- MGET cluster-a b"
+)]
+pub struct Explain {
+    #[command(flatten)]
+    input: Input,
+    /// The host that the client connects to
+    #[arg(long, value_name = "HOST[:PORT]")]
+    host: String,
+    /// The namespace of the client, where objects of several namespaces govern the host
+    #[arg(long, value_name = "NAME")]
+    client_namespace: Option<String>,
+    /// The command with its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Explain {
+    /// Explains.
+    pub fn run(self, diagnostics: &mut Diagnostics) -> Option<String> {
+        let (host, port) = match self.host.rsplit_once(':') {
+            Some((host, port)) if port.parse::<u16>().is_ok() => (host, port.parse::<u16>().ok()),
+            _ => (self.host.as_str(), None),
+        };
+        let services = input::load(&self.input, Default::default(), diagnostics);
+        if diagnostics.has_errors() {
+            return None;
+        }
+        let mut report = |message: String| diagnostics.add(&Subject::default(), "", Reason::Unresolved, message);
+        // A short name is as good as any: it only has to be the beginning of one host.
+        let is_meant = |service: &&ValidatedService| {
+            let known = &service.address;
+            let named = known.host == host || known.host.strip_prefix(host).is_some_and(|rest| rest.starts_with('.'));
+            named && port.is_none_or(|port| known.port == port)
+        };
+        let mut found: Vec<&ValidatedService> = services.iter().filter(is_meant).collect();
+        if let Some(namespace) = &self.client_namespace {
+            found.retain(|service| service.scope.includes(namespace));
+        }
+        match found[..] {
+            [service] => match explain::explain(service, &self.command) {
+                Ok(text) => return Some(text),
+                Err(message) => report(format!("the filter would refuse this: {message}")),
+            },
+            [] => {
+                let known: Vec<String> = services.iter().map(|service| service.address.to_string()).collect();
+                let full = services.iter().map(|service| service.address.host.as_str());
+                let short = full.clone().filter_map(|host| host.split('.').next());
+                let hint = nearest(host, full.chain(short));
+                let hint = hint.map_or_else(
+                    || format!("; there are {}", known.join(", ")),
+                    |host| format!("; did you mean {host}?"),
+                );
+                report(format!("--host: no object names {}{hint}", self.host));
+            }
+            _ => {
+                let several: Vec<String> =
+                    found.iter().map(|service| format!("{} for {}", service.address, service.scope)).collect();
+                report(format!(
+                    "--host: {} may be {}; say which, with a port or --client-namespace",
+                    self.host,
+                    several.join(", ")
+                ));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,321 @@
+//! What becomes of one command, and why: the filter's own machine decides it, and the rules say by what.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use redis_mesh_core::command::{self, Resolved};
+use redis_mesh_core::config::{Host, ProxyConfig};
+use redis_mesh_core::random::Random;
+use redis_mesh_core::resp::encode;
+use redis_mesh_core::resp::request::{Parser, Progress};
+use redis_mesh_core::rewrite::{Edit, Env, Rewriter};
+use redis_mesh_core::stats::Stats;
+use redis_mesh_core::wire::{self, DataPath, FaultKind, KeyMatch};
+
+use crate::build::backend::{self, Backends};
+use crate::build::filter_config;
+use crate::build::handshake::HandshakeKey;
+use crate::crd::service::ReadPolicy;
+use crate::quantity;
+use crate::validate::{Target, ValidatedService};
+
+/// Explains a command of a client that has logged in.
+pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<String, String> {
+    let backends = backend::backends(service);
+    let key = HandshakeKey::derived(std::slice::from_ref(service));
+    let mut host = filter_config::host(service, &backends, &key, wire::Selector::default());
+    // What is left to chance is told apart; what is decided is decided without it.
+    host.client_auth = None;
+    host.faults.clear();
+    host.routes.iter_mut().for_each(|route| route.faults.clear());
+    host.targets.iter_mut().flat_map(|target| &mut target.mirrors).for_each(|mirror| mirror.per_million = 0);
+    let document = filter_config::document("explain".to_owned(), 1, vec![host]);
+    let config = ProxyConfig::try_from(document).map_err(|error| error.to_string())?;
+    let compiled = config.hosts.first().ok_or("the configuration has no host")?;
+
+    let mut out = String::new();
+    let mut line = |name: &str, text: &str| {
+        let _ = writeln!(out, "{name:<14}{text}");
+    };
+    line("host", &service.address.to_string());
+    line("governed by", &format!("{}, for {}", service.owner, service.scope));
+    line("data path", &format!("{} ({})", path(service.path), service.path_reason));
+    line(
+        "client login",
+        &match &service.client_auth {
+            None if service.destinations().iter().any(|destination| destination.policy.login.is_some()) => {
+                "none is asked for".to_owned()
+            }
+            None if service.path == DataPath::Direct => "as Redis itself asks for".to_owned(),
+            None => "none is asked for".to_owned(),
+            Some(login) => format!(
+                "user {} with the password of spec.settings.auth; what follows is for a client that has logged in",
+                login.username.as_deref().unwrap_or("default")
+            ),
+        },
+    );
+    let bytes: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+    let row = match command::resolve(bytes.as_slice()) {
+        Resolved::Command(row) | Resolved::Container(row) => Some(row),
+        Resolved::Unknown => None,
+    };
+    let reads = row.is_some_and(|row| row.is_read());
+    line(
+        "command",
+        &match row {
+            None => "not known here".to_owned(),
+            Some(row) => {
+                let kind = if reads {
+                    "reads"
+                } else if row.is_write() {
+                    "writes"
+                } else {
+                    "neither reads nor writes keys"
+                };
+                format!("{} ({kind})", row.name.replace('|', " ").to_ascii_uppercase())
+            }
+        },
+    );
+    let keys = row.and_then(|row| row.keys(bytes.as_slice()).ok());
+    let keys: Vec<usize> = keys.map(|keys| keys.iter().map(|key| key.index).collect()).unwrap_or_default();
+    for index in &keys {
+        let Some(text) = arguments.get(*index) else { continue };
+        line("key", &format!("{text:?}"));
+        explain_key(service, compiled, text, &arguments[0], reads, &mut line);
+    }
+    if keys.is_empty() {
+        let faults = faults(&service.faults, "spec.faults", &arguments[0]);
+        faults.iter().for_each(|fault| line("  fault", fault));
+    }
+    match run(&config, compiled, &bytes)? {
+        Outcome::Sent(commands) => {
+            for command in commands {
+                line("sent", &format!("{}{}", shown(&command, &backends), by(service, &backends, &command)));
+            }
+        }
+        Outcome::Answered(reply) => line("answered", &String::from_utf8_lossy(&reply).trim_end().replace("\r\n", " ")),
+        Outcome::Nothing => line("answered", "nothing; the connection is closed"),
+    }
+    Ok(out)
+}
+
+fn explain_key(
+    service: &ValidatedService,
+    compiled: &Host,
+    key: &str,
+    name: &str,
+    reads: bool,
+    line: &mut dyn FnMut(&str, &str),
+) {
+    let Some((matched, action)) = compiled.route(key.as_bytes()) else {
+        return line("  route", "none takes this key");
+    };
+    let Some(route) = service.routes.get(matched.route as usize) else { return };
+    let place = match route.index {
+        Some(index) => format!("spec.redis[{index}]"),
+        None => "the host itself, as there are no routes".to_owned(),
+    };
+    let folded = if service.settings.case_insensitive { ", in any case" } else { "" };
+    let why = match &route.key {
+        KeyMatch::Exact(exact) => format!(": the key is {exact:?}{folded}"),
+        KeyMatch::Prefix(prefix) => format!(": the key begins with {prefix:?}{folded}"),
+        KeyMatch::Regex(regex) => format!(": the key matches `{regex}`{folded}"),
+        KeyMatch::Any if service.routes.len() > 1 => ": takes what no other route takes".to_owned(),
+        KeyMatch::Any => String::new(),
+    };
+    line("  route", &format!("{place}{why}"));
+    if action.remove_prefix {
+        line(
+            "  becomes",
+            &format!("{:?} (removePrefix)", String::from_utf8_lossy(&key.as_bytes()[matched.prefix as usize..])),
+        );
+    }
+    let Some(target) = service.targets.get(route.target) else { return };
+    line("  destination", &destination(target));
+    if target.destination.is_cluster() {
+        line("  node", node(service.read_policy, reads));
+    }
+    for mirror in &target.mirrors {
+        let share = if mirror.exclude_read_commands && reads {
+            "never this command, which only reads (excludeReadCommands)".to_owned()
+        } else {
+            format!("{} of such commands", percent(mirror.per_million))
+        };
+        line("  mirror", &format!("{}: {share}", mirror.destination.address));
+    }
+    let own = faults(&route.faults, &format!("{place}.faults"), name);
+    let host = faults(&service.faults, "spec.faults", name);
+    own.iter().chain(&host).for_each(|fault| line("  fault", fault));
+}
+
+fn path(path: DataPath) -> &'static str {
+    match path {
+        DataPath::Direct => "direct",
+        DataPath::Proxy => "proxy",
+    }
+}
+
+fn destination(target: &Target) -> String {
+    let destination = &target.destination;
+    let mut text = destination.address.to_string();
+    let mut facts = Vec::new();
+    if destination.is_cluster() {
+        facts.push("Redis Cluster".to_owned());
+    }
+    if let Some(login) = &destination.policy.login {
+        facts.push(format!("login as {}", login.username.as_deref().unwrap_or("default")));
+    }
+    if destination.policy.tls.is_some() || destination.policy.istio_mutual {
+        facts.push("TLS".to_owned());
+    }
+    if let Some(object) = &destination.policy.object {
+        facts.push(format!("by {} {}", object.kind, object.name));
+    }
+    if !facts.is_empty() {
+        let _ = write!(text, " ({})", facts.join(", "));
+    }
+    text
+}
+
+fn node(policy: ReadPolicy, reads: bool) -> &'static str {
+    match (reads, policy) {
+        (false, _) => "the master of the key's shard",
+        (true, ReadPolicy::Master) => "the master of the key's shard (read policy MASTER)",
+        (true, ReadPolicy::PreferMaster) => {
+            "the master of the key's shard, a replica if it is away (read policy PREFER_MASTER)"
+        }
+        (true, ReadPolicy::Replica) => "a replica of the key's shard (read policy REPLICA)",
+        (true, ReadPolicy::PreferReplica) => {
+            "a replica of the key's shard, the master if there is none (read policy PREFER_REPLICA)"
+        }
+        (true, ReadPolicy::Any) => "any node of the key's shard (read policy ANY)",
+    }
+}
+
+fn percent(per_million: u32) -> String {
+    format!("{} %", f64::from(per_million) / 10_000.0)
+}
+
+fn faults(faults: &[wire::Fault], place: &str, name: &str) -> Vec<String> {
+    let applies = |fault: &wire::Fault| {
+        fault.commands.is_empty() || fault.commands.iter().any(|command| command.eq_ignore_ascii_case(name))
+    };
+    faults
+        .iter()
+        .enumerate()
+        .filter(|(_, fault)| applies(fault))
+        .map(|(index, fault)| {
+            let wait = (fault.delay_ms > 0).then(|| quantity::seconds(Duration::from_millis(fault.delay_ms)));
+            let what = match (fault.kind, wait) {
+                (FaultKind::Error, None) => "an error".to_owned(),
+                (FaultKind::Error, Some(wait)) => format!("an error after {wait}"),
+                (FaultKind::Delay, wait) => format!("a delay of {}", wait.unwrap_or_default()),
+            };
+            format!("{what} for {} of such commands ({place}[{index}])", percent(fault.per_million))
+        })
+        .collect()
+}
+
+enum Outcome {
+    /// Commands that go on.
+    Sent(Vec<Vec<Vec<u8>>>),
+    /// A reply that the mesh makes up.
+    Answered(Vec<u8>),
+    /// Neither.
+    Nothing,
+}
+
+/// Passes a command through the filter's machine, as a client's first one.
+fn run(config: &ProxyConfig, host: &Host, arguments: &[&[u8]]) -> Result<Outcome, String> {
+    let mut random = Random::new([0; 32]);
+    let mut stats = Stats::default();
+    let mut env =
+        Env { config, host, now: Duration::ZERO, unix: Duration::ZERO, random: &mut random, stats: &mut stats };
+    let mut rewriter = Rewriter::new(1);
+    let mut request = Vec::new();
+    encode::command(&mut request, arguments);
+    let mut pending: &[u8] = &request;
+    if host.login.is_some() || host.handshake.is_some() {
+        // That goes first, and the command is held until it is answered.
+        let _ = rewriter.request(&mut env, pending, &mut Vec::new());
+        let _ = rewriter.reply(&mut env, b"+OK\r\n", &mut Vec::new());
+        pending = &[];
+    }
+    let mut forwarded = Vec::new();
+    if rewriter.request(&mut env, pending, &mut forwarded) == Edit::Unchanged {
+        forwarded.extend_from_slice(pending);
+    }
+    let commands = parse(&forwarded, config)?;
+    // In the place of a command that the filter answers itself, it sends one whose reply it can tell and swap: ECHO, or
+    // where ECHO can't work, one that Redis doesn't know.
+    let mut expected = Vec::new();
+    if let [only] = &commands[..] {
+        match &only[..] {
+            [name, word] if name.eq_ignore_ascii_case(b"echo") => encode::bulk(&mut expected, word),
+            [word] if arguments.first() != Some(&word.as_slice()) => {
+                let word = String::from_utf8_lossy(word);
+                encode::error(
+                    &mut expected,
+                    format!("ERR unknown command '{word}', with args beginning with: ").as_bytes(),
+                );
+            }
+            _ => {}
+        }
+    }
+    let mut reply = Vec::new();
+    if !expected.is_empty() {
+        let _ = rewriter.reply(&mut env, &expected, &mut reply);
+    }
+    if reply != expected {
+        return Ok(Outcome::Answered(reply));
+    }
+    Ok(if commands.is_empty() { Outcome::Nothing } else { Outcome::Sent(commands) })
+}
+
+fn parse(bytes: &[u8], config: &ProxyConfig) -> Result<Vec<Vec<Vec<u8>>>, String> {
+    let mut commands = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let mut parser = Parser::default();
+        match parser.parse(rest, &config.limits) {
+            Ok(Progress::Complete(length)) => {
+                let frame = parser.frame(rest);
+                commands.push(parser.args().iter().map(|span| span.of(frame).to_vec()).collect());
+                rest = &rest[length..];
+            }
+            Ok(Progress::Nothing(length)) => rest = &rest[length..],
+            Ok(Progress::Partial) => return Err("the filter sends half a command".to_owned()),
+            Err(error) => return Err(format!("the filter sends no command: {error:?}")),
+        }
+    }
+    Ok(commands)
+}
+
+fn tag_of(argument: &[u8], backends: &Backends) -> Option<String> {
+    backends.tagged.keys().find(|tag| argument.starts_with(tag.as_bytes())).cloned()
+}
+
+/// A command as it arrives at Redis: `redis_proxy` takes the tags off.
+fn shown(command: &[Vec<u8>], backends: &Backends) -> String {
+    let word = |argument: &Vec<u8>| {
+        let length = tag_of(argument, backends).map(|tag| tag.len()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&argument[length..]).into_owned();
+        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"') {
+            format!("{text:?}")
+        } else {
+            text
+        }
+    };
+    command.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Where it goes; several places where it is served in parts.
+fn by(service: &ValidatedService, backends: &Backends, command: &[Vec<u8>]) -> String {
+    let tagged = command.iter().filter_map(|argument| backends.tagged.get(&tag_of(argument, backends)?));
+    let mut places: Vec<String> = tagged.map(|backend| backend.destination.address.to_string()).collect();
+    places.dedup();
+    if places.is_empty() {
+        places.extend(service.single_destination().map(|destination| destination.address.to_string()));
+    }
+    if places.is_empty() { String::new() } else { format!(" → {}", places.join(", ")) }
+}
