@@ -66,7 +66,7 @@ impl Router {
                 KeyMatch::Any => router.any = Some(route),
             }
         }
-        router.prefixes.sort_by(|a, b| a.text.cmp(&b.text));
+        router.prefixes.sort_unstable_by(|a, b| a.text.cmp(&b.text).then(a.route.cmp(&b.route)));
         // Prefixes of one text stand before it in sorted order, each a prefix of the next on the stack.
         let mut stack: Vec<u32> = Vec::new();
         for i in 0..router.prefixes.len() {

@@ -76,8 +76,19 @@ pub(super) fn route_keys(
             command.name.to_ascii_uppercase()
         ));
     }
-    plan.edits.sort_unstable_by_key(|e| e.arg);
+    in_order(&mut plan.edits);
     Ok(())
+}
+
+/// Sorts edits by their arguments; they nearly always are.
+fn in_order(edits: &mut [ArgEdit]) {
+    for i in 1..edits.len() {
+        let mut at = i;
+        while at > 0 && edits[at - 1].arg > edits[at].arg {
+            edits.swap(at - 1, at);
+            at -= 1;
+        }
+    }
 }
 
 fn route_key(host: &Host, args: &Args<'_>, index: usize, plan: &mut Plan) -> Result<(), String> {

@@ -121,6 +121,8 @@ enum Decision {
     Deny(String),
     /// It has been dealt with.
     Done,
+    /// It waits until the gate, which was closed, opens.
+    Wait,
 }
 
 /// A part of a command that is passed on, or dropped, as it arrives.
@@ -150,6 +152,8 @@ struct Transaction {
     open: bool,
     /// A command of it was refused here: EXEC must fail.
     dirty: bool,
+    /// It exists only between the client and us, since it can't be served: why. Nothing of it goes on.
+    refused: Option<String>,
     shapes: Vec<Shape>,
 }
 
@@ -172,6 +176,12 @@ pub struct Rewriter {
     parser: Parser,
     body: Option<Body>,
     gate: Gate,
+    /// The next command has been counted, and has waited.
+    waited: bool,
+    /// Commands may be on their way whose replies haven't been seen (`proxy`).
+    unsettled: bool,
+    /// A WATCH was refused: a transaction that counts on it must not run.
+    watch_refused: bool,
     /// The fault of the command that is being delayed.
     drawn: Option<Injected>,
     plan: Plan,
@@ -242,6 +252,9 @@ impl Rewriter {
             parser: Parser::default(),
             body: None,
             gate: Gate::Open,
+            waited: false,
+            unsettled: false,
+            watch_refused: false,
             drawn: None,
             plan: Plan::default(),
             replies: Replies::default(),
@@ -570,10 +583,10 @@ impl Rewriter {
 
     /// Decides a command and does what was decided.
     fn command(&mut self, env: &mut Env<'_>, args: &Args<'_>, sink: &mut Sink<'_>) -> Step {
-        let waited = self.drawn.take();
-        if waited.is_none() {
+        if !std::mem::take(&mut self.waited) {
             env.stats.count(Stat::Commands);
         }
+        let waited = self.drawn.take();
         let mut plan = std::mem::take(&mut self.plan);
         plan.edits.clear();
         plan.route = None;
@@ -587,6 +600,7 @@ impl Rewriter {
                     self.gate = Gate::Until(env.now + fault.delay);
                     self.drawn = Some(Injected { delay: Duration::ZERO, ..fault });
                     self.plan = plan;
+                    self.waited = true;
                     return Step::Later;
                 }
                 if fault.error {
@@ -636,7 +650,7 @@ impl Rewriter {
         }
         match env.host.path {
             DataPath::Direct => self.direct(env, command, args, plan),
-            DataPath::Proxy => self.proxy(env, container, command, args, plan),
+            DataPath::Proxy => self.proxy(env, container, command, args, plan, sink),
         }
     }
 
@@ -677,6 +691,10 @@ impl Rewriter {
                 Step::Answered
             }
             Decision::Done => Step::Answered,
+            Decision::Wait => {
+                self.waited = true;
+                Step::Later
+            }
         }
     }
 
@@ -701,6 +719,7 @@ impl Rewriter {
 
     /// A command has gone to Redis: what CLIENT REPLY SKIP was about is over.
     fn sent(&mut self) {
+        self.unsettled = true;
         if self.reply_mode == ReplyMode::SkipNext {
             self.reply_mode = ReplyMode::On;
         }
@@ -773,7 +792,8 @@ impl Rewriter {
     fn end_transaction(&mut self, env: &mut Env<'_>, args: &Args<'_>, exec: bool, sink: &mut Sink<'_>) {
         let transaction = std::mem::take(&mut self.transaction);
         if exec && transaction.dirty {
-            let aborted = b"-EXECABORT Transaction discarded because of previous errors.\r\n".to_vec();
+            let mut aborted = Vec::new();
+            encode::error(&mut aborted, proxy::EXECABORT.as_bytes());
             self.inject(env, Form::Echo, aborted, Then::Capture, sink.write());
             encode::command(sink.write(), &[b"DISCARD"]);
             if self.following() {
@@ -836,6 +856,7 @@ impl Rewriter {
             return Edit::Replaced;
         }
         if open_gate {
+            self.unsettled = false;
             if let Login::Again(identity) = self.login {
                 self.login = Login::Done(identity);
             }

@@ -3,10 +3,14 @@
 use super::args::{ArgEdit, Args, TagRef};
 use super::direct::route_keys;
 use super::session::REDIS_VERSION;
-use super::{Decision, Env, Plan, Rewriter};
+use super::replies::{Form, Then};
+use super::{Decision, Env, Gate, Plan, Rewriter, Sink, Transaction};
 use crate::command::{self, Command, Protocol, Proxy, Split};
 use crate::resp::encode;
 use std::fmt::Write;
+
+/// What EXEC answers when a command of the transaction was refused.
+pub(super) const EXECABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
 
 /// The refusal of what redis_proxy can't do.
 pub(super) fn needs(what: &str) -> String {
@@ -22,6 +26,7 @@ impl Rewriter {
         command: &'static Command,
         args: &Args<'_>,
         plan: &mut Plan,
+        sink: &mut Sink<'_>,
     ) -> Decision {
         if self.transaction.open {
             return self.in_transaction(env, container, command, args, plan);
@@ -33,7 +38,7 @@ impl Rewriter {
             "command" => {
                 let protocol = if self.resp3 { Protocol::Resp3 } else { Protocol::Resp2 };
                 let mut out = Vec::new();
-                command::describe(args, protocol, |c| c.proxy != Proxy::Unsupported, &mut out);
+                command::describe(args, protocol, Command::is_on_proxy, &mut out);
                 return Decision::Answer(out);
             }
             _ if !command.accepts(args.count) => return wrong_arity(command),
@@ -52,11 +57,27 @@ impl Rewriter {
                     _ => Decision::Refuse(needs("SELECT other than 0")),
                 };
             }
-            "unwatch" => return Decision::Answer(b"+OK\r\n".to_vec()),
-            "watch" => return Decision::Refuse(needs("WATCH")),
+            "unwatch" => {
+                self.watch_refused = false;
+                return Decision::Answer(b"+OK\r\n".to_vec());
+            }
+            "watch" => {
+                self.watch_refused = true;
+                return Decision::Refuse(needs("WATCH"));
+            }
+            "multi" if self.watch_refused || !single => {
+                let reason = if single { needs("WATCH") } else { several(env, "a transaction") };
+                self.transaction = Transaction { open: true, refused: Some(reason), ..Transaction::default() };
+                return Decision::Answer(b"+OK\r\n".to_vec());
+            }
             "exec" | "discard" => return Decision::Deny(format!("ERR {upper} without MULTI")),
-            "multi" if single => return Decision::Forward,
-            "multi" => return Decision::Refuse(several(env, "a transaction")),
+            // redis_proxy runs a transaction on a connection of its own, where it would overtake what was sent before.
+            "multi" if self.unsettled => {
+                self.inject(env, Form::Echo, Vec::new(), Then::OpenGate, sink.write());
+                self.gate = Gate::Reply;
+                return Decision::Wait;
+            }
+            "multi" => return Decision::Forward,
             "info" if !single => return Decision::Answer(self.info(env)),
             "scan" if single && env.host.targets.iter().any(|t| t.cluster) => {
                 // redis_proxy strings the shards' answers together, which is no answer to SCAN.
@@ -174,6 +195,9 @@ impl Rewriter {
             // An answer, not a refusal: as in Redis, the transaction goes on.
             Decision::Answer(out)
         };
+        if let Some(reason) = self.transaction.refused.clone() {
+            return self.in_refused_transaction(container.name, reason);
+        }
         match container.name {
             "multi" => return error("ERR MULTI calls can not be nested"),
             "watch" => return error("ERR WATCH inside MULTI is not allowed"),
@@ -204,6 +228,23 @@ impl Rewriter {
             }
         }
         Decision::Forward
+    }
+
+    /// A transaction that can't be served: its commands are refused one by one, as Redis refuses them for other reasons, and
+    /// EXEC fails. Were MULTI itself refused, what a client has pipelined behind it would run alone.
+    fn in_refused_transaction(&mut self, name: &str, reason: String) -> Decision {
+        match name {
+            "quit" => return Decision::Forward,
+            "exec" | "discard" => {
+                self.transaction = Transaction::default();
+                self.watch_refused = false;
+            }
+            _ => return Decision::Refuse(reason),
+        }
+        match name {
+            "exec" => Decision::Deny(EXECABORT.into()),
+            _ => Decision::Answer(b"+OK\r\n".to_vec()),
+        }
     }
 
     /// INFO of a host that is several: what clients look for when they connect.

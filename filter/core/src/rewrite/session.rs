@@ -189,7 +189,9 @@ impl Rewriter {
         if args.count != 1 {
             return Decision::Refuse("ERR wrong number of arguments for 'reset' command".into());
         }
-        let (in_transaction, in_resp3) = (self.transaction.open, self.resp3);
+        let in_transaction = self.transaction.open && self.transaction.refused.is_none();
+        let in_resp3 = self.resp3;
+        self.watch_refused = false;
         self.authenticated = false;
         self.name = Vec::new();
         self.subscriber = false;
