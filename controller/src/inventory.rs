@@ -74,6 +74,26 @@ impl Inventory {
         self.services.keys()
     }
 
+    /// Another Service to which an endpoint of a headless Service belongs: as its own address, or, in another namespace, as
+    /// the endpoint of a headless Service too.
+    ///
+    /// A mesh names the listeners of a headless Service by its endpoints, which whoever may write an EndpointSlice chooses.
+    /// Without this check he could choose somebody else's listener.
+    pub fn other_owner(&self, key: &Key, address: &str) -> Option<&Key> {
+        let others = self.services.iter().filter(|(other, _)| *other != key);
+        let mut owners = others.filter(|(other, service)| {
+            let own = cluster_ips(service);
+            own.iter().any(|own| own == address)
+                || own.is_empty() && other.namespace != key.namespace && self.has_endpoint(other, address)
+        });
+        owners.next().map(|(other, _)| other)
+    }
+
+    fn has_endpoint(&self, key: &Key, address: &str) -> bool {
+        let endpoints = self.slices.get(key).into_iter().flatten().flat_map(|slice| &slice.endpoints);
+        endpoints.flat_map(|endpoint| &endpoint.addresses).any(|known| known == address)
+    }
+
     /// A Secret.
     pub fn secret(&self, key: &Key) -> Option<&Secret> {
         self.secrets.get(key)

@@ -5,16 +5,15 @@
 //! only by what the listener itself says of where it leads.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use redis_mesh_core::wire;
 use serde_json::{Value, json};
 
 use crate::diagnostic::{Diagnostics, Reason, Subject};
 use crate::inventory::Endpoint;
-use crate::validate::ValidatedService;
 use crate::validate::destination::Destination;
 use crate::validate::scope::Scope;
+use crate::validate::{HostPort, ValidatedService};
 
 use super::backend::{self, Backends};
 use super::envoy::Use;
@@ -179,7 +178,7 @@ fn listener(one: &Rendered<'_>, options: &Options, diagnostics: &mut Diagnostics
     let scope = scope_of(service);
     let cluster = |destination: &Destination| envoy_filter::cluster_name(destination, scope);
     let mut patches = Vec::new();
-    let name = object_name(service);
+    let name = object_name("redis-mesh", &service.address);
     if one.per_host {
         // Where the listener leads is part of the name, so that credentials never meet a listener that leads elsewhere.
         let leads = single.map(|single| cluster(single)).unwrap_or_default();
@@ -214,10 +213,8 @@ fn listener(one: &Rendered<'_>, options: &Options, diagnostics: &mut Diagnostics
 fn listener_names(service: &ValidatedService, options: &Options) -> Result<Vec<String>, String> {
     let (host, port) = (&service.address.host, service.address.port);
     let name = |address: &str, port: u16| format!("{address}_{port}");
-    let given =
-        options.listen.iter().find(|listen| listen.host == *host && listen.port.is_none_or(|known| known == port));
+    let given = options.listen.iter().find(|listen| listen.names(&service.address));
     if let Some(Listen { address, .. }) = given {
-        let address: &SocketAddr = address;
         return Ok(vec![name(&address.ip().to_string(), address.port())]);
     }
     if let Some(first) = service.cluster_ips.first() {
@@ -235,13 +232,15 @@ fn listener_names(service: &ValidatedService, options: &Options) -> Result<Vec<S
     }
 }
 
-fn short(host: &str) -> String {
-    // `_` may stand in a host but not in the name of an object.
-    host.strip_suffix(".svc.cluster.local").unwrap_or(host).replace('_', "-")
-}
-
-fn object_name(service: &ValidatedService) -> String {
-    format!("redis-mesh-{}-{}", short(&service.address.host), service.address.port)
+/// The name of an object about an address.
+fn object_name(kind: &str, address: &HostPort) -> String {
+    // `_` may stand in a host but not in the name of an object, which may also not be longer than a host.
+    let host = address.host.strip_suffix(".cluster.local").unwrap_or(&address.host).replace('_', "-");
+    let name = format!("{kind}-{host}-{}", address.port);
+    match name.get(..200) {
+        Some(beginning) => format!("{}-{}", beginning.trim_end_matches(['-', '.']), &hex(&digest(&[&name]))[..8]),
+        None => name,
+    }
 }
 
 /// The EnvoyFilters of the destinations, each once for each namespace.
@@ -270,7 +269,7 @@ fn clusters(rendered: &[Rendered<'_>], diagnostics: &mut Diagnostics) -> Vec<Val
             diagnostics.add(owner, "spec.trafficPolicy.connectionPool.tcp.maxConnections", Reason::NoEffect, message);
         }
         let Some(patch) = envoy_filter::cluster(destination, usage, scope) else { continue };
-        let name = format!("redis-mesh-to-{}-{}", short(&destination.address.host), destination.address.port);
+        let name = object_name("redis-mesh-to", &destination.address);
         objects.push(envoy_filter::object(namespace, &name, &format!("{} {}", owner.kind, owner.name), vec![patch]));
     }
     objects

@@ -33,12 +33,21 @@ pub struct Options {
 /// `--listen HOST[:PORT]=ADDRESS:PORT`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listen {
-    /// Host, fully qualified.
+    /// Host, in full or the beginning of its name up to a dot.
     pub host: String,
     /// Only this port of it.
     pub port: Option<u16>,
     /// Where to listen.
     pub address: SocketAddr,
+}
+
+impl Listen {
+    /// True if it names this address, in full or by the beginning of its name.
+    pub fn names(&self, address: &HostPort) -> bool {
+        let rest = address.host.strip_prefix(&self.host);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            && self.port.is_none_or(|port| port == address.port)
+    }
 }
 
 /// Builds the bootstrap document. What is wrong is reported; then the document is of no use.
@@ -86,7 +95,7 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
             "filter_chains": [{"filters": [wasm, terminal]}],
         }));
     }
-    for unknown in options.listen.iter().filter(|listen| !services_named(&listen.host, listen.port, &taken)) {
+    for unknown in options.listen.iter().filter(|listen| !taken.values().any(|known| listen.names(known))) {
         let known: Vec<String> = taken.values().map(|known| known.to_string()).collect();
         let message = format!(
             "--listen: no object names {}{}; there are {}",
@@ -103,10 +112,6 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
     }
     bootstrap["static_resources"] = json!({"listeners": listeners, "clusters": clusters.documents()});
     bootstrap
-}
-
-fn services_named(host: &str, port: Option<u16>, taken: &BTreeMap<SocketAddr, &HostPort>) -> bool {
-    taken.values().any(|known| known.host == host && port.is_none_or(|port| known.port == port))
 }
 
 /// The services as the clients of this Envoy see them: everybody's, and those of their namespace.
@@ -135,11 +140,8 @@ fn of_clients<'a>(
 }
 
 fn address(service: &ValidatedService, options: &Options, diagnostics: &mut Diagnostics) -> Option<SocketAddr> {
-    let given = |listen: &&Listen| {
-        listen.host == service.address.host && listen.port.is_none_or(|port| port == service.address.port)
-    };
     // The entry that names the port is meant for this port.
-    let mut matching: Vec<&Listen> = options.listen.iter().filter(given).collect();
+    let mut matching: Vec<&Listen> = options.listen.iter().filter(|listen| listen.names(&service.address)).collect();
     matching.sort_by_key(|listen| listen.port.is_none());
     if let Some(listen) = matching.first() {
         return Some(listen.address);

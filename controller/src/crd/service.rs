@@ -119,7 +119,7 @@ pub struct Route {
     pub mirror: Vec<Mirror>,
     /// Faults to inject into the commands of this route, before those of the service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 16))]
     pub faults: Vec<Fault>,
     /// As `settings.readPolicy`, for this route. Data path `native` only, unless it is the same for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -178,7 +178,7 @@ pub fn validate(
                 let address = HostPort { host: name.host.clone(), port };
                 let place = route::Place { subject: &subject, namespace: &namespace, listener: &address, field };
                 let Some(targets) = rules.resolve(&place, &mut resolver, diagnostics) else { continue };
-                let (cluster_ips, pods) = addresses(&service, inventory);
+                let (cluster_ips, pods) = addresses(&service, inventory, &mut diagnostics.at(&subject, field));
                 let mut built = ValidatedService {
                     owner: subject.clone(),
                     address,
@@ -228,7 +228,7 @@ fn implicit(
             let address = HostPort { host: name.host.clone(), port };
             let field = &mut diagnostics.at(&subject, "spec.host");
             let Some(destination) = resolver.resolve(name, Some(port), &namespace, None, field) else { continue };
-            let (cluster_ips, pods) = addresses(&service, inventory);
+            let (cluster_ips, pods) = addresses(&service, inventory, &mut diagnostics.at(&subject, "spec.host"));
             let mut built = ValidatedService {
                 owner: subject.clone(),
                 address,
@@ -257,12 +257,31 @@ fn implicit(
     }
 }
 
-/// The addresses of a Service itself, and those of its endpoints.
-fn addresses(service: &Option<(Key, ServicePort)>, inventory: &Inventory) -> (Vec<String>, Vec<String>) {
+/// The addresses of a Service itself; where it is headless, those of its endpoints.
+fn addresses(
+    service: &Option<(Key, ServicePort)>,
+    inventory: &Inventory,
+    place: &mut crate::diagnostic::Place<'_>,
+) -> (Vec<String>, Vec<String>) {
     let Some((key, port)) = service else { return Default::default() };
     let own = inventory.service(key).map(inventory::cluster_ips).unwrap_or_default();
-    let pods = inventory.endpoints(key, port).unwrap_or_default().into_iter().map(|endpoint| endpoint.address);
-    (own, pods.collect())
+    if !own.is_empty() {
+        return (own, Vec::new());
+    }
+    let mut pods = Vec::new();
+    for endpoint in inventory.endpoints(key, port).unwrap_or_default() {
+        match inventory.other_owner(key, &endpoint.address) {
+            Some(other) => {
+                let message = format!(
+                    "endpoint {} of the headless Service {key} belongs to Service {other}, whose clients this object must not govern",
+                    endpoint.address
+                );
+                place.report(Reason::Conflict, message);
+            }
+            None => pods.push(endpoint.address),
+        }
+    }
+    (own, pods)
 }
 
 type Port = (u16, Option<(Key, ServicePort)>);
