@@ -11,15 +11,12 @@ use super::{Input, input};
 /// Arguments of `explain`.
 #[derive(Args)]
 #[command(
-    long_about = "Say what becomes of a command that a client sends to a host: which route takes its keys, where it is sent, how it \
-        reads there, where it is mirrored, which faults may hit it, or with what it is refused; and why.\n\n\
-        The command is passed through the very code that decides it in the proxy.",
     after_help = "Example:\n  redis-mesh explain -f manifests/ --host redis-cluster.redis.svc.cluster.local -- MGET cluster-a b"
 )]
 pub struct Explain {
     #[command(flatten)]
     input: Input,
-    /// The host that the client connects to
+    /// The host that the client connects to, in full or the beginning of its name
     #[arg(long, value_name = "HOST[:PORT]")]
     host: String,
     /// The namespace of the client, where objects of several namespaces govern the host

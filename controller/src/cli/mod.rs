@@ -40,6 +40,8 @@ enum Command {
     #[command(subcommand)]
     Render(Render),
     /// Say everything that is wrong with manifests, each with its file, object and field
+    ///
+    /// What is valid but without effect is a warning.
     #[command(
         after_help = "Prints errors and warnings to stderr, and nothing where all is well. Exit code 1 if there is any error."
     )]
@@ -48,6 +50,9 @@ enum Command {
         input: Input,
     },
     /// Say which route, destination, mirror, fault and read policy a command gets, and why
+    ///
+    /// The command is passed through the very code that decides it in the proxy, as that of a client that has logged in; what
+    /// is left to chance there, such as mirrors and faults, is told with its odds. A refusal is shown with its text.
     Explain(explain::Explain),
     /// Print the CustomResourceDefinitions of both kinds, for `kubectl apply -f -`
     Crds,
@@ -56,8 +61,17 @@ enum Command {
 #[derive(Subcommand)]
 enum Render {
     /// A complete configuration for an Envoy that runs by itself, on stdout
+    ///
+    /// Each host that a RedisService or a RedisDestination names gets a listener: on the clusterIP and port of its Service,
+    /// or where --listen says. Upstream addresses are those of the EndpointSlices; without any, the host's name is resolved
+    /// by DNS. So the same manifests work in a mesh and on one machine.
+    ///
+    /// The output holds the passwords of Redis in clear, because Envoy takes them no other way: keep it from others.
     Envoy(render::Envoy),
     /// WasmPlugin and EnvoyFilter objects for Istio, on stdout
+    ///
+    /// Objects about every client of a Service go to Istio's root namespace. Those that follow from an object in another
+    /// namespace than the Service's go to that namespace and concern the clients there.
     Istio(render::Istio),
 }
 

@@ -20,14 +20,7 @@ const FILTER: &str = "redis_mesh.wasm";
 
 /// Arguments of `render envoy`.
 #[derive(Args)]
-#[command(
-    long_about = "Write a complete configuration for an Envoy that runs by itself to stdout.\n\n\
-        Each host that a RedisService or a RedisDestination names gets a listener: on the clusterIP and port of its Service, or \
-        where --listen says. Upstream addresses are those of the EndpointSlices, else the host's name is resolved by DNS. The same \
-        manifests therefore work in a mesh and on one machine.\n\n\
-        The output holds the passwords of Redis in clear, because Envoy takes them no other way: keep it from being read by others.",
-    after_help = "Example:\n  redis-mesh render envoy -f manifests/ > envoy.yaml && envoy -c envoy.yaml"
-)]
+#[command(after_help = "Example:\n  redis-mesh render envoy -f manifests/ > envoy.yaml && envoy -c envoy.yaml")]
 pub struct Envoy {
     #[command(flatten)]
     input: Input,
@@ -111,10 +104,6 @@ impl Envoy {
 /// Arguments of `render istio`.
 #[derive(Args)]
 #[command(
-    long_about = "Write the objects for Istio to stdout: a WasmPlugin for each port, and EnvoyFilters for the hosts and destinations \
-        that need them.\n\n\
-        Objects about every client of a Service go to Istio's root namespace; those that follow from an object in another \
-        namespace than the Service's go to that namespace and concern its clients only.",
     after_help = "Example:\n  redis-mesh render istio -f manifests/ --filter-url oci://registry.example.com/redis-mesh:1.0 --show-secrets | kubectl apply -f -"
 )]
 pub struct Istio {
