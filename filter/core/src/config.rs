@@ -5,7 +5,7 @@ use crate::fault::Faults;
 use crate::route::{Matched, Router};
 use crate::wire::{self, DataPath, Limits};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A filter's whole configuration, compiled.
@@ -19,9 +19,9 @@ pub struct ProxyConfig {
     pub limits: Limits,
     /// The managed hosts.
     pub hosts: Vec<Host>,
-    listeners: HashMap<String, u32>,
-    clusters: HashMap<String, u32>,
-    addresses: HashMap<String, u32>,
+    listeners: BTreeMap<String, u32>,
+    clusters: BTreeMap<String, u32>,
+    addresses: BTreeMap<String, u32>,
     every: Option<u32>,
 }
 
@@ -127,9 +127,9 @@ impl TryFrom<wire::FilterConfig> for ProxyConfig {
             revision: config.revision,
             limits: config.limits,
             hosts: Vec::with_capacity(config.hosts.len()),
-            listeners: HashMap::new(),
-            clusters: HashMap::new(),
-            addresses: HashMap::new(),
+            listeners: BTreeMap::new(),
+            clusters: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             every: None,
         };
         let limits = &out.limits;

@@ -2,12 +2,12 @@
 
 use crate::wire::KeyMatch;
 use regex_lite::Regex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// A compiled set of routes.
 #[derive(Debug, Default)]
 pub struct Router {
-    exact: HashMap<Box<[u8]>, u32>,
+    exact: BTreeMap<Box<[u8]>, u32>,
     /// Sorted by prefix; `parent` is the longest other prefix of this one.
     prefixes: Vec<Prefix>,
     regexes: Vec<(Regex, u32)>,

@@ -4,7 +4,7 @@ use crate::abi;
 use redis_mesh_core::config::ProxyConfig;
 use redis_mesh_core::stats::{Stat, Stats};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// See the module's documentation.
@@ -13,7 +13,7 @@ pub struct Plugin {
     generation: Cell<u32>,
     queue: Cell<Option<u32>>,
     /// By the host's name: increments, and the counters of Envoy that they go to.
-    stats: RefCell<HashMap<String, Rc<HostStats>>>,
+    stats: RefCell<BTreeMap<String, Rc<HostStats>>>,
 }
 
 /// The counters of one host.

@@ -6,14 +6,14 @@ use crate::stream::Connection;
 use redis_mesh_core::config::{ConfigError, ProxyConfig};
 use redis_mesh_core::random::Random;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 thread_local! {
-    static PLUGINS: RefCell<HashMap<String, Rc<Plugin>>> = RefCell::default();
+    static PLUGINS: RefCell<BTreeMap<String, Rc<Plugin>>> = const { RefCell::new(BTreeMap::new()) };
     static RANDOM: RefCell<Option<Random>> = const { RefCell::new(None) };
-    static WAITING: RefCell<HashMap<u32, Rc<RefCell<Connection>>>> = RefCell::default();
+    static WAITING: RefCell<BTreeMap<u32, Rc<RefCell<Connection>>>> = const { RefCell::new(BTreeMap::new()) };
     static TIMERS: RefCell<BTreeSet<(Duration, u32)>> = const { RefCell::new(BTreeSet::new()) };
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
     /// The tick that is set, in milliseconds; 0: none.

@@ -19,7 +19,7 @@ mod proxy;
 mod replies;
 mod session;
 
-use crate::command::{self, Proxy, Resolved};
+use crate::command::{self, Command, Proxy};
 use crate::config::{Host, ProxyConfig};
 use crate::fault::Injected;
 use crate::random::Random;
@@ -568,9 +568,7 @@ impl Rewriter {
 
     /// Whether a command whose first arguments are there can be decided by them alone.
     fn decides_early(&self, env: &Env<'_>, args: &Args<'_>) -> bool {
-        let Resolved::Command(command) = command::resolve(args) else {
-            return false;
-        };
+        let Some(Known { command, .. }) = Known::of(args) else { return false };
         if args.spans.len() < 2 || session::concerns(command) {
             return false;
         }
@@ -591,7 +589,8 @@ impl Rewriter {
         plan.edits.clear();
         plan.route = None;
         plan.mirrored = false;
-        let mut decision = self.decide(env, args, &mut plan, sink);
+        let known = Known::of(args);
+        let mut decision = self.decide(env, known, args, &mut plan, sink);
         if let Decision::Forward | Decision::Send(_) = decision {
             let fault = waited.or_else(|| draw(env, args, plan.route));
             if let Some(fault) = fault {
@@ -609,22 +608,28 @@ impl Rewriter {
                 }
             }
         }
-        let step = self.perform(env, args, &plan, decision, sink);
+        let step = self.perform(env, known, args, &plan, decision, sink);
         if plan.edits.capacity() <= 64 {
             self.plan = plan;
         }
         step
     }
 
-    fn decide(&mut self, env: &mut Env<'_>, args: &Args<'_>, plan: &mut Plan, sink: &mut Sink<'_>) -> Decision {
-        let container = command::lookup(args.get(0));
-        let name = container.map(|c| c.name).unwrap_or_default();
+    fn decide(
+        &mut self,
+        env: &mut Env<'_>,
+        known: Option<Known>,
+        args: &Args<'_>,
+        plan: &mut Plan,
+        sink: &mut Sink<'_>,
+    ) -> Decision {
+        let name = known.map(|k| k.container.name).unwrap_or_default();
         if env.host.client_auth.is_some() && !self.authenticated && !matches!(name, "auth" | "hello" | "reset" | "quit")
         {
             env.stats.count(Stat::Unauthenticated);
             return Decision::Deny("NOAUTH Authentication required.".into());
         }
-        let Some(container) = container else {
+        let Some(Known { container, command }) = known else {
             return match env.host.path {
                 DataPath::Direct => self.direct_unknown(env, args),
                 DataPath::Proxy => unknown(args),
@@ -636,10 +641,6 @@ impl Rewriter {
             "reset" => return self.reset(env, args, sink),
             _ => {}
         }
-        let command = match command::resolve(args) {
-            Resolved::Command(command) | Resolved::Container(command) => command,
-            Resolved::Unknown => container,
-        };
         if env.host.guarded
             && let Some(reason) = guard::refusal(container, command, args)
         {
@@ -657,6 +658,7 @@ impl Rewriter {
     fn perform(
         &mut self,
         env: &mut Env<'_>,
+        known: Option<Known>,
         args: &Args<'_>,
         plan: &Plan,
         decision: Decision,
@@ -668,9 +670,9 @@ impl Rewriter {
             out
         };
         match decision {
-            Decision::Forward => self.forward(env, args, plan, sink),
+            Decision::Forward => self.forward(env, known, args, plan, sink),
             Decision::Send(bytes) => {
-                self.expect_reply(args);
+                self.expect_reply(known, args);
                 sink.write().extend_from_slice(&bytes);
                 self.sent();
                 Step::Edited
@@ -725,14 +727,11 @@ impl Rewriter {
         }
     }
 
-    fn expect_reply(&mut self, args: &Args<'_>) {
+    fn expect_reply(&mut self, known: Option<Known>, args: &Args<'_>) {
         if !self.following() {
             return;
         }
-        let shape = match command::resolve(args) {
-            Resolved::Command(command) => command.reply_shape(args),
-            Resolved::Container(_) | Resolved::Unknown => Shape::Plain,
-        };
+        let shape = known.map_or(Shape::Plain, |k| k.command.reply_shape(args));
         if self.transaction.open {
             // QUEUED now, the reply itself in EXEC's.
             self.transaction.shapes.push(shape);
@@ -743,11 +742,18 @@ impl Rewriter {
     }
 
     /// Sends a command on, and follows what it does to the connection's state.
-    fn forward(&mut self, env: &mut Env<'_>, args: &Args<'_>, plan: &Plan, sink: &mut Sink<'_>) -> Step {
+    fn forward(
+        &mut self,
+        env: &mut Env<'_>,
+        known: Option<Known>,
+        args: &Args<'_>,
+        plan: &Plan,
+        sink: &mut Sink<'_>,
+    ) -> Step {
         if plan.mirrored {
             env.stats.count(Stat::Mirrored);
         }
-        let name = command::lookup(args.get(0)).map(|c| c.name).unwrap_or_default();
+        let name = known.map(|k| k.container.name).unwrap_or_default();
         let mut reply_mode = None;
         match name {
             "exec" | "discard" if self.transaction.open && env.host.path == DataPath::Proxy => {
@@ -773,7 +779,7 @@ impl Rewriter {
             _ => {}
         }
         if name != "multi" {
-            self.expect_reply(args);
+            self.expect_reply(known, args);
         }
         self.sent();
         if let Some(mode) = reply_mode {
@@ -898,6 +904,26 @@ impl Rewriter {
         };
         encode::error(out, text.as_bytes());
         self.shut();
+    }
+}
+
+/// A command that the table knows.
+#[derive(Clone, Copy)]
+struct Known {
+    /// The row of its name.
+    container: &'static Command,
+    /// The row of its subcommand, if it has one, else the same.
+    command: &'static Command,
+}
+
+impl Known {
+    fn of(args: &Args<'_>) -> Option<Known> {
+        let container = command::lookup(args.get(0))?;
+        let subcommand = match container.subcommands {
+            [] => None,
+            _ => command::lookup_subcommand(container, args.get(1)),
+        };
+        Some(Known { container, command: subcommand.unwrap_or(container) })
     }
 }
 

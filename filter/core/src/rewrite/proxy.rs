@@ -2,8 +2,8 @@
 
 use super::args::{ArgEdit, Args, TagRef};
 use super::direct::route_keys;
-use super::session::REDIS_VERSION;
 use super::replies::{Form, Then};
+use super::session::REDIS_VERSION;
 use super::{Decision, Env, Gate, Plan, Rewriter, Sink, Transaction};
 use crate::command::{self, Command, Protocol, Proxy, Split};
 use crate::resp::encode;

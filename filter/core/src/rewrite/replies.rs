@@ -189,10 +189,9 @@ impl Replies {
             self.emit(&data[at..], out);
             return data.len();
         };
-        let finder = memchr::memmem::Finder::new(&secret[..]);
         let mut from = at;
         while !self.pending.is_empty() {
-            let Some(found) = data.get(from..).and_then(|rest| finder.find(rest)).map(|i| i + from) else {
+            let Some(found) = data.get(from..).and_then(|rest| find(rest, &secret[..])).map(|i| i + from) else {
                 break;
             };
             let Some((start, end, number)) = frame_of(data, at, found) else {
@@ -265,7 +264,7 @@ impl Replies {
                     at += length;
                     let reply = &rest[..length];
                     let nonce = matches!(self.expected.pop_front(), Some(Expected::Nonce));
-                    if nonce && self.secret.as_ref().is_some_and(|s| memchr::memmem::find(reply, &s[..]).is_some()) {
+                    if nonce && self.secret.as_ref().is_some_and(|s| find(reply, &s[..]).is_some()) {
                         out.truncate(before);
                         self.matched(out, outcome);
                     } else if self.capture.is_some() {
@@ -286,9 +285,15 @@ impl Replies {
     }
 }
 
+/// Where `needle` is found first. It is searched for only while an answer is pending, so that a small search will do.
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    let first = needle.first()?;
+    memchr::memchr_iter(*first, haystack).find(|&at| haystack[at..].starts_with(needle))
+}
+
 /// A Redis without a password refuses AUTH with a password alone, and lets everybody in.
 pub fn no_password_asked(reply: &[u8]) -> bool {
-    let says = |text: &[u8]| memchr::memmem::find(reply, text).is_some();
+    let says = |text: &[u8]| find(reply, text).is_some();
     reply.starts_with(b"-ERR") && (says(b"without any password configured") || says(b"no password is set"))
 }
 
