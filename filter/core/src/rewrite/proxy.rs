@@ -79,6 +79,11 @@ impl Rewriter {
             }
             "multi" => return Decision::Forward,
             "info" if !single => return Decision::Answer(self.info(env)),
+            // redis_proxy answers with an array of the shards' answers, though there be one.
+            "role" => return Decision::Refuse(needs("ROLE")),
+            "object" | "config" | "slowlog" if command.own_name() == "help" => {
+                return Decision::Refuse(needs(&format!("{upper} HELP")));
+            }
             "scan" if single && env.host.targets.iter().any(|t| t.cluster) => {
                 // redis_proxy strings the shards' answers together, which is no answer to SCAN.
                 return Decision::Refuse("ERR redis-mesh: SCAN over a Redis Cluster needs the native data path".into());
