@@ -1,0 +1,107 @@
+//! A host for a [`Rewriter`] without an Envoy: it does what the wasm host does, with bytes in memory and a clock of its own.
+
+use redis_mesh_core::config::ProxyConfig;
+use redis_mesh_core::random::Random;
+use redis_mesh_core::rewrite::{Edit, Env, Gate, HEAD, ReplyNeed, Rewriter};
+use redis_mesh_core::stats::Stats;
+use std::time::Duration;
+
+/// One connection, with what has come out on both sides.
+pub struct Harness {
+    pub config: ProxyConfig,
+    pub rewriter: Rewriter,
+    pub random: Random,
+    pub stats: Stats,
+    pub now: Duration,
+    /// Client bytes that wait because the gate is closed.
+    waiting: Vec<u8>,
+    /// What the next filter has got.
+    pub next: Vec<u8>,
+    /// What the client has got.
+    pub client: Vec<u8>,
+}
+
+impl Harness {
+    /// A new connection to the only host of a configuration.
+    pub fn new(config: ProxyConfig) -> Harness {
+        Harness {
+            config,
+            rewriter: Rewriter::new(7),
+            random: Random::new([5; 32]),
+            stats: Stats::default(),
+            now: Duration::from_secs(1),
+            waiting: Vec::new(),
+            next: Vec::new(),
+            client: Vec::new(),
+        }
+    }
+
+    /// The configuration of one host, given as JSON.
+    pub fn config(host: &str) -> ProxyConfig {
+        let json = format!(r#"{{"name": "test", "revision": 1, "hosts": [{host}]}}"#);
+        ProxyConfig::from_json(json.as_bytes()).unwrap_or_else(|e| panic!("{e}: {json}"))
+    }
+
+    fn lend<T>(&mut self, call: impl FnOnce(&mut Rewriter, &mut Env<'_>) -> T) -> T {
+        let mut env = Env {
+            config: &self.config,
+            host: &self.config.hosts[0],
+            now: self.now,
+            unix: Duration::new(1_700_000_000, 123_456_000),
+            random: &mut self.random,
+            stats: &mut self.stats,
+        };
+        call(&mut self.rewriter, &mut env)
+    }
+
+    /// The client sends bytes.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.waiting.extend_from_slice(bytes);
+        self.go_on();
+    }
+
+    fn go_on(&mut self) {
+        while self.rewriter.gate() == Gate::Open && (!self.waiting.is_empty() || self.rewriter.waits()) {
+            let input = std::mem::take(&mut self.waiting);
+            let passable = self.rewriter.passable();
+            if !input.is_empty() && input.len() <= passable {
+                self.rewriter.passed(input.len());
+                self.next.extend_from_slice(&input);
+                continue;
+            }
+            let mut out = Vec::new();
+            match self.lend(|rewriter, env| rewriter.request(env, &input, &mut out)) {
+                Edit::Unchanged => self.next.extend_from_slice(&input),
+                Edit::Replaced => self.next.extend_from_slice(&out),
+            }
+        }
+    }
+
+    /// The next filter answers.
+    pub fn answer(&mut self, bytes: &[u8]) {
+        match self.rewriter.reply_need(&self.config, bytes.len()) {
+            ReplyNeed::Nothing => self.client.extend_from_slice(bytes),
+            ReplyNeed::All => {
+                let mut out = Vec::new();
+                match self.lend(|rewriter, env| rewriter.reply(env, bytes, &mut out)) {
+                    Edit::Unchanged => self.client.extend_from_slice(bytes),
+                    Edit::Replaced => self.client.extend_from_slice(&out),
+                }
+            }
+            ReplyNeed::Head => {
+                let mut out = Vec::new();
+                let replaced = self.rewriter.reply_head(&bytes[..bytes.len().min(HEAD)], bytes.len(), &mut out);
+                self.client.extend_from_slice(&out);
+                self.client.extend_from_slice(&bytes[replaced..]);
+            }
+        }
+        self.go_on();
+    }
+
+    /// Time passes.
+    pub fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.rewriter.wake(self.now);
+        self.go_on();
+    }
+}

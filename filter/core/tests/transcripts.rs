@@ -1,0 +1,150 @@
+//! Replays the transcripts: each whole, and with both directions cut into pieces of 1, 2, 3 … bytes. Whatever the pieces,
+//! the same bytes must come out.
+
+mod support {
+    pub mod harness;
+    pub mod transcript;
+}
+
+use redis_mesh_core::resp::request::{Parser, Progress};
+use redis_mesh_core::wire::Limits;
+use std::time::Duration;
+use support::harness::Harness;
+use support::transcript::{Step, Transcript, encode};
+
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+macro_rules! transcripts {
+    ($($name:ident)*) => {
+        /// Their names and texts.
+        const ALL: &[(&str, &str)] = &[$((stringify!($name), include_str!(concat!("transcripts/", stringify!($name), ".txt")))),*];
+        $(#[test]
+        fn $name() {
+            replay(stringify!($name), include_str!(concat!("transcripts/", stringify!($name), ".txt")));
+        })*
+    };
+}
+
+transcripts! {
+    direct_plain
+    direct_client_auth
+    direct_upstream_login
+    direct_login_refused
+    direct_faults
+    direct_routes
+    direct_guard
+    direct_reset
+    direct_reply_modes
+    proxy_single
+    proxy_routes
+    proxy_transaction
+    proxy_refused_transaction
+    proxy_session
+    proxy_resp3
+    proxy_mirror
+    proxy_handshake_refused
+    protocol_error
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+#[test]
+fn every_file_is_replayed() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/transcripts");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    files.sort();
+    let mut listed: Vec<_> = ALL.iter().map(|(name, _)| format!("{name}.txt")).collect();
+    listed.sort();
+    assert_eq!(files, listed);
+}
+
+fn replay(name: &str, text: &str) {
+    let transcript = Transcript::parse(text);
+    for piece in [usize::MAX, 1, 2, 3, 5, 7, 11, 16, 31] {
+        Run::new(name, &transcript, piece).all(&transcript.steps);
+    }
+}
+
+/// A replay in pieces of one size.
+struct Run {
+    name: String,
+    piece: usize,
+    harness: Harness,
+    nonces: Vec<Vec<u8>>,
+    checked_next: usize,
+    checked_client: usize,
+}
+
+impl Run {
+    fn new(name: &str, transcript: &Transcript, piece: usize) -> Run {
+        let harness = Harness::new(Harness::config(&transcript.host));
+        let name = format!("{name} in pieces of {piece}");
+        Run { name, piece, harness, nonces: Vec::new(), checked_next: 0, checked_client: 0 }
+    }
+
+    fn all(mut self, steps: &[Step]) {
+        for (number, step) in steps.iter().enumerate() {
+            let at = format!("{}, step {}: {step:?}", self.name, number + 1);
+            match step {
+                Step::ClientSends(bytes) => bytes.chunks(self.piece).for_each(|piece| self.harness.send(piece)),
+                Step::NextAnswers(bytes) => {
+                    let bytes = self.with_nonces(bytes);
+                    bytes.chunks(self.piece).for_each(|piece| self.harness.answer(piece));
+                }
+                Step::NextGets(words) => self.next_gets(words, &at),
+                Step::ClientGets(bytes) => {
+                    let got = &self.harness.client[self.checked_client..];
+                    let shown = &got[..got.len().min(bytes.len())];
+                    assert_eq!(shown.escape_ascii().to_string(), bytes.escape_ascii().to_string(), "{at}");
+                    self.checked_client += bytes.len();
+                }
+                Step::Wait(ms) => {
+                    self.nothing_more(&at);
+                    self.harness.wait(Duration::from_millis(*ms));
+                }
+                Step::Closed => assert!(self.harness.rewriter.closing(), "{at}"),
+            }
+        }
+        self.nothing_more(&self.name);
+    }
+
+    /// The next command that went out, with its nonces recognised by their form and numbered.
+    fn next_gets(&mut self, words: &[Vec<u8>], at: &str) {
+        let rest = &self.harness.next[self.checked_next..];
+        let mut parser = Parser::default();
+        let Ok(Progress::Complete(length)) = parser.parse(rest, &Limits::default()) else {
+            panic!("{at}: no command went out, but {:?}", rest.escape_ascii().to_string());
+        };
+        let mut got = Vec::new();
+        for span in parser.args() {
+            let word = span.of(rest).to_vec();
+            let is_nonce = word.len() == 32 && word.iter().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(b));
+            if is_nonce {
+                self.nonces.push(word);
+                got.push(format!("<{}>", self.nonces.len()).into_bytes());
+            } else {
+                got.push(word);
+            }
+        }
+        assert_eq!(encode(&got).escape_ascii().to_string(), encode(words).escape_ascii().to_string(), "{at}");
+        self.checked_next += length;
+    }
+
+    fn with_nonces(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut text = bytes.to_vec();
+        for (i, nonce) in self.nonces.iter().enumerate() {
+            let mark = format!("<{}>", i + 1).into_bytes();
+            while let Some(at) = text.windows(mark.len()).position(|w| w == mark) {
+                text.splice(at..at + mark.len(), nonce.iter().copied());
+            }
+        }
+        text
+    }
+
+    fn nothing_more(&self, at: &str) {
+        let next = &self.harness.next[self.checked_next..];
+        let client = &self.harness.client[self.checked_client..];
+        assert_eq!(next.escape_ascii().to_string(), "", "{at}: went out, unexpected");
+        assert_eq!(client.escape_ascii().to_string(), "", "{at}: reached the client, unexpected");
+    }
+}
