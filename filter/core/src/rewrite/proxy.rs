@@ -129,13 +129,18 @@ impl Rewriter {
         }
         route_keys(host, command, args, plan)?;
         let Some(&ArgEdit { tag: TagRef::Of { target: first, .. }, .. }) = plan.edits.first() else {
-            // No key, such as PUBLISH or a script without keys.
+            // No key, such as PUBLISH or a script without keys: it goes where every key goes, and is mirrored as those are.
             let name = container.name.to_ascii_uppercase();
-            return if host.single_destination {
-                Ok(())
-            } else {
-                Err(several(env, &format!("{name}, which has no key,")))
-            };
+            if !host.single_destination {
+                return Err(several(env, &format!("{name}, which has no key,")));
+            }
+            let any = host.router.any().and_then(|route| host.routes.get(route as usize));
+            if let (Some(any), Some(arg)) = (any, routed_by(container)) {
+                let mask = self.mirror(env, any.target, command);
+                plan.mirrored = mask != 0;
+                plan.edits.push(ArgEdit { arg, strip: 0, tag: TagRef::Of { target: any.target, tag: mask } });
+            }
+            return Ok(());
         };
         let target_of = |edit: &ArgEdit| match edit.tag {
             TagRef::Of { target, .. } => target,
