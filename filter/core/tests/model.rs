@@ -2,17 +2,16 @@
 //! are cut, commands reach the destinations that their keys route to, and replies come in the order of the commands.
 #![cfg(not(target_arch = "wasm32"))]
 
-mod support {
-    #[allow(dead_code, reason = "time passes in transcripts only")]
-    pub mod harness;
-}
+#[allow(dead_code, reason = "time passes in transcripts only")]
+#[path = "support/harness.rs"]
+mod harness;
 
+use harness::Harness;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use redis_mesh_core::resp::reply::{Measure, measure};
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::wire::Limits;
-use support::harness::Harness;
 
 const DIRECT: &str = r#"{"host": "h:1", "path": "direct", "targets": [{"destination": "d:1"}], "routes": [{"match": {"prefix": "b:"}, "target": 0}, {"match": {"prefix": "a:"}, "target": 0, "removePrefix": true}]}"#;
 const SEVERAL: &str = r#"{"host": "h:1", "path": "proxy", "handshake": "hs",

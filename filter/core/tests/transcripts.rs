@@ -1,16 +1,16 @@
 //! Replays the transcripts: each whole, and with both directions cut into pieces of 1, 2, 3 … bytes. Whatever the pieces,
 //! the same bytes must come out.
 
-mod support {
-    pub mod harness;
-    pub mod transcript;
-}
+#[path = "support/harness.rs"]
+mod harness;
+#[path = "support/transcript.rs"]
+mod transcript;
 
+use harness::Harness;
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::wire::Limits;
 use std::time::Duration;
-use support::harness::Harness;
-use support::transcript::{Step, Transcript, encode};
+use transcript::{Step, Transcript, encode};
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -51,7 +51,8 @@ transcripts! {
 #[test]
 fn every_file_is_replayed() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/transcripts");
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     files.sort();
     let mut listed: Vec<_> = ALL.iter().map(|(name, _)| format!("{name}.txt")).collect();
     listed.sort();
