@@ -1,0 +1,71 @@
+//! `just bench`: what the filter costs.
+
+mod envoy_config;
+mod histogram;
+mod load;
+mod options;
+mod paths;
+mod report;
+mod subject;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use options::Options;
+use redis_mesh_tests::client::encode;
+use redis_mesh_tests::filter;
+use redis_mesh_tests::redis::{self, Redis};
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            print!("{}", options::HELP);
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("{error}\n\n{}", options::HELP);
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let filter = match &options.filter {
+        Some(file) => file.clone(),
+        None => filter::build()?,
+    };
+    let redis =
+        Redis::start_with(redis::Options { config: vec!["maxclients 15000".into()], ..redis::Options::default() })?;
+    let mut report = report::Report::new(options, &redis, &filter)?;
+    if options.wants_part("paths") {
+        report.paths = Some(paths::measure(options, &redis, &filter)?);
+    }
+    std::fs::create_dir_all(&options.out).with_context(|| format!("can't create {}", options.out.display()))?;
+    let path = options.out.join("benchmark.md");
+    let text = report.markdown();
+    std::fs::write(&path, &text).with_context(|| format!("can't write {}", path.display()))?;
+    println!("{text}");
+    Ok(())
+}
+
+/// Sets every key to this value.
+fn fill(redis: &Redis, keys: &[String], value: &[u8]) -> Result<()> {
+    let mut client = redis.client()?;
+    for keys in keys.chunks(256) {
+        let commands: Vec<u8> = keys.iter().flat_map(|key| encode(&[b"SET", key.as_bytes(), value])).collect();
+        client.write(&commands)?;
+        for _ in keys {
+            let reply = client.read()?;
+            ensure!(!reply.is_error(), "Redis can't be filled: {}", reply.text());
+        }
+    }
+    Ok(())
+}
