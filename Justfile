@@ -1,0 +1,48 @@
+# The recipes of redis-mesh. `cargo demo` and `cargo test` need none of them.
+
+# Show the recipes.
+default:
+    @just --list
+
+# Build the wasm filter: target/wasm32-wasip1/filter/redis_mesh.wasm.
+filter:
+    tests/scripts/build-filter
+
+# Build the command line.
+build:
+    cargo build --release -p redis-mesh
+
+# All tests of `cargo test`.
+test:
+    cargo test
+
+# The core's tests compiled to wasm32, run by node.
+test-wasm32:
+    tests/scripts/test-wasm32
+
+# Formatting and lints.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items
+
+# Measure against tcp_proxy and redis_proxy; the report goes to reports/. `just bench --help`
+bench *arguments:
+    cargo run --release -p redis-mesh-tests --bin bench -- {{arguments}}
+
+# Fuzz the rewriter (or `config`) for some seconds. Needs a nightly toolchain and cargo-fuzz.
+fuzz target="rewriter" seconds="60":
+    cd filter/core && cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}} -max_len=4096
+
+# Rewrite the goldens and generated examples after a change that is meant.
+bless:
+    BLESS=1 cargo test -p redis-mesh
+
+# Regenerate what is generated from real servers and from types: the command table and the CRDs.
+generate:
+    cargo run -p redis-mesh-tests --bin generate-command-table
+    BLESS=1 cargo test -p redis-mesh
+
+# Walk through the examples: `just demo --exit`
+demo *arguments:
+    cargo demo {{arguments}}
