@@ -66,7 +66,9 @@ impl Config {
 
     /// The text.
     pub fn text(&self) -> String {
-        json!({"static_resources": {"listeners": self.listeners, "clusters": self.clusters}}).to_string()
+        // Discovery asks for a node.
+        let node = json!({"id": "testbed", "cluster": "testbed"});
+        json!({"node": node, "static_resources": {"listeners": self.listeners, "clusters": self.clusters}}).to_string()
     }
 
     /// Starts an Envoy with it.
