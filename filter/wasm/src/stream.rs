@@ -43,6 +43,17 @@ enum HostIndex {
     Orphaned,
 }
 
+/// Whether a call of the rewriter may depend on the time.
+#[derive(Clone, Copy)]
+enum Time {
+    Needed,
+    Unneeded,
+}
+
+fn now_if(needed: bool) -> Duration {
+    if needed { vm::now() } else { Duration::ZERO }
+}
+
 thread_local! {
     /// Reused, so that a callback costs no allocation of its own. Given back when it has grown.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -98,14 +109,42 @@ impl Connection {
         }
     }
 
+    /// Edits `size` bytes from upstream in Envoy's buffer. False: it can't be done.
+    fn edit_reply(&mut self, config: &ProxyConfig, size: usize, out: &mut Vec<u8>) -> bool {
+        match self.rewriter.reply_need(config, size) {
+            ReplyNeed::Nothing => return true,
+            ReplyNeed::All => {}
+            ReplyNeed::Head => {
+                let head = abi::buffer(BufferType::UpstreamData, 0, HEAD);
+                match self.rewriter.reply_head(config, &head, size, out) {
+                    Some(0) => return true,
+                    Some(replaced) => return abi::replace(BufferType::UpstreamData, replaced, out),
+                    None => {}
+                }
+            }
+        }
+        let data = abi::buffer(BufferType::UpstreamData, 0, size);
+        match self.lend(config, Time::Unneeded, |rewriter, env| rewriter.reply(env, &data, out)) {
+            Some(Edit::Unchanged) => true,
+            Some(Edit::Replaced) => *out == data || abi::replace(BufferType::UpstreamData, size, out),
+            None => false,
+        }
+    }
+
     /// Calls the rewriter with everything that it is lent.
-    fn lend<T>(&mut self, config: &ProxyConfig, call: impl FnOnce(&mut Rewriter, &mut Env<'_>) -> T) -> Option<T> {
+    fn lend<T>(
+        &mut self,
+        config: &ProxyConfig,
+        time: Time,
+        call: impl FnOnce(&mut Rewriter, &mut Env<'_>) -> T,
+    ) -> Option<T> {
         let host = self.managed(config)?;
         let stats = self.stats.clone()?;
-        // Only faults and TIME ask what time it is.
-        let (now, unix) = match host.path {
-            DataPath::Direct if !host.delays => (Duration::ZERO, Duration::ZERO),
-            DataPath::Direct | DataPath::Proxy => (vm::now(), Duration::from_nanos(abi::unix_nanoseconds())),
+        // Every look at a clock is a call into Envoy: only delays need the one, only TIME the other.
+        let (now, unix) = match (time, host.path) {
+            (Time::Unneeded, _) => (Duration::ZERO, Duration::ZERO),
+            (Time::Needed, DataPath::Direct) => (now_if(host.delays), Duration::ZERO),
+            (Time::Needed, DataPath::Proxy) => (now_if(host.delays), Duration::from_nanos(abi::unix_nanoseconds())),
         };
         let result = vm::random(|random| {
             let stats = &mut stats.increments.borrow_mut();
@@ -198,7 +237,7 @@ impl Stream {
         }
         let data = abi::buffer(BufferType::DownstreamData, 0, size);
         with_scratch(|out| {
-            let left = match c.lend(&config, |rewriter, env| rewriter.request(env, &data, out)) {
+            let left = match c.lend(&config, Time::Needed, |rewriter, env| rewriter.request(env, &data, out)) {
                 Some(Edit::Unchanged) => size,
                 Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, size, out) => out.len(),
                 Some(Edit::Replaced) | None => {
@@ -234,23 +273,10 @@ impl Stream {
         }
         let config = c.plugin.config();
         c.resolve(&config);
-        with_scratch(|out| {
-            let replaced = match c.rewriter.reply_need(&config, size) {
-                ReplyNeed::Nothing => return,
-                ReplyNeed::All => {
-                    let data = abi::buffer(BufferType::UpstreamData, 0, size);
-                    c.lend(&config, |rewriter, env| rewriter.reply(env, &data, out)).map(|_| size)
-                }
-                ReplyNeed::Head => {
-                    let head = abi::buffer(BufferType::UpstreamData, 0, HEAD);
-                    Some(c.rewriter.reply_head(&head, size, out))
-                }
-            };
-            let done = replaced.is_some_and(|replaced| abi::replace(BufferType::UpstreamData, replaced, out));
-            if !done {
-                c.host = HostIndex::Orphaned;
-            }
-        });
+        let ok = with_scratch(|out| c.edit_reply(&config, size, out));
+        if !ok {
+            c.host = HostIndex::Orphaned;
+        }
         let waits = vm::waiting(self.id).is_some();
         let wanted = matches!(c.rewriter.gate(), Gate::Open) && waits;
         if wanted || c.rewriter.closing() || c.host == HostIndex::Orphaned {
@@ -296,7 +322,7 @@ pub fn pump(id: u32) {
     }
     let config = c.plugin.config();
     c.resolve(&config);
-    with_scratch(|out| match c.lend(&config, |rewriter, env| rewriter.request(env, &data, out)) {
+    with_scratch(|out| match c.lend(&config, Time::Needed, |rewriter, env| rewriter.request(env, &data, out)) {
         Some(Edit::Unchanged) => c.unflushed = data.len(),
         Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, data.len(), out) => {
             c.unflushed = out.len();

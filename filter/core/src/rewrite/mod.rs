@@ -80,7 +80,7 @@ pub enum ReplyNeed {
     Nothing,
     /// All of them go to [`Rewriter::reply`].
     All,
-    /// They are too many to be read; the first bytes (up to [`HEAD`]) go to [`Rewriter::reply_head`].
+    /// The first of them (up to [`HEAD`]) go to [`Rewriter::reply_head`], which may say that all are needed.
     Head,
 }
 
@@ -826,9 +826,13 @@ impl Rewriter {
         if !self.replies.must_read() {
             return ReplyNeed::Nothing;
         }
+        if n > HEAD && self.replies.shaping() || n > self.most_read(config) { ReplyNeed::Head } else { ReplyNeed::All }
+    }
+
+    /// How many bytes from upstream may be read at once.
+    fn most_read(&self, config: &ProxyConfig) -> usize {
         let limits = &config.limits;
-        let limit = if self.replies.shaping() { limits.max_shaped_bytes } else { limits.max_held_bytes };
-        if n > limit as usize { ReplyNeed::Head } else { ReplyNeed::All }
+        (if self.replies.shaping() { limits.max_shaped_bytes } else { limits.max_held_bytes }) as usize
     }
 
     /// Takes bytes from upstream; `out` goes to the client in their place.
@@ -876,19 +880,24 @@ impl Rewriter {
         Edit::Replaced
     }
 
-    /// Takes the first bytes of more than may be read. Returns how many of them the bytes in `out` replace; all `total`
-    /// of them if the connection is to be closed with an error.
-    pub fn reply_head(&mut self, head: &[u8], total: usize, out: &mut Vec<u8>) -> usize {
+    /// Takes the first of `total` bytes from upstream. Returns how many of them the bytes in `out` replace: all of them, if the
+    /// connection is to be closed with an error. `None`: all of them must go to [`Rewriter::reply`].
+    pub fn reply_head(&mut self, config: &ProxyConfig, head: &[u8], total: usize, out: &mut Vec<u8>) -> Option<usize> {
         if self.replies.shaping()
-            && self.replies.only_one_outstanding()
-            && let Some(consumed) = self.replies.shape_head(head, out)
+            && let Some(consumed) = self.replies.take_head(head, total, out)
         {
-            return consumed;
+            if self.gate == Gate::Backlog && self.replies.outstanding() <= BACKLOG_LOW {
+                self.gate = Gate::Open;
+            }
+            return Some(consumed);
+        }
+        if total <= self.most_read(config) {
+            return None;
         }
         out.clear();
         encode::error(out, b"ERR redis-mesh: replies of this size, pipelined, can't be given their form");
         self.shut();
-        total
+        Some(total)
     }
 
     fn login_refused(&mut self, env: &mut Env<'_>, out: &mut Vec<u8>) {

@@ -136,21 +136,23 @@ impl Replies {
         self.shaping
     }
 
-    /// True if `n` bytes that just came are one reply and nothing else is outstanding.
-    pub fn only_one_outstanding(&self) -> bool {
-        self.tail.is_empty() && self.expected.len() == 1
-    }
-
-    /// For a reply too large to be read: replaces its head alone, if its shape allows it. Returns how many of the bytes
-    /// of `head` the bytes in `out` replace.
-    pub fn shape_head(&mut self, head: &[u8], out: &mut Vec<u8>) -> Option<usize> {
-        let Some(&Expected::Reply(shape)) = self.expected.front() else {
+    /// Takes the beginning of `total` bytes from upstream, while replies are shaped. If these are one reply whose shape touches no
+    /// more than its head: how many bytes of `head` the bytes appended to `out` replace. `None`: all of them are needed.
+    pub fn take_head(&mut self, head: &[u8], total: usize, out: &mut Vec<u8>) -> Option<usize> {
+        if !self.tail.is_empty() || self.capture.is_some() {
             return None;
-        };
-        let Ok(Head::Replaced(consumed)) = resp3::to_resp3_head(head, shape, out) else {
+        }
+        let &Expected::Reply(shape) = self.expected.front()? else { return None };
+        let alone = self.expected.len() == 1;
+        if !(alone || is_one_reply(head, total)) {
             return None;
-        };
+        }
+        let Ok(Head::Replaced(consumed)) = resp3::to_resp3_head(head, shape, out) else { return None };
         self.expected.pop_front();
+        if out[..] == head[..consumed] {
+            out.clear();
+            return Some(0);
+        }
         Some(consumed)
     }
 
@@ -282,6 +284,26 @@ impl Replies {
             }
         }
         at
+    }
+}
+
+/// Whether `total` bytes that begin with `head` are one reply that isn't an aggregate.
+fn is_one_reply(head: &[u8], total: usize) -> bool {
+    let Some(newline) = memchr::memchr(b'\n', head) else { return false };
+    let line = newline + 1;
+    match head.first() {
+        Some(b'+' | b'-' | b':') => line == total,
+        Some(b'$') => {
+            let digits = head.get(1..newline.saturating_sub(1)).unwrap_or_default();
+            if digits == b"-1" {
+                return line == total;
+            }
+            let length = digits.iter().try_fold(0usize, |n, d| {
+                d.is_ascii_digit().then(|| n.saturating_mul(10).saturating_add(usize::from(d - b'0')))
+            });
+            length.is_some_and(|length| total.checked_sub(line + 2) == Some(length))
+        }
+        _ => false,
     }
 }
 

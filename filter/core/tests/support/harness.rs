@@ -79,21 +79,25 @@ impl Harness {
 
     /// The next filter answers.
     pub fn answer(&mut self, bytes: &[u8]) {
-        match self.rewriter.reply_need(&self.config, bytes.len()) {
-            ReplyNeed::Nothing => self.client.extend_from_slice(bytes),
-            ReplyNeed::All => {
-                let mut out = Vec::new();
-                match self.lend(|rewriter, env| rewriter.reply(env, bytes, &mut out)) {
-                    Edit::Unchanged => self.client.extend_from_slice(bytes),
-                    Edit::Replaced => self.client.extend_from_slice(&out),
+        let mut need = self.rewriter.reply_need(&self.config, bytes.len());
+        let mut out = Vec::new();
+        if need == ReplyNeed::Head {
+            let head = &bytes[..bytes.len().min(HEAD)];
+            match self.rewriter.reply_head(&self.config, head, bytes.len(), &mut out) {
+                Some(replaced) => {
+                    self.client.extend_from_slice(&out);
+                    self.client.extend_from_slice(&bytes[replaced..]);
                 }
+                None => need = ReplyNeed::All,
             }
-            ReplyNeed::Head => {
-                let mut out = Vec::new();
-                let replaced = self.rewriter.reply_head(&bytes[..bytes.len().min(HEAD)], bytes.len(), &mut out);
-                self.client.extend_from_slice(&out);
-                self.client.extend_from_slice(&bytes[replaced..]);
-            }
+        }
+        match need {
+            ReplyNeed::Nothing => self.client.extend_from_slice(bytes),
+            ReplyNeed::All => match self.lend(|rewriter, env| rewriter.reply(env, bytes, &mut out)) {
+                Edit::Unchanged => self.client.extend_from_slice(bytes),
+                Edit::Replaced => self.client.extend_from_slice(&out),
+            },
+            ReplyNeed::Head => {}
         }
         self.go_on();
     }
