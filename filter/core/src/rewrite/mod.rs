@@ -449,7 +449,8 @@ impl Rewriter {
                 if self.following() {
                     self.replies.expect(Expected::Reply(Shape::Plain));
                 }
-                self.inject(env, form, Vec::new(), Then::Verify, sink.write());
+                // A redis_proxy that refuses a password refuses everything after it, but for commands that it doesn't know.
+                self.inject(env, Form::Unknown, Vec::new(), Then::Verify, sink.write());
                 self.login = Login::Again(identity);
                 self.gate = Gate::Reply;
                 false
