@@ -607,3 +607,95 @@ fn under_load_no_connection_is_closed_and_no_key_misrouted() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_connection_that_can_no_longer_be_served_as_it_began_is_closed() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut on_direct = Discovered::new(&config("direct", 1, direct("x")))?;
+    let mut on_proxy = Discovered::new(&config("proxy", 1, proxy("x", HANDSHAKE)))?;
+    let envoy = scene
+        .config()
+        .listener("direct", scene.subnet.redis(DIRECT), vec![on_direct.filter(), tcp_proxy("x")])
+        .listener("proxy", scene.subnet.redis(SINGLE), vec![on_proxy.filter(), single_proxy("x")])
+        .start()?;
+    let connect = |at: u8| -> Result<Client> {
+        let mut client = scene.client(at)?;
+        assert_eq!(client.line("set k 1")?, Reply::ok());
+        Ok(client)
+    };
+    // What a client of such a connection sends next, in a row, reaches no server.
+    let cut_off = |client: &mut Client, key: &str| -> Result<String> {
+        client.write(&[encode(&["SET", key, "1"]), encode(&["SET", key, "2"])].concat())?;
+        let reply = client.read().map(|reply| reply.text()).unwrap_or_default();
+        assert!(client.is_closed_within(Duration::from_secs(5)), "{key}: still open after {reply:?}");
+        assert_eq!(scene.x.cmd(&["EXISTS", key])?, Reply::Integer(0), "{key}");
+        Ok(reply)
+    };
+
+    // The other kind of filter stands behind.
+    let mut client = connect(DIRECT)?;
+    on_direct.push(&envoy, &config("direct", 2, proxy("x", HANDSHAKE)))?;
+    cut_off(&mut client, "became-proxy")?;
+    on_direct.push(&envoy, &config("direct", 3, direct("x")))?;
+    let mut client = connect(SINGLE)?;
+    on_proxy.push(&envoy, &config("proxy", 2, direct("x")))?;
+    cut_off(&mut client, "became-direct")?;
+    on_proxy.push(&envoy, &config("proxy", 3, proxy("x", HANDSHAKE)))?;
+
+    // The host is no longer among those of the plugin.
+    let selector = wire::Selector { addresses: vec!["192.0.2.1:6379".into()], ..wire::Selector::default() };
+    let mut client = connect(DIRECT)?;
+    on_direct.push(&envoy, &config("direct", 4, wire::Host { selector: selector.clone(), ..direct("x") }))?;
+    cut_off(&mut client, "no-longer-managed")?;
+    on_direct.push(&envoy, &config("direct", 5, direct("x")))?;
+    let mut client = connect(SINGLE)?;
+    on_proxy.push(&envoy, &config("proxy", 4, wire::Host { selector, ..proxy("x", HANDSHAKE) }))?;
+    cut_off(&mut client, "no-longer-managed")?;
+    on_proxy.push(&envoy, &config("proxy", 5, proxy("x", HANDSHAKE)))?;
+
+    // redis_proxy doesn't know the new handshake yet.
+    let mut client = connect(SINGLE)?;
+    on_proxy.push(&envoy, &config("proxy", 6, proxy("x", "another")))?;
+    let replaced = "ERR redis-mesh: the configuration of x.test:6379 is being replaced, try again";
+    assert_eq!(cut_off(&mut client, "handshake")?, replaced);
+    assert_eq!(cut_off(&mut scene.client(SINGLE)?, "handshake")?, replaced);
+    on_proxy.push(&envoy, &config("proxy", 7, proxy("x", HANDSHAKE)))?;
+    connect(SINGLE)?;
+    Ok(())
+}
+
+#[test]
+fn a_login_that_comes_later_is_done_on_open_connections() -> Result<()> {
+    let scene = Scene::new()?;
+    let secret = Redis::start_with(Options {
+        addr: Some(scene.subnet.redis(3)),
+        password: Some("upstream-password".into()),
+        ..Options::default()
+    })?;
+    let with = |revision: u64, password: Option<&str>| {
+        let upstream_login = password.map(|p| wire::UpstreamLogin { username: None, password: p.to_string() });
+        config("login", revision, wire::Host { upstream_login, ..direct("p") })
+    };
+    let mut discovered = Discovered::new(&with(1, None))?;
+    let envoy = Config::new()
+        .cluster("p", &[secret.addr()])
+        .listener("login", scene.subnet.redis(DIRECT), vec![discovered.filter(), tcp_proxy("p")])
+        .start()?;
+    let mut early = scene.client(DIRECT)?;
+    assert_eq!(early.line("get k")?, Reply::error("NOAUTH Authentication required."));
+    let mut idle = scene.client(DIRECT)?;
+    discovered.push(&envoy, &with(2, Some("upstream-password")))?;
+    for client in [&mut early, &mut idle] {
+        assert_eq!(client.line("get k")?, Reply::NullBulk);
+        assert_eq!(client.line("set k 1")?, Reply::ok());
+        assert_eq!(client.line("del k")?, Reply::Integer(1));
+    }
+    // A wrong one: who is in stays in, who comes is told.
+    discovered.push(&envoy, &with(3, Some("not-the-password")))?;
+    assert_eq!(early.line("get k")?, Reply::NullBulk);
+    let mut late = scene.client(DIRECT)?;
+    assert_eq!(late.line("get k")?, Reply::error("ERR redis-mesh: p.test:6379 refused the login of its RedisDestination"));
+    assert!(late.is_closed_within(Duration::from_secs(5)));
+    assert!(!envoy.log().contains("password"), "a password in the log");
+    Ok(())
+}
