@@ -2,10 +2,13 @@
 
 mod envoy_config;
 mod histogram;
+mod idle;
 mod load;
 mod options;
 mod paths;
+mod plot;
 mod report;
+mod routes;
 mod subject;
 
 use std::process::ExitCode;
@@ -48,10 +51,22 @@ fn run(options: &Options) -> Result<()> {
     if options.wants_part("paths") {
         report.paths = Some(paths::measure(options, &redis, &filter)?);
     }
+    if options.wants_part("routes") {
+        report.routes = Some(routes::measure(options, &redis, &filter)?);
+    }
+    if options.wants_part("idle") {
+        report.idle = Some(idle::measure(options, &redis, &filter)?);
+    }
     std::fs::create_dir_all(&options.out).with_context(|| format!("can't create {}", options.out.display()))?;
-    let path = options.out.join("benchmark.md");
+    let write = |name: &str, text: &str| {
+        let path = options.out.join(name);
+        std::fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))
+    };
     let text = report.markdown();
-    std::fs::write(&path, &text).with_context(|| format!("can't write {}", path.display()))?;
+    write("benchmark.md", &text)?;
+    if let Some(paths) = &report.paths {
+        write("benchmark.svg", &plot::svg(paths))?;
+    }
     println!("{text}");
     Ok(())
 }

@@ -38,6 +38,11 @@ pub fn size(bytes: usize) -> String {
     if bytes >= 1024 { format!("{} KB", bytes / 1024) } else { format!("{bytes} B") }
 }
 
+/// A load as the report shows it.
+pub fn title(cell: &Cell) -> String {
+    format!("{} {}, pipeline {}", cell.command, size(cell.value), cell.pipeline)
+}
+
 /// The loads in the report's order.
 pub fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
@@ -81,14 +86,7 @@ pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<P
             crate::fill(redis, &keys, &bytes)?;
             for (cell, samples) in results.iter_mut().filter(of_size) {
                 let workload = if cell.command == "GET" { &get } else { &set };
-                options.progress(&format!(
-                    "round {} of {}: {} {}, pipeline {}",
-                    round + 1,
-                    options.rounds,
-                    cell.command,
-                    size(cell.value),
-                    cell.pipeline
-                ));
+                options.progress(&format!("round {} of {}: {}", round + 1, options.rounds, title(cell)));
                 for (subject, samples) in subjects.iter_mut().zip(samples) {
                     samples.push(subject.measure(workload, cell.pipeline, options.duration)?);
                 }

@@ -1,0 +1,87 @@
+//! The report's numbers as bars: one panel for each load, each with a scale of its own.
+
+use std::fmt::Write as _;
+
+use crate::paths::{Paths, title};
+use crate::subject::Samples;
+
+const LABELS: usize = 190;
+const PANEL: usize = 230;
+const GAP: usize = 20;
+/// Room for a bar; its number stands behind it.
+const BAR: f64 = 165.0;
+const LINE: usize = 17;
+const HEAD: usize = 26;
+/// Panels side by side.
+const COLUMNS: usize = 3;
+const COLOURS: [&str; 6] = ["#9aa0a6", "#5b8db8", "#3b6ea5", "#e08a3c", "#c4572b", "#6aa84f"];
+
+/// The picture as SVG.
+pub fn svg(paths: &Paths) -> String {
+    let mut body = String::new();
+    let mut y = 10;
+    y = section(
+        &mut body,
+        y,
+        paths,
+        "Envoy's CPU time, µs per request (less is better)",
+        |samples| samples.cpu(),
+        |v| format!("{v:.2}"),
+    );
+    y = section(
+        &mut body,
+        y + 20,
+        paths,
+        "Thousand requests per second (more is better)",
+        |samples| Some(samples.median(|sample| sample.rate) / 1000.0),
+        |v| format!("{v:.0}"),
+    );
+    let width = LABELS + COLUMNS * (PANEL + GAP);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{y}\" viewBox=\"0 0 {width} {y}\" \
+         font-family=\"system-ui, sans-serif\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
+         {body}</svg>\n"
+    )
+}
+
+/// One number of all loads; returns where it ends.
+fn section(
+    out: &mut String,
+    top: usize,
+    paths: &Paths,
+    heading: &str,
+    number: impl Fn(&Samples) -> Option<f64>,
+    show: impl Fn(f64) -> String,
+) -> usize {
+    let _ = writeln!(out, "<text x=\"8\" y=\"{}\" font-size=\"15\" font-weight=\"600\">{heading}</text>", top + 14);
+    let top = top + 26;
+    let height = HEAD + paths.subjects.len() * LINE + 8;
+    for (i, (cell, samples)) in paths.results.iter().enumerate() {
+        let (x, y) = (LABELS + i % COLUMNS * (PANEL + GAP), top + i / COLUMNS * height);
+        let _ = writeln!(out, "<text x=\"{x}\" y=\"{}\" font-weight=\"600\">{}</text>", y + 18, title(cell));
+        let most = samples.iter().filter_map(&number).fold(f64::MIN_POSITIVE, f64::max);
+        for (row, ((name, _), samples)) in paths.subjects.iter().zip(samples).enumerate() {
+            let y = y + HEAD + row * LINE;
+            if i % COLUMNS == 0 {
+                let name = name.replace('&', "&amp;").replace('<', "&lt;");
+                let _ = writeln!(out, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{name}</text>", x - 8, y + 11);
+            }
+            let Some(value) = number(samples) else {
+                let _ = writeln!(out, "<text x=\"{x}\" y=\"{}\" fill=\"#888\">no Envoy</text>", y + 11);
+                continue;
+            };
+            let length = value / most * BAR;
+            let colour = COLOURS[row % COLOURS.len()];
+            let _ = writeln!(
+                out,
+                "<rect x=\"{x}\" y=\"{y}\" width=\"{length:.1}\" height=\"{}\" fill=\"{colour}\"/>\
+                 <text x=\"{:.1}\" y=\"{}\">{}</text>",
+                LINE - 4,
+                x as f64 + length + 4.0,
+                y + 11,
+                show(value)
+            );
+        }
+    }
+    top + paths.results.len().div_ceil(COLUMNS) * height
+}

@@ -1,0 +1,192 @@
+//! What many routes cost: CPU time per request, and the time that a configuration takes to be read.
+//!
+//! The same keys are asked for whatever the number of routes is, each route takes as many of them as the next, and the routes
+//! lead to ten targets in turn. Those are told apart by their tags and are one cluster of Envoy, so that numbers differ by
+//! what routing costs; ten upstream connections instead of one are measured apart.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use redis_mesh_core::wire::{DataPath, FilterConfig, KeyMatch};
+use redis_mesh_tests::envoy::{self, Envoy};
+use redis_mesh_tests::net;
+use redis_mesh_tests::redis::Redis;
+use serde_json::Value;
+
+use crate::envoy_config::{cluster, envoy, filter, filter_config, redis_proxy, tag};
+use crate::load::Workload;
+use crate::options::Options;
+use crate::subject::{Samples, Subject, median};
+
+/// Keys `tenant-0000:` to `tenant-9999:`.
+const TENANTS: usize = 10_000;
+const DESTINATIONS: usize = 10;
+const PIPELINE: usize = 64;
+/// Envoys that are started to time a configuration.
+const STARTS: usize = 3;
+
+/// What was measured.
+#[derive(Debug)]
+pub struct Routes {
+    /// Without the filter and with it, to one upstream connection and to ten.
+    pub rows: Vec<Row>,
+    /// For each number of routes.
+    pub configurations: Vec<Configuration>,
+}
+
+/// One subject.
+#[derive(Debug)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// The row to compare it with.
+    pub peer: Option<usize>,
+    /// What was measured.
+    pub samples: Samples,
+}
+
+/// What one configuration costs where it is read.
+#[derive(Debug)]
+pub struct Configuration {
+    /// Its routes.
+    pub routes: usize,
+    /// Bytes of its document.
+    pub bytes: usize,
+    /// Milliseconds of `on_configure`: the worker's VM.
+    pub milliseconds: f64,
+    /// Milliseconds until Envoy has compiled the filter.
+    pub compile: f64,
+    /// Envoy's resident memory when it has started, in bytes.
+    pub memory: u64,
+}
+
+/// Measures both.
+pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Routes> {
+    let numbers: &[usize] = if options.quick { &[1, 10_000] } else { &[1, 100, 10_000] };
+    let mut subjects = Vec::new();
+    let one = |routes: usize, at: SocketAddr| behind_the_filter(file, routes, false, at, redis.addr());
+    subjects.push(Subject::start("redis_proxy alone, 10 routes", None, false, |at| alone(false, at, redis.addr()))?);
+    for &routes in numbers {
+        let name = format!("filter, {routes} {}", if routes == 1 { "route" } else { "routes" });
+        let peer = if routes == 1 { 0 } else { 1 };
+        subjects.push(Subject::start(&name, Some(peer), false, |at| one(routes, at))?);
+    }
+    if !options.quick {
+        let peer = subjects.len();
+        let name = "redis_proxy alone, 10 routes, 10 upstream connections";
+        subjects.push(Subject::start(name, None, false, |at| alone(true, at, redis.addr()))?);
+        let name = format!("filter, {TENANTS} routes, 10 upstream connections");
+        let config = |at| behind_the_filter(file, TENANTS, true, at, redis.addr());
+        subjects.push(Subject::start(&name, Some(peer), false, config)?);
+    }
+
+    let keys: Vec<String> = (0..TENANTS).map(|i| format!("tenant-{:04}:key", i * 7919 % TENANTS)).collect();
+    let value = [b'x'; 64];
+    crate::fill(redis, &keys, &value)?;
+    let workload = Workload::get(&keys, &value);
+    let mut samples = vec![Samples::default(); subjects.len()];
+    for round in 0..options.rounds {
+        options.progress(&format!("round {} of {}: routes", round + 1, options.rounds));
+        for (subject, samples) in subjects.iter_mut().zip(&mut samples) {
+            samples.push(subject.measure(&workload, PIPELINE, options.duration)?);
+        }
+    }
+    let rows = subjects.into_iter().zip(samples);
+    let rows = rows.map(|(subject, samples)| Row { name: subject.name, peer: subject.peer, samples }).collect();
+    let starts = if options.quick { 1 } else { STARTS };
+    let configurations = numbers
+        .iter()
+        .map(|&routes| configuration(options, file, routes, starts, redis.addr()))
+        .collect::<Result<_>>()?;
+    Ok(Routes { rows, configurations })
+}
+
+/// Routes of equal shares to the destinations in turn.
+fn config(routes: usize) -> FilterConfig {
+    let targets = routes.min(DESTINATIONS);
+    let tags: Vec<Option<String>> = (0..targets).map(|i| Some(tag(i))).collect();
+    let prefix = |i: usize| match routes {
+        1 => "tenant-".to_string(),
+        100 => format!("tenant-{i:02}"),
+        _ => format!("tenant-{i:04}:"),
+    };
+    filter_config(DataPath::Proxy, &tags, (0..routes).map(|i| (KeyMatch::Prefix(prefix(i)), i % targets)).collect())
+}
+
+fn behind_the_filter(file: &Path, routes: usize, apart: bool, at: SocketAddr, server: SocketAddr) -> String {
+    let config = config(routes);
+    let by_tag = (0..routes.min(DESTINATIONS)).map(|i| (tag(i), true, cluster_name(i, apart))).collect::<Vec<_>>();
+    envoy(at, &[filter(file, &config), redis_proxy(&by_tag, None, true)], &clusters(apart, server))
+}
+
+fn alone(apart: bool, at: SocketAddr, server: SocketAddr) -> String {
+    let routes: Vec<_> = (0..DESTINATIONS).map(|i| (format!("tenant-{i}"), false, cluster_name(i, apart))).collect();
+    envoy(at, &[redis_proxy(&routes, None, false)], &clusters(apart, server))
+}
+
+fn cluster_name(destination: usize, apart: bool) -> String {
+    format!("redis-{}", if apart { destination } else { 0 })
+}
+
+fn clusters(apart: bool, server: SocketAddr) -> Vec<Value> {
+    (0..if apart { DESTINATIONS } else { 1 }).map(|i| cluster(&cluster_name(i, apart), Some(server))).collect()
+}
+
+fn configuration(
+    options: &Options,
+    file: &Path,
+    routes: usize,
+    starts: usize,
+    server: SocketAddr,
+) -> Result<Configuration> {
+    options.progress(&format!("starting Envoy with {routes} routes"));
+    let bytes = serde_json::to_string(&config(routes))?.len();
+    let mut times = Vec::new();
+    let mut compiles = Vec::new();
+    let mut memory = Vec::new();
+    for _ in 0..starts {
+        let at = SocketAddr::new([127, 0, 0, 1].into(), net::free_port()?);
+        let traced = envoy::Options {
+            log_level: Some("warning".into()),
+            args: ["--component-log-level", "wasm:trace", "--log-format", "%E.%F %v"].map(String::from).to_vec(),
+            ..envoy::Options::default()
+        };
+        let envoy = Envoy::start_with(&behind_the_filter(file, routes, false, at, server), &traced)?;
+        let log = envoy.log();
+        let missing = || format!("Envoy's log, {}, doesn't show it", envoy.process().log().display());
+        let configure = took(&log, "[host->vm] proxy_on_configure(", "[host<-vm] proxy_on_configure return: 1");
+        times.push(configure.with_context(missing)?);
+        compiles.push(took(&log, "Base Wasm created", "[host->vm] _initialize()").with_context(missing)?);
+        memory.push(envoy.process().resident_memory()? as f64);
+    }
+    Ok(Configuration {
+        routes,
+        bytes,
+        milliseconds: median(times),
+        compile: median(compiles),
+        memory: median(memory) as u64,
+    })
+}
+
+/// Milliseconds that something took: from the last line of a log that contains `begin` to the next that contains `end`. Lines
+/// begin with the time in seconds.
+fn took(log: &str, begin: &str, end: &str) -> Option<f64> {
+    let lines: Vec<&str> = log.lines().collect();
+    let from = lines.iter().rposition(|line| line.contains(begin))?;
+    let to = lines.iter().skip(from).find(|line| line.contains(end))?;
+    let time = |line: &str| line.split(' ').next()?.parse::<f64>().ok();
+    Some((time(to)? - time(lines[from])?) * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logs_last_occurrence_counts() {
+        let log = "10.5 a begins\n10.6 a ends\n\n11.25 a begins\nother\n11.5 a ends\n12.0 a ends";
+        assert_eq!(took(log, "a begins", "a ends"), Some(250.0));
+        assert_eq!(took(log, "b begins", "a ends"), None);
+    }
+}
