@@ -50,6 +50,8 @@ pub struct Host {
     pub router: Router,
     /// Faults of the whole host.
     pub faults: Faults,
+    /// No key and no fault decides anything about a command.
+    pub plain: bool,
     /// Some fault delays.
     pub delays: bool,
     /// All routes lead to one destination, so that commands without a key and transactions have a place to go.
@@ -233,7 +235,9 @@ impl Host {
         let credentials = login.as_deref().or(handshake.as_deref()).unwrap_or_default();
         let mut identity = [0u8; 8];
         identity.copy_from_slice(&Sha256::digest(credentials)[..8]);
+        let keys_decide = !only_any || route_faults || mirrors || !single_destination;
         Ok(Host {
+            plain: !keys_decide && !rewrites_keys && host.faults.is_empty(),
             name: host.host.clone(),
             path: host.path,
             client_auth: host.client_auth.as_ref().map(ClientAuth::new).transpose()?,
@@ -248,7 +252,7 @@ impl Host {
             delays,
             single_destination,
             rewrites_keys,
-            keys_decide: !only_any || route_faults || mirrors || !single_destination,
+            keys_decide,
         })
     }
 

@@ -139,10 +139,17 @@ impl Parser {
     /// Reads the length of the argument whose header begins at `buffer[0]`: the length and the size of the header, `None`
     /// if more bytes are needed. For commands that are passed on while they arrive.
     pub fn argument_header(buffer: &[u8], limits: &Limits) -> Result<Option<(u32, usize)>, ProtocolError> {
-        match buffer.first() {
-            None => return Ok(None),
-            Some(b'$') => {}
-            Some(&other) => return Err(ProtocolError::ExpectedDollar(other)),
+        // Nearly all arguments are shorter than a hundred bytes.
+        match *buffer {
+            [] => return Ok(None),
+            [b'$', d @ b'0'..=b'9', b'\r', b'\n', ..] if limits.max_bulk_bytes > 99 => {
+                return Ok(Some((u32::from(d - b'0'), 4)));
+            }
+            [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] if limits.max_bulk_bytes > 99 => {
+                return Ok(Some((u32::from(a - b'0') * 10 + u32::from(b - b'0'), 5)));
+            }
+            [b'$', ..] => {}
+            [other, ..] => return Err(ProtocolError::ExpectedDollar(other)),
         }
         let Some((n, next)) = number(buffer, 1, limits.max_inline_bytes, ProtocolError::BulkLength)? else {
             return Ok(None);

@@ -31,6 +31,16 @@ impl Rewriter {
         if self.transaction.open {
             return self.in_transaction(env, container, command, args, plan);
         }
+        if container.proxy == Proxy::Simple {
+            // Most commands: none of the names below.
+            if !command.accepts(args.count) {
+                return wrong_arity(command);
+            }
+            return match self.keyed(env, container, command, args, plan) {
+                Ok(()) => Decision::Forward,
+                Err(text) => Decision::Refuse(text),
+            };
+        }
         let single = env.host.single_destination;
         let upper = container.name.to_ascii_uppercase();
         match container.name {
