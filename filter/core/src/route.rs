@@ -42,6 +42,7 @@ impl Router {
             }
             bytes.into()
         };
+        let mut sorted = BTreeMap::new();
         for (index, key) in matches.enumerate() {
             let route = index as u32;
             let error = |problem| Err(RouteError { route: index, problem });
@@ -54,7 +55,11 @@ impl Router {
                 KeyMatch::Prefix(text) if text.is_empty() => {
                     return error(RouteProblem::EmptyPrefix);
                 }
-                KeyMatch::Prefix(text) => router.prefixes.push(Prefix { text: fold(text), route, parent: None }),
+                KeyMatch::Prefix(text) => {
+                    if sorted.insert(fold(text), route).is_some() {
+                        return error(RouteProblem::Duplicate);
+                    }
+                }
                 KeyMatch::Regex(text) => {
                     let text = if case_insensitive { format!("(?i){text}") } else { text.clone() };
                     match Regex::new(&text) {
@@ -66,23 +71,15 @@ impl Router {
                 KeyMatch::Any => router.any = Some(route),
             }
         }
-        router.prefixes.sort_unstable_by(|a, b| a.text.cmp(&b.text).then(a.route.cmp(&b.route)));
-        // Prefixes of one text stand before it in sorted order, each a prefix of the next on the stack.
+        // In sorted order the prefixes of a text stand before it, each a prefix of the next on the stack.
         let mut stack: Vec<u32> = Vec::new();
-        for i in 0..router.prefixes.len() {
-            while let Some(&top) = stack.last() {
-                let (earlier, later) = (&router.prefixes[top as usize].text, &router.prefixes[i].text);
-                if later.starts_with(earlier) {
-                    if later.len() == earlier.len() {
-                        let route = router.prefixes[i].route as usize;
-                        return Err(RouteError { route, problem: RouteProblem::Duplicate });
-                    }
-                    break;
-                }
+        for (text, route) in sorted {
+            while stack.last().is_some_and(|&top| !text.starts_with(&router.prefixes[top as usize].text)) {
                 stack.pop();
             }
-            router.prefixes[i].parent = stack.last().copied();
-            stack.push(i as u32);
+            let parent = stack.last().copied();
+            stack.push(router.prefixes.len() as u32);
+            router.prefixes.push(Prefix { text, route, parent });
         }
         Ok(router)
     }
