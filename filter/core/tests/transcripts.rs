@@ -10,7 +10,7 @@ use harness::Harness;
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::wire::Limits;
 use std::time::Duration;
-use transcript::{Step, Transcript, encode};
+use transcript::{Step, Transcript, encode, replace};
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -37,6 +37,7 @@ transcripts! {
     direct_reset
     direct_reply_modes
     proxy_single
+    proxy_time
     proxy_routes
     proxy_transaction
     proxy_refused_transaction
@@ -94,6 +95,7 @@ impl Run {
                 }
                 Step::NextGets(words) => self.next_gets(words, &at),
                 Step::ClientGets(bytes) => {
+                    let bytes = &replace(bytes, b"<id>", b"7");
                     let got = &self.harness.client[self.checked_client..];
                     let shown = &got[..got.len().min(bytes.len())];
                     assert_eq!(shown.escape_ascii().to_string(), bytes.escape_ascii().to_string(), "{at}");
@@ -132,14 +134,8 @@ impl Run {
     }
 
     fn with_nonces(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut text = bytes.to_vec();
-        for (i, nonce) in self.nonces.iter().enumerate() {
-            let mark = format!("<{}>", i + 1).into_bytes();
-            while let Some(at) = text.windows(mark.len()).position(|w| w == mark) {
-                text.splice(at..at + mark.len(), nonce.iter().copied());
-            }
-        }
-        text
+        let nonces = self.nonces.iter().enumerate();
+        nonces.fold(bytes.to_vec(), |text, (i, nonce)| replace(&text, format!("<{}>", i + 1).as_bytes(), nonce))
     }
 
     fn nothing_more(&self, at: &str) {

@@ -13,7 +13,9 @@
 //! client< +OK              what the client must get, in the same forms
 //! wait 100ms               time passes
 //! closed                   the connection is closed now
-//! only core                (first line) the answers are made up: a real Redis wouldn't give them
+//! only core                (first line) depends on the time of day
+//!
+//! `<id>` in what the client gets is the number of its connection.
 //! ```
 
 /// A conversation.
@@ -22,7 +24,7 @@ pub struct Transcript {
     pub host: String,
     /// Its steps, in order.
     pub steps: Vec<Step>,
-    /// The answers are made up.
+    /// It depends on the time of day.
     pub only_core: bool,
 }
 
@@ -88,6 +90,19 @@ impl Transcript {
         }
         transcript
     }
+}
+
+/// `text` with every `mark` replaced.
+pub fn replace(text: &[u8], mark: &[u8], by: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.windows(mark.len()).position(|w| w == mark) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(by);
+        rest = &rest[at + mark.len()..];
+    }
+    out.extend_from_slice(rest);
+    out
 }
 
 fn reply(text: &str) -> Vec<u8> {

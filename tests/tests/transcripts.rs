@@ -1,0 +1,175 @@
+//! The core's transcripts through the wasm filter in a real Envoy. What stands behind the filter is played by the test, word for
+//! word: it takes the place of Redis, and of redis_proxy too.
+
+#[path = "../../filter/core/tests/support/transcript.rs"]
+mod transcript;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use redis_mesh_core::resp::request::{Parser, Progress};
+use redis_mesh_core::wire::Limits;
+use redis_mesh_tests::listener::{Config, tcp_proxy, wasm_text};
+use redis_mesh_tests::net::free_port;
+use transcript::{Step, Transcript, encode, replace};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn transcripts_through_envoy() -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../filter/core/tests/transcripts");
+    let mut files: Vec<_> = std::fs::read_dir(&folder)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
+    files.sort();
+    let mut config = Config::new();
+    let mut runs = Vec::new();
+    for file in &files {
+        let name = file.file_stem().context("a name")?.to_string_lossy().into_owned();
+        let transcript = Transcript::parse(&std::fs::read_to_string(file)?);
+        if transcript.only_core {
+            continue;
+        }
+        let behind = TcpListener::bind("127.0.0.1:0")?;
+        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let document = format!(r#"{{"name": "{name}", "revision": 1, "hosts": [{}]}}"#, transcript.host);
+        config = config.cluster(&name, &[behind.local_addr()?]).listener(
+            &name,
+            addr,
+            vec![wasm_text(&name, &document)?, tcp_proxy(&name)],
+        );
+        runs.push((name, transcript, behind, addr));
+    }
+    ensure!(runs.len() >= 15, "only {} transcripts", runs.len());
+    let envoy = config.start()?;
+    for (name, transcript, behind, addr) in &runs {
+        // Whole, and in small pieces with time to arrive one by one.
+        for piece in [usize::MAX, 7] {
+            Run::new(*addr, behind, piece).and_then(|mut run| run.all(&transcript.steps)).with_context(|| {
+                format!("{name} in pieces of {piece}\n{}", envoy.log().lines().rev().take(5).collect::<String>())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+struct Run {
+    client: TcpStream,
+    behind: TcpStream,
+    piece: usize,
+    came: Vec<u8>,
+    nonces: Vec<Vec<u8>>,
+}
+
+impl Run {
+    fn new(addr: SocketAddr, behind: &TcpListener, piece: usize) -> Result<Run> {
+        let client = TcpStream::connect(addr)?;
+        let (behind, _) = behind.accept()?;
+        for stream in [&client, &behind] {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_nodelay(true)?;
+        }
+        Ok(Run { client, behind, piece, came: Vec::new(), nonces: Vec::new() })
+    }
+
+    fn all(&mut self, steps: &[Step]) -> Result<()> {
+        for (number, step) in steps.iter().enumerate() {
+            self.step(step).with_context(|| format!("step {}: {step:?}", number + 1))?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::ClientSends(bytes) => send(&mut self.client, bytes, self.piece),
+            Step::NextAnswers(bytes) => {
+                let nonces = self.nonces.iter().enumerate();
+                let bytes =
+                    nonces.fold(bytes.clone(), |text, (i, n)| replace(&text, format!("<{}>", i + 1).as_bytes(), n));
+                send(&mut self.behind, &bytes, self.piece)
+            }
+            Step::NextGets(words) => self.next_gets(words),
+            Step::ClientGets(bytes) => self.client_gets(bytes),
+            Step::Wait(ms) => {
+                // The delay that the filter was told.
+                std::thread::sleep(Duration::from_millis(*ms));
+                Ok(())
+            }
+            Step::Closed => {
+                let mut rest = Vec::new();
+                self.client.read_to_end(&mut rest).context("not closed")?;
+                ensure!(rest.is_empty(), "{} before the end", rest.escape_ascii());
+                Ok(())
+            }
+        }
+    }
+
+    fn next_gets(&mut self, words: &[Vec<u8>]) -> Result<()> {
+        let (length, got) = loop {
+            let mut parser = Parser::default();
+            match parser.parse(&self.came, &Limits::default()) {
+                Ok(Progress::Complete(n)) => {
+                    break (n, parser.args().iter().map(|s| s.of(&self.came).to_vec()).collect::<Vec<_>>());
+                }
+                Ok(_) => {}
+                Err(e) => bail!("{e}: {}", self.came.escape_ascii()),
+            }
+            let mut piece = [0; 4096];
+            let n = self.behind.read(&mut piece).with_context(|| format!("only {}", self.came.escape_ascii()))?;
+            ensure!(n > 0, "closed after {}", self.came.escape_ascii());
+            self.came.extend_from_slice(&piece[..n]);
+        };
+        self.came.drain(..length);
+        let got: Vec<Vec<u8>> = got.into_iter().map(|word| self.name_nonce(word)).collect();
+        ensure!(got == words, "got {}", encode(&got).escape_ascii());
+        Ok(())
+    }
+
+    fn name_nonce(&mut self, word: Vec<u8>) -> Vec<u8> {
+        let is_nonce = word.len() == 32 && word.iter().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(b));
+        if !is_nonce {
+            return word;
+        }
+        self.nonces.push(word);
+        format!("<{}>", self.nonces.len()).into_bytes()
+    }
+
+    fn client_gets(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut rest = bytes;
+        while let Some(at) = rest.windows(4).position(|w| w == b"<id>") {
+            self.exactly(&rest[..at])?;
+            rest = &rest[at + 4..];
+            // The digits of a number, and the byte behind it.
+            let mut byte = [b'0'];
+            while byte[0].is_ascii_digit() {
+                self.client.read_exact(&mut byte)?;
+            }
+            ensure!(rest.first() == Some(&byte[0]), "{} behind a number", byte.escape_ascii());
+            rest = &rest[1..];
+        }
+        self.exactly(rest)
+    }
+
+    fn exactly(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut got = Vec::new();
+        while got.len() < bytes.len() {
+            let mut piece = vec![0; bytes.len() - got.len()];
+            let n = self.client.read(&mut piece).with_context(|| format!("only {}", got.escape_ascii()))?;
+            ensure!(n > 0, "closed after {}", got.escape_ascii());
+            got.extend_from_slice(&piece[..n]);
+        }
+        ensure!(got == bytes, "got {}", got.escape_ascii());
+        Ok(())
+    }
+}
+
+fn send(stream: &mut TcpStream, bytes: &[u8], piece: usize) -> Result<()> {
+    for piece in bytes.chunks(piece) {
+        stream.write_all(piece)?;
+        if piece.len() < bytes.len() {
+            std::thread::yield_now();
+        }
+    }
+    Ok(())
+}
