@@ -7,6 +7,7 @@
 pub mod cache;
 pub mod cli;
 pub mod client;
+pub mod client_library;
 pub mod cluster;
 pub mod command_table;
 pub mod envoy;

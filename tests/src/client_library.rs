@@ -1,0 +1,137 @@
+//! Real client libraries in other languages, fetched once, and the scripts of `tests/clients` that use them.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::Process;
+use crate::{cache, wheel, workspace};
+
+/// The redis-py that the scripts are written for.
+pub const REDIS_PY_VERSION: &str = "8.1.0";
+
+/// How long a script may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A way to run one script or program of `tests/clients`.
+#[derive(Clone, Debug)]
+pub struct Library {
+    program: PathBuf,
+    args: Vec<PathBuf>,
+    environment: Vec<(&'static str, PathBuf)>,
+}
+
+impl Library {
+    /// A Python script with redis-py from PyPI.
+    pub fn python(script: &str) -> Result<Library> {
+        let packages = wheel::installed("redis", REDIS_PY_VERSION, &format!("redis-py {REDIS_PY_VERSION}"))?;
+        Ok(Library {
+            program: "python3".into(),
+            args: vec![clients().join("python").join(script)],
+            environment: vec![("PYTHONPATH", packages), ("PYTHONDONTWRITEBYTECODE", "1".into())],
+        })
+    }
+
+    /// A script for Node.js with the packages of `tests/clients/javascript/package-lock.json`.
+    pub fn javascript(script: &str) -> Result<Library> {
+        let packages = made_of(&clients().join("javascript"), "node-clients", &["package-lock.json"], |from, to| {
+            workspace::progress("getting the Redis clients for Node.js (npm: ioredis, redis)");
+            std::fs::create_dir_all(to)?;
+            for file in ["package.json", "package-lock.json"] {
+                std::fs::copy(from.join(file), to.join(file))?;
+            }
+            let mut npm = Command::new("npm");
+            npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]).current_dir(to);
+            npm.arg("--cache").arg(cache::dir()?.join("npm"));
+            finished(npm, "npm, which fetches the Redis clients for Node.js")
+        })?;
+        Ok(Library {
+            program: "node".into(),
+            args: vec![clients().join("javascript").join(script)],
+            environment: vec![("NODE_PATH", packages.join("node_modules"))],
+        })
+    }
+
+    /// The Go program of `tests/clients/go`; none where there is no Go on this machine.
+    pub fn go() -> Result<Option<Library>> {
+        let Some(go) = wheel::on_path("go") else {
+            return Ok(None);
+        };
+        let made = made_of(&clients().join("go"), "go-client", &["go.sum", "main.go"], |from, to| {
+            workspace::progress("building the Redis client in Go (go-redis)");
+            std::fs::create_dir_all(to)?;
+            let mut build = Command::new(&go);
+            build.args(["build", "-modcacherw", "-o"]).arg(to.join("everyday")).arg(".").current_dir(from);
+            for (name, dir) in [("GOMODCACHE", "modules"), ("GOCACHE", "build")] {
+                build.env(name, cache::dir()?.join("go").join(dir));
+            }
+            finished(build, "go")
+        })?;
+        Ok(Some(Library { program: made.join("everyday"), args: Vec::new(), environment: Vec::new() }))
+    }
+
+    /// Runs it; what it printed, or an error with that and how it ended.
+    pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).args(args).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let log = workspace::scratch("client")?.join("output");
+        let mut process = Process::start(&self.program.display().to_string(), command, &log)?;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match process.exited() {
+                Some(status) if status.success() => return Ok(process.log_text()),
+                Some(status) => bail!("{}: {status}\n{}", process.name(), process.log_text()),
+                None if Instant::now() > end => {
+                    bail!("{} isn't done after {PATIENCE:?}\n{}", process.name(), process.log_text())
+                }
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+/// The directory of the scripts.
+fn clients() -> PathBuf {
+    workspace::root().join("tests/clients")
+}
+
+/// A directory in the cache that `make` fills from `source`, once for each content of these files of it.
+fn made_of(
+    source: &Path,
+    name: &str,
+    files: &[&str],
+    make: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let mut content = Vec::new();
+    for file in files {
+        let path = source.join(file);
+        content.extend(std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?);
+    }
+    let dir = cache::dir()?.join(format!("{name}-{:016x}", fnv(&content)));
+    let _lock = cache::lock(name)?;
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    // A directory that exists is complete: it gets its name when everything is in it.
+    let unfinished = dir.with_extension("unfinished");
+    let _ = std::fs::remove_dir_all(&unfinished);
+    make(source, &unfinished)?;
+    std::fs::rename(&unfinished, &dir).with_context(|| format!("can't create {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// FNV-1a: the same in every build, unlike the standard library's hashers.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+fn finished(mut command: Command, what: &str) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("can't start {what}"))?;
+    if !output.status.success() {
+        bail!("{what} failed: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(())
+}
