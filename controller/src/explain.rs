@@ -133,6 +133,9 @@ fn explain_key(
     let Some(target) = service.targets.get(route.target) else { return };
     line("  destination", &destination(target));
     if target.destination.is_cluster() {
+        let sent =
+            key.as_bytes().get(if action.remove_prefix { matched.prefix as usize } else { 0 }..).unwrap_or_default();
+        line("  slot", &redis_mesh_core::cluster::slot::slot(sent).to_string());
         line("  node", node(service.read_policy, reads));
     }
     for mirror in &target.mirrors {

@@ -4,6 +4,7 @@
 //! No socket, no clock, no callback: a host (the wasm filter, a native module, a test) only translates.
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod downstream;
