@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -19,11 +19,11 @@ Usage: just bench [OPTIONS]
 
 Options:
   --quick         A short run that shows that everything works; its numbers mean little
-  --rounds N      Rounds (9; with --quick 2). The report shows medians and minima
+  --rounds N      Rounds (21; with --quick 2). The report shows medians and minima
   --only LIST     Only these parts: paths, routes, idle; or only these loads: get, set, 64b, 4kb, p1, p16,
                   p64. Separated by commas, such as get,64b,p64
   --filter FILE   A built filter; otherwise it is built
-  --against FILE  A second filter, measured on the same ways in the same rounds
+  --against FILE  Another filter, measured on the same ways in the same rounds; may be repeated
   --out DIR       Where benchmark.md and benchmark.svg go (reports)
   -h, --help      Print this
 
@@ -45,8 +45,8 @@ pub struct Options {
     pub duration: Duration,
     /// A built filter.
     pub filter: Option<PathBuf>,
-    /// A second one.
-    pub against: Option<PathBuf>,
+    /// Others.
+    pub against: Vec<PathBuf>,
     /// Where the report goes.
     pub out: PathBuf,
     parts: Vec<String>,
@@ -59,9 +59,9 @@ impl Options {
         let mut options = Options {
             quick: false,
             rounds: 0,
-            duration: Duration::from_millis(400),
+            duration: Duration::from_millis(120),
             filter: None,
-            against: None,
+            against: Vec::new(),
             out: workspace::root().join("reports"),
             parts: Vec::new(),
             loads: Vec::new(),
@@ -76,7 +76,7 @@ impl Options {
                 }
                 "--only" => options.only(&value()?)?,
                 "--filter" => options.filter = Some(file(value()?)?),
-                "--against" => options.against = Some(file(value()?)?),
+                "--against" => options.against.push(file(value()?)?),
                 "--out" => options.out = value()?.into(),
                 _ => bail!("what is {arg}?"),
             }
@@ -85,7 +85,7 @@ impl Options {
             options.duration = Duration::from_millis(100);
         }
         if options.rounds == 0 {
-            options.rounds = if options.quick { 2 } else { 9 };
+            options.rounds = if options.quick { 2 } else { 21 };
         }
         Ok(Some(options))
     }
@@ -123,6 +123,16 @@ impl Options {
                 self.loads.iter().filter(|word| all.iter().any(|cell| cell.words()[kind] == **word)).collect();
             of_kind.is_empty() || of_kind.contains(&&cell.words()[kind])
         })
+    }
+
+    /// The filters to be measured, with what to add to the names of their rows.
+    pub fn filters(&self, built: &Path) -> Vec<(String, PathBuf)> {
+        let mut filters = vec![(String::new(), built.to_path_buf())];
+        for file in &self.against {
+            let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+            filters.push((format!(" ({stem})"), file.clone()));
+        }
+        filters
     }
 
     /// Tells how far it is.

@@ -9,7 +9,7 @@ use redis_mesh_tests::redis::Redis;
 use crate::envoy_config::{cluster, envoy, filter, filter_config, redis_proxy, tcp_proxy};
 use crate::load::Workload;
 use crate::options::Options;
-use crate::subject::{Samples, Subject};
+use crate::subject::{Samples, Subject, measure_all};
 
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +87,7 @@ pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<P
             for (cell, samples) in results.iter_mut().filter(of_size) {
                 let workload = if cell.command == "GET" { &get } else { &set };
                 options.progress(&format!("round {} of {}: {}", round + 1, options.rounds, title(cell)));
-                for (subject, samples) in subjects.iter_mut().zip(samples) {
-                    samples.push(subject.measure(workload, cell.pipeline, options.duration)?);
-                }
+                measure_all(&mut subjects, samples, round, workload, cell.pipeline, options.duration)?;
             }
         }
     }
@@ -108,9 +106,7 @@ fn start(options: &Options, redis: &Redis, filter_file: &Path) -> Result<Vec<Sub
         Subject::start("tcp_proxy", None, false, |at| envoy(at, &[tcp()], &clusters))?,
         Subject::start("redis_proxy", None, false, |at| envoy(at, &[alone], &clusters))?,
     ];
-    let mut files = vec![("", filter_file)];
-    files.extend(options.against.as_deref().map(|file| (" (against)", file)));
-    for (mark, file) in files {
+    for (mark, file) in &options.filters(filter_file) {
         let before_redis = [filter(file, &of_redis), behind.clone()];
         let before_tcp = [filter(file, &of_tcp), tcp()];
         for (name, peer, resp3, chain) in [

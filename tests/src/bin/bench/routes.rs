@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::envoy_config::{cluster, envoy, filter, filter_config, redis_proxy, tag};
 use crate::load::Workload;
 use crate::options::Options;
-use crate::subject::{Samples, Subject, median};
+use crate::subject::{Samples, Subject, measure_all, median};
 
 /// Keys `tenant-0000:` to `tenant-9999:`.
 const TENANTS: usize = 10_000;
@@ -65,12 +65,15 @@ pub struct Configuration {
 pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Routes> {
     let numbers: &[usize] = if options.quick { &[1, 10_000] } else { &[1, 100, 10_000] };
     let mut subjects = Vec::new();
-    let one = |routes: usize, at: SocketAddr| behind_the_filter(file, routes, false, at, redis.addr());
     subjects.push(Subject::start("redis_proxy alone, 10 routes", None, false, |at| alone(false, at, redis.addr()))?);
-    for &routes in numbers {
-        let name = format!("filter, {routes} {}", if routes == 1 { "route" } else { "routes" });
-        let peer = if routes == 1 { 0 } else { 1 };
-        subjects.push(Subject::start(&name, Some(peer), false, |at| one(routes, at))?);
+    for (mark, file) in &options.filters(file) {
+        let one = subjects.len();
+        for &routes in numbers {
+            let name = format!("filter{mark}, {routes} {}", if routes == 1 { "route" } else { "routes" });
+            let peer = if routes == 1 { 0 } else { one };
+            let config = |at| behind_the_filter(file, routes, false, at, redis.addr());
+            subjects.push(Subject::start(&name, Some(peer), false, config)?);
+        }
     }
     if !options.quick {
         let peer = subjects.len();
@@ -88,9 +91,7 @@ pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Routes> 
     let mut samples = vec![Samples::default(); subjects.len()];
     for round in 0..options.rounds {
         options.progress(&format!("round {} of {}: routes", round + 1, options.rounds));
-        for (subject, samples) in subjects.iter_mut().zip(&mut samples) {
-            samples.push(subject.measure(&workload, PIPELINE, options.duration)?);
-        }
+        measure_all(&mut subjects, &mut samples, round, &workload, PIPELINE, options.duration)?;
     }
     let rows = subjects.into_iter().zip(samples);
     let rows = rows.map(|(subject, samples)| Row { name: subject.name, peer: subject.peer, samples }).collect();

@@ -24,6 +24,26 @@ pub struct Subject {
     load: Load,
 }
 
+/// Measures every subject once, close together in time: what else the machine does meets them all. Every other round goes
+/// backwards, so that nobody is always the first.
+pub fn measure_all(
+    subjects: &mut [Subject],
+    samples: &mut [Samples],
+    round: usize,
+    workload: &Workload,
+    pipeline: usize,
+    duration: Duration,
+) -> Result<()> {
+    let mut order: Vec<usize> = (0..subjects.len()).collect();
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    for i in order {
+        samples[i].push(subjects[i].measure(workload, pipeline, duration)?);
+    }
+    Ok(())
+}
+
 /// One measurement of one subject.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
