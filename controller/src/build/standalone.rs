@@ -110,6 +110,9 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
         bootstrap["admin"] =
             json!({"address": {"socket_address": {"address": admin.ip().to_string(), "port_value": admin.port()}}});
     }
+    // The filter counts under `redis_mesh.HOST:PORT.STAT`: the host becomes a label, as Prometheus wants it.
+    let host_of_stat = r"^wasmcustom\.redis_mesh\.((.*)\.)[a-z_]+_total$";
+    bootstrap["stats_config"] = json!({"stats_tags": [{"tag_name": "redis_host", "regex": host_of_stat}]});
     bootstrap["static_resources"] = json!({"listeners": listeners, "clusters": clusters.documents()});
     bootstrap
 }
