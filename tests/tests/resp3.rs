@@ -426,3 +426,33 @@ fn large_replies_are_right_or_refused() -> Result<()> {
     }
     Ok(())
 }
+
+/// redis_proxy says of every Redis that it is a cluster, and clients that believe it go looking for the nodes.
+#[test]
+fn info_is_that_of_one_redis() -> Result<()> {
+    let pair = Pair::start(7)?;
+    for path in ["direct", "proxy"] {
+        for protocol in ["2", "3"] {
+            let mut ours = pair.ours(path)?;
+            let commands = [
+                vec!["HELLO", protocol],
+                vec!["SET", "a", "1"],
+                vec!["INFO", "server"],
+                vec!["GET", "a"],
+                vec!["INFO"],
+                vec!["INFO", "nothing"],
+                vec!["GET", "a"],
+            ];
+            let replies = ours.pipeline(&commands)?;
+            let context = || format!("{path}, RESP{protocol}: {replies:?}");
+            ensure!(replies[3] == Reply::bulk("1") && replies[6] == Reply::bulk("1"), "{}", context());
+            for reply in [&replies[2], &replies[4], &replies[5]] {
+                ensure!(matches!(reply, Reply::Verbatim(_)) == (protocol == "3"), "{}", context());
+            }
+            ensure!(replies[2].text().contains("redis_mode:standalone\r\n"), "{}", context());
+            ensure!(replies[4].text().contains("cluster_enabled:0\r\n"), "{}", context());
+            ensure!(replies[5].text().is_empty(), "{}", context());
+        }
+    }
+    Ok(())
+}

@@ -37,6 +37,7 @@ transcripts! {
     direct_reset
     direct_reply_modes
     proxy_single
+    proxy_info
     proxy_time
     proxy_routes
     proxy_transaction

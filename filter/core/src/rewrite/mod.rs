@@ -781,6 +781,14 @@ impl Rewriter {
                 self.end_transaction(env, args, name == "exec", sink);
                 return Step::Edited;
             }
+            "info" if env.host.path == DataPath::Proxy => {
+                self.inject(env, Form::Echo, Vec::new(), Then::CaptureInfo, sink.write());
+                self.expect_reply(known, args);
+                sink.write().extend_from_slice(args.frame);
+                self.inject(env, Form::Echo, Vec::new(), Then::Info, sink.write());
+                self.sent();
+                return Step::Edited;
+            }
             "exec" | "discard" => self.transaction = Transaction::default(),
             "multi" => {
                 if self.following() {

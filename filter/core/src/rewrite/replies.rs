@@ -37,6 +37,10 @@ pub enum Then {
     Close,
     /// What follows, up to the next nonce, doesn't reach the client.
     Capture,
+    /// What follows, up to the next nonce, is the reply of INFO.
+    CaptureInfo,
+    /// Ends the capture of INFO: it goes to the client as that of one Redis.
+    Info,
     /// Ends a capture whose last reply must be `+OK`, that of a login. Opens the gate.
     Verify,
     /// From here on replies are shaped to RESP3, or no longer.
@@ -81,7 +85,15 @@ pub struct Replies {
     expected: VecDeque<Expected>,
     shaping: bool,
     tail: Vec<u8>,
-    capture: Option<Vec<u8>>,
+    capture: Option<Capture>,
+}
+
+/// What is kept from the client.
+#[derive(Debug, Default)]
+struct Capture {
+    bytes: Vec<u8>,
+    /// All of it is wanted, not only whether it is `+OK`.
+    whole: bool,
 }
 
 impl Replies {
@@ -234,10 +246,16 @@ impl Replies {
             Then::Nothing => {}
             Then::OpenGate => outcome.open_gate = true,
             Then::Close => outcome.close = true,
-            Then::Capture => self.capture = Some(Vec::new()),
+            Then::Capture => self.capture = Some(Capture::default()),
+            Then::CaptureInfo => self.capture = Some(Capture { whole: true, ..Capture::default() }),
+            Then::Info => {
+                if let Some(captured) = captured {
+                    as_one_redis(&captured.bytes, out);
+                }
+            }
             Then::Verify => {
                 outcome.open_gate = true;
-                outcome.login_refused |= !captured.is_some_and(|c| c.ends_with(b"+OK\r\n") || no_password_asked(&c));
+                outcome.login_refused |= !captured.is_some_and(|c| c.bytes.ends_with(b"+OK\r\n") || no_password_asked(&c.bytes));
             }
             Then::Shaping(on) => self.shaping = on,
         }
@@ -246,8 +264,10 @@ impl Replies {
     fn emit(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         match &mut self.capture {
             None => out.extend_from_slice(bytes),
-            // Only whether it is `+OK` matters.
-            Some(captured) => captured.extend_from_slice(&bytes[..bytes.len().min(64)]),
+            Some(captured) => {
+                let kept = if captured.whole { bytes.len() } else { bytes.len().min(64) };
+                captured.bytes.extend_from_slice(&bytes[..kept]);
+            }
         }
     }
 
@@ -270,8 +290,8 @@ impl Replies {
                         out.truncate(before);
                         self.matched(out, outcome);
                     } else if self.capture.is_some() {
-                        out.truncate(before);
-                        self.emit(reply, out);
+                        let shaped = out.split_off(before);
+                        self.emit(&shaped, out);
                     }
                 }
                 Err(resp3::Error::Incomplete) => return at,
@@ -285,6 +305,29 @@ impl Replies {
         }
         at
     }
+}
+
+/// The reply of INFO, a string of either protocol, without what says that there is a cluster: redis_proxy says so of
+/// whatever stands behind it, and clients that believe it go looking for the nodes.
+fn as_one_redis(reply: &[u8], out: &mut Vec<u8>) {
+    let newline = memchr::memchr(b'\n', reply);
+    let text = newline.and_then(|newline| reply.get(newline + 1..reply.len().checked_sub(2)?));
+    let (Some(&kind @ (b'$' | b'=')), Some(text)) = (reply.first(), text) else {
+        out.extend_from_slice(reply);
+        return;
+    };
+    let mut edited = Vec::with_capacity(text.len() + 8);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        edited.extend_from_slice(match line {
+            b"redis_mode:cluster\r\n" => b"redis_mode:standalone\r\n",
+            b"server_mode:cluster\r\n" => b"server_mode:standalone\r\n",
+            b"cluster_enabled:1\r\n" => b"cluster_enabled:0\r\n",
+            _ => line,
+        });
+    }
+    encode::header(out, kind, edited.len() as u64);
+    out.extend_from_slice(&edited);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Whether `total` bytes that begin with `head` are one reply that isn't an aggregate.
