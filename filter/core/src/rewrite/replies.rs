@@ -255,7 +255,8 @@ impl Replies {
             }
             Then::Verify => {
                 outcome.open_gate = true;
-                outcome.login_refused |= !captured.is_some_and(|c| c.bytes.ends_with(b"+OK\r\n") || no_password_asked(&c.bytes));
+                outcome.login_refused |=
+                    !captured.is_some_and(|c| c.bytes.ends_with(b"+OK\r\n") || no_password_asked(&c.bytes));
             }
             Then::Shaping(on) => self.shaping = on,
         }
