@@ -1,5 +1,6 @@
 //! Random conversations against a reference: whatever a client sends, in whatever pieces, and however the next filter's answers
 //! are cut, commands reach the destinations that their keys route to, and replies come in the order of the commands.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 #![cfg(not(target_arch = "wasm32"))]
 
 #[allow(dead_code, reason = "time passes in transcripts only")]

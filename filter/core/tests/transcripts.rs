@@ -1,6 +1,8 @@
 //! Replays the transcripts: each whole, and with both directions cut into pieces of 1, 2, 3 … bytes. Whatever the pieces,
 //! the same bytes must come out.
 
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
+
 #[path = "support/harness.rs"]
 mod harness;
 #[path = "support/transcript.rs"]
