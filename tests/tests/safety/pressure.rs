@@ -10,9 +10,9 @@ use redis_mesh_tests::reply::Reply;
 use crate::scene::*;
 
 /// How much a client tries to send.
-const FLOOD: usize = 64 * 1024 * 1024;
+const FLOOD: usize = 16 * 1024 * 1024;
 /// What Envoy may hold for it meanwhile: socket buffers aside, the commands whose answers are outstanding.
-const MAY_HOLD: u64 = 24 * 1024 * 1024;
+const MAY_HOLD: u64 = 8 * 1024 * 1024;
 
 /// Sends whole commands until nothing is taken any more, for a second; returns how many were sent, and what is left of the last.
 fn flood(stream: &mut std::net::TcpStream, command: &[u8]) -> Result<(usize, Vec<u8>)> {
