@@ -75,6 +75,30 @@ impl Config {
     pub fn start(&self) -> Result<Envoy> {
         Envoy::start(&self.text())
     }
+
+    /// Writes the listeners to a file that Envoy watches (LDS), in the place of what it held.
+    pub fn write_listeners(&self, path: &Path) -> Result<()> {
+        let resources = self.listeners.iter().map(|listener| {
+            let mut listener = listener.clone();
+            listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+            listener
+        });
+        let response = json!({"resources": resources.collect::<Vec<_>>()});
+        let new = path.with_extension("new");
+        std::fs::write(&new, response.to_string())?;
+        std::fs::rename(&new, path).context("can't replace the file")
+    }
+
+    /// The text, with the listeners discovered in such a file.
+    pub fn text_with_listeners_in(&self, path: &Path) -> String {
+        let source = json!({"path_config_source": {"path": path}, "resource_api_version": "V3"});
+        json!({
+            "node": {"id": "testbed", "cluster": "testbed"},
+            "dynamic_resources": {"lds_config": source},
+            "static_resources": {"clusters": self.clusters},
+        })
+        .to_string()
+    }
 }
 
 /// `tcp_proxy` to a cluster.

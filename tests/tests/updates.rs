@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use redis_mesh_core::wire::{self, FaultKind, KeyMatch};
 use redis_mesh_tests::client::{Client, encode};
+use redis_mesh_tests::envoy::{self, Envoy};
 use redis_mesh_tests::listener::{
     Config, Discovered, RedisProxy, Rendered, config, direct, fault, host, listener_name, object, pinned, proxy, route,
     service, several, tcp_proxy, wasm,
@@ -16,6 +17,7 @@ use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::redis::{Options, Redis};
 use redis_mesh_tests::reply::Reply;
+use redis_mesh_tests::workspace;
 use serde_json::Value;
 
 const HANDSHAKE: &str = "they-know-each-other";
@@ -55,7 +57,7 @@ fn several_proxy() -> Value {
 
 /// The redis_proxy of one destination.
 fn single_proxy(cluster: &str) -> Value {
-    RedisProxy::new("single").catch_all(cluster).route("\u{1}", "nowhere", false).password(HANDSHAKE).filter()
+    single_proxy_with(cluster, HANDSHAKE)
 }
 
 /// `a:` to x, `b:` to y, and these.
@@ -549,7 +551,8 @@ fn under_load_no_connection_is_closed_and_no_key_misrouted() -> Result<()> {
     let envoy = scene
         .config()
         .listener("several", scene.subnet.redis(SEVERAL), vec![discovered.filter(), several_proxy()])
-        .start()?;
+        .text();
+    let envoy = Envoy::start_with(&envoy, &envoy::Options { concurrency: 2, ..envoy::Options::default() })?;
     let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let started = Instant::now();
     let changes = std::thread::scope(|scope| -> Result<u64> {
@@ -698,4 +701,166 @@ fn a_login_that_comes_later_is_done_on_open_connections() -> Result<()> {
     assert!(late.is_closed_within(Duration::from_secs(5)));
     assert!(!envoy.log().contains("password"), "a password in the log");
     Ok(())
+}
+
+#[test]
+fn a_tag_of_another_age_is_never_part_of_a_key() -> Result<()> {
+    let scene = Scene::new()?;
+    // Even where the handshake would let the filter in.
+    let stale = config("stale", 1, several_hosts(vec![route(KeyMatch::Any, 0)]));
+    let envoy = scene
+        .config()
+        .listener("stale", scene.subnet.redis(SEVERAL), vec![wasm(&stale)?, single_proxy("x")])
+        .start()?;
+    let mut client = scene.client(SEVERAL)?;
+    for line in ["set a:1 1", "set b:1 1", "mset a:2 1 b:2 1", "del a:1 b:1", "eval \"return redis.call('set', KEYS[1], 1)\" 1 b:3"] {
+        let reply = client.line(line)?;
+        assert!(reply.text().contains("no upstream host") || reply.text().contains("finished with"), "{line}: {reply:?}");
+    }
+    for redis in [&scene.x, &scene.y] {
+        assert_eq!(redis.cmd(&["DBSIZE"])?, Reply::Integer(0));
+    }
+    drop(envoy);
+    Ok(())
+}
+
+/// A writer of the test below: keys that name the phase in which they are sent, over connections that are made anew whenever they
+/// are closed. Every reply is an OK, or an error that says that something is being replaced.
+fn write_through(stop: &AtomicBool, phase: &AtomicUsize, addr: SocketAddr, writer: usize) -> Result<(u64, u64)> {
+    let (mut good, mut bad, mut n) = (0, 0, 0);
+    'connections: while !stop.load(Ordering::Relaxed) {
+        let Ok(mut client) = Client::connect(addr) else { continue };
+        client.set_patience(Duration::from_secs(5))?;
+        while !stop.load(Ordering::Relaxed) {
+            n += 1;
+            let phase = phase.load(Ordering::SeqCst);
+            let key = |prefix: &str| format!("{prefix}{phase}-{writer}-{n}");
+            let commands = [
+                vec!["SET".to_string(), key("a:"), "1".into()],
+                vec!["SET".to_string(), key("b:"), "1".into()],
+                vec!["RPUSH".to_string(), key("b:l"), "1".into()],
+                vec!["SET".to_string(), key("none"), "1".into()],
+            ];
+            let bytes: Vec<u8> = commands.iter().flat_map(|command| encode(command)).collect();
+            if client.write(&bytes).is_err() {
+                continue 'connections;
+            }
+            for _ in &commands {
+                match client.read() {
+                    Ok(reply) if !reply.is_error() => good += 1,
+                    Ok(reply) => {
+                        let text = reply.text();
+                        let known = ["is being replaced, try again", "NOAUTH Authentication required.", "no upstream host"];
+                        let known = known.iter().any(|known| text.contains(known));
+                        ensure!(known, "{text}");
+                        bad += 1;
+                    }
+                    Err(error) if error.to_string().contains("no reply in time") => bail!("a reply never came"),
+                    Err(_) => continue 'connections,
+                }
+            }
+        }
+    }
+    Ok((good, bad))
+}
+
+#[test]
+fn filter_and_listener_arrive_one_after_the_other_under_load() -> Result<()> {
+    let scene = Scene::new()?;
+    type Route = fn(&str) -> char;
+    let kinds: [(&str, wire::Host, Value, Route); 5] = [
+        (
+            "several",
+            several_hosts(vec![route(KeyMatch::Any, 0)]),
+            several_proxy(),
+            |key| if key.starts_with("b:") { 'y' } else { 'x' },
+        ),
+        ("single x", proxy("x", "for x"), single_proxy_with("x", "for x"), |_| 'x'),
+        ("single y", proxy("y", "for y"), single_proxy_with("y", "for y"), |_| 'y'),
+        ("direct x", direct("x"), tcp_proxy("x"), |_| 'x'),
+        ("direct y", direct("y"), tcp_proxy("y"), |_| 'y'),
+    ];
+    // Every kind becomes every other, in both orders.
+    let mut path = vec![(0, false)];
+    for from in 0..kinds.len() {
+        for to in 0..from {
+            path.extend([(from, true), (to, false), (from, false), (to, true)]);
+        }
+    }
+    path.dedup_by_key(|(kind, _)| *kind);
+    let addr = scene.subnet.redis(SEVERAL);
+    let mut discovered = Discovered::new(&config("changing", 1, kinds[0].1.clone()))?;
+    let listeners = workspace::scratch("lds")?.join("lds.json");
+    let with = |terminal: &Value, filter: Value| scene.config().listener("changing", addr, vec![filter, terminal.clone()]);
+    let first = with(&kinds[0].2, discovered.filter());
+    first.write_listeners(&listeners)?;
+    let options = envoy::Options {
+        args: ["--drain-time-s", "1", "--drain-strategy", "immediate"].map(str::to_string).to_vec(),
+        ..envoy::Options::default()
+    };
+    let envoy = Envoy::start_with(&first.text_with_listeners_in(&listeners), &options)?;
+    let (stop, phase) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| -> Result<()> {
+        let writers: Vec<_> = (0..3)
+            .map(|writer| {
+                let (stop, phase) = (&stop, &phase);
+                scope.spawn(move || write_through(stop, phase, addr, writer))
+            })
+            .collect();
+        let mut walk = || -> Result<()> {
+            for (n, (kind, filter_first)) in path.iter().enumerate().skip(1) {
+                let (name, host, terminal, _) = &kinds[*kind];
+                let next = config("changing", n as u64 + 1, host.clone());
+                phase.store(n, Ordering::SeqCst);
+                let updates = envoy.stat("listener_manager.lds.update_success")?.unwrap_or(0);
+                if *filter_first {
+                    discovered.push(&envoy, &next)?;
+                }
+                with(terminal, discovered.filter()).write_listeners(&listeners)?;
+                wait_until("the listener", Duration::from_secs(10), || {
+                    envoy.stat("listener_manager.lds.update_success").is_ok_and(|now| now > Some(updates))
+                })?;
+                if !filter_first {
+                    discovered.push(&envoy, &next)?;
+                }
+                // The whole update is there: it serves before long.
+                wait_until(&format!("service by {name}"), Duration::from_secs(10), || {
+                    let reply = Client::connect(addr).and_then(|mut client| client.line(&format!("set a:probe-{n} 1")));
+                    reply.is_ok_and(|reply| reply == Reply::ok())
+                })?;
+            }
+            Ok(())
+        };
+        let walked = walk();
+        stop.store(true, Ordering::Relaxed);
+        let mut total = (0, 0);
+        for writer in writers {
+            let Ok(counts) = writer.join() else { bail!("a writer panicked") };
+            let (good, bad) = counts?;
+            total = (total.0 + good, total.1 + bad);
+        }
+        println!("{} changes, {} commands served, {} refused", path.len() - 1, total.0, total.1);
+        ensure!(total.0 > 1000, "hardly any load");
+        walked
+    })?;
+    for (letter, redis) in [('x', &scene.x), ('y', &scene.y)] {
+        for key in redis.cmd(&["KEYS", "*"])?.items() {
+            let key = key.text();
+            ensure!(!key.contains('\u{1}'), "the key {key:?} is in {letter}");
+            let number: String = key.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+            let n: usize = number.parse().with_context(|| format!("the key {key:?}"))?;
+            // Sent in this phase, it may have been executed in the next.
+            let from = n.saturating_sub(1);
+            let allowed: Vec<char> = path[from..(n + 2).min(path.len())].iter().map(|(kind, _)| (kinds[*kind].3)(&key)).collect();
+            ensure!(allowed.contains(&letter), "the key {key:?} is in {letter}");
+        }
+    }
+    for (name, value) in envoy.stats("wasm")? {
+        assert!(!name.contains("crash") || value == 0, "{name}: {value}");
+    }
+    Ok(())
+}
+
+fn single_proxy_with(cluster: &str, handshake: &str) -> Value {
+    RedisProxy::new("single").catch_all(cluster).route("\u{1}", "nowhere", false).password(handshake).filter()
 }
