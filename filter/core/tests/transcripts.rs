@@ -36,6 +36,8 @@ transcripts! {
     direct_faults
     direct_routes
     direct_guard
+    direct_guard_evasions
+    direct_disguised_options
     direct_reset
     direct_reply_modes
     proxy_single

@@ -2,7 +2,7 @@
 
 use super::args::{ArgEdit, Args, TagRef};
 use super::{Decision, Env, Plan, Rewriter};
-use crate::command::{Command, KeysError};
+use crate::command::{Command, Extract, KeysError};
 use crate::config::Host;
 
 impl Rewriter {
@@ -26,6 +26,10 @@ impl Rewriter {
     /// A command that the table doesn't know.
     pub(super) fn direct_unknown(&self, env: &Env<'_>, args: &Args<'_>) -> Decision {
         let name = args.quoted(0).to_ascii_uppercase();
+        // Redis compares names up to a NUL, so that this may be a command that we do know.
+        if args.get(0).contains(&0) {
+            return super::unknown(args);
+        }
         if env.host.keys_decide || env.host.rewrites_keys {
             return Decision::Refuse(format!(
                 "ERR redis-mesh: {name} isn't known here, so its keys can't be found to route by"
@@ -49,6 +53,18 @@ pub(super) fn route_keys(
     args: &Args<'_>,
     plan: &mut Plan,
 ) -> Result<(), String> {
+    // Redis compares words up to a NUL: what we would take for a value may be an option that names a key.
+    if command.extract != Extract::Specs && (2..args.count).any(|i| disguised(args.get(i))) {
+        return Err("ERR syntax error".into());
+    }
+    // Keys of a subcommand that the table doesn't know can't be found.
+    if args.count > 1 && command.subcommands.iter().any(Command::has_keys) {
+        return Err(format!(
+            "ERR unknown subcommand '{}'. Try {} HELP.",
+            args.quoted(1),
+            command.name.to_ascii_uppercase()
+        ));
+    }
     if host.rewrites_keys || !host.single_destination {
         let mut patterns = command.patterns(args);
         if patterns.any(|i| args.get(i) != b"#") {
@@ -80,6 +96,13 @@ pub(super) fn route_keys(
     Ok(())
 }
 
+/// Whether an argument is a word that helps to find keys, with a NUL behind it.
+fn disguised(arg: &[u8]) -> bool {
+    let words: [&[u8]; 8] = [b"by", b"get", b"limit", b"store", b"storedist", b"keys", b"auth", b"auth2"];
+    let word = arg.iter().take(10).position(|&b| b == 0).and_then(|end| arg.get(..end));
+    word.is_some_and(|word| words.iter().any(|w| w.eq_ignore_ascii_case(word)))
+}
+
 /// Sorts edits by their arguments; they nearly always are.
 fn in_order(edits: &mut [ArgEdit]) {
     for i in 1..edits.len() {
@@ -103,7 +126,7 @@ fn route_key(host: &Host, args: &Args<'_>, index: usize, plan: &mut Plan) -> Res
 
 /// The common case, by which no list of keys has to be made: one key, argument 1.
 pub(super) fn only_key_is_first(command: &Command) -> bool {
-    use crate::command::{Begin, Extract, Find, KeyFlags};
+    use crate::command::{Begin, Find, KeyFlags};
     let [spec] = command.specs else { return false };
     command.extract == Extract::Specs
         && spec.begin == Begin::Index(1)
