@@ -10,9 +10,6 @@ use anyhow::{Context, Result, bail};
 use crate::process::Process;
 use crate::{cache, wheel, workspace};
 
-/// The redis-py that the scripts are written for.
-pub const REDIS_PY_VERSION: &str = "8.1.0";
-
 /// How long a script may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -25,9 +22,15 @@ pub struct Library {
 }
 
 impl Library {
-    /// A Python script with redis-py from PyPI.
+    /// A Python script with the packages of `tests/clients/python/requirements.txt`.
     pub fn python(script: &str) -> Result<Library> {
-        let packages = wheel::installed("redis", REDIS_PY_VERSION, &format!("redis-py {REDIS_PY_VERSION}"))?;
+        let packages = made_of(&clients().join("python"), "python-clients", &["requirements.txt"], |from, to| {
+            workspace::progress("getting the Redis clients for Python (PyPI: redis, rq)");
+            let mut pip = Command::new("python3");
+            pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-deps", "--quiet"]);
+            pip.arg("--target").arg(to).arg("-r").arg(from.join("requirements.txt"));
+            finished(pip, "pip, which fetches the Redis clients for Python")
+        })?;
         Ok(Library {
             program: "python3".into(),
             args: vec![clients().join("python").join(script)],
@@ -38,13 +41,15 @@ impl Library {
     /// A script for Node.js with the packages of `tests/clients/javascript/package-lock.json`.
     pub fn javascript(script: &str) -> Result<Library> {
         let packages = made_of(&clients().join("javascript"), "node-clients", &["package-lock.json"], |from, to| {
-            workspace::progress("getting the Redis clients for Node.js (npm: ioredis, redis)");
+            workspace::progress("getting the Redis clients for Node.js (npm: redis, ioredis, bullmq)");
             std::fs::create_dir_all(to)?;
             for file in ["package.json", "package-lock.json"] {
                 std::fs::copy(from.join(file), to.join(file))?;
             }
             let mut npm = Command::new("npm");
-            npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]).current_dir(to);
+            // Not `ci`: what is optional is native code for machines of other kinds, which not every registry has.
+            npm.args(["install", "--no-save", "--omit=optional", "--ignore-scripts"]).current_dir(to);
+            npm.args(["--no-audit", "--no-fund", "--loglevel=error"]);
             npm.arg("--cache").arg(cache::dir()?.join("npm"));
             finished(npm, "npm, which fetches the Redis clients for Node.js")
         })?;

@@ -12,10 +12,12 @@ use redis_mesh_tests::scene::Scene;
 use redis_mesh_tests::workspace;
 
 /// The libraries; each has a server of its own, at `10 + i`.
-const LIBRARIES: [&str; 5] = ["redis-py", "node-redis", "ioredis", "redis-rs", "go-redis"];
+const LIBRARIES: [&str; 7] = ["redis-py", "node-redis", "ioredis", "redis-rs", "go-redis", "rq", "bullmq"];
 
 /// What clients must present: user, password. Behind the last one Redis wants a login of its own.
 const LOGINS: [(&str, &str, &str); 3] = [("open", "", ""), ("password", "", "s3cret word"), ("user", "alice", "pa55")];
+
+const PATHS: [&str; 2] = ["direct", "proxy"];
 
 struct Mesh {
     subnet: Subnet,
@@ -34,7 +36,7 @@ fn mesh() -> Result<&'static Mesh> {
         let mut scene = Scene::on(&subnet);
         for (i, library) in LIBRARIES.iter().enumerate() {
             for (j, (login, user, password)) in LOGINS.iter().enumerate() {
-                for path in ["direct", "proxy"] {
+                for path in PATHS {
                     let host = format!("{library}-{login}-{path}");
                     let rules = match (*user, *password) {
                         ("", "") => String::new(),
@@ -57,7 +59,7 @@ fn mesh() -> Result<&'static Mesh> {
 }
 
 /// Lets a library talk to each of its hosts: the arguments are the address, the port, the path, the user, the password.
-fn everyday(library: &str, run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
+fn everyday(library: &str, paths: &[&str], run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     let mesh = mesh()?;
     let i = LIBRARIES.iter().position(|name| *name == library).context("no such library")?;
     let server = Redis::start_with(Options {
@@ -65,7 +67,7 @@ fn everyday(library: &str, run: impl Fn(&[String]) -> Result<String>) -> Result<
         users: vec!["app on >upstream ~* &* +@all".into()],
         ..Options::default()
     })?;
-    for path in ["direct", "proxy"] {
+    for path in paths {
         for (j, (login, user, password)) in LOGINS.iter().enumerate() {
             server.forget()?;
             server.cmd(&["SCRIPT", "FLUSH"])?;
@@ -91,25 +93,25 @@ fn everyday(library: &str, run: impl Fn(&[String]) -> Result<String>) -> Result<
 #[test]
 fn redis_py() -> Result<()> {
     let library = Library::python("everyday.py")?;
-    everyday("redis-py", |args| library.run(args))
+    everyday("redis-py", &PATHS, |args| library.run(args))
 }
 
 #[test]
 fn node_redis() -> Result<()> {
     let library = Library::javascript("node_redis.js")?;
-    everyday("node-redis", |args| library.run(args))
+    everyday("node-redis", &PATHS, |args| library.run(args))
 }
 
 #[test]
 fn ioredis() -> Result<()> {
     let library = Library::javascript("ioredis.js")?;
-    everyday("ioredis", |args| library.run(args))
+    everyday("ioredis", &PATHS, |args| library.run(args))
 }
 
 #[test]
 fn go_redis() -> Result<()> {
     match Library::go()? {
-        Some(library) => everyday("go-redis", |args| library.run(args)),
+        Some(library) => everyday("go-redis", &PATHS, |args| library.run(args)),
         None => {
             workspace::progress("there is no Go on this machine: go-redis is left out");
             Ok(())
@@ -119,13 +121,26 @@ fn go_redis() -> Result<()> {
 
 #[test]
 fn redis_rs() -> Result<()> {
-    everyday("redis-rs", |args| {
+    everyday("redis-rs", &PATHS, |args| {
         for protocol in ["", "resp3"] {
             rust::everyday(&args[0], &args[1], &args[2], &args[3], &args[4], protocol)
                 .with_context(|| format!("protocol {protocol:?}"))?;
         }
         Ok("redis-rs: all right".into())
     })
+}
+
+/// Queues of jobs block, subscribe and run scripts without keys, which is for `direct` alone.
+#[test]
+fn rq() -> Result<()> {
+    let library = Library::python("jobs.py")?;
+    everyday("rq", &["direct"], |args| library.run(args))
+}
+
+#[test]
+fn bullmq() -> Result<()> {
+    let library = Library::javascript("jobs.js")?;
+    everyday("bullmq", &["direct"], |args| library.run(args))
 }
 
 /// The script in Rust.
