@@ -468,7 +468,9 @@ fn halves(scene: &Scene, secret: &Redis) -> Result<Vec<Half>> {
     fn p_and_y(key: &str) -> Option<(char, &str)> {
         x_and_y(key).map(|(letter, key)| (if letter == 'x' { 'p' } else { letter }, key))
     }
-    let specs: Vec<(&'static str, &str, String, fn(&str) -> Option<(char, &str)>)> = vec![
+    /// Which Redis a key belongs to, and what it is called there.
+    type Placement = fn(&str) -> Option<(char, &str)>;
+    let specs: Vec<(&'static str, &str, String, Placement)> = vec![
         ("direct to x", "direct", only("one"), x),
         ("direct to y", "direct", only("two"), y),
         ("direct to p", "direct", only("hidden"), p),
