@@ -69,7 +69,7 @@ fn setting(options: &Options, redis: &Redis, filter: &Path) -> Result<String> {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split_whitespace().next().unwrap_or("?");
     Ok(format!(
-        "Written by `just bench`. The filter's file: **{} bytes**.\n\n\
+        "Written by `just bench`, which `just bench --help` tells more of. The filter's file: **{} bytes**.\n\n\
          Envoy {}, {server_version}; {cores} cores ({model}) for Envoy, Redis and the load together; load average at the \
          start {load}. Every row has an Envoy of its own with one worker and {CONNECTIONS} client connections. The rows take \
          turns, {} rounds of {} ms for each number; shown are the medians of the rounds. CPU time is that of Envoy's \
@@ -188,7 +188,7 @@ fn idle_connections(out: &mut String, idle: &Idle) {
 }
 
 /// `1,234,567`.
-fn thousands(n: u64) -> String {
+pub fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {

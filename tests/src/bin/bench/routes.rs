@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::envoy_config::{cluster, envoy, filter, filter_config, redis_proxy, tag};
 use crate::load::Workload;
 use crate::options::Options;
+use crate::report::thousands;
 use crate::subject::{Samples, Subject, measure_all, median};
 
 /// Keys `tenant-0000:` to `tenant-9999:`.
@@ -69,7 +70,7 @@ pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Routes> 
     for (mark, file) in &options.filters(file) {
         let one = subjects.len();
         for &routes in numbers {
-            let name = format!("filter{mark}, {routes} {}", if routes == 1 { "route" } else { "routes" });
+            let name = format!("filter{mark}, {}", if routes == 1 { "1 route".into() } else { many(routes) });
             let peer = if routes == 1 { 0 } else { one };
             let config = |at| behind_the_filter(file, routes, false, at, redis.addr());
             subjects.push(Subject::start(&name, Some(peer), false, config)?);
@@ -79,7 +80,7 @@ pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Routes> 
         let peer = subjects.len();
         let name = "redis_proxy alone, 10 routes, 10 upstream connections";
         subjects.push(Subject::start(name, None, false, |at| alone(true, at, redis.addr()))?);
-        let name = format!("filter, {TENANTS} routes, 10 upstream connections");
+        let name = format!("filter, {}, 10 upstream connections", many(TENANTS));
         let config = |at| behind_the_filter(file, TENANTS, true, at, redis.addr());
         subjects.push(Subject::start(&name, Some(peer), false, config)?);
     }
@@ -101,6 +102,10 @@ pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Routes> 
         .map(|&routes| configuration(options, file, routes, starts, redis.addr()))
         .collect::<Result<_>>()?;
     Ok(Routes { rows, configurations })
+}
+
+fn many(routes: usize) -> String {
+    format!("{} routes", thousands(routes as u64))
 }
 
 /// Routes of equal shares to the destinations in turn.
