@@ -107,11 +107,12 @@ fn a_change_of_policy_reaches_open_connections() -> Result<()> {
         clients.insert(at, client);
     }
     let error = |commands: &[&str]| vec![fault(FaultKind::Error, Duration::ZERO, commands)];
-    let push = |revision: u64, change: &dyn Fn(wire::Host) -> wire::Host, all: &mut [&mut Discovered; 3]| -> Result<()> {
-        all[0].push(&envoy, &config("direct", revision, change(direct("x"))))?;
-        all[1].push(&envoy, &config("single", revision, change(proxy("x", HANDSHAKE))))?;
-        all[2].push(&envoy, &config("several", revision, change(several_hosts(vec![]))))
-    };
+    let push =
+        |revision: u64, change: &dyn Fn(wire::Host) -> wire::Host, all: &mut [&mut Discovered; 3]| -> Result<()> {
+            all[0].push(&envoy, &config("direct", revision, change(direct("x"))))?;
+            all[1].push(&envoy, &config("single", revision, change(proxy("x", HANDSHAKE))))?;
+            all[2].push(&envoy, &config("several", revision, change(several_hosts(vec![]))))
+        };
     let mut all = [&mut direct_config, &mut single_config, &mut several_config];
 
     // Faults come and go.
@@ -164,7 +165,11 @@ fn a_change_of_policy_reaches_open_connections() -> Result<()> {
 #[test]
 fn what_cannot_be_used_is_refused_and_the_last_good_stays() -> Result<()> {
     let scene = Scene::new()?;
-    let good = config("kept", 1, wire::Host { faults: vec![fault(FaultKind::Error, Duration::ZERO, &["get"])], ..direct("x") });
+    let good = config(
+        "kept",
+        1,
+        wire::Host { faults: vec![fault(FaultKind::Error, Duration::ZERO, &["get"])], ..direct("x") },
+    );
     let mut discovered = Discovered::new(&good)?;
     let envoy = scene
         .config()
@@ -181,7 +186,10 @@ fn what_cannot_be_used_is_refused_and_the_last_good_stays() -> Result<()> {
     check(0)?;
     let mut wrong = good.clone();
     wrong.hosts[0].routes[0].target = 7;
-    let tagless = wire::Host { targets: vec![wire::Target { tags: vec![], ..proxy("x", "h").targets[0].clone() }], ..proxy("x", "h") };
+    let tagless = wire::Host {
+        targets: vec![wire::Target { tags: vec![], ..proxy("x", "h").targets[0].clone() }],
+        ..proxy("x", "h")
+    };
     let cases: [(String, &str); 8] = [
         ("no JSON".into(), "expected"),
         (String::new(), "EOF while parsing"),
@@ -189,7 +197,10 @@ fn what_cannot_be_used_is_refused_and_the_last_good_stays() -> Result<()> {
         (r#"{"name":"kept","revision":2,"hosts":[],"more":1}"#.into(), "unknown field `more`"),
         (serde_json::to_string(&good)?.replacen("\"revision\":1", "\"revision\":-1", 1), "invalid value"),
         (serde_json::to_string(&wrong)?, "hosts[0] (x.test:6379): routes[0].target: there is no target 7"),
-        (serde_json::to_string(&config("kept", 2, tagless))?, "hosts[0] (x.test:6379): targets[0]: tags: 0 instead of 1"),
+        (
+            serde_json::to_string(&config("kept", 2, tagless))?,
+            "hosts[0] (x.test:6379): targets[0]: tags: 0 instead of 1",
+        ),
         (
             serde_json::to_string(&config("kept", 2, proxy("x", "")))?,
             "hosts[0] (x.test:6379): handshake: path proxy needs one",
@@ -218,7 +229,11 @@ fn a_rollback_ends_on_what_it_rolls_back_to() -> Result<()> {
     let names = ["a", "b"];
     let of = |name: &str, revision: u64| {
         let faulty = if name == "a" { "strlen" } else { "get" };
-        config("rolled", revision, wire::Host { faults: vec![fault(FaultKind::Error, Duration::ZERO, &[faulty])], ..direct("x") })
+        config(
+            "rolled",
+            revision,
+            wire::Host { faults: vec![fault(FaultKind::Error, Duration::ZERO, &[faulty])], ..direct("x") },
+        )
     };
     let in_force = |client: &mut Client| -> Result<&str> {
         let (strlen, get) = (client.line("strlen k")?.is_error(), client.line("get k")?.is_error());
@@ -699,7 +714,10 @@ fn a_login_that_comes_later_is_done_on_open_connections() -> Result<()> {
     discovered.push(&envoy, &with(3, Some("not-the-password")))?;
     assert_eq!(early.line("get k")?, Reply::NullBulk);
     let mut late = scene.client(DIRECT)?;
-    assert_eq!(late.line("get k")?, Reply::error("ERR redis-mesh: p.test:6379 refused the login of its RedisDestination"));
+    assert_eq!(
+        late.line("get k")?,
+        Reply::error("ERR redis-mesh: p.test:6379 refused the login of its RedisDestination")
+    );
     assert!(late.is_closed_within(Duration::from_secs(5)));
     assert!(!envoy.log().contains("password"), "a password in the log");
     Ok(())
@@ -715,9 +733,18 @@ fn a_tag_of_another_age_is_never_part_of_a_key() -> Result<()> {
         .listener("stale", scene.subnet.redis(SEVERAL), vec![wasm(&stale)?, single_proxy("x")])
         .start()?;
     let mut client = scene.client(SEVERAL)?;
-    for line in ["set a:1 1", "set b:1 1", "mset a:2 1 b:2 1", "del a:1 b:1", "eval \"return redis.call('set', KEYS[1], 1)\" 1 b:3"] {
+    for line in [
+        "set a:1 1",
+        "set b:1 1",
+        "mset a:2 1 b:2 1",
+        "del a:1 b:1",
+        "eval \"return redis.call('set', KEYS[1], 1)\" 1 b:3",
+    ] {
         let reply = client.line(line)?;
-        assert!(reply.text().contains("no upstream host") || reply.text().contains("finished with"), "{line}: {reply:?}");
+        assert!(
+            reply.text().contains("no upstream host") || reply.text().contains("finished with"),
+            "{line}: {reply:?}"
+        );
     }
     for redis in [&scene.x, &scene.y] {
         assert_eq!(redis.cmd(&["DBSIZE"])?, Reply::Integer(0));
@@ -752,7 +779,8 @@ fn write_through(stop: &AtomicBool, phase: &AtomicUsize, addr: SocketAddr, write
                     Ok(reply) if !reply.is_error() => good += 1,
                     Ok(reply) => {
                         let text = reply.text();
-                        let known = ["is being replaced, try again", "NOAUTH Authentication required.", "no upstream host"];
+                        let known =
+                            ["is being replaced, try again", "NOAUTH Authentication required.", "no upstream host"];
                         let known = known.iter().any(|known| text.contains(known));
                         ensure!(known, "{text}");
                         bad += 1;
@@ -771,12 +799,9 @@ fn filter_and_listener_arrive_one_after_the_other_under_load() -> Result<()> {
     let scene = Scene::new()?;
     type Route = fn(&str) -> char;
     let kinds: [(&str, wire::Host, Value, Route); 5] = [
-        (
-            "several",
-            several_hosts(vec![route(KeyMatch::Any, 0)]),
-            several_proxy(),
-            |key| if key.starts_with("b:") { 'y' } else { 'x' },
-        ),
+        ("several", several_hosts(vec![route(KeyMatch::Any, 0)]), several_proxy(), |key| {
+            if key.starts_with("b:") { 'y' } else { 'x' }
+        }),
         ("single x", proxy("x", "for x"), single_proxy_with("x", "for x"), |_| 'x'),
         ("single y", proxy("y", "for y"), single_proxy_with("y", "for y"), |_| 'y'),
         ("direct x", direct("x"), tcp_proxy("x"), |_| 'x'),
@@ -793,7 +818,8 @@ fn filter_and_listener_arrive_one_after_the_other_under_load() -> Result<()> {
     let addr = scene.subnet.redis(SEVERAL);
     let mut discovered = Discovered::new(&config("changing", 1, kinds[0].1.clone()))?;
     let listeners = workspace::scratch("lds")?.join("lds.json");
-    let with = |terminal: &Value, filter: Value| scene.config().listener("changing", addr, vec![filter, terminal.clone()]);
+    let with =
+        |terminal: &Value, filter: Value| scene.config().listener("changing", addr, vec![filter, terminal.clone()]);
     let first = with(&kinds[0].2, discovered.filter());
     first.write_listeners(&listeners)?;
     let options = envoy::Options {
@@ -849,11 +875,13 @@ fn filter_and_listener_arrive_one_after_the_other_under_load() -> Result<()> {
         for key in redis.cmd(&["KEYS", "*"])?.items() {
             let key = key.text();
             ensure!(!key.contains('\u{1}'), "the key {key:?} is in {letter}");
-            let number: String = key.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+            let number: String =
+                key.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
             let n: usize = number.parse().with_context(|| format!("the key {key:?}"))?;
             // Sent in this phase, it may have been executed in the next.
             let from = n.saturating_sub(1);
-            let allowed: Vec<char> = path[from..(n + 2).min(path.len())].iter().map(|(kind, _)| (kinds[*kind].3)(&key)).collect();
+            let allowed: Vec<char> =
+                path[from..(n + 2).min(path.len())].iter().map(|(kind, _)| (kinds[*kind].3)(&key)).collect();
             ensure!(allowed.contains(&letter), "the key {key:?} is in {letter}");
         }
     }

@@ -23,9 +23,27 @@ fn nothing_without_the_password() -> Result<()> {
     for at in [ASK_DIRECT, ASK_PROXY, ASK_LOGIN] {
         let mut client = scene.client(at)?;
         for line in [
-            "get k", "set k 1", "ping", "echo x", "multi", "exec", "select 0", "info", "command", "client setname x",
-            "client id", "config get *", "keys *", "eval \"return 1\" 0", "subscribe c", "monitor", "nosuchcommand", "time",
-            "shutdown nosave", "client reply off", "psync ? -1",
+            "get k",
+            "set k 1",
+            "ping",
+            "echo x",
+            "multi",
+            "exec",
+            "select 0",
+            "info",
+            "command",
+            "client setname x",
+            "client id",
+            "config get *",
+            "keys *",
+            "eval \"return 1\" 0",
+            "subscribe c",
+            "monitor",
+            "nosuchcommand",
+            "time",
+            "shutdown nosave",
+            "client reply off",
+            "psync ? -1",
         ] {
             assert_eq!(client.line(line)?.tty(), NOAUTH, "{at}: {line}");
         }
@@ -91,14 +109,16 @@ fn with_the_password_as_with_redis_itself() -> Result<()> {
                 ]
             )?,
             [
-                NOAUTH, INVALID, NOAUTH, "OK", "OK", "\"1\"", INVALID, "\"1\"", "OK", "\"1\"", "RESET", NOAUTH, "OK", "\"1\""
+                NOAUTH, INVALID, NOAUTH, "OK", "OK", "\"1\"", INVALID, "\"1\"", "OK", "\"1\"", "RESET", NOAUTH, "OK",
+                "\"1\""
             ],
             "{at}"
         );
         // HELLO carries it, in both protocols, byte by byte.
         for (protocol, null) in [("2", Reply::NullBulk), ("3", Reply::Null)] {
             let mut client = scene.client(at)?;
-            let hello = format!("HELLO {protocol} AUTH default {CLIENT_PASSWORD} SETNAME me\r\nGET none\r\nCLIENT GETNAME\r\n");
+            let hello =
+                format!("HELLO {protocol} AUTH default {CLIENT_PASSWORD} SETNAME me\r\nGET none\r\nCLIENT GETNAME\r\n");
             for byte in hello.as_bytes().chunks(1) {
                 client.write(byte)?;
             }

@@ -26,7 +26,8 @@ fn ways(line: &str) -> Result<Vec<Vec<u8>>> {
         .zip(&words[0])
         .map(|(i, byte)| if i % 2 == 0 { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() })
         .collect();
-    let quoted = |word: &Vec<u8>| format!("\"{}\"", word.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>());
+    let quoted =
+        |word: &Vec<u8>| format!("\"{}\"", word.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>());
     Ok(vec![
         encode(&words),
         encode(&with_name(words[0].to_ascii_uppercase())),
@@ -125,7 +126,10 @@ fn what_reveals_or_takes_over_is_refused() -> Result<()> {
             for bytes in ways(line)? {
                 let reply = ask(&mut client, &bytes, line)?;
                 ensure!(reply.text().starts_with("NOPERM redis-mesh: "), "{at}: {}: {reply:?}", bytes.escape_ascii());
-                ensure!(reply.text().ends_with("; allowAdminCommands of the RedisService would permit it"), "{reply:?}");
+                ensure!(
+                    reply.text().ends_with("; allowAdminCommands of the RedisService would permit it"),
+                    "{reply:?}"
+                );
                 ensure!(!reveals(&reply) || !reply.text().contains(UPSTREAM_PASSWORD), "{at}: {line}: {reply:?}");
             }
             // In a transaction, which is then aborted.
@@ -222,7 +226,10 @@ fn what_every_client_may_know_is_served() -> Result<()> {
     }
     // RESET forgets our login, which is done again before anything else.
     let mut client = scene.client(LOGIN_DIRECT)?;
-    assert_eq!(lines(&mut client, &["set k 1", "reset", "get k", "reset", "reset", "get k"])?, ["OK", "RESET", "\"1\"", "RESET", "RESET", "\"1\""]);
+    assert_eq!(
+        lines(&mut client, &["set k 1", "reset", "get k", "reset", "reset", "get k"])?,
+        ["OK", "RESET", "\"1\"", "RESET", "RESET", "\"1\""]
+    );
     let replies = lines(&mut client, &["multi", "set k 2", "reset", "get k", "config get requirepass"])?;
     assert_eq!(replies[..4], ["OK", "QUEUED", "RESET", "\"1\""]);
     ensure!(replies[4].starts_with("(error) NOPERM"));
@@ -249,7 +256,8 @@ fn a_refused_login_is_told() -> Result<()> {
     let port = scene.x.addr().port();
     let mut client = scene.client(WRONG_DIRECT)?;
     client.write(&[encode(&["GET", "k"]), encode(&["SET", "k", "1"])].concat())?;
-    let told = format!("ERR redis-mesh: wrong.redis.svc.cluster.local:{port} refused the login of its RedisDestination");
+    let told =
+        format!("ERR redis-mesh: wrong.redis.svc.cluster.local:{port} refused the login of its RedisDestination");
     assert_eq!(client.read()?, Reply::error(&told));
     assert!(client.is_closed_within(Duration::from_secs(5)));
     // redis_proxy goes on without a login, and Redis refuses each command.
@@ -274,7 +282,16 @@ fn no_credential_shows_in_envoy() -> Result<()> {
     for at in [LOGIN_DIRECT, LOGIN_PROXY, WRONG_DIRECT, WRONG_PROXY, ASK_PROXY] {
         let _ = scene.client(at)?.line("get k");
     }
-    for path in ["/config_dump", "/config_dump?include_eds", "/stats", "/clusters", "/listeners", "/init_dump", "/server_info", "/runtime"] {
+    for path in [
+        "/config_dump",
+        "/config_dump?include_eds",
+        "/stats",
+        "/clusters",
+        "/listeners",
+        "/init_dump",
+        "/server_info",
+        "/runtime",
+    ] {
         let text = scene.envoy.get(path)?;
         for secret in &secrets {
             ensure!(!text.contains(secret.as_str()), "{path} shows {secret}");

@@ -162,7 +162,9 @@ fn protocol_errors_are_told_and_end_the_connection() -> Result<()> {
         ] {
             let mut client = scene.client(at)?;
             // What came before is answered before.
-            client.write(&[&encode(&["SET", "a:before", "1"]), bytes.as_bytes(), &encode(&["SET", "a:after", "1"])].concat())?;
+            client.write(
+                &[&encode(&["SET", "a:before", "1"]), bytes.as_bytes(), &encode(&["SET", "a:after", "1"])].concat(),
+            )?;
             assert_eq!(client.read()?, Reply::ok(), "{at}: {bytes:?}");
             assert_eq!(client.read()?, Reply::error(text), "{at}: {bytes:?}");
             assert!(client.is_closed_within(Duration::from_secs(5)), "{at}: {bytes:?}");
@@ -417,7 +419,7 @@ fn everything_at_once() -> Result<()> {
     let malformed = malformed();
     let mut others = [scene.client(DIRECT)?, scene.client(SINGLE)?, scene.client(SEVERAL)?];
     for round in 0..60 {
-        let mut bytes = Vec::new();
+        let mut bytes = if random.below(2) == 0 { encode(&["HELLO", "3"]) } else { Vec::new() };
         for _ in 0..40 {
             let mut words = redis_mesh_tests::line::words(KINDS[random.below(KINDS.len())])?;
             if words[0] == b"quit" {
@@ -454,6 +456,67 @@ fn everything_at_once() -> Result<()> {
         }
         scene.x.cmd(&["FLUSHALL"])?;
         hide(&scene)?;
+    }
+    scene.check_alive()
+}
+
+#[test]
+fn every_command_has_one_answer() -> Result<()> {
+    let scene = scene()?;
+    let tags = scene.tags("several")?;
+    let mut random = Random(0xA076_1D64_78BD_642F);
+    // All but those that end the conversation or have no answer, or many.
+    let kinds: Vec<&str> = KINDS
+        .iter()
+        .copied()
+        .filter(|kind| !["quit", "subscribe", "reset", "hello", "blpop", "wait"].iter().any(|no| kind.starts_with(no)))
+        .collect();
+    for at in [DIRECT, SINGLE, SEVERAL, MIRROR, LOGIN_DIRECT, LOGIN_PROXY] {
+        for protocol in ["2", "3"] {
+            for round in 0..4 {
+                let mut commands = Vec::new();
+                for _ in 0..300 {
+                    let mut words = redis_mesh_tests::line::words(kinds[random.below(kinds.len())])?;
+                    match random.below(12) {
+                        0 => {
+                            let position = random.below(words.len());
+                            words[position].splice(0..0, tags[random.below(tags.len())].bytes());
+                        }
+                        1 => words.truncate(1 + random.below(words.len())),
+                        2 => words.push(b"more".to_vec()),
+                        3 => words[0].make_ascii_uppercase(),
+                        _ => {}
+                    }
+                    commands.push(words);
+                }
+                let bytes: Vec<u8> = commands.iter().flat_map(|words| encode(words)).collect();
+                let mut client = scene.client(at)?;
+                client.ok(&["HELLO", protocol])?;
+                let mut rest = bytes.as_slice();
+                while !rest.is_empty() {
+                    let limit = [5, 200, 3000, 20_000][random.below(4)];
+                    let (now, later) = rest.split_at(rest.len().min(1 + random.below(limit)));
+                    client.write(now)?;
+                    rest = later;
+                }
+                client.write(&[encode(&["DISCARD"]), encode(&["ECHO", "sentinel"])].concat())?;
+                let mut replies = Vec::new();
+                for _ in 0..commands.len() + 1 {
+                    replies.push(client.read()?);
+                }
+                let last = client.read()?;
+                if last != Reply::bulk("sentinel") {
+                    let table: Vec<String> = commands
+                        .iter()
+                        .zip(&replies)
+                        .map(|(words, reply)| {
+                            format!("{} → {}", words.join(&b' ').escape_ascii(), reply.tty().replace('\n', " "))
+                        })
+                        .collect();
+                    anyhow::bail!("{at}, RESP{protocol}, round {round}: {last:?} at the end of\n{}", table.join("\n"));
+                }
+            }
+        }
     }
     scene.check_alive()
 }

@@ -25,7 +25,9 @@ fn flood(stream: &mut std::net::TcpStream, command: &[u8]) -> Result<(usize, Vec
                 sent += n;
                 stuck = Instant::now();
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
             Err(error) => return Err(error.into()),
         }
     }

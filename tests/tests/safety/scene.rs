@@ -81,8 +81,9 @@ impl Scene {
             manifests += &service(name, subnet.redis(at), redis.addr());
         }
         for (name, password) in [("hidden", UPSTREAM_PASSWORD), ("wrong", "wrong-Secret-999")] {
-            let spec =
-                format!("  trafficPolicy: {{connectionPool: {{redis: {{auth: {{plain: {{password: {password}}}}}}}}}}}\n");
+            let spec = format!(
+                "  trafficPolicy: {{connectionPool: {{redis: {{auth: {{plain: {{password: {password}}}}}}}}}}}\n"
+            );
             manifests += &object("RedisDestination", name, &spec);
         }
         let admin = "  settings: {allowAdminCommands: true}\n";
