@@ -2,24 +2,15 @@
 
 use crate::wire::KeyMatch;
 use regex_lite::Regex;
-use std::collections::BTreeMap;
 
 /// A compiled set of routes.
 #[derive(Debug, Default)]
 pub struct Router {
-    exact: BTreeMap<Box<[u8]>, u32>,
-    /// Sorted by prefix; `parent` is the longest other prefix of this one.
-    prefixes: Vec<Prefix>,
+    exact: Table,
+    prefixes: Table,
     regexes: Vec<(Regex, u32)>,
     any: Option<u32>,
     case_insensitive: bool,
-}
-
-#[derive(Debug)]
-struct Prefix {
-    text: Box<[u8]>,
-    route: u32,
-    parent: Option<u32>,
 }
 
 /// Where a key goes.
@@ -42,13 +33,12 @@ impl Router {
             }
             bytes.into()
         };
-        let mut sorted = BTreeMap::new();
         for (index, key) in matches.enumerate() {
             let route = index as u32;
             let error = |problem| Err(RouteError { route: index, problem });
             match key {
                 KeyMatch::Exact(text) => {
-                    if router.exact.insert(fold(text), route).is_some() {
+                    if !router.exact.insert(&fold(text), route) {
                         return error(RouteProblem::Duplicate);
                     }
                 }
@@ -56,7 +46,7 @@ impl Router {
                     return error(RouteProblem::EmptyPrefix);
                 }
                 KeyMatch::Prefix(text) => {
-                    if sorted.insert(fold(text), route).is_some() {
+                    if !router.prefixes.insert(&fold(text), route) {
                         return error(RouteProblem::Duplicate);
                     }
                 }
@@ -70,16 +60,6 @@ impl Router {
                 KeyMatch::Any if router.any.is_some() => return error(RouteProblem::Duplicate),
                 KeyMatch::Any => router.any = Some(route),
             }
-        }
-        // In sorted order the prefixes of a text stand before it, each a prefix of the next on the stack.
-        let mut stack: Vec<u32> = Vec::new();
-        for (text, route) in sorted {
-            while stack.last().is_some_and(|&top| !text.starts_with(&router.prefixes[top as usize].text)) {
-                stack.pop();
-            }
-            let parent = stack.last().copied();
-            stack.push(router.prefixes.len() as u32);
-            router.prefixes.push(Prefix { text, route, parent });
         }
         Ok(router)
     }
@@ -97,24 +77,10 @@ impl Router {
         } else {
             key
         };
-        if let Some(&route) = self.exact.get(key).filter(|_| !self.exact.is_empty()) {
+        if let Some(route) = self.exact.get(key) {
             return Some(whole(route));
         }
-        self.longest_prefix(key).or_else(|| self.by_regex(key).or(self.any).map(whole))
-    }
-
-    fn longest_prefix(&self, key: &[u8]) -> Option<Matched> {
-        // The last prefix that sorts at or before the key: the answer is it or one of its ancestors.
-        let after = self.prefixes.partition_point(|p| *p.text <= *key);
-        let mut at = after.checked_sub(1);
-        while let Some(i) = at {
-            let prefix = self.prefixes.get(i)?;
-            if key.starts_with(&prefix.text) {
-                return Some(Matched { route: prefix.route, prefix: prefix.text.len() as u32 });
-            }
-            at = prefix.parent.map(|p| p as usize);
-        }
-        None
+        self.prefixes.longest(key).or_else(|| self.by_regex(key).or(self.any).map(whole))
     }
 
     fn by_regex(&self, key: &[u8]) -> Option<u32> {
@@ -130,6 +96,116 @@ impl Router {
     pub fn any(&self) -> Option<u32> {
         self.any
     }
+}
+
+/// Texts and their routes, found by hash. A text costs about as many cache misses to find among ten thousand as among ten,
+/// which a sorted list or a tree would not do: all of them lie in one piece of memory.
+#[derive(Debug, Default)]
+struct Table {
+    texts: Vec<u8>,
+    entries: Vec<Entry>,
+    /// The hash of an entry and its index plus one; 0: free. A power of two in number, at most half of them taken.
+    slots: Vec<(u32, u32)>,
+    /// The lengths that texts have, ascending.
+    lengths: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    start: u32,
+    len: u32,
+    route: u32,
+}
+
+/// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>): it can be looked at after each byte. Texts come from the operator, so
+/// nobody who sends keys can make them collide.
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
+fn hash(state: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(state, |h, &b| (h ^ u64::from(b)).wrapping_mul(FNV_PRIME))
+}
+
+impl Table {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Adds a text; false if it is there already.
+    fn insert(&mut self, text: &[u8], route: u32) -> bool {
+        if (self.entries.len() + 1) * 2 > self.slots.len() {
+            let entries: Vec<u64> = self.entries.iter().map(|e| hash(FNV_OFFSET, self.text(e))).collect();
+            self.slots = vec![(0, 0); (self.slots.len() * 2).max(8)];
+            for (i, h) in entries.into_iter().enumerate() {
+                self.place(h, i as u32);
+            }
+        }
+        let state = hash(FNV_OFFSET, text);
+        if self.find(state, text).is_some() {
+            return false;
+        }
+        let entry = Entry { start: self.texts.len() as u32, len: text.len() as u32, route };
+        self.place(state, self.entries.len() as u32);
+        self.texts.extend_from_slice(text);
+        self.entries.push(entry);
+        if let Err(at) = self.lengths.binary_search(&entry.len) {
+            self.lengths.insert(at, entry.len);
+        }
+        true
+    }
+
+    fn text(&self, entry: &Entry) -> &[u8] {
+        self.texts.get(entry.start as usize..(entry.start + entry.len) as usize).unwrap_or_default()
+    }
+
+    fn place(&mut self, state: u64, index: u32) {
+        let short = short(state);
+        let mask = self.slots.len() - 1;
+        let mut at = short as usize & mask;
+        while self.slots[at].1 != 0 {
+            at = (at + 1) & mask;
+        }
+        self.slots[at] = (short, index + 1);
+    }
+
+    /// The route of a text whose hash is known.
+    fn find(&self, state: u64, text: &[u8]) -> Option<u32> {
+        let short = short(state);
+        let mask = self.slots.len().checked_sub(1)?;
+        let mut at = short as usize & mask;
+        loop {
+            let &(hash, index) = self.slots.get(at)?;
+            let entry = self.entries.get(index.checked_sub(1)? as usize)?;
+            if hash == short && self.text(entry) == text {
+                return Some(entry.route);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    fn get(&self, text: &[u8]) -> Option<u32> {
+        // Most keys are of no length that is there.
+        self.lengths.binary_search(&u32::try_from(text.len()).ok()?).ok()?;
+        self.find(hash(FNV_OFFSET, text), text)
+    }
+
+    /// The longest text that the key begins with.
+    fn longest(&self, key: &[u8]) -> Option<Matched> {
+        let (mut state, mut hashed, mut found) = (FNV_OFFSET, 0, None);
+        for &len in &self.lengths {
+            let Some(more) = key.get(hashed..len as usize) else { break };
+            state = hash(state, more);
+            hashed = len as usize;
+            if let Some(route) = self.find(state, &key[..hashed]) {
+                found = Some(Matched { route, prefix: len });
+            }
+        }
+        found
+    }
+}
+
+fn short(state: u64) -> u32 {
+    (state ^ state >> 32) as u32
 }
 
 /// Why routes don't compile.

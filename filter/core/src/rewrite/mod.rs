@@ -826,9 +826,10 @@ impl Rewriter {
     /// since it would count as part of it.
     fn end_transaction(&mut self, env: &mut Env<'_>, args: &Args<'_>, exec: bool, sink: &mut Sink<'_>) {
         let transaction = std::mem::take(&mut self.transaction);
-        if exec && transaction.dirty {
+        if exec && (transaction.dirty || args.count != 1) {
+            let text = if args.count == 1 { proxy::EXECABORT } else { proxy::EXEC_WITH_ARGUMENTS };
             let mut aborted = Vec::new();
-            encode::error(&mut aborted, proxy::EXECABORT.as_bytes());
+            encode::error(&mut aborted, text.as_bytes());
             self.inject(env, Form::Echo, aborted, Then::Capture, sink.write());
             encode::command(sink.write(), &[b"DISCARD"]);
             if self.following() {

@@ -11,6 +11,8 @@ use std::fmt::Write;
 
 /// What EXEC answers when a command of the transaction was refused.
 pub(super) const EXECABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
+pub(super) const EXEC_WITH_ARGUMENTS: &str =
+    "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command";
 
 /// The refusal of what redis_proxy can't do.
 pub(super) fn needs(what: &str) -> String {
@@ -221,7 +223,9 @@ impl Rewriter {
         match container.name {
             "multi" => return error("ERR MULTI calls can not be nested"),
             "watch" => return error("ERR WATCH inside MULTI is not allowed"),
-            "exec" | "discard" if args.count == 1 => return Decision::Forward,
+            // Redis discards the transaction whose EXEC it refuses.
+            "exec" => return Decision::Forward,
+            "discard" if args.count == 1 => return Decision::Forward,
             "quit" => return Decision::Forward,
             _ if !command.accepts(args.count) => return wrong_arity(command),
             _ => {}
