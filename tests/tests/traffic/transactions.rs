@@ -57,6 +57,15 @@ fn multi_and_exec(server: &Redis) -> Result<()> {
         "mget d e",
         "multi",
         "set f 1",
+        "exec extra",
+        "discard",
+        "multi",
+        "set f 1",
+        "discard extra",
+        "exec",
+        "get f",
+        "multi",
+        "set f 1",
         "discard",
     ];
     let requests = lines.iter().map(|line| words(line)).collect::<Result<Vec<_>>>()?;
