@@ -40,6 +40,9 @@ transcripts! {
     direct_disguised_options
     direct_reset
     direct_reply_modes
+    direct_transaction
+    direct_replies_off
+    direct_faults_of_state
     proxy_single
     proxy_info
     proxy_time

@@ -483,6 +483,15 @@ impl Rewriter {
 
     fn protocol_error(&mut self, env: &mut Env<'_>, error: ProtocolError, sink: &mut Sink<'_>) {
         env.stats.count(Stat::ProtocolErrors);
+        match self.reply_mode {
+            ReplyMode::On => {}
+            ReplyMode::SkipNext => self.replies.inject_unanswered(env, Form::Echo, sink.write()),
+            ReplyMode::Off => {
+                // Nothing would come back that could tell when to close.
+                sink.write();
+                return self.shut();
+            }
+        }
         let mut reply = Vec::new();
         encode::error(&mut reply, error.to_string().as_bytes());
         let form = if env.host.path == DataPath::Direct { Form::Unknown } else { Form::Echo };
@@ -586,14 +595,15 @@ impl Rewriter {
             env.stats.count(Stat::Commands);
         }
         let known = Known::of(args);
+        let waited = self.drawn.take();
         if let Some(known) = known
+            && waited.is_none()
             && self.plain(env, known, args)
         {
             self.expect_reply(Some(known), args);
             self.unsettled = true;
             return Step::Verbatim;
         }
-        let waited = self.drawn.take();
         let mut plan = std::mem::take(&mut self.plan);
         plan.edits.clear();
         plan.route = None;
@@ -660,6 +670,11 @@ impl Rewriter {
             "auth" => return self.auth(env, args),
             "hello" => return self.hello(env, args, sink),
             "reset" => return self.reset(env, args, sink),
+            "client" if env.host.path == DataPath::Direct => {
+                if let Some(refusal) = self.client_reply_out_of_place(args) {
+                    return refusal;
+                }
+            }
             _ => {}
         }
         if env.host.guarded
@@ -694,6 +709,7 @@ impl Rewriter {
             Decision::Forward => self.forward(env, known, args, plan, sink),
             Decision::Send(bytes) => {
                 self.expect_reply(known, args);
+                self.follow_session(known.map(|k| k.container.name).unwrap_or_default(), args);
                 sink.write().extend_from_slice(&bytes);
                 self.sent();
                 Step::Edited
@@ -724,12 +740,16 @@ impl Rewriter {
     /// Answers a command here, as Redis would have by the client's CLIENT REPLY.
     fn answer(&mut self, env: &mut Env<'_>, reply: Vec<u8>, form: Form, sink: &mut Sink<'_>) {
         match self.reply_mode {
+            // Redis must know that a transaction fails.
+            ReplyMode::Off if self.transaction.open => {
+                self.replies.inject_unanswered(env, Form::Unknown, sink.write());
+            }
             ReplyMode::Off => {
                 sink.write();
             }
             ReplyMode::SkipNext => {
                 // Redis is going to leave one reply out: that of the nonce.
-                self.replies.inject_unanswered(env, sink.write());
+                self.replies.inject_unanswered(env, Form::Echo, sink.write());
                 self.reply_mode = ReplyMode::On;
             }
             ReplyMode::On => {
@@ -789,15 +809,16 @@ impl Rewriter {
                 self.sent();
                 return Step::Edited;
             }
-            "exec" | "discard" => self.transaction = Transaction::default(),
-            "multi" => {
+            // With an argument they are errors that change nothing.
+            "exec" | "discard" if args.count == 1 => self.transaction = Transaction::default(),
+            "multi" if args.count == 1 && !self.transaction.open => {
                 if self.following() {
                     self.replies.expect(Expected::Reply(Shape::Plain));
                 }
                 self.transaction = Transaction { open: true, ..Transaction::default() };
             }
             "subscribe" | "psubscribe" | "ssubscribe" => self.subscriber = true,
-            "client" if args.get(1).eq_ignore_ascii_case(b"reply") => {
+            "client" if args.count == 3 && args.get(1).eq_ignore_ascii_case(b"reply") => {
                 reply_mode = match args.get(2).to_ascii_lowercase().as_slice() {
                     b"on" => Some(ReplyMode::On),
                     b"off" => Some(ReplyMode::Off),
@@ -810,6 +831,7 @@ impl Rewriter {
         if name != "multi" {
             self.expect_reply(known, args);
         }
+        self.follow_session(name, args);
         self.sent();
         if let Some(mode) = reply_mode {
             self.reply_mode = mode;

@@ -26,6 +26,15 @@ pub enum Form {
     Unknown,
 }
 
+impl Form {
+    fn write(self, nonce: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Form::Echo => encode::command(out, &[b"ECHO", nonce]),
+            Form::Unknown => encode::command(out, &[nonce]),
+        }
+    }
+}
+
 /// What else happens when a nonce comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
@@ -102,18 +111,15 @@ impl Replies {
         let nonce = self.nonce(env);
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        match form {
-            Form::Echo => encode::command(out, &[b"ECHO", &nonce]),
-            Form::Unknown => encode::command(out, &[&nonce]),
-        }
+        form.write(&nonce, out);
         self.pending.push_back(Pending { number, reply, then });
     }
 
     /// Writes a nonce that nobody waits for.
-    pub fn inject_unanswered(&mut self, env: &mut Env<'_>, out: &mut Vec<u8>) {
+    pub fn inject_unanswered(&mut self, env: &mut Env<'_>, form: Form, out: &mut Vec<u8>) {
         let nonce = self.nonce(env);
         self.next = self.next.wrapping_add(1);
-        encode::command(out, &[b"ECHO", &nonce]);
+        form.write(&nonce, out);
     }
 
     fn nonce(&mut self, env: &mut Env<'_>) -> [u8; NONCE] {

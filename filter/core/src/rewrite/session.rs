@@ -115,7 +115,6 @@ impl Rewriter {
             }
         }
         if self.auth_goes_through(env) {
-            self.resp3 = resp3;
             return Decision::Forward;
         }
         match credentials {
@@ -134,7 +133,6 @@ impl Rewriter {
             None => {}
         }
         if env.host.path == DataPath::Direct {
-            self.resp3 = resp3;
             if credentials.is_none() {
                 return Decision::Forward;
             }
@@ -189,20 +187,16 @@ impl Rewriter {
         if args.count != 1 {
             return Decision::Refuse("ERR wrong number of arguments for 'reset' command".into());
         }
+        if env.host.path == DataPath::Direct && env.host.login.is_none() {
+            // What it does is followed when it goes on: a fault may come before.
+            return Decision::Forward;
+        }
         let in_transaction = self.transaction.open && self.transaction.refused.is_none();
         let in_resp3 = self.resp3;
-        self.watch_refused = false;
-        self.authenticated = false;
-        self.name = Vec::new();
-        self.subscriber = false;
-        self.transaction = Transaction::default();
+        self.forget();
         let done = b"+RESET\r\n".to_vec();
         match (env.host.path, env.host.login.clone()) {
-            (DataPath::Direct, None) => {
-                self.resp3 = false;
-                self.reply_mode = ReplyMode::On;
-                Decision::Forward
-            }
+            (DataPath::Direct, None) => Decision::Forward,
             (DataPath::Direct, Some(_)) if self.reply_mode != ReplyMode::On => {
                 // Replies were off, RESET turns them on: where ours begin can't be told.
                 self.shut();
@@ -237,6 +231,45 @@ impl Rewriter {
                 self.resp3 = false;
                 Decision::Done
             }
+        }
+    }
+
+    /// A CLIENT REPLY that Redis would take in another way than we follow it: in a transaction (an error, or put off until
+    /// EXEC, by version), or with words that end at a NUL.
+    pub(super) fn client_reply_out_of_place(&self, args: &Args<'_>) -> Option<Decision> {
+        let subcommand = args.get(1).split(|&b| b == 0).next().unwrap_or_default();
+        if !subcommand.eq_ignore_ascii_case(b"reply") {
+            return None;
+        }
+        if (1..3).any(|i| args.get(i).contains(&0)) {
+            return Some(Decision::Refuse("ERR syntax error".into()));
+        }
+        let refusal = || Decision::Refuse("ERR Command not allowed inside a transaction".into());
+        self.transaction.open.then(refusal)
+    }
+
+    /// What RESET undoes, but for the protocol and CLIENT REPLY.
+    fn forget(&mut self) {
+        self.watch_refused = false;
+        self.authenticated = false;
+        self.name = Vec::new();
+        self.subscriber = false;
+        self.transaction = Transaction::default();
+    }
+
+    /// HELLO or RESET has gone on to Redis.
+    pub(super) fn follow_session(&mut self, name: &str, args: &Args<'_>) {
+        match name {
+            "hello" if args.get(1) == b"3" => self.resp3 = true,
+            "hello" if args.get(1) == b"2" => self.resp3 = false,
+            "reset" => {
+                self.forget();
+                self.resp3 = false;
+                self.reply_mode = ReplyMode::On;
+                // Redis has forgotten a login of ours, too.
+                self.login = Login::Done(0);
+            }
+            _ => {}
         }
     }
 
