@@ -583,8 +583,9 @@ fn a_transaction_does_not_overtake_what_was_sent_before() -> Result<()> {
         client.pipeline(&commands)?;
         Ok(scene.x.cmd(&["GET", &key])? != Reply::bulk("after"))
     };
-    let alone = (0..5).map(|n| overtaken(ALONE_SINGLE, n)).collect::<Result<Vec<_>>>()?;
-    assert!(alone.contains(&true), "redis_proxy alone now keeps the order");
+    // It is a race: one of many is enough.
+    let mut tries = (100..120).map(|n| overtaken(ALONE_SINGLE, n));
+    assert!(tries.any(|result| result.unwrap_or(false)), "redis_proxy alone now keeps the order");
     for at in [SINGLE, DIRECT, MIRROR] {
         for n in 10..15 {
             assert!(!overtaken(at, n)?, "{}", scene.addr(at));
