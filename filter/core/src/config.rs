@@ -46,6 +46,8 @@ pub struct Host {
     pub targets: Vec<Target>,
     /// What each route does; indexes are the router's.
     pub routes: Vec<RouteAction>,
+    /// Faults of the routes that have some, in the order of the routes; they come before those of the host.
+    pub route_faults: Vec<(u32, Faults)>,
     /// Matches keys.
     pub router: Router,
     /// Faults of the whole host.
@@ -82,8 +84,6 @@ pub struct RouteAction {
     pub target: u32,
     /// Remove the matched prefix.
     pub remove_prefix: bool,
-    /// Faults before those of the host.
-    pub faults: Faults,
 }
 
 /// Why a configuration is refused: the field and what is wrong with it.
@@ -175,6 +175,7 @@ impl Host {
         let router = Router::new(host.routes.iter().map(|r| &r.key), host.case_insensitive)
             .map_err(|e| format!("routes[{}]: {}", e.route, e.problem))?;
         let mut routes = Vec::with_capacity(host.routes.len());
+        let mut route_faults = Vec::new();
         for (i, route) in host.routes.iter().enumerate() {
             if route.target as usize >= host.targets.len() {
                 return Err(format!("routes[{i}].target: there is no target {}", route.target));
@@ -182,8 +183,11 @@ impl Host {
             if route.remove_prefix && !matches!(route.key, wire::KeyMatch::Prefix(_)) {
                 return Err(format!("routes[{i}].removePrefix: only a prefix can be removed"));
             }
-            let faults = Faults::new(&route.faults).map_err(|e| format!("routes[{i}].{e}"))?;
-            routes.push(RouteAction { target: route.target, remove_prefix: route.remove_prefix, faults });
+            if !route.faults.is_empty() {
+                let faults = Faults::new(&route.faults).map_err(|e| format!("routes[{i}].{e}"))?;
+                route_faults.push((i as u32, faults));
+            }
+            routes.push(RouteAction { target: route.target, remove_prefix: route.remove_prefix });
         }
         let mut targets = Vec::with_capacity(host.targets.len());
         for (i, target) in host.targets.iter().enumerate() {
@@ -226,7 +230,6 @@ impl Host {
             DataPath::Proxy => first.tags.first().is_some_and(|tag| tag.is_empty()),
         };
         let rewrites_keys = routes.iter().any(|r| r.remove_prefix);
-        let route_faults = routes.iter().any(|r| !r.faults.is_empty());
         let delays = host.faults.iter().chain(host.routes.iter().flat_map(|r| &r.faults)).any(|f| f.delay_ms > 0);
         let mirrors = targets.iter().any(|t| !t.mirrors.is_empty());
         let only_any = routes.len() == 1 && router.any().is_some();
@@ -235,7 +238,7 @@ impl Host {
         let credentials = login.as_deref().or(handshake.as_deref()).unwrap_or_default();
         let mut identity = [0u8; 8];
         identity.copy_from_slice(&Sha256::digest(credentials)[..8]);
-        let keys_decide = !only_any || route_faults || mirrors || !single_destination;
+        let keys_decide = !only_any || !route_faults.is_empty() || mirrors || !single_destination;
         Ok(Host {
             plain: !keys_decide && !rewrites_keys && host.faults.is_empty(),
             name: host.host.clone(),
@@ -247,6 +250,7 @@ impl Host {
             guarded: host.guard_credentials && !host.allow_admin_commands,
             targets,
             routes,
+            route_faults,
             router,
             faults: Faults::new(&host.faults)?,
             delays,
@@ -254,6 +258,12 @@ impl Host {
             rewrites_keys,
             keys_decide,
         })
+    }
+
+    /// The faults of a route, if it has some.
+    pub fn faults_of(&self, route: u32) -> Option<&Faults> {
+        let at = self.route_faults.binary_search_by_key(&route, |(route, _)| *route).ok()?;
+        self.route_faults.get(at).map(|(_, faults)| faults)
     }
 
     /// The route of a key with what it does; `None`: no route takes the key.

@@ -1009,10 +1009,7 @@ fn tag_of(host: &Host, tag: TagRef) -> &[u8] {
 /// Draws the fault of a command: its route's, else the host's.
 fn draw(env: &mut Env<'_>, args: &Args<'_>, route: Option<u32>) -> Option<Injected> {
     let host = env.host;
-    let of_route = route
-        .and_then(|r| host.routes.get(r as usize))
-        .filter(|r| !r.faults.is_empty())
-        .and_then(|r| r.faults.draw(args.get(0), env.random));
+    let of_route = route.and_then(|r| host.faults_of(r)).and_then(|f| f.draw(args.get(0), env.random));
     if of_route.is_some() || host.faults.is_empty() {
         return of_route;
     }
