@@ -39,6 +39,7 @@ transcripts! {
     direct_guard_evasions
     direct_disguised_options
     direct_reset
+    direct_reset_no_password
     direct_reply_modes
     direct_transaction
     direct_replies_off

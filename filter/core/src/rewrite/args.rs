@@ -28,7 +28,9 @@ impl<'a> Args<'a> {
 
     /// Argument `i` as printable text of at most 128 characters, as Redis quotes it in errors.
     pub fn quoted(&self, i: usize) -> String {
-        String::from_utf8_lossy(self.get(i)).chars().take(128).collect()
+        let arg = self.get(i);
+        // 128 characters have no more bytes than that.
+        String::from_utf8_lossy(&arg[..arg.len().min(512)]).chars().take(128).collect()
     }
 }
 

@@ -91,6 +91,12 @@ pub const HEAD: usize = 64;
 const BACKLOG_HIGH: usize = 16 * 1024;
 /// … until so few are left.
 const BACKLOG_LOW: usize = 8 * 1024;
+/// More bytes of answers than this close it, too, until half of them are out: some, as COMMAND's, are long.
+const BACKLOG_BYTES: usize = 1024 * 1024;
+/// So much of a command is held back of a client that has to log in first: as much as Redis takes of it.
+const HELD_UNAUTHENTICATED: usize = 160 * 1024;
+/// Bytes of the reply to the first login that are kept while its line isn't complete.
+const GREETING: usize = 256;
 /// Arguments of at least this many bytes are passed on as they arrive, where the rest of the command decides nothing.
 const STREAMED: u32 = 16 * 1024;
 
@@ -321,14 +327,13 @@ impl Rewriter {
             self.hold(input);
             return Edit::Replaced;
         }
-        let joined;
         let fresh = self.held.is_empty();
+        // Kept in one place while it grows: a long command that comes in small pieces is copied no more than it has to be.
+        let mut joined = std::mem::take(&mut self.held);
         let buffer = if fresh {
             input
         } else {
-            let mut held = std::mem::take(&mut self.held);
-            held.extend_from_slice(input);
-            joined = held;
+            joined.extend_from_slice(input);
             joined.as_slice()
         };
         let mut sink = Sink { out, buffer, copied: 0, at: 0 };
@@ -342,8 +347,10 @@ impl Rewriter {
         sink.write();
         if self.gate == Gate::Shut {
             self.held = Vec::new();
-        } else {
+        } else if fresh || at > 0 {
             self.held = buffer[at..].to_vec();
+        } else {
+            self.held = joined;
         }
         self.unread = self.gate != Gate::Open && !self.held.is_empty();
         Edit::Replaced
@@ -413,7 +420,7 @@ impl Rewriter {
             self.shut();
             return false;
         }
-        if self.replies.outstanding() >= BACKLOG_HIGH {
+        if self.replies.outstanding() >= BACKLOG_HIGH || self.replies.answers() >= BACKLOG_BYTES {
             self.gate = Gate::Backlog;
             return false;
         }
@@ -570,7 +577,9 @@ impl Rewriter {
                 return self.gate == Gate::Open;
             }
         }
-        if rest.len() > env.config.limits.max_held_bytes as usize {
+        let most = env.config.limits.max_held_bytes as usize;
+        let most = if self.may_command(env) { most } else { most.min(HELD_UNAUTHENTICATED) };
+        if rest.len() > most {
             self.protocol_error(env, ProtocolError::TooBigHeld, sink);
         }
         false
@@ -587,6 +596,11 @@ impl Rewriter {
             DataPath::Direct => direct::only_key_is_first(command),
             DataPath::Proxy => command.proxy == Proxy::Simple && direct::only_key_is_first(command),
         }
+    }
+
+    /// False while the client has to log in first.
+    fn may_command(&self, env: &Env<'_>) -> bool {
+        self.authenticated || env.host.client_auth.is_none()
     }
 
     /// Decides a command and does what was decided.
@@ -638,7 +652,7 @@ impl Rewriter {
         let host = env.host;
         host.plain
             && known.container.proxy == Proxy::Simple
-            && (self.authenticated || host.client_auth.is_none())
+            && self.may_command(env)
             && !self.transaction.open
             && self.reply_mode == ReplyMode::On
             && known.command.accepts(args.count)
@@ -655,8 +669,7 @@ impl Rewriter {
         sink: &mut Sink<'_>,
     ) -> Decision {
         let name = known.map(|k| k.container.name).unwrap_or_default();
-        if env.host.client_auth.is_some() && !self.authenticated && !matches!(name, "auth" | "hello" | "reset" | "quit")
-        {
+        if !self.may_command(env) && !matches!(name, "auth" | "hello" | "reset" | "quit") {
             env.stats.count(Stat::Unauthenticated);
             return Decision::Deny("NOAUTH Authentication required.".into());
         }
@@ -892,7 +905,8 @@ impl Rewriter {
         let mut input = input;
         if let Login::Sent(identity) = self.login {
             let Some(newline) = memchr::memchr(b'\n', input) else {
-                self.greeting.extend_from_slice(&input[..input.len().min(256)]);
+                let room = GREETING.saturating_sub(self.greeting.len());
+                self.greeting.extend_from_slice(&input[..input.len().min(room)]);
                 return Edit::Replaced;
             };
             let mut line = std::mem::take(&mut self.greeting);
@@ -926,9 +940,7 @@ impl Rewriter {
                 self.gate = Gate::Open;
             }
         }
-        if self.gate == Gate::Backlog && self.replies.outstanding() <= BACKLOG_LOW {
-            self.gate = Gate::Open;
-        }
+        self.open_backlog();
         Edit::Replaced
     }
 
@@ -938,9 +950,7 @@ impl Rewriter {
         if self.replies.shaping()
             && let Some(consumed) = self.replies.take_head(head, total, out)
         {
-            if self.gate == Gate::Backlog && self.replies.outstanding() <= BACKLOG_LOW {
-                self.gate = Gate::Open;
-            }
+            self.open_backlog();
             return Some(consumed);
         }
         if total <= self.most_read(config) {
@@ -950,6 +960,13 @@ impl Rewriter {
         encode::error(out, b"ERR redis-mesh: replies of this size, pipelined, can't be given their form");
         self.shut();
         Some(total)
+    }
+
+    fn open_backlog(&mut self) {
+        let few = self.replies.outstanding() <= BACKLOG_LOW && self.replies.answers() <= BACKLOG_BYTES / 2;
+        if self.gate == Gate::Backlog && few {
+            self.gate = Gate::Open;
+        }
     }
 
     fn login_refused(&mut self, env: &mut Env<'_>, out: &mut Vec<u8>) {

@@ -91,6 +91,8 @@ pub struct Replies {
     secret: Option<Box<[u8; SECRET]>>,
     next: u32,
     pending: VecDeque<Pending>,
+    /// Bytes of the replies in `pending`.
+    answers: usize,
     expected: VecDeque<Expected>,
     shaping: bool,
     tail: Vec<u8>,
@@ -112,6 +114,7 @@ impl Replies {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         form.write(&nonce, out);
+        self.answers += reply.len();
         self.pending.push_back(Pending { number, reply, then });
     }
 
@@ -142,6 +145,11 @@ impl Replies {
     /// Replies and answers that are outstanding, as far as they are followed.
     pub fn outstanding(&self) -> usize {
         self.pending.len().max(self.expected.len())
+    }
+
+    /// Bytes of the answers that are outstanding.
+    pub fn answers(&self) -> usize {
+        self.answers
     }
 
     /// True if the next bytes from upstream must be read; otherwise they may pass unread.
@@ -229,6 +237,7 @@ impl Replies {
             // Older nonces got lost on the way (a reply that the client had switched off): they are dead.
             for dead in self.pending.drain(..index) {
                 outcome.open_gate |= dead.then == Then::OpenGate;
+                self.answers = self.answers.saturating_sub(dead.reply.len());
             }
             let shaping = self.shaping;
             self.matched(out, outcome);
@@ -246,6 +255,7 @@ impl Replies {
         let Some(pending) = self.pending.pop_front() else {
             return;
         };
+        self.answers = self.answers.saturating_sub(pending.reply.len());
         let captured = self.capture.take();
         out.extend_from_slice(&pending.reply);
         match pending.then {
@@ -261,8 +271,7 @@ impl Replies {
             }
             Then::Verify => {
                 outcome.open_gate = true;
-                outcome.login_refused |=
-                    !captured.is_some_and(|c| c.bytes.ends_with(b"+OK\r\n") || no_password_asked(&c.bytes));
+                outcome.login_refused |= !captured.is_some_and(|c| let_in(&c.bytes));
             }
             Then::Shaping(on) => self.shaping = on,
         }
@@ -271,9 +280,11 @@ impl Replies {
     fn emit(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         match &mut self.capture {
             None => out.extend_from_slice(bytes),
+            Some(captured) if captured.whole => captured.bytes.extend_from_slice(bytes),
             Some(captured) => {
-                let kept = if captured.whole { bytes.len() } else { bytes.len().min(64) };
-                captured.bytes.extend_from_slice(&bytes[..kept]);
+                captured.bytes.extend_from_slice(&bytes[bytes.len().saturating_sub(LONGEST_ERROR)..]);
+                let superfluous = captured.bytes.len().saturating_sub(LONGEST_ERROR);
+                captured.bytes.drain(..superfluous);
             }
         }
     }
@@ -363,6 +374,13 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     memchr::memchr_iter(*first, haystack).find(|&at| haystack[at..].starts_with(needle))
 }
 
+/// Whether the last line of what was captured, the reply to a login, says that we are in.
+fn let_in(captured: &[u8]) -> bool {
+    let Some(lines) = captured.strip_suffix(b"\r\n") else { return false };
+    let line = memchr::memrchr(b'\n', lines).map_or(lines, |i| &lines[i + 1..]);
+    line == b"+OK" || no_password_asked(line)
+}
+
 /// A Redis without a password refuses AUTH with a password alone, and lets everybody in.
 pub fn no_password_asked(reply: &[u8]) -> bool {
     let says = |text: &[u8]| find(reply, text).is_some();
@@ -387,7 +405,10 @@ fn frame_of(data: &[u8], from: usize, found: usize) -> Option<(usize, usize, Opt
         let end = found + NONCE + 2;
         return (data.len() >= end).then_some((found - bulk_head.len(), end, number));
     }
-    let newline = memchr::memchr(b'\n', &data[found..])?;
+    let Some(newline) = memchr::memchr(b'\n', &data[found..]) else {
+        // No error of ours is that long.
+        return (data.len() - found > LONGEST_ERROR).then_some((found, found, None));
+    };
     Some((line_start(data, from, found), found + newline + 1, number))
 }
 

@@ -327,5 +327,6 @@ impl Rewriter {
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 
 fn valid_name(name: &[u8]) -> bool {
-    name.iter().all(|b| (b'!'..=b'~').contains(b))
+    // Redis has no limit, but the name stays here as long as the connection.
+    name.len() <= 16 * 1024 && name.iter().all(|b| (b'!'..=b'~').contains(b))
 }
