@@ -452,6 +452,10 @@ fn info_is_that_of_one_redis() -> Result<()> {
             ensure!(replies[2].text().contains("redis_mode:standalone\r\n"), "{}", context());
             ensure!(replies[4].text().contains("cluster_enabled:0\r\n"), "{}", context());
             ensure!(replies[5].text().is_empty(), "{}", context());
+            for sections in [&["everything"][..], &["Replication"], &["server", "clients"]] {
+                let reply = ours.cmd(&[&["INFO"], sections].concat())?;
+                ensure!(refused(&reply) == (path == "proxy") && !reply.text().is_empty(), "{path}: {reply:?}");
+            }
         }
     }
     Ok(())

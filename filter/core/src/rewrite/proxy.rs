@@ -14,6 +14,19 @@ pub(super) const EXECABORT: &str = "EXECABORT Transaction discarded because of p
 pub(super) const EXEC_WITH_ARGUMENTS: &str =
     "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command";
 
+/// Sections of INFO that redis_proxy leaves out.
+const NOT_IN_INFO: &[&[u8]] = &[
+    b"persistence",
+    b"replication",
+    b"modules",
+    b"commandstats",
+    b"errorstats",
+    b"latencystats",
+    b"all",
+    b"everything",
+    b"default",
+];
+
 /// The refusal of what redis_proxy can't do.
 pub(super) fn needs(what: &str) -> String {
     format!("ERR redis-mesh: {what} needs the direct or native data path")
@@ -91,6 +104,11 @@ impl Rewriter {
             }
             "multi" => return Decision::Forward,
             "info" if !single => return Decision::Answer(self.info(env)),
+            // redis_proxy looks at the first section only, and of some it knows nothing: an empty reply.
+            "info" if args.count > 2 => return Decision::Refuse(needs("INFO of several sections")),
+            "info" if NOT_IN_INFO.iter().any(|section| args.get(1).eq_ignore_ascii_case(section)) => {
+                return Decision::Refuse(needs(&format!("INFO {}", args.quoted(1))));
+            }
             // redis_proxy answers with an array of the shards' answers, though there be one.
             "role" => return Decision::Refuse(needs("ROLE")),
             "object" | "config" | "slowlog" if command.own_name() == "help" => {
