@@ -48,6 +48,7 @@ transcripts! {
     proxy_info
     proxy_time
     proxy_routes
+    proxy_prefix_before_a_tag
     proxy_transaction
     proxy_refused_transaction
     proxy_session

@@ -36,7 +36,7 @@ impl Rewriter {
             ));
         }
         // A module's command names its module; any other could be an administrative one that is newer than the table.
-        if env.host.guarded && !name.contains('.') {
+        if self.guarded(env) && !name.contains('.') {
             return Decision::Refuse(format!(
                 "NOPERM redis-mesh: {name} isn't known here and might reveal credentials"
             ));

@@ -598,6 +598,13 @@ impl Rewriter {
         }
     }
 
+    /// True where commands that reveal or change credentials are refused: also on a connection that is still logged in by
+    /// us though its host no longer asks for it.
+    fn guarded(&self, env: &Env<'_>) -> bool {
+        let still_ours = env.host.login.is_none() && matches!(self.login, Login::Done(1..));
+        env.host.guarded || env.host.path == DataPath::Direct && still_ours
+    }
+
     /// False while the client has to log in first.
     fn may_command(&self, env: &Env<'_>) -> bool {
         self.authenticated || env.host.client_auth.is_none()
@@ -690,7 +697,7 @@ impl Rewriter {
             }
             _ => {}
         }
-        if env.host.guarded
+        if self.guarded(env)
             && let Some(reason) = guard::refusal(container, command, args)
         {
             return Decision::Refuse(format!(
@@ -728,18 +735,18 @@ impl Rewriter {
                 Step::Edited
             }
             Decision::Answer(reply) => {
-                self.answer(env, reply, Form::Echo, sink);
+                self.answer(env, reply, sink);
                 Step::Answered
             }
             Decision::Refuse(text) => {
                 env.stats.count(Stat::Refused);
                 self.transaction.dirty |= self.transaction.open;
-                self.answer(env, error(text), Form::Unknown, sink);
+                self.answer(env, error(text), sink);
                 Step::Answered
             }
             Decision::Deny(text) => {
                 self.transaction.dirty |= self.transaction.open;
-                self.answer(env, error(text), Form::Unknown, sink);
+                self.answer(env, error(text), sink);
                 Step::Answered
             }
             Decision::Done => Step::Answered,
@@ -751,7 +758,7 @@ impl Rewriter {
     }
 
     /// Answers a command here, as Redis would have by the client's CLIENT REPLY.
-    fn answer(&mut self, env: &mut Env<'_>, reply: Vec<u8>, form: Form, sink: &mut Sink<'_>) {
+    fn answer(&mut self, env: &mut Env<'_>, reply: Vec<u8>, sink: &mut Sink<'_>) {
         match self.reply_mode {
             // Redis must know that a transaction fails.
             ReplyMode::Off if self.transaction.open => {
@@ -766,8 +773,8 @@ impl Rewriter {
                 self.reply_mode = ReplyMode::On;
             }
             ReplyMode::On => {
-                // redis_proxy answers ECHO itself, in every state.
-                let form = if env.host.path == DataPath::Proxy { Form::Echo } else { form };
+                // redis_proxy answers ECHO itself, in every state. A Redis does not: in MULTI, or to a user who may not.
+                let form = if env.host.path == DataPath::Proxy { Form::Echo } else { Form::Unknown };
                 self.inject(env, form, reply, Then::Nothing, sink.write());
             }
         }

@@ -158,6 +158,9 @@ impl Rewriter {
             return Ok(());
         }
         route_keys(host, command, args, plan)?;
+        if host.single_destination {
+            remains_like_a_tag(args, &plan.edits)?;
+        }
         let Some(&ArgEdit { tag: TagRef::Of { target: first, .. }, .. }) = plan.edits.first() else {
             // No key, such as PUBLISH or a script without keys: it goes where every key goes, and is mirrored as those are.
             let name = container.name.to_ascii_uppercase();
@@ -261,7 +264,8 @@ impl Rewriter {
             return Decision::Refuse(text);
         }
         if env.host.keys_decide || env.host.rewrites_keys {
-            if let Err(text) = route_keys(env.host, command, args, plan) {
+            let routed = route_keys(env.host, command, args, plan);
+            if let Err(text) = routed.and_then(|()| remains_like_a_tag(args, &plan.edits)) {
                 return Decision::Refuse(text);
             }
             // redis_proxy takes no tag off inside MULTI.
@@ -328,8 +332,16 @@ fn not_like_a_tag(container: &Command, args: &Args<'_>) -> Result<(), String> {
         (None, Proxy::SplitPairs) => (1..args.count).step_by(2).any(like_a_tag),
         (None, _) => (1..args.count).any(like_a_tag),
     };
-    if found { Err(needs("a key that begins with the byte 0x01")) } else { Ok(()) }
+    if found { Err(needs(LIKE_A_TAG)) } else { Ok(()) }
 }
+
+/// The same for what is left of keys when their prefixes are removed.
+fn remains_like_a_tag(args: &Args<'_>, edits: &[ArgEdit]) -> Result<(), String> {
+    let found = edits.iter().any(|e| e.strip > 0 && args.get(e.arg as usize).get(e.strip as usize) == Some(&1));
+    if found { Err(needs(LIKE_A_TAG)) } else { Ok(()) }
+}
+
+const LIKE_A_TAG: &str = "a key that begins with the byte 0x01";
 
 fn several(env: &Env<'_>, what: &str) -> String {
     format!("ERR redis-mesh: {what} needs the native data path: {} routes to several destinations", env.host.name)

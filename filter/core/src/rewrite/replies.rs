@@ -1,7 +1,7 @@
 //! The reply direction: local answers put in their place, and replies given their RESP3 shape.
 //!
-//! A filter that may only edit can't write to the client. A local answer therefore travels as an `ECHO` of a nonce (or as
-//! an unknown command that carries the nonce, where Redis would not run `ECHO`), and what comes back is replaced. The nonce
+//! A filter that may only edit can't write to the client. A local answer therefore travels as an `ECHO` of a nonce before
+//! redis_proxy, before a Redis as an unknown command that carries the nonce, and what comes back is replaced. The nonce
 //! begins with 96 random bits of the connection, so no stored value can imitate it, and nothing has to be parsed or counted
 //! while no answer is pending.
 
