@@ -232,8 +232,15 @@ enum Outcome {
 fn run(config: &ProxyConfig, host: &Host, arguments: &[&[u8]]) -> Result<Outcome, String> {
     let mut random = Random::new([0; 32]);
     let mut stats = Stats::default();
-    let mut env =
-        Env { config, host, now: Duration::ZERO, unix: Duration::ZERO, random: &mut random, stats: &mut stats };
+    let mut env = Env {
+        config,
+        host,
+        now: Duration::ZERO,
+        unix: Duration::ZERO,
+        ending: false,
+        random: &mut random,
+        stats: &mut stats,
+    };
     let mut rewriter = Rewriter::new(1);
     let mut request = Vec::new();
     encode::command(&mut request, arguments);

@@ -213,3 +213,16 @@ proptest! {
         }
     }
 }
+
+/// A client that sends everything at once and closes its side gets its answers: the login goes out with the commands.
+#[test]
+fn a_client_that_ends_at_once() {
+    let host = r#"{"host": "h:1", "path": "direct", "upstreamLogin": {"password": "s"}, "targets": [{"destination": "d:1"}], "routes": [{"match": "any", "target": 0}]}"#;
+    let mut harness = Harness::new(Harness::config(host));
+    harness.ending = true;
+    harness.send(b"GET k\r\nPING\r\n");
+    let names: Vec<_> = commands(&harness.next).0.into_iter().map(|c| c[0].clone()).collect();
+    assert_eq!(names, [b"AUTH".to_vec(), b"GET".to_vec(), b"PING".to_vec()]);
+    harness.answer(b"+OK\r\n$-1\r\n+PONG\r\n");
+    assert_eq!(harness.client.escape_ascii().to_string(), "$-1\\r\\n+PONG\\r\\n");
+}

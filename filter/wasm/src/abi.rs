@@ -83,6 +83,17 @@ pub fn replace(kind: BufferType, size: usize, with: &[u8]) -> bool {
     unsafe { host::proxy_set_buffer_bytes(kind, 0, size, with.as_ptr(), with.len()) == OK }
 }
 
+/// Replaces all `size` bytes of a buffer, by emptying it and appending. What is put in front of a buffer, as [`replace`] does, takes
+/// 4 KiB of memory of its own however short it is, and keeps them while a client doesn't read.
+#[must_use]
+pub fn replace_all(kind: BufferType, size: usize, with: &[u8]) -> bool {
+    let append = || {
+        // SAFETY: the slice outlives the call, which copies it. A start behind the end means to append.
+        unsafe { host::proxy_set_buffer_bytes(kind, 1, 0, with.as_ptr(), with.len()) == OK }
+    };
+    replace(kind, size, &[]) && (with.is_empty() || append())
+}
+
 /// Makes calls concern this connection. False: it is gone.
 #[must_use]
 pub fn select(context: u32) -> bool {

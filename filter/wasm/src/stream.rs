@@ -26,6 +26,8 @@ pub struct Connection {
     /// Generation of the configuration that `host` refers to.
     generation: u32,
     stats: Option<Rc<HostStats>>,
+    /// The client has sent its last byte.
+    ended: bool,
     /// Bytes at the beginning of Envoy's read buffer that are ours and wait to be handed on.
     unflushed: usize,
     posted: bool,
@@ -126,7 +128,7 @@ impl Connection {
         let data = abi::buffer(BufferType::UpstreamData, 0, size);
         match self.lend(config, Time::Unneeded, |rewriter, env| rewriter.reply(env, &data, out)) {
             Some(Edit::Unchanged) => true,
-            Some(Edit::Replaced) => *out == data || abi::replace(BufferType::UpstreamData, size, out),
+            Some(Edit::Replaced) => *out == data || abi::replace_all(BufferType::UpstreamData, size, out),
             None => false,
         }
     }
@@ -146,9 +148,10 @@ impl Connection {
             (Time::Needed, DataPath::Direct) => (now_if(host.delays), Duration::ZERO),
             (Time::Needed, DataPath::Proxy) => (now_if(host.delays), Duration::from_nanos(abi::unix_nanoseconds())),
         };
+        let ending = self.ended;
         let result = vm::random(|random| {
             let stats = &mut stats.increments.borrow_mut();
-            call(&mut self.rewriter, &mut Env { config, host, now, unix, random, stats })
+            call(&mut self.rewriter, &mut Env { config, host, now, unix, ending, random, stats })
         });
         vm::count();
         Some(result)
@@ -202,6 +205,7 @@ impl Stream {
             rewriter: Rewriter::new(u64::from(id)),
             host: HostIndex::Unknown,
             stats: None,
+            ended: false,
             unflushed: 0,
             posted: false,
         };
@@ -214,6 +218,7 @@ impl Stream {
         if c.host == HostIndex::Unmanaged {
             return Action::Continue;
         }
+        c.ended |= end;
         let config = c.plugin.config();
         c.resolve(&config);
         match c.host {

@@ -42,6 +42,8 @@ pub struct Env<'a> {
     pub now: Duration,
     /// Time since 1970-01-01.
     pub unix: Duration,
+    /// The client has sent its last byte: whatever goes on is followed by the end of the stream.
+    pub ending: bool,
     /// Randomness.
     pub random: &'a mut Random,
     /// Counters.
@@ -439,6 +441,10 @@ impl Rewriter {
             Login::Due => {
                 sink.write().extend_from_slice(&command);
                 self.login = Login::Sent(identity);
+                if env.ending && env.host.path == DataPath::Direct {
+                    // The end of the stream goes on with the login, so nothing could follow it.
+                    return true;
+                }
                 self.gate = Gate::Reply;
                 false
             }
@@ -462,6 +468,7 @@ impl Rewriter {
                 self.gate = Gate::Reply;
                 false
             }
+            Login::Sent(_) if env.ending && env.host.path == DataPath::Direct => true,
             Login::Sent(_) | Login::Again(_) => {
                 self.gate = Gate::Reply;
                 false

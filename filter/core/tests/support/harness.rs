@@ -13,6 +13,8 @@ pub struct Harness {
     pub random: Random,
     pub stats: Stats,
     pub now: Duration,
+    /// What is sent next is the last.
+    pub ending: bool,
     /// Client bytes that wait because the gate is closed.
     waiting: Vec<u8>,
     /// What the next filter has got.
@@ -30,6 +32,7 @@ impl Harness {
             random: Random::new([5; 32]),
             stats: Stats::default(),
             now: Duration::from_secs(1),
+            ending: false,
             waiting: Vec::new(),
             next: Vec::new(),
             client: Vec::new(),
@@ -48,6 +51,7 @@ impl Harness {
             host: &self.config.hosts[0],
             now: self.now,
             unix: Duration::new(1_700_000_000, 123_456_000),
+            ending: self.ending,
             random: &mut self.random,
             stats: &mut self.stats,
         };
