@@ -17,7 +17,10 @@ mod entry {
     use super::*;
     proxy_wasm::main! {{
         proxy_wasm::set_log_level(LogLevel::Info);
-        proxy_wasm::set_root_context(|id| Box::new(Root { id, plugin: None }));
+        proxy_wasm::set_root_context(|id| {
+            vm::root_began(id);
+            Box::new(Root { id, plugin: None })
+        });
     }}
 }
 
@@ -25,6 +28,12 @@ mod entry {
 struct Root {
     id: u32,
     plugin: Option<Rc<plugin::Plugin>>,
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        vm::root_ended(self.id);
+    }
 }
 
 impl Context for Root {}

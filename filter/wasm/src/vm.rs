@@ -18,6 +18,7 @@ thread_local! {
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
     /// The tick that is set, in milliseconds; 0: none.
     static TICK: Cell<u32> = const { Cell::new(0) };
+    static ROOTS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
     static QUEUE_NAME: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
@@ -115,6 +116,26 @@ pub fn done(context: u32) {
 pub fn wake_at(time: Duration, context: u32) {
     TIMERS.with_borrow_mut(|timers| timers.insert((time, context)));
     arm(time.saturating_sub(now()));
+}
+
+/// A root context begins.
+pub fn root_began(root: u32) {
+    ROOTS.with_borrow_mut(|roots| roots.push(root));
+}
+
+/// A root context is gone, and with it its ticks, on which others may have counted: another one takes over.
+pub fn root_ended(root: u32) {
+    let heir = ROOTS.with_borrow_mut(|roots| {
+        roots.retain(|one| *one != root);
+        roots.last().copied()
+    });
+    if TICK.replace(0) != 0
+        && let Some(heir) = heir
+        && abi::select(heir)
+    {
+        let next = TIMERS.with_borrow(|timers| timers.first().map(|(at, _)| at.saturating_sub(now())));
+        arm(next.unwrap_or(STATS_EVERY).min(STATS_EVERY));
+    }
 }
 
 /// Has counters flushed before long.
