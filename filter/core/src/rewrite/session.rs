@@ -210,8 +210,12 @@ impl Rewriter {
                 encode::command(sink.write(), &[b"RESET"]);
                 sink.write().extend_from_slice(&login);
                 self.inject(env, Form::Unknown, Vec::new(), Then::Verify, sink.write());
-                self.login = Login::Again(env.host.login_identity);
-                self.gate = Gate::Reply;
+                // Behind the client's last byte nothing can follow: what is left goes on at once, and a first login that is
+                // still under way is what the next reply answers.
+                if !env.ending {
+                    self.login = Login::Again(env.host.login_identity);
+                    self.gate = Gate::Reply;
+                }
                 Decision::Done
             }
             (DataPath::Proxy, _) => {
