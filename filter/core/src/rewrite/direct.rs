@@ -28,7 +28,7 @@ impl Rewriter {
         let name = args.quoted(0).to_ascii_uppercase();
         // Redis compares names up to a NUL, so that this may be a command that we do know.
         if args.get(0).contains(&0) {
-            return super::unknown(args);
+            return super::decide::unknown(args);
         }
         if env.host.keys_decide || env.host.rewrites_keys {
             return Decision::Refuse(format!(
