@@ -894,3 +894,27 @@ fn filter_and_listener_arrive_one_after_the_other_under_load() -> Result<()> {
 fn single_proxy_with(cluster: &str, handshake: &str) -> Value {
     RedisProxy::new("single").catch_all(cluster).route("\u{1}", "nowhere", false).password(handshake).filter()
 }
+
+/// The VM's timer is armed on some plugin's root context. When that goes, because its last connection does, another takes over.
+#[test]
+fn delays_outlive_the_plugin_that_armed_the_timer() -> Result<()> {
+    let scene = Scene::new()?;
+    let delayed = |revision: u64| {
+        let faults = vec![fault(FaultKind::Delay, Duration::from_millis(1100), &["get"])];
+        config("ticked", revision, wire::Host { faults, ..direct("x") })
+    };
+    let mut discovered = Discovered::new(&delayed(1))?;
+    let filters = vec![discovered.filter(), tcp_proxy("x")];
+    let envoy = scene.config().listener("direct", scene.subnet.redis(DIRECT), filters).start()?;
+    for revision in 2..4 {
+        let mut old = scene.client(DIRECT)?;
+        old.line("strlen k")?;
+        discovered.push(&envoy, &delayed(revision))?;
+        old.line("strlen k")?;
+        drop(old);
+        // Nothing tells when Envoy has let go of the old root context; it does so soon after the connection's end.
+        std::thread::sleep(Duration::from_millis(1500));
+        scene.client(DIRECT)?.line("get k").context("a delayed command was never answered")?;
+    }
+    Ok(())
+}

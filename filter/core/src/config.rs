@@ -138,6 +138,13 @@ impl TryFrom<wire::FilterConfig> for ProxyConfig {
         if limits.max_arguments == 0 || limits.max_inline_bytes == 0 || limits.max_bulk_bytes == 0 {
             return Err(ConfigError("limits: a limit of 0 would refuse every command".into()));
         }
+        for (name, bytes) in [("maxHeldBytes", limits.max_held_bytes), ("maxShapedBytes", limits.max_shaped_bytes)] {
+            if !(MIN_BUFFER..=MAX_BUFFER).contains(&bytes) {
+                return Err(ConfigError(format!(
+                    "limits.{name}: {bytes} is not between {MIN_BUFFER} and {MAX_BUFFER}"
+                )));
+            }
+        }
         for (i, host) in config.hosts.iter().enumerate() {
             let at = |problem: String| ConfigError(format!("hosts[{i}] ({}): {problem}", host.host));
             if host.selector.is_empty() && out.every.replace(i as u32).is_some() {
@@ -160,6 +167,11 @@ impl TryFrom<wire::FilterConfig> for ProxyConfig {
         Ok(out)
     }
 }
+
+/// What may be held or read at once has to be more than Envoy hands over in one piece of its smallest buffers, and has to fit a
+/// VM of 32 bits several times.
+const MIN_BUFFER: u32 = 64 * 1024;
+const MAX_BUFFER: u32 = 512 * 1024 * 1024;
 
 fn auth_command(username: Option<&str>, password: &str) -> Box<[u8]> {
     let mut out = Vec::new();

@@ -3,6 +3,9 @@
 use crate::wire::KeyMatch;
 use regex_lite::Regex;
 
+/// Bytes of a key that regular expressions are tried on.
+const LONGEST_REGEX_KEY: usize = 64 * 1024;
+
 /// A compiled set of routes.
 #[derive(Debug, Default)]
 pub struct Router {
@@ -80,7 +83,14 @@ impl Router {
         if let Some(route) = self.exact.get(key) {
             return Some(whole(route));
         }
-        self.prefixes.longest(key).or_else(|| self.by_regex(key).or(self.any).map(whole))
+        if let Some(matched) = self.prefixes.longest(key) {
+            return Some(matched);
+        }
+        // A regular expression over a key of megabytes would stop the worker: such a key is taken by no route.
+        if !self.regexes.is_empty() && key.len() > LONGEST_REGEX_KEY {
+            return None;
+        }
+        self.by_regex(key).or(self.any).map(whole)
     }
 
     fn by_regex(&self, key: &[u8]) -> Option<u32> {
@@ -313,6 +323,13 @@ mod tests {
             let want = words.iter().step_by(3).filter(|p| word.starts_with(*p)).map(|p| p.len()).max();
             assert_eq!(router.route(word.as_bytes()).map(|m| m.prefix as usize), want, "{word}");
         }
+    }
+
+    #[test]
+    fn a_huge_key_meets_no_regex() {
+        let key = "x".repeat(LONGEST_REGEX_KEY + 1);
+        check(&[KeyMatch::Any, regex("x")], false, &[(&key, None), (&key[1..], Some((1, 0)))]);
+        check(&[KeyMatch::Any, regex("y"), prefix("x")], false, &[(&key, Some((2, 1)))]);
     }
 
     #[test]

@@ -130,6 +130,8 @@ impl Rewriter {
                 self.transaction = Transaction { open: true, ..Transaction::default() };
             }
             "subscribe" | "psubscribe" | "ssubscribe" => self.subscriber = true,
+            // One of the three kinds of subscriptions may be left. Redis knows; ours is only the better error.
+            "unsubscribe" | "punsubscribe" | "sunsubscribe" if args.count == 1 => self.subscriber = false,
             "client" if args.count == 3 && args.get(1).eq_ignore_ascii_case(b"reply") => {
                 reply_mode = match args.get(2).to_ascii_lowercase().as_slice() {
                     b"on" => Some(ReplyMode::On),

@@ -183,14 +183,19 @@ impl Rewriter {
             return Err("CROSSSLOT redis-mesh: keys route to different destinations".into());
         }
         // One draw for each target of a command: its keys are mirrored together or not at all.
-        let mut drawn: Option<(u32, u32)> = None;
+        let mut drawn: Vec<(u32, u32)> = Vec::new();
         for edit in &mut plan.edits {
             let target = target_of(edit);
-            let mask = match drawn {
-                Some((t, mask)) if t == target => mask,
-                _ => self.mirror(env, target, command),
+            let mirrored = host.targets.get(target as usize).is_some_and(|t| !t.mirrors.is_empty());
+            let mask = match drawn.iter().find(|(t, _)| *t == target) {
+                Some(&(_, mask)) => mask,
+                None if mirrored => {
+                    let mask = self.mirror(env, target, command);
+                    drawn.push((target, mask));
+                    mask
+                }
+                None => 0,
             };
-            drawn = Some((target, mask));
             plan.mirrored |= mask != 0;
             edit.tag = TagRef::Of { target, tag: mask };
         }
