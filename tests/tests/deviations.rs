@@ -505,7 +505,8 @@ fn e13_info_does_not_pretend_a_cluster() -> Result<()> {
     let scene = scene()?;
     let mode = |at: u8| -> Result<Option<String>> {
         let text = scene.client(at)?.ok(&["INFO"])?.text();
-        Ok(info_field(&text, "redis_mode").map(str::to_string))
+        // Valkey has another name for it.
+        Ok(info_field(&text, "redis_mode").or(info_field(&text, "server_mode")).map(str::to_string))
     };
     assert_eq!(mode(ALONE_SINGLE)?.as_deref(), Some("cluster"), "redis_proxy alone now does better");
     assert_eq!(mode(DIRECT)?.as_deref(), Some("standalone"));

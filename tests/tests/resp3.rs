@@ -340,7 +340,13 @@ fn hello_changes_the_protocol_where_it_stands() -> Result<()> {
         for (how, ours) in [("one by one", one_by_one), ("at once", at_once)] {
             for ((line, ours), expected) in lines.iter().zip(&ours).zip(&expected) {
                 let (ours, expected) = (without_identity(ours), without_identity(expected));
-                ensure!(ours == expected, "{path}, {how}: {line}: {ours:?}, by the server {expected:?}");
+                // On `proxy` HELLO doesn't say which server stands behind; Valkey gives its own name and modules.
+                let named = line.starts_with("hello") && format!("{expected:?}").contains("valkey");
+                let same_kind = std::mem::discriminant(&ours) == std::mem::discriminant(&expected);
+                ensure!(
+                    ours == expected || named && path == "proxy" && same_kind,
+                    "{path}, {how}: {line}: {ours:?}, by the server {expected:?}"
+                );
             }
         }
     }
@@ -449,7 +455,8 @@ fn info_is_that_of_one_redis() -> Result<()> {
             for reply in [&replies[2], &replies[4], &replies[5]] {
                 ensure!(matches!(reply, Reply::Verbatim(_)) == (protocol == "3"), "{}", context());
             }
-            ensure!(replies[2].text().contains("redis_mode:standalone\r\n"), "{}", context());
+            // Valkey calls it `server_mode`.
+            ensure!(replies[2].text().contains("_mode:standalone\r\n"), "{}", context());
             ensure!(replies[4].text().contains("cluster_enabled:0\r\n"), "{}", context());
             ensure!(replies[5].text().is_empty(), "{}", context());
             for sections in [&["everything"][..], &["Replication"], &["server", "clients"]] {

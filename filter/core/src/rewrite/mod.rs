@@ -407,14 +407,17 @@ impl Rewriter {
                     // Redis keeps a connection that is logged in logged in.
                     return true;
                 }
-                let form = if env.host.path == DataPath::Direct { Form::Unknown } else { Form::Echo };
-                self.inject(env, form, Vec::new(), Then::Capture, sink.write());
+                // A redis_proxy that refuses a password refuses everything after it, but for commands that it doesn't know.
+                let (before, after) = match env.host.path {
+                    DataPath::Direct => (Form::Hello, Form::Hello),
+                    DataPath::Proxy => (Form::Echo, Form::Unknown),
+                };
+                self.inject(env, before, Vec::new(), Then::Capture, sink.write());
                 sink.write().extend_from_slice(&command);
                 if self.following() {
                     self.replies.expect(Expected::Reply(Shape::Plain));
                 }
-                // A redis_proxy that refuses a password refuses everything after it, but for commands that it doesn't know.
-                self.inject(env, Form::Unknown, Vec::new(), Then::Verify, sink.write());
+                self.inject(env, after, Vec::new(), Then::Verify, sink.write());
                 self.login = Login::Again(identity);
                 self.gate = Gate::Reply;
                 false

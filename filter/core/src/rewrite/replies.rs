@@ -24,6 +24,9 @@ pub enum Form {
     /// `nonce`, a command that no server knows: its error comes back even inside MULTI (which it aborts, as an error
     /// there should), to a subscriber, and before a login.
     Unknown,
+    /// `HELLO 2 nonce`, whose error quotes the option that isn't one. It comes back before a login on every server (Valkey
+    /// answers unknown commands with NOAUTH there), but not inside MULTI or to a subscriber.
+    Hello,
 }
 
 impl Form {
@@ -31,6 +34,7 @@ impl Form {
         match self {
             Form::Echo => encode::command(out, &[b"ECHO", nonce]),
             Form::Unknown => encode::command(out, &[nonce]),
+            Form::Hello => encode::command(out, &[b"HELLO", b"2", nonce]),
         }
     }
 }
@@ -428,10 +432,11 @@ fn possible_nonce(data: &[u8], from: usize, secret: &[u8]) -> usize {
     let longest = head.len().min(data.len() - from);
     let bulk = (1..=longest).rev().map(|n| data.len() - n).find(|&at| head.starts_with(&data[at..]));
     let line = memchr::memrchr(b'\n', &data[from..]).map_or(from, |i| from + i + 1);
-    let unknown: &[u8] = b"-ERR unknown command";
     let text = &data[line..];
-    let error =
-        !text.is_empty() && text.len() < LONGEST_ERROR && (unknown.starts_with(text) || text.starts_with(unknown));
+    let begins = |form: &[u8]| form.starts_with(text) || text.starts_with(form);
+    let error = !text.is_empty()
+        && text.len() < LONGEST_ERROR
+        && (begins(b"-ERR unknown command") || begins(b"-ERR Syntax error in HELLO option"));
     let error = error.then_some(line);
     bulk.into_iter().chain(error).min().unwrap_or(data.len())
 }

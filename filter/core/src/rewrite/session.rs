@@ -209,7 +209,7 @@ impl Rewriter {
                 self.inject(env, Form::Unknown, done, Then::Capture, sink.write());
                 encode::command(sink.write(), &[b"RESET"]);
                 sink.write().extend_from_slice(&login);
-                self.inject(env, Form::Unknown, Vec::new(), Then::Verify, sink.write());
+                self.inject(env, Form::Hello, Vec::new(), Then::Verify, sink.write());
                 // Behind the client's last byte nothing can follow: what is left goes on at once, and a first login that is
                 // still under way is what the next reply answers.
                 if !env.ending {
