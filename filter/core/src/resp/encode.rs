@@ -12,6 +12,17 @@ pub fn bulk(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends a text: a verbatim string in RESP3, a bulk string in RESP2.
+pub fn text(out: &mut Vec<u8>, resp3: bool, text: &str) {
+    if !resp3 {
+        return bulk(out, text.as_bytes());
+    }
+    header(out, b'=', text.len() as u64 + 4);
+    out.extend_from_slice(b"txt:");
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends `:n\r\n`.
 pub fn integer(out: &mut Vec<u8>, n: u64) {
     header(out, b':', n);

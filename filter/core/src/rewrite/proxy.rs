@@ -307,14 +307,7 @@ impl Rewriter {
             let _ = write!(text, "destination:{}\r\n", target.destination);
         }
         let mut out = Vec::new();
-        if self.resp3 {
-            encode::header(&mut out, b'=', text.len() as u64 + 4);
-            out.extend_from_slice(b"txt:");
-            out.extend_from_slice(text.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        } else {
-            encode::bulk(&mut out, text.as_bytes());
-        }
+        encode::text(&mut out, self.resp3, &text);
         out
     }
 }

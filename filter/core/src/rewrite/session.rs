@@ -309,15 +309,7 @@ impl Rewriter {
                     if self.resp3 { 3 } else { 2 }
                 );
                 let mut out = Vec::new();
-                match self.resp3 {
-                    true => {
-                        encode::header(&mut out, b'=', text.len() as u64 + 4);
-                        out.extend_from_slice(b"txt:");
-                        out.extend_from_slice(text.as_bytes());
-                        out.extend_from_slice(b"\r\n");
-                    }
-                    false => encode::bulk(&mut out, text.as_bytes()),
-                }
+                encode::text(&mut out, self.resp3, &text);
                 Decision::Answer(out)
             }
             (b"no-evict" | b"no-touch", 3) => ok,
