@@ -11,6 +11,9 @@ use super::backend::Backends;
 use super::envoy::{self, Use};
 use super::mesh::{self, Options};
 
+/// The kind.
+pub const KIND: &str = "EnvoyFilter";
+
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 const CONTEXT: &str = "SIDECAR_OUTBOUND";
 
@@ -18,7 +21,7 @@ const CONTEXT: &str = "SIDECAR_OUTBOUND";
 pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1alpha3",
-        "kind": "EnvoyFilter",
+        "kind": KIND,
         "metadata": {
             "name": name,
             "namespace": namespace,

@@ -4,7 +4,8 @@
 //! its address too, and the handshake then fails at whatever is behind it; a host on `direct` that leads elsewhere is known
 //! only by what the listener itself says of where it leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use redis_mesh_core::wire;
 use serde_json::{Value, json};
@@ -22,12 +23,17 @@ use super::handshake::HandshakeKey;
 use super::standalone::Listen;
 use super::{digest, filter_config, hex, wasm_plugin};
 
-/// The size of a WasmPlugin's configuration above which hosts are configured each by itself.
-const MAX_PLUGIN: usize = 256 * 1024;
+/// The size of a WasmPlugin's configuration, in bytes, above which hosts are configured each by itself.
+pub const MAX_PLUGIN: usize = 256 * 1024;
+/// The size below which they come together again: not the same, so that one host more or less doesn't move all of them.
+pub const MIN_PLUGIN: usize = 192 * 1024;
 /// The size above which one object is too much for an API server.
 const MAX_OBJECT: usize = 1024 * 1024;
+/// The size of a host's configuration from which on its object is measured.
+const LARGE: usize = 256 * 1024;
 
 /// What is needed besides the services.
+#[derive(Clone)]
 pub struct Options {
     /// Where proxies fetch the filter.
     pub filter_url: String,
@@ -39,8 +45,6 @@ pub struct Options {
     pub per_host: bool,
     /// Addresses of hosts that are no Services, such as those of ServiceEntries.
     pub listen: Vec<Listen>,
-    /// The number of this push.
-    pub revision: u64,
     /// The key of the handshakes.
     pub handshake_key: HandshakeKey,
 }
@@ -50,42 +54,225 @@ pub fn labels() -> Value {
     json!({"app.kubernetes.io/managed-by": "redis-mesh", "app.kubernetes.io/part-of": "redis-mesh"})
 }
 
-/// Everything that one service needs.
-struct Rendered<'a> {
-    service: &'a ValidatedService,
+/// A service with what follows from it alone.
+pub struct Piece {
+    /// The service.
+    pub service: ValidatedService,
+    /// Where its objects are.
+    pub namespace: String,
     backends: Backends,
-    namespace: String,
+    /// The names of its listeners; none if they are not known.
+    listeners: Vec<String>,
+    /// Bytes that it takes in a WasmPlugin.
+    size: usize,
     per_host: bool,
 }
 
-/// Builds all objects, in a fixed order.
-pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut Diagnostics) -> Vec<Value> {
-    let mut rendered: Vec<Rendered<'_>> = services
-        .iter()
-        .map(|service| Rendered {
-            service,
-            backends: backend::backends(service),
-            namespace: match &service.scope {
-                Scope::Mesh => options.root_namespace.clone(),
-                Scope::Namespace(namespace) => namespace.clone(),
-            },
-            per_host: options.per_host || needs_per_host(service),
-        })
-        .collect();
-    let mut objects = plugins(&mut rendered, options, diagnostics);
-    for one in &rendered {
-        objects.extend(listener(one, options, diagnostics));
+impl Piece {
+    /// Prepares a service, and reports why it can't be served in a mesh.
+    pub fn new(service: ValidatedService, options: &Options, diagnostics: &mut Diagnostics) -> Piece {
+        let namespace = match &service.scope {
+            Scope::Mesh => options.root_namespace.clone(),
+            Scope::Namespace(namespace) => namespace.clone(),
+        };
+        let per_host = options.per_host || needs_per_host(&service);
+        let backends = backend::backends(&service);
+        let listeners = listener_names(&service, options).unwrap_or_else(|message| {
+            if per_host || changes_listener(&service) {
+                diagnostics.add(&service.owner, "spec.host", Reason::Unresolved, message);
+            }
+            Vec::new()
+        });
+        let mut piece = Piece { service, namespace, backends, listeners, size: 0, per_host };
+        let config = filter_config::document(piece.service.address.to_string(), 1, vec![piece.host(options)]);
+        filter_config::check(&config, &piece.service, diagnostics);
+        piece.size = filter_config::json(&config).len();
+        if piece.size > LARGE {
+            let size = piece.listener(true, options, 1).to_string().len();
+            if size > MAX_OBJECT {
+                let message = format!(
+                    "what follows from it for {} has {size} bytes, more than an API server takes; use fewer routes",
+                    piece.service.address
+                );
+                diagnostics.add(&piece.service.owner, "spec.redis", Reason::Unsupported, message);
+            }
+        }
+        for destination in piece.service.destinations() {
+            if destination.policy.tcp.max_connections.is_some() && envoy_filter::found(destination) == Found::Istio {
+                let owner = destination.policy.object.as_ref().unwrap_or(&piece.service.owner);
+                let message = "has no effect in a mesh, where Istio's own cluster is used; set connectionPool.tcp.maxConnections in a DestinationRule";
+                let field = "spec.trafficPolicy.connectionPool.tcp.maxConnections";
+                diagnostics.add(owner, field, Reason::NoEffect, message);
+            }
+        }
+        piece
     }
-    objects.extend(clusters(&rendered, diagnostics));
-    for object in &objects {
-        let size = object.to_string().len();
-        if size > MAX_OBJECT {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            let message = format!("{name} would have {size} bytes, more than an API server takes; use fewer routes");
-            diagnostics.add(&Subject::default(), "", Reason::Unsupported, message);
+
+    /// The host as the filter of a WasmPlugin gets it.
+    fn host(&self, options: &Options) -> wire::Host {
+        filter_config::host(&self.service, &self.backends, &options.handshake_key, selector(&self.service))
+    }
+
+    /// True if it has to be configured by itself, whatever the others are.
+    pub fn is_per_host(&self) -> bool {
+        self.per_host
+    }
+}
+
+/// A host's place among all: the namespace of its objects, and its port.
+pub type Group = (String, u16);
+
+/// One object that is to be.
+pub struct Planned {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// What it is, and what it is made from.
+    pub content: Content,
+}
+
+/// What an object is made from.
+pub enum Content {
+    /// A WasmPlugin of a port: the services, and hosts that are kept as they are.
+    Plugin {
+        /// The port.
+        port: u16,
+        /// The services.
+        pieces: Vec<Arc<Piece>>,
+        /// Hosts whose services can't be told at the moment.
+        kept: Vec<wire::Host>,
+    },
+    /// The EnvoyFilter of a host.
+    Listener {
+        /// The service.
+        piece: Arc<Piece>,
+        /// With the filter's configuration.
+        per_host: bool,
+    },
+    /// The EnvoyFilter of a destination.
+    Cluster {
+        /// The destination.
+        destination: Arc<Destination>,
+        /// What it has to serve.
+        usage: Use,
+        /// Only for the clients of a namespace.
+        scope: Option<String>,
+        /// The services that lead there.
+        pieces: Vec<Arc<Piece>>,
+    },
+}
+
+/// What has to be known of the past for a plan.
+#[derive(Default)]
+pub struct Past {
+    /// Groups that were too large for a WasmPlugin.
+    pub large: BTreeSet<Group>,
+    /// Hosts in WasmPlugins that must stay as they are.
+    pub kept: BTreeMap<Group, Vec<wire::Host>>,
+}
+
+/// Plans all objects, in a fixed order.
+pub fn plan(pieces: &[Arc<Piece>], past: &Past) -> Vec<Planned> {
+    let mut groups: BTreeMap<Group, Vec<&Arc<Piece>>> = BTreeMap::new();
+    for piece in pieces.iter().filter(|piece| !piece.per_host) {
+        groups.entry((piece.namespace.clone(), piece.service.address.port)).or_default().push(piece);
+    }
+    for group in past.kept.keys() {
+        groups.entry(group.clone()).or_default();
+    }
+    let mut planned = Vec::new();
+    let mut large: BTreeSet<Group> = BTreeSet::new();
+    for (group, members) in groups {
+        let kept = past.kept.get(&group).cloned().unwrap_or_default();
+        let kept_size = |host| serde_json::to_string(host).unwrap_or_default().len();
+        let size = members.iter().map(|piece| piece.size).chain(kept.iter().map(kept_size)).sum::<usize>();
+        let limit = if past.large.contains(&group) { MIN_PLUGIN } else { MAX_PLUGIN };
+        let mut pieces: Vec<Arc<Piece>> = members.into_iter().cloned().collect();
+        if size > limit {
+            // Those whose listeners are not known can only stay.
+            pieces.retain(|piece| piece.listeners.is_empty());
+            large.insert(group.clone());
+        }
+        if pieces.is_empty() && kept.is_empty() {
+            continue;
+        }
+        let (namespace, port) = group;
+        let content = Content::Plugin { port, pieces, kept };
+        planned.push(Planned { namespace, name: wasm_plugin::name(port), content });
+    }
+    for piece in pieces {
+        let is_large = large.contains(&(piece.namespace.clone(), piece.service.address.port));
+        let per_host = piece.per_host || is_large;
+        if piece.listeners.is_empty() || !per_host && !changes_listener(&piece.service) {
+            continue;
+        }
+        let (namespace, name) = (piece.namespace.clone(), object_name("redis-mesh", &piece.service.address));
+        planned.push(Planned { namespace, name, content: Content::Listener { piece: piece.clone(), per_host } });
+    }
+    planned.extend(clusters(pieces));
+    planned
+}
+
+impl Planned {
+    /// `WasmPlugin` or `EnvoyFilter`.
+    pub fn kind(&self) -> &'static str {
+        match self.content {
+            Content::Plugin { .. } => wasm_plugin::KIND,
+            Content::Listener { .. } | Content::Cluster { .. } => envoy_filter::KIND,
         }
     }
-    objects
+
+    /// Our objects from which it follows: services, and the destinations where they lead.
+    pub fn subjects(&self) -> Vec<&Subject> {
+        let pieces = match &self.content {
+            Content::Plugin { pieces, .. } | Content::Cluster { pieces, .. } => pieces.as_slice(),
+            Content::Listener { piece, .. } => std::slice::from_ref(piece),
+        };
+        let mut subjects: Vec<&Subject> = Vec::new();
+        match &self.content {
+            Content::Cluster { destination, .. } => subjects.extend(destination.policy.object.as_ref()),
+            Content::Plugin { .. } | Content::Listener { .. } => {
+                let destinations = pieces.iter().flat_map(|piece| piece.service.destinations());
+                subjects.extend(destinations.filter_map(|destination| destination.policy.object.as_ref()));
+            }
+        }
+        subjects.extend(pieces.iter().map(|piece| &piece.service.owner));
+        subjects
+    }
+
+    /// The object, as the push of this number.
+    pub fn build(&self, options: &Options, revision: u64) -> Value {
+        match &self.content {
+            Content::Plugin { port, pieces, kept } => {
+                let hosts = pieces.iter().map(|piece| piece.host(options)).chain(kept.iter().cloned()).collect();
+                let config = filter_config::document(format!("redis-mesh/{}/{port}", self.namespace), revision, hosts);
+                wasm_plugin::object(&self.namespace, *port, &config, options)
+            }
+            Content::Listener { piece, per_host } => {
+                piece.listener(*per_host, options, revision)
+            }
+            Content::Cluster { destination, usage, scope, pieces } => {
+                let owner = destination.policy.object.as_ref().or(pieces.first().map(|piece| &piece.service.owner));
+                let patch = envoy_filter::cluster(destination, *usage, scope.as_deref());
+                let purpose = owner.map(|owner| format!("{} {}", owner.kind, owner.name)).unwrap_or_default();
+                envoy_filter::object(&self.namespace, &self.name, &purpose, patch.into_iter().collect())
+            }
+        }
+    }
+}
+
+/// Builds all objects, in a fixed order.
+pub fn build(
+    services: &[ValidatedService],
+    options: &Options,
+    revision: u64,
+    diagnostics: &mut Diagnostics,
+) -> Vec<Value> {
+    let pieces: Vec<Arc<Piece>> =
+        services.iter().map(|service| Arc::new(Piece::new(service.clone(), options, diagnostics))).collect();
+    let planned = plan(&pieces, &Past::default());
+    planned.iter().map(|planned| planned.build(options, revision)).collect()
 }
 
 /// Only in a filter that is configured by itself does Envoy hide the configuration, so that is where a password goes.
@@ -94,32 +281,15 @@ fn needs_per_host(service: &ValidatedService) -> bool {
     service.path == wire::DataPath::Direct && logs_in
 }
 
-/// One WasmPlugin for each namespace and port.
-fn plugins(rendered: &mut [Rendered<'_>], options: &Options, diagnostics: &mut Diagnostics) -> Vec<Value> {
-    let mut groups: BTreeMap<(String, u16), Vec<usize>> = BTreeMap::new();
-    for (index, one) in rendered.iter().enumerate().filter(|(_, one)| !one.per_host) {
-        groups.entry((one.namespace.clone(), one.service.address.port)).or_default().push(index);
-    }
-    let mut objects = Vec::new();
-    for ((namespace, port), members) in groups {
-        let hosts = members
-            .iter()
-            .filter_map(|index| rendered.get(*index))
-            .map(|one| filter_config::host(one.service, &one.backends, &options.handshake_key, selector(one.service)))
-            .collect();
-        let config = filter_config::document(format!("redis-mesh/{namespace}/{port}"), options.revision, hosts);
-        if filter_config::json(&config).len() > MAX_PLUGIN {
-            for index in members {
-                rendered[index].per_host = true;
-            }
-            continue;
-        }
-        if let Some(first) = members.first().and_then(|index| rendered.get(*index)) {
-            filter_config::check(&config, first.service, diagnostics);
-        }
-        objects.push(wasm_plugin::object(&namespace, port, &config, options));
-    }
-    objects
+/// True if the listener of a host must differ from what Istio makes it, for more than the filter.
+fn changes_listener(service: &ValidatedService) -> bool {
+    service.path == wire::DataPath::Proxy || leads_elsewhere(service)
+}
+
+/// True on `direct` to another host, or to this one in a cluster of ours.
+fn leads_elsewhere(service: &ValidatedService) -> bool {
+    service.path == wire::DataPath::Direct
+        && !service.single_destination().is_some_and(|single| is_own_cluster(service, single))
 }
 
 /// By what the filter of a WasmPlugin knows the connections of a host.
@@ -159,54 +329,45 @@ fn is_own_cluster(service: &ValidatedService, destination: &Destination) -> bool
     destination.address == service.address && envoy_filter::found(destination) == Found::Istio
 }
 
-/// The EnvoyFilter of a host, if its listener has to be changed.
-fn listener(one: &Rendered<'_>, options: &Options, diagnostics: &mut Diagnostics) -> Option<Value> {
-    let service = one.service;
-    let single = service.single_destination();
-    let leads_elsewhere =
-        service.path == wire::DataPath::Direct && !single.is_some_and(|single| is_own_cluster(service, single));
-    if service.path == wire::DataPath::Direct && !leads_elsewhere && !one.per_host {
-        return None;
-    }
-    let listeners = match listener_names(service, options) {
-        Ok(names) => names,
-        Err(message) => {
-            diagnostics.add(&service.owner, "spec.host", Reason::Unresolved, message);
-            return None;
-        }
-    };
-    let scope = scope_of(service);
-    let cluster = |destination: &Destination| envoy_filter::cluster_name(destination, scope);
-    let mut patches = Vec::new();
-    let name = object_name("redis-mesh", &service.address);
-    if one.per_host {
-        // Where the listener leads is part of the name, so that credentials never meet a listener that leads elsewhere.
-        let leads = single.map(|single| cluster(single)).unwrap_or_default();
-        let extension = format!("{name}-{}", &hex(&digest(&[&token(service), &leads]))[..8]);
-        let host = filter_config::host(service, &one.backends, &options.handshake_key, wire::Selector::default());
-        let config =
-            filter_config::document(format!("redis-mesh/{}/{extension}", one.namespace), options.revision, vec![host]);
-        filter_config::check(&config, service, diagnostics);
-        patches.push(envoy_filter::extension(&extension, &config, options));
-        patches.extend(listeners.iter().map(|listener| envoy_filter::discovered_filter(listener, &extension)));
-    } else {
+impl Piece {
+    /// The EnvoyFilter of the host.
+    fn listener(&self, per_host: bool, options: &Options, revision: u64) -> Value {
+        let (service, listeners) = (&self.service, &self.listeners);
+        let single = service.single_destination();
+        let scope = scope_of(service);
+        let cluster = |destination: &Destination| envoy_filter::cluster_name(destination, scope);
+        let mut patches = Vec::new();
+        let name = object_name("redis-mesh", &service.address);
         let token = token(service);
-        patches.extend(listeners.iter().map(|listener| envoy_filter::metadata(listener, &token)));
-    }
-    for listener in &listeners {
-        match (service.path, single) {
-            (wire::DataPath::Proxy, _) => {
-                let password = options.handshake_key.password(service, &one.backends);
-                patches.push(envoy_filter::redis_proxy(listener, service, &one.backends, &password, &cluster));
-            }
-            (wire::DataPath::Direct, Some(single)) if leads_elsewhere => {
-                patches.push(envoy_filter::other_cluster(listener, &cluster(single)));
-            }
-            (wire::DataPath::Direct, _) => {}
+        if per_host {
+            // Where the listener leads is part of the name, so that credentials never meet a listener that leads elsewhere.
+            let leads = single.map(|single| cluster(single)).unwrap_or_default();
+            let extension = format!("{name}-{}", &hex(&digest(&[&token, &leads]))[..8]);
+            let host = filter_config::host(service, &self.backends, &options.handshake_key, wire::Selector::default());
+            let config =
+                filter_config::document(format!("redis-mesh/{}/{extension}", self.namespace), revision, vec![host]);
+            patches.push(envoy_filter::extension(&extension, &config, options));
+            patches.extend(listeners.iter().map(|listener| envoy_filter::discovered_filter(listener, &extension)));
+            // The filter of a WasmPlugin that is there too leaves the connection to this one.
+            patches.extend(listeners.iter().map(|listener| envoy_filter::metadata(listener, wire::CONFIGURED_BY_ITSELF)));
+        } else {
+            patches.extend(listeners.iter().map(|listener| envoy_filter::metadata(listener, &token)));
         }
+        for listener in listeners {
+            match (service.path, single) {
+                (wire::DataPath::Proxy, _) => {
+                    let password = options.handshake_key.password(service, &self.backends);
+                    patches.push(envoy_filter::redis_proxy(listener, service, &self.backends, &password, &cluster));
+                }
+                (wire::DataPath::Direct, Some(single)) if leads_elsewhere(service) => {
+                    patches.push(envoy_filter::other_cluster(listener, &cluster(single)));
+                }
+                (wire::DataPath::Direct, _) => {}
+            }
+        }
+        let purpose = format!("{} {}", service.owner.kind, service.owner.name);
+        envoy_filter::object(&self.namespace, &name, &purpose, patches)
     }
-    let purpose = format!("{} {}", service.owner.kind, service.owner.name);
-    Some(envoy_filter::object(&one.namespace, &name, &purpose, patches))
 }
 
 /// The names that Istio gives the outbound listeners of a host.
@@ -246,31 +407,39 @@ fn object_name(kind: &str, address: &HostPort) -> String {
 /// The EnvoyFilters of the destinations, each once for each namespace.
 ///
 /// The cluster to which tags lead that are not known is not among them: a cluster that is not there answers the same.
-fn clusters(rendered: &[Rendered<'_>], diagnostics: &mut Diagnostics) -> Vec<Value> {
-    type Wanted<'a> = (&'a Destination, Use, Option<&'a str>, &'a ValidatedService);
-    let mut found: BTreeMap<(&str, String), Wanted<'_>> = BTreeMap::new();
-    for one in rendered {
-        let usage = Use::of(one.service.path);
-        let scope = scope_of(one.service);
-        for destination in one.service.destinations() {
-            let key = (one.namespace.as_str(), destination.address.to_string());
-            let entry = found.entry(key).or_insert((destination, usage, scope, one.service));
+fn clusters(pieces: &[Arc<Piece>]) -> Vec<Planned> {
+    struct Wanted<'a> {
+        destination: &'a Arc<Destination>,
+        usage: Use,
+        scope: Option<&'a str>,
+        pieces: Vec<Arc<Piece>>,
+    }
+    let mut found: BTreeMap<(&str, &HostPort), Wanted<'_>> = BTreeMap::new();
+    for piece in pieces {
+        let (usage, scope) = (Use::of(piece.service.path), scope_of(&piece.service));
+        for destination in piece.service.destinations() {
+            let wanted = found
+                .entry((&piece.namespace, &destination.address))
+                .or_insert_with(|| Wanted { destination, usage, scope, pieces: Vec::new() });
+            wanted.pieces.push(piece.clone());
             // What `redis_proxy` needs does no harm to `tcp_proxy`.
             if usage == Use::Proxy {
-                entry.1 = usage;
+                wanted.usage = usage;
             }
         }
     }
-    let mut objects = Vec::new();
-    for ((namespace, _), (destination, usage, scope, service)) in found {
-        let owner = destination.policy.object.as_ref().unwrap_or(&service.owner);
-        if destination.policy.tcp.max_connections.is_some() && envoy_filter::found(destination) == Found::Istio {
-            let message = "has no effect in a mesh, where Istio's own cluster is used; set connectionPool.tcp.maxConnections in a DestinationRule";
-            diagnostics.add(owner, "spec.trafficPolicy.connectionPool.tcp.maxConnections", Reason::NoEffect, message);
-        }
-        let Some(patch) = envoy_filter::cluster(destination, usage, scope) else { continue };
-        let name = object_name("redis-mesh-to", &destination.address);
-        objects.push(envoy_filter::object(namespace, &name, &format!("{} {}", owner.kind, owner.name), vec![patch]));
-    }
-    objects
+    let planned = found.into_iter().filter_map(|((namespace, _), wanted)| {
+        envoy_filter::cluster(wanted.destination, wanted.usage, wanted.scope)?;
+        Some(Planned {
+            namespace: namespace.to_owned(),
+            name: object_name("redis-mesh-to", &wanted.destination.address),
+            content: Content::Cluster {
+                destination: wanted.destination.clone(),
+                usage: wanted.usage,
+                scope: wanted.scope.map(str::to_owned),
+                pieces: wanted.pieces,
+            },
+        })
+    });
+    planned.collect()
 }

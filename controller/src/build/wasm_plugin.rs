@@ -6,6 +6,14 @@ use serde_json::{Value, json};
 
 use super::mesh::Options;
 
+/// The kind.
+pub const KIND: &str = "WasmPlugin";
+
+/// The name of that of a port.
+pub fn name(port: u16) -> String {
+    format!("redis-mesh-{port}")
+}
+
 /// One WasmPlugin.
 pub fn object(namespace: &str, port: u16, config: &wire::FilterConfig, options: &Options) -> Value {
     let mut spec = json!({
@@ -21,8 +29,8 @@ pub fn object(namespace: &str, port: u16, config: &wire::FilterConfig, options: 
     }
     json!({
         "apiVersion": "extensions.istio.io/v1alpha1",
-        "kind": "WasmPlugin",
-        "metadata": {"name": format!("redis-mesh-{port}"), "namespace": namespace, "labels": super::mesh::labels()},
+        "kind": KIND,
+        "metadata": {"name": name(port), "namespace": namespace, "labels": super::mesh::labels()},
         "spec": spec,
     })
 }

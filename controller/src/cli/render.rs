@@ -166,10 +166,9 @@ impl Istio {
             root_namespace: self.root_namespace,
             per_host: self.delivery == Delivery::PerHost,
             listen: self.listen,
-            revision: self.revision,
             handshake_key,
         };
-        let objects = mesh::build(&services, &options, diagnostics);
+        let objects = mesh::build(&services, &options, self.revision, diagnostics);
         if diagnostics.has_errors() {
             return None;
         }

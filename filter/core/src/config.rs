@@ -107,6 +107,9 @@ impl ProxyConfig {
 
     /// The host of a connection, by what Envoy tells about it; each is `None` where Envoy says nothing.
     pub fn select(&self, listener: Option<&str>, cluster: Option<&str>, address: Option<&str>) -> Option<usize> {
+        if listener == Some(wire::CONFIGURED_BY_ITSELF) {
+            return None;
+        }
         let found = listener
             .and_then(|l| self.listeners.get(l))
             .or_else(|| cluster.and_then(|c| self.clusters.get(c)))

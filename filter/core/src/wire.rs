@@ -63,6 +63,10 @@ pub struct Host {
     pub faults: Vec<Fault>,
 }
 
+/// What stands in a listener's metadata instead of a host where the filter of that host stands there itself: a filter that
+/// serves many hosts leaves such connections alone, even if it knows the host by other means.
+pub const CONFIGURED_BY_ITSELF: &str = "configured by itself";
+
 /// Which connections belong to a host; a connection matches if any entry of any list matches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
