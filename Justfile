@@ -46,3 +46,7 @@ generate:
 # Walk through the examples: `just demo --exit`
 demo *arguments:
     cargo demo {{arguments}}
+
+# The suite on a real kube-apiserver, istiod and sidecars (root and Go): `just mesh`, `just mesh FILTER`, `just mesh --keep`
+mesh *arguments:
+    cargo mesh {{arguments}}

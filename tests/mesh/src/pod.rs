@@ -1,0 +1,152 @@
+//! Pods: a network namespace, the objects that tell Istio of it, a sidecar, a Redis.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use redis_mesh_tests::client::{Client, PATIENCE};
+use redis_mesh_tests::netns::Namespace;
+use redis_mesh_tests::redis::{Options, Redis};
+use serde_json::{Value, json};
+
+use crate::api::{Api, ObjectName};
+use crate::control_plane::ControlPlane;
+use crate::network::{Network, Wire};
+use crate::sidecar::Sidecar;
+
+/// What a pod is to be like.
+#[derive(Clone, Debug)]
+pub struct Shape<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its label `app`.
+    pub app: &'a str,
+    /// Its address, the last number of 10.244.0.
+    pub host: u8,
+    /// Whether it has a sidecar.
+    pub sidecar: bool,
+}
+
+/// A pod. Dropping it ends its processes and removes its namespace, not its objects; see [`Pod::delete`].
+#[derive(Debug)]
+pub struct Pod {
+    // Processes end before the namespace goes.
+    sidecar: Option<Sidecar>,
+    wire: Wire,
+    name: ObjectName,
+    network: Arc<Network>,
+    api: Api,
+}
+
+impl Pod {
+    /// Makes it, with its sidecar if it is to have one; what else runs in it comes later.
+    pub fn start(plane: &ControlPlane, network: &Arc<Network>, shape: &Shape<'_>) -> Result<Pod> {
+        let api = plane.api();
+        let ip = Ipv4Addr::new(10, 244, 0, shape.host);
+        let mut labels = json!({ "app": shape.app });
+        if shape.sidecar {
+            // As the injector does; by it istiod knows that this pod speaks mTLS.
+            labels["security.istio.io/tlsMode"] = "istio".into();
+        }
+        let name = create(api, shape, ip, &labels).with_context(|| format!("creating the pod {}", shape.name))?;
+        let wire = network.attach(shape.name, shape.namespace, ip)?;
+        let mut pod = Pod { sidecar: None, wire, name, network: network.clone(), api: api.clone() };
+        if shape.sidecar {
+            pod.sidecar = Some(Sidecar::start(plane, &pod.wire, &pod.name, &labels)?);
+        }
+        Ok(pod)
+    }
+
+    /// Its address.
+    pub fn ip(&self) -> Ipv4Addr {
+        self.wire.ip
+    }
+
+    /// Its network namespace.
+    pub fn network_namespace(&self) -> &Namespace {
+        &self.wire.namespace
+    }
+
+    /// Its name in the API.
+    pub fn name(&self) -> &ObjectName {
+        &self.name
+    }
+
+    /// Its sidecar.
+    pub fn sidecar(&self) -> Result<&Sidecar> {
+        self.sidecar.as_ref().with_context(|| format!("{} has no sidecar", self.name.name))
+    }
+
+    /// A command that is run in it.
+    pub fn command(&self, program: &str) -> Command {
+        self.wire.namespace.command(program)
+    }
+
+    /// A host's address, as it is found from here.
+    pub fn resolve(&self, host: &str) -> Result<IpAddr> {
+        self.network.resolve(host, &self.name.namespace)
+    }
+
+    /// A connection to port 6379 of a host.
+    pub fn client(&self, host: &str) -> Result<Client> {
+        self.client_at(host, 6379)
+    }
+
+    /// A connection to a port of a host.
+    pub fn client_at(&self, host: &str, port: u16) -> Result<Client> {
+        let addr = SocketAddr::new(self.resolve(host)?, port);
+        Client::over(self.wire.namespace.connect(addr, PATIENCE)?)
+    }
+
+    /// A Redis in it, on its address and port 6379.
+    pub fn redis(&self, password: Option<&str>) -> Result<Redis> {
+        Redis::start_with(Options {
+            addr: Some(SocketAddr::new(self.ip().into(), 6379)),
+            password: password.map(str::to_string),
+            namespace: Some(self.wire.namespace.clone()),
+            ..Options::default()
+        })
+    }
+
+    /// Deletes it: its objects and what runs in it.
+    pub fn delete(self) -> Result<()> {
+        self.api.delete(&self.name)
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.sidecar = None;
+        self.network.detach(&self.wire);
+    }
+}
+
+/// What scheduler, kubelet and controller-manager would write.
+fn create(api: &Api, shape: &Shape<'_>, ip: Ipv4Addr, labels: &Value) -> Result<ObjectName> {
+    let metadata = json!({ "name": shape.name, "namespace": shape.namespace, "labels": labels });
+    api.apply_object(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": shape.namespace } }))?;
+    let account = json!({ "name": "default", "namespace": shape.namespace });
+    api.apply_object(&json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": account }))?;
+    let name = api.apply_object(&json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {
+            "serviceAccountName": "default",
+            "nodeName": "node",
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{ "name": shape.app, "image": "none" }],
+        },
+    }))?;
+    let status = json!({
+        "phase": "Running",
+        "podIP": ip,
+        "podIPs": [{ "ip": ip }],
+        "conditions": [{ "type": "Ready", "status": "True" }],
+    });
+    api.merge_status(&name, &status)?;
+    Ok(name)
+}

@@ -1,0 +1,114 @@
+//! The services of a cluster, as kube-proxy and a DNS server see them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+/// Every service with its endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Services(Vec<Service>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Service {
+    name: String,
+    namespace: String,
+    /// Absent: headless.
+    cluster_ip: Option<IpAddr>,
+    /// Number, and the endpoints with theirs.
+    ports: Vec<(u64, Vec<(IpAddr, u64)>)>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Services {
+    /// From the lists of Services and EndpointSlices.
+    pub fn of(services: &[Value], slices: &[Value]) -> Services {
+        Services(services.iter().map(|service| Service::of(service, slices)).collect())
+    }
+
+    /// kube-proxy's rules, for iptables-restore.
+    pub fn nat(&self) -> String {
+        let mut out = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n".to_string();
+        for service in &self.0 {
+            let Some(ip) = service.cluster_ip else { continue };
+            for (port, endpoints) in &service.ports {
+                for (i, (to, to_port)) in endpoints.iter().enumerate() {
+                    let left = endpoints.len() - i;
+                    let chance = match left {
+                        1 => String::new(),
+                        _ => format!("-m statistic --mode random --probability {:.6} ", 1.0 / left as f64),
+                    };
+                    for chain in ["PREROUTING", "OUTPUT"] {
+                        let _ = writeln!(
+                            out,
+                            "-A {chain} -d {ip}/32 -p tcp -m tcp --dport {port} {chance}-j DNAT --to-destination {to}:{to_port}"
+                        );
+                    }
+                    // An endpoint that asks its own service.
+                    let _ = writeln!(out, "-A POSTROUTING -s {to}/32 -d {to}/32 -j MASQUERADE");
+                }
+            }
+        }
+        out + "COMMIT\n"
+    }
+
+    /// Addresses and their names, for a pod in this namespace.
+    pub fn hosts(&self, namespace: &str) -> Vec<(IpAddr, Vec<String>)> {
+        let mut hosts: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
+        for service in &self.0 {
+            let Service { name, namespace: own, .. } = service;
+            let mut names =
+                vec![format!("{name}.{own}.svc.cluster.local"), format!("{name}.{own}.svc"), format!("{name}.{own}")];
+            if own == namespace {
+                names.push(name.clone());
+            }
+            let addresses = match &service.cluster_ip {
+                Some(ip) => std::slice::from_ref(ip),
+                None => &service.addresses,
+            };
+            for ip in addresses {
+                hosts.entry(*ip).or_default().extend(names.iter().cloned());
+            }
+        }
+        hosts.into_iter().collect()
+    }
+}
+
+impl Service {
+    fn of(service: &Value, slices: &[Value]) -> Service {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let (name, namespace) = (text(&service["metadata"]["name"]), text(&service["metadata"]["namespace"]));
+        let own: Vec<&Value> = slices
+            .iter()
+            .filter(|slice| slice["metadata"]["namespace"] == namespace.as_str())
+            .filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == name.as_str())
+            .collect();
+        let ports = service["spec"]["ports"].as_array().into_iter().flatten().map(|port| {
+            let endpoints = own.iter().flat_map(|slice| {
+                let same = |p: &&Value| text(&p["name"]) == text(&port["name"]);
+                let number =
+                    slice["ports"].as_array().into_iter().flatten().find(same).and_then(|p| p["port"].as_u64());
+                number.into_iter().flat_map(|number| ready(slice).into_iter().map(move |ip| (ip, number)))
+            });
+            (port["port"].as_u64().unwrap_or_default(), endpoints.collect())
+        });
+        Service {
+            ports: ports.collect(),
+            cluster_ip: service["spec"]["clusterIP"].as_str().and_then(|ip| ip.parse().ok()),
+            addresses: own.iter().flat_map(|slice| ready(slice)).collect(),
+            name,
+            namespace,
+        }
+    }
+}
+
+/// The addresses of a slice's endpoints that don't say that they aren't ready.
+fn ready(slice: &Value) -> Vec<IpAddr> {
+    let endpoints = slice["endpoints"].as_array().into_iter().flatten();
+    endpoints
+        .filter(|endpoint| endpoint["conditions"]["ready"] != false)
+        .flat_map(|endpoint| endpoint["addresses"].as_array().into_iter().flatten())
+        .filter_map(|ip| ip.as_str()?.parse().ok())
+        .collect()
+}
