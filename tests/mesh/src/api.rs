@@ -1,7 +1,7 @@
 //! The API server, asked through `kubectl proxy`: fast enough to poll, which a process for each question isn't.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use redis_mesh_tests::http::{self, Request, Response};
@@ -161,9 +161,17 @@ impl Api {
     }
 
     fn ask(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Result<Response> {
-        let patience = Duration::from_secs(30);
-        http::request(self.proxy, &Request { method, path, content_type, body, patience })
-            .with_context(|| format!("{method} {path} on the API server"))
+        let request = Request { method, path, content_type, body, patience: Duration::from_secs(30) };
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let response =
+                http::request(self.proxy, &request).with_context(|| format!("{method} {path} on the API server"))?;
+            // Too many requests: what it says of a kind whose CRD is only just known.
+            if response.status != 429 || Instant::now() > end {
+                return Ok(response);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 

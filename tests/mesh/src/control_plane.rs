@@ -199,7 +199,7 @@ fn keys(dir: &Path) -> Result<()> {
 fn start_api_server(programs: &Programs, dir: &Path) -> Result<Process> {
     let mut command = Command::new(&programs.kube_apiserver);
     command.arg(format!("--etcd-servers=http://127.0.0.1:{ETCD}"));
-    command.arg(format!("--secure-port={API_SERVER}")).args(["--bind-address=127.0.0.1"]);
+    command.arg(format!("--secure-port={API_SERVER}")).arg(format!("--bind-address={NODE}"));
     for (flag, file) in [
         ("cert-dir", ""),
         ("service-account-key-file", "sa.pub"),
@@ -253,7 +253,7 @@ fn kubeconfig_of(dir: &Path, token: &str) -> Result<String> {
 kind: Config
 clusters:
   - name: mesh
-    cluster: {{server: \"https://127.0.0.1:{API_SERVER}\", certificate-authority: {}}}
+    cluster: {{server: \"https://{NODE}:{API_SERVER}\", certificate-authority: {}}}
 users:
   - name: user
     user: {{token: {token}}}

@@ -1,23 +1,33 @@
 //! Ctrl-C and SIGTERM, which must not leave namespaces behind.
 
 use std::mem::zeroed;
+use std::time::Duration;
 
 /// Signals that end this program in order.
 const SIGNALS: [i32; 2] = [libc::SIGINT, libc::SIGTERM];
 
-/// Holds the signals back from the calling thread and all that it starts; to be called first. They are taken by [`wait`].
+/// Holds the signals back from the calling thread and all that it starts; to be called first. They are taken by [`within`] and [`end_after`].
 pub fn hold() {
     let set = set();
     // SAFETY: the set is initialised; the old mask isn't asked for.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
 }
 
-/// Waits for one of the signals.
-pub fn wait() -> i32 {
-    let (set, mut signal) = (set(), 0);
-    // SAFETY: both point to initialised values that outlive the call.
-    unsafe { libc::sigwait(&set, &mut signal) };
-    signal
+/// Waits for one of the signals, but not longer than this; whether one came.
+pub fn within(patience: Duration) -> bool {
+    let set = set();
+    let time = libc::timespec { tv_sec: patience.as_secs() as libc::time_t, tv_nsec: patience.subsec_nanos().into() };
+    // SAFETY: set and time are initialised and outlive the call; the signal's description isn't asked for.
+    unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &time) > 0 }
+}
+
+/// Ends the program at one of the signals, when this is done; for a program whose values can't be dropped then.
+pub fn end_after(task: fn()) {
+    std::thread::spawn(move || {
+        while !within(Duration::from_secs(3600)) {}
+        task();
+        std::process::exit(130)
+    });
 }
 
 fn set() -> libc::sigset_t {

@@ -8,6 +8,7 @@ pub mod api;
 pub mod control_plane;
 pub mod filter_server;
 pub mod interrupt;
+pub mod keep;
 pub mod mesh;
 pub mod network;
 pub mod operator;

@@ -2,30 +2,102 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use libtest_mimic::Arguments;
 use redis_mesh_mesh::mesh::{By, Mesh};
-use redis_mesh_mesh::network::Network;
-use redis_mesh_mesh::{interrupt, requirements, suite};
+use redis_mesh_mesh::network::{self, Network};
+use redis_mesh_mesh::{interrupt, keep, requirements, suite};
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+const HELP: &str = "\
+redis-mesh in a real Istio on this machine, without containers: kube-apiserver, istiod, sidecars and
+Redis as processes, pods as network namespaces. Runs the tests of the mesh, or leaves it to you.
+
+Usage: cargo mesh [OPTIONS] [FILTER]...
+
+Arguments:
+  [FILTER]...  Only tests whose names hold one of these
+
+Options:
+  --keep       Run no test: keep the mesh until Ctrl-C, and print how to use it
+  --by <WHO>   Who turns RedisServices into Istio's objects: `controller` (redis-mesh controller), or
+               `render` (redis-mesh render istio, applied after each change) [default: controller]
+  --list       Print the names of the tests
+  --exact      Take FILTER for the whole name of a test
+  --skip <FILTER>  Leave out tests whose names hold this; repeatable
+  -h, --help   Print this
+
+It needs root, Go, iproute2 and iptables. The first run builds the control plane, in about 10 minutes on
+two cores; it is kept in .cache ($REDIS_MESH_CACHE). All of the mesh lives in network namespaces of its
+own, named redis-mesh-PID-…, which are removed at the end, or by the next run where that was killed.
+";
+
+struct Command {
+    keep: bool,
+    by: By,
+    tests: Arguments,
 }
 
-fn run() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    let command = match command() {
+        Ok(Some(command)) => command,
+        Ok(None) => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("{error}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    run(command).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn command() -> Result<Option<Command>> {
+    let (mut keep, mut by, mut filters, mut skip) = (false, By::Controller, Vec::new(), Vec::new());
+    let (mut list, mut exact) = (false, false);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "-h" | "--help" => return Ok(None),
+            "--keep" => keep = true,
+            "--list" => list = true,
+            "--exact" => exact = true,
+            "--skip" => skip.push(arguments.next().context("--skip needs a FILTER")?),
+            "--by" => {
+                by = match arguments.next().as_deref() {
+                    Some("render") => By::Render,
+                    Some("controller") => By::Controller,
+                    _ => bail!("--by needs `render` or `controller`"),
+                }
+            }
+            flag if flag.starts_with('-') => bail!("there is no option {flag}"),
+            filter => filters.push(filter.to_string()),
+        }
+    }
+    if keep && (list || exact || !filters.is_empty() || !skip.is_empty()) {
+        bail!("--keep runs no test");
+    }
+    Ok(Some(Command { keep, by, tests: suite::arguments(list, exact, &filters, skip) }))
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    if command.tests.list {
+        return Ok(suite::list(&command.tests));
+    }
     requirements::check()?;
     let programs = Mesh::prepare()?;
     interrupt::hold();
-    let mesh = Mesh::start(&programs, Network::start()?, By::Render)?;
-    if std::env::args().any(|a| a == "--keep") {
-        interrupt::wait();
+    let network = Network::start()?;
+    if !command.keep {
+        interrupt::end_after(network::abandon);
+    }
+    let mesh = Mesh::start(&programs, network, command.by)?;
+    if command.keep {
+        keep::keep(mesh)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let conclusion = suite::run(&libtest_mimic::Arguments::from_args(), mesh);
-    Ok(conclusion.exit_code())
+    Ok(suite::run(&command.tests, mesh))
 }

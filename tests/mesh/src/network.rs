@@ -51,7 +51,8 @@ impl Network {
     /// Makes the node, removes what dead runs have left, and takes the calling thread into the node: it must be the first, before
     /// anything else is started.
     pub fn start() -> Result<Network> {
-        sweep()?;
+        // What runs whose process is gone have left.
+        remove_those_of(|pid| !Path::new("/proc").join(pid.to_string()).exists());
         let node = Namespace::named(format!("{PREFIX}{}-node", std::process::id()));
         ip(&["netns", "add", node.name()])?;
         let network = Network { node, state: Mutex::default() };
@@ -152,6 +153,11 @@ impl Drop for Network {
     }
 }
 
+/// Removes the namespaces of this run while their owner can't be dropped, because the program is about to be ended.
+pub fn abandon() {
+    remove_those_of(|pid| pid == std::process::id());
+}
+
 /// Replaces the rules of a table by iptables-restore's text.
 pub fn restore(namespace: &Namespace, rules: &str) -> Result<()> {
     let mut command = namespace.command("iptables-restore");
@@ -188,18 +194,17 @@ fn remove(name: &str) {
     let _ = fs::remove_dir_all(etc(name));
 }
 
-/// Removes the namespaces of runs whose process is gone.
-fn sweep() -> Result<()> {
+/// Removes the namespaces of runs, by their process id.
+fn remove_those_of(is_wanted: impl Fn(u32) -> bool) {
     for dir in ["/run/netns", "/etc/netns"] {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-            if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            if pid.is_some_and(&is_wanted) {
                 remove(&name);
             }
         }
     }
-    Ok(())
 }
 
 fn ip(args: &[&str]) -> Result<()> {

@@ -13,6 +13,8 @@ use crate::filter_server::FilterServer;
 /// What is read of the cluster.
 const INPUTS: &[&str] = &["Service", "EndpointSlice", "Secret", "RedisService", "RedisDestination"];
 
+const OURS: [&str; 2] = ["RedisService", "RedisDestination"];
+
 /// The person, and what they have applied.
 #[derive(Debug)]
 pub struct Rendered {
@@ -21,23 +23,54 @@ pub struct Rendered {
     /// More arguments of `render istio`, such as `--delivery per-host`.
     pub arguments: Vec<String>,
     revision: u64,
+    /// What was read at the last time, with the arguments.
+    seen: Value,
 }
 
 impl Rendered {
     /// Nothing is applied yet.
     pub fn new() -> Result<Rendered> {
-        Ok(Rendered { filter: FilterServer::start()?, applied: BTreeSet::new(), arguments: Vec::new(), revision: 0 })
+        Ok(Rendered {
+            filter: FilterServer::start()?,
+            applied: BTreeSet::new(),
+            arguments: Vec::new(),
+            revision: 0,
+            seen: Value::Null,
+        })
     }
 
     /// Renders what stands in the cluster, applies what comes out and deletes what no longer does.
     pub fn sync(&mut self, plane: &ControlPlane) -> Result<()> {
+        let seen = json!([self.read(plane)?, self.arguments]);
+        if seen == self.seen {
+            return Ok(());
+        }
         let objects = self.render(plane)?;
         let applied = objects.iter().map(|object| plane.api().apply_object(object)).collect::<Result<_>>()?;
-        self.prune(plane, applied)
+        self.prune(plane, applied)?;
+        self.seen = seen;
+        Ok(())
     }
 
     /// What would be applied.
     pub fn render(&mut self, plane: &ControlPlane) -> Result<Vec<Value>> {
+        let items = self.read(plane)?;
+        // There is nothing to render then, and render says that as an error.
+        if !items.iter().any(|item| OURS.iter().any(|kind| item["kind"] == **kind)) {
+            return Ok(Vec::new());
+        }
+        let input = workspace::scratch("rendered")?.join("cluster.json");
+        std::fs::write(&input, json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
+        self.revision += 1;
+        let (input, revision) = (input.to_str().context("a path that is no text")?, self.revision.to_string());
+        let mut arguments = vec!["render", "istio", "-f", input, "--show-secrets", "--revision", &revision];
+        arguments.extend(["--filter-url", self.filter.url(), "--filter-sha256", self.filter.sha256()]);
+        arguments.extend(["--root-namespace", ROOT_NAMESPACE, "--handshake-key", "of the mesh testbed"]);
+        arguments.extend(self.arguments.iter().map(String::as_str));
+        documents(&cli::run(&arguments)?.success()?.stdout)
+    }
+
+    fn read(&self, plane: &ControlPlane) -> Result<Vec<Value>> {
         let mut items = Vec::new();
         for kind in INPUTS {
             items.extend(plane.api().list(kind)?);
@@ -49,15 +82,7 @@ impl Rendered {
                 metadata.remove("managedFields");
             }
         }
-        let input = workspace::scratch("rendered")?.join("cluster.json");
-        std::fs::write(&input, json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
-        self.revision += 1;
-        let (input, revision) = (input.to_str().context("a path that is no text")?, self.revision.to_string());
-        let mut arguments = vec!["render", "istio", "-f", input, "--show-secrets", "--revision", &revision];
-        arguments.extend(["--filter-url", self.filter.url(), "--filter-sha256", self.filter.sha256()]);
-        arguments.extend(["--root-namespace", ROOT_NAMESPACE, "--handshake-key", "of the mesh testbed"]);
-        arguments.extend(self.arguments.iter().map(String::as_str));
-        documents(&cli::run(&arguments)?.success()?.stdout)
+        Ok(items)
     }
 
     /// Deletes what was applied before and is not among these.

@@ -2,10 +2,11 @@
 
 mod mission;
 
-use std::sync::{Mutex, PoisonError};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Result;
-use libtest_mimic::{Arguments, Conclusion, Trial};
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Trial};
 
 use crate::mesh::Mesh;
 
@@ -13,22 +14,39 @@ use crate::mesh::Mesh;
 pub type Test = (&'static str, fn(&mut Mesh) -> Result<()>);
 
 /// Every test.
-pub fn all() -> Vec<Test> {
+fn all() -> Vec<Test> {
     [mission::TESTS].concat()
 }
 
+/// What selects tests: any of the filters, or all where there is none; in whole names, or in parts of names.
+pub fn arguments(list: bool, exact: bool, filters: &[String], mut skip: Vec<String>) -> Arguments {
+    let is = |name: &str, filter: &String| if exact { name == filter } else { name.contains(filter.as_str()) };
+    // libtest-mimic takes one filter; what several leave out is skipped by its whole name.
+    let mut out: Vec<String> = all().iter().map(|(name, _)| name.to_string()).collect();
+    out.retain(|name| {
+        let wanted = filters.is_empty() || filters.iter().any(|filter| is(name, filter));
+        !wanted || skip.iter().any(|filter| is(name, filter))
+    });
+    skip = out;
+    Arguments { list, exact: true, skip, test_threads: Some(1), ..Arguments::default() }
+}
+
+/// Prints the names of the tests.
+pub fn list(arguments: &Arguments) -> ExitCode {
+    let trials = all().into_iter().map(|(name, _)| Trial::test(name, || Ok(())));
+    libtest_mimic::run(arguments, trials.collect()).exit_code()
+}
+
 /// Runs those that are asked for, one after the other.
-pub fn run(arguments: &Arguments, mesh: Mesh) -> Conclusion {
-    let mesh = std::sync::Arc::new(Mutex::new(mesh));
+pub fn run(arguments: &Arguments, mesh: Mesh) -> ExitCode {
+    let mesh = Arc::new(Mutex::new(mesh));
     let trials = all().into_iter().map(|(name, test)| {
         let mesh = mesh.clone();
         Trial::test(name, move || {
             let mut mesh = mesh.lock().unwrap_or_else(PoisonError::into_inner);
-            let result = mesh.reset().and_then(|()| test(&mut mesh));
+            let result = mesh.reset().context("making the mesh as new").and_then(|()| test(&mut mesh));
             result.map_err(|error| format!("{error:?}").into())
         })
     });
-    let trials = trials.collect();
-    let arguments = Arguments { test_threads: Some(1), ..arguments.clone() };
-    libtest_mimic::run(&arguments, trials)
+    libtest_mimic::run(arguments, trials.collect()).exit_code()
 }
