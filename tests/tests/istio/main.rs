@@ -1,0 +1,9 @@
+//! What operators install: the chart, the kustomize base, the image, the dashboard.
+
+mod chart;
+mod dashboard;
+mod golden;
+mod image;
+mod kustomize;
+mod tool;
+mod yaml;

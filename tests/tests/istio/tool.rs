@@ -1,0 +1,82 @@
+//! Helm and kustomize, built from their Go modules.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use redis_mesh_tests::{cache, wheel, workspace};
+
+/// What is built of `tests/go/helm`: name, package, how long the first build takes on two cores.
+const PROGRAMS: [(&str, &str, &str); 2] = [
+    ("helm", "helm.sh/helm/v4/cmd/helm", "2 minutes"),
+    ("kustomize", "sigs.k8s.io/kustomize/kustomize/v5", "some seconds"),
+];
+
+/// What a run gave.
+pub struct Output {
+    /// What it wrote on stdout, if it succeeded.
+    pub result: Result<String, String>,
+}
+
+/// Runs `helm`.
+pub fn helm<S: AsRef<OsStr>>(args: &[S]) -> Result<Output> {
+    run("helm", args)
+}
+
+/// Runs `kustomize`.
+pub fn kustomize<S: AsRef<OsStr>>(args: &[S]) -> Result<Output> {
+    run("kustomize", args)
+}
+
+fn run<S: AsRef<OsStr>>(name: &str, args: &[S]) -> Result<Output> {
+    let dir = programs()?;
+    let mut command = Command::new(dir.join(name));
+    command.current_dir(workspace::root()).args(args).stdin(Stdio::null());
+    // Nothing of the person who runs the tests: no plugins, no repositories, no cluster.
+    for variable in ["HELM_CONFIG_HOME", "HELM_CACHE_HOME", "HELM_DATA_HOME"] {
+        command.env(variable, dir.join("home"));
+    }
+    command.env("KUBECONFIG", "/dev/null");
+    let output = command.output().with_context(|| format!("can't start {name}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let result = if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) };
+    Ok(Output { result })
+}
+
+/// The directory of the programs; builds them where they aren't in the cache.
+fn programs() -> Result<PathBuf> {
+    let source = workspace::root().join("tests/go/helm");
+    cache::made_of(&source, "helm", &["go.mod", "go.sum"], |from, to| {
+        let Some(go) = wheel::on_path("go") else {
+            bail!("the chart's tests build Helm and need Go 1.26 or later on the PATH: https://go.dev/doc/install");
+        };
+        std::fs::create_dir_all(to)?;
+        for (name, package, takes) in PROGRAMS {
+            workspace::progress(&format!("building {name} (about {takes}, once)"));
+            let mut build = Command::new(&go);
+            build.args(["build", "-trimpath", "-modcacherw", "-ldflags", "-s -w", "-o"]).arg(to.join(name)).arg(package);
+            build.current_dir(from).envs(cache::go_environment()?).stdin(Stdio::null());
+            let output = build.output().context("can't start go")?;
+            if !output.status.success() {
+                bail!("go can't build {name}:\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
+            }
+        }
+        Ok(())
+    })
+}
+
+impl Output {
+    /// What it wrote, or an error with what it complained of.
+    pub fn success(self) -> Result<String> {
+        self.result.map_err(|stderr| anyhow::anyhow!("{}", stderr.trim_end()))
+    }
+
+    /// What it complained of.
+    pub fn failure(self) -> Result<String> {
+        match self.result {
+            Ok(stdout) => bail!("it succeeded:\n{stdout}"),
+            Err(stderr) => Ok(stderr),
+        }
+    }
+}
