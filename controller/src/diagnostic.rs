@@ -133,6 +133,11 @@ impl Diagnostics {
         self.list.iter().any(|diagnostic| !diagnostic.reason.is_warning())
     }
 
+    /// In the order of discovery.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.list.iter()
+    }
+
     /// In the order of the input; within an object, in the order of discovery.
     pub fn sorted(&self) -> Vec<&Diagnostic> {
         let mut sorted: Vec<_> = self.list.iter().collect();

@@ -1,11 +1,13 @@
-//! What there is besides our own kinds: Services, EndpointSlices, Secrets. From files or from the API; the rest of the crate
-//! can't tell.
+//! What there is besides our own kinds: Services, EndpointSlices, ServiceEntries, Secrets. From files or from the API; the
+//! rest of the crate can't tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
 
 /// `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +23,11 @@ impl Key {
     pub fn new(namespace: &str, name: &str) -> Key {
         Key { namespace: namespace.to_owned(), name: name.to_owned() }
     }
+
+    /// Of an object.
+    pub fn of(metadata: &ObjectMeta) -> Key {
+        Key::new(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+    }
 }
 
 impl fmt::Display for Key {
@@ -33,35 +40,150 @@ impl fmt::Display for Key {
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
     services: BTreeMap<Key, Service>,
-    slices: BTreeMap<Key, Vec<EndpointSlice>>,
+    /// By Service, then by their own name.
+    slices: BTreeMap<Key, BTreeMap<String, EndpointSlice>>,
+    /// By host, then by the ServiceEntry.
+    entries: BTreeMap<String, BTreeMap<Key, Entry>>,
     secrets: BTreeMap<Key, Secret>,
+    /// The Services of each address, be it their own or an endpoint's.
+    by_address: BTreeMap<String, BTreeSet<Key>>,
 }
 
 /// The label by which an EndpointSlice says whose it is.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 impl Inventory {
-    /// Adds a Service.
-    pub fn add_service(&mut self, service: Service) {
-        let meta = &service.metadata;
-        let key = Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
-        self.services.insert(key, service);
+    /// Adds a Service, or replaces it.
+    pub fn add_service(&mut self, mut service: Service) {
+        let key = Key::of(&service.metadata);
+        // Of the metadata nothing is asked but the name.
+        service.metadata = ObjectMeta::default();
+        service.status = None;
+        self.forget_addresses(&key);
+        self.services.insert(key.clone(), service);
+        self.remember_addresses(&key);
     }
 
-    /// Adds an EndpointSlice; false if it doesn't say which Service it belongs to.
-    pub fn add_slice(&mut self, slice: EndpointSlice) -> bool {
-        let meta = &slice.metadata;
-        let Some(name) = meta.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) else { return false };
-        let key = Key::new(meta.namespace.as_deref().unwrap_or_default(), name);
-        self.slices.entry(key).or_default().push(slice);
-        true
+    /// Removes a Service.
+    pub fn remove_service(&mut self, key: &Key) {
+        self.forget_addresses(key);
+        self.services.remove(key);
+        self.remember_addresses(key);
     }
 
-    /// Adds a Secret.
-    pub fn add_secret(&mut self, secret: Secret) {
-        let meta = &secret.metadata;
-        let key = Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    /// Adds an EndpointSlice, or replaces it; none if it doesn't say to which Service it belongs.
+    pub fn add_slice(&mut self, mut slice: EndpointSlice) -> Option<Key> {
+        let key = owner_of(&slice)?;
+        let name = slice.metadata.name.take().unwrap_or_default();
+        slice.metadata = ObjectMeta::default();
+        for endpoint in &mut slice.endpoints {
+            let (addresses, conditions) = (std::mem::take(&mut endpoint.addresses), endpoint.conditions.take());
+            *endpoint = Default::default();
+            (endpoint.addresses, endpoint.conditions) = (addresses, conditions);
+        }
+        self.forget_addresses(&key);
+        self.slices.entry(key.clone()).or_default().insert(name, slice);
+        self.remember_addresses(&key);
+        Some(key)
+    }
+
+    /// Removes an EndpointSlice of a Service by its own name.
+    pub fn remove_slice(&mut self, key: &Key, name: &str) {
+        self.forget_addresses(key);
+        if let Some(slices) = self.slices.get_mut(key) {
+            slices.remove(name);
+            if slices.is_empty() {
+                self.slices.remove(key);
+            }
+        }
+        self.remember_addresses(key);
+    }
+
+    /// Adds a ServiceEntry, or replaces it. Returns the hosts that it has or had.
+    pub fn add_entry(&mut self, entry: &ServiceEntry) -> BTreeSet<String> {
+        let key = Key::of(&entry.metadata);
+        let mut hosts = self.remove_entry(&key);
+        let entry_ports: Vec<ServicePort> = entry.spec.ports.iter().filter_map(EntryPort::tcp).collect();
+        for host in &entry.spec.hosts {
+            let host = host.to_ascii_lowercase();
+            let given = entry.spec.addresses.iter().map(String::as_str);
+            let allocated = entry.status.addresses.iter().filter(|address| {
+                address.host.as_deref().is_none_or(|of| of.is_empty() || of.eq_ignore_ascii_case(&host))
+            });
+            let addresses = match entry.spec.addresses.is_empty() {
+                true => allocated.map(|address| address.value.as_str()).map(whole_address).collect(),
+                false => given.map(whole_address).collect::<Vec<_>>(),
+            };
+            let addresses = addresses.into_iter().flatten().collect();
+            let known = Entry { key: key.clone(), addresses, ports: entry_ports.clone() };
+            self.entries.entry(host.clone()).or_default().insert(key.clone(), known);
+            hosts.insert(host);
+        }
+        hosts
+    }
+
+    /// Removes a ServiceEntry. Returns the hosts that it had.
+    pub fn remove_entry(&mut self, key: &Key) -> BTreeSet<String> {
+        let mut hosts = BTreeSet::new();
+        self.entries.retain(|host, entries| {
+            if entries.remove(key).is_some() {
+                hosts.insert(host.clone());
+            }
+            !entries.is_empty()
+        });
+        hosts
+    }
+
+    /// The keys of all ServiceEntries, one for each host.
+    pub fn entries(&self) -> impl Iterator<Item = &Key> {
+        self.entries.values().flat_map(BTreeMap::keys)
+    }
+
+    /// What a ServiceEntry says of a host outside of the cluster.
+    pub fn entry(&self, host: &str) -> Option<&Entry> {
+        self.entries.get(host)?.values().next()
+    }
+
+    /// Adds a Secret, or replaces it.
+    pub fn add_secret(&mut self, mut secret: Secret) {
+        let key = Key::of(&secret.metadata);
+        secret.metadata = ObjectMeta::default();
         self.secrets.insert(key, secret);
+    }
+
+    /// Removes a Secret.
+    pub fn remove_secret(&mut self, key: &Key) {
+        self.secrets.remove(key);
+    }
+
+    /// The Services that share an address with this one, itself among them.
+    pub fn sharing_addresses(&self, key: &Key) -> BTreeSet<Key> {
+        let addresses = self.addresses_of(key);
+        addresses.iter().filter_map(|address| self.by_address.get(address)).flatten().cloned().collect()
+    }
+
+    fn addresses_of(&self, key: &Key) -> BTreeSet<String> {
+        let own = self.services.get(key).map(cluster_ips).unwrap_or_default();
+        let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
+        let endpoints = slices.flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses);
+        own.into_iter().chain(endpoints.cloned()).collect()
+    }
+
+    fn forget_addresses(&mut self, key: &Key) {
+        for address in self.addresses_of(key) {
+            if let Some(keys) = self.by_address.get_mut(&address) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.by_address.remove(&address);
+                }
+            }
+        }
+    }
+
+    fn remember_addresses(&mut self, key: &Key) {
+        for address in self.addresses_of(key) {
+            self.by_address.entry(address).or_default().insert(key.clone());
+        }
     }
 
     /// A Service.
@@ -80,18 +202,13 @@ impl Inventory {
     /// A mesh names the listeners of a headless Service by its endpoints, which whoever may write an EndpointSlice chooses.
     /// Without this check he could choose somebody else's listener.
     pub fn other_owner(&self, key: &Key, address: &str) -> Option<&Key> {
-        let others = self.services.iter().filter(|(other, _)| *other != key);
-        let mut owners = others.filter(|(other, service)| {
+        let others = self.by_address.get(address)?.iter().filter(|other| *other != key);
+        let mut owners = others.filter(|other| {
+            let Some(service) = self.services.get(other) else { return false };
             let own = cluster_ips(service);
-            own.iter().any(|own| own == address)
-                || own.is_empty() && other.namespace != key.namespace && self.has_endpoint(other, address)
+            own.iter().any(|own| own == address) || own.is_empty() && other.namespace != key.namespace
         });
-        owners.next().map(|(other, _)| other)
-    }
-
-    fn has_endpoint(&self, key: &Key, address: &str) -> bool {
-        let endpoints = self.slices.get(key).into_iter().flatten().flat_map(|slice| &slice.endpoints);
-        endpoints.flat_map(|endpoint| &endpoint.addresses).any(|known| known == address)
+        owners.next()
     }
 
     /// A Secret.
@@ -108,7 +225,7 @@ impl Inventory {
     pub fn endpoints(&self, key: &Key, port: &ServicePort) -> Option<Vec<Endpoint>> {
         let slices = self.slices.get(key)?;
         let mut endpoints = Vec::new();
-        for slice in slices {
+        for slice in slices.values() {
             // A slice names its ports as the Service does; an unnamed port is the only one.
             let ports = slice.ports.as_deref().unwrap_or_default();
             let number = ports.iter().find(|candidate| candidate.name.as_deref().unwrap_or_default() == port.name);
@@ -127,6 +244,80 @@ impl Inventory {
         }
         Some(endpoints)
     }
+}
+
+/// The Service to which an EndpointSlice says that it belongs.
+pub fn owner_of(slice: &EndpointSlice) -> Option<Key> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some(Key::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
+}
+
+/// A ServiceEntry of Istio, as far as it is of use here
+/// (<https://istio.io/latest/docs/reference/config/networking/service-entry/>).
+#[derive(Clone, Debug, Deserialize)]
+pub struct ServiceEntry {
+    /// Name and namespace.
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    spec: EntrySpec,
+    #[serde(default)]
+    status: EntryStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct EntrySpec {
+    hosts: Vec<String>,
+    addresses: Vec<String>,
+    ports: Vec<EntryPort>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct EntryPort {
+    name: String,
+    number: u16,
+    protocol: String,
+}
+
+/// What Istio writes when it gives out addresses itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct EntryStatus {
+    addresses: Vec<EntryAddress>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct EntryAddress {
+    value: String,
+    host: Option<String>,
+}
+
+impl EntryPort {
+    fn tcp(&self) -> Option<ServicePort> {
+        let protocol = self.protocol.to_ascii_uppercase();
+        let is_tcp = matches!(protocol.as_str(), "" | "TCP" | "TLS" | "REDIS");
+        let is_redis = protocol == "REDIS" || is_redis_name(&self.name);
+        (is_tcp && self.number > 0).then(|| ServicePort { name: self.name.clone(), number: self.number, is_redis })
+    }
+}
+
+/// An address that is that of one host; none for a whole network.
+fn whole_address(text: &str) -> Option<String> {
+    let address = text.strip_suffix("/32").or_else(|| text.strip_suffix("/128")).unwrap_or(text);
+    address.parse::<std::net::IpAddr>().ok().map(|address| address.to_string())
+}
+
+/// A host outside of the cluster, as a ServiceEntry makes it known to the mesh.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The ServiceEntry.
+    pub key: Key,
+    /// Its addresses; none where clients connect to those of the host itself.
+    pub addresses: Vec<String>,
+    /// Its TCP ports.
+    pub ports: Vec<ServicePort>,
 }
 
 /// An address, which is an IP address or a name, and a port.
@@ -174,18 +365,21 @@ pub fn ports(service: &Service) -> Vec<ServicePort> {
         .filter_map(|port| {
             let name = port.name.clone().unwrap_or_default();
             let number = u16::try_from(port.port).ok()?;
-            let word = |text: &str| {
-                matches!(text.split('-').collect::<Vec<_>>()[..], ["redis", ..] | ["tcp" | "tls", "redis", ..])
-            };
-            let is_redis = word(&name) || port.app_protocol.as_deref().is_some_and(|protocol| protocol == "redis");
+            let is_redis =
+                is_redis_name(&name) || port.app_protocol.as_deref().is_some_and(|protocol| protocol == "redis");
             Some(ServicePort { name, number, is_redis })
         })
         .collect()
 }
 
-/// The ports of a Service on which Redis is spoken: its only one, or those that say so by name or `appProtocol`, or 6379.
-pub fn redis_ports(service: &Service) -> Vec<ServicePort> {
-    let all = ports(service);
+/// `redis`, `redis-cache`, `tcp-redis` and the like.
+fn is_redis_name(name: &str) -> bool {
+    matches!(name.split('-').collect::<Vec<_>>()[..], ["redis", ..] | ["tcp" | "tls", "redis", ..])
+}
+
+/// Those of the TCP ports of a Service on which Redis is spoken: its only one, or those that say so by name or `appProtocol`,
+/// or 6379.
+pub fn redis_ports(all: Vec<ServicePort>) -> Vec<ServicePort> {
     if all.len() <= 1 {
         return all;
     }

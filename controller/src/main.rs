@@ -12,6 +12,7 @@ mod explain;
 mod inventory;
 mod manifest;
 mod quantity;
+mod run;
 mod schema;
 mod validate;
 mod yaml;

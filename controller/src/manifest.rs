@@ -1,6 +1,7 @@
 //! Kubernetes manifests as they stand in files, sorted into what the rest of the crate works on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -22,9 +23,9 @@ pub struct Source {
 #[derive(Default)]
 pub struct Manifests {
     /// Objects of kind RedisService.
-    pub services: Vec<Loaded<RedisService>>,
+    pub services: Vec<Arc<Loaded<RedisService>>>,
     /// Objects of kind RedisDestination.
-    pub destinations: Vec<Loaded<RedisDestination>>,
+    pub destinations: Vec<Arc<Loaded<RedisDestination>>>,
     /// What they may refer to.
     pub inventory: Inventory,
     /// How many objects of each other kind were skipped.
@@ -87,6 +88,7 @@ impl Manifests {
         let known = match (api.as_str(), kind.as_str()) {
             (_, "RedisService" | "RedisDestination") if ours => true,
             ("v1", "Secret" | "Service") | ("discovery.k8s.io/v1", "EndpointSlice") => true,
+            (_, "ServiceEntry") if group == "networking.istio.io" => true,
             _ if ours => {
                 let hint =
                     nearest(&kind, ["RedisService", "RedisDestination"]).unwrap_or("RedisService or RedisDestination");
@@ -119,8 +121,12 @@ impl Manifests {
         }
         self.seen.insert(identity, origin.clone());
         match kind.as_str() {
-            "RedisService" => self.services.extend(ours_as(value, &definitions[0], &subject, diagnostics)),
-            "RedisDestination" => self.destinations.extend(ours_as(value, &definitions[1], &subject, diagnostics)),
+            "RedisService" => {
+                self.services.extend(ours_as(value, &definitions[0], &subject, diagnostics).map(Arc::new))
+            }
+            "RedisDestination" => {
+                self.destinations.extend(ours_as(value, &definitions[1], &subject, diagnostics).map(Arc::new))
+            }
             "Service" => {
                 if let Some(service) = deserialize(value, &subject, diagnostics) {
                     self.inventory.add_service(service);
@@ -131,9 +137,14 @@ impl Manifests {
                     self.inventory.add_secret(secret);
                 }
             }
+            "ServiceEntry" => {
+                if let Some(entry) = deserialize(value, &subject, diagnostics) {
+                    self.inventory.add_entry(&entry);
+                }
+            }
             _ => {
                 if let Some(slice) = deserialize(value, &subject, diagnostics)
-                    && !self.inventory.add_slice(slice)
+                    && self.inventory.add_slice(slice).is_none()
                 {
                     let message = "belongs to no Service: set the label kubernetes.io/service-name";
                     diagnostics.add(&subject, "metadata.labels", Reason::NoEffect, message);
@@ -143,7 +154,8 @@ impl Manifests {
     }
 }
 
-fn ours_as<K: DeserializeOwned>(
+/// An object of ours from its document, with everything that its schema says against it.
+pub fn ours_as<K: DeserializeOwned>(
     mut value: Value,
     definition: &Value,
     subject: &Subject,

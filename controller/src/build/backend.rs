@@ -98,6 +98,7 @@ mod tests {
         Arc::new(Destination {
             address: HostPort { host: host.to_owned(), port: 6379 },
             service: None,
+            in_mesh: true,
             policy,
             discovered: false,
             endpoints: Vec::new(),

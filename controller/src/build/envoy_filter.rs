@@ -121,7 +121,7 @@ pub enum Found {
 
 /// Istio's own cluster serves wherever it can: it has the endpoints, mutual TLS, and the metrics.
 pub fn found(destination: &Destination) -> Found {
-    if destination.policy.mode == Mode::Cluster || destination.policy.tls.is_some() {
+    if destination.policy.mode == Mode::Cluster || destination.policy.tls.is_some() || !destination.in_mesh {
         Found::Added
     } else {
         Found::Istio

@@ -32,6 +32,9 @@ const MAX_OBJECT: usize = 1024 * 1024;
 /// The size of a host's configuration from which on its object is measured.
 const LARGE: usize = 256 * 1024;
 
+/// How the names of the EnvoyFilters of destinations end. Those of hosts end in a port.
+pub const DESTINATION: &str = "-destination";
+
 /// What is needed besides the services.
 #[derive(Clone)]
 pub struct Options {
@@ -113,6 +116,11 @@ impl Piece {
         filter_config::host(&self.service, &self.backends, &options.handshake_key, selector(&self.service))
     }
 
+    /// The name of the EnvoyFilter of its host.
+    pub fn object_name(&self) -> String {
+        object_name(&self.service.address, "")
+    }
+
     /// True if it has to be configured by itself, whatever the others are.
     pub fn is_per_host(&self) -> bool {
         self.per_host
@@ -172,8 +180,16 @@ pub struct Past {
     pub kept: BTreeMap<Group, Vec<wire::Host>>,
 }
 
-/// Plans all objects, in a fixed order.
-pub fn plan(pieces: &[Arc<Piece>], past: &Past) -> Vec<Planned> {
+/// All objects that are to be, in a fixed order.
+pub struct Plan {
+    /// The objects.
+    pub objects: Vec<Planned>,
+    /// Groups that are too large for a WasmPlugin.
+    pub large: BTreeSet<Group>,
+}
+
+/// Plans all objects.
+pub fn plan(pieces: &[Arc<Piece>], past: &Past) -> Plan {
     let mut groups: BTreeMap<Group, Vec<&Arc<Piece>>> = BTreeMap::new();
     for piece in pieces.iter().filter(|piece| !piece.per_host) {
         groups.entry((piece.namespace.clone(), piece.service.address.port)).or_default().push(piece);
@@ -207,11 +223,11 @@ pub fn plan(pieces: &[Arc<Piece>], past: &Past) -> Vec<Planned> {
         if piece.listeners.is_empty() || !per_host && !changes_listener(&piece.service) {
             continue;
         }
-        let (namespace, name) = (piece.namespace.clone(), object_name("redis-mesh", &piece.service.address));
+        let (namespace, name) = (piece.namespace.clone(), piece.object_name());
         planned.push(Planned { namespace, name, content: Content::Listener { piece: piece.clone(), per_host } });
     }
     planned.extend(clusters(pieces));
-    planned
+    Plan { objects: planned, large }
 }
 
 impl Planned {
@@ -249,9 +265,7 @@ impl Planned {
                 let config = filter_config::document(format!("redis-mesh/{}/{port}", self.namespace), revision, hosts);
                 wasm_plugin::object(&self.namespace, *port, &config, options)
             }
-            Content::Listener { piece, per_host } => {
-                piece.listener(*per_host, options, revision)
-            }
+            Content::Listener { piece, per_host } => piece.listener(*per_host, options, revision),
             Content::Cluster { destination, usage, scope, pieces } => {
                 let owner = destination.policy.object.as_ref().or(pieces.first().map(|piece| &piece.service.owner));
                 let patch = envoy_filter::cluster(destination, *usage, scope.as_deref());
@@ -271,8 +285,8 @@ pub fn build(
 ) -> Vec<Value> {
     let pieces: Vec<Arc<Piece>> =
         services.iter().map(|service| Arc::new(Piece::new(service.clone(), options, diagnostics))).collect();
-    let planned = plan(&pieces, &Past::default());
-    planned.iter().map(|planned| planned.build(options, revision)).collect()
+    let plan = plan(&pieces, &Past::default());
+    plan.objects.iter().map(|planned| planned.build(options, revision)).collect()
 }
 
 /// Only in a filter that is configured by itself does Envoy hide the configuration, so that is where a password goes.
@@ -337,7 +351,7 @@ impl Piece {
         let scope = scope_of(service);
         let cluster = |destination: &Destination| envoy_filter::cluster_name(destination, scope);
         let mut patches = Vec::new();
-        let name = object_name("redis-mesh", &service.address);
+        let name = object_name(&service.address, "");
         let token = token(service);
         if per_host {
             // Where the listener leads is part of the name, so that credentials never meet a listener that leads elsewhere.
@@ -349,7 +363,8 @@ impl Piece {
             patches.push(envoy_filter::extension(&extension, &config, options));
             patches.extend(listeners.iter().map(|listener| envoy_filter::discovered_filter(listener, &extension)));
             // The filter of a WasmPlugin that is there too leaves the connection to this one.
-            patches.extend(listeners.iter().map(|listener| envoy_filter::metadata(listener, wire::CONFIGURED_BY_ITSELF)));
+            patches
+                .extend(listeners.iter().map(|listener| envoy_filter::metadata(listener, wire::CONFIGURED_BY_ITSELF)));
         } else {
             patches.extend(listeners.iter().map(|listener| envoy_filter::metadata(listener, &token)));
         }
@@ -379,7 +394,11 @@ fn listener_names(service: &ValidatedService, options: &Options) -> Result<Vec<S
         return Ok(vec![name(&address.ip().to_string(), address.port())]);
     }
     if let Some(first) = service.cluster_ips.first() {
-        return Ok(vec![name(first, port)]);
+        return Ok(match service.service {
+            Some(_) => vec![name(first, port)],
+            // Each address of a ServiceEntry has a listener of its own.
+            None => service.cluster_ips.iter().map(|address| name(address, port)).collect(),
+        });
     }
     match &service.service {
         Some((key, _)) if service.pods.is_empty() => Err(format!(
@@ -387,21 +406,24 @@ fn listener_names(service: &ValidatedService, options: &Options) -> Result<Vec<S
         )),
         Some(_) => Ok(service.pods.iter().map(|pod| name(pod, port)).collect()),
         None => Err(format!(
-            "{host} is no Service, so the listener of it that has to be changed ({}) is not known; give the address of its ServiceEntry with --listen {host}=ADDRESS:{port}",
+            "{host} is no Service, and no ServiceEntry gives it an address of its own, by which the listener that has to be changed ({}) could be told from others; add a ServiceEntry for {host} with `addresses` (for `redis-mesh render`: or --listen {host}=ADDRESS:{port})",
             service.path_reason
         )),
     }
 }
 
 /// The name of an object about an address.
-fn object_name(kind: &str, address: &HostPort) -> String {
-    // `_` may stand in a host but not in the name of an object, which may also not be longer than a host.
-    let host = address.host.strip_suffix(".cluster.local").unwrap_or(&address.host).replace('_', "-");
-    let name = format!("{kind}-{host}-{}", address.port);
-    match name.get(..200) {
-        Some(beginning) => format!("{}-{}", beginning.trim_end_matches(['-', '.']), &hex(&digest(&[&name]))[..8]),
-        None => name,
+fn object_name(address: &HostPort, suffix: &str) -> String {
+    let host = address.host.strip_suffix(".cluster.local").unwrap_or(&address.host);
+    let name = format!("redis-mesh-{}-{}", host.replace('_', "-"), address.port);
+    // `_` may stand in a host but not in the name of an object, which may also not be longer than a host. What is lost by
+    // that is made up for by a digest, so that no two hosts have one name.
+    if name.len() <= 200 && !host.contains('_') {
+        return format!("{name}{suffix}");
     }
+    let end = name.len().min(200);
+    let beginning = name.get(..end).unwrap_or(&name).trim_end_matches(['-', '.']);
+    format!("{beginning}-{}-{}{suffix}", &hex(&digest(&[host]))[..8], address.port)
 }
 
 /// The EnvoyFilters of the destinations, each once for each namespace.
@@ -418,9 +440,12 @@ fn clusters(pieces: &[Arc<Piece>]) -> Vec<Planned> {
     for piece in pieces {
         let (usage, scope) = (Use::of(piece.service.path), scope_of(&piece.service));
         for destination in piece.service.destinations() {
-            let wanted = found
-                .entry((&piece.namespace, &destination.address))
-                .or_insert_with(|| Wanted { destination, usage, scope, pieces: Vec::new() });
+            let wanted = found.entry((&piece.namespace, &destination.address)).or_insert_with(|| Wanted {
+                destination,
+                usage,
+                scope,
+                pieces: Vec::new(),
+            });
             wanted.pieces.push(piece.clone());
             // What `redis_proxy` needs does no harm to `tcp_proxy`.
             if usage == Use::Proxy {
@@ -432,7 +457,7 @@ fn clusters(pieces: &[Arc<Piece>]) -> Vec<Planned> {
         envoy_filter::cluster(wanted.destination, wanted.usage, wanted.scope)?;
         Some(Planned {
             namespace: namespace.to_owned(),
-            name: object_name("redis-mesh-to", &wanted.destination.address),
+            name: object_name(&wanted.destination.address, DESTINATION),
             content: Content::Cluster {
                 destination: wanted.destination.clone(),
                 usage: wanted.usage,

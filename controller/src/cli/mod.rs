@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::diagnostic::Diagnostics;
-use crate::{build, crd, yaml};
+use crate::{build, crd, run, yaml};
 
 /// Everything went well.
 const OK: u8 = 0;
@@ -36,6 +36,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Keep a mesh as the RedisServices and RedisDestinations of a cluster say
+    ///
+    /// Watches both kinds and what they refer to, writes WasmPlugin and EnvoyFilter objects, and says in the status of each
+    /// object what became of it. Of several replicas one writes; all serve the filter to the proxies.
+    Controller(Box<run::Controller>),
     /// Turn manifests into configuration for a data plane
     #[command(subcommand)]
     Render(Render),
@@ -102,6 +107,15 @@ pub fn run() -> ExitCode {
             let services = input::load(&input, Default::default(), &mut diagnostics);
             build::check(&services, &mut diagnostics);
             None
+        }
+        Command::Controller(arguments) => {
+            return match arguments.run() {
+                Ok(()) => OK.into(),
+                Err(message) => {
+                    eprintln!("error: {message}");
+                    WRONG.into()
+                }
+            };
         }
         Command::Explain(arguments) => arguments.run(&mut diagnostics),
         Command::Crds => Some(yaml::stream(&crd::definitions())),

@@ -135,15 +135,17 @@ pub struct Istio {
     show_secrets: bool,
 }
 
+/// How the filter gets the rules of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Delivery {
+pub enum Delivery {
     /// In one WasmPlugin for each port; by itself where it holds the password of a Redis, or where that grows too large
     Auto,
     /// Each host by itself, in an EnvoyFilter
     PerHost,
 }
 
-fn sha256(text: &str) -> Result<String, String> {
+/// Reads a checksum.
+pub fn sha256(text: &str) -> Result<String, String> {
     let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_hex { Ok(text.to_ascii_lowercase()) } else { Err("not 64 hexadecimal digits".to_owned()) }
 }
@@ -223,7 +225,8 @@ fn filter(given: Option<&Path>, diagnostics: &mut Diagnostics) -> Option<String>
     }
 }
 
-fn candidates() -> Vec<PathBuf> {
+/// Where the filter may be.
+pub fn candidates() -> Vec<PathBuf> {
     let mut candidates = Vec::new();
     if let Ok(program) = std::env::current_exe() {
         candidates.extend(program.parent().map(|directory| directory.join(FILTER)));

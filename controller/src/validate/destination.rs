@@ -22,6 +22,8 @@ pub struct Destination {
     pub address: HostPort,
     /// The Service of that name, with its port.
     pub service: Option<(Key, ServicePort)>,
+    /// The mesh has a cluster of it: it is a Service, or a ServiceEntry makes it known.
+    pub in_mesh: bool,
     /// How it is reached.
     pub policy: Policy,
     /// The endpoints are what `discoveryEndpoints` say.
@@ -104,7 +106,7 @@ pub struct Destinations<'a> {
 impl<'a> Destinations<'a> {
     /// Reads the policies.
     pub fn new(
-        objects: &[Loaded<RedisDestination>],
+        objects: &[Arc<Loaded<RedisDestination>>],
         claims: &'a Claims,
         inventory: &'a Inventory,
         options: &'a Options,
@@ -148,7 +150,13 @@ impl<'a> Destinations<'a> {
             Some(key) => Some((key, service_port(key, port, self.inventory, place)?)),
             None => None,
         };
-        let port = service.as_ref().map(|(_, port)| port.number).or(port).unwrap_or(host::REDIS_PORT);
+        let entry = self.inventory.entry(&name.host).filter(|_| service.is_none());
+        let of_entry = || match &inventory::redis_ports(entry?.ports.clone())[..] {
+            [port] => Some(port.number),
+            _ => None,
+        };
+        let port = service.as_ref().map(|(_, port)| port.number).or(port).or_else(of_entry).unwrap_or(host::REDIS_PORT);
+        let in_mesh = service.is_some() || entry.is_some_and(|entry| entry.ports.iter().any(|own| own.number == port));
         let policy = self.claims.destination(name, namespace);
         self.used.extend(policy);
         let address = HostPort { host: name.host.clone(), port };
@@ -160,7 +168,7 @@ impl<'a> Destinations<'a> {
         let endpoints = self.endpoints(&address, service.as_ref(), &held, place);
         let discovered = held.mode == Mode::Cluster && !held.discovery.is_empty();
         let destination =
-            Arc::new(Destination { address: address.clone(), service, policy: held, discovered, endpoints });
+            Arc::new(Destination { address: address.clone(), service, in_mesh, policy: held, discovered, endpoints });
         self.known.insert((address, policy), destination.clone());
         Some(destination)
     }
@@ -207,7 +215,12 @@ impl<'a> Destinations<'a> {
     }
 
     /// Reports the objects that nothing follows from.
-    pub fn report_unused(&self, objects: &[Loaded<RedisDestination>], claims: &Claims, diagnostics: &mut Diagnostics) {
+    pub fn report_unused(
+        &self,
+        objects: &[Arc<Loaded<RedisDestination>>],
+        claims: &Claims,
+        diagnostics: &mut Diagnostics,
+    ) {
         for (index, loaded) in objects.iter().enumerate() {
             if let Some(name) = claims.of_destination(index)
                 && claims.implicit(index).is_none()
@@ -232,7 +245,7 @@ fn service_port(key: &Key, port: Option<u16>, inventory: &Inventory, place: &mut
                 format!("Service {key} has no TCP port {number}; it has {}", host::listed(&inventory::ports(service)))
             }
         },
-        None => match &inventory::redis_ports(service)[..] {
+        None => match &inventory::redis_ports(inventory::ports(service))[..] {
             [port] => return Some(port.clone()),
             [] => host::no_redis_port(key, service),
             several => format!(
@@ -285,7 +298,15 @@ fn policy(
     policy
 }
 
-fn discovery(text: &str, namespace: &str, options: &Options) -> Result<Discovery, String> {
+impl Discovery {
+    /// Its host.
+    pub fn name(self) -> Name {
+        Name { host: self.host, service: self.service }
+    }
+}
+
+/// Reads an entry of `discoveryEndpoints`.
+pub fn discovery(text: &str, namespace: &str, options: &Options) -> Result<Discovery, String> {
     let wrong = || format!("`{text}` is not HOST:PORT");
     // `[::1]:6379` and `::1` are addresses; of anything else, what stands behind the last colon is a port.
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {

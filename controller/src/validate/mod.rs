@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod destination;
 pub mod host;
+pub mod mentions;
 pub mod route;
 pub mod scope;
 pub mod settings;
@@ -70,7 +71,7 @@ pub struct ValidatedService {
     pub address: HostPort,
     /// The Service that has this name, with its port; none where the host is a DNS name.
     pub service: Option<(Key, ServicePort)>,
-    /// The Service's addresses; empty where it is headless.
+    /// The addresses of the Service, or of the ServiceEntry; empty where it is headless.
     pub cluster_ips: Vec<String>,
     /// The addresses of its endpoints, by which a mesh names the listeners of a headless Service.
     pub pods: Vec<String>,
@@ -153,8 +154,8 @@ pub struct Route {
 
 /// Validates everything there is. Services come in the order of their host, port and scope.
 pub fn validate(
-    services: &[Loaded<RedisService>],
-    destinations: &[Loaded<RedisDestination>],
+    services: &[Arc<Loaded<RedisService>>],
+    destinations: &[Arc<Loaded<RedisDestination>>],
     inventory: &Inventory,
     options: &Options,
     diagnostics: &mut Diagnostics,
@@ -178,7 +179,8 @@ pub fn validate(
                 let address = HostPort { host: name.host.clone(), port };
                 let place = route::Place { subject: &subject, namespace: &namespace, listener: &address, field };
                 let Some(targets) = rules.resolve(&place, &mut resolver, diagnostics) else { continue };
-                let (cluster_ips, pods) = addresses(&service, inventory, &mut diagnostics.at(&subject, field));
+                let (cluster_ips, pods) =
+                    addresses(&name.host, &service, inventory, &mut diagnostics.at(&subject, field));
                 let mut built = ValidatedService {
                     owner: subject.clone(),
                     address,
@@ -208,7 +210,7 @@ pub fn validate(
 
 /// Hosts that only a RedisDestination names: everything goes to the host itself.
 fn implicit(
-    destinations: &[Loaded<RedisDestination>],
+    destinations: &[Arc<Loaded<RedisDestination>>],
     claims: &Claims,
     resolver: &mut Destinations<'_>,
     inventory: &Inventory,
@@ -228,7 +230,8 @@ fn implicit(
             let address = HostPort { host: name.host.clone(), port };
             let field = &mut diagnostics.at(&subject, "spec.host");
             let Some(destination) = resolver.resolve(name, Some(port), &namespace, None, field) else { continue };
-            let (cluster_ips, pods) = addresses(&service, inventory, &mut diagnostics.at(&subject, "spec.host"));
+            let (cluster_ips, pods) =
+                addresses(&name.host, &service, inventory, &mut diagnostics.at(&subject, "spec.host"));
             let mut built = ValidatedService {
                 owner: subject.clone(),
                 address,
@@ -259,11 +262,15 @@ fn implicit(
 
 /// The addresses of a Service itself; where it is headless, those of its endpoints.
 fn addresses(
+    host: &str,
     service: &Option<(Key, ServicePort)>,
     inventory: &Inventory,
     place: &mut crate::diagnostic::Place<'_>,
 ) -> (Vec<String>, Vec<String>) {
-    let Some((key, port)) = service else { return Default::default() };
+    let Some((key, port)) = service else {
+        let entry = inventory.entry(host);
+        return (entry.map(|entry| entry.addresses.clone()).unwrap_or_default(), Vec::new());
+    };
     let own = inventory.service(key).map(inventory::cluster_ips).unwrap_or_default();
     if !own.is_empty() {
         return (own, Vec::new());
@@ -296,14 +303,24 @@ fn ports(
     diagnostics: &mut Diagnostics,
 ) -> Vec<Port> {
     let Some(key) = &name.service else {
-        return match options.ports.get(&name.host) {
-            Some(ports) => ports.iter().map(|port| (*port, None)).collect(),
-            None => vec![(host::REDIS_PORT, None)],
-        };
+        if let Some(ports) = options.ports.get(&name.host) {
+            return ports.iter().map(|port| (*port, None)).collect();
+        }
+        let Some(entry) = inventory.entry(&name.host) else { return vec![(host::REDIS_PORT, None)] };
+        let ports = inventory::redis_ports(entry.ports.clone());
+        if ports.is_empty() {
+            let message = format!(
+                "none of the ports of ServiceEntry {} is known to be Redis ({}); name one `redis` or `tcp-redis`",
+                entry.key,
+                host::listed(&entry.ports)
+            );
+            diagnostics.at(subject, field).report(Reason::Unresolved, message);
+        }
+        return ports.into_iter().map(|port| (port.number, None)).collect();
     };
     let place = &mut diagnostics.at(subject, field);
     let Some(service) = host::service(key, inventory, place) else { return Vec::new() };
-    let ports = inventory::redis_ports(service);
+    let ports = inventory::redis_ports(inventory::ports(service));
     if ports.is_empty() {
         place.report(Reason::Unresolved, host::no_redis_port(key, service));
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
@@ -90,8 +91,8 @@ pub struct Claims {
 impl Claims {
     /// Settles who governs what, and reports who doesn't.
     pub fn settle(
-        services: &[Loaded<RedisService>],
-        destinations: &[Loaded<RedisDestination>],
+        services: &[Arc<Loaded<RedisService>>],
+        destinations: &[Arc<Loaded<RedisDestination>>],
         options: &Options,
         diagnostics: &mut Diagnostics,
     ) -> Claims {
@@ -242,7 +243,7 @@ fn owned(name: &Name, other: &Subject) -> String {
 }
 
 /// The oldest first. What has no creation time is only about to be created.
-fn by_age<K: Resource>(objects: &[Loaded<K>]) -> Vec<usize> {
+fn by_age<K: Resource>(objects: &[Arc<Loaded<K>>]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..objects.len()).collect();
     let created = |index: &usize| -> Option<Time> { objects[*index].object.meta().creation_timestamp.clone() };
     order.sort_by(|a, b| match (created(a), created(b)) {
@@ -262,22 +263,24 @@ mod tests {
 
     const HOST: &str = "r.data.svc.cluster.local";
 
-    fn service(index: usize, namespace: &str, created: Option<&str>) -> Loaded<RedisService> {
+    fn service(index: usize, namespace: &str, created: Option<&str>) -> Arc<Loaded<RedisService>> {
         let metadata = json!({"name": format!("s{index}"), "namespace": namespace, "creationTimestamp": created});
         let object = json!({"apiVersion": "x", "kind": "x", "metadata": metadata, "spec": {"host": [HOST]}});
-        Loaded { origin: Origin { index, ..Origin::default() }, object: serde_json::from_value(object).unwrap() }
+        let origin = Origin { index, ..Origin::default() };
+        Arc::new(Loaded { origin, object: serde_json::from_value(object).unwrap() })
     }
 
-    fn destination(index: usize, namespace: &str) -> Loaded<RedisDestination> {
+    fn destination(index: usize, namespace: &str) -> Arc<Loaded<RedisDestination>> {
         let metadata = json!({"name": format!("d{index}"), "namespace": namespace});
         let object = json!({"apiVersion": "x", "kind": "x", "metadata": metadata, "spec": {"host": HOST}});
-        Loaded { origin: Origin { index, ..Origin::default() }, object: serde_json::from_value(object).unwrap() }
+        let origin = Origin { index, ..Origin::default() };
+        Arc::new(Loaded { origin, object: serde_json::from_value(object).unwrap() })
     }
 
     /// Which services and which destinations govern the clients of the host, and how many errors there are.
     fn settled(
-        services: &[Loaded<RedisService>],
-        destinations: &[Loaded<RedisDestination>],
+        services: &[Arc<Loaded<RedisService>>],
+        destinations: &[Arc<Loaded<RedisDestination>>],
     ) -> (Vec<usize>, Vec<usize>, usize) {
         let mut diagnostics = Diagnostics::default();
         let claims = Claims::settle(services, destinations, &Options::default(), &mut diagnostics);

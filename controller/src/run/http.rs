@@ -1,0 +1,73 @@
+//! What the controller serves: the filter to proxies, metrics, and whether it is well.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tracing::warn;
+
+use super::filter::Filters;
+use super::telemetry::Metrics;
+
+/// What the answers are made of.
+pub struct Served {
+    /// The filters.
+    pub filters: Filters,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// Everything has been listed once.
+    pub ready: AtomicBool,
+}
+
+/// Binds the address, so that a mistake shows before anything else is done.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|error| format!("--listen {address}: {error}"))
+}
+
+/// Serves.
+pub async fn serve(listener: TcpListener, served: Arc<Served>) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/filter/{file}", get(filter))
+        .with_state(served);
+    axum::serve(listener, router).await
+}
+
+async fn ready(State(served): State<Arc<Served>>) -> Response {
+    if served.ready.load(Ordering::Relaxed) {
+        "ok\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not everything has been listed yet; the log names what can't be watched\n")
+            .into_response()
+    }
+}
+
+async fn metrics(State(served): State<Arc<Served>>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], served.metrics.text()).into_response()
+}
+
+/// `/filter/<sha256>.wasm`
+async fn filter(State(served): State<Arc<Served>>, Path(file): Path<String>) -> Response {
+    let response = match file.strip_suffix(".wasm") {
+        None => StatusCode::NOT_FOUND.into_response(),
+        Some(sha256) => match served.filters.file(sha256).await {
+            Ok(Some(bytes)) => ([(header::CONTENT_TYPE, "application/wasm")], bytes.as_ref().clone()).into_response(),
+            Ok(None) => (StatusCode::NOT_FOUND, "there is no such filter\n").into_response(),
+            Err(error) => {
+                warn!(sha256, error = super::chain(&error), "a filter of another version can't be read");
+                StatusCode::SERVICE_UNAVAILABLE.into_response()
+            }
+        },
+    };
+    served.metrics.filter_requested(response.status().as_u16());
+    response
+}

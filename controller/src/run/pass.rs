@@ -1,0 +1,395 @@
+//! One pass over what has changed: evaluate, plan, apply, and say what became of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use kube::runtime::events::{Event, EventType};
+use tracing::{info, warn};
+
+use crate::build::mesh::{self, Content, Past, Piece, Plan, Planned};
+use crate::build::{envoy_filter, wasm_plugin};
+use crate::validate::HostPort;
+use crate::validate::scope::Scope as Clients;
+
+use super::apply::{self, Operation, RenderedKey};
+use super::reconcile::{Known, Reconciler};
+use super::telemetry::Outcome;
+use super::update_status::{self, Facts};
+use super::world::{Kind, ObjectKey};
+
+/// How many requests are under way at once.
+const CONCURRENCY: usize = 16;
+/// How long a request may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// When an operation has its turn. Whatever is in force at any time must be of one piece, so filters and clusters come before
+/// the listeners that need them, and go after those that needed them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Clusters,
+    Plugins,
+    Listeners,
+    /// WasmPlugins that give hosts away to filters of their own.
+    PluginsThatShrink,
+    Deletions,
+}
+
+impl Reconciler {
+    /// Looks again at everything that a change concerns. Returns how many objects that were.
+    pub(super) fn evaluate(&mut self) -> usize {
+        self.world.mark(std::mem::take(&mut self.waiting));
+        let mut evaluated = 0;
+        for key in self.world.take_dirty() {
+            if self.world.secrets_around(&key).into_iter().any(|secret| self.is_unread(secret)) {
+                self.waiting.insert(key);
+                continue;
+            }
+            evaluated += 1;
+            self.unsaid.insert(key.clone());
+            let Some(evaluation) = self.world.evaluate(&key, &self.settings.mesh) else {
+                self.known.remove(&key);
+                continue;
+            };
+            let known = self.known.entry(key).or_default();
+            if evaluation.is_good() {
+                known.good = evaluation.pieces.clone();
+                known.good_generation = Some(evaluation.generation);
+            }
+            known.evaluation = evaluation;
+        }
+        self.world.forget_secrets();
+        evaluated
+    }
+
+    /// What is in force of all objects, each host once for the same clients.
+    pub(super) fn in_force(&self) -> Vec<Arc<Piece>> {
+        let mut found: BTreeMap<(&HostPort, &Clients), (bool, &Arc<Piece>)> = BTreeMap::new();
+        for known in self.known.values() {
+            let is_fresh = known.evaluation.is_good();
+            for piece in &known.good {
+                let place = (&piece.service.address, &piece.service.scope);
+                // What is kept of an object that isn't in order gives way to one that is.
+                match found.get(&place) {
+                    Some((true, _)) => {}
+                    Some((false, _)) if !is_fresh => {}
+                    _ => {
+                        found.insert(place, (is_fresh, piece));
+                    }
+                }
+            }
+        }
+        let is_governed = |address| found.get(&(address, &Clients::Mesh)).is_some();
+        let in_force = found.iter().filter(|((address, clients), (is_fresh, _))| {
+            *is_fresh || **clients == Clients::Mesh || !is_governed(address)
+        });
+        in_force.map(|(_, (_, piece))| (*piece).clone()).collect()
+    }
+
+    /// Objects of which nothing is known but what they rendered once, if they did.
+    fn frozen(&self) -> Vec<&ObjectKey> {
+        let keys = self.world.objects().keys();
+        keys.filter(|key| self.known.get(key).is_none_or(Known::is_frozen)).collect()
+    }
+
+    pub(super) fn plan(&mut self, pieces: &[Arc<Piece>]) -> Plan {
+        let large = match self.large.take() {
+            Some(large) => large,
+            None => self.objects.large_groups(pieces.iter()),
+        };
+        let frozen = self.frozen();
+        let mut kept = BTreeMap::new();
+        if !frozen.is_empty() {
+            let root = &self.settings.mesh.root_namespace;
+            let mut hosts: BTreeSet<(&str, &str)> = BTreeSet::new();
+            for key in &frozen {
+                for host in self.world.hosts_of(key) {
+                    hosts.extend([(key.key.namespace.as_str(), host), (root.as_str(), host)]);
+                }
+            }
+            for piece in pieces {
+                hosts.remove(&(piece.namespace.as_str(), piece.service.address.host.as_str()));
+            }
+            kept = apply::kept_hosts(self.objects.live(), |namespace, host| hosts.contains(&(namespace, host)));
+        }
+        let plan = mesh::plan(pieces, &Past { large, kept });
+        self.large = Some(plan.large.clone());
+        plan
+    }
+
+    /// Does what has to be done for the cluster to be as planned.
+    pub(super) async fn apply(&mut self, plan: &Plan) -> Result<(), ()> {
+        let planned: BTreeMap<RenderedKey, &Planned> =
+            plan.objects.iter().map(|planned| (RenderedKey::of(planned), planned)).collect();
+        self.failures.retain(|key, _| planned.contains_key(key));
+        self.objects.retain(|key| planned.contains_key(key));
+        let mut operations: Vec<(Turn, Operation)> = Vec::new();
+        let by_themselves: BTreeSet<(&str, &HostPort)> = plan
+            .objects
+            .iter()
+            .filter_map(|planned| match &planned.content {
+                Content::Listener { piece, per_host: true } => {
+                    Some((planned.namespace.as_str(), &piece.service.address))
+                }
+                _ => None,
+            })
+            .collect();
+        for planned in &plan.objects {
+            let Some(operation) = self.objects.compare(planned, &self.settings.mesh) else { continue };
+            let turn = match &planned.content {
+                Content::Cluster { .. } => Turn::Clusters,
+                Content::Listener { .. } => Turn::Listeners,
+                Content::Plugin { .. } => {
+                    let live = self.objects.live().get(&RenderedKey::of(planned));
+                    let hosts = live.map(|live| live.hosts.as_slice()).unwrap_or_default();
+                    let gives_away = hosts.iter().any(|host| {
+                        let alone = by_themselves.iter().filter(|(namespace, _)| *namespace == planned.namespace);
+                        alone.into_iter().any(|(_, address)| address.to_string() == host.host)
+                    });
+                    if gives_away { Turn::PluginsThatShrink } else { Turn::Plugins }
+                }
+            };
+            operations.push((turn, operation));
+        }
+        operations.extend(self.superfluous(&planned).into_iter().map(|key| (Turn::Deletions, Operation::Delete(key))));
+        operations.sort_by_key(|(turn, _)| *turn);
+        let mut result = Ok(());
+        let mut rest = operations.into_iter().peekable();
+        while let Some(turn) = rest.peek().map(|(turn, _)| *turn) {
+            let mut batch = Vec::new();
+            while let Some((_, operation)) = rest.next_if(|(next, _)| *next == turn) {
+                batch.push(operation);
+            }
+            if self.perform(batch, &planned).await.is_err() {
+                result = Err(());
+                // What comes later may need what has failed.
+                if turn == Turn::Clusters || turn == Turn::Plugins {
+                    break;
+                }
+            }
+        }
+        result
+    }
+
+    /// What is there, is ours, and follows from nothing.
+    fn superfluous(&self, planned: &BTreeMap<RenderedKey, &Planned>) -> Vec<RenderedKey> {
+        let frozen: Vec<String> =
+            self.frozen().into_iter().map(|key| format!("{} {}", key.kind.name(), key.key)).collect();
+        let live = self.objects.live().iter().filter(|(key, _)| !planned.contains_key(*key));
+        let gone = live.filter(|(key, live)| {
+            // Where anything is left as it is, so are the clusters to which it may lead.
+            let may_be_needed =
+                !frozen.is_empty() && key.kind == envoy_filter::KIND && key.key.name.ends_with(mesh::DESTINATION);
+            apply::is_prunable(live, &frozen) && !may_be_needed
+        });
+        gone.map(|(key, _)| key.clone()).collect()
+    }
+
+    async fn perform(
+        &mut self,
+        operations: Vec<Operation>,
+        planned: &BTreeMap<RenderedKey, &Planned>,
+    ) -> Result<(), ()> {
+        let is_leader = self.is_leader.clone();
+        let mut requests = Vec::new();
+        for operation in operations {
+            let (key, repairs) = match &operation {
+                Operation::Apply { key, repairs, .. } => (key.clone(), *repairs),
+                Operation::Delete(key) => (key.clone(), false),
+            };
+            let is_leader = is_leader.clone();
+            let request = self.objects.perform(operation);
+            requests.push(async move {
+                if !*is_leader.borrow() {
+                    return (key, repairs, None);
+                }
+                let result = tokio::time::timeout(PATIENCE, request).await;
+                (
+                    key,
+                    repairs,
+                    Some(result.unwrap_or_else(|_| Err(kube::Error::Service("the API server doesn't answer".into())))),
+                )
+            });
+        }
+        let mut requests = stream::iter(requests).buffer_unordered(CONCURRENCY);
+        let mut outcome = Ok(());
+        while let Some((key, repairs, result)) = requests.next().await {
+            // Somebody else leads now.
+            let Some(result) = result else { continue };
+            let subjects: Vec<ObjectKey> = planned
+                .get(&key)
+                .map(|planned| planned.subjects().into_iter().filter_map(ObjectKey::of).collect())
+                .unwrap_or_default();
+            match result {
+                Ok(done) => {
+                    if let apply::Done::Deleted = done {
+                        info!(object = %key, "deleted");
+                        self.served.metrics.deleted(key.kind);
+                    } else {
+                        info!(object = %key, repairs, "applied");
+                        self.served.metrics.applied(key.kind, Outcome::success);
+                    }
+                    self.objects.done(&key, done);
+                    self.failures.remove(&key);
+                    if repairs && let Some(subject) = subjects.first() {
+                        self.tell_of_repair(&key, subject).await;
+                    }
+                }
+                Err(error) => {
+                    let reason = match &error {
+                        kube::Error::Api(status) => status.message.clone(),
+                        other => super::chain(other),
+                    };
+                    warn!(object = %key, error = reason, "not applied");
+                    self.served.metrics.applied(key.kind, Outcome::error);
+                    self.failures.insert(key.clone(), format!("{key}: {}", hint(&error, reason)));
+                    outcome = Err(());
+                }
+            }
+            self.unsaid.extend(subjects);
+        }
+        outcome
+    }
+
+    /// Somebody has edited or deleted what follows from an object, and should know that it doesn't last.
+    async fn tell_of_repair(&self, key: &RenderedKey, subject: &ObjectKey) {
+        let Some(object) = self.world.objects().get(subject) else { return };
+        let event = Event {
+            type_: EventType::Normal,
+            reason: "Repaired".to_owned(),
+            note: Some(format!("{key} was changed by somebody else, and is as it should be again")),
+            action: "Apply".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &object.reference).await {
+            warn!(error = super::chain(&error), "an Event can't be written");
+        }
+    }
+
+    /// Has the statuses looked at of those against which something is said that has nothing to do with themselves.
+    pub(super) fn judgements(&mut self, plan: &Plan) -> BTreeMap<ObjectKey, (Vec<String>, Vec<String>)> {
+        let mut judgements: BTreeMap<ObjectKey, (Vec<String>, Vec<String>)> = BTreeMap::new();
+        for planned in &plan.objects {
+            let key = RenderedKey::of(planned);
+            let failure = self.failures.get(&key);
+            let rejection = self.objects.live().get(&key).and_then(|live| live.rejected.as_ref());
+            if failure.is_none() && rejection.is_none() {
+                continue;
+            }
+            for subject in planned.subjects().into_iter().filter_map(ObjectKey::of) {
+                let judged = judgements.entry(subject).or_default();
+                judged.0.extend(failure.cloned());
+                judged.1.extend(rejection.map(|said| format!("{key}: {said}")));
+            }
+        }
+        let before = std::mem::replace(&mut self.judged, judgements.keys().cloned().collect());
+        self.unsaid.extend(before);
+        self.unsaid.extend(judgements.keys().cloned());
+        judgements
+    }
+
+    /// Writes the statuses of those of which there is something new to say.
+    pub(super) async fn update_status(
+        &mut self,
+        judgements: &BTreeMap<ObjectKey, (Vec<String>, Vec<String>)>,
+    ) -> Result<(), ()> {
+        let mut requests = Vec::new();
+        for key in std::mem::take(&mut self.unsaid) {
+            let (Some(object), Some(known)) = (self.world.objects().get(&key), self.known.get(&key)) else { continue };
+            let (failures, rejections) = judgements.get(&key).cloned().unwrap_or_default();
+            let facts = Facts {
+                evaluation: &known.evaluation,
+                in_force: known.good.iter().map(AsRef::as_ref).collect(),
+                good_generation: known.good_generation,
+                is_frozen: known.is_frozen(),
+                unreadable: self.unreadable_of(&key),
+                failures,
+                rejections,
+            };
+            let status = update_status::status(&facts, &object.status);
+            if update_status::is_same(&status, &object.status) {
+                continue;
+            }
+            let client = self.client.clone();
+            requests.push(async move {
+                let written = update_status::write(client, key.clone(), status.clone());
+                let result = tokio::time::timeout(PATIENCE, written).await;
+                (
+                    key,
+                    status,
+                    result.unwrap_or_else(|_| Err(kube::Error::Service("the API server doesn't answer".into()))),
+                )
+            });
+        }
+        let mut outcome = Ok(());
+        let mut requests = stream::iter(requests).buffer_unordered(CONCURRENCY);
+        while let Some((key, status, result)) = requests.next().await {
+            self.served.metrics.status_written(Outcome::of(&result));
+            match result {
+                Ok(()) => {
+                    if let Some(object) = self.world.objects().get(&key) {
+                        let told = update_status::publish(&self.recorder, object, &object.status, &status).await;
+                        if let Err(error) = told {
+                            warn!(error = super::chain(&error), "an Event can't be written");
+                        }
+                    }
+                    self.world.set_status(&key, status);
+                }
+                Err(error) => {
+                    warn!(object = %key.key, kind = key.kind.name(), error = super::chain(&error), "its status can't be written");
+                    self.unsaid.insert(key);
+                    outcome = Err(());
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Why Secrets that an object names can't be read.
+    fn unreadable_of(&self, key: &ObjectKey) -> Vec<String> {
+        let secrets = self.world.secrets_of(key).filter(|secret| !self.world.has_secret(secret));
+        let reason = |secret: &crate::inventory::Key| {
+            let reason = self.unreadable.iter().find(|(scope, _)| scope.covers(secret)).map(|(_, reason)| reason)?;
+            Some(format!("Secret {secret} can't be read by the controller: {reason}"))
+        };
+        secrets.filter_map(reason).collect()
+    }
+
+    /// Sets the gauges.
+    pub(super) fn count(&self) {
+        for kind in [Kind::Service, Kind::Destination] {
+            let of_kind = self.known.iter().filter(|(key, _)| key.kind == kind);
+            let (good, bad): (Vec<_>, Vec<_>) = of_kind.partition(|(_, known)| known.evaluation.is_good());
+            self.served.metrics.set_resources(kind.name(), true, good.len());
+            self.served.metrics.set_resources(kind.name(), false, bad.len());
+        }
+        for kind in [wasm_plugin::KIND, envoy_filter::KIND] {
+            let live = self.objects.live().iter().filter(|(key, live)| key.kind == kind && live.is_own);
+            self.served.metrics.set_objects(kind, live.count());
+        }
+    }
+
+    /// Once everything is in order with this version's filter, those of older versions are of no use.
+    pub(super) async fn prune_filters(&mut self) {
+        if std::mem::replace(&mut self.is_pruned, true) {
+            return;
+        }
+        let named: BTreeSet<String> = self.settings.mesh.filter_sha256.iter().cloned().collect();
+        if let Err(error) = self.served.filters.prune(&named).await {
+            warn!(error = super::chain(&error), "filters of older versions can't be deleted");
+        }
+    }
+}
+
+/// What a person can do about a failure.
+fn hint(error: &kube::Error, reason: String) -> String {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            format!("{reason}; is Istio installed, and does the namespace exist?")
+        }
+        kube::Error::Api(status) if status.code == 403 => format!("{reason}; grant it to the controller"),
+        kube::Error::Api(status) if status.code == 413 => format!("{reason}; use fewer routes"),
+        _ => reason,
+    }
+}

@@ -1,0 +1,325 @@
+//! The one task that decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use kube::runtime::events::{Recorder, Reporter};
+use tokio::sync::{mpsc, watch as shared};
+use tokio::task::JoinHandle;
+use tracing::{debug, warn};
+
+use crate::build::mesh::{self, Group, Piece};
+use crate::build::{envoy_filter, wasm_plugin};
+use crate::inventory::Key;
+use crate::validate;
+
+use super::apply::{Objects, RenderedKey};
+use super::http::Served;
+use super::telemetry::Outcome;
+use super::watch::{self, Scope, Source, Told, Update};
+use super::world::{Evaluation, Kind, ObjectKey, World};
+
+/// The first wait after a failure, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// What is decided at the beginning.
+pub struct Settings {
+    /// The namespace of the controller, which is its name to other controllers.
+    pub controller: String,
+    /// This replica.
+    pub identity: String,
+    /// How objects are rendered.
+    pub mesh: mesh::Options,
+    /// How names are read.
+    pub validate: validate::Options,
+    /// How long nothing must have changed.
+    pub debounce: Duration,
+    /// How long changes wait at most.
+    pub max_debounce: Duration,
+}
+
+/// What became of one of our objects so far.
+#[derive(Default)]
+pub(super) struct Known {
+    /// As it is now.
+    pub(super) evaluation: Evaluation,
+    /// What is in force: of the last generation that was in order.
+    pub(super) good: Vec<Arc<Piece>>,
+    /// That generation; none if it was never in order since this replica began.
+    pub(super) good_generation: Option<i64>,
+}
+
+impl Known {
+    /// True if nothing is known of what is in force.
+    pub(super) fn is_frozen(&self) -> bool {
+        !self.evaluation.is_good() && self.good_generation.is_none()
+    }
+}
+
+/// See the module.
+pub struct Reconciler {
+    pub(super) client: Client,
+    pub(super) settings: Settings,
+    pub(super) served: Arc<Served>,
+    pub(super) recorder: Recorder,
+    pub(super) is_leader: shared::Receiver<bool>,
+    pub(super) updates: (mpsc::Sender<Update>, mpsc::Receiver<Update>),
+    pub(super) world: World,
+    pub(super) objects: Objects,
+    pub(super) known: BTreeMap<ObjectKey, Known>,
+    /// Sources that have not been listed yet.
+    pub(super) unlisted: BTreeSet<Source>,
+    /// What a source that is being listed has shown so far.
+    pub(super) listing: BTreeMap<Source, BTreeSet<Key>>,
+    pub(super) secrets: BTreeMap<Scope, JoinHandle<()>>,
+    /// Of these watches, those that have not shown anything yet.
+    pub(super) unread: BTreeSet<Scope>,
+    pub(super) unreadable: BTreeMap<Scope, String>,
+    /// Objects that wait for a Secret to be read.
+    pub(super) waiting: BTreeSet<ObjectKey>,
+    pub(super) failures: BTreeMap<RenderedKey, String>,
+    /// Objects of whose status there may be something new to say.
+    pub(super) unsaid: BTreeSet<ObjectKey>,
+    /// Objects against which the last pass had something to say.
+    pub(super) judged: BTreeSet<ObjectKey>,
+    pub(super) large: Option<BTreeSet<Group>>,
+    pub(super) is_stale: bool,
+    pub(super) attempts: u32,
+    pub(super) retry_at: Option<tokio::time::Instant>,
+    pub(super) is_pruned: bool,
+}
+
+impl Reconciler {
+    /// One that has seen nothing yet.
+    pub fn new(
+        client: Client,
+        settings: Settings,
+        served: Arc<Served>,
+        is_leader: shared::Receiver<bool>,
+    ) -> Reconciler {
+        let reporter = Reporter { controller: "redis-mesh".to_owned(), instance: Some(settings.identity.clone()) };
+        Reconciler {
+            recorder: Recorder::new(client.clone(), reporter),
+            objects: Objects::new(client.clone(), settings.controller.clone()),
+            world: World::new(settings.validate.clone()),
+            client,
+            settings,
+            served,
+            is_leader,
+            updates: mpsc::channel(1024),
+            known: BTreeMap::new(),
+            unlisted: BTreeSet::new(),
+            listing: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            unread: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            failures: BTreeMap::new(),
+            unsaid: BTreeSet::new(),
+            judged: BTreeSet::new(),
+            large: None,
+            is_stale: true,
+            attempts: 0,
+            retry_at: None,
+            is_pruned: false,
+        }
+    }
+
+    /// Runs for ever.
+    pub async fn run(mut self) {
+        let sources = [
+            Source::Objects(Kind::Service),
+            Source::Objects(Kind::Destination),
+            Source::Services,
+            Source::Slices,
+            Source::Entries,
+            Source::Rendered(wasm_plugin::KIND),
+            Source::Rendered(envoy_filter::KIND),
+        ];
+        for source in sources {
+            watch::start(&self.client, source.clone(), self.updates.0.clone());
+            self.unlisted.insert(source);
+        }
+        loop {
+            self.wait().await;
+            if !self.unlisted.is_empty() {
+                continue;
+            }
+            self.served.ready.store(true, Ordering::Relaxed);
+            self.reconcile().await;
+        }
+    }
+
+    /// Takes in what is told, until nothing more is for a while.
+    async fn wait(&mut self) {
+        let retry_at = self.retry_at;
+        let retry = async {
+            match retry_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            update = self.updates.1.recv() => {
+                if let Some(update) = update {
+                    self.take(update);
+                }
+            }
+            changed = self.is_leader.changed() => {
+                if changed.is_err() {
+                    // Nobody runs for leader any more, because the process ends.
+                    return std::future::pending().await;
+                }
+                let leads = *self.is_leader.borrow();
+                self.served.metrics.set_leader(leads);
+                self.is_stale = true;
+                return;
+            }
+            () = retry => self.retry_at = None,
+        }
+        let end = tokio::time::Instant::now() + self.settings.max_debounce;
+        loop {
+            let quiet = tokio::time::Instant::now() + self.settings.debounce;
+            match tokio::time::timeout_at(quiet.min(end), self.updates.1.recv()).await {
+                Ok(Some(update)) => self.take(update),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, update: Update) {
+        match update {
+            Update::Listing(source) => {
+                self.listing.insert(source, BTreeSet::new());
+            }
+            Update::There(source, key, told) => {
+                if let Some(shown) = self.listing.get_mut(&source) {
+                    shown.insert(key);
+                }
+                match (told, source) {
+                    (Told::Change(change), _) => {
+                        if let Err(message) = self.world.apply(change) {
+                            warn!("{message}");
+                        }
+                    }
+                    (Told::Rendered(object), Source::Rendered(kind)) => {
+                        if self.objects.saw(kind, &object) {
+                            self.is_stale = true;
+                        }
+                    }
+                    (Told::Rendered(_), _) => {}
+                }
+            }
+            Update::Gone(source, key) => self.gone(&source, &key),
+            Update::Listed(source) => {
+                let shown = self.listing.remove(&source).unwrap_or_default();
+                for key in self.world.known(&source, &self.objects) {
+                    if !shown.contains(&key) {
+                        self.gone(&source, &key);
+                    }
+                }
+                if self.unlisted.remove(&source) {
+                    debug!(source = source.name(), objects = shown.len(), "listed");
+                }
+                if let Source::Secrets(scope) = source {
+                    let was_unread = self.unread.remove(&scope);
+                    if self.unreadable.remove(&scope).is_some() || was_unread {
+                        self.wake(&scope);
+                    }
+                }
+            }
+            Update::Failed(source, message) => {
+                warn!(source = source.name(), error = message, "a watch broke; it is opened again");
+                self.served.metrics.watch_failed(source.name());
+                // Of a Secret that was read, what is known holds on.
+                if let Source::Secrets(scope) = source
+                    && self.unread.remove(&scope)
+                {
+                    self.unreadable.insert(scope.clone(), message);
+                    self.wake(&scope);
+                }
+            }
+        }
+    }
+
+    fn gone(&mut self, source: &Source, key: &Key) {
+        if let Source::Rendered(kind) = source {
+            self.is_stale |= self.objects.gone(&RenderedKey { kind, key: key.clone() });
+        } else if let Some(change) = watch::gone(source, key)
+            && let Err(message) = self.world.apply(change)
+        {
+            warn!("{message}");
+        }
+    }
+
+    /// Has those looked at again who wait for Secrets.
+    fn wake(&mut self, scope: &Scope) {
+        let named = self.world.named_secrets();
+        named.iter().filter(|key| scope.covers(key)).for_each(|key| self.world.mark_users_of(key));
+        self.world.mark(std::mem::take(&mut self.waiting));
+    }
+
+    /// Watches the Secrets that are named, and no others.
+    fn watch_secrets(&mut self) {
+        let wanted = watch::scopes(&self.world.named_secrets());
+        let unwanted: Vec<Scope> = self.secrets.keys().filter(|scope| !wanted.contains(scope)).cloned().collect();
+        for scope in unwanted {
+            if let Some(task) = self.secrets.remove(&scope) {
+                task.abort();
+            }
+            self.unread.remove(&scope);
+            self.unreadable.remove(&scope);
+        }
+        for scope in wanted {
+            if !self.secrets.contains_key(&scope) {
+                let source = Source::Secrets(scope.clone());
+                let task = watch::start(&self.client, source, self.updates.0.clone());
+                self.unread.insert(scope.clone());
+                self.secrets.insert(scope, task);
+            }
+        }
+    }
+
+    /// True while it isn't known whether a Secret is there.
+    pub(super) fn is_unread(&self, secret: &Key) -> bool {
+        let mut scopes = self.secrets.keys().filter(|scope| scope.covers(secret));
+        scopes.all(|scope| self.unread.contains(scope))
+    }
+
+    async fn reconcile(&mut self) {
+        let began = Instant::now();
+        self.watch_secrets();
+        let evaluated = self.evaluate();
+        if !*self.is_leader.borrow() {
+            return;
+        }
+        if evaluated == 0 && !self.is_stale && self.failures.is_empty() && self.unsaid.is_empty() {
+            return;
+        }
+        self.is_stale = false;
+        let pieces = self.in_force();
+        let plan = self.plan(&pieces);
+        let applied = self.apply(&plan).await;
+        let judgements = self.judgements(&plan);
+        let result = applied.and(self.update_status(&judgements).await);
+        self.count();
+        match result {
+            Ok(()) => {
+                self.attempts = 0;
+                self.retry_at = None;
+                self.prune_filters().await;
+            }
+            Err(()) => {
+                let wait = RETRY.0.saturating_mul(1 << self.attempts.min(8)).min(RETRY.1);
+                self.attempts += 1;
+                self.retry_at = Some(tokio::time::Instant::now() + wait);
+            }
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        self.served.metrics.reconciled(Outcome::of(&result), seconds, evaluated);
+        debug!(evaluated, seconds, "reconciled");
+    }
+}

@@ -1,0 +1,279 @@
+//! What is said of an object in its status.
+//!
+//! `Accepted`: it is valid and nobody else has precedence. `ResolvedRefs`: what it names exists. `Programmed`: what follows
+//! from it has been handed to the mesh.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder};
+use redis_mesh_core::wire::DataPath;
+use serde_json::json;
+
+use crate::build::mesh::Piece;
+use crate::crd::status::Status;
+use crate::diagnostic::{Diagnostic, Reason};
+
+use super::apply::FIELD_MANAGER;
+use super::watch;
+use super::world::{Evaluation, Object, ObjectKey};
+
+/// The longest message, in bytes. (The API server's limit is 32,768.)
+const MAX_MESSAGE: usize = 4096;
+/// The longest note of an Event, in bytes.
+const MAX_NOTE: usize = 1000;
+
+/// What is known of an object when its status is made.
+pub struct Facts<'a> {
+    /// What follows from it as it is.
+    pub evaluation: &'a Evaluation,
+    /// What is in force of it.
+    pub in_force: Vec<&'a Piece>,
+    /// The generation that was last in order.
+    pub good_generation: Option<i64>,
+    /// It was never in order since this controller began, so that what was rendered before is left alone.
+    pub is_frozen: bool,
+    /// Why Secrets that it names can't be read.
+    pub unreadable: Vec<String>,
+    /// What could not be handed to the mesh.
+    pub failures: Vec<String>,
+    /// What the mesh says against it.
+    pub rejections: Vec<String>,
+}
+
+/// The status that an object should have. Times are those of the one that it has, where nothing has changed.
+pub fn status(facts: &Facts<'_>, present: &Status) -> Status {
+    let evaluation = facts.evaluation;
+    let conditions = [accepted(evaluation), resolved(facts), programmed(facts)];
+    let conditions = conditions.into_iter().map(|(kind, is_true, reason, message)| {
+        let status = if is_true { "True" } else { "False" };
+        let known = present.conditions.iter().find(|known| known.type_ == kind && known.status == status);
+        Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: shortened(message, MAX_MESSAGE),
+            observed_generation: Some(evaluation.generation),
+            last_transition_time: known
+                .map_or_else(|| Time(Timestamp::now()), |known| known.last_transition_time.clone()),
+        }
+    });
+    let paths: BTreeSet<&str> = facts.in_force.iter().map(|piece| path(piece)).collect();
+    Status {
+        conditions: conditions.collect(),
+        observed_generation: Some(evaluation.generation),
+        data_path: (!paths.is_empty()).then(|| paths.into_iter().collect::<Vec<_>>().join(",")),
+    }
+}
+
+type Said = (&'static str, bool, &'static str, String);
+
+fn accepted(evaluation: &Evaluation) -> Said {
+    let is_against = |reason| matches!(reason, Reason::Invalid | Reason::Conflict | Reason::Unsupported);
+    let worst = [(Reason::Conflict, "Conflict"), (Reason::Invalid, "Invalid"), (Reason::Unsupported, "Unsupported")];
+    for (reason, name) in worst {
+        if evaluation.messages_of(|found| found == reason).next().is_some() {
+            return ("Accepted", false, name, joined(evaluation.messages_of(is_against)));
+        }
+    }
+    let warnings = joined(evaluation.messages_of(Reason::is_warning));
+    let message = if warnings.is_empty() { "valid".to_owned() } else { format!("valid, but: {warnings}") };
+    ("Accepted", true, "Accepted", message)
+}
+
+fn resolved(facts: &Facts<'_>) -> Said {
+    let evaluation = facts.evaluation;
+    let mut messages = facts.unreadable.clone();
+    let missing = joined(evaluation.messages_of(|reason| reason == Reason::Unresolved));
+    if !missing.is_empty() {
+        messages.push(missing);
+    }
+    if !messages.is_empty() {
+        return ("ResolvedRefs", false, "RefNotFound", messages.join("; "));
+    }
+    if !evaluation.lacking.is_empty() {
+        let names = evaluation.lacking.iter().map(|key| format!("{} {}", key.kind.name(), key.key)).collect();
+        let message = format!("builds on {}, whose status says what is wrong with it", super::apply::some_of(names));
+        return ("ResolvedRefs", false, "RefNotAccepted", message);
+    }
+    ("ResolvedRefs", true, "ResolvedRefs", "everything that it names exists".to_owned())
+}
+
+fn programmed(facts: &Facts<'_>) -> Said {
+    let say = |is_true, reason, message| ("Programmed", is_true, reason, message);
+    if !facts.evaluation.is_good() {
+        return match facts.good_generation {
+            Some(generation) if !facts.in_force.is_empty() => say(
+                false,
+                "LastGoodKept",
+                format!("what followed from generation {generation} stays in force until this object is in order"),
+            ),
+            None if facts.is_frozen => {
+                say(false, "LastGoodKept", "what was rendered from it before, if anything, is left as it is".to_owned())
+            }
+            _ => say(false, "NotProgrammed", "nothing is rendered until this object is in order".to_owned()),
+        };
+    }
+    if !facts.failures.is_empty() {
+        return say(false, "ApplyFailed", facts.failures.join("; "));
+    }
+    if !facts.rejections.is_empty() {
+        return say(false, "RejectedByIstio", facts.rejections.join("; "));
+    }
+    let ways: BTreeSet<String> = facts
+        .in_force
+        .iter()
+        .map(|piece| format!("{} by {}: {}", piece.service.address, path(piece), piece.service.path_reason))
+        .collect();
+    let ways = super::apply::some_of(ways.into_iter().collect());
+    say(true, "Programmed", if ways.is_empty() { "in force".to_owned() } else { ways })
+}
+
+fn path(piece: &Piece) -> &'static str {
+    match piece.service.path {
+        DataPath::Direct => "direct",
+        DataPath::Proxy => "proxy",
+    }
+}
+
+fn joined<'a>(messages: impl Iterator<Item = &'a Diagnostic>) -> String {
+    let texts = messages.map(|message| match message.field.as_str() {
+        "" => message.message.clone(),
+        field => format!("{field}: {}", message.message),
+    });
+    texts.collect::<Vec<_>>().join("; ")
+}
+
+fn shortened(mut text: String, limit: usize) -> String {
+    if text.len() > limit {
+        let end = (0..=limit - 4).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        text.truncate(end);
+        text.push_str(" ...");
+    }
+    text
+}
+
+/// True if both say the same, whenever they said it.
+pub fn is_same(a: &Status, b: &Status) -> bool {
+    let said = |status: &Status| {
+        let conditions = status
+            .conditions
+            .iter()
+            .map(|condition| Condition { last_transition_time: Time(Timestamp::UNIX_EPOCH), ..condition.clone() });
+        Status { conditions: conditions.collect(), ..status.clone() }
+    };
+    said(a) == said(b)
+}
+
+/// Writes a status.
+pub async fn write(client: Client, key: ObjectKey, status: Status) -> Result<(), kube::Error> {
+    let api = Api::<DynamicObject>::namespaced_with(client, &key.key.namespace, &watch::ours(key.kind));
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    match api.patch_status(&key.key.name, &parameters, &Patch::Merge(json!({"status": status}))).await {
+        // Deleted meanwhile.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        result => result.map(|_| ()),
+    }
+}
+
+/// Tells people of what has changed.
+pub async fn publish(recorder: &Recorder, object: &Object, before: &Status, after: &Status) -> Result<(), kube::Error> {
+    for condition in &after.conditions {
+        let known = before.conditions.iter().find(|known| known.type_ == condition.type_);
+        let is_news =
+            known.is_none_or(|known| (&known.status, &known.reason) != (&condition.status, &condition.reason));
+        let is_good = condition.status == "True";
+        // That all is well is said once, at the end.
+        if !is_news || is_good && condition.type_ != "Programmed" {
+            continue;
+        }
+        let event = Event {
+            type_: if is_good { EventType::Normal } else { EventType::Warning },
+            reason: condition.reason.clone(),
+            note: Some(shortened(condition.message.clone(), MAX_NOTE)),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        recorder.publish(&event, &object.reference).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostic::Subject;
+
+    fn evaluation(messages: &[(Reason, &str)]) -> Evaluation {
+        let message = |(reason, message): &(Reason, &str)| Diagnostic {
+            subject: Subject::default(),
+            field: "spec.x".to_owned(),
+            reason: *reason,
+            message: (*message).to_owned(),
+        };
+        Evaluation { generation: 3, messages: messages.iter().map(message).collect(), ..Evaluation::default() }
+    }
+
+    fn said(evaluation: &Evaluation, good_generation: Option<i64>) -> Vec<(String, String, String)> {
+        let facts = Facts {
+            evaluation,
+            in_force: Vec::new(),
+            good_generation,
+            is_frozen: good_generation.is_none(),
+            unreadable: Vec::new(),
+            failures: Vec::new(),
+            rejections: Vec::new(),
+        };
+        let status = status(&facts, &Status::default());
+        status.conditions.into_iter().map(|it| (it.status, it.reason, it.message)).collect()
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_where_it_belongs() {
+        let check = |messages: &[(Reason, &str)], expected: [&str; 3]| {
+            let said = said(&evaluation(messages), None);
+            assert_eq!(said.iter().map(|it| it.1.as_str()).collect::<Vec<_>>(), expected, "{messages:?}");
+        };
+        check(&[], ["Accepted", "ResolvedRefs", "Programmed"]);
+        check(&[(Reason::NoEffect, "a")], ["Accepted", "ResolvedRefs", "Programmed"]);
+        check(&[(Reason::Invalid, "a")], ["Invalid", "ResolvedRefs", "LastGoodKept"]);
+        check(&[(Reason::Invalid, "a"), (Reason::Conflict, "b")], ["Conflict", "ResolvedRefs", "LastGoodKept"]);
+        check(&[(Reason::Unresolved, "a")], ["Accepted", "RefNotFound", "LastGoodKept"]);
+        check(&[(Reason::Unsupported, "a")], ["Unsupported", "ResolvedRefs", "LastGoodKept"]);
+        assert!(said(&evaluation(&[(Reason::NoEffect, "has no effect")]), None)[0].2.contains("spec.x: has no effect"));
+    }
+
+    #[test]
+    fn times_change_only_with_what_they_are_the_time_of() {
+        let evaluation = evaluation(&[]);
+        let facts = Facts {
+            evaluation: &evaluation,
+            in_force: Vec::new(),
+            good_generation: None,
+            is_frozen: false,
+            unreadable: Vec::new(),
+            failures: Vec::new(),
+            rejections: Vec::new(),
+        };
+        let mut first = status(&facts, &Status::default());
+        for condition in &mut first.conditions {
+            condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+        }
+        let second = status(&facts, &first);
+        assert_eq!(first, second);
+        let failing = Facts { failures: vec!["no".to_owned()], ..facts };
+        let third = status(&failing, &second);
+        assert!(!is_same(&second, &third));
+        assert_ne!(third.conditions[2].last_transition_time, second.conditions[2].last_transition_time);
+        assert_eq!(third.conditions[0].last_transition_time, second.conditions[0].last_transition_time);
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let text = shortened("ä".repeat(100), 51);
+        assert!(text.len() <= 51 && text.ends_with(" ..."), "{text}");
+    }
+}

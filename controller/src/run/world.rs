@@ -1,0 +1,553 @@
+//! Everything that the API server has told, and what has to be looked at again because of it. (The step that other
+//! controllers call *dereference*.)
+//!
+//! Of 5,000 objects one change concerns a few. Which, follows from what objects mention: hosts that they claim, hosts where
+//! they lead, Secrets. So each object is evaluated for itself, amid its neighbours only: those that claim the same hosts in
+//! a namespace that counts, and those that say how the hosts where it leads are reached.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ObjectReference, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::DynamicObject;
+use serde_json::Value;
+
+use crate::build::mesh::{self, Piece};
+use crate::crd::status::Status;
+use crate::crd::{self, RedisDestination, RedisService};
+use crate::diagnostic::{Diagnostic, Diagnostics, Loaded, Reason, Subject};
+use crate::inventory::{self, Inventory, Key, ServiceEntry};
+use crate::manifest;
+use crate::validate::mentions::Mentions;
+use crate::validate::{self, Options};
+
+use super::apply::Objects;
+use super::watch::Source;
+
+/// One of our two kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// RedisService.
+    Service,
+    /// RedisDestination.
+    Destination,
+}
+
+impl Kind {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Service => "RedisService",
+            Kind::Destination => "RedisDestination",
+        }
+    }
+}
+
+/// Names one of our objects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub key: Key,
+}
+
+impl ObjectKey {
+    /// The object that a message is about, if it is one of ours.
+    pub fn of(subject: &Subject) -> Option<ObjectKey> {
+        let kind = [Kind::Service, Kind::Destination].into_iter().find(|kind| kind.name() == subject.kind)?;
+        let (namespace, name) = subject.name.split_once('/')?;
+        Some(ObjectKey { kind, key: Key::new(namespace, name) })
+    }
+
+    fn subject(&self) -> Subject {
+        Subject { kind: self.kind.name().to_owned(), name: self.key.to_string(), ..Subject::default() }
+    }
+}
+
+/// Something that an API server tells.
+pub enum Change {
+    /// One of our objects.
+    Object(Kind, Box<DynamicObject>),
+    /// It is gone.
+    ObjectGone(ObjectKey),
+    /// A Service.
+    Service(Box<Service>),
+    /// It is gone.
+    ServiceGone(Key),
+    /// An EndpointSlice.
+    Slice(Box<EndpointSlice>),
+    /// It is gone: its own name.
+    SliceGone(Key),
+    /// A ServiceEntry.
+    Entry(Box<DynamicObject>),
+    /// It is gone.
+    EntryGone(Key),
+    /// A Secret.
+    Secret(Box<Secret>),
+    /// It is gone.
+    SecretGone(Key),
+}
+
+#[derive(Clone)]
+enum Parsed {
+    Service(Arc<Loaded<RedisService>>),
+    Destination(Arc<Loaded<RedisDestination>>),
+}
+
+/// One of our objects.
+pub struct Object {
+    /// Its generation.
+    pub generation: i64,
+    /// How Events refer to it.
+    pub reference: ObjectReference,
+    /// The status that it has.
+    pub status: Status,
+    parsed: Option<Parsed>,
+    /// What its schema says against it.
+    shape: Diagnostics,
+    mentions: Mentions,
+    /// What of its metadata matters.
+    identity: Value,
+}
+
+/// What follows from one object.
+#[derive(Default)]
+pub struct Evaluation {
+    /// Its generation.
+    pub generation: i64,
+    /// What it has rendered.
+    pub pieces: Vec<Arc<Piece>>,
+    /// What is to be said of it.
+    pub messages: Vec<Diagnostic>,
+    /// Objects that it builds on and that have errors.
+    pub lacking: BTreeSet<ObjectKey>,
+}
+
+impl Evaluation {
+    /// True if nothing is wrong with it.
+    pub fn is_good(&self) -> bool {
+        self.lacking.is_empty() && self.messages.iter().all(|message| message.reason.is_warning())
+    }
+}
+
+/// How many RedisServices that lead to a RedisDestination are asked whether they use it.
+const ASKED: usize = 16;
+
+/// See the module.
+pub struct World {
+    options: Options,
+    definitions: [Value; 2],
+    objects: BTreeMap<ObjectKey, Object>,
+    inventory: Inventory,
+    slices: BTreeMap<Key, Key>,
+    /// Host, namespace, object.
+    claimers: BTreeSet<(String, String, ObjectKey)>,
+    /// Host, namespace, object.
+    leaders: BTreeSet<(String, String, ObjectKey)>,
+    secret_users: BTreeSet<(Key, ObjectKey)>,
+    dirty: BTreeSet<ObjectKey>,
+}
+
+impl World {
+    /// An empty one.
+    pub fn new(options: Options) -> World {
+        World {
+            options,
+            definitions: crd::definitions(),
+            objects: BTreeMap::new(),
+            inventory: Inventory::default(),
+            slices: BTreeMap::new(),
+            claimers: BTreeSet::new(),
+            leaders: BTreeSet::new(),
+            secret_users: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+        }
+    }
+
+    /// All our objects.
+    pub fn objects(&self) -> &BTreeMap<ObjectKey, Object> {
+        &self.objects
+    }
+
+    /// Remembers a status that was just written.
+    pub fn set_status(&mut self, key: &ObjectKey, status: Status) {
+        if let Some(object) = self.objects.get_mut(key) {
+            object.status = status;
+        }
+    }
+
+    /// The Secrets that objects name.
+    pub fn named_secrets(&self) -> BTreeSet<Key> {
+        self.secret_users.iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The Secrets that an object names.
+    pub fn secrets_of(&self, key: &ObjectKey) -> impl Iterator<Item = &Key> {
+        self.objects.get(key).into_iter().flat_map(|object| &object.mentions.secrets)
+    }
+
+    /// True if a Secret is there.
+    pub fn has_secret(&self, key: &Key) -> bool {
+        self.inventory.secret(key).is_some()
+    }
+
+    /// The Secrets on which it depends what follows from an object.
+    pub fn secrets_around(&self, key: &ObjectKey) -> BTreeSet<&Key> {
+        let objects = self.neighbours(key).into_iter().filter_map(|neighbour| self.objects.get(&neighbour));
+        objects.flat_map(|object| &object.mentions.secrets).collect()
+    }
+
+    /// The keys of what is known from a source.
+    pub fn known(&self, source: &Source, objects: &Objects) -> Vec<Key> {
+        match source {
+            Source::Objects(kind) => {
+                self.objects.keys().filter(|known| known.kind == *kind).map(|known| known.key.clone()).collect()
+            }
+            Source::Services => self.inventory.services().cloned().collect(),
+            Source::Slices => self.slices.keys().cloned().collect(),
+            Source::Entries => self.inventory.entries().cloned().collect(),
+            Source::Rendered(kind) => {
+                objects.live().keys().filter(|known| known.kind == *kind).map(|known| known.key.clone()).collect()
+            }
+            Source::Secrets(scope) => self.inventory.secrets().filter(|key| scope.covers(key)).cloned().collect(),
+        }
+    }
+
+    /// Forgets the Secrets that nobody names any more.
+    pub fn forget_secrets(&mut self) {
+        let named = self.named_secrets();
+        let unnamed: Vec<Key> = self.inventory.secrets().filter(|key| !named.contains(key)).cloned().collect();
+        unnamed.iter().for_each(|key| self.inventory.remove_secret(key));
+    }
+
+    /// The hosts that an object is about.
+    pub fn hosts_of(&self, key: &ObjectKey) -> impl Iterator<Item = &str> {
+        let names = self.objects.get(key).into_iter().flat_map(|object| &object.mentions.claims);
+        names.map(|name| name.host.as_str())
+    }
+
+    /// The objects to look at again, which are then forgotten.
+    pub fn take_dirty(&mut self) -> BTreeSet<ObjectKey> {
+        // What a RedisDestination says is part of what follows from those that lead there.
+        let destinations: Vec<_> = self.dirty.iter().filter(|key| key.kind == Kind::Destination).cloned().collect();
+        for key in destinations {
+            self.mark_neighbours(&key);
+        }
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Has objects looked at again.
+    pub fn mark(&mut self, keys: impl IntoIterator<Item = ObjectKey>) {
+        self.dirty.extend(keys);
+    }
+
+    /// Has those looked at again that name a Secret.
+    pub fn mark_users_of(&mut self, secret: &Key) {
+        let users = range(&self.secret_users, |(key, _)| key == secret, (secret.clone(), FIRST));
+        let users: Vec<_> = users.map(|(_, object)| object.clone()).collect();
+        self.dirty.extend(users);
+    }
+
+    /// Takes in a change. What can't be read is told.
+    pub fn apply(&mut self, change: Change) -> Result<(), String> {
+        match change {
+            Change::Object(kind, object) => self.object(kind, *object),
+            Change::ObjectGone(key) => self.object_gone(&key),
+            Change::Service(service) => {
+                let key = Key::of(&service.metadata);
+                self.around(&key, |inventory| inventory.add_service(*service));
+            }
+            Change::ServiceGone(key) => self.around(&key, |inventory| inventory.remove_service(&key)),
+            Change::Slice(slice) => {
+                let own = Key::of(&slice.metadata);
+                let owner = inventory::owner_of(&slice);
+                if self.slices.get(&own) != owner.as_ref() {
+                    self.slice_gone(&own);
+                }
+                if let Some(owner) = owner {
+                    self.slices.insert(own, owner.clone());
+                    self.around(&owner, |inventory| {
+                        inventory.add_slice(*slice);
+                    });
+                }
+            }
+            Change::SliceGone(key) => self.slice_gone(&key),
+            Change::Entry(entry) => {
+                let key = Key::of(&entry.metadata);
+                let value = serde_json::to_value(*entry).unwrap_or_default();
+                let hosts = match serde_json::from_value::<ServiceEntry>(value) {
+                    Ok(entry) => self.inventory.add_entry(&entry),
+                    Err(error) => {
+                        self.inventory.remove_entry(&key);
+                        return Err(format!("ServiceEntry {key} can't be read: {error}"));
+                    }
+                };
+                self.mark_hosts(hosts.iter());
+            }
+            Change::EntryGone(key) => {
+                let hosts = self.inventory.remove_entry(&key);
+                self.mark_hosts(hosts.iter());
+            }
+            Change::Secret(secret) => {
+                let key = Key::of(&secret.metadata);
+                self.inventory.add_secret(*secret);
+                self.mark_users_of(&key);
+            }
+            Change::SecretGone(key) => {
+                self.inventory.remove_secret(&key);
+                self.mark_users_of(&key);
+            }
+        }
+        Ok(())
+    }
+
+    fn slice_gone(&mut self, own: &Key) {
+        if let Some(owner) = self.slices.remove(own) {
+            self.around(&owner, |inventory| inventory.remove_slice(&owner, &own.name));
+        }
+    }
+
+    /// Changes a Service, and has those looked at again whom it concerns, before or after.
+    fn around(&mut self, key: &Key, change: impl FnOnce(&mut Inventory)) {
+        let mut keys = self.inventory.sharing_addresses(key);
+        change(&mut self.inventory);
+        keys.extend(self.inventory.sharing_addresses(key));
+        keys.insert(key.clone());
+        let domain = &self.options.cluster_domain;
+        let hosts: Vec<String> =
+            keys.iter().map(|key| format!("{}.{}.svc.{domain}", key.name, key.namespace)).collect();
+        self.mark_hosts(hosts.iter());
+    }
+
+    fn mark_hosts<'a>(&mut self, hosts: impl Iterator<Item = &'a String>) {
+        for host in hosts {
+            let found: Vec<_> = of_host(&self.claimers, host)
+                .chain(of_host(&self.leaders, host))
+                .map(|entry| entry.2.clone())
+                .collect();
+            self.dirty.extend(found);
+        }
+    }
+
+    fn object(&mut self, kind: Kind, object: DynamicObject) {
+        let key = ObjectKey { kind, key: Key::of(&object.metadata) };
+        let metadata = &object.metadata;
+        let generation = metadata.generation.unwrap_or_default();
+        let status = object.data.get("status").cloned().unwrap_or_default();
+        let status = serde_json::from_value(status).unwrap_or_default();
+        let identity = serde_json::json!([
+            metadata.uid,
+            generation,
+            metadata
+                .annotations
+                .as_ref()
+                .map(|all| all.iter().filter(|(name, _)| name.starts_with("redis-mesh.io/")).collect::<Vec<_>>()),
+        ]);
+        if let Some(known) = self.objects.get_mut(&key)
+            && known.identity == identity
+        {
+            // Only the status, most often by ourselves.
+            known.status = status;
+            return;
+        }
+        let reference = ObjectReference {
+            api_version: Some(crd::API_VERSION.to_owned()),
+            kind: Some(kind.name().to_owned()),
+            name: metadata.name.clone(),
+            namespace: metadata.namespace.clone(),
+            uid: metadata.uid.clone(),
+            resource_version: metadata.resource_version.clone(),
+            ..ObjectReference::default()
+        };
+        let mut value = serde_json::to_value(&object).unwrap_or_default();
+        // What is of no use here is much of what an object weighs.
+        if let Some(metadata) = value["metadata"].as_object_mut() {
+            metadata.shift_remove("managedFields");
+            if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+                annotations.retain(|name, _| name.starts_with("redis-mesh.io/"));
+            }
+        }
+        let (subject, mut shape) = (key.subject(), Diagnostics::default());
+        let parsed = match kind {
+            Kind::Service => {
+                let parsed = manifest::ours_as(value, &self.definitions[0], &subject, &mut shape);
+                parsed.map(|object| Parsed::Service(Arc::new(object)))
+            }
+            Kind::Destination => {
+                let parsed = manifest::ours_as(value, &self.definitions[1], &subject, &mut shape);
+                parsed.map(|object| Parsed::Destination(Arc::new(object)))
+            }
+        };
+        let mentions = match &parsed {
+            Some(Parsed::Service(object)) => Mentions::of_service(&object.object, &self.options),
+            Some(Parsed::Destination(object)) => Mentions::of_destination(&object.object, &self.options),
+            // It keeps what it claimed, so that nobody else takes a host because of a slip.
+            None => self.objects.get(&key).map(|known| known.mentions.clone()).unwrap_or_default(),
+        };
+        self.forget(&key);
+        for (index, names) in [(&mut self.claimers, &mentions.claims), (&mut self.leaders, &mentions.leads)] {
+            let entries = names.iter().map(|name| (name.host.clone(), key.key.namespace.clone(), key.clone()));
+            index.extend(entries);
+        }
+        self.secret_users.extend(mentions.secrets.iter().map(|secret| (secret.clone(), key.clone())));
+        let known = Object { generation, reference, status, parsed, shape, mentions, identity };
+        self.objects.insert(key.clone(), known);
+        self.mark_neighbours(&key);
+        self.dirty.insert(key);
+    }
+
+    fn object_gone(&mut self, key: &ObjectKey) {
+        self.forget(key);
+        self.objects.remove(key);
+        self.dirty.insert(key.clone());
+    }
+
+    /// Takes an object out of the indices, after having those looked at again whom it concerned.
+    fn forget(&mut self, key: &ObjectKey) {
+        self.mark_neighbours(key);
+        let Some(object) = self.objects.get(key) else { return };
+        for (index, names) in
+            [(&mut self.claimers, &object.mentions.claims), (&mut self.leaders, &object.mentions.leads)]
+        {
+            for name in names {
+                index.remove(&(name.host.clone(), key.key.namespace.clone(), key.clone()));
+            }
+        }
+        for secret in &object.mentions.secrets {
+            self.secret_users.remove(&(secret.clone(), key.clone()));
+        }
+    }
+
+    /// Has those looked at again whom a change of this object concerns.
+    fn mark_neighbours(&mut self, key: &ObjectKey) {
+        let Some(object) = self.objects.get(key) else { return };
+        let namespace = &key.key.namespace;
+        let mut found: Vec<ObjectKey> = Vec::new();
+        for name in &object.mentions.claims {
+            // In the namespace that owns the host, it concerns everybody.
+            let is_owner = name.namespace() == Some(namespace);
+            let near = |entry: &&(String, String, ObjectKey)| is_owner || entry.1 == *namespace;
+            found.extend(of_host(&self.claimers, &name.host).filter(near).map(|entry| entry.2.clone()));
+            if key.kind == Kind::Destination {
+                found.extend(of_host(&self.leaders, &name.host).filter(near).map(|entry| entry.2.clone()));
+            }
+        }
+        if key.kind == Kind::Service {
+            // Whether a RedisDestination is of use to anybody.
+            for name in &object.mentions.leads {
+                let near = |entry: &&(String, String, ObjectKey)| {
+                    entry.2.kind == Kind::Destination
+                        && (entry.1 == *namespace || Some(entry.1.as_str()) == name.namespace())
+                };
+                found.extend(of_host(&self.claimers, &name.host).filter(near).map(|entry| entry.2.clone()));
+            }
+        }
+        self.dirty.extend(found);
+    }
+
+    /// The objects that decide together with this one, itself among them.
+    fn neighbours(&self, key: &ObjectKey) -> BTreeSet<ObjectKey> {
+        let mut neighbours = BTreeSet::from([key.clone()]);
+        let Some(object) = self.objects.get(key) else { return neighbours };
+        let namespace = &key.key.namespace;
+        for name in &object.mentions.claims {
+            for namespace in std::iter::once(namespace.as_str()).chain(name.namespace()) {
+                neighbours.extend(in_namespace(&self.claimers, &name.host, namespace).cloned());
+            }
+            if key.kind == Kind::Destination {
+                let is_owner = name.namespace() == Some(namespace);
+                let leaders = of_host(&self.leaders, &name.host)
+                    .filter(|entry| is_owner || entry.1 == *namespace)
+                    .map(|entry| entry.2.clone());
+                neighbours.extend(leaders.filter(|leader| leader.kind == Kind::Service).take(ASKED));
+            }
+        }
+        for name in &object.mentions.leads {
+            for namespace in std::iter::once(namespace.as_str()).chain(name.namespace()) {
+                let found = in_namespace(&self.claimers, &name.host, namespace);
+                neighbours.extend(found.filter(|key| key.kind == Kind::Destination).cloned());
+            }
+        }
+        neighbours
+    }
+
+    /// What follows from an object; none if it is gone.
+    pub fn evaluate(&self, key: &ObjectKey, options: &mesh::Options) -> Option<Evaluation> {
+        let object = self.objects.get(key)?;
+        let (mut services, mut destinations) = (Vec::new(), Vec::new());
+        // In the order of their names, which decides between objects of the same second.
+        let neighbours = self.neighbours(key);
+        for known in neighbours.iter().filter_map(|neighbour| self.objects.get(neighbour)) {
+            match &known.parsed {
+                Some(Parsed::Service(object)) => services.push(object.clone()),
+                Some(Parsed::Destination(object)) => destinations.push(object.clone()),
+                None => {}
+            }
+        }
+        let mut diagnostics = Diagnostics::default();
+        let validated = validate::validate(&services, &destinations, &self.inventory, &self.options, &mut diagnostics);
+        let is_own = |subject: &Subject| ObjectKey::of(subject).as_ref() == Some(key);
+        // Other objects' mistakes are told where those are evaluated; here they'd hide what the filter says of this one.
+        let mut own = Diagnostics::default();
+        let pieces: Vec<Arc<Piece>> = validated
+            .into_iter()
+            .filter(|service| is_own(&service.owner))
+            .map(|service| Arc::new(Piece::new(service, options, &mut own)))
+            .collect();
+        let mut evaluation = Evaluation { generation: object.generation, pieces, ..Evaluation::default() };
+        let shapes = neighbours.iter().filter_map(|key| self.objects.get(key)).map(|object| &object.shape);
+        let found: Vec<&Diagnostic> = shapes.chain([&diagnostics]).flat_map(Diagnostics::iter).collect();
+        let is_wrong = found.iter().any(|message| is_own(&message.subject) && !message.reason.is_warning());
+        // What a service built with defaults is blamed for would only be misleading.
+        let own = own.iter().filter(|message| !is_wrong || message.reason.is_warning());
+        let mut faulty = BTreeSet::new();
+        for message in found.into_iter().chain(own) {
+            if is_own(&message.subject) {
+                if !evaluation.messages.contains(message) {
+                    evaluation.messages.push(message.clone());
+                }
+            } else if !message.reason.is_warning() {
+                faulty.extend(ObjectKey::of(&message.subject));
+            }
+        }
+        // A conflict of the other's is its own business; what it says is still what holds.
+        let used = evaluation.pieces.iter().flat_map(|piece| piece.service.destinations());
+        let used = used.filter_map(|destination| ObjectKey::of(destination.policy.object.as_ref()?));
+        evaluation.lacking = used.filter(|used| used != key && faulty.contains(used)).collect();
+        Some(evaluation)
+    }
+}
+
+impl Evaluation {
+    /// The messages with these reasons.
+    pub fn messages_of(&self, wanted: impl Fn(Reason) -> bool) -> impl Iterator<Item = &Diagnostic> {
+        self.messages.iter().filter(move |message| wanted(message.reason))
+    }
+}
+
+/// The first of all keys of objects.
+const FIRST: ObjectKey = ObjectKey { kind: Kind::Service, key: Key { namespace: String::new(), name: String::new() } };
+
+fn range<'a, T: Ord>(set: &'a BTreeSet<T>, within: impl Fn(&T) -> bool, from: T) -> impl Iterator<Item = &'a T> {
+    set.range(from..).take_while(move |entry| within(entry))
+}
+
+fn of_host<'a>(
+    set: &'a BTreeSet<(String, String, ObjectKey)>,
+    host: &str,
+) -> impl Iterator<Item = &'a (String, String, ObjectKey)> {
+    let (from, host) = ((host.to_owned(), String::new(), FIRST), host.to_owned());
+    range(set, move |entry| entry.0 == host, from)
+}
+
+fn in_namespace<'a>(
+    set: &'a BTreeSet<(String, String, ObjectKey)>,
+    host: &str,
+    namespace: &str,
+) -> impl Iterator<Item = &'a ObjectKey> {
+    let from = (host.to_owned(), namespace.to_owned(), FIRST);
+    let (host, namespace) = (host.to_owned(), namespace.to_owned());
+    range(set, move |entry| entry.0 == host && entry.1 == namespace, from).map(|entry| &entry.2)
+}
