@@ -94,7 +94,7 @@ impl Controller {
         command.arg("controller").arg("--kubeconfig").arg(&self.kubeconfig);
         command.args(["--namespace", NAMESPACE, "--root-namespace", ROOT_NAMESPACE]);
         command.args(["--listen", &format!("0.0.0.0:{port}"), "--advertise-url", &format!("http://{NODE}:{port}")]);
-        command.arg("--filter").arg(filter).args(["--leader-election-lease", "redis-mesh", "--debounce", debounce]);
+        command.arg("--filter").arg(filter).args(["--lease", "redis-mesh", "--debounce", debounce]);
         command.args(arguments).env("POD_NAME", name).env("POD_NAMESPACE", NAMESPACE);
         let mut process = Process::start(name, command, &self.log)?;
         process.wait_until("answer of /readyz", PATIENCE, || {
