@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod control_plane;
+pub mod dns;
 pub mod filter_server;
 pub mod interrupt;
 pub mod keep;

@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail};
 use redis_mesh_tests::netns::Namespace;
 
+use crate::dns::{self, Dns};
 use crate::services::Services;
 
 /// The node: the control plane, this program, and the pods' gateway.
@@ -27,13 +28,15 @@ const PREFIX: &str = "redis-mesh-";
 #[derive(Debug)]
 pub struct Network {
     node: Namespace,
+    dns: Dns,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     pods: Vec<Wire>,
-    services: Services,
+    /// Absent: none were served yet.
+    services: Option<Services>,
 }
 
 /// What connects a pod.
@@ -43,8 +46,6 @@ pub struct Wire {
     pub namespace: Namespace,
     /// The pod's address.
     pub ip: Ipv4Addr,
-    /// The Kubernetes namespace, in which short names of services are looked up.
-    kubernetes_namespace: String,
 }
 
 impl Network {
@@ -55,14 +56,19 @@ impl Network {
         remove_those_of(|pid| !Path::new("/proc").join(pid.to_string()).exists());
         let node = Namespace::named(format!("{PREFIX}{}-node", std::process::id()));
         ip(&["netns", "add", node.name()])?;
-        let network = Network { node, state: Mutex::default() };
-        network.hosts(&network.node, "", &Services::default())?;
+        // From here on it is removed again if anything fails.
+        let mut network = Network { node, dns: Dns::default(), state: Mutex::default() };
+        etc_files(&network.node, "default")?;
         network.node.enter()?;
         ip(&["link", "set", "lo", "up"])?;
-        ip(&["addr", "add", &format!("{NODE}/32"), "dev", "lo"])?;
+        for address in [NODE, dns::ADDRESS] {
+            ip(&["addr", "add", &format!("{address}/32"), "dev", "lo"])?;
+        }
         // Of this network namespace: it is the one of the thread that opens the file.
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")
             .context("can't switch on forwarding in the node's namespace")?;
+        network.dns = Dns::start()?;
+        network.serve(Services::default())?;
         Ok(network)
     }
 
@@ -78,12 +84,12 @@ impl Network {
         if let Some(other) = state.pods.iter().find(|wire| wire.ip == address) {
             bail!("{address} is already the address of {}", other.namespace.name());
         }
-        let wire = Wire { namespace, ip: address, kubernetes_namespace: kubernetes_namespace.to_string() };
+        let wire = Wire { namespace, ip: address };
         let (pod, text) = (wire.namespace.name(), address.to_string());
         let host_end = host_end(address);
         ip(&["netns", "add", pod])?;
         state.pods.push(wire.clone());
-        self.hosts(&wire.namespace, kubernetes_namespace, &state.services)?;
+        etc_files(&wire.namespace, kubernetes_namespace)?;
         ip(&["link", "add", &host_end, "type", "veth", "peer", "name", "eth0", "netns", pod])?;
         ip(&["link", "set", &host_end, "up"])?;
         ip(&["route", "add", &text, "dev", &host_end, "src", &NODE.to_string()])?;
@@ -104,43 +110,42 @@ impl Network {
         remove(wire.namespace.name());
     }
 
-    /// Makes services reachable: as kube-proxy does by their addresses, and as a DNS server does by their names.
+    /// Makes services reachable: as kube-proxy does by their addresses, and by their names.
     pub fn serve(&self, services: Services) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.services == services {
+        if state.services.as_ref() == Some(&services) {
             return Ok(());
         }
         restore(&self.node, &services.nat())?;
-        self.hosts(&self.node, "", &services)?;
-        for wire in &state.pods {
-            self.hosts(&wire.namespace, &wire.kubernetes_namespace, &services)?;
+        let mut zone = services.zone();
+        for name in ["istiod.istio-system.svc", "istiod.istio-system.svc.cluster.local"] {
+            zone.insert(name.into(), vec![NODE.into()]);
         }
-        state.services = services;
+        self.dns.serve(zone);
+        state.services = Some(services);
         Ok(())
     }
 
-    /// The address of a service or another name, as a pod of this Kubernetes namespace finds it.
+    /// The address of a name, as a pod of this Kubernetes namespace finds it.
     pub fn resolve(&self, name: &str, kubernetes_namespace: &str) -> Result<IpAddr> {
         if let Ok(ip) = name.parse() {
             return Ok(ip);
         }
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let found =
-            state.services.hosts(kubernetes_namespace).into_iter().find(|(_, names)| names.iter().any(|n| n == name));
-        found.map(|(ip, _)| ip).with_context(|| format!("a pod in {kubernetes_namespace} knows no host {name}"))
+        let found = self.dns.resolve(name, kubernetes_namespace).first().copied();
+        found.with_context(|| format!("a pod in {kubernetes_namespace} knows no host {name}"))
     }
+}
 
-    /// Writes `/etc/hosts` of a namespace, in place: it is mounted there.
-    fn hosts(&self, namespace: &Namespace, kubernetes_namespace: &str, services: &Services) -> Result<()> {
-        let dir = etc(namespace.name());
-        fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
-        let mut text =
-            format!("127.0.0.1 localhost\n{NODE} istiod.istio-system.svc istiod.istio-system.svc.cluster.local\n");
-        for (ip, names) in services.hosts(kubernetes_namespace) {
-            text += &format!("{ip} {}\n", names.join(" "));
-        }
-        fs::write(dir.join("hosts"), text).context("can't write /etc/netns/…/hosts")
+/// The files of a namespace that differ from the machine's own.
+fn etc_files(namespace: &Namespace, kubernetes_namespace: &str) -> Result<()> {
+    let dir = etc(namespace.name());
+    fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
+    let search = dns::search(kubernetes_namespace).join(" ");
+    let resolver = format!("nameserver {}\nsearch {search}\noptions ndots:5\n", dns::ADDRESS);
+    for (file, text) in [("hosts", "127.0.0.1 localhost\n"), ("resolv.conf", resolver.as_str())] {
+        fs::write(dir.join(file), text).with_context(|| format!("can't write {}", dir.join(file).display()))?;
     }
+    Ok(())
 }
 
 impl Drop for Network {

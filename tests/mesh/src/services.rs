@@ -1,10 +1,11 @@
 //! The services of a cluster, as kube-proxy and a DNS server see them.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
 
 use serde_json::Value;
+
+use crate::dns::Zone;
 
 /// Every service with its endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,25 +54,16 @@ impl Services {
         out + "COMMIT\n"
     }
 
-    /// Addresses and their names, for a pod in this namespace.
-    pub fn hosts(&self, namespace: &str) -> Vec<(IpAddr, Vec<String>)> {
-        let mut hosts: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
-        for service in &self.0 {
-            let Service { name, namespace: own, .. } = service;
-            let mut names =
-                vec![format!("{name}.{own}.svc.cluster.local"), format!("{name}.{own}.svc"), format!("{name}.{own}")];
-            if own == namespace {
-                names.push(name.clone());
-            }
-            let addresses = match &service.cluster_ip {
-                Some(ip) => std::slice::from_ref(ip),
-                None => &service.addresses,
+    /// Their names.
+    pub fn zone(&self) -> Zone {
+        let names = self.0.iter().map(|service| {
+            let addresses = match service.cluster_ip {
+                Some(ip) => vec![ip],
+                None => service.addresses.clone(),
             };
-            for ip in addresses {
-                hosts.entry(*ip).or_default().extend(names.iter().cloned());
-            }
-        }
-        hosts.into_iter().collect()
+            (format!("{}.{}.svc.cluster.local", service.name, service.namespace), addresses)
+        });
+        names.collect()
     }
 }
 

@@ -69,6 +69,8 @@ impl Sidecar {
             "discoveryAddress": "istiod.istio-system.svc:15012",
             "proxyAdminPort": ADMIN,
             "concurrency": 1,
+            // All, for tests to read: by default a sidecar keeps few.
+            "proxyStatsMatcher": { "inclusionRegexps": [".*"] },
         });
         // pilot-agent keeps wasm modules in /var/lib/istio/data: a new pod has none, and the machine's /var/lib isn't ours.
         let mut command = wire.namespace.command("sh");

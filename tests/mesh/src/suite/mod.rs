@@ -44,9 +44,20 @@ pub fn run(arguments: &Arguments, mesh: Mesh) -> ExitCode {
         let mesh = mesh.clone();
         Trial::test(name, move || {
             let mut mesh = mesh.lock().unwrap_or_else(PoisonError::into_inner);
+            let seen = mesh.client.sidecar().map(|sidecar| sidecar.log().len()).unwrap_or_default();
             let result = mesh.reset().context("making the mesh as new").and_then(|()| test(&mut mesh));
-            result.map_err(|error| format!("{error:?}").into())
+            result.map_err(|error| format!("{error:#}\n{}", report(&mesh, seen)).into())
         })
     });
     libtest_mimic::run(arguments, trials.collect()).exit_code()
+}
+
+/// What the client's sidecar has said since then, and what stands in the cluster.
+fn report(mesh: &Mesh, seen: usize) -> String {
+    let log = mesh.client.sidecar().map(|sidecar| sidecar.log()).unwrap_or_default();
+    let said = log.get(seen..).unwrap_or_default();
+    let kinds = "wasmplugins,envoyfilters,redisservices,redisdestinations";
+    let objects =
+        mesh.plane.kubectl(&["get", kinds, "--all-namespaces"], "").unwrap_or_else(|error| format!("{error:#}"));
+    format!("\n{objects}\nthe sidecar said:\n{said}")
 }
