@@ -19,3 +19,4 @@ pub mod requirements;
 pub mod services;
 pub mod sidecar;
 pub mod suite;
+pub mod traffic;

@@ -166,6 +166,11 @@ impl Mesh {
         .context("waiting for plain TCP")
     }
 
+    /// Another pod, beside those that are always there.
+    pub fn pod(&self, name: &str, namespace: &str, app: &str, host: u8, sidecar: bool) -> Result<Pod> {
+        Pod::start(&self.plane, &self.network, &Shape { name, namespace, app, host, sidecar })
+    }
+
     /// The namespace to run programs in that a person types.
     pub fn node(&self) -> &Namespace {
         self.network.node()

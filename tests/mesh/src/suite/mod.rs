@@ -1,6 +1,8 @@
 //! The suite: tests that share one mesh.
 
+mod headless;
 mod mission;
+mod mtls;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +17,7 @@ pub type Test = (&'static str, fn(&mut Mesh) -> Result<()>);
 
 /// Every test.
 fn all() -> Vec<Test> {
-    [mission::TESTS].concat()
+    [mission::TESTS, headless::TESTS, mtls::TESTS].concat()
 }
 
 /// What selects tests: any of the filters, or all where there is none; in whole names, or in parts of names.
