@@ -47,6 +47,9 @@ pub struct Inventory {
     secrets: BTreeMap<Key, Secret>,
     /// The Services of each address, be it their own or an endpoint's.
     by_address: BTreeMap<String, BTreeSet<Key>>,
+    /// Everything that there is was given, all of our kinds too: what isn't used then is of no use, and names may be
+    /// suggested.
+    pub is_whole: bool,
 }
 
 /// The label by which an EndpointSlice says whose it is.
@@ -191,7 +194,23 @@ impl Inventory {
         self.services.get(key)
     }
 
-    /// The keys of all Services, to suggest one.
+    /// Those from which a similar one may be suggested: in a cluster none, where what is similar changes with everything, and
+    /// not everybody may know what others' things are called.
+    fn suggested<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> impl Iterator<Item = &'a Key> {
+        keys.filter(|_| self.is_whole)
+    }
+
+    /// Services to suggest.
+    pub fn similar_services(&self) -> impl Iterator<Item = &Key> {
+        self.suggested(self.services())
+    }
+
+    /// Secrets to suggest.
+    pub fn similar_secrets(&self) -> impl Iterator<Item = &Key> {
+        self.suggested(self.secrets())
+    }
+
+    /// The keys of all Services.
     pub fn services(&self) -> impl Iterator<Item = &Key> {
         self.services.keys()
     }
@@ -216,7 +235,7 @@ impl Inventory {
         self.secrets.get(key)
     }
 
-    /// The keys of all Secrets, to suggest one.
+    /// The keys of all Secrets.
     pub fn secrets(&self) -> impl Iterator<Item = &Key> {
         self.secrets.keys()
     }

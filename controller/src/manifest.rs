@@ -37,6 +37,7 @@ pub struct Manifests {
 /// Reads manifests. Objects without a namespace get `namespace`.
 pub fn read(sources: &[Source], namespace: &str, diagnostics: &mut Diagnostics) -> Manifests {
     let mut manifests = Manifests::default();
+    manifests.inventory.is_whole = true;
     let definitions = crd::definitions();
     for source in sources {
         for document in yaml::documents(&source.text) {

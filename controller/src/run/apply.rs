@@ -198,6 +198,15 @@ pub enum Operation {
     Delete(RenderedKey),
 }
 
+impl Operation {
+    /// The object.
+    pub fn key(&self) -> &RenderedKey {
+        match self {
+            Operation::Apply { key, .. } | Operation::Delete(key) => key,
+        }
+    }
+}
+
 /// What became of it.
 pub enum Done {
     /// It is there.

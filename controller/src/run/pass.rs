@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use kube::runtime::events::{Event, EventType};
+use redis_mesh_core::wire;
 use tracing::{info, warn};
 
 use crate::build::mesh::{self, Content, Past, Piece, Plan, Planned};
 use crate::build::{envoy_filter, wasm_plugin};
 use crate::validate::HostPort;
+use crate::validate::destination::unused;
 use crate::validate::scope::Scope as Clients;
 
 use super::apply::{self, Operation, RenderedKey};
@@ -49,9 +51,11 @@ impl Reconciler {
             evaluated += 1;
             self.unsaid.insert(key.clone());
             let Some(evaluation) = self.world.evaluate(&key, &self.settings.mesh) else {
+                self.use_instead(&key, BTreeSet::new());
                 self.known.remove(&key);
                 continue;
             };
+            self.use_instead(&key, evaluation.uses.clone());
             let known = self.known.entry(key).or_default();
             if evaluation.is_good() {
                 known.good = evaluation.pieces.clone();
@@ -61,6 +65,24 @@ impl Reconciler {
         }
         self.world.forget_secrets();
         evaluated
+    }
+
+    /// Remembers which RedisDestinations an object builds on.
+    fn use_instead(&mut self, key: &ObjectKey, uses: BTreeSet<ObjectKey>) {
+        let before = self.known.get(key).map(|known| known.evaluation.uses.clone()).unwrap_or_default();
+        for destination in before.symmetric_difference(&uses) {
+            let count = self.users.entry(destination.clone()).or_default();
+            *count = if uses.contains(destination) { *count + 1 } else { count.saturating_sub(1) };
+            self.unsaid.insert(destination.clone());
+        }
+        self.users.retain(|_, count| *count > 0);
+    }
+
+    /// What to say of a RedisDestination that nothing follows from.
+    fn unused(&self, key: &ObjectKey, known: &Known) -> Option<String> {
+        let is_used = !known.evaluation.pieces.is_empty() || self.users.contains_key(key);
+        let host = self.world.hosts_of(key).next().filter(|_| key.kind == Kind::Destination && !is_used)?;
+        Some(format!("spec.host: {}", unused(host)))
     }
 
     /// What is in force of all objects, each host once for the same clients.
@@ -125,12 +147,12 @@ impl Reconciler {
         self.failures.retain(|key, _| planned.contains_key(key));
         self.objects.retain(|key| planned.contains_key(key));
         let mut operations: Vec<(Turn, Operation)> = Vec::new();
-        let by_themselves: BTreeSet<(&str, &HostPort)> = plan
+        let by_themselves: BTreeSet<(&str, String)> = plan
             .objects
             .iter()
             .filter_map(|planned| match &planned.content {
                 Content::Listener { piece, per_host: true } => {
-                    Some((planned.namespace.as_str(), &piece.service.address))
+                    Some((planned.namespace.as_str(), piece.service.address.to_string()))
                 }
                 _ => None,
             })
@@ -143,10 +165,9 @@ impl Reconciler {
                 Content::Plugin { .. } => {
                     let live = self.objects.live().get(&RenderedKey::of(planned));
                     let hosts = live.map(|live| live.hosts.as_slice()).unwrap_or_default();
-                    let gives_away = hosts.iter().any(|host| {
-                        let alone = by_themselves.iter().filter(|(namespace, _)| *namespace == planned.namespace);
-                        alone.into_iter().any(|(_, address)| address.to_string() == host.host)
-                    });
+                    let is_alone =
+                        |host: &wire::Host| by_themselves.contains(&(planned.namespace.as_str(), host.host.clone()));
+                    let gives_away = hosts.iter().any(is_alone);
                     if gives_away { Turn::PluginsThatShrink } else { Turn::Plugins }
                 }
             };
@@ -165,6 +186,11 @@ impl Reconciler {
                 result = Err(());
                 // What comes later may need what has failed.
                 if turn == Turn::Clusters || turn == Turn::Plugins {
+                    for (_, operation) in rest {
+                        let key = operation.key();
+                        self.failures
+                            .insert(key.clone(), format!("{key}: waits for what could not be applied before it"));
+                    }
                     break;
                 }
             }
@@ -194,10 +220,8 @@ impl Reconciler {
         let is_leader = self.is_leader.clone();
         let mut requests = Vec::new();
         for operation in operations {
-            let (key, repairs) = match &operation {
-                Operation::Apply { key, repairs, .. } => (key.clone(), *repairs),
-                Operation::Delete(key) => (key.clone(), false),
-            };
+            let key = operation.key().clone();
+            let repairs = matches!(&operation, Operation::Apply { repairs: true, .. });
             let is_leader = is_leader.clone();
             let request = self.objects.perform(operation);
             requests.push(async move {
@@ -295,6 +319,9 @@ impl Reconciler {
         judgements: &BTreeMap<ObjectKey, (Vec<String>, Vec<String>)>,
     ) -> Result<(), ()> {
         let mut requests = Vec::new();
+        if !*self.is_leader.borrow() {
+            return Err(());
+        }
         for key in std::mem::take(&mut self.unsaid) {
             let (Some(object), Some(known)) = (self.world.objects().get(&key), self.known.get(&key)) else { continue };
             let (failures, rejections) = judgements.get(&key).cloned().unwrap_or_default();
@@ -302,7 +329,8 @@ impl Reconciler {
                 evaluation: &known.evaluation,
                 in_force: known.good.iter().map(AsRef::as_ref).collect(),
                 good_generation: known.good_generation,
-                is_frozen: known.is_frozen(),
+                unused: self.unused(&key, known),
+                has_remains: known.is_frozen() && self.has_remains(&key),
                 unreadable: self.unreadable_of(&key),
                 failures,
                 rejections,
@@ -344,6 +372,16 @@ impl Reconciler {
             }
         }
         outcome
+    }
+
+    /// True if something was rendered from an object, by whichever replica.
+    fn has_remains(&self, key: &ObjectKey) -> bool {
+        let purpose = format!("{} {}", key.kind.name(), key.key);
+        let hosts: Vec<&str> = self.world.hosts_of(key).collect();
+        let is_about =
+            |host: &str| hosts.iter().any(|own| host.strip_prefix(own).is_some_and(|rest| rest.starts_with(':')));
+        let mut live = self.objects.live().values().filter(|live| live.is_own);
+        live.any(|live| live.purpose == purpose || live.hosts.iter().any(|host| is_about(&host.host)))
     }
 
     /// Why Secrets that an object names can't be read.

@@ -70,6 +70,8 @@ pub struct Reconciler {
     pub(super) world: World,
     pub(super) objects: Objects,
     pub(super) known: BTreeMap<ObjectKey, Known>,
+    /// How many objects build on a RedisDestination.
+    pub(super) users: BTreeMap<ObjectKey, usize>,
     /// Sources that have not been listed yet.
     pub(super) unlisted: BTreeSet<Source>,
     /// What a source that is being listed has shown so far.
@@ -111,6 +113,7 @@ impl Reconciler {
             is_leader,
             updates: mpsc::channel(1024),
             known: BTreeMap::new(),
+            users: BTreeMap::new(),
             unlisted: BTreeSet::new(),
             listing: BTreeMap::new(),
             secrets: BTreeMap::new(),

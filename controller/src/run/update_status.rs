@@ -34,8 +34,10 @@ pub struct Facts<'a> {
     pub in_force: Vec<&'a Piece>,
     /// The generation that was last in order.
     pub good_generation: Option<i64>,
-    /// It was never in order since this controller began, so that what was rendered before is left alone.
-    pub is_frozen: bool,
+    /// Why nothing follows from it, though it is valid.
+    pub unused: Option<String>,
+    /// It was never in order since this controller began, but something was rendered from it before.
+    pub has_remains: bool,
     /// Why Secrets that it names can't be read.
     pub unreadable: Vec<String>,
     /// What could not be handed to the mesh.
@@ -47,7 +49,7 @@ pub struct Facts<'a> {
 /// The status that an object should have. Times are those of the one that it has, where nothing has changed.
 pub fn status(facts: &Facts<'_>, present: &Status) -> Status {
     let evaluation = facts.evaluation;
-    let conditions = [accepted(evaluation), resolved(facts), programmed(facts)];
+    let conditions = [accepted(facts), resolved(facts), programmed(facts)];
     let conditions = conditions.into_iter().map(|(kind, is_true, reason, message)| {
         let status = if is_true { "True" } else { "False" };
         let known = present.conditions.iter().find(|known| known.type_ == kind && known.status == status);
@@ -71,7 +73,8 @@ pub fn status(facts: &Facts<'_>, present: &Status) -> Status {
 
 type Said = (&'static str, bool, &'static str, String);
 
-fn accepted(evaluation: &Evaluation) -> Said {
+fn accepted(facts: &Facts<'_>) -> Said {
+    let evaluation = facts.evaluation;
     let is_against = |reason| matches!(reason, Reason::Invalid | Reason::Conflict | Reason::Unsupported);
     let worst = [(Reason::Conflict, "Conflict"), (Reason::Invalid, "Invalid"), (Reason::Unsupported, "Unsupported")];
     for (reason, name) in worst {
@@ -80,7 +83,9 @@ fn accepted(evaluation: &Evaluation) -> Said {
         }
     }
     let warnings = joined(evaluation.messages_of(Reason::is_warning));
-    let message = if warnings.is_empty() { "valid".to_owned() } else { format!("valid, but: {warnings}") };
+    let warnings: Vec<String> =
+        [Some(warnings), facts.unused.clone()].into_iter().flatten().filter(|text| !text.is_empty()).collect();
+    let message = if warnings.is_empty() { "valid".to_owned() } else { format!("valid, but: {}", warnings.join("; ")) };
     ("Accepted", true, "Accepted", message)
 }
 
@@ -106,15 +111,18 @@ fn programmed(facts: &Facts<'_>) -> Said {
     let say = |is_true, reason, message| ("Programmed", is_true, reason, message);
     if !facts.evaluation.is_good() {
         return match facts.good_generation {
-            Some(generation) if !facts.in_force.is_empty() => say(
+            Some(generation) => say(
                 false,
                 "LastGoodKept",
-                format!("what followed from generation {generation} stays in force until this object is in order"),
+                format!(
+                    "what followed from generation {generation}, credentials included, stays in force until this object is in order"
+                ),
             ),
-            None if facts.is_frozen => {
-                say(false, "LastGoodKept", "what was rendered from it before, if anything, is left as it is".to_owned())
+            None if facts.has_remains => {
+                let message = "what was rendered from it before is left as it is until this object is in order";
+                say(false, "LastGoodKept", message.to_owned())
             }
-            _ => say(false, "NotProgrammed", "nothing is rendered until this object is in order".to_owned()),
+            None => say(false, "NotProgrammed", "nothing is rendered until this object is in order".to_owned()),
         };
     }
     if !facts.failures.is_empty() {
@@ -222,7 +230,8 @@ mod tests {
             evaluation,
             in_force: Vec::new(),
             good_generation,
-            is_frozen: good_generation.is_none(),
+            unused: None,
+            has_remains: false,
             unreadable: Vec::new(),
             failures: Vec::new(),
             rejections: Vec::new(),
@@ -239,10 +248,11 @@ mod tests {
         };
         check(&[], ["Accepted", "ResolvedRefs", "Programmed"]);
         check(&[(Reason::NoEffect, "a")], ["Accepted", "ResolvedRefs", "Programmed"]);
-        check(&[(Reason::Invalid, "a")], ["Invalid", "ResolvedRefs", "LastGoodKept"]);
-        check(&[(Reason::Invalid, "a"), (Reason::Conflict, "b")], ["Conflict", "ResolvedRefs", "LastGoodKept"]);
-        check(&[(Reason::Unresolved, "a")], ["Accepted", "RefNotFound", "LastGoodKept"]);
-        check(&[(Reason::Unsupported, "a")], ["Unsupported", "ResolvedRefs", "LastGoodKept"]);
+        check(&[(Reason::Invalid, "a")], ["Invalid", "ResolvedRefs", "NotProgrammed"]);
+        check(&[(Reason::Invalid, "a"), (Reason::Conflict, "b")], ["Conflict", "ResolvedRefs", "NotProgrammed"]);
+        check(&[(Reason::Unresolved, "a")], ["Accepted", "RefNotFound", "NotProgrammed"]);
+        check(&[(Reason::Unsupported, "a")], ["Unsupported", "ResolvedRefs", "NotProgrammed"]);
+        assert_eq!(said(&evaluation(&[(Reason::Invalid, "a")]), Some(2))[2].1, "LastGoodKept");
         assert!(said(&evaluation(&[(Reason::NoEffect, "has no effect")]), None)[0].2.contains("spec.x: has no effect"));
     }
 
@@ -253,7 +263,8 @@ mod tests {
             evaluation: &evaluation,
             in_force: Vec::new(),
             good_generation: None,
-            is_frozen: false,
+            unused: None,
+            has_remains: false,
             unreadable: Vec::new(),
             failures: Vec::new(),
             rejections: Vec::new(),

@@ -121,7 +121,9 @@ pub struct Evaluation {
     pub pieces: Vec<Arc<Piece>>,
     /// What is to be said of it.
     pub messages: Vec<Diagnostic>,
-    /// Objects that it builds on and that have errors.
+    /// RedisDestinations that it builds on.
+    pub uses: BTreeSet<ObjectKey>,
+    /// Those of them that have errors.
     pub lacking: BTreeSet<ObjectKey>,
 }
 
@@ -131,9 +133,6 @@ impl Evaluation {
         self.lacking.is_empty() && self.messages.iter().all(|message| message.reason.is_warning())
     }
 }
-
-/// How many RedisServices that lead to a RedisDestination are asked whether they use it.
-const ASKED: usize = 16;
 
 /// See the module.
 pub struct World {
@@ -434,16 +433,6 @@ impl World {
                 found.extend(of_host(&self.leaders, &name.host).filter(near).map(|entry| entry.2.clone()));
             }
         }
-        if key.kind == Kind::Service {
-            // Whether a RedisDestination is of use to anybody.
-            for name in &object.mentions.leads {
-                let near = |entry: &&(String, String, ObjectKey)| {
-                    entry.2.kind == Kind::Destination
-                        && (entry.1 == *namespace || Some(entry.1.as_str()) == name.namespace())
-                };
-                found.extend(of_host(&self.claimers, &name.host).filter(near).map(|entry| entry.2.clone()));
-            }
-        }
         self.dirty.extend(found);
     }
 
@@ -455,13 +444,6 @@ impl World {
         for name in &object.mentions.claims {
             for namespace in std::iter::once(namespace.as_str()).chain(name.namespace()) {
                 neighbours.extend(in_namespace(&self.claimers, &name.host, namespace).cloned());
-            }
-            if key.kind == Kind::Destination {
-                let is_owner = name.namespace() == Some(namespace);
-                let leaders = of_host(&self.leaders, &name.host)
-                    .filter(|entry| is_owner || entry.1 == *namespace)
-                    .map(|entry| entry.2.clone());
-                neighbours.extend(leaders.filter(|leader| leader.kind == Kind::Service).take(ASKED));
             }
         }
         for name in &object.mentions.leads {
@@ -512,10 +494,10 @@ impl World {
                 faulty.extend(ObjectKey::of(&message.subject));
             }
         }
-        // A conflict of the other's is its own business; what it says is still what holds.
         let used = evaluation.pieces.iter().flat_map(|piece| piece.service.destinations());
         let used = used.filter_map(|destination| ObjectKey::of(destination.policy.object.as_ref()?));
-        evaluation.lacking = used.filter(|used| used != key && faulty.contains(used)).collect();
+        evaluation.uses = used.filter(|used| used != key).collect();
+        evaluation.lacking = evaluation.uses.intersection(&faulty).cloned().collect();
         Some(evaluation)
     }
 }
@@ -550,4 +532,216 @@ fn in_namespace<'a>(
     let from = (host.to_owned(), namespace.to_owned(), FIRST);
     let (host, namespace) = (host.to_owned(), namespace.to_owned());
     range(set, move |entry| entry.0 == host && entry.1 == namespace, from).map(|entry| &entry.2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    use crate::build::handshake::HandshakeKey;
+
+    /// A small generator whose sequence is its seed's.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: usize) -> usize {
+            // xorshift64*, <https://en.wikipedia.org/wiki/Xorshift>
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+        }
+
+        fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
+            of[self.below(of.len())]
+        }
+    }
+
+    const NAMESPACES: &[&str] = &["a", "b"];
+    const HOSTS: &[&str] =
+        &["r.a.svc.cluster.local", "s.b.svc.cluster.local", "h.a.svc.cluster.local", "cache.example.com"];
+
+    fn options() -> mesh::Options {
+        mesh::Options {
+            filter_url: "file:///filter.wasm".to_owned(),
+            filter_sha256: None,
+            root_namespace: "istio-system".to_owned(),
+            per_host: false,
+            listen: Vec::new(),
+            handshake_key: HandshakeKey::given("key"),
+        }
+    }
+
+    /// A change as JSON, so that it can be given to two worlds: what kind, and the object or its absence.
+    fn random_change(random: &mut Random, clock: usize) -> Value {
+        let (namespace, number) = (random.one(NAMESPACES), random.below(3));
+        let metadata = json!({
+            "namespace": namespace, "name": format!("o{number}"), "uid": format!("u{clock}"), "generation": clock,
+            "creationTimestamp": format!("2026-01-01T00:00:{:02}Z", random.below(60)),
+        });
+        let auth = |random: &mut Random| match random.below(3) {
+            0 => Value::Null,
+            1 => json!({"plain": {"password": "p"}}),
+            _ => json!({"secret": {"name": random.one(&["x", "y"])}}),
+        };
+        let gone = random.below(4) == 0;
+        match random.below(6) {
+            0 | 1 => {
+                let routes: Vec<Value> = (0..random.below(3))
+                    .map(|index| {
+                        let key = json!({"key": {"prefix": format!("p{index}")}});
+                        json!({"match": if index == 0 { Value::Null } else { key }, "route": {"host": random.one(HOSTS)}})
+                    })
+                    .collect();
+                let hosts: Vec<&str> = (0..1 + random.below(2)).map(|_| random.one(HOSTS)).collect();
+                let spec = json!({"host": hosts, "settings": {"auth": auth(random)}, "redis": routes});
+                json!({"what": "RedisService", "gone": gone, "metadata": metadata, "spec": spec})
+            }
+            2 => {
+                let pool =
+                    json!({"redis": {"mode": random.one(&["PROXY", "CLUSTER", "NEITHER"]), "auth": auth(random)}});
+                let spec = json!({"host": random.one(HOSTS), "trafficPolicy": {"connectionPool": pool}});
+                json!({"what": "RedisDestination", "gone": gone, "metadata": metadata, "spec": spec})
+            }
+            3 => {
+                let (namespace, name, address) =
+                    [("a", "r", "10.0.0.1"), ("b", "s", "10.0.0.2"), ("a", "h", "None"), ("b", "t", "10.1.0.1")]
+                        [random.below(4)];
+                let ports = json!([{"name": "redis", "port": 6379}]);
+                let metadata = json!({"namespace": namespace, "name": name});
+                json!({"what": "Service", "gone": gone, "metadata": metadata, "spec": {"clusterIP": address, "ports": ports}})
+            }
+            4 => {
+                let metadata = json!({
+                    "namespace": "a", "name": random.one(&["h-1", "h-2"]), "labels": {"kubernetes.io/service-name": "h"},
+                });
+                let endpoints = json!([{"addresses": [random.one(&["10.1.0.1", "10.1.0.2"])]}]);
+                json!({"what": "EndpointSlice", "gone": gone, "metadata": metadata, "addressType": "IPv4",
+                    "ports": [{"name": "redis", "port": 6379}], "endpoints": endpoints})
+            }
+            _ => {
+                let metadata = json!({"namespace": namespace, "name": random.one(&["x", "y"])});
+                json!({"what": "Secret", "gone": gone, "metadata": metadata, "stringData": {"password": random.one(&["1", "2"])}})
+            }
+        }
+    }
+
+    fn told(change: &Value) -> Change {
+        let mut object = change.clone();
+        let what = change["what"].as_str().unwrap_or_default().to_owned();
+        let fields = object.as_object_mut().unwrap();
+        fields.shift_remove("what");
+        let is_gone = fields.shift_remove("gone") == Some(Value::Bool(true));
+        let text = |name: &str| change["metadata"][name].as_str().unwrap_or_default();
+        let key = Key::new(text("namespace"), text("name"));
+        let ours = |kind| {
+            if is_gone {
+                return Change::ObjectGone(ObjectKey { kind, key: key.clone() });
+            }
+            let mut object = object.clone();
+            object["apiVersion"] = crd::API_VERSION.into();
+            object["kind"] = kind.name().into();
+            Change::Object(kind, Box::new(serde_json::from_value(object).unwrap()))
+        };
+        match (what.as_str(), is_gone) {
+            ("RedisService", _) => ours(Kind::Service),
+            ("RedisDestination", _) => ours(Kind::Destination),
+            ("Service", true) => Change::ServiceGone(key),
+            ("Service", false) => Change::Service(Box::new(serde_json::from_value(object).unwrap())),
+            ("EndpointSlice", true) => Change::SliceGone(key),
+            ("EndpointSlice", false) => Change::Slice(Box::new(serde_json::from_value(object).unwrap())),
+            ("Secret", true) => Change::SecretGone(key),
+            _ => Change::Secret(Box::new(serde_json::from_value(object).unwrap())),
+        }
+    }
+
+    fn said(evaluation: &Evaluation) -> String {
+        let services: Vec<_> = evaluation.pieces.iter().map(|piece| format!("{:?}", piece.service)).collect();
+        let messages: Vec<_> = evaluation.messages.iter().map(ToString::to_string).collect();
+        format!("{services:#?} {messages:#?} {:?}", evaluation.lacking)
+    }
+
+    /// What a world says that has been looked at after each change is what one says that is only shown the end: nothing that
+    /// a change concerns was left out.
+    #[test]
+    fn what_a_change_concerns_is_looked_at_again() {
+        let (mut with_services, mut with_messages) = (0, 0);
+        for seed in 1..=40 {
+            let mut random = Random(seed * 0x9e37_79b9);
+            let options = options();
+            let mut world = World::new(Options::default());
+            let mut evaluations: BTreeMap<ObjectKey, String> = BTreeMap::new();
+            let mut present: BTreeMap<String, Value> = BTreeMap::new();
+            for clock in 1..=60 {
+                let change = random_change(&mut random, clock);
+                world.apply(told(&change)).unwrap();
+                present.insert(
+                    format!("{}{}{}", change["what"], change["metadata"]["namespace"], change["metadata"]["name"]),
+                    change,
+                );
+                for key in world.take_dirty() {
+                    match world.evaluate(&key, &options) {
+                        Some(evaluation) => evaluations.insert(key, said(&evaluation)),
+                        None => evaluations.remove(&key),
+                    };
+                }
+                if clock % 5 != 0 {
+                    continue;
+                }
+                let mut fresh = World::new(Options::default());
+                for change in present.values().filter(|change| change["gone"] == false) {
+                    fresh.apply(told(change)).unwrap();
+                }
+                let keys: Vec<_> = fresh.objects().keys().cloned().collect();
+                let expected: BTreeMap<ObjectKey, String> = keys
+                    .into_iter()
+                    .map(|key| {
+                        let evaluation = fresh.evaluate(&key, &options).unwrap();
+                        with_services += usize::from(!evaluation.pieces.is_empty());
+                        with_messages += usize::from(!evaluation.messages.is_empty());
+                        (key, said(&evaluation))
+                    })
+                    .collect();
+                assert_eq!(
+                    evaluations,
+                    expected,
+                    "seed {seed}, after {clock} changes, the last {change}",
+                    change = present.len()
+                );
+            }
+        }
+        // The changes are such that there is something to compare.
+        assert!(with_services > 300 && with_messages > 300, "{with_services} {with_messages}");
+    }
+
+    /// Each object evaluated amid its neighbours says what all say together.
+    #[test]
+    fn neighbours_are_all_that_matters() {
+        for seed in 1..=60 {
+            let mut random = Random(seed * 0x51_7cc1);
+            let mut world = World::new(Options::default());
+            for clock in 1..=40 {
+                world.apply(told(&random_change(&mut random, clock))).unwrap();
+            }
+            let (mut services, mut destinations) = (Vec::new(), Vec::new());
+            for object in world.objects.values() {
+                match &object.parsed {
+                    Some(Parsed::Service(object)) => services.push(object.clone()),
+                    Some(Parsed::Destination(object)) => destinations.push(object.clone()),
+                    None => {}
+                }
+            }
+            let mut diagnostics = Diagnostics::default();
+            let all = validate::validate(&services, &destinations, &world.inventory, &world.options, &mut diagnostics);
+            let together: BTreeSet<String> = all.iter().map(|service| format!("{service:?}")).collect();
+            let each: BTreeSet<String> = world
+                .objects
+                .keys()
+                .flat_map(|key| world.evaluate(key, &options()).unwrap().pieces)
+                .map(|piece| format!("{:?}", piece.service))
+                .collect();
+            assert_eq!(each, together, "seed {seed}");
+        }
+    }
 }

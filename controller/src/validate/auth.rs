@@ -93,12 +93,14 @@ pub fn secret<'a>(name: &str, namespace: &str, inventory: &'a Inventory, place: 
     let key = Key::new(namespace, name);
     let found = inventory.secret(&key);
     if found.is_none() {
-        let elsewhere = inventory.secrets().find(|known| known.name == name).map(|known| {
+        let elsewhere = inventory.similar_secrets().find(|known| known.name == name).map(|known| {
             format!("; there is one in namespace {}, but a Secret is looked up in the namespace of the object that names it", known.namespace)
         });
         let hint = elsewhere.or_else(|| {
-            let names =
-                inventory.secrets().filter(|known| known.namespace == namespace).map(|known| known.name.as_str());
+            let names = inventory
+                .similar_secrets()
+                .filter(|known| known.namespace == namespace)
+                .map(|known| known.name.as_str());
             nearest(name, names).map(|name| format!("; did you mean `{name}`?"))
         });
         place.report(

@@ -226,14 +226,17 @@ impl<'a> Destinations<'a> {
                 && claims.implicit(index).is_none()
                 && !self.used.contains(&index)
             {
-                let message = format!(
-                    "has no effect: a RedisService governs the clients of {}, and no rule that this object holds for leads there",
-                    name.host
-                );
-                diagnostics.add(&scope::subject(loaded), "spec.host", Reason::NoEffect, message);
+                diagnostics.add(&scope::subject(loaded), "spec.host", Reason::NoEffect, unused(&name.host));
             }
         }
     }
+}
+
+/// What to say of a RedisDestination that nothing follows from.
+pub fn unused(host: &str) -> String {
+    format!(
+        "has no effect: a RedisService governs the clients of {host}, and no rule that this object holds for leads there"
+    )
 }
 
 fn service_port(key: &Key, port: Option<u16>, inventory: &Inventory, place: &mut Place<'_>) -> Option<ServicePort> {

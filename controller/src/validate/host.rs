@@ -72,12 +72,14 @@ pub fn service<'a>(key: &Key, inventory: &'a Inventory, place: &mut Place<'_>) -
     let found = inventory.service(key);
     if found.is_none() {
         let elsewhere = inventory
-            .services()
+            .similar_services()
             .find(|known| known.name == key.name)
             .map(|known| format!("; there is one in namespace {}", known.namespace));
         let hint = elsewhere.or_else(|| {
-            let names =
-                inventory.services().filter(|known| known.namespace == key.namespace).map(|known| known.name.as_str());
+            let names = inventory
+                .similar_services()
+                .filter(|known| known.namespace == key.namespace)
+                .map(|known| known.name.as_str());
             nearest(&key.name, names).map(|name| format!("; did you mean `{name}`?"))
         });
         let message = format!(

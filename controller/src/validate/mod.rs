@@ -203,7 +203,9 @@ pub fn validate(
         }
     }
     implicit(destinations, &claims, &mut resolver, inventory, options, &mut validated, diagnostics);
-    resolver.report_unused(destinations, &claims, diagnostics);
+    if inventory.is_whole {
+        resolver.report_unused(destinations, &claims, diagnostics);
+    }
     validated.sort_by(|a, b| (&a.address, &a.scope).cmp(&(&b.address, &b.scope)));
     validated
 }
