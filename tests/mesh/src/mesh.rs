@@ -171,6 +171,30 @@ impl Mesh {
         Pod::start(&self.plane, &self.network, &Shape { name, namespace, app, host, sidecar })
     }
 
+    /// How the filter gets the rules of a host: each by itself, or as the operator thinks best.
+    pub fn deliver(&mut self, per_host: bool) -> Result<()> {
+        let arguments: &[&str] = if per_host { &["--delivery", "per-host"] } else { &[] };
+        match &mut self.operator {
+            Operator::Rendered(rendered) => rendered.arguments = arguments.iter().map(|a| a.to_string()).collect(),
+            Operator::Controller(controller) => controller.restart_with(arguments)?,
+        }
+        self.sync()
+    }
+
+    /// Lets a person render and apply, whoever does it else.
+    pub fn by_hand(&mut self, task: impl FnOnce(&mut Mesh, &mut Rendered) -> Result<()>) -> Result<()> {
+        if let Operator::Controller(controller) = &mut self.operator {
+            controller.terminate();
+        }
+        let mut person = Rendered::new()?;
+        let result = task(self, &mut person);
+        person.prune(&self.plane, Default::default())?;
+        if let Operator::Controller(controller) = &mut self.operator {
+            controller.restart()?;
+        }
+        result
+    }
+
     /// The namespace to run programs in that a person types.
     pub fn node(&self) -> &Namespace {
         self.network.node()

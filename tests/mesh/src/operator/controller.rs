@@ -128,8 +128,18 @@ impl Controller {
 
     /// The sum of a metric over its labels; 0 where there is none.
     pub fn metric(&self, name: &str) -> Result<f64> {
-        let body = self.get("/metrics")?.body;
-        Ok(http::metric(&body, name))
+        Ok(http::metric(&self.metrics()?, name))
+    }
+
+    /// `/metrics`.
+    pub fn metrics(&self) -> Result<String> {
+        Ok(self.get("/metrics")?.body)
+    }
+
+    /// Starts it again with these as its further arguments.
+    pub fn restart_with(&mut self, arguments: &[&str]) -> Result<()> {
+        self.options.arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+        self.restart()
     }
 
     fn get(&self, path: &str) -> Result<http::Response> {

@@ -3,6 +3,8 @@
 mod headless;
 mod mission;
 mod mtls;
+mod secrets;
+mod updates;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +19,7 @@ pub type Test = (&'static str, fn(&mut Mesh) -> Result<()>);
 
 /// Every test.
 fn all() -> Vec<Test> {
-    [mission::TESTS, headless::TESTS, mtls::TESTS].concat()
+    [mission::TESTS, headless::TESTS, mtls::TESTS, secrets::TESTS, updates::TESTS].concat()
 }
 
 /// What selects tests: any of the filters, or all where there is none; in whole names, or in parts of names.
