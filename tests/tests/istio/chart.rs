@@ -85,7 +85,11 @@ fn the_chart_carries_the_definitions_as_they_are() -> Result<()> {
     for (set, policy) in [("crds.keep=true", Some("keep")), ("crds.keep=false", None)] {
         let rendered = render(set)?;
         for (given, rendered) in given.iter().zip(&rendered) {
-            ensure!(given["metadata"]["name"] == rendered["metadata"]["name"], "another name: {}", yaml::title(rendered));
+            ensure!(
+                given["metadata"]["name"] == rendered["metadata"]["name"],
+                "another name: {}",
+                yaml::title(rendered)
+            );
             ensure!(given["spec"] == rendered["spec"], "another definition: {}", yaml::title(rendered));
             let annotation = rendered["metadata"]["annotations"]["helm.sh/resource-policy"].as_str();
             ensure!(annotation == policy, "{set}: {annotation:?} of {}", yaml::title(rendered));
@@ -148,7 +152,8 @@ fn every_value_is_described() -> Result<()> {
         let key = line.trim_start().split_once(':').map_or("", |(key, _)| key);
         let indentation = line.len() - line.trim_start().len();
         // Objects of Kubernetes are described there.
-        let is_ours = indentation <= 4 && !key.is_empty() && !key.contains([' ', '#', '-']) && !inside_kubernetes(&lines, number);
+        let is_ours =
+            indentation <= 4 && !key.is_empty() && !key.contains([' ', '#', '-']) && !inside_kubernetes(&lines, number);
         let opens = line.trim_end().ends_with(':');
         let described = lines[..number].last().is_some_and(|before| before.trim_start().starts_with('#'));
         ensure!(!is_ours || opens || described, "line {} of values.yaml says nothing of {key}", number + 1);
@@ -213,12 +218,33 @@ fn the_readme_says_what_the_controller_may_do() -> Result<()> {
             };
             let verbs = words("verbs").join(" ");
             for resource in words("resources") {
-                let told = readme
-                    .lines()
-                    .any(|line| line.starts_with('|') && line.contains(&format!("`{resource}`")) && line.contains(&verbs));
+                let told = readme.lines().any(|line| {
+                    line.starts_with('|') && line.contains(&format!("`{resource}`")) && line.contains(&verbs)
+                });
                 ensure!(told, "istio/README.md doesn't say that the controller may {verbs} {resource}");
             }
         }
+    }
+    Ok(())
+}
+
+/// README's table of the status names every reason that the controller gives.
+#[test]
+fn the_readme_says_what_the_reasons_mean() -> Result<()> {
+    let readme = std::fs::read_to_string(workspace::root().join("istio/README.md"))?;
+    let source = std::fs::read_to_string(workspace::root().join("controller/src/run/update_status.rs"))?;
+    let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let is_reason = |text: &&str| {
+        text.starts_with(|c: char| c.is_ascii_uppercase())
+            && text.len() > 5
+            && text.chars().all(|c| c.is_ascii_alphabetic())
+    };
+    let reasons: BTreeSet<&str> = source.split('"').skip(1).step_by(2).filter(is_reason).collect();
+    ensure!(reasons.contains("LastGoodKept") && reasons.len() > 8, "only {reasons:?}");
+    // What an Event says was done is no reason.
+    for reason in reasons.into_iter().filter(|reason| *reason != "Reconcile") {
+        let told = readme.lines().any(|line| line.starts_with('|') && line.contains(&format!("`{reason}`")));
+        ensure!(told, "istio/README.md doesn't say what {reason} means");
     }
     Ok(())
 }

@@ -52,7 +52,8 @@ fn panels_are_whole() -> Result<()> {
 fn envoy_has_what_it_asks_for() -> Result<()> {
     let subnet = Subnet::claim()?;
     let (envoy, _servers) = traffic(&subnet)?;
-    let wanted: Vec<Query> = queries(&dashboard()?)?.into_iter().filter(|query| !query.is_of_the_controller()).collect();
+    let wanted: Vec<Query> =
+        queries(&dashboard()?)?.into_iter().filter(|query| !query.is_of_the_controller()).collect();
     ensure!(wanted.len() > 10, "the dashboard asks Envoy for {} things only", wanted.len());
     let mut missing = Vec::new();
     // The filter hands over what it has counted once a second.
@@ -142,7 +143,9 @@ impl Query {
 
     fn is_in(&self, samples: &BTreeMap<String, BTreeSet<String>>) -> bool {
         let known = |label: &String| OF_THE_SCRAPE.contains(&label.as_str());
-        samples.get(&self.metric).is_some_and(|labels| self.labels.iter().all(|label| known(label) || labels.contains(label)))
+        samples
+            .get(&self.metric)
+            .is_some_and(|labels| self.labels.iter().all(|label| known(label) || labels.contains(label)))
     }
 }
 
@@ -189,7 +192,11 @@ fn selectors(expression: &str) -> Vec<Query> {
         let (metric, after) = from.split_at(end);
         rest = after;
         // A label such as envoy_redis_prefix, in `by (…)` or in a selector.
-        if before.ends_with(is_name) || before.ends_with("by (") || before.ends_with(['{', ',']) || before.ends_with(", ") {
+        if before.ends_with(is_name)
+            || before.ends_with("by (")
+            || before.ends_with(['{', ','])
+            || before.ends_with(", ")
+        {
             continue;
         }
         let mut labels = sums.clone();
@@ -218,7 +225,10 @@ fn what_is_asked_for_is_understood() {
         let queries = selectors(expression).into_iter();
         queries.map(|query| format!("{} {}", query.metric, Vec::from_iter(query.labels).join(" "))).collect::<Vec<_>>()
     };
-    assert_eq!(of("sum by (redis_host) (rate(redis_mesh_a_total{pod=\"x\"}[1m]))"), ["redis_mesh_a_total pod redis_host"]);
+    assert_eq!(
+        of("sum by (redis_host) (rate(redis_mesh_a_total{pod=\"x\"}[1m]))"),
+        ["redis_mesh_a_total pod redis_host"]
+    );
     assert_eq!(of("sum(envoy_a{b=\"c\"}) / redis_mesh_d"), ["envoy_a b", "redis_mesh_d "]);
     assert_eq!(of("sum by (envoy_redis_prefix) (envoy_a)"), ["envoy_a envoy_redis_prefix"]);
     assert_eq!(of("up{job=\"x\"}"), Vec::<String>::new());

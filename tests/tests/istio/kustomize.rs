@@ -16,11 +16,12 @@ fn the_base_is_what_the_chart_renders() -> Result<()> {
         let line = line.trim_start();
         ["# Source: ", "helm.sh/chart: ", "app.kubernetes.io/managed-by: Helm"].iter().any(|own| line.starts_with(own))
     };
-    let mut text = "# Generated from istio/helm/redis-mesh by a test; `just bless` writes it anew.\n".to_owned();
+    let mut text =
+        "# Generated from istio/helm/redis-mesh: BLESS=1 cargo test -p redis-mesh-tests --test istio\n".to_owned();
     let mut last = "";
     for line in rendered.lines().filter(|line| !is_helms(line)) {
         // Templates leave blank lines where they render nothing.
-        if !line.is_empty() && !(line == "---" && last == "---") {
+        if !(line.is_empty() || line == "---" && last == "---") {
             text += line;
             text += "\n";
             last = line;
@@ -39,7 +40,8 @@ fn kustomize_builds_the_base_and_the_overlay() -> Result<()> {
 
     let overlay = yaml::documents(&tool::kustomize(&["build", "istio/kustomize/overlays/example"])?.success()?)?;
     ensure!(overlay.len() == base.len(), "{} documents instead of {}", overlay.len(), base.len());
-    let deployment = overlay.iter().find(|document| document["kind"] == "Deployment").unwrap_or(&serde_json::Value::Null);
+    let deployment =
+        overlay.iter().find(|document| document["kind"] == "Deployment").unwrap_or(&serde_json::Value::Null);
     let container = &deployment["spec"]["template"]["spec"]["containers"][0];
     ensure!(deployment["spec"]["replicas"] == 3, "{}", deployment["spec"]["replicas"]);
     ensure!(container["image"].as_str().is_some_and(|image| image.starts_with("registry.example.com/")), "{container}");

@@ -55,7 +55,10 @@ fn programs() -> Result<PathBuf> {
         for (name, package, takes) in PROGRAMS {
             workspace::progress(&format!("building {name} (about {takes}, once)"));
             let mut build = Command::new(&go);
-            build.args(["build", "-trimpath", "-modcacherw", "-ldflags", "-s -w", "-o"]).arg(to.join(name)).arg(package);
+            build
+                .args(["build", "-trimpath", "-modcacherw", "-ldflags", "-s -w", "-o"])
+                .arg(to.join(name))
+                .arg(package);
             build.current_dir(from).envs(cache::go_environment()?).stdin(Stdio::null());
             let output = build.output().context("can't start go")?;
             if !output.status.success() {

@@ -9,7 +9,7 @@ pub fn documents(text: &str) -> Result<Vec<Value>> {
     let parse = |document: &str| {
         serde_saphyr::from_str::<Value>(document).with_context(|| format!("this isn't YAML:\n{document}"))
     };
-    let documents: Result<Vec<Value>> = text.split("\n---\n").map(|document| parse(document)).collect();
+    let documents: Result<Vec<Value>> = text.split("\n---\n").map(parse).collect();
     Ok(documents?.into_iter().filter(|document| !document.is_null()).collect())
 }
 
