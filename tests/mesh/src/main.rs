@@ -80,12 +80,12 @@ fn command() -> Result<Option<Command>> {
     if keep && (list || exact || !filters.is_empty() || !skip.is_empty()) {
         bail!("--keep runs no test");
     }
-    Ok(Some(Command { keep, by, tests: suite::arguments(list, exact, &filters, skip) }))
+    Ok(Some(Command { keep, by, tests: suite::arguments(by, list, exact, &filters, skip) }))
 }
 
 fn run(command: Command) -> Result<ExitCode> {
     if command.tests.list {
-        return Ok(suite::list(&command.tests));
+        return Ok(suite::list(command.by, &command.tests));
     }
     requirements::check()?;
     let programs = Mesh::prepare()?;
@@ -99,5 +99,5 @@ fn run(command: Command) -> Result<ExitCode> {
         keep::keep(mesh)?;
         return Ok(ExitCode::SUCCESS);
     }
-    Ok(suite::run(&command.tests, mesh))
+    Ok(suite::run(command.by, &command.tests, mesh))
 }

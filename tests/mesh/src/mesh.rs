@@ -1,5 +1,6 @@
 //! The whole: a control plane, the mission's namespace with its pods, and an operator.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,8 +25,20 @@ pub const PASSWORD: &str = "testredis";
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 const SERVICES: &str = include_str!("../manifests/services.yaml");
-/// The kinds that a test may leave behind, and in which the namespaces of the tests differ from an empty cluster.
-const OURS: &[&str] = &["RedisService", "RedisDestination"];
+/// The kinds that a test may leave behind. (Pods that it made are gone already, but for their objects.)
+const KINDS: &[&str] = &[
+    "RedisService",
+    "RedisDestination",
+    "Secret",
+    "Service",
+    "EndpointSlice",
+    "Pod",
+    "PeerAuthentication",
+    "DestinationRule",
+    "ServiceEntry",
+];
+/// The namespaces of controllers, which keep Secrets of their own.
+const SYSTEM: &[&str] = &["istio-system", "redis-mesh-system", "kube-system"];
 
 /// Who turns our objects into Istio's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +66,8 @@ pub struct Mesh {
     pub plane: ControlPlane,
     /// The network.
     pub network: Arc<Network>,
+    /// What stood in the cluster at the start.
+    baseline: BTreeSet<ObjectName>,
 }
 
 impl Mesh {
@@ -100,7 +115,8 @@ impl Mesh {
             By::Render => Operator::Rendered(Rendered::new()?),
             By::Controller => Operator::Controller(Controller::start(&plane, controller::Options::default())?),
         };
-        let mut mesh = Mesh { operator, single, cluster, client, servers, plane, network };
+        let mut mesh = Mesh { operator, single, cluster, client, servers, plane, network, baseline: BTreeSet::new() };
+        mesh.baseline = mesh.objects()?;
         mesh.sync()?;
         workspace::progress(&format!("the mesh is up ({:.0?})", begin.elapsed()));
         Ok(mesh)
@@ -130,22 +146,26 @@ impl Mesh {
         self.operator.sync(&self.plane)
     }
 
-    /// Makes it as it was at the start: deletes our objects, empties every Redis, and waits until the client's sidecar passes plain
+    /// Makes it as it was at the start: deletes what has come since, empties every Redis, and waits until the client's sidecar passes plain
     /// TCP again.
     pub fn reset(&mut self) -> Result<()> {
-        let mut names = Vec::new();
-        for kind in OURS {
-            for object in self.api().list(kind)? {
-                names.push(ObjectName::of(&object)?);
-            }
-        }
-        names.push(ObjectName::new("Secret", "redis", "redis-service-secret"));
-        names.push(ObjectName::new("Service", "redis", "external-redis"));
-        names.push(ObjectName::new("EndpointSlice", "redis", "external-redis"));
+        let names: Vec<ObjectName> = self.objects()?.difference(&self.baseline).cloned().collect();
         self.delete(&names)?;
         self.wait_plain()?;
         self.single.forget()?;
         self.cluster.forget()
+    }
+
+    /// What tests may change in number.
+    fn objects(&self) -> Result<BTreeSet<ObjectName>> {
+        let mut names = BTreeSet::new();
+        for kind in KINDS {
+            for object in self.api().list(kind)? {
+                names.insert(ObjectName::of(&object)?);
+            }
+        }
+        names.retain(|name| name.kind != "Secret" || !SYSTEM.contains(&name.namespace.as_str()));
+        Ok(names)
     }
 
     /// Waits until nothing of ours is in the way of the client.

@@ -142,8 +142,32 @@ impl Controller {
         self.restart()
     }
 
+    /// The path under which it serves the filter that it has brought.
+    pub fn filter_path(&self) -> Result<String> {
+        let log = self.log();
+        let line = log.lines().rfind(|line| line.contains("\"begins\"")).context("it hasn't begun")?;
+        let url =
+            line.split("/filter/").nth(1).and_then(|rest| rest.split('"').next()).context("it serves no filter")?;
+        Ok(format!("/filter/{url}"))
+    }
+
+    /// The status of an answer.
+    pub fn status(&self, path: &str) -> Result<u16> {
+        Ok(self.get(path)?.status)
+    }
+
     fn get(&self, path: &str) -> Result<http::Response> {
         let request = Request { path, ..Request::default() };
         http::request((NODE, self.options.port).into(), &request)
     }
+}
+
+/// A filter that does the same and is another file: with a custom section at its end
+/// (<https://webassembly.github.io/spec/core/binary/modules.html#custom-section>).
+pub fn another_filter() -> Result<PathBuf> {
+    let mut file = std::fs::read(filter::build()?)?;
+    file.extend(b"\x00\x08\x07another");
+    let path = workspace::scratch("another-filter")?.join("redis_mesh.wasm");
+    std::fs::write(&path, file)?;
+    Ok(path)
 }

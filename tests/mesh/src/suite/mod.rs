@@ -1,8 +1,11 @@
 //! The suite: tests that share one mesh.
 
+mod conditions;
 mod headless;
 mod mission;
 mod mtls;
+mod outages;
+mod rotation;
 mod secrets;
 mod updates;
 
@@ -12,21 +15,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Trial};
 
-use crate::mesh::Mesh;
+use crate::mesh::{By, Mesh};
 
 /// A test: its name, and what it does with a mesh that is as new.
 pub type Test = (&'static str, fn(&mut Mesh) -> Result<()>);
 
-/// Every test.
-fn all() -> Vec<Test> {
+/// Tests of what reaches the clients, whoever renders it.
+fn of_anybody() -> Vec<Test> {
     [mission::TESTS, headless::TESTS, mtls::TESTS, secrets::TESTS, updates::TESTS].concat()
 }
 
+/// Tests that only the controller can pass.
+fn of_the_controller() -> Vec<Test> {
+    [conditions::TESTS, rotation::TESTS, outages::TESTS].concat()
+}
+
+/// Every test of this operator.
+fn all(by: By) -> Vec<Test> {
+    match by {
+        By::Controller => [of_anybody(), of_the_controller()].concat(),
+        By::Render => of_anybody(),
+    }
+}
+
 /// What selects tests: any of the filters, or all where there is none; in whole names, or in parts of names.
-pub fn arguments(list: bool, exact: bool, filters: &[String], mut skip: Vec<String>) -> Arguments {
+pub fn arguments(by: By, list: bool, exact: bool, filters: &[String], mut skip: Vec<String>) -> Arguments {
     let is = |name: &str, filter: &String| if exact { name == filter } else { name.contains(filter.as_str()) };
     // libtest-mimic takes one filter; what several leave out is skipped by its whole name.
-    let mut out: Vec<String> = all().iter().map(|(name, _)| name.to_string()).collect();
+    let mut out: Vec<String> = all(by).iter().map(|(name, _)| name.to_string()).collect();
     out.retain(|name| {
         let wanted = filters.is_empty() || filters.iter().any(|filter| is(name, filter));
         !wanted || skip.iter().any(|filter| is(name, filter))
@@ -36,15 +52,15 @@ pub fn arguments(list: bool, exact: bool, filters: &[String], mut skip: Vec<Stri
 }
 
 /// Prints the names of the tests.
-pub fn list(arguments: &Arguments) -> ExitCode {
-    let trials = all().into_iter().map(|(name, _)| Trial::test(name, || Ok(())));
+pub fn list(by: By, arguments: &Arguments) -> ExitCode {
+    let trials = all(by).into_iter().map(|(name, _)| Trial::test(name, || Ok(())));
     libtest_mimic::run(arguments, trials.collect()).exit_code()
 }
 
 /// Runs those that are asked for, one after the other.
-pub fn run(arguments: &Arguments, mesh: Mesh) -> ExitCode {
+pub fn run(by: By, arguments: &Arguments, mesh: Mesh) -> ExitCode {
     let mesh = Arc::new(Mutex::new(mesh));
-    let trials = all().into_iter().map(|(name, test)| {
+    let trials = all(by).into_iter().map(|(name, test)| {
         let mesh = mesh.clone();
         Trial::test(name, move || {
             let mut mesh = mesh.lock().unwrap_or_else(PoisonError::into_inner);
