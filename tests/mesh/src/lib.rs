@@ -16,6 +16,7 @@ pub mod operator;
 pub mod pod;
 pub mod program;
 pub mod requirements;
+pub mod scale;
 pub mod services;
 pub mod sidecar;
 pub mod suite;

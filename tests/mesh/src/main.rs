@@ -6,13 +6,14 @@ use anyhow::{Context, Result, bail};
 use libtest_mimic::Arguments;
 use redis_mesh_mesh::mesh::{By, Mesh};
 use redis_mesh_mesh::network::{self, Network};
-use redis_mesh_mesh::{interrupt, keep, requirements, suite};
+use redis_mesh_mesh::{interrupt, keep, requirements, scale, suite};
 
 const HELP: &str = "\
 redis-mesh in a real Istio on this machine, without containers: kube-apiserver, istiod, sidecars and
 Redis as processes, pods as network namespaces. Runs the tests of the mesh, or leaves it to you.
 
 Usage: cargo mesh [OPTIONS] [FILTER]...
+       cargo mesh scale [--quick] [--out DIR]    What thousands of RedisServices cost; see scale --help
 
 Arguments:
   [FILTER]...  Only tests whose names hold one of these
@@ -38,6 +39,9 @@ struct Command {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("scale") {
+        return scale::main(std::env::args().skip(2));
+    }
     let command = match command() {
         Ok(Some(command)) => command,
         Ok(None) => {

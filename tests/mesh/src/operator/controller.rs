@@ -45,6 +45,8 @@ pub struct Options {
     pub debounce: String,
     /// The filter that it serves; absent: the built one.
     pub filter: Option<PathBuf>,
+    /// The program; absent: the one that is built for tests.
+    pub program: Option<PathBuf>,
     /// More arguments.
     pub arguments: Vec<String>,
 }
@@ -56,6 +58,7 @@ impl Default for Options {
             port: 8080,
             debounce: "100ms".into(),
             filter: None,
+            program: None,
             arguments: Vec::new(),
         }
     }
@@ -90,7 +93,11 @@ impl Controller {
             None => filter::build()?,
         };
         let Options { name, port, debounce, arguments, .. } = &self.options;
-        let mut command = Command::new(cli::build()?);
+        let program = match &self.options.program {
+            Some(program) => program.clone(),
+            None => cli::build()?,
+        };
+        let mut command = Command::new(program);
         command.arg("controller").arg("--kubeconfig").arg(&self.kubeconfig);
         command.args(["--namespace", NAMESPACE, "--root-namespace", ROOT_NAMESPACE]);
         command.args(["--listen", &format!("0.0.0.0:{port}"), "--advertise-url", &format!("http://{NODE}:{port}")]);

@@ -7,6 +7,7 @@ mod mtls;
 mod outages;
 mod rotation;
 mod secrets;
+mod succession;
 mod updates;
 
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ fn of_anybody() -> Vec<Test> {
 
 /// Tests that only the controller can pass.
 fn of_the_controller() -> Vec<Test> {
-    [conditions::TESTS, rotation::TESTS, outages::TESTS].concat()
+    [conditions::TESTS, rotation::TESTS, outages::TESTS, succession::TESTS].concat()
 }
 
 /// Every test of this operator.

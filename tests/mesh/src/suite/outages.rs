@@ -26,7 +26,8 @@ pub const TESTS: &[Test] = &[
     ("outages::away_while_a_pod_starts", away),
 ];
 
-fn controller(mesh: &mut Mesh) -> Result<&mut Controller> {
+/// The controller.
+pub(super) fn controller(mesh: &mut Mesh) -> Result<&mut Controller> {
     match &mut mesh.operator {
         Operator::Controller(controller) => Ok(controller),
         Operator::Rendered(_) => bail!("there is no controller"),

