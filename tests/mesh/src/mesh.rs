@@ -149,6 +149,10 @@ impl Mesh {
     /// Makes it as it was at the start: deletes what has come since, empties every Redis, and waits until the client's sidecar passes plain
     /// TCP again.
     pub fn reset(&mut self) -> Result<()> {
+        match &mut self.operator {
+            Operator::Rendered(rendered) => rendered.arguments.clear(),
+            Operator::Controller(controller) => controller.restore()?,
+        }
         let names: Vec<ObjectName> = self.objects()?.difference(&self.baseline).cloned().collect();
         self.delete(&names)?;
         self.wait_plain()?;
@@ -166,6 +170,11 @@ impl Mesh {
         }
         names.retain(|name| name.kind != "Secret" || !SYSTEM.contains(&name.namespace.as_str()));
         Ok(names)
+    }
+
+    /// How many updates were refused so far: by Envoy, and as istiod counts what proxies refuse.
+    pub fn rejected(&self) -> Result<u64> {
+        Ok(self.client.sidecar()?.rejected()? + self.plane.istiod_metric("pilot_total_xds_rejects")? as u64)
     }
 
     /// Waits until nothing of ours is in the way of the client.
@@ -194,9 +203,12 @@ impl Mesh {
     /// How the filter gets the rules of a host: each by itself, or as the operator thinks best.
     pub fn deliver(&mut self, per_host: bool) -> Result<()> {
         let arguments: &[&str] = if per_host { &["--delivery", "per-host"] } else { &[] };
+        let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
         match &mut self.operator {
-            Operator::Rendered(rendered) => rendered.arguments = arguments.iter().map(|a| a.to_string()).collect(),
-            Operator::Controller(controller) => controller.restart_with(arguments)?,
+            Operator::Rendered(rendered) => rendered.arguments = arguments,
+            Operator::Controller(controller) => {
+                controller.restart_as(controller::Options { arguments, ..Default::default() })?
+            }
         }
         self.sync()
     }

@@ -9,6 +9,7 @@ use redis_mesh_tests::http::{self, Request};
 use redis_mesh_tests::process::Process;
 use redis_mesh_tests::{cli, filter, workspace};
 
+use crate::api::documents;
 use crate::control_plane::{ControlPlane, ROOT_NAMESPACE};
 use crate::network::NODE;
 
@@ -16,26 +17,25 @@ use crate::network::NODE;
 pub const NAMESPACE: &str = "redis-mesh-system";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The objects that a chart would install for it.
-const INSTALLATION: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: redis-mesh-system}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: redis-mesh, namespace: redis-mesh-system}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: redis-mesh}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}
-subjects:
-  - {kind: ServiceAccount, name: redis-mesh, namespace: redis-mesh-system}
-";
+/// What an operator installs, of which the controller gets its permissions here too, and no others.
+const NAMESPACE_MANIFEST: &str = include_str!("../../../../istio/kustomize/base/namespace.yaml");
+const INSTALLATION: &str = include_str!("../../../../istio/kustomize/base/redis-mesh.yaml");
+const PERMISSIONS: [&str; 5] = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
+
+/// Installs the permissions of a controller; the API server looks at all the rest, too.
+fn install(plane: &ControlPlane) -> Result<()> {
+    plane.kubectl(&["apply", "--server-side", "-f", "-"], NAMESPACE_MANIFEST)?;
+    plane.kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"], INSTALLATION)?;
+    for object in documents(INSTALLATION)? {
+        if PERMISSIONS.iter().any(|kind| object["kind"] == *kind) {
+            plane.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string())?;
+        }
+    }
+    Ok(())
+}
 
 /// How to run one replica.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The name of the replica, by which its log is found.
     pub name: String,
@@ -47,6 +47,8 @@ pub struct Options {
     pub filter: Option<PathBuf>,
     /// The program; absent: the one that is built for tests.
     pub program: Option<PathBuf>,
+    /// `--advertise-url`; absent: the node's address and the port.
+    pub advertise: Option<String>,
     /// More arguments.
     pub arguments: Vec<String>,
 }
@@ -59,6 +61,7 @@ impl Default for Options {
             debounce: "100ms".into(),
             filter: None,
             program: None,
+            advertise: None,
             arguments: Vec::new(),
         }
     }
@@ -76,7 +79,7 @@ pub struct Controller {
 impl Controller {
     /// Installs what it needs and starts it; returns when it is ready.
     pub fn start(plane: &ControlPlane, options: Options) -> Result<Controller> {
-        plane.api().apply(INSTALLATION)?;
+        install(plane)?;
         let token = plane.api().token(NAMESPACE, "redis-mesh", None)?;
         let kubeconfig = plane.kubeconfig_for(&options.name, &token)?;
         let log = workspace::scratch(&options.name)?.join("controller.log");
@@ -93,6 +96,7 @@ impl Controller {
             None => filter::build()?,
         };
         let Options { name, port, debounce, arguments, .. } = &self.options;
+        let advertise = self.options.advertise.clone().unwrap_or_else(|| format!("http://{NODE}:{port}"));
         let program = match &self.options.program {
             Some(program) => program.clone(),
             None => cli::build()?,
@@ -100,7 +104,7 @@ impl Controller {
         let mut command = Command::new(program);
         command.arg("controller").arg("--kubeconfig").arg(&self.kubeconfig);
         command.args(["--namespace", NAMESPACE, "--root-namespace", ROOT_NAMESPACE]);
-        command.args(["--listen", &format!("0.0.0.0:{port}"), "--advertise-url", &format!("http://{NODE}:{port}")]);
+        command.args(["--listen", &format!("0.0.0.0:{port}"), "--advertise-url", &advertise]);
         command.arg("--filter").arg(filter).args(["--lease", "redis-mesh", "--debounce", debounce]);
         command.args(arguments).env("POD_NAME", name).env("POD_NAMESPACE", NAMESPACE);
         let mut process = Process::start(name, command, &self.log)?;
@@ -143,10 +147,18 @@ impl Controller {
         Ok(self.get("/metrics")?.body)
     }
 
-    /// Starts it again with these as its further arguments.
-    pub fn restart_with(&mut self, arguments: &[&str]) -> Result<()> {
-        self.options.arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+    /// Starts it again in another way.
+    pub fn restart_as(&mut self, options: Options) -> Result<()> {
+        self.options = options;
         self.restart()
+    }
+
+    /// Starts it again as it was at first, where it doesn't run or runs otherwise.
+    pub fn restore(&mut self) -> Result<()> {
+        if self.process.is_some() && self.options == Options::default() {
+            return Ok(());
+        }
+        self.restart_as(Options::default())
     }
 
     /// The path under which it serves the filter that it has brought.

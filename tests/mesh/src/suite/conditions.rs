@@ -43,9 +43,9 @@ fn conditions(mesh: &mut Mesh) -> Result<()> {
         for condition in ["Accepted", "ResolvedRefs", "Programmed"] {
             wait_condition(mesh, &single(kind), condition, "True")?;
         }
-        let object = mesh.api().get(&single(kind))?.context("gone")?;
-        ensure!(object["status"]["dataPath"] == "direct", "{}", object["status"]);
     }
+    let object = mesh.api().get(&single("RedisService"))?.context("gone")?;
+    ensure!(object["status"]["dataPath"] == "direct", "{}", object["status"]);
     // `Programmed` is no promise: soon is meant to be at once.
     soon(mesh, "redis-single", &[("auth testredis123!", "OK"), ("ping", "PONG")])
 }
@@ -70,7 +70,7 @@ fn mistakes(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&PREFIX_ROUTING.replace("redis-single.redis", "redis-singel.redis"))?;
     let broken = ObjectName::new("RedisService", "redis", "redis-cluster");
     let (reason, message) = wait_condition(mesh, &broken, "ResolvedRefs", "False")?;
-    ensure!(reason == "RefNotFound" && message.contains("did you mean `redis-single`?"), "{reason}: {message}");
+    ensure!(reason == "RefNotFound" && message.contains("redis/redis-singel"), "{reason}: {message}");
     let (reason, _) = wait_condition(mesh, &broken, "Programmed", "False")?;
     ensure!(reason == "NotProgrammed", "{reason}");
     // The others go on, and new ones are served.

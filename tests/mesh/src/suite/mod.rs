@@ -13,7 +13,7 @@ mod updates;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Trial};
 
 use crate::mesh::{By, Mesh};
@@ -66,11 +66,21 @@ pub fn run(by: By, arguments: &Arguments, mesh: Mesh) -> ExitCode {
         Trial::test(name, move || {
             let mut mesh = mesh.lock().unwrap_or_else(PoisonError::into_inner);
             let seen = mesh.client.sidecar().map(|sidecar| sidecar.log().len()).unwrap_or_default();
-            let result = mesh.reset().context("making the mesh as new").and_then(|()| test(&mut mesh));
+            let result = mesh.reset().context("making the mesh as new").and_then(|()| accepted(&mut mesh, test));
             result.map_err(|error| format!("{error:#}\n{}", report(&mesh, seen)).into())
         })
     });
     libtest_mimic::run(arguments, trials.collect()).exit_code()
+}
+
+/// A test, in which Envoy must not refuse anything.
+fn accepted(mesh: &mut Mesh, test: fn(&mut Mesh) -> Result<()>) -> Result<()> {
+    let before = mesh.rejected()?;
+    test(mesh)?;
+    let rejected = mesh.rejected()?;
+    // An istiod that was started again counts anew.
+    ensure!(rejected <= before, "{} updates were rejected", rejected - before);
+    Ok(())
 }
 
 /// What the client's sidecar has said since then, and what stands in the cluster.

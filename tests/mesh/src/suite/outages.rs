@@ -107,7 +107,7 @@ fn repairs(mesh: &mut Mesh) -> Result<()> {
         mesh.api().merge(name, &json!({ "spec": edit }))?;
         eventually(PATIENCE, is_back)?;
     }
-    session(mesh, "redis-cluster", &[("set cluster-0 0", "OK"), ("set other-0 0", "OK")])
+    soon(mesh, "redis-cluster", &[("set cluster-0 0", "OK"), ("set other-0 0", "OK")])
 }
 
 /// Equal but for the number by which configurations are told apart.
@@ -191,14 +191,8 @@ endpoints: [{{addresses: [10.244.0.1], conditions: {{ready: {ready}}}}}]
 /// Two replicas behind one Service: one is killed, the other takes over, and a pod that starts then gets the filter.
 fn second_replica(mesh: &mut Mesh) -> Result<()> {
     let url = format!("http://{BOTH}:8080");
-    let arguments = ["--advertise-url", &url];
-    controller(mesh)?.restart_with(&arguments)?;
-    let options = Options {
-        name: "redis-mesh-1".into(),
-        port: 8081,
-        arguments: arguments.map(str::to_string).to_vec(),
-        ..Options::default()
-    };
+    controller(mesh)?.restart_as(Options { advertise: Some(url.clone()), ..Options::default() })?;
+    let options = Options { name: "redis-mesh-1".into(), port: 8081, advertise: Some(url), ..Options::default() };
     let second = Controller::start(&mesh.plane, options)?;
     mesh.apply(&service(&[8080, 8081]))?;
     let traffic = routed(mesh)?;
@@ -223,7 +217,7 @@ fn second_replica(mesh: &mut Mesh) -> Result<()> {
     traffic.stop()?.ensure_calm()?;
     pod.delete()?;
     drop(second);
-    controller(mesh)?.restart_with(&[])
+    controller(mesh)?.restart_as(Options::default())
 }
 
 /// No replica is there when a pod starts: its connections to managed ports are refused rather than left without rules, until one is.
