@@ -91,7 +91,7 @@ impl Piece {
         filter_config::check(&config, &piece.service, diagnostics);
         piece.size = filter_config::json(&config).len();
         if piece.size > LARGE {
-            let size = piece.listener(true, options, 1).to_string().len();
+            let size = piece.listener(&piece.namespace, &piece.object_name(), true, options, 1).to_string().len();
             if size > MAX_OBJECT {
                 let message = format!(
                     "what follows from it for {} has {size} bytes, more than an API server takes; use fewer routes",
@@ -136,6 +136,8 @@ pub struct Planned {
     pub namespace: String,
     /// Name.
     pub name: String,
+    /// Only for the clients of a namespace, where it stands in another one.
+    pub clients: Option<String>,
     /// What it is, and what it is made from.
     pub content: Content,
 }
@@ -189,7 +191,7 @@ pub struct Plan {
 }
 
 /// Plans all objects.
-pub fn plan(pieces: &[Arc<Piece>], past: &Past) -> Plan {
+pub fn plan(pieces: &[Arc<Piece>], root_namespace: &str, past: &Past) -> Plan {
     let mut groups: BTreeMap<Group, Vec<&Arc<Piece>>> = BTreeMap::new();
     for piece in pieces.iter().filter(|piece| !piece.per_host) {
         groups.entry((piece.namespace.clone(), piece.service.address.port)).or_default().push(piece);
@@ -215,7 +217,7 @@ pub fn plan(pieces: &[Arc<Piece>], past: &Past) -> Plan {
         }
         let (namespace, port) = group;
         let content = Content::Plugin { port, pieces, kept };
-        planned.push(Planned { namespace, name: wasm_plugin::name(port), content });
+        planned.push(Planned { namespace, name: wasm_plugin::name(port), clients: None, content });
     }
     for piece in pieces {
         let is_large = large.contains(&(piece.namespace.clone(), piece.service.address.port));
@@ -223,10 +225,13 @@ pub fn plan(pieces: &[Arc<Piece>], past: &Past) -> Plan {
         if piece.listeners.is_empty() || !per_host && !changes_listener(&piece.service) {
             continue;
         }
-        let (namespace, name) = (piece.namespace.clone(), piece.object_name());
-        planned.push(Planned { namespace, name, content: Content::Listener { piece: piece.clone(), per_host } });
+        let single = piece.service.single_destination().filter(|_| needs_per_host(&piece.service));
+        let clients = single.and_then(|single| kept_from(&piece.service, single));
+        let (namespace, name) = placed(&piece.namespace, piece.object_name(), clients, root_namespace);
+        let (clients, content) = (clients.map(str::to_owned), Content::Listener { piece: piece.clone(), per_host });
+        planned.push(Planned { namespace, name, clients, content });
     }
-    planned.extend(clusters(pieces));
+    planned.extend(clusters(pieces, root_namespace));
     Plan { objects: planned, large }
 }
 
@@ -259,13 +264,25 @@ impl Planned {
 
     /// The object, as the push of this number.
     pub fn build(&self, options: &Options, revision: u64) -> Value {
+        let mut object = self.build_for_all(options, revision);
+        if let Some(clients) = &self.clients {
+            for patch in object["spec"]["configPatches"].as_array_mut().into_iter().flatten() {
+                patch["match"]["proxy"] = json!({"metadata": {"NAMESPACE": clients}});
+            }
+        }
+        object
+    }
+
+    fn build_for_all(&self, options: &Options, revision: u64) -> Value {
         match &self.content {
             Content::Plugin { port, pieces, kept } => {
                 let hosts = pieces.iter().map(|piece| piece.host(options)).chain(kept.iter().cloned()).collect();
                 let config = filter_config::document(format!("redis-mesh/{}/{port}", self.namespace), revision, hosts);
                 wasm_plugin::object(&self.namespace, *port, &config, options)
             }
-            Content::Listener { piece, per_host } => piece.listener(*per_host, options, revision),
+            Content::Listener { piece, per_host } => {
+                piece.listener(&self.namespace, &self.name, *per_host, options, revision)
+            }
             Content::Cluster { destination, usage, scope, pieces } => {
                 let owner = destination.policy.object.as_ref().or(pieces.first().map(|piece| &piece.service.owner));
                 let patch = envoy_filter::cluster(destination, *usage, scope.as_deref());
@@ -273,6 +290,24 @@ impl Planned {
                 envoy_filter::object(&self.namespace, &self.name, &purpose, patch.into_iter().collect())
             }
         }
+    }
+}
+
+/// The namespace of the clients, where a destination's credentials are those of another namespace. Who may read what stands
+/// in the one may not read what stands in the other, so what holds them must not stand there.
+fn kept_from<'a>(service: &'a ValidatedService, destination: &Destination) -> Option<&'a str> {
+    let clients = scope_of(service)?;
+    let policy = &destination.policy;
+    let (owner, _) = policy.object.as_ref()?.name.split_once('/')?;
+    let holds_secrets = policy.login.is_some() || policy.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
+    (holds_secrets && owner != clients).then_some(clients)
+}
+
+/// Where an object stands: beside the clients for whom it is, unless it is kept from those who read there.
+fn placed(namespace: &str, name: String, kept_from: Option<&str>, root_namespace: &str) -> (String, String) {
+    match kept_from {
+        Some(clients) => (root_namespace.to_owned(), format!("{name}-in-{clients}")),
+        None => (namespace.to_owned(), name),
     }
 }
 
@@ -285,7 +320,7 @@ pub fn build(
 ) -> Vec<Value> {
     let pieces: Vec<Arc<Piece>> =
         services.iter().map(|service| Arc::new(Piece::new(service.clone(), options, diagnostics))).collect();
-    let plan = plan(&pieces, &Past::default());
+    let plan = plan(&pieces, &options.root_namespace, &Past::default());
     plan.objects.iter().map(|planned| planned.build(options, revision)).collect()
 }
 
@@ -345,21 +380,19 @@ fn is_own_cluster(service: &ValidatedService, destination: &Destination) -> bool
 
 impl Piece {
     /// The EnvoyFilter of the host.
-    fn listener(&self, per_host: bool, options: &Options, revision: u64) -> Value {
+    fn listener(&self, namespace: &str, name: &str, per_host: bool, options: &Options, revision: u64) -> Value {
         let (service, listeners) = (&self.service, &self.listeners);
         let single = service.single_destination();
         let scope = scope_of(service);
         let cluster = |destination: &Destination| envoy_filter::cluster_name(destination, scope);
         let mut patches = Vec::new();
-        let name = object_name(&service.address, "");
         let token = token(service);
         if per_host {
             // Where the listener leads is part of the name, so that credentials never meet a listener that leads elsewhere.
             let leads = single.map(|single| cluster(single)).unwrap_or_default();
             let extension = format!("{name}-{}", &hex(&digest(&[&token, &leads]))[..8]);
             let host = filter_config::host(service, &self.backends, &options.handshake_key, wire::Selector::default());
-            let config =
-                filter_config::document(format!("redis-mesh/{}/{extension}", self.namespace), revision, vec![host]);
+            let config = filter_config::document(format!("redis-mesh/{namespace}/{extension}"), revision, vec![host]);
             patches.push(envoy_filter::extension(&extension, &config, options));
             patches.extend(listeners.iter().map(|listener| envoy_filter::discovered_filter(listener, &extension)));
             // The filter of a WasmPlugin that is there too leaves the connection to this one.
@@ -381,7 +414,7 @@ impl Piece {
             }
         }
         let purpose = format!("{} {}", service.owner.kind, service.owner.name);
-        envoy_filter::object(&self.namespace, &name, &purpose, patches)
+        envoy_filter::object(namespace, name, &purpose, patches)
     }
 }
 
@@ -429,11 +462,12 @@ fn object_name(address: &HostPort, suffix: &str) -> String {
 /// The EnvoyFilters of the destinations, each once for each namespace.
 ///
 /// The cluster to which tags lead that are not known is not among them: a cluster that is not there answers the same.
-fn clusters(pieces: &[Arc<Piece>]) -> Vec<Planned> {
+fn clusters(pieces: &[Arc<Piece>], root_namespace: &str) -> Vec<Planned> {
     struct Wanted<'a> {
         destination: &'a Arc<Destination>,
         usage: Use,
         scope: Option<&'a str>,
+        kept_from: Option<&'a str>,
         pieces: Vec<Arc<Piece>>,
     }
     let mut found: BTreeMap<(&str, &HostPort), Wanted<'_>> = BTreeMap::new();
@@ -444,6 +478,7 @@ fn clusters(pieces: &[Arc<Piece>]) -> Vec<Planned> {
                 destination,
                 usage,
                 scope,
+                kept_from: kept_from(&piece.service, destination),
                 pieces: Vec::new(),
             });
             wanted.pieces.push(piece.clone());
@@ -455,9 +490,12 @@ fn clusters(pieces: &[Arc<Piece>]) -> Vec<Planned> {
     }
     let planned = found.into_iter().filter_map(|((namespace, _), wanted)| {
         envoy_filter::cluster(wanted.destination, wanted.usage, wanted.scope)?;
+        let name = object_name(&wanted.destination.address, DESTINATION);
+        let (namespace, name) = placed(namespace, name, wanted.kept_from, root_namespace);
         Some(Planned {
-            namespace: namespace.to_owned(),
-            name: object_name(&wanted.destination.address, DESTINATION),
+            namespace,
+            name,
+            clients: wanted.kept_from.map(str::to_owned),
             content: Content::Cluster {
                 destination: wanted.destination.clone(),
                 usage: wanted.usage,
