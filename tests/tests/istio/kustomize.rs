@@ -45,8 +45,7 @@ fn kustomize_builds_the_base_and_the_overlay() -> Result<()> {
     let container = &deployment["spec"]["template"]["spec"]["containers"][0];
     ensure!(deployment["spec"]["replicas"] == 3, "{}", deployment["spec"]["replicas"]);
     ensure!(container["image"].as_str().is_some_and(|image| image.starts_with("registry.example.com/")), "{container}");
-    let roots =
-        yaml::texts(&container["args"]).into_iter().filter(|argument| argument.starts_with("--root-namespace="));
-    ensure!(roots.eq(["--root-namespace=istio-config"]), "{container}");
+    let class = &deployment["spec"]["template"]["spec"]["priorityClassName"];
+    ensure!(class == "system-cluster-critical", "{class}");
     Ok(())
 }
