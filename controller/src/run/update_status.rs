@@ -109,6 +109,13 @@ fn resolved(facts: &Facts<'_>) -> Said {
 
 fn programmed(facts: &Facts<'_>) -> Said {
     let say = |is_true, reason, message| ("Programmed", is_true, reason, message);
+    if facts.evaluation.has_conflict() {
+        let message = match facts.in_force.is_empty() {
+            true => "nothing follows from it while another object has precedence".to_owned(),
+            false => "only that is in force for which no other object has precedence".to_owned(),
+        };
+        return say(false, "NotProgrammed", message);
+    }
     if !facts.evaluation.is_good() {
         return match facts.good_generation {
             Some(generation) => say(

@@ -128,6 +128,17 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    /// True if another object has precedence for some of it.
+    pub fn has_conflict(&self) -> bool {
+        self.messages_of(|reason| reason == Reason::Conflict).next().is_some()
+    }
+
+    /// True if nothing is wrong with it but conflicts, so that what follows from the rest of it holds.
+    pub fn is_good_for_the_rest(&self) -> bool {
+        let is_harmless = |message: &Diagnostic| message.reason.is_warning() || message.reason == Reason::Conflict;
+        self.lacking.is_empty() && self.messages.iter().all(is_harmless)
+    }
+
     /// True if nothing is wrong with it.
     pub fn is_good(&self) -> bool {
         self.lacking.is_empty() && self.messages.iter().all(|message| message.reason.is_warning())
@@ -429,7 +440,7 @@ impl World {
             let is_owner = name.namespace() == Some(namespace);
             let near = |entry: &&(String, String, ObjectKey)| is_owner || entry.1 == *namespace;
             found.extend(of_host(&self.claimers, &name.host).filter(near).map(|entry| entry.2.clone()));
-            if key.kind == Kind::Destination {
+            if key.kind == Kind::Destination || is_owner {
                 found.extend(of_host(&self.leaders, &name.host).filter(near).map(|entry| entry.2.clone()));
             }
         }
@@ -446,10 +457,12 @@ impl World {
                 neighbours.extend(in_namespace(&self.claimers, &name.host, namespace).cloned());
             }
         }
+        let is_other = |other: &ObjectKey| other.key.namespace != *namespace;
         for name in &object.mentions.leads {
             for namespace in std::iter::once(namespace.as_str()).chain(name.namespace()) {
+                // RedisDestinations say how a host is reached; its owner's RedisService, whether anybody may lead there.
                 let found = in_namespace(&self.claimers, &name.host, namespace);
-                neighbours.extend(found.filter(|key| key.kind == Kind::Destination).cloned());
+                neighbours.extend(found.filter(|key| key.kind == Kind::Destination || is_other(key)).cloned());
             }
         }
         neighbours

@@ -160,6 +160,19 @@ impl<'a> Destinations<'a> {
         let policy = self.claims.destination(name, namespace);
         self.used.extend(policy);
         let address = HostPort { host: name.host.clone(), port };
+        // With the owner's login, rules of another namespace would get around the password for which the owner asks.
+        if policy.and_then(|index| self.policies.get(index)).is_some_and(|policy| policy.login.is_some())
+            && name.namespace().is_some_and(|owner| owner != namespace)
+            && let Some(guard) = self.claims.guarded(&name.host)
+        {
+            let message = format!(
+                "{} asks its clients for a password ({}), and a rule of another namespace would lead around that; remove one of the two",
+                name.host,
+                scope::place_of(guard)
+            );
+            place.report(Reason::Conflict, message);
+            return None;
+        }
         if let Some(known) = self.known.get(&(address.clone(), policy)) {
             return Some(known.clone());
         }

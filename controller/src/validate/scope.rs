@@ -84,6 +84,8 @@ pub struct Claims {
     of_services: Vec<Vec<(String, Name)>>,
     /// For each RedisDestination, its host, unless another object has precedence.
     of_destinations: Vec<Option<Name>>,
+    /// Hosts whose owners ask their clients for a password, with the objects that say so.
+    guarded: BTreeMap<String, Subject>,
     /// For each RedisDestination, whether it alone governs the clients of its host.
     implicit: Vec<bool>,
 }
@@ -158,7 +160,13 @@ impl Claims {
                     .map(|claim| self::subject(&destinations[claim.object]));
                 match service.or(destination) {
                     Some(other) => diagnostics.add(&subject, field, Reason::Conflict, owned(&name, &other)),
-                    None => claims.of_services[index].push((field, name)),
+                    None => {
+                        let asks = loaded.object.spec.settings.as_ref().is_some_and(|settings| settings.auth.is_some());
+                        if asks && name.namespace() == Some(namespace.as_str()) {
+                            claims.guarded.insert(name.host.clone(), subject.clone());
+                        }
+                        claims.of_services[index].push((field, name));
+                    }
                 }
             }
         }
@@ -195,6 +203,11 @@ impl Claims {
         self.of_destinations[index].as_ref().filter(|_| self.implicit[index])
     }
 
+    /// The object by which a host's owner asks its clients for a password.
+    pub fn guarded(&self, host: &str) -> Option<&Subject> {
+        self.guarded.get(host)
+    }
+
     /// The RedisDestination that holds for a host where rules in `namespace` name it: the owner's, else their own.
     pub fn destination(&self, name: &Name, namespace: &str) -> Option<usize> {
         let of = |namespace: &str| self.destinations.get(&(name.host.clone(), namespace.to_owned()));
@@ -219,7 +232,8 @@ fn resolve(
         .ok()
 }
 
-fn place_of(other: &Subject) -> String {
+/// Names another object in a message.
+pub fn place_of(other: &Subject) -> String {
     match other.origin.file.as_str() {
         "" => format!("{} {}", other.kind, other.name),
         file => format!("{} {} ({file}:{})", other.kind, other.name, other.origin.line),
