@@ -138,8 +138,20 @@ pub fn cluster_name(destination: &Destination, namespace: Option<&str>) -> Strin
     }
 }
 
+/// True if a destination's cluster needs a patch.
+pub fn changes_cluster(destination: &Destination, usage: Use) -> bool {
+    let tcp = &destination.policy.tcp;
+    match found(destination) {
+        Found::Added => true,
+        Found::Istio => usage == Use::Proxy || tcp.connect_timeout.is_some() || tcp.keepalive.is_some(),
+    }
+}
+
 /// The patch that a destination's cluster needs; none if it serves as it is.
 pub fn cluster(destination: &Destination, usage: Use, namespace: Option<&str>) -> Option<Value> {
+    if !changes_cluster(destination, usage) {
+        return None;
+    }
     match found(destination) {
         Found::Added => {
             let name = cluster_name(destination, namespace);
@@ -164,9 +176,6 @@ pub fn cluster(destination: &Destination, usage: Use, namespace: Option<&str>) -
                 // A key must always meet the same endpoint.
                 value.insert("lb_policy".to_owned(), "MAGLEV".into());
                 envoy::protocol_options(&mut value, destination);
-            }
-            if value.is_empty() {
-                return None;
             }
             let matches = json!({
                 "context": CONTEXT,

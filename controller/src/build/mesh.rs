@@ -489,7 +489,9 @@ fn clusters(pieces: &[Arc<Piece>], root_namespace: &str) -> Vec<Planned> {
         }
     }
     let planned = found.into_iter().filter_map(|((namespace, _), wanted)| {
-        envoy_filter::cluster(wanted.destination, wanted.usage, wanted.scope)?;
+        if !envoy_filter::changes_cluster(wanted.destination, wanted.usage) {
+            return None;
+        }
         let name = object_name(&wanted.destination.address, DESTINATION);
         let (namespace, name) = placed(namespace, name, wanted.kept_from, root_namespace);
         Some(Planned {

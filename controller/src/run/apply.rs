@@ -71,6 +71,17 @@ fn hex(digest: &Digest) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn from_hex(text: &str) -> Option<Digest> {
+    let mut digest = Digest::default();
+    if text.len() != 2 * digest.len() || !text.is_ascii() {
+        return None;
+    }
+    for (i, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}
+
 /// Names a rendered object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RenderedKey {
@@ -100,7 +111,7 @@ pub struct Live {
     generation: i64,
     spec: Digest,
     /// What it says that it holds.
-    digest: Option<String>,
+    digest: Option<Digest>,
     revision: u64,
     /// It is kept by this controller.
     pub is_own: bool,
@@ -128,7 +139,7 @@ impl Live {
             uid: object.uid(),
             generation: object.metadata.generation.unwrap_or_default(),
             spec: digest(spec),
-            digest: annotation(DIGEST),
+            digest: annotation(DIGEST).and_then(|text| from_hex(&text)),
             revision: annotation(REVISION).and_then(|text| text.parse().ok()).unwrap_or_default(),
             is_own: object.labels().get(CONTROLLER).is_some_and(|name| name == controller),
             purpose: annotation(PURPOSE).unwrap_or_default(),
@@ -182,13 +193,15 @@ pub struct Objects {
 }
 
 /// Something to do.
-pub enum Operation {
-    /// Write an object.
+pub enum Operation<'a> {
+    /// Write an object, which is built when its turn has come: of thousands, only a few at a time.
     Apply {
         /// Which.
         key: RenderedKey,
-        /// What it holds.
-        object: Value,
+        /// What it is made from.
+        planned: &'a Planned,
+        /// The number of the push.
+        revision: u64,
         /// The digest of its content.
         digest: Digest,
         /// It was as it should be, and somebody changed it.
@@ -198,7 +211,7 @@ pub enum Operation {
     Delete(RenderedKey),
 }
 
-impl Operation {
+impl Operation<'_> {
     /// The object.
     pub fn key(&self) -> &RenderedKey {
         match self {
@@ -283,13 +296,12 @@ impl Objects {
     }
 
     /// What has to be done for one object to be as planned; none if it is so.
-    pub fn compare(&mut self, planned: &Planned, options: &Options) -> Option<Operation> {
+    pub fn compare<'a>(&mut self, planned: &'a Planned, options: &Options) -> Option<Operation<'a>> {
         let key = RenderedKey::of(planned);
         let digest = self.digest_of(&key, planned, options);
-        let name = hex(&digest);
         let mut repairs = false;
         if let Some(live) = self.live.get_mut(&key)
-            && live.digest.as_deref() == Some(name.as_str())
+            && live.digest == Some(digest)
             && live.is_own
         {
             if live.settled == Some((digest, live.generation)) {
@@ -303,11 +315,7 @@ impl Objects {
             repairs = true;
         }
         let revision = self.next_revision();
-        let mut object = planned.build(options, revision);
-        object["metadata"]["labels"][CONTROLLER] = self.controller.as_str().into();
-        object["metadata"]["annotations"][DIGEST] = name.into();
-        object["metadata"]["annotations"][REVISION] = revision.to_string().into();
-        Some(Operation::Apply { key, object, digest, repairs })
+        Some(Operation::Apply { key, planned, revision, digest, repairs })
     }
 
     /// Forgets what is no longer planned.
@@ -327,25 +335,9 @@ impl Objects {
             .collect()
     }
 
-    /// Does something, for which nothing of ours has to be held.
-    pub fn perform(&self, operation: Operation) -> impl Future<Output = Result<Done, kube::Error>> + use<> {
-        let client = self.client.clone();
-        async move {
-            match operation {
-                Operation::Apply { key, object, digest, .. } => {
-                    let object = apply(client, &key, object).await?;
-                    Ok(Done::Applied(Box::new(object), digest))
-                }
-                Operation::Delete(key) => {
-                    let api = api(client, &key);
-                    match api.delete(&key.key.name, &DeleteParams::default()).await {
-                        Ok(_) => Ok(Done::Deleted),
-                        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Done::Deleted),
-                        Err(error) => Err(error),
-                    }
-                }
-            }
-        }
+    /// What does things for which nothing of ours has to be held.
+    pub fn hands(&self, options: &Options) -> Hands {
+        Hands { client: self.client.clone(), controller: self.controller.clone(), options: options.clone() }
     }
 
     /// Takes in what became of it.
@@ -358,6 +350,38 @@ impl Objects {
             }
             Done::Deleted => {
                 self.live.remove(key);
+            }
+        }
+    }
+}
+
+/// Writes and deletes.
+pub struct Hands {
+    client: Client,
+    controller: String,
+    options: Options,
+}
+
+impl Hands {
+    /// Does something.
+    pub async fn perform(&self, operation: Operation<'_>) -> Result<Done, kube::Error> {
+        let client = self.client.clone();
+        match operation {
+            Operation::Apply { key, planned, revision, digest, .. } => {
+                let mut object = planned.build(&self.options, revision);
+                object["metadata"]["labels"][CONTROLLER] = self.controller.as_str().into();
+                object["metadata"]["annotations"][DIGEST] = hex(&digest).into();
+                object["metadata"]["annotations"][REVISION] = revision.to_string().into();
+                let object = apply(client, &key, object).await?;
+                Ok(Done::Applied(Box::new(object), digest))
+            }
+            Operation::Delete(key) => {
+                let api = api(client, &key);
+                match api.delete(&key.key.name, &DeleteParams::default()).await {
+                    Ok(_) => Ok(Done::Deleted),
+                    Err(kube::Error::Api(status)) if status.code == 404 => Ok(Done::Deleted),
+                    Err(error) => Err(error),
+                }
             }
         }
     }
@@ -426,6 +450,15 @@ mod tests {
         assert_eq!(digest(&json!({"a": 1, "b": [1, 2]})), digest(&json!({"b": [1, 2], "a": 1})));
         for other in [json!({"a": 1, "b": [2, 1]}), json!({"a": "1", "b": [1, 2]}), json!({"a": 1}), json!([1, 2])] {
             assert_ne!(digest(&json!({"a": 1, "b": [1, 2]})), digest(&other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_digest_as_text_and_back() {
+        let digest = digest(&json!({"a": 1}));
+        assert_eq!(from_hex(&hex(&digest)), Some(digest));
+        for other in ["", "ab", &"x".repeat(64), &"\u{e4}".repeat(32)] {
+            assert_eq!(from_hex(other), None, "{other}");
         }
     }
 

@@ -58,8 +58,15 @@ impl Reconciler {
             self.use_instead(&key, evaluation.uses.clone());
             let known = self.known.entry(key).or_default();
             if evaluation.is_good() {
-                known.good = evaluation.pieces.clone();
                 known.good_generation = Some(evaluation.generation);
+            }
+            if evaluation.is_good_for_the_rest() {
+                known.good = evaluation.pieces.clone();
+            } else if evaluation.has_conflict() {
+                // What is wrong leaves in force what was; where somebody else has precedence, that ends.
+                let place = |piece: &Piece| (piece.service.address.clone(), piece.service.scope.clone());
+                let own: BTreeSet<_> = evaluation.pieces.iter().map(|piece| place(piece)).collect();
+                known.good.retain(|piece| own.contains(&place(piece)));
             }
             known.evaluation = evaluation;
         }
@@ -73,9 +80,11 @@ impl Reconciler {
         for destination in before.symmetric_difference(&uses) {
             let count = self.users.entry(destination.clone()).or_default();
             *count = if uses.contains(destination) { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.users.remove(destination);
+            }
             self.unsaid.insert(destination.clone());
         }
-        self.users.retain(|_, count| *count > 0);
     }
 
     /// What to say of a RedisDestination that nothing follows from.
@@ -135,7 +144,7 @@ impl Reconciler {
             }
             kept = apply::kept_hosts(self.objects.live(), |namespace, host| hosts.contains(&(namespace, host)));
         }
-        let plan = mesh::plan(pieces, &Past { large, kept });
+        let plan = mesh::plan(pieces, &self.settings.mesh.root_namespace, &Past { large, kept });
         self.large = Some(plan.large.clone());
         plan
     }
@@ -146,7 +155,7 @@ impl Reconciler {
             plan.objects.iter().map(|planned| (RenderedKey::of(planned), planned)).collect();
         self.failures.retain(|key, _| planned.contains_key(key));
         self.objects.retain(|key| planned.contains_key(key));
-        let mut operations: Vec<(Turn, Operation)> = Vec::new();
+        let mut operations: Vec<(Turn, Operation<'_>)> = Vec::new();
         let by_themselves: BTreeSet<(&str, String)> = plan
             .objects
             .iter()
@@ -206,7 +215,7 @@ impl Reconciler {
         let gone = live.filter(|(key, live)| {
             // Where anything is left as it is, so are the clusters to which it may lead.
             let may_be_needed =
-                !frozen.is_empty() && key.kind == envoy_filter::KIND && key.key.name.ends_with(mesh::DESTINATION);
+                !frozen.is_empty() && key.kind == envoy_filter::KIND && key.key.name.contains(mesh::DESTINATION);
             apply::is_prunable(live, &frozen) && !may_be_needed
         });
         gone.map(|(key, _)| key.clone()).collect()
@@ -214,28 +223,26 @@ impl Reconciler {
 
     async fn perform(
         &mut self,
-        operations: Vec<Operation>,
+        operations: Vec<Operation<'_>>,
         planned: &BTreeMap<RenderedKey, &Planned>,
     ) -> Result<(), ()> {
-        let is_leader = self.is_leader.clone();
-        let mut requests = Vec::new();
-        for operation in operations {
-            let key = operation.key().clone();
-            let repairs = matches!(&operation, Operation::Apply { repairs: true, .. });
-            let is_leader = is_leader.clone();
-            let request = self.objects.perform(operation);
-            requests.push(async move {
+        let (is_leader, hands) = (self.is_leader.clone(), self.objects.hands(&self.settings.mesh));
+        let requests = operations.into_iter().map(|operation| {
+            let (is_leader, hands) = (&is_leader, &hands);
+            async move {
+                let key = operation.key().clone();
+                let repairs = matches!(&operation, Operation::Apply { repairs: true, .. });
                 if !*is_leader.borrow() {
                     return (key, repairs, None);
                 }
-                let result = tokio::time::timeout(PATIENCE, request).await;
+                let result = tokio::time::timeout(PATIENCE, hands.perform(operation)).await;
                 (
                     key,
                     repairs,
                     Some(result.unwrap_or_else(|_| Err(kube::Error::Service("the API server doesn't answer".into())))),
                 )
-            });
-        }
+            }
+        });
         let mut requests = stream::iter(requests).buffer_unordered(CONCURRENCY);
         let mut outcome = Ok(());
         while let Some((key, repairs, result)) = requests.next().await {

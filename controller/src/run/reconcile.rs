@@ -55,7 +55,8 @@ pub(super) struct Known {
 impl Known {
     /// True if nothing is known of what is in force.
     pub(super) fn is_frozen(&self) -> bool {
-        !self.evaluation.is_good() && self.good_generation.is_none()
+        let evaluation = &self.evaluation;
+        !evaluation.is_good() && !evaluation.has_conflict() && self.good_generation.is_none()
     }
 }
 
@@ -89,6 +90,8 @@ pub struct Reconciler {
     pub(super) judged: BTreeSet<ObjectKey>,
     pub(super) large: Option<BTreeSet<Group>>,
     pub(super) is_stale: bool,
+    /// Nothing was looked at yet.
+    pub(super) is_new: bool,
     pub(super) attempts: u32,
     pub(super) retry_at: Option<tokio::time::Instant>,
     pub(super) is_pruned: bool,
@@ -125,6 +128,7 @@ impl Reconciler {
             judged: BTreeSet::new(),
             large: None,
             is_stale: true,
+            is_new: true,
             attempts: 0,
             retry_at: None,
             is_pruned: false,
@@ -152,6 +156,14 @@ impl Reconciler {
                 continue;
             }
             self.served.ready.store(true, Ordering::Relaxed);
+            if self.is_new {
+                // Objects that wait for Secrets are missing in a plan, and what is shared with others would be written without them.
+                self.watch_secrets();
+                if !self.unread.is_empty() {
+                    continue;
+                }
+                self.is_new = false;
+            }
             self.reconcile().await;
         }
     }

@@ -3,7 +3,7 @@
 //! A watch that breaks is opened again, and what is listed then is compared with what is known, so that nothing that happened
 //! meanwhile is missed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -94,11 +94,11 @@ const MAX_SCOPES: usize = 128;
 
 /// The fewest Secrets to look at that are not too many watches: each by itself as long as they are few.
 pub fn scopes(named: &BTreeSet<Key>) -> BTreeSet<Scope> {
-    let in_namespace = |namespace: &str| named.iter().filter(|key| key.namespace == namespace).count();
-    let namespaces: BTreeSet<&str> = named.iter().map(|key| key.namespace.as_str()).collect();
-    let crowded: BTreeSet<&str> =
-        namespaces.into_iter().filter(|namespace| in_namespace(namespace) > MAX_NAMES).collect();
-    let scope = |key: &Key| match crowded.contains(key.namespace.as_str()) {
+    let mut names: BTreeMap<&str, usize> = BTreeMap::new();
+    for key in named {
+        *names.entry(&key.namespace).or_default() += 1;
+    }
+    let scope = |key: &Key| match names.get(key.namespace.as_str()).is_some_and(|names| *names > MAX_NAMES) {
         true => Scope::Namespace(key.namespace.clone()),
         false => Scope::Name(key.clone()),
     };
