@@ -4,6 +4,7 @@
 //! addresses are those that the manifests name, every port is free, and two runs beside each other don't meet. Pods are wired as Calico
 //! does it (a /32 address, everything through the node), so that the node can do kube-proxy's work for them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail};
 use redis_mesh_tests::netns::Namespace;
 
-use crate::dns::{self, Dns};
+use crate::dns::{self, Dns, Zone};
 use crate::services::Services;
 
 /// The node: the control plane, this program, and the pods' gateway.
@@ -37,6 +38,21 @@ struct State {
     pods: Vec<Wire>,
     /// Absent: none were served yet.
     services: Option<Services>,
+    /// Names of what is no service of this cluster.
+    outside: Zone,
+    /// What applications are told of names instead.
+    captured: BTreeMap<String, Ipv4Addr>,
+}
+
+impl State {
+    fn zone(&self) -> Zone {
+        let mut zone = self.services.as_ref().map(Services::zone).unwrap_or_default();
+        for name in ["istiod.istio-system.svc", "istiod.istio-system.svc.cluster.local"] {
+            zone.insert(name.into(), vec![NODE.into()]);
+        }
+        zone.extend(self.outside.clone());
+        zone
+    }
 }
 
 /// What connects a pod.
@@ -117,19 +133,32 @@ impl Network {
             return Ok(());
         }
         restore(&self.node, &services.nat())?;
-        let mut zone = services.zone();
-        for name in ["istiod.istio-system.svc", "istiod.istio-system.svc.cluster.local"] {
-            zone.insert(name.into(), vec![NODE.into()]);
-        }
-        self.dns.serve(zone);
         state.services = Some(services);
+        self.dns.serve(state.zone());
         Ok(())
+    }
+
+    /// Makes another name known, of something outside of the cluster.
+    pub fn know(&self, name: &str, addresses: &[Ipv4Addr]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.outside.insert(name.to_string(), addresses.iter().map(|&ip| ip.into()).collect());
+        self.dns.serve(state.zone());
+    }
+
+    /// Another answer for a name to applications, as Istio's DNS capture gives it; proxies get that of the DNS server.
+    pub fn capture(&self, name: &str, address: Ipv4Addr) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.captured.insert(name.to_string(), address);
     }
 
     /// The address of a name, as a pod of this Kubernetes namespace finds it.
     pub fn resolve(&self, name: &str, kubernetes_namespace: &str) -> Result<IpAddr> {
         if let Ok(ip) = name.parse() {
             return Ok(ip);
+        }
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&address) = state.captured.get(name) {
+            return Ok(address.into());
         }
         let found = self.dns.resolve(name, kubernetes_namespace).first().copied();
         found.with_context(|| format!("a pod in {kubernetes_namespace} knows no host {name}"))

@@ -66,13 +66,13 @@ fn mistakes(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(SERVER_AUTH)?;
     mesh.apply(CLIENT_AUTH)?;
     soon(mesh, "redis-single", &[("auth testredis123!", "OK"), ("set foo bar", "OK")])?;
-    mesh.apply(&redis_cluster())?;
     mesh.apply(&PREFIX_ROUTING.replace("redis-single.redis", "redis-singel.redis"))?;
     let broken = ObjectName::new("RedisService", "redis", "redis-cluster");
     let (reason, message) = wait_condition(mesh, &broken, "ResolvedRefs", "False")?;
     ensure!(reason == "RefNotFound" && message.contains("redis/redis-singel"), "{reason}: {message}");
     let (reason, _) = wait_condition(mesh, &broken, "Programmed", "False")?;
     ensure!(reason == "NotProgrammed", "{reason}");
+    mesh.apply(&redis_cluster())?;
     // The others go on, and new ones are served.
     session(mesh, "redis-single", &[("auth testredis123!", "OK"), ("get foo", "\"bar\"")])?;
     mesh.apply(&CLIENT_AUTH.replace("testredis123!", "another"))?;

@@ -1,6 +1,7 @@
 //! The suite: tests that share one mesh.
 
 mod conditions;
+mod external;
 mod headless;
 mod mission;
 mod mtls;
@@ -23,7 +24,7 @@ pub type Test = (&'static str, fn(&mut Mesh) -> Result<()>);
 
 /// Tests of what reaches the clients, whoever renders it.
 fn of_anybody() -> Vec<Test> {
-    [mission::TESTS, headless::TESTS, mtls::TESTS, secrets::TESTS, updates::TESTS].concat()
+    [mission::TESTS, headless::TESTS, mtls::TESTS, external::TESTS, secrets::TESTS, updates::TESTS].concat()
 }
 
 /// Tests that only the controller can pass.
