@@ -88,7 +88,9 @@ fn istiod_restarts(mesh: &mut Mesh) -> Result<()> {
 fn repairs(mesh: &mut Mesh) -> Result<()> {
     routed(mesh)?.stop()?;
     let ours = |kind: &str| -> Result<Vec<ObjectName>> { mesh.api().list(kind)?.iter().map(ObjectName::of).collect() };
-    let names: Vec<ObjectName> = [ours("WasmPlugin")?, ours("EnvoyFilter")?].concat();
+    let mut names: Vec<ObjectName> = [ours("WasmPlugin")?, ours("EnvoyFilter")?].concat();
+    // Says nothing: it is touched to make Istio push again.
+    names.retain(|name| name.name != "redis-mesh-beacon");
     ensure!(names.len() > 2, "{names:?}");
     for name in &names {
         let spec = mesh.api().get(name)?.context("gone")?["spec"].clone();
@@ -152,7 +154,6 @@ fn burst(mesh: &mut Mesh) -> Result<()> {
     let took = begin.elapsed();
     wait_condition(mesh, &cluster, "Programmed", "True")?;
     let pushes = generation()? - before;
-    println!("1,000 changes in {took:.1?} made {pushes} pushes");
     // One for each second that the debounce holds them back at most, and one at the end.
     let most = took.as_secs() as i64 + 3;
     ensure!(pushes >= 1 && pushes <= most, "{pushes} pushes of at most {most}");
@@ -198,7 +199,6 @@ fn second_replica(mesh: &mut Mesh) -> Result<()> {
     let traffic = routed(mesh)?;
     ensure!(second.metrics()?.contains("redis_mesh_controller_leader 0\n"), "both lead");
 
-    let begin = Instant::now();
     controller(mesh)?.kill();
     mesh.apply(&service(&[8081]))?;
     let pod = mesh.pod("late", "redis", "redis-client", 61, true)?;
@@ -211,7 +211,6 @@ fn second_replica(mesh: &mut Mesh) -> Result<()> {
     eventually(Duration::from_secs(40), || {
         session(mesh, "redis-single", &[("auth testredis123!", "OK"), ("set a a", "OK")])
     })?;
-    println!("the second replica took over after {:.1?}", begin.elapsed());
     ensure!(second.metrics()?.contains("redis_mesh_controller_leader 1\n"), "it writes, but says that it doesn't lead");
     traffic.wait_right(100)?;
     traffic.stop()?.ensure_calm()?;
@@ -233,13 +232,11 @@ fn away(mesh: &mut Mesh) -> Result<()> {
         std::thread::sleep(Duration::from_millis(50));
     }
     controller(mesh)?.restart()?;
-    let begin = Instant::now();
     eventually(Duration::from_secs(60), || {
         let mut client = pod.client("redis-single")?;
         ensure!(client.line("auth testredis123!")?.tty() == "OK");
         ensure!(client.line("get a")?.tty() == "\"a\"");
         Ok(())
     })?;
-    println!("the pod was served {:.1?} after the controller was back", begin.elapsed());
     pod.delete()
 }

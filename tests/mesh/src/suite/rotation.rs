@@ -50,7 +50,6 @@ fn rotate(mesh: &mut Mesh, host: &str, prefix: &str) -> Result<()> {
         }
         traffic.wait_right(100)?;
         let seen = traffic.stop()?;
-        println!("rotation: {seen:?}");
         ensure!(seen.errors == before.errors && seen.closed == before.closed, "{seen:?} after {before:?}");
         ensure!(seen.closed == 0 && seen.wrong.is_empty(), "{seen:?}");
         Ok(())

@@ -68,7 +68,6 @@ fn halves(mesh: &mut Mesh, person: &mut Rendered, first: &str) -> Result<()> {
         Ok(())
     })?;
     let seen = traffic.stop()?;
-    println!("{first} first: {seen:?}");
     ensure_closed_in_order(&seen)?;
     ensure_routed(mesh, true)
 }
@@ -198,7 +197,6 @@ fn delivery(mesh: &mut Mesh) -> Result<()> {
         traffic.wait_right(200)?;
     }
     let seen = traffic.stop()?;
-    println!("delivery: {seen:?}");
     ensure_closed_in_order(&seen)?;
     ensure_routed(mesh, false)
 }
