@@ -118,7 +118,8 @@ impl Inventory {
                 false => given.map(whole_address).collect::<Vec<_>>(),
             };
             let addresses = addresses.into_iter().flatten().collect();
-            let known = Entry { key: key.clone(), addresses, ports: entry_ports.clone() };
+            let is_allocated = entry.spec.addresses.is_empty();
+            let known = Entry { key: key.clone(), addresses, is_allocated, ports: entry_ports.clone() };
             self.entries.entry(host.clone()).or_default().insert(key.clone(), known);
             hosts.insert(host);
         }
@@ -335,6 +336,8 @@ pub struct Entry {
     pub key: Key,
     /// Its addresses; none where clients connect to those of the host itself.
     pub addresses: Vec<String>,
+    /// They are not its own but given out by Istio, so that only sidecars that capture DNS know them.
+    pub is_allocated: bool,
     /// Its TCP ports.
     pub ports: Vec<ServicePort>,
 }

@@ -110,6 +110,22 @@ pub fn extension(name: &str, config: &wire::FilterConfig, options: &Options) -> 
     patch("EXTENSION_CONFIG", json!({"context": CONTEXT}), "ADD", value)
 }
 
+/// An EnvoyFilter that concerns nobody: the configuration of a filter that no listener has. When it changes, istiod sends
+/// proxies all configurations of filters again. A proxy that could not fetch the filter has given up by then, and would refuse
+/// connections until then.
+pub fn beacon(namespace: &str, number: u64) -> Value {
+    let name = "redis-mesh-beacon";
+    let value = json!({
+        "name": name,
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+            "stat_prefix": format!("{name}-{number}"),
+        },
+    });
+    let patch = patch("EXTENSION_CONFIG", json!({"context": CONTEXT}), "ADD", value);
+    object(namespace, name, "sidecars that could not fetch the filter", vec![patch])
+}
+
 /// Where a destination is found in a mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::build::mesh::{Content, Group, Options, Piece, Planned};
-use crate::build::wasm_plugin;
+use crate::build::{envoy_filter, wasm_plugin};
 use crate::inventory::Key;
 use crate::validate::destination::Destination;
 
@@ -333,6 +333,14 @@ impl Objects {
             })
             .map(|piece| (piece.namespace.clone(), piece.service.address.port))
             .collect()
+    }
+
+    /// Has istiod send all configurations of filters again.
+    pub async fn light_beacon(&mut self, options: &Options) -> Result<(), kube::Error> {
+        let object = envoy_filter::beacon(&options.root_namespace, self.next_revision());
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let key = RenderedKey { kind: envoy_filter::KIND, key: Key::new(&options.root_namespace, name) };
+        apply(self.client.clone(), &key, object).await.map(|_| ())
     }
 
     /// What does things for which nothing of ours has to be held.

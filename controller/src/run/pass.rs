@@ -415,11 +415,17 @@ impl Reconciler {
         }
     }
 
-    /// Once everything is in order with this version's filter, those of older versions are of no use.
-    pub(super) async fn prune_filters(&mut self) {
-        if std::mem::replace(&mut self.is_pruned, true) {
+    /// What a leader does once it has everything in order for the first time.
+    pub(super) async fn settle(&mut self) {
+        if std::mem::replace(&mut self.is_settled, true) || self.settings.mesh.filter_sha256.is_none() {
             return;
         }
+        // Nobody may have been there to serve the filter to those that have begun meanwhile.
+        if let Err(error) = self.objects.light_beacon(&self.settings.mesh).await {
+            warn!(error = super::chain(&error), "sidecars that could not fetch the filter are not told to try again");
+            self.is_settled = false;
+        }
+        // With this version's filter in place, those of older versions are of no use.
         let named: BTreeSet<String> = self.settings.mesh.filter_sha256.iter().cloned().collect();
         if let Err(error) = self.served.filters.prune(&named).await {
             warn!(error = super::chain(&error), "filters of older versions can't be deleted");

@@ -94,7 +94,7 @@ pub struct Reconciler {
     pub(super) is_new: bool,
     pub(super) attempts: u32,
     pub(super) retry_at: Option<tokio::time::Instant>,
-    pub(super) is_pruned: bool,
+    pub(super) is_settled: bool,
 }
 
 impl Reconciler {
@@ -131,7 +131,7 @@ impl Reconciler {
             is_new: true,
             attempts: 0,
             retry_at: None,
-            is_pruned: false,
+            is_settled: false,
         }
     }
 
@@ -190,6 +190,7 @@ impl Reconciler {
                 }
                 let leads = *self.is_leader.borrow();
                 self.served.metrics.set_leader(leads);
+                self.is_settled = false;
                 self.is_stale = true;
                 return;
             }
@@ -325,7 +326,7 @@ impl Reconciler {
             Ok(()) => {
                 self.attempts = 0;
                 self.retry_at = None;
-                self.prune_filters().await;
+                self.settle().await;
             }
             Err(()) => {
                 let wait = RETRY.0.saturating_mul(1 << self.attempts.min(8)).min(RETRY.1);

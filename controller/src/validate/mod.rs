@@ -270,8 +270,16 @@ fn addresses(
     place: &mut crate::diagnostic::Place<'_>,
 ) -> (Vec<String>, Vec<String>) {
     let Some((key, port)) = service else {
-        let entry = inventory.entry(host);
-        return (entry.map(|entry| entry.addresses.clone()).unwrap_or_default(), Vec::new());
+        let Some(entry) = inventory.entry(host) else { return Default::default() };
+        if entry.is_allocated && !entry.addresses.is_empty() {
+            let message = format!(
+                "in sidecars that don't capture DNS, nothing of this has an effect: {host} has only addresses that Istio gave out ({}); give ServiceEntry {} `addresses`, to which the clients resolve the name",
+                entry.addresses.join(", "),
+                entry.key
+            );
+            place.report(Reason::NoEffect, message);
+        }
+        return (entry.addresses.clone(), Vec::new());
     };
     let own = inventory.service(key).map(inventory::cluster_ips).unwrap_or_default();
     if !own.is_empty() {
