@@ -102,7 +102,7 @@ fn repairs(mesh: &mut Mesh) -> Result<()> {
         };
         eventually(PATIENCE, is_back)?;
         let edit = if name.kind == "WasmPlugin" {
-            json!({ "url": "file:///nowhere" })
+            json!({ "failStrategy": "FAIL_OPEN" })
         } else {
             json!({ "configPatches": [] })
         };
