@@ -1,6 +1,7 @@
 //! The suite: tests that share one mesh.
 
 mod conditions;
+mod delivery;
 mod external;
 mod headless;
 mod mission;
@@ -9,6 +10,7 @@ mod outages;
 mod rotation;
 mod secrets;
 mod succession;
+mod tenants;
 mod updates;
 
 use std::process::ExitCode;
@@ -29,7 +31,7 @@ fn of_anybody() -> Vec<Test> {
 
 /// Tests that only the controller can pass.
 fn of_the_controller() -> Vec<Test> {
-    [conditions::TESTS, rotation::TESTS, outages::TESTS, succession::TESTS].concat()
+    [conditions::TESTS, delivery::TESTS, rotation::TESTS, outages::TESTS, succession::TESTS, tenants::TESTS].concat()
 }
 
 /// Every test of this operator.
