@@ -50,3 +50,7 @@ demo *arguments:
 # The suite on a real kube-apiserver, istiod and sidecars (root and Go): `just mesh`, `just mesh FILTER`, `just mesh --keep`
 mesh *arguments:
     cargo mesh {{arguments}}
+
+# What the controller costs with up to 5,000 RedisServices, on a real kube-apiserver, istiod and sidecar: `just scale --quick`
+scale *arguments:
+    cargo mesh scale {{arguments}}

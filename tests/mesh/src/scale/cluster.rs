@@ -21,7 +21,7 @@ const WRITERS: usize = 8;
 /// How long the slowest step may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long the sidecar must have got nothing for a push to be over.
-const QUIET: Duration = Duration::from_millis(2500);
+const QUIET: Duration = Duration::from_millis(1500);
 
 /// Everything that runs. Dropping it ends it.
 pub struct Cluster {
@@ -219,7 +219,8 @@ impl Cluster {
                 return Ok(begin.elapsed());
             }
             ensure!(begin.elapsed() < PATIENCE, "not programmed within {PATIENCE:?}: {}", object["status"]);
-            std::thread::sleep(Duration::from_millis(2));
+            // Rarely enough to be no load that is measured too.
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -228,7 +229,7 @@ impl Cluster {
         let end = Instant::now() + PATIENCE;
         let (mut seen, mut last) = (self.pushed()?, Instant::now());
         while last.elapsed() < QUIET {
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(100));
             let now = self.pushed()?;
             if now != seen {
                 (seen, last) = (now, Instant::now());

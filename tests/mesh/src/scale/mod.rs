@@ -210,7 +210,7 @@ fn stage(cluster: &Cluster, before: usize, size: usize) -> Result<Stage> {
         ..Stage::default()
     };
     workspace::progress(&format!("{size} RedisServices: single changes"));
-    let count = if size > 1_000 { 9 } else { 15 };
+    let count = 9;
     stage.changes.push(changes(cluster, "faults", count, 0, |i| json!({"faults": population::faults(2 + i)}))?);
     if size >= BASE {
         let routes = |i| json!({"redis": population::routes(6, 3 + i % 2)});
@@ -236,7 +236,7 @@ fn changes(
         let before = cluster.counters()?;
         times.push(cluster.change(number, &spec(i))?);
         // What it may have caused besides.
-        std::thread::sleep(Duration::from_millis(400));
+        std::thread::sleep(Duration::from_millis(250));
         reconciles.push(cluster.counters()?.since(before).reconcile_seconds);
     }
     let total = cluster.counters()?.since(first);

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-
 use super::{BASE, Change, MAX_MEMORY, MAX_RATIO, Results, Stage, population};
 
 /// All of it.
@@ -73,7 +72,7 @@ fn changes(out: &mut String, stages: &[Stage]) -> std::fmt::Result {
     writeln!(out, "## One change\n")?;
     writeln!(
         out,
-        "One object is changed, and nothing else happens meanwhile; shown are medians of at least nine changes. *Pass* is what the \
+        "One object is changed, and nothing else happens meanwhile; shown are medians of nine changes, and means of what is counted. *Pass* is what the \
          controller spends on it, by its histogram `redis_mesh_controller_reconcile_duration_seconds`: evaluating what the change \
          concerns, planning all objects and comparing them with what is there, and waiting for the API server to write the \
          rendered objects and the status. *Until Programmed* begins before the request that changes the object, and holds the \
@@ -219,8 +218,8 @@ fn restart(out: &mut String, results: &Results) -> std::fmt::Result {
         restart.cpu,
         megabytes(restart.memory.1),
         megabytes(restart.memory.2),
-        restart.applies,
-        restart.statuses,
+        restart.applies.abs(),
+        restart.statuses.abs(),
     )
 }
 

@@ -2,6 +2,7 @@
 
 mod conditions;
 mod delivery;
+mod delivery;
 mod external;
 mod headless;
 mod mission;

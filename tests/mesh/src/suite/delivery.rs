@@ -1,0 +1,206 @@
+//! Many hosts on one port: what outgrows a WasmPlugin is delivered host by host, and comes together again when it has shrunk.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use redis_mesh_tests::redis::Redis;
+use serde_json::{Value, json};
+
+use super::Test;
+use super::mission::{PREFIX_ROUTING, SERVER_AUTH, redis_cluster, session};
+use crate::api::ObjectName;
+use crate::mesh::{Mesh, PATIENCE, eventually};
+use crate::traffic::Traffic;
+
+/// The tests.
+pub const TESTS: &[Test] = &[("delivery::by_size", |mesh| {
+    let result = by_size(mesh);
+    remove(mesh, &["RedisService", "Service"], 0..LARGE)?;
+    result
+})];
+
+/// As the controller has them.
+const MAX_PLUGIN: usize = 256 * 1024;
+const MIN_PLUGIN: usize = 192 * 1024;
+
+/// Hosts that one WasmPlugin still holds, though too large a one to come back to; that it doesn't hold; to which it comes back.
+const MIDDLE: usize = 45;
+const LARGE: usize = 60;
+const SMALL: usize = 30;
+/// Routes of each of them, by which it weighs 5 kB.
+const ROUTES: usize = 60;
+
+const LISTENER: &str = "10.96.0.22_6379";
+const PREFIXES: [&str; 2] = ["cluster-", "other-"];
+/// What clients may be told while halves don't fit: redis_proxy's answer to a tag that it doesn't know, and ours where no handshake
+/// succeeds.
+const REFUSALS: [&str; 3] = ["no upstream host", "ERR redis-mesh: ", "NOAUTH "];
+
+fn name(number: usize) -> String {
+    format!("many-{number:02}")
+}
+
+/// A Service that nobody serves, and a RedisService about it with many routes.
+fn host(number: usize) -> [Value; 2] {
+    let metadata = json!({"name": name(number), "namespace": "redis"});
+    let host = format!("{}.redis.svc.cluster.local", name(number));
+    let routes: Vec<Value> = (0..ROUTES)
+        .map(|i| json!({"match": {"key": {"prefix": format!("prefix-{i:03}:")}}, "route": {"host": host}}))
+        .chain([json!({"route": {"host": host}})])
+        .collect();
+    [
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": metadata,
+            "spec": {"clusterIP": format!("10.96.7.{}", number + 1), "ports": [{"name": "tcp-redis", "port": 6379}]},
+        }),
+        json!({
+            "apiVersion": "redis.aeraki.io/v1alpha1", "kind": "RedisService", "metadata": metadata,
+            "spec": {"host": [host], "redis": routes},
+        }),
+    ]
+}
+
+fn add(mesh: &Mesh, numbers: Range<usize>) -> Result<()> {
+    numbers.flat_map(host).try_for_each(|object| mesh.api().apply_object(&object).map(drop))
+}
+
+fn remove(mesh: &Mesh, kinds: &[&str], numbers: Range<usize>) -> Result<()> {
+    let names = numbers.flat_map(|number| kinds.iter().map(move |kind| ObjectName::new(kind, "redis", &name(number))));
+    names.into_iter().try_for_each(|name| mesh.api().delete(&name))
+}
+
+/// The size of the WasmPlugin's configuration; none if there is no WasmPlugin.
+fn plugin(mesh: &Mesh) -> Result<Option<usize>> {
+    let plugin = mesh.api().get(&ObjectName::new("WasmPlugin", "istio-system", "redis-mesh-6379"))?;
+    Ok(plugin.map(|plugin| plugin["spec"]["pluginConfig"].to_string().len()))
+}
+
+/// The EnvoyFilters with the configuration of one of the many.
+fn by_themselves(mesh: &Mesh) -> Result<usize> {
+    let filters = mesh.api().list("EnvoyFilter")?.into_iter().filter(|filter| {
+        let is_of_many = filter["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("redis-mesh-many-"));
+        is_of_many && filter["spec"].to_string().contains("EXTENSION_CONFIG")
+    });
+    Ok(filters.count())
+}
+
+/// Waits until so many of the hosts are configured by themselves, and the listener of redis-cluster too if any are.
+fn wait_delivered(mesh: &Mesh, alone: usize) -> Result<()> {
+    eventually(PATIENCE, || {
+        let (found, plugin) = (by_themselves(mesh)?, plugin(mesh)?);
+        ensure!(found == alone, "{found} of the hosts are configured by themselves, not {alone}");
+        ensure!(plugin.is_none() == (alone > 0), "the WasmPlugin's size: {plugin:?}");
+        let listener = mesh.client.sidecar()?.listener(LISTENER)?.context("no listener")?.to_string();
+        let is_alone = listener.contains("config_discovery") && listener.contains("redis-mesh-redis-cluster.redis.svc");
+        ensure!(is_alone == (alone > 0), "{listener}");
+        Ok(())
+    })
+}
+
+/// Keys of each Redis are those that the rules lead there, and none holds a tag.
+fn ensure_routed(mesh: &Mesh) -> Result<()> {
+    let ensure_only = |redis: &Redis, prefix: &str| -> Result<()> {
+        let keys: Vec<String> = redis.cmd(&["KEYS", "*"])?.items().iter().map(|key| key.text()).collect();
+        let strange: Vec<&String> = keys.iter().filter(|key| !key.starts_with(prefix)).collect();
+        ensure!(strange.is_empty(), "{strange:?} where only keys with {prefix} belong");
+        Ok(())
+    };
+    mesh.cluster.nodes.iter().try_for_each(|node| ensure_only(node, PREFIXES[0]))?;
+    ensure_only(&mesh.single, PREFIXES[1])
+}
+
+/// What came of connections that were each made for one value.
+#[derive(Debug, Default)]
+struct Fresh {
+    right: u64,
+    wrong: Vec<String>,
+    failures: BTreeMap<String, u64>,
+    slowest: Duration,
+}
+
+/// Makes new connections all the time.
+fn fresh(mesh: &Mesh, stop: &AtomicBool) -> Fresh {
+    let mut fresh = Fresh::default();
+    let mut count = 0u64;
+    while !stop.load(Ordering::Relaxed) {
+        count += 1;
+        let begin = Instant::now();
+        let key = format!("{}fresh-{count}", PREFIXES[count as usize % 2]);
+        let replies = mesh
+            .client
+            .client("redis-cluster")
+            .and_then(|mut client| client.pipeline(&[vec!["SET", &key, &key], vec!["GET", &key]]));
+        fresh.slowest = fresh.slowest.max(begin.elapsed());
+        match replies {
+            Err(error) => *fresh.failures.entry(format!("{error:#}")).or_default() += 1,
+            Ok(replies) => match replies.iter().find(|reply| reply.is_error()) {
+                Some(error) => *fresh.failures.entry(error.text()).or_default() += 1,
+                None if replies[1].text() == key => fresh.right += 1,
+                None => fresh.wrong.push(format!("{key}: {}", replies[1].tty())),
+            },
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    fresh
+}
+
+fn by_size(mesh: &mut Mesh) -> Result<()> {
+    mesh.apply(&format!("{SERVER_AUTH}---\n{}---\n{PREFIX_ROUTING}", redis_cluster()))?;
+    eventually(PATIENCE, || {
+        session(mesh, "redis-cluster", &[("set cluster-0 0", "OK"), ("set other-0 0", "OK")])?;
+        ensure!(mesh.single.cmd(&["GET", "other-0"])?.text() == "0");
+        Ok(())
+    })?;
+    mesh.cluster.forget()?;
+    mesh.single.forget()?;
+    let mesh = &*mesh;
+    let traffic = Traffic::start(&mesh.client, "redis-cluster", None, &PREFIXES)?;
+    let stop = AtomicBool::new(false);
+    let (result, fresh) = std::thread::scope(|scope| {
+        let fresh = scope.spawn(|| fresh(mesh, &stop));
+        let result = grow_and_shrink(mesh, &traffic);
+        stop.store(true, Ordering::Relaxed);
+        (result, fresh.join())
+    });
+    result?;
+    let (seen, fresh) = (traffic.stop()?, fresh.ok().context("a client panicked")?);
+    ensure!(seen.wrong.is_empty() && fresh.wrong.is_empty(), "wrong values: {:?} {:?}", seen.wrong, fresh.wrong);
+    let told = seen.errors.keys().chain(fresh.failures.keys());
+    let unexpected: Vec<&String> = told.filter(|error| !REFUSALS.iter().any(|r| error.starts_with(r))).collect();
+    ensure!(unexpected.is_empty(), "the clients saw {unexpected:?}");
+    ensure!(seen.refused == 0, "{} connections were refused", seen.refused);
+    // What is kept is closed when its listener has been replaced, by redis_proxy and after a reply: each of the two clients, twice
+    // over there and back, where WasmPlugin and EnvoyFilters come in pushes of their own.
+    ensure!(seen.closed <= 2 * 2 * 2, "{} connections were closed: {seen:?}", seen.closed);
+    ensure!(fresh.right > 100 && fresh.slowest < Duration::from_secs(5), "new connections: {fresh:?}");
+    ensure_routed(mesh)
+}
+
+fn grow_and_shrink(mesh: &Mesh, traffic: &Traffic) -> Result<()> {
+    add(mesh, 0..MIDDLE)?;
+    eventually(PATIENCE, || {
+        let size = plugin(mesh)?.unwrap_or_default();
+        ensure!(size > MIN_PLUGIN && size < MAX_PLUGIN, "the WasmPlugin's size: {size}");
+        Ok(())
+    })?;
+    wait_delivered(mesh, 0)?;
+    traffic.wait_right(200)?;
+
+    add(mesh, MIDDLE..LARGE)?;
+    wait_delivered(mesh, LARGE)?;
+    traffic.wait_right(200)?;
+
+    // As large as it was when it was one: not small enough.
+    remove(mesh, &["RedisService", "Service"], MIDDLE..LARGE)?;
+    wait_delivered(mesh, MIDDLE)?;
+    traffic.wait_right(200)?;
+
+    remove(mesh, &["RedisService", "Service"], SMALL..MIDDLE)?;
+    wait_delivered(mesh, 0)?;
+    let size = plugin(mesh)?.unwrap_or_default();
+    ensure!(size < MIN_PLUGIN, "the WasmPlugin's size: {size}");
+    traffic.wait_right(200)
+}
