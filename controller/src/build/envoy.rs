@@ -140,9 +140,13 @@ fn read_policy(policy: ReadPolicy) -> &'static str {
     }
 }
 
-/// Dots would split the prefix where statistics are tagged.
+/// The host as a label, by the rule that Istio's sidecars can be told (`extraStatTags`), and what is left of the prefix.
 fn stat_prefix(service: &ValidatedService) -> String {
-    format!("redis_mesh_{}_{}", service.address.host.replace('.', "_"), service.address.port)
+    let path = match service.path {
+        wire::DataPath::Direct => "direct",
+        wire::DataPath::Proxy => "proxy",
+    };
+    format!("redis_host=.={};.;{path}", service.address)
 }
 
 /// What a cluster is for.
@@ -168,6 +172,8 @@ impl Use {
 pub fn cluster(name: &str, destination: &Destination, usage: Use) -> Value {
     let mut cluster = Map::new();
     cluster.insert("name".to_owned(), name.into());
+    // By the semicolon Istio's sidecars know where a cluster's name ends in the name of a statistic.
+    cluster.insert("alt_stat_name".to_owned(), format!("{name};").into());
     match (usage, destination.is_cluster()) {
         (Use::Proxy, true) => {
             cluster.insert(

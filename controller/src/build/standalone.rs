@@ -110,9 +110,13 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
         bootstrap["admin"] =
             json!({"address": {"socket_address": {"address": admin.ip().to_string(), "port_value": admin.port()}}});
     }
-    // The filter counts under `redis_mesh.HOST:PORT.STAT`: the host becomes a label, as Prometheus wants it.
-    let host_of_stat = r"^wasmcustom\.redis_mesh\.((.*)\.)[a-z_]+_total$";
-    bootstrap["stats_config"] = json!({"stats_tags": [{"tag_name": "redis_host", "regex": host_of_stat}]});
+    // What is a label in the names of statistics, by the rules of Istio's sidecars, so that both have the same metrics. Envoy's own rules take a
+    // cluster's name to end at the first dot.
+    bootstrap["stats_config"] = json!({"use_all_default_tags": false, "stats_tags": [
+        {"tag_name": "redis_host", "regex": r"(redis_host=\.=(.*?);\.;)"},
+        {"tag_name": "cluster_name", "regex": r"^cluster(\.(.+);)"},
+        {"tag_name": "envoy.listener_address"},
+    ]});
     bootstrap["static_resources"] = json!({"listeners": listeners, "clusters": clusters.documents()});
     bootstrap
 }

@@ -30,7 +30,8 @@ impl HostStats {
         self.increments.borrow_mut().take(|stat, by| {
             let counter = &mut counters[stat as usize];
             if counter.is_none() {
-                *counter = abi::counter(&format!("redis_mesh.{host}.{}", stat.name()));
+                // The form of a label in a name that Istio's sidecars can be told to look for (`extraStatTags`).
+                *counter = abi::counter(&format!("redis_mesh.redis_host=.={host};.;{}", stat.name()));
             }
             if let Some(counter) = *counter {
                 abi::increment(counter, by);
