@@ -2,7 +2,6 @@
 
 mod conditions;
 mod delivery;
-mod delivery;
 mod external;
 mod headless;
 mod mission;
