@@ -71,6 +71,7 @@ impl Sidecar {
             "concurrency": 1,
             // All, for tests to read: by default a sidecar keeps few.
             "proxyStatsMatcher": { "inclusionRegexps": [".*"] },
+            "extraStatTags": ["redis_host"],
         });
         // pilot-agent keeps wasm modules in /var/lib/istio/data: a new pod has none, and the machine's /var/lib isn't ours.
         let mut command = wire.namespace.command("sh");

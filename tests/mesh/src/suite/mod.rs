@@ -4,6 +4,7 @@ mod conditions;
 mod delivery;
 mod external;
 mod headless;
+mod metrics;
 mod mission;
 mod mtls;
 mod outages;
@@ -26,7 +27,8 @@ pub type Test = (&'static str, fn(&mut Mesh) -> Result<()>);
 
 /// Tests of what reaches the clients, whoever renders it.
 fn of_anybody() -> Vec<Test> {
-    [mission::TESTS, headless::TESTS, mtls::TESTS, external::TESTS, secrets::TESTS, updates::TESTS].concat()
+    [mission::TESTS, metrics::TESTS, headless::TESTS, mtls::TESTS, external::TESTS, secrets::TESTS, updates::TESTS]
+        .concat()
 }
 
 /// Tests that only the controller can pass.
