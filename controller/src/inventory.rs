@@ -39,14 +39,15 @@ impl fmt::Display for Key {
 /// Everything that our kinds may refer to.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    services: BTreeMap<Key, Service>,
+    // Of thousands of them memory is made: where a map holds large values, most of it is room for values to come.
+    services: BTreeMap<Key, Box<Service>>,
     /// By Service, then by their own name.
-    slices: BTreeMap<Key, BTreeMap<String, EndpointSlice>>,
+    slices: BTreeMap<(Key, String), Slice>,
     /// By host, then by the ServiceEntry.
     entries: BTreeMap<String, BTreeMap<Key, Entry>>,
     secrets: BTreeMap<Key, Secret>,
     /// The Services of each address, be it their own or an endpoint's.
-    by_address: BTreeMap<String, BTreeSet<Key>>,
+    by_address: BTreeSet<(String, Key)>,
     /// Everything that there is was given, all of our kinds too: what isn't used then is of no use, and names may be
     /// suggested.
     pub is_whole: bool,
@@ -63,7 +64,7 @@ impl Inventory {
         service.metadata = ObjectMeta::default();
         service.status = None;
         self.forget_addresses(&key);
-        self.services.insert(key.clone(), service);
+        self.services.insert(key.clone(), Box::new(service));
         self.remember_addresses(&key);
     }
 
@@ -75,17 +76,11 @@ impl Inventory {
     }
 
     /// Adds an EndpointSlice, or replaces it; none if it doesn't say to which Service it belongs.
-    pub fn add_slice(&mut self, mut slice: EndpointSlice) -> Option<Key> {
+    pub fn add_slice(&mut self, slice: EndpointSlice) -> Option<Key> {
         let key = owner_of(&slice)?;
-        let name = slice.metadata.name.take().unwrap_or_default();
-        slice.metadata = ObjectMeta::default();
-        for endpoint in &mut slice.endpoints {
-            let (addresses, conditions) = (std::mem::take(&mut endpoint.addresses), endpoint.conditions.take());
-            *endpoint = Default::default();
-            (endpoint.addresses, endpoint.conditions) = (addresses, conditions);
-        }
         self.forget_addresses(&key);
-        self.slices.entry(key.clone()).or_default().insert(name, slice);
+        let name = slice.metadata.name.clone().unwrap_or_default();
+        self.slices.insert((key.clone(), name), Slice::of(slice));
         self.remember_addresses(&key);
         Some(key)
     }
@@ -93,12 +88,7 @@ impl Inventory {
     /// Removes an EndpointSlice of a Service by its own name.
     pub fn remove_slice(&mut self, key: &Key, name: &str) {
         self.forget_addresses(key);
-        if let Some(slices) = self.slices.get_mut(key) {
-            slices.remove(name);
-            if slices.is_empty() {
-                self.slices.remove(key);
-            }
-        }
+        self.slices.remove(&(key.clone(), name.to_owned()));
         self.remember_addresses(key);
     }
 
@@ -163,36 +153,42 @@ impl Inventory {
     /// The Services that share an address with this one, itself among them.
     pub fn sharing_addresses(&self, key: &Key) -> BTreeSet<Key> {
         let addresses = self.addresses_of(key);
-        addresses.iter().filter_map(|address| self.by_address.get(address)).flatten().cloned().collect()
+        addresses.iter().flat_map(|address| self.at_address(address)).cloned().collect()
     }
 
     fn addresses_of(&self, key: &Key) -> BTreeSet<String> {
-        let own = self.services.get(key).map(cluster_ips).unwrap_or_default();
-        let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
-        let endpoints = slices.flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses);
-        own.into_iter().chain(endpoints.cloned()).collect()
+        let own = self.services.get(key).map(|service| cluster_ips(service)).unwrap_or_default();
+        let endpoints = self.slices_of(key).flat_map(|slice| &slice.addresses);
+        own.into_iter().chain(endpoints.map(|(address, _)| address.clone())).collect()
+    }
+
+    fn at_address(&self, address: &str) -> impl Iterator<Item = &Key> {
+        let from = (address.to_owned(), Key::new("", ""));
+        let address = address.to_owned();
+        self.by_address.range(from..).take_while(move |(other, _)| *other == address).map(|(_, key)| key)
+    }
+
+    fn slices_of(&self, key: &Key) -> impl Iterator<Item = &Slice> {
+        let from = (key.clone(), String::new());
+        let key = key.clone();
+        self.slices.range(from..).take_while(move |((owner, _), _)| *owner == key).map(|(_, slice)| slice)
     }
 
     fn forget_addresses(&mut self, key: &Key) {
         for address in self.addresses_of(key) {
-            if let Some(keys) = self.by_address.get_mut(&address) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.by_address.remove(&address);
-                }
-            }
+            self.by_address.remove(&(address, key.clone()));
         }
     }
 
     fn remember_addresses(&mut self, key: &Key) {
         for address in self.addresses_of(key) {
-            self.by_address.entry(address).or_default().insert(key.clone());
+            self.by_address.insert((address, key.clone()));
         }
     }
 
     /// A Service.
     pub fn service(&self, key: &Key) -> Option<&Service> {
-        self.services.get(key)
+        self.services.get(key).map(AsRef::as_ref)
     }
 
     /// Those from which a similar one may be suggested: in a cluster none, where what is similar changes with everything, and
@@ -222,7 +218,7 @@ impl Inventory {
     /// A mesh names the listeners of a headless Service by its endpoints, which whoever may write an EndpointSlice chooses.
     /// Without this check he could choose somebody else's listener.
     pub fn other_owner(&self, key: &Key, address: &str) -> Option<&Key> {
-        let others = self.by_address.get(address)?.iter().filter(|other| *other != key);
+        let others = self.at_address(address).filter(|other| *other != key);
         let mut owners = others.filter(|other| {
             let Some(service) = self.services.get(other) else { return false };
             let own = cluster_ips(service);
@@ -243,26 +239,45 @@ impl Inventory {
 
     /// Where a Service's port is served, in the order of the EndpointSlices; `None` if it has none.
     pub fn endpoints(&self, key: &Key, port: &ServicePort) -> Option<Vec<Endpoint>> {
-        let slices = self.slices.get(key)?;
+        let mut slices = self.slices_of(key).peekable();
+        slices.peek()?;
         let mut endpoints = Vec::new();
-        for slice in slices.values() {
+        for slice in slices {
             // A slice names its ports as the Service does; an unnamed port is the only one.
-            let ports = slice.ports.as_deref().unwrap_or_default();
-            let number = ports.iter().find(|candidate| candidate.name.as_deref().unwrap_or_default() == port.name);
-            let Some(number) = number.and_then(|port| port.port).and_then(|port| u16::try_from(port).ok()) else {
-                continue;
-            };
-            for endpoint in &slice.endpoints {
-                let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
-                for address in endpoint.addresses.iter().filter(|_| ready) {
-                    let endpoint = Endpoint { address: address.clone(), port: number };
-                    if !endpoints.contains(&endpoint) {
-                        endpoints.push(endpoint);
-                    }
+            let number = slice.ports.iter().find(|(name, _)| *name == port.name).and_then(|(_, number)| *number);
+            let Some(number) = number else { continue };
+            for (address, _) in slice.addresses.iter().filter(|(_, is_ready)| *is_ready) {
+                let endpoint = Endpoint { address: address.clone(), port: number };
+                if !endpoints.contains(&endpoint) {
+                    endpoints.push(endpoint);
                 }
             }
         }
         Some(endpoints)
+    }
+}
+
+/// What is of use of an EndpointSlice.
+#[derive(Clone, Debug)]
+struct Slice {
+    /// Names, and numbers that can be ports.
+    ports: Vec<(String, Option<u16>)>,
+    /// With whether they are ready.
+    addresses: Vec<(String, bool)>,
+}
+
+impl Slice {
+    fn of(slice: EndpointSlice) -> Slice {
+        let ports = slice.ports.unwrap_or_default().into_iter();
+        let number = |port: Option<i32>| port.and_then(|port| u16::try_from(port).ok());
+        let addresses = slice.endpoints.into_iter().flat_map(|endpoint| {
+            let is_ready = endpoint.conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+            endpoint.addresses.into_iter().map(move |address| (address, is_ready))
+        });
+        Slice {
+            ports: ports.map(|port| (port.name.unwrap_or_default(), number(port.port))).collect(),
+            addresses: addresses.collect(),
+        }
     }
 }
 

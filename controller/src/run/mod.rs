@@ -93,7 +93,8 @@ impl Controller {
     pub fn run(self) -> Result<(), String> {
         telemetry::log(self.log_format, &self.log_level)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            // One task decides, in the main thread. More threads for what is beside it would each keep memory of their own.
+            .worker_threads(1)
             .enable_all()
             .build()
             .map_err(|error| format!("no threads are to be had: {error}"))?;

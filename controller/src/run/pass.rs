@@ -70,7 +70,8 @@ impl Reconciler {
             }
             known.evaluation = evaluation;
         }
-        self.world.forget_secrets();
+        let unread = &self.unread;
+        self.world.forget_secrets(|secret| unread.iter().any(|scope| scope.covers(secret)));
         evaluated
     }
 

@@ -78,6 +78,8 @@ pub struct Reconciler {
     /// What a source that is being listed has shown so far.
     pub(super) listing: BTreeMap<Source, BTreeSet<Key>>,
     pub(super) secrets: BTreeMap<Scope, JoinHandle<()>>,
+    /// The Secrets that were named when their watches were last looked at.
+    pub(super) named: BTreeSet<Key>,
     /// Of these watches, those that have not shown anything yet.
     pub(super) unread: BTreeSet<Scope>,
     pub(super) unreadable: BTreeMap<Scope, String>,
@@ -120,6 +122,7 @@ impl Reconciler {
             unlisted: BTreeSet::new(),
             listing: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            named: BTreeSet::new(),
             unread: BTreeSet::new(),
             unreadable: BTreeMap::new(),
             waiting: BTreeSet::new(),
@@ -280,9 +283,16 @@ impl Reconciler {
 
     /// Watches the Secrets that are named, and no others.
     fn watch_secrets(&mut self) {
-        let wanted = watch::scopes(&self.world.named_secrets());
-        let unwanted: Vec<Scope> = self.secrets.keys().filter(|scope| !wanted.contains(scope)).cloned().collect();
-        for scope in unwanted {
+        let named = self.world.named_secrets();
+        let wanted = watch::scopes(&named);
+        // A watch of many Secrets has shown this one too, but what nobody names is forgotten: it has to be shown again.
+        let missed = named.difference(&self.named).filter(|secret| !self.world.has_secret(secret));
+        let missed: BTreeSet<&Scope> =
+            missed.flat_map(|secret| self.secrets.keys().filter(|scope| scope.covers(secret))).collect();
+        let is_over = |scope: &&Scope| !wanted.contains(*scope) || missed.contains(*scope);
+        let over: Vec<Scope> = self.secrets.keys().filter(is_over).cloned().collect();
+        self.named = named;
+        for scope in over {
             if let Some(task) = self.secrets.remove(&scope) {
                 task.abort();
             }

@@ -225,10 +225,12 @@ impl World {
         }
     }
 
-    /// Forgets the Secrets that nobody names any more.
-    pub fn forget_secrets(&mut self) {
+    /// Forgets the Secrets that nobody names, but for those of watches that are still about to show what there is: they may
+    /// be named by what comes meanwhile.
+    pub fn forget_secrets(&mut self, is_kept: impl Fn(&Key) -> bool) {
         let named = self.named_secrets();
-        let unnamed: Vec<Key> = self.inventory.secrets().filter(|key| !named.contains(key)).cloned().collect();
+        let unnamed = self.inventory.secrets().filter(|key| !named.contains(key) && !is_kept(key));
+        let unnamed: Vec<Key> = unnamed.cloned().collect();
         unnamed.iter().for_each(|key| self.inventory.remove_secret(key));
     }
 
