@@ -20,14 +20,14 @@ use crate::program::Programs;
 const WRITERS: usize = 8;
 /// How long the slowest step may take.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How long the sidecar must have got nothing for a push to be over.
-const QUIET: Duration = Duration::from_millis(1500);
 
 /// Everything that runs. Dropping it ends it.
 pub struct Cluster {
     /// The controller.
     pub controller: Controller,
     client: Pod,
+    /// How long the sidecar must have got nothing for a push to be over.
+    quiet: Duration,
     plane: ControlPlane,
     _network: Arc<Network>,
 }
@@ -88,7 +88,7 @@ fn program() -> Result<std::path::PathBuf> {
 
 impl Cluster {
     /// Brings up everything.
-    pub fn start(programs: &Programs, network: Network) -> Result<Cluster> {
+    pub fn start(programs: &Programs, network: Network, quiet: Duration) -> Result<Cluster> {
         let network = Arc::new(network);
         workspace::progress("starting etcd, kube-apiserver, istiod, the controller and a sidecar");
         let plane = ControlPlane::start(programs)?;
@@ -104,7 +104,7 @@ impl Cluster {
         let namespace = population::namespace(0);
         let shape = Shape { name: "client", namespace: &namespace, app: "client", host: 10, sidecar: true };
         let client = Pod::start(&plane, &network, &shape)?;
-        Ok(Cluster { controller, client, plane, _network: network })
+        Ok(Cluster { controller, client, quiet, plane, _network: network })
     }
 
     /// The API server.
@@ -228,7 +228,7 @@ impl Cluster {
     pub fn settle(&self) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         let (mut seen, mut last) = (self.pushed()?, Instant::now());
-        while last.elapsed() < QUIET {
+        while last.elapsed() < self.quiet {
             std::thread::sleep(Duration::from_millis(100));
             let now = self.pushed()?;
             if now != seen {

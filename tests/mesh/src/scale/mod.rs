@@ -163,12 +163,13 @@ fn run(options: &Options) -> Result<()> {
     interrupt::hold();
     let network = Network::start()?;
     interrupt::end_after(network::abandon);
-    let mut cluster = Cluster::start(&programs, network)?;
+    let (quiet, count) = if options.quick { (700, 5) } else { (1_500, 9) };
+    let mut cluster = Cluster::start(&programs, network, Duration::from_millis(quiet))?;
     let sizes = if options.quick { &SIZES[..QUICK] } else { &SIZES[..] };
     let mut stages: Vec<Stage> = Vec::new();
     for &size in sizes {
         let before = stages.last().map_or(0, |stage| stage.services);
-        stages.push(stage(&cluster, before, size)?);
+        stages.push(stage(&cluster, before, size, count)?);
     }
     workspace::progress("restarting the controller");
     let restart = restart(&mut cluster)?;
@@ -184,7 +185,8 @@ fn run(options: &Options) -> Result<()> {
     results.check()
 }
 
-fn stage(cluster: &Cluster, before: usize, size: usize) -> Result<Stage> {
+/// Grows to this size, and changes each thing so many times.
+fn stage(cluster: &Cluster, before: usize, size: usize, count: usize) -> Result<Stage> {
     workspace::progress(&format!("{size} RedisServices: their Services and Secrets"));
     let surroundings: Vec<Value> = (before..size).flat_map(population::surroundings).collect();
     cluster.each(&surroundings, |api, object| api.apply_object(object).map(drop))?;
@@ -210,7 +212,6 @@ fn stage(cluster: &Cluster, before: usize, size: usize) -> Result<Stage> {
         ..Stage::default()
     };
     workspace::progress(&format!("{size} RedisServices: single changes"));
-    let count = 9;
     stage.changes.push(changes(cluster, "faults", count, 0, |i| json!({"faults": population::faults(2 + i)}))?);
     if size >= BASE {
         let routes = |i| json!({"redis": population::routes(6, 3 + i % 2)});

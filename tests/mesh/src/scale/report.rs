@@ -72,7 +72,7 @@ fn changes(out: &mut String, stages: &[Stage]) -> std::fmt::Result {
     writeln!(out, "## One change\n")?;
     writeln!(
         out,
-        "One object is changed, and nothing else happens meanwhile; shown are medians of nine changes, and means of what is counted. *Pass* is what the \
+        "One object is changed, and nothing else happens meanwhile; shown are medians of nine changes (with `--quick` five), and means of what is counted. *Pass* is what the \
          controller spends on it, by its histogram `redis_mesh_controller_reconcile_duration_seconds`: evaluating what the change \
          concerns, planning all objects and comparing them with what is there, and waiting for the API server to write the \
          rendered objects and the status. *Until Programmed* begins before the request that changes the object, and holds the \
