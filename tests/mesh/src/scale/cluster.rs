@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::population;
 use crate::api::{Api, ObjectName, condition};
 use crate::control_plane::ControlPlane;
+use crate::mesh::eventually;
 use crate::network::{NODE, Network};
 use crate::operator::{Controller, controller};
 use crate::pod::{Pod, Shape};
@@ -137,13 +138,15 @@ impl Cluster {
 
     fn pushed(&self) -> Result<f64> {
         let name = "cluster.xds-grpc;.upstream_cx_rx_bytes_total";
-        let bytes = self.client.sidecar()?.stat(name)?.with_context(|| format!("Envoy has no statistic {name}"))?;
+        // Envoy's main thread answers, which may have thousands of listeners and filters to set up before.
+        let bytes = eventually(PATIENCE, || self.client.sidecar()?.stat(name))?;
+        let bytes = bytes.with_context(|| format!("Envoy has no statistic {name}"))?;
         Ok(bytes as f64)
     }
 
     /// The size of the sidecar's `/config_dump`, in bytes.
     pub fn config_dump(&self) -> Result<usize> {
-        Ok(self.client.sidecar()?.get("/config_dump")?.len())
+        Ok(eventually(PATIENCE, || self.client.sidecar()?.get("/config_dump"))?.len())
     }
 
     /// What the sidecar's Envoy has refused, which must be nothing.
