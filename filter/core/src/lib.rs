@@ -9,6 +9,7 @@ pub mod command;
 pub mod config;
 pub mod downstream;
 pub mod fault;
+pub mod proxy;
 pub mod random;
 pub mod resp;
 pub mod resp3;

@@ -2,5 +2,6 @@
 //! without copying.
 
 pub mod encode;
+pub mod framer;
 pub mod reply;
 pub mod request;

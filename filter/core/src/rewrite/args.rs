@@ -26,6 +26,18 @@ impl<'a> Args<'a> {
         self.spans.len() == self.count
     }
 
+    /// Redis's answer to a command that it doesn't know.
+    pub fn unknown(&self) -> String {
+        let mut shown = String::new();
+        for i in 1..self.spans.len() {
+            if shown.len() >= 128 {
+                break;
+            }
+            shown.push_str(&format!("'{}' ", self.quoted(i)));
+        }
+        format!("ERR unknown command '{}', with args beginning with: {shown}", self.quoted(0))
+    }
+
     /// Argument `i` as printable text of at most 128 characters, as Redis quotes it in errors.
     pub fn quoted(&self, i: usize) -> String {
         let arg = self.get(i);

@@ -177,12 +177,5 @@ fn draw(env: &mut Env<'_>, args: &Args<'_>, route: Option<u32>) -> Option<Inject
 
 /// Redis's answer to a command that it doesn't know.
 pub(super) fn unknown(args: &Args<'_>) -> Decision {
-    let mut shown = String::new();
-    for i in 1..args.spans.len() {
-        if shown.len() >= 128 {
-            break;
-        }
-        shown.push_str(&format!("'{}' ", args.quoted(i)));
-    }
-    Decision::Refuse(format!("ERR unknown command '{}', with args beginning with: {shown}", args.quoted(0)))
+    Decision::Refuse(args.unknown())
 }

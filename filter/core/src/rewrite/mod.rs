@@ -12,15 +12,15 @@
 //! **Invariant:** every command is decided by the configuration that was current when it was read as a whole, and no byte
 //! of a client goes on unless it belongs to a command that was decided.
 
-mod args;
+pub(crate) mod args;
 mod body;
 mod decide;
 mod direct;
-mod guard;
+pub(crate) mod guard;
 mod perform;
 mod proxy;
 mod replies;
-mod session;
+pub(crate) mod session;
 mod upstream;
 
 use crate::command::{self, Command, Proxy};

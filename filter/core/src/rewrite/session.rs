@@ -19,9 +19,38 @@ pub fn concerns(command: &Command) -> bool {
     command.categories.intersects(Categories::CONNECTION) || command.categories.intersects(Categories::TRANSACTION)
 }
 
-const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
-const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
-const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+/// What Redis answers.
+pub const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+/// What Redis answers.
+pub const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
+/// What Redis answers.
+pub const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+
+/// The answer to HELLO where no Redis is asked.
+pub fn hello_reply(resp3: bool, connection: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    if resp3 {
+        encode::header(&mut out, b'%', 7);
+    } else {
+        encode::array(&mut out, 14);
+    }
+    for (field, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
+        encode::bulk(&mut out, field.as_bytes());
+        encode::bulk(&mut out, value.as_bytes());
+    }
+    encode::bulk(&mut out, b"proto");
+    encode::integer(&mut out, if resp3 { 3 } else { 2 });
+    encode::bulk(&mut out, b"id");
+    encode::integer(&mut out, connection);
+    // Whatever stands behind, the client sees one Redis.
+    for (field, value) in [("mode", "standalone"), ("role", "master")] {
+        encode::bulk(&mut out, field.as_bytes());
+        encode::bulk(&mut out, value.as_bytes());
+    }
+    encode::bulk(&mut out, b"modules");
+    encode::array(&mut out, 0);
+    out
+}
 
 impl Rewriter {
     /// A command that isn't allowed in the connection's present state.
@@ -150,36 +179,11 @@ impl Rewriter {
             }
             self.name = name.to_vec();
         }
-        let reply = self.hello_reply(resp3);
+        let reply = hello_reply(resp3, self.connection);
         let then = if resp3 == self.resp3 { Then::Nothing } else { Then::Shaping(resp3) };
         self.inject(env, Form::Echo, reply, then, sink.write());
         self.resp3 = resp3;
         Decision::Done
-    }
-
-    fn hello_reply(&self, resp3: bool) -> Vec<u8> {
-        let mut out = Vec::new();
-        if resp3 {
-            encode::header(&mut out, b'%', 7);
-        } else {
-            encode::array(&mut out, 14);
-        }
-        for (field, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
-            encode::bulk(&mut out, field.as_bytes());
-            encode::bulk(&mut out, value.as_bytes());
-        }
-        encode::bulk(&mut out, b"proto");
-        encode::integer(&mut out, if resp3 { 3 } else { 2 });
-        encode::bulk(&mut out, b"id");
-        encode::integer(&mut out, self.connection);
-        // Whatever stands behind, the client sees one Redis.
-        for (field, value) in [("mode", "standalone"), ("role", "master")] {
-            encode::bulk(&mut out, field.as_bytes());
-            encode::bulk(&mut out, value.as_bytes());
-        }
-        encode::bulk(&mut out, b"modules");
-        encode::array(&mut out, 0);
-        out
     }
 
     /// RESET.

@@ -1,0 +1,471 @@
+//! The machine that serves clients over connections of its own: [`Proxy`], one for each worker.
+//!
+//! Commands of all clients go over few connections to each Redis, pipelined; replies go back in the order in which each client
+//! asked, whoever answers first. A host feeds it what clients and Redis send, and does what [`Proxy::poll`] says.
+//!
+//! **Drain rule:** after every call the host polls until there is nothing more, and holds no borrow of the machine while it does
+//! what was said, since doing it may call back.
+//!
+//! **Invariant:** a reply goes to the client whose command it answers, or to nobody. Every connection knows for each reply
+//! to come whose it is; where replies can no longer be told, the connection is closed, and everybody who waits gets an error.
+
+mod carrier;
+mod client;
+pub mod config;
+mod decide;
+mod queue;
+mod slab;
+mod split;
+mod transaction;
+
+use crate::random::Random;
+use crate::resp::encode;
+use crate::resp::request::Progress;
+use crate::rewrite::args::Args;
+use crate::stats::{Stat, Stats};
+use carrier::{Carrier, Expected, Line};
+use client::Client;
+use config::{Config, Upstream};
+use slab::{Id, Slab};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A client.
+pub type ClientId = Id<Client>;
+/// A connection to Redis.
+pub type CarrierId = Id<Carrier>;
+
+/// Where a connection leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The name of a cluster in Envoy.
+    pub cluster: Arc<str>,
+    /// A node of it; absent: any.
+    pub node: Option<SocketAddr>,
+}
+
+/// What a host has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// [`Proxy::take_downstream`], and write it to the client.
+    Write(ClientId),
+    /// Offer again what [`Proxy::read`] didn't take.
+    Resume(ClientId),
+    /// Close it, after what has been written.
+    CloseClient(ClientId),
+    /// Open a connection.
+    Open(CarrierId, Address),
+    /// [`Proxy::take_upstream`], and send it.
+    Send(CarrierId),
+    /// Close it.
+    CloseCarrier(CarrierId),
+}
+
+/// The first wait before a Redis that can't be reached is tried again, and the longest.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Bytes that may wait for a connection before clients have to.
+const STAGED: usize = 1024 * 1024;
+
+struct Down {
+    until: Duration,
+    wait: Duration,
+    why: String,
+}
+
+/// See the module.
+pub struct Proxy {
+    clients: Slab<Client>,
+    carriers: Slab<Carrier>,
+    lines: HashMap<Line, CarrierId>,
+    down: HashMap<Upstream, Down>,
+    outputs: VecDeque<Output>,
+    random: Random,
+    stats: Vec<(String, Stats)>,
+    spare: Vec<Vec<u8>>,
+}
+
+/// What became of a command.
+enum Step {
+    /// It has been dealt with.
+    Taken,
+    /// It waits.
+    Waits,
+}
+
+impl Proxy {
+    /// One that serves nobody yet. `seed` must come from the operating system wherever clients are real.
+    pub fn new(seed: [u8; 32]) -> Proxy {
+        Proxy {
+            clients: Slab::default(),
+            carriers: Slab::default(),
+            lines: HashMap::new(),
+            down: HashMap::new(),
+            outputs: VecDeque::new(),
+            random: Random::new(seed),
+            stats: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// A client has come.
+    pub fn open(&mut self, config: Arc<Config>) -> ClientId {
+        let stats = match self.stats.iter().position(|(host, _)| *host == config.host) {
+            Some(known) => known,
+            None => {
+                self.stats.push((config.host.clone(), Stats::default()));
+                self.stats.len() - 1
+            }
+        };
+        self.clients.insert(Client::new(config, stats))
+    }
+
+    /// A host has new rules, which its clients get at once.
+    pub fn update(&mut self, config: &Arc<Config>) {
+        for id in self.clients.ids().collect::<Vec<_>>() {
+            let Some(client) = self.clients.get_mut(id).filter(|client| client.config.host == config.host) else {
+                continue;
+            };
+            client.links = vec![None; config.targets.len()];
+            client.config = config.clone();
+            if let Some(transaction) = &mut client.transaction {
+                // Where it leads may have changed.
+                transaction.is_doomed |= transaction.len() > 0;
+            }
+        }
+    }
+
+    /// Bytes of a client. Returns how many were taken; the rest is to be offered again after [`Output::Resume`].
+    pub fn read(&mut self, id: ClientId, data: &[u8], now: Duration) -> usize {
+        let Some(mut client) = self.clients.lend(id) else { return data.len() };
+        let taken = self.take(id, &mut client, data, now);
+        client.is_stalled =
+            !client.is_closing && (taken < data.len() || !client.buffer.is_empty() && !client.may_go_on());
+        self.announce(id, &mut client);
+        self.clients.give_back(id, client);
+        taken
+    }
+
+    fn take(&mut self, id: ClientId, client: &mut Client, data: &[u8], now: Duration) -> usize {
+        if client.until.is_some_and(|until| until <= now) {
+            client.until = None;
+        }
+        // What is left of before comes first. Without it, nothing is copied that is there as a whole.
+        let mut held = std::mem::take(&mut client.buffer);
+        let is_held = !held.is_empty();
+        if is_held {
+            held.extend_from_slice(data);
+        }
+        let buffer = if is_held { held.as_slice() } else { data };
+        let mut at = 0;
+        while client.may_go_on() && at < buffer.len() {
+            let rest = buffer.get(at..).unwrap_or_default();
+            match client.parser.parse(rest, &client.config.limits) {
+                Ok(Progress::Partial) => break,
+                Ok(Progress::Nothing(length)) => {
+                    client.parser.reset();
+                    at += length;
+                }
+                Ok(Progress::Complete(length)) => {
+                    let mut parser = std::mem::take(&mut client.parser);
+                    let inline = parser.is_inline();
+                    let args = Args { frame: parser.frame(rest), spans: parser.args(), count: parser.args().len() };
+                    let raw = rest.get(..length).filter(|_| !inline);
+                    let step = self.command(id, client, &args, raw, now);
+                    if let Step::Waits = step {
+                        client.parser = parser;
+                        break;
+                    }
+                    parser.reset();
+                    client.parser = parser;
+                    at += length;
+                }
+                Err(error) => {
+                    self.count(client, Stat::ProtocolErrors);
+                    let mut reply = Vec::new();
+                    encode::error(&mut reply, format!("ERR Protocol error: {error}").as_bytes());
+                    client.queue.answered(&reply, &mut client.out);
+                    client.is_closing = true;
+                    at = buffer.len();
+                }
+            }
+        }
+        if client.is_closing {
+            return data.len();
+        }
+        if is_held {
+            held.drain(..at);
+            client.buffer = held;
+            return data.len();
+        }
+        if client.may_go_on() {
+            // The beginning of a command.
+            client.buffer.extend_from_slice(buffer.get(at..).unwrap_or_default());
+            return data.len();
+        }
+        at
+    }
+
+    /// A client is gone. What it asked for is answered to nobody.
+    pub fn closed(&mut self, id: ClientId) {
+        self.clients.remove(id);
+    }
+
+    /// Whether a client takes what is written to it.
+    pub fn downstream_full(&mut self, id: ClientId, is_full: bool) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.is_full = is_full;
+        self.wake(id);
+    }
+
+    /// A connection is open.
+    pub fn connected(&mut self, id: CarrierId) {
+        let Some(carrier) = self.carriers.get_mut(id) else { return };
+        carrier.is_connected = true;
+        self.down.remove(&carrier.line.upstream);
+        self.announce_upstream(id);
+        self.wake_those_who_wait_for(id);
+    }
+
+    /// Bytes of Redis.
+    pub fn reply(&mut self, id: CarrierId, data: &[u8], now: Duration) {
+        let Some(mut carrier) = self.carriers.lend(id) else { return };
+        carrier.is_connected = true;
+        let is_right = self.distribute(&mut carrier, data);
+        let is_over = carrier.refused.is_some() && carrier.expected.is_empty();
+        let line = carrier.refused.is_some().then(|| carrier.line.clone());
+        if let (Some(line), Some(why)) = (line, carrier.refused.clone())
+            && self.lines.get(&line) == Some(&id)
+        {
+            // Nobody new is to wait for it.
+            self.lines.remove(&line);
+            self.hold_off(&line.upstream, why, now);
+        }
+        self.carriers.give_back(id, carrier);
+        if !is_right || is_over {
+            self.outputs.push_back(Output::CloseCarrier(id));
+            self.lost(id, now);
+        }
+    }
+
+    /// Gives replies to whom they belong. False: they can't be told.
+    fn distribute(&mut self, carrier: &mut Carrier, data: &[u8]) -> bool {
+        let mut at = 0;
+        while at < data.len() {
+            let Some(expected) = carrier.expected.front().copied() else { return false };
+            let rest = data.get(at..).unwrap_or_default();
+            let Ok((used, is_complete)) = carrier.framer.feed(rest) else { return false };
+            let piece = rest.get(..used).unwrap_or_default();
+            at += used;
+            match (expected, &carrier.refused) {
+                (Expected::Client(client, sequence), None) => {
+                    if let Some(to) = self.clients.get_mut(client) {
+                        to.queue.reply(sequence, piece, is_complete, &mut to.out);
+                    }
+                    self.answered(client);
+                }
+                (Expected::Client(..) | Expected::Part(..), Some(why)) if is_complete => {
+                    let text = format!("ERR redis-mesh: {} {why}", carrier.line.upstream.cluster);
+                    self.fail(expected, &text);
+                }
+                (Expected::Part(client, sequence, part), None) => {
+                    carrier.whole.extend_from_slice(piece);
+                    if is_complete {
+                        let whole = std::mem::take(&mut carrier.whole);
+                        if let Some(to) = self.clients.get_mut(client) {
+                            to.queue.part(sequence, part, whole, &mut to.out);
+                        }
+                        self.answered(client);
+                    }
+                }
+                (Expected::Login | Expected::Hello, _) => {
+                    carrier.whole.extend_from_slice(piece);
+                    if is_complete {
+                        let whole = std::mem::take(&mut carrier.whole);
+                        carrier.greeted(expected, &whole);
+                    }
+                }
+                (Expected::Client(..) | Expected::Part(..) | Expected::Nobody, _) => {}
+            }
+            if is_complete {
+                carrier.expected.pop_front();
+            }
+        }
+        true
+    }
+
+    /// A connection could not be opened, or is gone.
+    pub fn lost(&mut self, id: CarrierId, now: Duration) {
+        let Some(mut carrier) = self.carriers.remove(id) else { return };
+        if self.lines.get(&carrier.line) == Some(&id) {
+            self.lines.remove(&carrier.line);
+        }
+        self.wake_those_who_wait_for(id);
+        let cluster = carrier.line.upstream.cluster.clone();
+        let text = match (&carrier.refused, carrier.is_connected) {
+            (Some(why), _) => format!("ERR redis-mesh: {cluster} {why}"),
+            (None, true) => {
+                format!("ERR redis-mesh: the connection to {cluster} was lost; the command may have been executed")
+            }
+            (None, false) => format!("ERR redis-mesh: {cluster} can't be reached"),
+        };
+        if !carrier.is_connected {
+            self.hold_off(&carrier.line.upstream, "can't be reached".to_owned(), now);
+        }
+        let mut is_begun = carrier.framer.is_open();
+        while let Some(expected) = carrier.expected.pop_front() {
+            if std::mem::take(&mut is_begun)
+                && let Expected::Client(client, sequence) = expected
+                && let Some(to) = self.clients.get_mut(client)
+                && to.queue.has_begun(sequence, true)
+            {
+                // Half a reply is out; nothing that could follow would be understood.
+                (to.is_closing, to.is_closed) = (true, true);
+                self.outputs.push_back(Output::CloseClient(client));
+                continue;
+            }
+            self.fail(expected, &text);
+        }
+    }
+
+    fn fail(&mut self, expected: Expected, text: &str) {
+        let mut reply = Vec::new();
+        encode::error(&mut reply, text.as_bytes());
+        match expected {
+            Expected::Client(client, sequence) => {
+                if let Some(to) = self.clients.get_mut(client) {
+                    to.queue.replace(sequence, &reply, &mut to.out);
+                }
+                self.answered(client);
+            }
+            Expected::Part(client, sequence, part) => {
+                if let Some(to) = self.clients.get_mut(client) {
+                    to.queue.part(sequence, part, reply, &mut to.out);
+                }
+                self.answered(client);
+            }
+            Expected::Login | Expected::Hello | Expected::Nobody => {}
+        }
+    }
+
+    fn hold_off(&mut self, upstream: &Upstream, why: String, now: Duration) {
+        let wait = self.down.get(upstream).map_or(BACK_OFF.0, |down| (down.wait * 2).min(BACK_OFF.1));
+        self.down.insert(upstream.clone(), Down { until: now + wait, wait, why });
+    }
+
+    /// Whether Redis takes what is sent to it.
+    pub fn upstream_full(&mut self, id: CarrierId, is_full: bool) {
+        let Some(carrier) = self.carriers.get_mut(id) else { return };
+        let was_full = std::mem::replace(&mut carrier.is_full, is_full);
+        if was_full && !is_full {
+            self.announce_upstream(id);
+            self.wake_those_who_wait_for(id);
+        }
+    }
+
+    /// A time that [`Proxy::next_tick`] named has come.
+    pub fn tick(&mut self, now: Duration) {
+        for id in self.clients.ids().collect::<Vec<_>>() {
+            if let Some(client) = self.clients.get_mut(id)
+                && client.until.is_some_and(|until| until <= now)
+            {
+                client.until = None;
+                self.wake(id);
+            }
+        }
+    }
+
+    /// When [`Proxy::tick`] is to be called next.
+    pub fn next_tick(&self) -> Option<Duration> {
+        self.clients.ids().filter_map(|id| self.clients.get(id)?.until).min()
+    }
+
+    /// What is to be done next.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Bytes for a client.
+    pub fn take_downstream(&mut self, id: ClientId) -> Vec<u8> {
+        let spare = self.spare.pop().unwrap_or_default();
+        let Some(client) = self.clients.get_mut(id) else { return spare };
+        client.is_announced = false;
+        std::mem::replace(&mut client.out, spare)
+    }
+
+    /// Bytes for Redis.
+    pub fn take_upstream(&mut self, id: CarrierId) -> Vec<u8> {
+        let spare = self.spare.pop().unwrap_or_default();
+        let Some(carrier) = self.carriers.get_mut(id) else { return spare };
+        carrier.is_announced = false;
+        std::mem::replace(&mut carrier.out, spare)
+    }
+
+    /// Takes back what was taken out, to be used again.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < 16 && buffer.capacity() <= 256 * 1024 {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// How often what has happened since this was asked last, by host.
+    pub fn stats(&mut self, mut each: impl FnMut(&str, Stat, u64)) {
+        for (host, stats) in &mut self.stats {
+            stats.take(|stat, by| each(host, stat, by));
+        }
+    }
+
+    fn count(&mut self, client: &Client, stat: Stat) {
+        if let Some((_, stats)) = self.stats.get_mut(client.stats) {
+            stats.count(stat);
+        }
+    }
+
+    /// A client has got a reply.
+    fn answered(&mut self, id: ClientId) {
+        let Some(mut client) = self.clients.lend(id) else { return };
+        self.announce(id, &mut client);
+        self.clients.give_back(id, client);
+        self.wake(id);
+    }
+
+    fn announce(&mut self, id: ClientId, client: &mut Client) {
+        if !client.out.is_empty() && !client.is_announced {
+            client.is_announced = true;
+            self.outputs.push_back(Output::Write(id));
+        }
+        if client.is_closing && client.queue.is_empty() && !client.is_closed {
+            client.is_closed = true;
+            self.outputs.push_back(Output::CloseClient(id));
+        }
+    }
+
+    fn announce_upstream(&mut self, id: CarrierId) {
+        let Some(carrier) = self.carriers.get_mut(id) else { return };
+        if !carrier.out.is_empty() && !carrier.is_announced && !carrier.is_full {
+            carrier.is_announced = true;
+            self.outputs.push_back(Output::Send(id));
+        }
+    }
+
+    fn wake(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id)
+            && client.is_stalled
+            && client.may_go_on()
+        {
+            client.is_stalled = false;
+            self.outputs.push_back(Output::Resume(id));
+        }
+    }
+
+    fn wake_those_who_wait_for(&mut self, carrier: CarrierId) {
+        for id in self.clients.ids().collect::<Vec<_>>() {
+            if let Some(client) = self.clients.get_mut(id).filter(|client| client.waits_for == Some(carrier)) {
+                client.waits_for = None;
+                self.wake(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Finds where replies end in a stream that arrives in pieces, without keeping any of it.
+
+/// These bytes are no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// What has been seen of the reply that is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// An element begins.
+    #[default]
+    Kind,
+    /// In the line of an element that ends with it.
+    Text,
+    /// In the line of an element that announces a number.
+    Number { kind: u8, value: u64, digits: u8, negative: bool },
+    /// The line feed has to come.
+    LineFeed { kind: u8, value: Option<u64> },
+    /// In a string, of which so many bytes are to come, its line end included.
+    String(u64),
+}
+
+/// Nested aggregates included, without recursion; O(1) memory.
+#[derive(Clone, Debug, Default)]
+pub struct Framer {
+    state: State,
+    /// Elements that are to come after the one under way.
+    left: u64,
+    /// The first byte of the reply under way.
+    kind: u8,
+    is_open: bool,
+}
+
+impl Framer {
+    /// True in the middle of a reply.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// The first byte of the reply that was looked at last.
+    pub fn kind(&self) -> u8 {
+        self.kind
+    }
+
+    /// Goes on with the reply under way, or begins one: how many bytes of `input` belong to it, and whether it ends there.
+    pub fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), Malformed> {
+        let mut at = 0;
+        while let Some(&byte) = input.get(at) {
+            match self.state {
+                State::Kind => {
+                    if !self.is_open {
+                        self.is_open = true;
+                        self.kind = byte;
+                        self.left = 0;
+                    }
+                    at += 1;
+                    self.state = match byte {
+                        b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => State::Text,
+                        b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' | b'|' => {
+                            State::Number { kind: byte, value: 0, digits: 0, negative: false }
+                        }
+                        _ => return Err(Malformed),
+                    };
+                }
+                State::Text => match memchr::memchr(b'\n', input.get(at..).unwrap_or_default()) {
+                    None => return Ok((input.len(), false)),
+                    Some(end) => {
+                        at += end + 1;
+                        if self.ended() {
+                            return Ok((at, true));
+                        }
+                    }
+                },
+                State::Number { kind, value, digits, negative } => {
+                    at += 1;
+                    self.state = match byte {
+                        b'0'..=b'9' if digits < 18 => {
+                            let value = value * 10 + u64::from(byte - b'0');
+                            State::Number { kind, value, digits: digits + 1, negative }
+                        }
+                        b'-' if digits == 0 && !negative => State::Number { kind, value, digits, negative: true },
+                        b'\r' if digits > 0 && (!negative || value == 1) => {
+                            State::LineFeed { kind, value: (!negative).then_some(value) }
+                        }
+                        _ => return Err(Malformed),
+                    };
+                }
+                State::LineFeed { kind, value } => {
+                    if byte != b'\n' {
+                        return Err(Malformed);
+                    }
+                    at += 1;
+                    match (kind, value) {
+                        // Null.
+                        (_, None) => {}
+                        (b'$' | b'=' | b'!', Some(length)) => {
+                            self.state = State::String(length + 2);
+                            continue;
+                        }
+                        (b'%', Some(pairs)) => self.left = self.left.saturating_add(pairs.saturating_mul(2)),
+                        // An attribute precedes the reply that it describes.
+                        (b'|', Some(pairs)) => {
+                            self.left = self.left.saturating_add(pairs.saturating_mul(2)).saturating_add(1);
+                        }
+                        (_, Some(elements)) => self.left = self.left.saturating_add(elements),
+                    }
+                    if self.ended() {
+                        return Ok((at, true));
+                    }
+                }
+                State::String(rest) => {
+                    let here = (input.len() - at) as u64;
+                    if here < rest {
+                        self.state = State::String(rest - here);
+                        return Ok((input.len(), false));
+                    }
+                    at += rest as usize;
+                    if self.ended() {
+                        return Ok((at, true));
+                    }
+                }
+            }
+        }
+        Ok((at, false))
+    }
+
+    /// An element has ended; true if the reply has.
+    fn ended(&mut self) -> bool {
+        self.state = State::Kind;
+        self.is_open = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        !self.is_open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reply::{Measure, measure};
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn replies_in_pieces() {
+        let replies: [&[u8]; 13] = [
+            b"+OK\r\n",
+            b"-ERR x\r\n",
+            b":1\r\n",
+            b"$-1\r\n",
+            b"*-1\r\n",
+            b"$0\r\n\r\n",
+            b"$2\r\n\r\n\r\n",
+            b"*2\r\n*1\r\n:1\r\n$1\r\na\r\n",
+            b"%1\r\n+a\r\n~2\r\n,1\r\n_\r\n",
+            b"|1\r\n+ttl\r\n:1\r\n+OK\r\n",
+            b"*0\r\n",
+            b">2\r\n+a\r\n=5\r\ntxt:a\r\n",
+            b"*2\r\n*0\r\n*-1\r\n",
+        ];
+        let all = replies.concat();
+        for size in 1..=all.len() {
+            let (mut framer, mut ends, mut begin) = (Framer::default(), Vec::new(), 0);
+            for piece in all.chunks(size) {
+                let mut at = 0;
+                while at < piece.len() {
+                    let (used, complete) = framer.feed(&piece[at..]).unwrap();
+                    at += used;
+                    if complete {
+                        ends.push(begin + at);
+                    }
+                }
+                begin += piece.len();
+            }
+            let expected = replies.iter().scan(0, |end, reply| {
+                *end += reply.len();
+                Some(*end)
+            });
+            assert_eq!(ends, expected.collect::<Vec<_>>(), "pieces of {size}");
+            assert!(!framer.is_open());
+        }
+        for reply in replies {
+            assert_eq!(measure(reply), Measure::Complete(reply.len()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply() {
+        for bad in [&b"x\r\n"[..], b"$x\r\n", b"$-2\r\n", b"*99999999999999999999\r\n", b"$1\n", b"$\r\n", b"*1\rx"] {
+            assert!(Framer::default().feed(bad).is_err(), "{}", bad.escape_ascii());
+        }
+        let mut framer = Framer::default();
+        assert_eq!(framer.feed(b"*999999999999999999\r\n*999999999999999999\r\n"), Ok((42, false)));
+    }
+}
