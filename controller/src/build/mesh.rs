@@ -445,16 +445,23 @@ fn listener_names(service: &ValidatedService, options: &Options) -> Result<Vec<S
     }
 }
 
+/// The length of a name that still has room for what comes behind it.
+const LONGEST: usize = 150;
+
 /// The name of an object about an address.
 fn object_name(address: &HostPort, suffix: &str) -> String {
-    let host = address.host.strip_suffix(".cluster.local").unwrap_or(&address.host);
-    let name = format!("redis-mesh-{}-{}", host.replace('_', "-"), address.port);
-    // `_` may stand in a host but not in the name of an object, which may also not be longer than a host. What is lost by
-    // that is made up for by a digest, so that no two hosts have one name.
-    if name.len() <= 200 && !host.contains('_') {
+    // Of Services only: without the end of their names, two hosts outside of the cluster could be one.
+    let host = match address.host.strip_suffix(".cluster.local") {
+        Some(host) if host.ends_with(".svc") => host,
+        _ => &address.host,
+    };
+    let name = format!("redis-mesh-{}-{}", host.replace(['_', ':'], "-"), address.port);
+    // `_` may stand in a host, and `:` in an address, but not in the name of an object, which with a namespace at its end may
+    // also not be longer than a host. What is lost by that is made up for by a digest, so that no two hosts have one name.
+    if name.len() <= LONGEST && !host.contains(['_', ':']) {
         return format!("{name}{suffix}");
     }
-    let end = name.len().min(200);
+    let end = name.len().min(LONGEST);
     let beginning = name.get(..end).unwrap_or(&name).trim_end_matches(['-', '.']);
     format!("{beginning}-{}-{}{suffix}", &hex(&digest(&[host]))[..8], address.port)
 }
@@ -507,4 +514,34 @@ fn clusters(pieces: &[Arc<Piece>], root_namespace: &str) -> Vec<Planned> {
         })
     });
     planned.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_addresses_have_one_name() {
+        let long = |end: &str| format!("{}.example.{end}", [&"x".repeat(60)[..]; 3].join("."));
+        let hosts = [
+            "r.a.svc.cluster.local",
+            "cache.example",
+            "cache.example.cluster.local",
+            "a-b.example",
+            "a_b.example",
+            "::1",
+            "1.2.3.4",
+            &long("com"),
+            &long("org"),
+        ];
+        let name = |host: &&str| object_name(&HostPort { host: (*host).to_owned(), port: 65535 }, DESTINATION);
+        let names: BTreeSet<String> = hosts.iter().map(name).collect();
+        assert_eq!(names.len(), hosts.len(), "{names:?}");
+        for name in names {
+            let is_fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+            assert!(name.bytes().all(is_fine), "{name}");
+            let with_namespace = format!("{name}-in-{}", "n".repeat(63));
+            assert!(with_namespace.len() <= 253, "{with_namespace}");
+        }
+    }
 }
