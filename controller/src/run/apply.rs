@@ -30,6 +30,16 @@ const CONTROLLER: &str = "redis-mesh.io/controller";
 /// The object from which it follows.
 const PURPOSE: &str = "redis-mesh.io/for";
 
+/// How far ahead the clock of another replica may be. A number that is further ahead is none of ours: whoever may write an
+/// object with our labels could use up all numbers, and no push would differ from the one before.
+const SKEW: u64 = 24 * 60 * 60 * 1000;
+
+/// Milliseconds since 1970, with which numbers of pushes begin.
+fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or_default()
+}
+
 /// SHA-256 of a document, whatever the order of its fields.
 pub type Digest = [u8; 32];
 
@@ -243,7 +253,9 @@ impl Objects {
     pub fn saw(&mut self, kind: &'static str, object: &DynamicObject) -> bool {
         let key = RenderedKey { kind, key: Key::of(&object.metadata) };
         let mut live = Live::of(object, &self.controller);
-        self.revision = self.revision.max(live.revision);
+        if live.revision <= now().saturating_add(SKEW) {
+            self.revision = self.revision.max(live.revision);
+        }
         if let Some(known) = self.live.get(&key).filter(|known| known.uid == live.uid) {
             if known.generation > live.generation {
                 // From before what we have written since.
@@ -267,8 +279,7 @@ impl Objects {
 
     /// The number of the next push: never one that was used before, by whatever replica.
     fn next_revision(&mut self) -> u64 {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        self.revision = self.revision.saturating_add(1).max(u64::try_from(now.as_millis()).unwrap_or_default());
+        self.revision = self.revision.saturating_add(1).max(now());
         self.revision
     }
 

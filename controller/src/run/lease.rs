@@ -100,7 +100,7 @@ impl Election {
             lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
             acquire_time: if is_ours { spec.acquire_time.clone() } else { Some(now.clone()) },
             renew_time: Some(now),
-            lease_transitions: Some(spec.lease_transitions.unwrap_or_default() + i32::from(!is_ours)),
+            lease_transitions: Some(spec.lease_transitions.unwrap_or_default().saturating_add(i32::from(!is_ours))),
             ..spec
         };
         next.spec = Some(taken);
