@@ -38,6 +38,55 @@ enum Turn {
     Deletions,
 }
 
+/// What has to wait since something that it needs could not be applied. No more than that: whoever has an object of his own
+/// refused must not hold up others.
+#[derive(Default)]
+struct Held {
+    /// The services whose listeners stay as they are.
+    services: BTreeSet<(HostPort, Clients)>,
+    /// Namespaces where listeners stay that may need clusters there.
+    clusters_of: BTreeSet<String>,
+    /// Namespaces where a WasmPlugin lacks hosts that are still configured by themselves.
+    everything_of: BTreeSet<String>,
+}
+
+impl Held {
+    /// Something was not applied.
+    fn after(&mut self, key: &RenderedKey, planned: Option<&Planned>) {
+        let Some(planned) = planned else { return };
+        let pieces = match &planned.content {
+            Content::Plugin { pieces, .. } => {
+                self.everything_of.insert(key.key.namespace.clone());
+                pieces.as_slice()
+            }
+            Content::Cluster { pieces, .. } => pieces.as_slice(),
+            Content::Listener { piece, .. } => std::slice::from_ref(piece),
+        };
+        self.clusters_of.insert(key.key.namespace.clone());
+        for piece in pieces {
+            self.clusters_of.insert(piece.namespace.clone());
+            self.services.insert((piece.service.address.clone(), piece.service.scope.clone()));
+        }
+    }
+
+    /// True if this has to wait.
+    fn holds(&self, key: &RenderedKey, planned: Option<&Planned>, root_namespace: &str) -> bool {
+        let namespace = &key.key.namespace;
+        match planned.map(|planned| &planned.content) {
+            None => {
+                let is_cluster = key.kind == envoy_filter::KIND && key.key.name.contains(mesh::DESTINATION);
+                self.everything_of.contains(namespace) || is_cluster && self.clusters_of.contains(namespace)
+            }
+            Some(Content::Cluster { .. }) => false,
+            // That of the whole mesh is everybody's. Without a cluster, its filter refuses rather than misroutes.
+            Some(Content::Plugin { .. }) => namespace != root_namespace && self.clusters_of.contains(namespace),
+            Some(Content::Listener { piece, .. }) => {
+                self.services.contains(&(piece.service.address.clone(), piece.service.scope.clone()))
+            }
+        }
+    }
+}
+
 impl Reconciler {
     /// Looks again at everything that a change concerns. Returns how many objects that were.
     pub(super) fn evaluate(&mut self) -> usize {
@@ -136,8 +185,13 @@ impl Reconciler {
             let root = &self.settings.mesh.root_namespace;
             let mut hosts: BTreeSet<(&str, &str)> = BTreeSet::new();
             for key in &frozen {
-                for host in self.world.hosts_of(key) {
-                    hosts.extend([(key.key.namespace.as_str(), host), (root.as_str(), host)]);
+                for name in self.world.names_of(key) {
+                    // What stands in the root namespace follows from objects of the host's own namespace.
+                    let namespace = match Clients::of(name, &key.key.namespace) {
+                        Clients::Mesh => root,
+                        Clients::Namespace(_) => &key.key.namespace,
+                    };
+                    hosts.insert((namespace, &name.host));
                 }
             }
             for piece in pieces {
@@ -186,23 +240,24 @@ impl Reconciler {
         operations.extend(self.superfluous(&planned).into_iter().map(|key| (Turn::Deletions, Operation::Delete(key))));
         operations.sort_by_key(|(turn, _)| *turn);
         let mut result = Ok(());
+        let mut held = Held::default();
         let mut rest = operations.into_iter().peekable();
         while let Some(turn) = rest.peek().map(|(turn, _)| *turn) {
             let mut batch = Vec::new();
             while let Some((_, operation)) = rest.next_if(|(next, _)| *next == turn) {
-                batch.push(operation);
-            }
-            if self.perform(batch, &planned).await.is_err() {
-                result = Err(());
-                // What comes later may need what has failed.
-                if turn == Turn::Clusters || turn == Turn::Plugins {
-                    for (_, operation) in rest {
-                        let key = operation.key();
-                        self.failures
-                            .insert(key.clone(), format!("{key}: waits for what could not be applied before it"));
-                    }
-                    break;
+                let key = operation.key();
+                if held.holds(key, planned.get(key).copied(), &self.settings.mesh.root_namespace) {
+                    self.failures.insert(key.clone(), format!("{key}: waits for what could not be applied before it"));
+                } else {
+                    batch.push(operation);
                 }
+            }
+            let keys: Vec<RenderedKey> = batch.iter().map(|operation| operation.key().clone()).collect();
+            if self.perform(batch, &planned).await.is_err() {
+                for key in keys.iter().filter(|key| self.failures.contains_key(*key)) {
+                    held.after(key, planned.get(key).copied());
+                }
+                result = Err(());
             }
         }
         result
@@ -212,11 +267,18 @@ impl Reconciler {
     fn superfluous(&self, planned: &BTreeMap<RenderedKey, &Planned>) -> Vec<RenderedKey> {
         let frozen: Vec<String> =
             self.frozen().into_iter().map(|key| format!("{} {}", key.kind.name(), key.key)).collect();
+        // Where anything is left as it is, so are the clusters to which it may lead.
+        let left = self.objects.live().iter().filter(|(_, live)| frozen.contains(&live.purpose));
+        let mut needed: BTreeSet<&str> = left.map(|(key, _)| key.key.namespace.as_str()).collect();
+        needed.extend(planned.values().filter_map(|planned| match &planned.content {
+            Content::Plugin { kept, .. } if !kept.is_empty() => Some(planned.namespace.as_str()),
+            _ => None,
+        }));
         let live = self.objects.live().iter().filter(|(key, _)| !planned.contains_key(*key));
         let gone = live.filter(|(key, live)| {
-            // Where anything is left as it is, so are the clusters to which it may lead.
-            let may_be_needed =
-                !frozen.is_empty() && key.kind == envoy_filter::KIND && key.key.name.contains(mesh::DESTINATION);
+            let may_be_needed = key.kind == envoy_filter::KIND
+                && key.key.name.contains(mesh::DESTINATION)
+                && needed.contains(key.key.namespace.as_str());
             apply::is_prunable(live, &frozen) && !may_be_needed
         });
         gone.map(|(key, _)| key.clone()).collect()
@@ -385,11 +447,21 @@ impl Reconciler {
     /// True if something was rendered from an object, by whichever replica.
     fn has_remains(&self, key: &ObjectKey) -> bool {
         let purpose = format!("{} {}", key.kind.name(), key.key);
-        let hosts: Vec<&str> = self.world.hosts_of(key).collect();
-        let is_about =
-            |host: &str| hosts.iter().any(|own| host.strip_prefix(own).is_some_and(|rest| rest.starts_with(':')));
-        let mut live = self.objects.live().values().filter(|live| live.is_own);
-        live.any(|live| live.purpose == purpose || live.hosts.iter().any(|host| is_about(&host.host)))
+        let root = self.settings.mesh.root_namespace.as_str();
+        let names: Vec<_> = self.world.names_of(key).collect();
+        let is_about = |namespace: &str, host: &str| {
+            names.iter().any(|name| {
+                let is_place = match Clients::of(name, &key.key.namespace) {
+                    Clients::Mesh => namespace == root,
+                    Clients::Namespace(own) => namespace == own,
+                };
+                is_place && host.strip_prefix(&name.host).is_some_and(|rest| rest.starts_with(':'))
+            })
+        };
+        let mut live = self.objects.live().iter().filter(|(_, live)| live.is_own);
+        live.any(|(at, live)| {
+            live.purpose == purpose || live.hosts.iter().any(|host| is_about(&at.key.namespace, &host.host))
+        })
     }
 
     /// Why Secrets that an object names can't be read.

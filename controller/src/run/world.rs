@@ -19,6 +19,7 @@ use crate::crd::{self, RedisDestination, RedisService};
 use crate::diagnostic::{Diagnostic, Diagnostics, Loaded, Reason, Subject};
 use crate::inventory::{self, Inventory, Key, ServiceEntry};
 use crate::manifest;
+use crate::validate::host::Name;
 use crate::validate::mentions::Mentions;
 use crate::validate::{self, Options};
 
@@ -234,10 +235,14 @@ impl World {
         unnamed.iter().for_each(|key| self.inventory.remove_secret(key));
     }
 
+    /// The names of the hosts that an object is about.
+    pub fn names_of(&self, key: &ObjectKey) -> impl Iterator<Item = &Name> {
+        self.objects.get(key).into_iter().flat_map(|object| &object.mentions.claims)
+    }
+
     /// The hosts that an object is about.
     pub fn hosts_of(&self, key: &ObjectKey) -> impl Iterator<Item = &str> {
-        let names = self.objects.get(key).into_iter().flat_map(|object| &object.mentions.claims);
-        names.map(|name| name.host.as_str())
+        self.names_of(key).map(|name| name.host.as_str())
     }
 
     /// The objects to look at again, which are then forgotten.

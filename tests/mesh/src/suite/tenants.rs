@@ -9,7 +9,11 @@ use crate::api::ObjectName;
 use crate::mesh::{Mesh, PASSWORD, PATIENCE, eventually};
 
 /// The tests.
-pub const TESTS: &[Test] = &[("tenants::credentials_of_the_owner", credentials_of_the_owner)];
+pub const TESTS: &[Test] = &[
+    ("tenants::credentials_of_the_owner", credentials_of_the_owner),
+    ("tenants::refused_objects", refused_objects),
+    ("tenants::mistakes_of_strangers", mistakes_of_strangers),
+];
 
 /// A consumer's rules, whose clients reach the owner's Redis under another name, alone and among others.
 const NAMESPACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: web}}";
@@ -74,4 +78,131 @@ fn credentials_of_the_owner(mesh: &mut Mesh) -> Result<()> {
     })?;
     mesh.delete(&[name])?;
     pod.delete()
+}
+
+/// No EnvoyFilter may be written in a namespace.
+const POLICY: &str = "
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: no-envoyfilters}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules:
+      - {apiGroups: [networking.istio.io], apiVersions: ['*'], operations: [CREATE, UPDATE], resources: [envoyfilters]}
+  validations: [{expression: 'false', message: not in this namespace}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: no-envoyfilters}
+spec:
+  policyName: no-envoyfilters
+  validationActions: [Deny]
+  matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}
+";
+const ENVOY_FILTER: &str = "
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: any, namespace: web}
+spec: {configPatches: []}
+";
+const CLUSTER: &str = "
+apiVersion: redis.aeraki.io/v1alpha1
+kind: RedisDestination
+metadata: {name: mine, namespace: web}
+spec:
+  host: redis-cluster.redis.svc.cluster.local
+  trafficPolicy: {connectionPool: {redis: {mode: CLUSTER}}}
+";
+
+/// What the API server refuses to one namespace holds up nobody else.
+fn refused_objects(mesh: &mut Mesh) -> Result<()> {
+    mesh.api().apply(NAMESPACE)?;
+    mesh.plane.kubectl(&["apply", "-f", "-"], POLICY)?;
+    let result = others_go_on(mesh);
+    mesh.plane.kubectl(&["delete", "-f", "-"], POLICY)?;
+    result
+}
+
+fn others_go_on(mesh: &mut Mesh) -> Result<()> {
+    eventually(PATIENCE, || {
+        let refused = mesh.plane.kubectl(&["apply", "--server-side", "--dry-run=server", "-f", "-"], ENVOY_FILTER);
+        ensure!(refused.is_err(), "the policy is not in force");
+        Ok(())
+    })?;
+    mesh.api().apply(CLUSTER)?;
+    let name = ObjectName::new("RedisDestination", "web", "mine");
+    let (reason, message) = wait_condition(mesh, &name, "Programmed", "False")?;
+    ensure!(reason == "ApplyFailed" && message.contains("not in this namespace"), "{reason}: {message}");
+    mesh.api().apply(SERVER_AUTH)?;
+    soon(mesh, "redis-single", &[("set a a", "OK")])?;
+    wait_condition(mesh, &single("RedisDestination"), "Programmed", "True")?;
+    mesh.delete(&[single("RedisDestination")])?;
+    soon(mesh, "redis-single", &[("get a", "(error) NOAUTH Authentication required.")])?;
+    mesh.delete(&[name])
+}
+
+/// One that never was in order, about somebody else's host.
+const MISTAKE: &str = "
+apiVersion: redis.aeraki.io/v1alpha1
+kind: RedisService
+metadata: {name: mistake, namespace: web}
+spec:
+  host: [redis-single.redis.svc.cluster.local]
+  settings: {auth: {secret: {name: no-such-secret}}}
+";
+const OWN: &str = "
+apiVersion: redis.aeraki.io/v1alpha1
+kind: RedisService
+metadata: {name: redis-single, namespace: redis}
+spec:
+  host: [redis-single.redis.svc.cluster.local]
+  settings: {auth: {plain: {password: one}}}
+---
+apiVersion: redis.aeraki.io/v1alpha1
+kind: RedisDestination
+metadata: {name: redis-cluster, namespace: redis}
+spec:
+  host: redis-cluster.redis.svc.cluster.local
+  trafficPolicy: {connectionPool: {redis: {mode: CLUSTER, auth: {plain: {password: of-the-cluster}}}}}
+";
+/// Whoever may write EnvoyFilters in his namespace can claim any number.
+const FORGED: &str = "
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata:
+  name: forged
+  namespace: web
+  labels: {app.kubernetes.io/managed-by: redis-mesh}
+  annotations: {redis-mesh.io/revision: '18446744073709551615'}
+spec: {configPatches: []}
+";
+
+/// They keep nothing in force that its owner has ended, and nothing from being new.
+fn mistakes_of_strangers(mesh: &mut Mesh) -> Result<()> {
+    mesh.api().apply(NAMESPACE)?;
+    mesh.plane.kubectl(&["apply", "--server-side", "-f", "-"], FORGED)?;
+    mesh.api().apply(OWN)?;
+    soon(mesh, "redis-single", &[("auth one", "OK")])?;
+    mesh.api().apply(&OWN.replace("password: one", "password: two"))?;
+    soon(mesh, "redis-single", &[("auth two", "OK")])?;
+    let plugin =
+        mesh.plane.kubectl(&["-n", "istio-system", "get", "wasmplugin", "redis-mesh-6379", "-o", "yaml"], "")?;
+    ensure!(!plugin.contains("18446744073709551615"), "every push has the same number");
+    mesh.api().apply(MISTAKE)?;
+    let mistake = ObjectName::new("RedisService", "web", "mistake");
+    wait_condition(mesh, &mistake, "Programmed", "False")?;
+    let cluster = ObjectName::new("RedisDestination", "redis", "redis-cluster");
+    mesh.delete(&[single("RedisService"), cluster])?;
+    eventually(PATIENCE, || {
+        let left = mesh.plane.kubectl(&["get", "wasmplugins,envoyfilters", "-A", "-o", "yaml"], "")?;
+        for ended in ["of-the-cluster", "redis-single.redis.svc.cluster.local:6379"] {
+            ensure!(!left.contains(ended), "{ended} stays in force");
+        }
+        Ok(())
+    })?;
+    let (reason, message) = wait_condition(mesh, &mistake, "Programmed", "False")?;
+    ensure!(reason == "NotProgrammed", "{reason}: {message}");
+    mesh.plane.kubectl(&["-n", "web", "delete", "envoyfilter", "forged"], "")?;
+    mesh.delete(&[mistake])
 }
