@@ -15,6 +15,7 @@ pub mod filter;
 pub mod http;
 pub mod line;
 pub mod listener;
+pub mod native;
 pub mod net;
 pub mod netns;
 pub mod process;

@@ -1,0 +1,114 @@
+//! The C functions of Envoy's dynamic modules, ABI v0.2.0, as far as this crate calls them, and the types in their signatures.
+//!
+//! They are those of `source/extensions/dynamic_modules/abi/abi.h` in Envoy 1.40.0. A new ABI touches this file and `hooks.rs`.
+
+use std::ffi::c_void;
+
+/// What `envoy_dynamic_module_on_program_init` answers. Envoy refuses a module of another version.
+pub const VERSION: &std::ffi::CStr = c"v0.2.0";
+
+/// A pointer that only its owner can follow.
+pub type Opaque = *mut c_void;
+
+/// Bytes of either side, valid for the call that they are passed to.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Buffer {
+    /// The first byte; may be null where there is none.
+    pub data: *const u8,
+    /// How many.
+    pub len: usize,
+}
+
+/// A header of an HTTP message.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Header {
+    /// Its name.
+    pub key: *const u8,
+    /// Length of the name.
+    pub key_len: usize,
+    /// Its value.
+    pub value: *const u8,
+    /// Length of the value.
+    pub value_len: usize,
+}
+
+/// `on_network_filter_data_status`: the next filter may go on.
+pub const CONTINUE: u32 = 0;
+/// `on_network_filter_data_status`: the next filter waits.
+pub const STOP: u32 = 1;
+
+/// `http_callout_init_result_Success`.
+pub const CALLOUT_STARTED: u32 = 0;
+/// `http_callout_result_Success`: there is a response, of whatever status.
+pub const CALLOUT_ANSWERED: u32 = 0;
+
+/// `network_connection_event`: the peer has closed.
+pub const REMOTE_CLOSE: u32 = 0;
+/// `network_connection_event`: this side has closed.
+pub const LOCAL_CLOSE: u32 = 1;
+
+/// `network_connection_close_type`: write what is buffered, then close.
+pub const FLUSH_WRITE: u32 = 0;
+/// `network_connection_close_type`: drop what is buffered.
+pub const NO_FLUSH: u32 = 1;
+
+/// `log_level`.
+pub const INFO: u32 = 2;
+/// `log_level`.
+pub const ERROR: u32 = 4;
+
+unsafe extern "C" {
+    pub fn envoy_dynamic_module_callback_log(level: u32, message: Buffer);
+
+    pub fn envoy_dynamic_module_callback_network_filter_get_read_buffer_chunks_size(filter: Opaque) -> usize;
+    pub fn envoy_dynamic_module_callback_network_filter_get_read_buffer_chunks(
+        filter: Opaque,
+        out: *mut Buffer,
+    ) -> bool;
+    pub fn envoy_dynamic_module_callback_network_filter_drain_read_buffer(filter: Opaque, len: usize) -> bool;
+    pub fn envoy_dynamic_module_callback_network_filter_append_read_buffer(filter: Opaque, data: Buffer) -> bool;
+    pub fn envoy_dynamic_module_callback_network_filter_get_write_buffer_chunks_size(filter: Opaque) -> usize;
+    pub fn envoy_dynamic_module_callback_network_filter_get_write_buffer_chunks(
+        filter: Opaque,
+        out: *mut Buffer,
+    ) -> bool;
+    pub fn envoy_dynamic_module_callback_network_filter_drain_write_buffer(filter: Opaque, len: usize) -> bool;
+
+    pub fn envoy_dynamic_module_callback_network_filter_write(filter: Opaque, data: Buffer, end_stream: bool);
+    pub fn envoy_dynamic_module_callback_network_filter_inject_read_data(
+        filter: Opaque,
+        data: Buffer,
+        end_stream: bool,
+    );
+    pub fn envoy_dynamic_module_callback_network_filter_close(filter: Opaque, how: u32);
+    pub fn envoy_dynamic_module_callback_network_filter_read_disable(filter: Opaque, disable: bool) -> u32;
+    pub fn envoy_dynamic_module_callback_network_filter_read_enabled(filter: Opaque) -> bool;
+
+    pub fn envoy_dynamic_module_callback_network_set_filter_state_typed(
+        filter: Opaque,
+        key: Buffer,
+        value: Buffer,
+    ) -> bool;
+    pub fn envoy_dynamic_module_callback_network_set_dynamic_metadata_string(
+        filter: Opaque,
+        namespace: Buffer,
+        key: Buffer,
+        value: Buffer,
+    );
+
+    pub fn envoy_dynamic_module_callback_network_filter_http_callout(
+        filter: Opaque,
+        id: *mut u64,
+        cluster: Buffer,
+        headers: *mut Header,
+        headers_len: usize,
+        body: Buffer,
+        timeout_milliseconds: u64,
+    ) -> u32;
+
+    pub fn envoy_dynamic_module_callback_network_filter_scheduler_new(filter: Opaque) -> Opaque;
+    pub fn envoy_dynamic_module_callback_network_filter_scheduler_commit(scheduler: Opaque, event: u64);
+    pub fn envoy_dynamic_module_callback_network_filter_scheduler_delete(scheduler: Opaque);
+}

@@ -1,0 +1,131 @@
+//! What a filter is configured to be, and the newest configuration of every name, which open connections follow.
+
+use crate::envoy::{self, Level};
+use redis_mesh_core::proxy::config::{Config as Rules, Upstream};
+use redis_mesh_core::wire::FilterConfig;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// One of the module's filters.
+pub enum Config {
+    /// `proxy`: for clients.
+    Proxy(Arc<Slot>),
+    /// `anchor`: what carriers hang on.
+    Anchor,
+    /// `carrier`: a connection to Redis.
+    Carrier,
+}
+
+/// The newest configuration of one name. It lives as long as a listener or a connection refers to it.
+pub struct Slot {
+    newest: Mutex<(u64, Arc<Rules>)>,
+}
+
+static SLOTS: Mutex<BTreeMap<String, Weak<Slot>>> = Mutex::new(BTreeMap::new());
+/// Counts configurations, so that a worker sees without a lock that there is a new one.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// A value is replaced as a whole under each of these locks, so a panic leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Config {
+    /// The filter of this name. The error is for Envoy's log.
+    pub fn new(name: &[u8], config: &[u8]) -> Result<Config, String> {
+        match name {
+            b"proxy" => configure(config).map(Config::Proxy),
+            b"anchor" => Ok(Config::Anchor),
+            b"carrier" => Ok(Config::Carrier),
+            _ => Err(format!(
+                "the module has no filter {:?}, only \"proxy\", \"anchor\" and \"carrier\"",
+                String::from_utf8_lossy(name)
+            )),
+        }
+    }
+}
+
+impl Slot {
+    /// The newest configuration.
+    pub fn newest(&self) -> Arc<Rules> {
+        lock(&self.newest).1.clone()
+    }
+}
+
+fn configure(bytes: &[u8]) -> Result<Arc<Slot>, String> {
+    let (name, revision, config) = compile(json_of(bytes))?;
+    let config = Arc::new(config);
+    let mut slots = lock(&SLOTS);
+    slots.retain(|_, slot| slot.strong_count() > 0);
+    let generation = GENERATION.load(Ordering::Relaxed) + 1;
+    let slot = match slots.get(&name).and_then(Weak::upgrade) {
+        Some(slot) => {
+            *lock(&slot.newest) = (generation, config);
+            slot
+        }
+        None => {
+            let slot = Arc::new(Slot { newest: Mutex::new((generation, config)) });
+            slots.insert(name.clone(), Arc::downgrade(&slot));
+            slot
+        }
+    };
+    GENERATION.store(generation, Ordering::Release);
+    envoy::log(Level::Info, &format!("redis-mesh: {name} revision {revision}"));
+    Ok(slot)
+}
+
+/// The document's name, its revision, and the rules of its host. A destination is reached by the cluster of its name.
+fn compile(json: &[u8]) -> Result<(String, u64, Rules), String> {
+    let document: FilterConfig = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    let [host] = document.hosts.as_slice() else {
+        return Err(format!("hosts: a listener has one host, and these are {}", document.hosts.len()));
+    };
+    if host.upstream_login.is_some() && host.targets.len() > 1 {
+        // It would be shown to all of them.
+        return Err(format!("hosts[0] ({}): upstreamLogin: only with one destination", host.host));
+    }
+    let reach = |destination: &str| Some(Upstream::new(destination, host.upstream_login.as_ref()));
+    let rules = Rules::new(host, &document.limits, reach).map_err(|e| format!("hosts[0] ({}): {e}", host.host))?;
+    Ok((document.name, document.revision, rules))
+}
+
+/// Hands over the configurations that are newer than `seen`, and returns up to what has been seen now.
+pub fn newer(seen: u64, mut each: impl FnMut(Arc<Rules>)) -> u64 {
+    // A configuration that comes after this has a higher number and is found by the next call, perhaps by this one too.
+    let now = GENERATION.load(Ordering::Acquire);
+    if now != seen {
+        let slots: Vec<Arc<Slot>> = lock(&SLOTS).values().filter_map(Weak::upgrade).collect();
+        for slot in slots {
+            let (generation, config) = lock(&slot.newest).clone();
+            if generation > seen {
+                each(config);
+            }
+        }
+    }
+    now
+}
+
+/// The JSON document in what Envoy hands over: a `StringValue`, a `BytesValue` or a `Struct` comes as its content; a
+/// `GenericSecret`, which Envoy shows to nobody, comes as the message, `0a len 1a len JSON`: field 1, a DataSource, of which
+/// field 3, the `inline_string`.
+fn json_of(bytes: &[u8]) -> &[u8] {
+    fn field(bytes: &[u8], tag: u8) -> Option<&[u8]> {
+        let mut rest = bytes.strip_prefix(&[tag])?;
+        let (mut len, mut shift) = (0usize, 0);
+        loop {
+            let (&byte, tail) = rest.split_first()?;
+            rest = tail;
+            len |= usize::from(byte & 0x7f).checked_shl(shift)?;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+            if shift > 28 {
+                return None;
+            }
+        }
+        rest.get(..len)
+    }
+    field(bytes, 0x0a).and_then(|source| field(source, 0x1a)).unwrap_or(bytes)
+}

@@ -1,0 +1,214 @@
+//! The worker on a stand-in for Envoy.
+
+use super::*;
+use crate::standin::{self, Connection, connections, settle};
+
+const GET: &[u8] = b"GET a\r\n";
+const COMMAND: &str = "*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+
+fn listener(name: &str) -> *const config::Config {
+    let document = format!(
+        r#"{{"name": "{name}", "revision": 1, "hosts": [{{"host": "{name}:6379", "path": "direct",
+            "targets": [{{"destination": "{name}"}}], "routes": [{{"match": "any", "target": 0}}]}}]}}"#
+    );
+    let config = standin::configure("proxy", &document);
+    assert!(!config.is_null(), "{:?}", standin::log());
+    config
+}
+
+fn only(name: &str) -> Rc<Connection> {
+    let all = connections(name);
+    assert_eq!(all.len(), 1, "{name}");
+    all[0].clone()
+}
+
+fn bytes(buffer: &RefCell<Vec<u8>>) -> String {
+    String::from_utf8(buffer.take()).unwrap()
+}
+
+#[test]
+fn a_command_goes_over_a_carrier_that_stays() {
+    let config = listener("travels");
+    let client = standin::connect("client", config);
+    client.received(&GET[..3]);
+    settle();
+    assert!(connections("redis_carrier").is_empty());
+    client.received(&GET[3..]);
+    settle();
+    let carrier = only("redis_carrier");
+    assert_eq!(*carrier.state.borrow(), [("envoy.tcp_proxy.cluster".to_string(), "travels".to_string())]);
+    assert_eq!(bytes(&carrier.passed), COMMAND);
+    carrier.replied(b"$8\r\nre");
+    carrier.replied(b"ceived\r\n");
+    assert_eq!((bytes(&client.written), bytes(&carrier.written)), ("$8\r\nreceived\r\n".into(), String::new()));
+    client.destroy();
+    settle();
+    let next = standin::connect("client", config);
+    next.received(GET);
+    assert_eq!(bytes(&only("redis_carrier").passed), COMMAND);
+    only("redis_anchor");
+}
+
+#[test]
+fn another_client_asks_when_the_one_who_asked_goes() {
+    let config = listener("asks");
+    let (a, b) = (standin::connect("client", config), standin::connect("client", config));
+    a.received(GET);
+    b.received(GET);
+    a.destroy();
+    settle();
+    let carrier = only("redis_carrier");
+    assert_eq!(bytes(&carrier.passed), COMMAND.repeat(2));
+    carrier.replied(b"+first\r\n+second\r\n");
+    assert_eq!(bytes(&b.written), "+second\r\n");
+}
+
+#[test]
+fn the_next_client_asks_when_nobody_was_left() {
+    let config = listener("next");
+    let gone = standin::connect("client", config);
+    gone.received(GET);
+    gone.destroy();
+    settle();
+    assert!(connections("redis_carrier").is_empty());
+    let next = standin::connect("client", config);
+    next.received(GET);
+    settle();
+    let carrier = only("redis_carrier");
+    assert_eq!(bytes(&carrier.passed), COMMAND.repeat(2));
+    carrier.replied(b"+first\r\n+second\r\n");
+    assert_eq!(bytes(&next.written), "+second\r\n");
+}
+
+#[test]
+fn who_waits_is_answered_when_there_is_no_anchor_or_carrier() {
+    for cluster in ["redis_anchor", "redis_carrier"] {
+        let client = standin::connect("client", listener(cluster));
+        standin::remove_cluster(cluster);
+        client.received(GET);
+        settle();
+        assert!(bytes(&client.written).starts_with("-ERR redis-mesh: "), "{cluster}");
+        standin::restore_clusters();
+        let mut reply = String::new();
+        while reply.is_empty() || reply.starts_with('-') {
+            client.received(GET);
+            settle();
+            reply = bytes(&client.written);
+            if let Some(carrier) = connections("redis_carrier").first() {
+                carrier.replied(b"+OK\r\n");
+                reply = bytes(&client.written);
+            }
+        }
+        assert_eq!(reply, "+OK\r\n");
+        client.destroy();
+        only("redis_anchor").destroy();
+    }
+}
+
+#[test]
+fn an_anchor_takes_its_carriers_along_and_others_come() {
+    let client = standin::connect("client", listener("anchor"));
+    client.received(GET);
+    settle();
+    only("redis_carrier").replied(b"+1\r\n");
+    client.received(GET);
+    only("redis_anchor").destroy();
+    assert!(bytes(&client.written).starts_with("+1\r\n-ERR redis-mesh: "));
+    client.received(GET);
+    settle();
+    only("redis_carrier").replied(b"+2\r\n");
+    assert_eq!(bytes(&client.written), "+2\r\n");
+}
+
+#[test]
+fn a_full_upstream_is_left_alone_until_it_takes_more() {
+    let client = standin::connect("client", listener("full"));
+    client.received(GET);
+    settle();
+    let carrier = only("redis_carrier");
+    assert_eq!(bytes(&carrier.passed), COMMAND);
+    carrier.blocked.set(true);
+    client.received(GET);
+    tick();
+    assert_eq!(bytes(&carrier.passed), "");
+    carrier.blocked.set(false);
+    tick();
+    assert_eq!(bytes(&carrier.passed), COMMAND);
+    // By a reply, too.
+    carrier.blocked.set(true);
+    client.received(GET);
+    carrier.blocked.set(false);
+    carrier.replied(b"+OK\r\n");
+    assert_eq!(bytes(&carrier.passed), COMMAND);
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_not_read() {
+    let client = standin::connect("client", listener("slow"));
+    client.received(GET);
+    settle();
+    let carrier = only("redis_carrier");
+    carrier.passed.take();
+    client.full(true);
+    client.received(GET);
+    client.received(GET);
+    assert_eq!((client.disabled.get(), carrier.passed.borrow().len()), (1, 0));
+    client.full(false);
+    assert_eq!(client.disabled.get(), 0);
+    settle();
+    assert_eq!(bytes(&carrier.passed), COMMAND.repeat(2));
+}
+
+#[test]
+fn what_ends_leaves_nothing_behind() {
+    let config = listener("ends");
+    for i in 0..100 {
+        let client = standin::connect("client", config);
+        client.received(GET);
+        if i % 2 == 0 {
+            settle();
+        }
+        match i % 3 {
+            0 => client.destroy(),
+            1 => client.close(crate::abi::REMOTE_CLOSE),
+            _ => lose_one_of(i, &client),
+        }
+        standin::bury();
+    }
+    for name in ["client", "redis_anchor", "redis_carrier"] {
+        connections(name).iter().for_each(Connection::destroy);
+    }
+    standin::bury();
+    assert_eq!(standin::living(), 0);
+    with(|worker| {
+        assert!(worker.clients.borrow().is_empty());
+        assert!(worker.callouts.borrow().is_empty());
+        assert!(worker.blocked.borrow().is_empty());
+        assert!(matches!(&*worker.anchor.borrow(), Standing::Absent));
+    });
+}
+
+/// Loses the carrier, or the anchor, with the client's command in flight.
+fn lose_one_of(i: usize, client: &Rc<Connection>) {
+    let name = if i.is_multiple_of(4) { "redis_carrier" } else { "redis_anchor" };
+    if let Some(connection) = connections(name).first() {
+        connection.destroy();
+    }
+    client.destroy();
+}
+
+#[test]
+fn a_new_configuration_reaches_who_is_there() {
+    let client = standin::connect("client", listener("follows"));
+    client.received(GET);
+    settle();
+    assert_eq!(connections("redis_carrier").len(), 1);
+    let document = r#"{"name": "follows", "revision": 2, "hosts": [{"host": "follows:6379", "path": "direct",
+        "targets": [{"destination": "elsewhere"}], "routes": [{"match": "any", "target": 0}]}]}"#;
+    assert!(!standin::configure("proxy", document).is_null());
+    client.received(GET);
+    settle();
+    let carriers = connections("redis_carrier");
+    assert_eq!(carriers.len(), 2);
+    assert_eq!(carriers[1].state.borrow()[0].1, "elsewhere");
+}

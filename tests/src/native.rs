@@ -1,0 +1,132 @@
+//! The filter as a dynamic module: built once, and Envoy configurations put together by hand around it.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use anyhow::Result;
+use redis_mesh_core::wire::{FilterConfig, Host, Route};
+use serde_json::{Value, json};
+
+use crate::envoy::{Envoy, Options};
+use crate::listener::{self, Config};
+use crate::{cache, workspace};
+
+const TYPES: &str = "type.googleapis.com/envoy.extensions";
+
+/// Builds the module and returns its path. Cargo does nothing where nothing changed.
+pub fn build() -> Result<PathBuf> {
+    static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut built = BUILT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(path) = &*built {
+        return Ok(path.clone());
+    }
+    let _lock = cache::lock("build-native")?;
+    let args = ["--release", "-p", "redis-mesh-native"];
+    let path = workspace::build("the native module", "release/libredis_mesh_native.so", &args)?;
+    Ok(built.insert(path).clone())
+}
+
+/// A host with these destinations, each behind the cluster of its name; `routes` name them by index.
+pub fn host(destinations: &[&str], routes: Vec<Route>) -> Host {
+    let targets = destinations.iter().map(|destination| listener::target(destination, &[])).collect();
+    Host { host: "redis.test:6379".into(), targets, routes, ..listener::direct("redis") }
+}
+
+/// The filter for clients, with its configuration as Envoy shows it to nobody.
+pub fn proxy(config: &FilterConfig) -> Result<Value> {
+    let secret = json!({
+        "@type": format!("{TYPES}.transport_sockets.tls.v3.GenericSecret"),
+        "secret": {"inline_string": serde_json::to_string(config)?},
+    });
+    filter("proxy", true, Some(secret))
+}
+
+/// A filter of the module.
+pub fn filter(name: &str, terminal: bool, config: Option<Value>) -> Result<Value> {
+    let mut filter = json!({
+        "@type": format!("{TYPES}.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"),
+        "dynamic_module_config": {
+            "name": "redis_mesh",
+            "module": {"local": {"filename": build()?}},
+            "do_not_close": true,
+        },
+        "filter_name": name,
+        "terminal_filter": terminal,
+    });
+    if let Some(config) = config {
+        filter["filter_config"] = config;
+    }
+    Ok(json!({"name": format!("redis_mesh.{name}"), "typed_config": filter}))
+}
+
+/// A configuration with what the module needs beside its listeners: the internal listeners and clusters of anchors and
+/// carriers.
+pub fn text(config: &Config) -> Result<String> {
+    let mut all: Value = serde_json::from_str(&config.text())?;
+    let listeners = [
+        internal_listener("redis_anchor", vec![filter("anchor", true, None)?]),
+        internal_listener("redis_carrier", vec![filter("carrier", false, None)?, carrier_proxy()]),
+    ];
+    let clusters = [internal_cluster("redis_anchor"), internal_cluster("redis_carrier")];
+    let resources = &mut all["static_resources"];
+    for (kind, more) in [("listeners", listeners), ("clusters", clusters)] {
+        if let Value::Array(list) = &mut resources[kind] {
+            list.extend(more);
+        }
+    }
+    all["bootstrap_extensions"] = json!([{
+        "name": "envoy.bootstrap.internal_listener",
+        "typed_config": {"@type": format!("{TYPES}.bootstrap.internal_listener.v3.InternalListener")},
+    }]);
+    Ok(all.to_string())
+}
+
+/// Starts an Envoy with it.
+pub fn start(config: &Config, concurrency: u32) -> Result<Envoy> {
+    let log_level = Some("warning".to_string());
+    let args = ["--component-log-level", "dynamic_modules:info"].map(str::to_string).to_vec();
+    Envoy::start_with(&text(config)?, &Options { concurrency, log_level, args, ..Options::default() })
+}
+
+fn internal_listener(name: &str, filters: Vec<Value>) -> Value {
+    json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": filters}]})
+}
+
+/// The filter behind the carrier's, which tells it the cluster. The default of `idle_timeout`, an hour, would end a quiet one.
+fn carrier_proxy() -> Value {
+    json!({
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": format!("{TYPES}.filters.network.tcp_proxy.v3.TcpProxy"),
+            "stat_prefix": "redis_carrier",
+            "cluster": "redis_nowhere",
+            "max_early_data_bytes": 65536,
+            "upstream_connect_mode": "ON_DOWNSTREAM_DATA",
+            "idle_timeout": "0s",
+        },
+    })
+}
+
+/// The cluster of an internal listener. Envoy would queue requests above the default thresholds without a word, and end a
+/// connection that was idle for an hour.
+fn internal_cluster(name: &str) -> Value {
+    let many = json!({"max_connections": 1_000_000, "max_pending_requests": 1_000_000, "max_requests": 1_000_000});
+    let address = json!({"envoy_internal_address": {"server_listener_name": name}});
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "circuit_breakers": {"thresholds": [many]},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": format!("{TYPES}.upstreams.http.v3.HttpProtocolOptions"),
+                "common_http_protocol_options": {"idle_timeout": "0s"},
+                "explicit_http_config": {"http_protocol_options": {}},
+            },
+        },
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    })
+}

@@ -1,0 +1,301 @@
+//! The native data path on a real Envoy.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use redis_mesh_core::wire::{KeyMatch, Route};
+use redis_mesh_tests::client::{Client, encode};
+use redis_mesh_tests::envoy::{self, Envoy};
+use redis_mesh_tests::listener::{self, Config, route};
+use redis_mesh_tests::native;
+use redis_mesh_tests::net::Subnet;
+use redis_mesh_tests::process::wait_until;
+use redis_mesh_tests::redis::Redis;
+use redis_mesh_tests::reply::Reply;
+
+/// How long a condition may take to come true.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Redis servers behind one listener.
+struct Scene {
+    envoy: Envoy,
+    servers: Vec<Redis>,
+    subnet: Subnet,
+}
+
+impl Scene {
+    fn start(destinations: &[&str], routes: Vec<Route>, workers: u32) -> Result<Scene> {
+        let subnet = Subnet::claim()?;
+        let document = listener::config("redis", 1, native::host(destinations, routes));
+        let filters = vec![native::proxy(&document)?];
+        let mut config = Config::new().listener("redis", subnet.redis(1), filters);
+        let mut servers = Vec::new();
+        for (i, destination) in destinations.iter().enumerate() {
+            let redis = Redis::start_at(subnet.redis(21 + i as u8))?;
+            config = config.cluster(&format!("{destination}.test:6379"), &[redis.addr()]);
+            servers.push(redis);
+        }
+        let envoy = native::start(&config, workers)?;
+        Ok(Scene { envoy, servers, subnet })
+    }
+
+    /// One destination, one worker.
+    fn one() -> Result<Scene> {
+        Scene::start(&["one"], vec![route(KeyMatch::Any, 0)], 1)
+    }
+
+    fn client(&self) -> Result<Client> {
+        Client::connect(self.subnet.redis(1))
+    }
+
+    /// A stat of a destination's cluster.
+    fn upstream(&self, destination: &str, stat: &str) -> Result<u64> {
+        let name = envoy::stat_name("cluster", &format!("{destination}.test:6379"), stat);
+        Ok(self.envoy.stat(&name)?.unwrap_or(0))
+    }
+
+    /// Clients that Envoy has connections with.
+    fn clients(&self) -> Result<u64> {
+        let stats = self.envoy.stats("^listener\\.127.*\\.worker_.*downstream_cx_active$")?;
+        Ok(stats.iter().map(|(_, value)| value).sum())
+    }
+
+    fn wait_for(&self, what: &str, mut is_so: impl FnMut(&Scene) -> Result<bool>) -> Result<()> {
+        wait_until(what, PATIENCE, || is_so(self).unwrap_or(false))
+    }
+}
+
+fn get(key: &str) -> Vec<String> {
+    vec!["GET".into(), key.into()]
+}
+
+fn set(key: &str, value: &str) -> Vec<String> {
+    vec!["SET".into(), key.into(), value.into()]
+}
+
+#[test]
+fn clients_share_a_connection_that_outlives_them() -> Result<()> {
+    let scene = Scene::one()?;
+    let (mut a, mut b) = (scene.client()?, scene.client()?);
+    assert_eq!(a.line("set a 1")?, Reply::ok());
+    assert_eq!(b.line("set b 2")?, Reply::ok());
+    for _ in 0..100 {
+        a.send(&get("a"))?;
+        b.send(&get("b"))?;
+        assert_eq!((a.read()?, b.read()?), (Reply::bulk("1"), Reply::bulk("2")));
+    }
+    drop((a, b));
+    scene.wait_for("clients gone", |scene| Ok(scene.clients()? == 0))?;
+    assert_eq!(scene.client()?.line("get b")?, Reply::bulk("2"));
+    assert_eq!(scene.upstream("one", "upstream_cx_total")?, 1);
+    let anchors = scene.envoy.stat("cluster.redis_anchor.upstream_cx_total")?;
+    assert_eq!(anchors, Some(1));
+    Ok(())
+}
+
+#[test]
+fn pipelines_keep_their_order() -> Result<()> {
+    let scene = Scene::one()?;
+    let mut clients = [scene.client()?, scene.client()?, scene.client()?];
+    let keys: Vec<String> = (0..3000).map(|i| format!("key:{i}")).collect();
+    for (c, client) in clients.iter_mut().enumerate() {
+        let commands: Vec<_> = keys.iter().map(|key| set(&format!("{c}:{key}"), &format!("{c}:{key}"))).collect();
+        assert!(client.pipeline(&commands)?.iter().all(|reply| *reply == Reply::ok()));
+    }
+    // All at once, and in pieces that cut commands apart.
+    for (c, client) in clients.iter_mut().enumerate() {
+        let bytes: Vec<u8> = keys.iter().flat_map(|key| encode(&get(&format!("{c}:{key}")))).collect();
+        for piece in bytes.chunks(1009) {
+            client.write(piece)?;
+        }
+    }
+    for (c, client) in clients.iter_mut().enumerate() {
+        for key in &keys {
+            assert_eq!(client.read()?, Reply::bulk(&format!("{c}:{key}")));
+        }
+    }
+    // More than Envoy's buffers hold.
+    let value = "x".repeat(3_000_000);
+    assert_eq!(clients[0].cmd(&set("large", &value))?, Reply::ok());
+    assert_eq!(clients[1].cmd(&get("large"))?, Reply::bulk(&value));
+    Ok(())
+}
+
+#[test]
+fn commands_go_where_their_keys_lead() -> Result<()> {
+    let routes =
+        vec![route(KeyMatch::Prefix("a:".into()), 0), route(KeyMatch::Prefix("b:".into()), 1), route(KeyMatch::Any, 2)];
+    let scene = Scene::start(&["one", "two", "three"], routes, 1)?;
+    let mut client = scene.client()?;
+    let names = ["a:x", "b:x", "x", "b:y", "a:y", "y"];
+    let commands: Vec<_> = names.iter().flat_map(|name| [set(name, name), get(name)]).collect();
+    for _ in 0..50 {
+        for (name, replies) in names.iter().zip(client.pipeline(&commands)?.chunks(2)) {
+            assert_eq!(replies, [Reply::ok(), Reply::bulk(name)]);
+        }
+    }
+    for (server, keys) in scene.servers.iter().zip([["a:x", "a:y"], ["b:x", "b:y"], ["x", "y"]]) {
+        assert_eq!(server.cmd(&["DBSIZE"])?, Reply::Integer(2));
+        for key in keys {
+            assert_eq!(server.cmd(&get(key))?, Reply::bulk(key));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_vanished_client_has_asked_reaches_nobody() -> Result<()> {
+    let scene = Scene::one()?;
+    let (redis, mut stays) = (&scene.servers[0], scene.client()?);
+    redis.cmd(&set("mine", "mine"))?;
+    redis.cmd(&set("theirs", "theirs"))?;
+    for round in 0..20 {
+        let mut goes = scene.client()?;
+        assert_eq!(goes.cmd(&get("theirs"))?, Reply::bulk("theirs"));
+        let sent = scene.upstream("one", "upstream_cx_tx_bytes_total")?;
+        redis.pause()?;
+        let asked = encode(&get("theirs")).repeat(50);
+        goes.write(&asked)?;
+        scene.wait_for("commands in flight", |scene| {
+            Ok(scene.upstream("one", "upstream_cx_tx_bytes_total")? >= sent + asked.len() as u64)
+        })?;
+        stays.send(&get("mine"))?;
+        drop(goes);
+        scene.wait_for("one client gone", |scene| Ok(scene.clients()? == 1))?;
+        redis.resume()?;
+        assert_eq!(stays.read()?, Reply::bulk("mine"), "round {round}");
+        assert_eq!(stays.cmd(&get("none"))?, Reply::NullBulk, "round {round}");
+    }
+    assert_eq!(scene.upstream("one", "upstream_cx_total")?, 1);
+    Ok(())
+}
+
+#[test]
+fn a_redis_that_dies_is_answered_for_and_found_again() -> Result<()> {
+    let mut scene = Scene::one()?;
+    let mut client = scene.client()?;
+    assert_eq!(client.line("set a 1")?, Reply::ok());
+
+    // What is in flight when it dies.
+    let sent = scene.upstream("one", "upstream_cx_tx_bytes_total")?;
+    scene.servers[0].pause()?;
+    let asked = encode(&get("a")).repeat(10);
+    client.write(&asked)?;
+    scene.wait_for("commands in flight", |scene| {
+        Ok(scene.upstream("one", "upstream_cx_tx_bytes_total")? >= sent + asked.len() as u64)
+    })?;
+    scene.servers[0].kill();
+    for _ in 0..10 {
+        let reply = client.read()?;
+        assert!(reply.is_error(), "{reply:?}");
+    }
+
+    // What is asked while it is dead, of which most doesn't try to connect.
+    for _ in 0..500 {
+        let reply = client.line("get a")?;
+        assert!(reply.is_error(), "{reply:?}");
+    }
+    let tries = scene.upstream("one", "upstream_cx_connect_fail")?;
+    assert!((1..100).contains(&tries), "{tries}");
+
+    scene.servers[0].restart()?;
+    let mut last = Reply::NullBulk;
+    let found = wait_until("answer of Redis", PATIENCE, || {
+        last = client.line("set a 2").unwrap_or(Reply::NullBulk);
+        last == Reply::ok()
+    });
+    if found.is_err() {
+        bail!("Redis isn't found again: {last:?}");
+    }
+    assert_eq!(scene.client()?.line("get a")?, Reply::bulk("2"));
+    assert_eq!(scene.envoy.stat("cluster.redis_anchor.upstream_cx_total")?, Some(1));
+    Ok(())
+}
+
+#[test]
+fn workers_have_connections_of_their_own() -> Result<()> {
+    let scene = Scene::start(&["one"], vec![route(KeyMatch::Any, 0)], 2)?;
+    // The kernel gives connections to either worker.
+    let mut clients = Vec::new();
+    scene.wait_for("clients of both workers", |scene| {
+        clients.push(scene.client()?);
+        let stats = scene.envoy.stats("^listener\\.127.*\\.worker_.*downstream_cx_total$")?;
+        Ok(stats.len() == 2 && stats.iter().all(|(_, value)| *value > 0))
+    })?;
+    for (i, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.cmd(&set(&format!("k{i}"), &i.to_string()))?, Reply::ok());
+    }
+    for (i, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.cmd(&get(&format!("k{i}")))?, Reply::bulk(&i.to_string()));
+    }
+    assert_eq!(scene.upstream("one", "upstream_cx_total")?, 2);
+    assert_eq!(scene.envoy.stat("cluster.redis_anchor.upstream_cx_total")?, Some(2));
+    Ok(())
+}
+
+#[test]
+fn thousands_of_short_connections_leave_nothing_behind() -> Result<()> {
+    let scene = Scene::one()?;
+    let mut stays = scene.client()?;
+    assert_eq!(stays.line("set a 1")?, Reply::ok());
+    for i in 0..2000 {
+        let mut goes = scene.client()?;
+        match i % 3 {
+            0 => assert_eq!(goes.line("get a")?, Reply::bulk("1")),
+            // In flight, or not even read.
+            1 => goes.write(&encode(&get("a")).repeat(20))?,
+            _ => goes.write(b"*2\r\n$3\r\nGET\r\n$1000\r\nhalf")?,
+        }
+        if i % 100 == 0 {
+            assert_eq!(stays.line("get a")?, Reply::bulk("1"));
+        }
+    }
+    scene.wait_for("one client left", |scene| Ok(scene.clients()? == 1))?;
+    assert_eq!(stays.line("get a")?, Reply::bulk("1"));
+    assert_eq!(scene.upstream("one", "upstream_cx_total")?, 1);
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_compiled_is_refused_with_a_reason() -> Result<()> {
+    let subnet = Subnet::claim()?;
+    let refused = |filter: serde_json::Value| -> Result<String> {
+        let config = Config::new().listener("redis", subnet.redis(1), vec![filter]);
+        match envoy::validate(&native::text(&config)?) {
+            Ok(()) => bail!("Envoy takes it"),
+            Err(error) => Ok(error.to_string()),
+        }
+    };
+    let document = listener::config("redis", 1, native::host(&["one"], vec![route(KeyMatch::Any, 7)]));
+    let error = refused(native::proxy(&document)?)?;
+    assert!(error.contains("configuration refused") && error.contains("there is no target 7"), "{error}");
+    let error = refused(native::filter("proxies", true, None)?)?;
+    assert!(error.contains("the module has no filter \"proxies\""), "{error}");
+    let text = serde_json::json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "{"});
+    let error = refused(native::filter("proxy", true, Some(text))?)?;
+    assert!(error.contains("configuration refused: EOF"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_document_comes_in_any_form_that_envoy_hands_on() -> Result<()> {
+    let subnet = Subnet::claim()?;
+    let redis = Redis::start_at(subnet.redis(21))?;
+    let document = listener::config("redis", 1, native::host(&["one"], vec![route(KeyMatch::Any, 0)]));
+    let types = "type.googleapis.com/google.protobuf";
+    let forms = [
+        serde_json::json!({"@type": format!("{types}.StringValue"), "value": serde_json::to_string(&document)?}),
+        serde_json::json!({"@type": format!("{types}.Struct"), "value": document}),
+    ];
+    let mut config = Config::new().cluster("one.test:6379", &[redis.addr()]);
+    for (i, form) in forms.into_iter().enumerate() {
+        let filter = native::filter("proxy", true, Some(form))?;
+        config = config.listener(&format!("form{i}"), subnet.redis(1 + i as u8), vec![filter]);
+    }
+    let _envoy = native::start(&config, 1)?;
+    for i in 0..2 {
+        let mut client = Client::connect(subnet.redis(1 + i))?;
+        assert_eq!(client.line("ping")?.tty(), "PONG");
+    }
+    Ok(())
+}
