@@ -111,7 +111,7 @@ fn pipelines_keep_their_order() -> Result<()> {
     }
     for (c, client) in clients.iter_mut().enumerate() {
         for key in &keys {
-            assert_eq!(client.read()?, Reply::bulk(&format!("{c}:{key}")));
+            assert_eq!(client.read()?, Reply::bulk(format!("{c}:{key}")));
         }
     }
     // More than Envoy's buffers hold.
@@ -226,7 +226,7 @@ fn workers_have_connections_of_their_own() -> Result<()> {
         assert_eq!(client.cmd(&set(&format!("k{i}"), &i.to_string()))?, Reply::ok());
     }
     for (i, client) in clients.iter_mut().enumerate() {
-        assert_eq!(client.cmd(&get(&format!("k{i}")))?, Reply::bulk(&i.to_string()));
+        assert_eq!(client.cmd(&get(&format!("k{i}")))?, Reply::bulk(i.to_string()));
     }
     assert_eq!(scene.upstream("one", "upstream_cx_total")?, 2);
     assert_eq!(scene.envoy.stat("cluster.redis_anchor.upstream_cx_total")?, Some(2));
