@@ -101,6 +101,13 @@ impl Piece {
             }
         }
         for destination in piece.service.destinations() {
+            if let Some(policy) = changes_for_everybody(&piece.service, destination) {
+                let message = format!(
+                    "leads to {}, which belongs to another namespace, and {} {} would change for everybody how that is reached; put such a RedisDestination there, or lead to a Service of your own",
+                    destination.address, policy.kind, policy.name
+                );
+                diagnostics.add(&piece.service.owner, "spec.redis", Reason::Unsupported, message);
+            }
             if destination.policy.tcp.max_connections.is_some() && envoy_filter::found(destination) == Found::Istio {
                 let owner = destination.policy.object.as_ref().unwrap_or(&piece.service.owner);
                 let message = "has no effect in a mesh, where Istio's own cluster is used; set connectionPool.tcp.maxConnections in a DestinationRule";
@@ -293,6 +300,34 @@ impl Planned {
     }
 }
 
+/// The namespace that says how a host is reached that isn't its own. What it says holds for its own rules only.
+fn foreign<'a>(destination: &'a Destination) -> Option<&'a str> {
+    let (says, _) = destination.policy.object.as_ref()?.name.split_once('/')?;
+    let owner = destination.service.as_ref().map(|(key, _)| key.namespace.as_str());
+    (owner != Some(says)).then_some(says)
+}
+
+/// For whom a destination's cluster of ours is: not everybody's rules may lead there.
+fn circle(service: &ValidatedService, destination: &Destination) -> Option<String> {
+    match scope_of(service) {
+        Some(namespace) => Some(namespace.to_owned()),
+        // Not the name that it has in rules for the clients of that namespace: both may be in one sidecar.
+        None => foreign(destination).map(|namespace| format!("*/{namespace}")),
+    }
+}
+
+/// The RedisDestination of one namespace that would change Istio's own cluster of another namespace's Service for all clients.
+fn changes_for_everybody<'a>(service: &ValidatedService, destination: &'a Destination) -> Option<&'a Subject> {
+    let policy = &destination.policy;
+    let logs_in = service.path == wire::DataPath::Proxy && policy.login.is_some();
+    let changes = logs_in || policy.tcp.connect_timeout.is_some() || policy.tcp.keepalive.is_some();
+    let is_everybodys = scope_of(service).is_none()
+        && destination.service.is_some()
+        && envoy_filter::found(destination) == Found::Istio
+        && foreign(destination).is_some();
+    policy.object.as_ref().filter(|_| is_everybodys && changes)
+}
+
 /// The namespace of the clients, where a destination's credentials are those of another namespace. Who may read what stands
 /// in the one may not read what stands in the other, so what holds them must not stand there.
 fn kept_from<'a>(service: &'a ValidatedService, destination: &Destination) -> Option<&'a str> {
@@ -361,7 +396,11 @@ fn selector(service: &ValidatedService) -> wire::Selector {
 fn token(service: &ValidatedService) -> String {
     match (service.path, service.single_destination()) {
         (wire::DataPath::Direct, Some(destination)) => {
-            format!("{} to {}", service.address, envoy_filter::cluster_name(destination, scope_of(service)))
+            format!(
+                "{} to {}",
+                service.address,
+                envoy_filter::cluster_name(destination, circle(service, destination).as_deref())
+            )
         }
         _ => service.address.to_string(),
     }
@@ -383,8 +422,9 @@ impl Piece {
     fn listener(&self, namespace: &str, name: &str, per_host: bool, options: &Options, revision: u64) -> Value {
         let (service, listeners) = (&self.service, &self.listeners);
         let single = service.single_destination();
-        let scope = scope_of(service);
-        let cluster = |destination: &Destination| envoy_filter::cluster_name(destination, scope);
+        let cluster = |destination: &Destination| {
+            envoy_filter::cluster_name(destination, circle(service, destination).as_deref())
+        };
         let mut patches = Vec::new();
         let token = token(service);
         if per_host {
@@ -473,15 +513,17 @@ fn clusters(pieces: &[Arc<Piece>], root_namespace: &str) -> Vec<Planned> {
     struct Wanted<'a> {
         destination: &'a Arc<Destination>,
         usage: Use,
-        scope: Option<&'a str>,
+        scope: Option<String>,
         kept_from: Option<&'a str>,
         pieces: Vec<Arc<Piece>>,
     }
-    let mut found: BTreeMap<(&str, &HostPort), Wanted<'_>> = BTreeMap::new();
+    let mut found: BTreeMap<(&str, &HostPort, Option<String>), Wanted<'_>> = BTreeMap::new();
     for piece in pieces {
-        let (usage, scope) = (Use::of(piece.service.path), scope_of(&piece.service));
+        let usage = Use::of(piece.service.path);
         for destination in piece.service.destinations() {
-            let wanted = found.entry((&piece.namespace, &destination.address)).or_insert_with(|| Wanted {
+            let scope = circle(&piece.service, destination);
+            let place = (piece.namespace.as_str(), &destination.address, scope.clone());
+            let wanted = found.entry(place).or_insert_with(|| Wanted {
                 destination,
                 usage,
                 scope,
@@ -495,11 +537,14 @@ fn clusters(pieces: &[Arc<Piece>], root_namespace: &str) -> Vec<Planned> {
             }
         }
     }
-    let planned = found.into_iter().filter_map(|((namespace, _), wanted)| {
+    let planned = found.into_iter().filter_map(|((namespace, ..), wanted)| {
         if !envoy_filter::changes_cluster(wanted.destination, wanted.usage) {
             return None;
         }
-        let name = object_name(&wanted.destination.address, DESTINATION);
+        let mut name = object_name(&wanted.destination.address, DESTINATION);
+        if let Some(says) = wanted.scope.as_ref().and_then(|scope| scope.strip_prefix("*/")) {
+            name = format!("{name}-of-{says}");
+        }
         let (namespace, name) = placed(namespace, name, wanted.kept_from, root_namespace);
         Some(Planned {
             namespace,
@@ -508,7 +553,7 @@ fn clusters(pieces: &[Arc<Piece>], root_namespace: &str) -> Vec<Planned> {
             content: Content::Cluster {
                 destination: wanted.destination.clone(),
                 usage: wanted.usage,
-                scope: wanted.scope.map(str::to_owned),
+                scope: wanted.scope,
                 pieces: wanted.pieces,
             },
         })
