@@ -12,6 +12,7 @@ use redis_mesh_core::wire;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::build::envoy::Use;
 use crate::build::mesh::{Content, Group, Options, Piece, Planned};
 use crate::build::{envoy_filter, wasm_plugin};
 use crate::inventory::Key;
@@ -174,23 +175,51 @@ fn rejected(status: &Value) -> Option<String> {
     (!texts.is_empty()).then(|| format!("Istio says: {}", texts.join(", ")))
 }
 
-/// What a digest was made from.
-#[derive(PartialEq)]
+/// What a digest was made from. What is the same is the very same thing, which is quickly told.
 enum Source {
-    Listener(usize, bool),
-    Plugin(Vec<usize>, Vec<wire::Host>),
-    Cluster(Destination, bool, Option<String>, usize),
+    Listener(Arc<Piece>, bool),
+    Plugin(Vec<Arc<Piece>>, Vec<wire::Host>),
+    /// The piece is that of which the object says that it follows from it, where there is no RedisDestination.
+    Cluster(Arc<Destination>, Use, Option<String>, Option<Arc<Piece>>),
+}
+
+fn named(destination: &Destination, pieces: &[Arc<Piece>]) -> Option<Arc<Piece>> {
+    pieces.first().filter(|_| destination.policy.object.is_none()).cloned()
+}
+
+impl Source {
+    fn of(content: &Content) -> Source {
+        match content {
+            Content::Listener { piece, per_host } => Source::Listener(piece.clone(), *per_host),
+            Content::Plugin { pieces, kept, .. } => Source::Plugin(pieces.clone(), kept.clone()),
+            Content::Cluster { destination, usage, scope, pieces } => {
+                Source::Cluster(destination.clone(), *usage, scope.clone(), named(destination, pieces))
+            }
+        }
+    }
+
+    fn is(&self, content: &Content) -> bool {
+        let same =
+            |a: &[Arc<Piece>], b: &[Arc<Piece>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b));
+        match (self, content) {
+            (Source::Listener(known, by_itself), Content::Listener { piece, per_host }) => {
+                Arc::ptr_eq(known, piece) && by_itself == per_host
+            }
+            (Source::Plugin(known, held), Content::Plugin { pieces, kept, .. }) => same(known, pieces) && held == kept,
+            (Source::Cluster(known, used, clients, first), Content::Cluster { destination, usage, scope, pieces }) => {
+                Arc::ptr_eq(known, destination)
+                    && used == usage
+                    && clients == scope
+                    && same(first.as_slice(), named(destination, pieces).as_slice())
+            }
+            _ => false,
+        }
+    }
 }
 
 struct Remembered {
     source: Source,
-    /// Keeps the addresses in `source` from being used again.
-    _pieces: Vec<Arc<Piece>>,
     digest: Digest,
-}
-
-fn address(piece: &Arc<Piece>) -> usize {
-    Arc::as_ptr(piece) as usize
 }
 
 /// The objects in the cluster.
@@ -285,33 +314,19 @@ impl Objects {
 
     /// The digest of what is planned, which is made anew only if something has changed.
     fn digest_of(&mut self, key: &RenderedKey, planned: &Planned, options: &Options) -> Digest {
-        let (source, pieces) = match &planned.content {
-            Content::Listener { piece, per_host } => (Source::Listener(address(piece), *per_host), vec![piece.clone()]),
-            Content::Plugin { pieces, kept, .. } => {
-                (Source::Plugin(pieces.iter().map(address).collect(), kept.clone()), pieces.clone())
-            }
-            Content::Cluster { destination, usage, scope, pieces } => {
-                let first = pieces.first().map(address).filter(|_| destination.policy.object.is_none());
-                let is_proxy = *usage == crate::build::envoy::Use::Proxy;
-                let source =
-                    Source::Cluster(destination.as_ref().clone(), is_proxy, scope.clone(), first.unwrap_or_default());
-                (source, pieces.first().cloned().into_iter().collect())
-            }
-        };
-        if let Some(known) = self.digests.get(key).filter(|known| known.source == source) {
+        if let Some(known) = self.digests.get(key).filter(|known| known.source.is(&planned.content)) {
             return known.digest;
         }
         let digest = digest(&planned.build(options, 0));
-        self.digests.insert(key.clone(), Remembered { source, _pieces: pieces, digest });
+        self.digests.insert(key.clone(), Remembered { source: Source::of(&planned.content), digest });
         digest
     }
 
     /// What has to be done for one object to be as planned; none if it is so.
-    pub fn compare<'a>(&mut self, planned: &'a Planned, options: &Options) -> Option<Operation<'a>> {
-        let key = RenderedKey::of(planned);
-        let digest = self.digest_of(&key, planned, options);
+    pub fn compare<'a>(&mut self, key: &RenderedKey, planned: &'a Planned, options: &Options) -> Option<Operation<'a>> {
+        let digest = self.digest_of(key, planned, options);
         let mut repairs = false;
-        if let Some(live) = self.live.get_mut(&key)
+        if let Some(live) = self.live.get_mut(key)
             && live.digest == Some(digest)
             && live.is_own
         {
@@ -326,12 +341,14 @@ impl Objects {
             repairs = true;
         }
         let revision = self.next_revision();
-        Some(Operation::Apply { key, planned, revision, digest, repairs })
+        Some(Operation::Apply { key: key.clone(), planned, revision, digest, repairs })
     }
 
     /// Forgets what is no longer planned.
-    pub fn retain(&mut self, planned: impl Fn(&RenderedKey) -> bool) {
-        self.digests.retain(|key, _| planned(key));
+    pub fn retain(&mut self, planned: &BTreeMap<RenderedKey, &Planned>) {
+        if self.digests.len() > planned.len() {
+            self.digests.retain(|key, _| planned.contains_key(key));
+        }
     }
 
     /// Groups whose hosts are configured each by itself, though none of them would have to be.

@@ -1,5 +1,6 @@
 //! One pass over what has changed: evaluate, plan, apply, and say what became of it.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,6 +171,9 @@ impl Reconciler {
 
     /// Objects of which nothing is known but what they rendered once, if they did.
     fn frozen(&self) -> Vec<&ObjectKey> {
+        if self.known.len() == self.world.objects().len() && !self.known.values().any(Known::is_frozen) {
+            return Vec::new();
+        }
         let keys = self.world.objects().keys();
         keys.filter(|key| self.known.get(key).is_none_or(Known::is_frozen)).collect()
     }
@@ -209,35 +213,41 @@ impl Reconciler {
         let planned: BTreeMap<RenderedKey, &Planned> =
             plan.objects.iter().map(|planned| (RenderedKey::of(planned), planned)).collect();
         self.failures.retain(|key, _| planned.contains_key(key));
-        self.objects.retain(|key| planned.contains_key(key));
+        self.objects.retain(&planned);
         let mut operations: Vec<(Turn, Operation<'_>)> = Vec::new();
-        let by_themselves: BTreeSet<(&str, String)> = plan
-            .objects
-            .iter()
-            .filter_map(|planned| match &planned.content {
+        let by_themselves = OnceCell::new();
+        let find = || -> BTreeSet<(&str, String)> {
+            let alone = plan.objects.iter().filter_map(|planned| match &planned.content {
                 Content::Listener { piece, per_host: true } => {
                     Some((planned.namespace.as_str(), piece.service.address.to_string()))
                 }
                 _ => None,
-            })
-            .collect();
-        for planned in &plan.objects {
-            let Some(operation) = self.objects.compare(planned, &self.settings.mesh) else { continue };
+            });
+            alone.collect()
+        };
+        let mut created = 0;
+        for (key, planned) in &planned {
+            let Some(operation) = self.objects.compare(key, planned, &self.settings.mesh) else { continue };
+            created += usize::from(!self.objects.live().contains_key(key));
             let turn = match &planned.content {
                 Content::Cluster { .. } => Turn::Clusters,
                 Content::Listener { .. } => Turn::Listeners,
                 Content::Plugin { .. } => {
-                    let live = self.objects.live().get(&RenderedKey::of(planned));
-                    let hosts = live.map(|live| live.hosts.as_slice()).unwrap_or_default();
-                    let is_alone =
-                        |host: &wire::Host| by_themselves.contains(&(planned.namespace.as_str(), host.host.clone()));
+                    let hosts = self.objects.live().get(key).map(|live| live.hosts.as_slice()).unwrap_or_default();
+                    let is_alone = |host: &wire::Host| {
+                        by_themselves.get_or_init(find).contains(&(planned.namespace.as_str(), host.host.clone()))
+                    };
                     let gives_away = hosts.iter().any(is_alone);
                     if gives_away { Turn::PluginsThatShrink } else { Turn::Plugins }
                 }
             };
             operations.push((turn, operation));
         }
-        operations.extend(self.superfluous(&planned).into_iter().map(|key| (Turn::Deletions, Operation::Delete(key))));
+        // As many as are planned and there already: then there is no other.
+        if self.objects.live().len() > planned.len() - created {
+            let superfluous = self.superfluous(&planned);
+            operations.extend(superfluous.into_iter().map(|key| (Turn::Deletions, Operation::Delete(key))));
+        }
         operations.sort_by_key(|(turn, _)| *turn);
         let mut result = Ok(());
         let mut held = Held::default();
@@ -364,7 +374,9 @@ impl Reconciler {
     /// Has the statuses looked at of those against which something is said that has nothing to do with themselves.
     pub(super) fn judgements(&mut self, plan: &Plan) -> BTreeMap<ObjectKey, (Vec<String>, Vec<String>)> {
         let mut judgements: BTreeMap<ObjectKey, (Vec<String>, Vec<String>)> = BTreeMap::new();
-        for planned in &plan.objects {
+        let is_anything_wrong =
+            !self.failures.is_empty() || self.objects.live().values().any(|live| live.rejected.is_some());
+        for planned in plan.objects.iter().filter(|_| is_anything_wrong) {
             let key = RenderedKey::of(planned);
             let failure = self.failures.get(&key);
             let rejection = self.objects.live().get(&key).and_then(|live| live.rejected.as_ref());

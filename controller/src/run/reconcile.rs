@@ -82,6 +82,8 @@ pub struct Reconciler {
     pub(super) named: BTreeSet<Key>,
     /// Of these watches, those that have not shown anything yet.
     pub(super) unread: BTreeSet<Scope>,
+    /// What [`World::namings`] was when they were opened.
+    pub(super) namings: Option<u64>,
     pub(super) unreadable: BTreeMap<Scope, String>,
     /// Objects that wait for a Secret to be read.
     pub(super) waiting: BTreeSet<ObjectKey>,
@@ -124,6 +126,7 @@ impl Reconciler {
             secrets: BTreeMap::new(),
             named: BTreeSet::new(),
             unread: BTreeSet::new(),
+            namings: None,
             unreadable: BTreeMap::new(),
             waiting: BTreeSet::new(),
             failures: BTreeMap::new(),
@@ -283,6 +286,9 @@ impl Reconciler {
 
     /// Watches the Secrets that are named, and no others.
     fn watch_secrets(&mut self) {
+        if self.namings.replace(self.world.namings()) == Some(self.world.namings()) {
+            return;
+        }
         let named = self.world.named_secrets();
         let wanted = watch::scopes(&named);
         // A watch of many Secrets has shown this one too, but what nobody names is forgotten: it has to be shown again.

@@ -158,6 +158,8 @@ pub struct World {
     /// Host, namespace, object.
     leaders: BTreeSet<(String, String, ObjectKey)>,
     secret_users: BTreeSet<(Key, ObjectKey)>,
+    /// How often that has changed.
+    namings: u64,
     dirty: BTreeSet<ObjectKey>,
 }
 
@@ -173,6 +175,7 @@ impl World {
             claimers: BTreeSet::new(),
             leaders: BTreeSet::new(),
             secret_users: BTreeSet::new(),
+            namings: 0,
             dirty: BTreeSet::new(),
         }
     }
@@ -187,6 +190,11 @@ impl World {
         if let Some(object) = self.objects.get_mut(key) {
             object.status = status;
         }
+    }
+
+    /// A number that changes with [`World::named_secrets`].
+    pub fn namings(&self) -> u64 {
+        self.namings
     }
 
     /// The Secrets that objects name.
@@ -229,8 +237,9 @@ impl World {
     /// Forgets the Secrets that nobody names, but for those of watches that are still about to show what there is: they may
     /// be named by what comes meanwhile.
     pub fn forget_secrets(&mut self, is_kept: impl Fn(&Key) -> bool) {
-        let named = self.named_secrets();
-        let unnamed = self.inventory.secrets().filter(|key| !named.contains(key) && !is_kept(key));
+        let is_named =
+            |key: &Key| range(&self.secret_users, |(known, _)| known == key, (key.clone(), FIRST)).next().is_some();
+        let unnamed = self.inventory.secrets().filter(|key| !is_named(key) && !is_kept(key));
         let unnamed: Vec<Key> = unnamed.cloned().collect();
         unnamed.iter().for_each(|key| self.inventory.remove_secret(key));
     }
@@ -408,6 +417,7 @@ impl World {
             let entries = names.iter().map(|name| (name.host.clone(), key.key.namespace.clone(), key.clone()));
             index.extend(entries);
         }
+        self.namings += u64::from(!mentions.secrets.is_empty());
         self.secret_users.extend(mentions.secrets.iter().map(|secret| (secret.clone(), key.clone())));
         let known = Object { generation, reference, status, parsed, shape, mentions, identity };
         self.objects.insert(key.clone(), known);
@@ -433,6 +443,7 @@ impl World {
             }
         }
         for secret in &object.mentions.secrets {
+            self.namings += 1;
             self.secret_users.remove(&(secret.clone(), key.clone()));
         }
     }
