@@ -301,7 +301,7 @@ impl Planned {
 }
 
 /// The namespace that says how a host is reached that isn't its own. What it says holds for its own rules only.
-fn foreign<'a>(destination: &'a Destination) -> Option<&'a str> {
+fn foreign(destination: &Destination) -> Option<&str> {
     let (says, _) = destination.policy.object.as_ref()?.name.split_once('/')?;
     let owner = destination.service.as_ref().map(|(key, _)| key.namespace.as_str());
     (owner != Some(says)).then_some(says)

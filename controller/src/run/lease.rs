@@ -25,6 +25,20 @@ pub struct Election {
     identity: String,
 }
 
+/// Whether this replica leads, and until when at most: a process that was stopped for a while may find itself a leader that
+/// is none any more, before anything here has run again.
+#[derive(Clone, Copy, Default)]
+pub struct Leadership {
+    until: Option<Instant>,
+}
+
+impl Leadership {
+    /// True while nobody else may lead.
+    pub fn holds(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
 /// What is known of the Lease.
 struct Seen {
     lease: Lease,
@@ -39,18 +53,28 @@ impl Election {
     }
 
     /// Tries to be the leader for as long as anybody wants to know.
-    pub async fn run(self, leads: watch::Sender<bool>) {
+    pub async fn run(self, leads: watch::Sender<Leadership>) {
         let mut seen: Option<Seen> = None;
         let mut renewed: Option<Instant> = None;
+        let mut was_leader = false;
         loop {
+            // For others, the renewal counts from when it arrived, which is later.
+            let asked = Instant::now();
             match tokio::time::timeout(DEADLINE / 2, self.attempt(&mut seen)).await {
-                Ok(Ok(true)) => renewed = Some(Instant::now()),
+                Ok(Ok(true)) => renewed = Some(asked),
                 Ok(Ok(false)) => renewed = None,
                 Ok(Err(error)) => warn!(lease = self.name, error = super::chain(&error), "the Lease can't be renewed"),
                 Err(_) => warn!(lease = self.name, "the API server doesn't answer about the Lease"),
             }
-            let is_leader = renewed.is_some_and(|at| at.elapsed() < DEADLINE);
-            let changed = leads.send_if_modified(|leads| std::mem::replace(leads, is_leader) != is_leader);
+            let leadership = Leadership { until: renewed.map(|at| at + DEADLINE) };
+            let is_leader = leadership.holds();
+            // A renewal is no news, unless it came late: then something may not have been done.
+            let has_lapsed = was_leader && !leads.borrow().holds();
+            let changed = std::mem::replace(&mut was_leader, is_leader) != is_leader || has_lapsed;
+            leads.send_if_modified(|leads| {
+                *leads = leadership;
+                changed
+            });
             if changed {
                 info!(identity = self.identity, "{}", if is_leader { "leads" } else { "no longer leads" });
             }
@@ -132,5 +156,19 @@ fn settled(result: Result<Lease, kube::Error>, seen: &mut Option<Seen>) -> Resul
         }
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leadership_ends_by_itself() {
+        assert!(!Leadership::default().holds());
+        let in_force = Leadership { until: Some(Instant::now() + DEADLINE) };
+        assert!(in_force.holds());
+        let over = Leadership { until: Some(Instant::now()) };
+        assert!(!over.holds());
     }
 }

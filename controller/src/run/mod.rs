@@ -118,7 +118,7 @@ impl Controller {
         let served = Arc::new(http::Served { filters, metrics: Metrics::default(), ready: AtomicBool::new(false) });
         let identity = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME"));
         let identity = format!("{}_{}", identity.unwrap_or_else(|_| "redis-mesh".to_owned()), nonce()?);
-        let (leads, is_leader) = tokio::sync::watch::channel(false);
+        let (leads, is_leader) = tokio::sync::watch::channel(lease::Leadership::default());
         let election = lease::Election::new(&client, &self.namespace, &self.lease, identity.clone());
         let election = tokio::spawn(election.run(leads));
         let settings = reconcile::Settings {

@@ -305,7 +305,7 @@ impl Reconciler {
             async move {
                 let key = operation.key().clone();
                 let repairs = matches!(&operation, Operation::Apply { repairs: true, .. });
-                if !*is_leader.borrow() {
+                if !is_leader.borrow().holds() {
                     return (key, repairs, None);
                 }
                 let result = tokio::time::timeout(PATIENCE, hands.perform(operation)).await;
@@ -401,7 +401,7 @@ impl Reconciler {
         judgements: &BTreeMap<ObjectKey, (Vec<String>, Vec<String>)>,
     ) -> Result<(), ()> {
         let mut requests = Vec::new();
-        if !*self.is_leader.borrow() {
+        if !self.is_leader.borrow().holds() {
             return Err(());
         }
         for key in std::mem::take(&mut self.unsaid) {

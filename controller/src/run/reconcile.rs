@@ -18,6 +18,7 @@ use crate::validate;
 
 use super::apply::{Objects, RenderedKey};
 use super::http::Served;
+use super::lease::Leadership;
 use super::telemetry::Outcome;
 use super::watch::{self, Scope, Source, Told, Update};
 use super::world::{Evaluation, Kind, ObjectKey, World};
@@ -66,7 +67,7 @@ pub struct Reconciler {
     pub(super) settings: Settings,
     pub(super) served: Arc<Served>,
     pub(super) recorder: Recorder,
-    pub(super) is_leader: shared::Receiver<bool>,
+    pub(super) is_leader: shared::Receiver<Leadership>,
     pub(super) updates: (mpsc::Sender<Update>, mpsc::Receiver<Update>),
     pub(super) world: World,
     pub(super) objects: Objects,
@@ -107,7 +108,7 @@ impl Reconciler {
         client: Client,
         settings: Settings,
         served: Arc<Served>,
-        is_leader: shared::Receiver<bool>,
+        is_leader: shared::Receiver<Leadership>,
     ) -> Reconciler {
         let reporter = Reporter { controller: "redis-mesh".to_owned(), instance: Some(settings.identity.clone()) };
         Reconciler {
@@ -194,7 +195,7 @@ impl Reconciler {
                     // Nobody runs for leader any more, because the process ends.
                     return std::future::pending().await;
                 }
-                let leads = *self.is_leader.borrow();
+                let leads = self.is_leader.borrow().holds();
                 self.served.metrics.set_leader(leads);
                 self.is_settled = false;
                 self.is_stale = true;
@@ -325,7 +326,7 @@ impl Reconciler {
         let began = Instant::now();
         self.watch_secrets();
         let evaluated = self.evaluate();
-        if !*self.is_leader.borrow() {
+        if !self.is_leader.borrow().holds() {
             return;
         }
         if evaluated == 0 && !self.is_stale && self.failures.is_empty() && self.unsaid.is_empty() {
