@@ -37,6 +37,7 @@ fuzz target="rewriter" seconds="60":
 # Rewrite the goldens and generated examples after a change that is meant.
 bless:
     BLESS=1 cargo test -p redis-mesh
+    BLESS=1 cargo test -p redis-mesh-tests --test istio
 
 # Regenerate what is generated from real servers and from types: the command table and the CRDs.
 generate:
