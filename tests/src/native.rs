@@ -59,10 +59,10 @@ pub fn filter(name: &str, terminal: bool, config: Option<Value>) -> Result<Value
     Ok(json!({"name": format!("redis_mesh.{name}"), "typed_config": filter}))
 }
 
-/// A configuration with what the module needs beside its listeners: the internal listeners and clusters of anchors and
-/// carriers.
-pub fn text(config: &Config) -> Result<String> {
-    let mut all: Value = serde_json::from_str(&config.text())?;
+/// The text of a configuration with what the module needs beside its listeners: the internal listeners and clusters of anchors
+/// and carriers.
+pub fn text(config: &str) -> Result<String> {
+    let mut all: Value = serde_json::from_str(config)?;
     let listeners = [
         internal_listener("redis_anchor", vec![filter("anchor", true, None)?]),
         internal_listener("redis_carrier", vec![filter("carrier", false, None)?, carrier_proxy()]),
@@ -70,8 +70,9 @@ pub fn text(config: &Config) -> Result<String> {
     let clusters = [internal_cluster("redis_anchor"), internal_cluster("redis_carrier")];
     let resources = &mut all["static_resources"];
     for (kind, more) in [("listeners", listeners), ("clusters", clusters)] {
-        if let Value::Array(list) = &mut resources[kind] {
-            list.extend(more);
+        match &mut resources[kind] {
+            Value::Array(list) => list.extend(more),
+            none => *none = json!(more),
         }
     }
     all["bootstrap_extensions"] = json!([{
@@ -81,8 +82,13 @@ pub fn text(config: &Config) -> Result<String> {
     Ok(all.to_string())
 }
 
-/// Starts an Envoy with it.
+/// Starts an Envoy with a configuration and what the module needs.
 pub fn start(config: &Config, concurrency: u32) -> Result<Envoy> {
+    start_with(&config.text(), concurrency)
+}
+
+/// [`start`] with a text.
+pub fn start_with(config: &str, concurrency: u32) -> Result<Envoy> {
     let log_level = Some("warning".to_string());
     let args = ["--component-log-level", "dynamic_modules:info"].map(str::to_string).to_vec();
     Envoy::start_with(&text(config)?, &Options { concurrency, log_level, args, ..Options::default() })

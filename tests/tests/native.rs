@@ -1,9 +1,9 @@
 //! The native data path on a real Envoy.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use redis_mesh_core::wire::{KeyMatch, Route};
+use redis_mesh_core::wire::{FaultKind, KeyMatch, Route};
 use redis_mesh_tests::client::{Client, encode};
 use redis_mesh_tests::envoy::{self, Envoy};
 use redis_mesh_tests::listener::{self, Config, route};
@@ -12,6 +12,7 @@ use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::reply::Reply;
+use redis_mesh_tests::workspace;
 
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -154,7 +155,7 @@ fn what_a_vanished_client_has_asked_reaches_nobody() -> Result<()> {
         assert_eq!(goes.cmd(&get("theirs"))?, Reply::bulk("theirs"));
         let sent = scene.upstream("one", "upstream_cx_tx_bytes_total")?;
         redis.pause()?;
-        let asked = encode(&get("theirs")).repeat(50);
+        let asked = encode(&get("theirs")).repeat(10);
         goes.write(&asked)?;
         scene.wait_for("commands in flight", |scene| {
             Ok(scene.upstream("one", "upstream_cx_tx_bytes_total")? >= sent + asked.len() as u64)
@@ -261,7 +262,7 @@ fn what_cannot_be_compiled_is_refused_with_a_reason() -> Result<()> {
     let subnet = Subnet::claim()?;
     let refused = |filter: serde_json::Value| -> Result<String> {
         let config = Config::new().listener("redis", subnet.redis(1), vec![filter]);
-        match envoy::validate(&native::text(&config)?) {
+        match envoy::validate(&native::text(&config.text())?) {
             Ok(()) => bail!("Envoy takes it"),
             Err(error) => Ok(error.to_string()),
         }
@@ -297,5 +298,70 @@ fn a_document_comes_in_any_form_that_envoy_hands_on() -> Result<()> {
         let mut client = Client::connect(subnet.redis(1 + i))?;
         assert_eq!(client.line("ping")?.tty(), "PONG");
     }
+    Ok(())
+}
+
+#[test]
+fn a_new_configuration_reaches_open_connections() -> Result<()> {
+    let subnet = Subnet::claim()?;
+    let servers = [Redis::start_at(subnet.redis(21))?, Redis::start_at(subnet.redis(22))?];
+    let listeners = |revision: u64, target: u32| -> Result<Config> {
+        let host = native::host(&["one", "two"], vec![route(KeyMatch::Any, target)]);
+        let filters = vec![native::proxy(&listener::config("redis", revision, host))?];
+        Ok(Config::new().listener("redis", subnet.redis(1), filters))
+    };
+    let mut clusters = Config::new();
+    for (name, redis) in ["one", "two"].iter().zip(&servers) {
+        redis.cmd(&set("where", name))?;
+        clusters = clusters.cluster(&format!("{name}.test:6379"), &[redis.addr()]);
+    }
+    let file = workspace::scratch("listeners")?.join("listeners.json");
+    listeners(1, 0)?.write_listeners(&file)?;
+    let envoy = native::start_with(&clusters.text_with_listeners_in(&file), 1)?;
+    let mut client = Client::connect(subnet.redis(1))?;
+    assert_eq!(client.line("get where")?, Reply::bulk("one"));
+    listeners(2, 1)?.write_listeners(&file)?;
+    wait_until("revision 2", PATIENCE, || envoy.log().contains("redis-mesh: redis revision 2"))?;
+    assert_eq!(client.line("get where")?, Reply::bulk("two"));
+    assert_eq!(Client::connect(subnet.redis(1))?.line("get where")?, Reply::bulk("two"));
+    Ok(())
+}
+
+#[test]
+fn what_is_delayed_is_sent_when_its_time_has_come() -> Result<()> {
+    let subnet = Subnet::claim()?;
+    let redis = Redis::start_at(subnet.redis(21))?;
+    let delay = Duration::from_millis(100);
+    let mut host = native::host(&["one"], vec![route(KeyMatch::Any, 0)]);
+    host.faults = vec![listener::fault(FaultKind::Delay, delay, &["get"])];
+    let filters = vec![native::proxy(&listener::config("redis", 1, host))?];
+    let config = Config::new().cluster("one.test:6379", &[redis.addr()]).listener("redis", subnet.redis(1), filters);
+    let _envoy = native::start(&config, 1)?;
+    // The first client goes, and with it whatever woke it.
+    for _ in 0..3 {
+        let (mut delayed, mut other) = (Client::connect(subnet.redis(1))?, Client::connect(subnet.redis(1))?);
+        let begin = Instant::now();
+        delayed.send(&get("a"))?;
+        assert_eq!(other.line("set b 1")?, Reply::ok());
+        assert_eq!(delayed.read()?, Reply::NullBulk);
+        assert!(begin.elapsed() >= delay, "{:?}", begin.elapsed());
+    }
+    Ok(())
+}
+
+#[test]
+fn envoy_ends_in_order_under_load() -> Result<()> {
+    let mut scene = Scene::start(&["one"], vec![route(KeyMatch::Any, 0)], 2)?;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = scene.client()?;
+        assert_eq!(client.line("set a 1")?, Reply::ok());
+        client.write(&encode(&get("a")).repeat(500))?;
+        clients.push(client);
+    }
+    scene.envoy.process().signal(libc::SIGTERM)?;
+    wait_until("end of Envoy", PATIENCE, || scene.envoy.has_ended())?;
+    let log = scene.envoy.log();
+    assert!(!log.contains("panicked") && !log.contains("Caught") && !log.contains("assert"), "{log}");
     Ok(())
 }
