@@ -109,7 +109,8 @@ impl Inventory {
             };
             let addresses = addresses.into_iter().flatten().collect();
             let is_allocated = entry.spec.addresses.is_empty();
-            let known = Entry { key: key.clone(), addresses, is_allocated, ports: entry_ports.clone() };
+            let (ports, exported_to) = (entry_ports.clone(), entry.spec.export_to.clone());
+            let known = Entry { key: key.clone(), addresses, is_allocated, ports, exported_to };
             self.entries.entry(host.clone()).or_default().insert(key.clone(), known);
             hosts.insert(host);
         }
@@ -133,9 +134,20 @@ impl Inventory {
         self.entries.values().flat_map(BTreeMap::keys)
     }
 
-    /// What a ServiceEntry says of a host outside of the cluster.
-    pub fn entry(&self, host: &str) -> Option<&Entry> {
-        self.entries.get(host)?.values().next()
+    /// What a ServiceEntry says of a host outside of the cluster to clients in a namespace: their own namespace's, else one
+    /// that another namespace exports to them.
+    pub fn entry(&self, host: &str, namespace: &str) -> Option<&Entry> {
+        let entries = self.entries.get(host)?;
+        let own = entries.values().find(|entry| entry.key.namespace == namespace);
+        own.or_else(|| entries.values().find(|entry| entry.is_exported_to(namespace)))
+    }
+
+    /// The Service that has an address itself.
+    pub fn service_at(&self, address: &str) -> Option<&Key> {
+        let mut own = self.at_address(address).filter(|key| {
+            self.services.get(key).is_some_and(|service| cluster_ips(service).iter().any(|own| own == address))
+        });
+        own.next()
     }
 
     /// Adds a Secret, or replaces it.
@@ -300,8 +312,9 @@ pub struct ServiceEntry {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct EntrySpec {
+    export_to: Vec<String>,
     hosts: Vec<String>,
     addresses: Vec<String>,
     ports: Vec<EntryPort>,
@@ -355,6 +368,19 @@ pub struct Entry {
     pub is_allocated: bool,
     /// Its TCP ports.
     pub ports: Vec<ServicePort>,
+    exported_to: Vec<String>,
+}
+
+impl Entry {
+    /// Whether clients in a namespace know it (`exportTo`).
+    fn is_exported_to(&self, namespace: &str) -> bool {
+        let is_there = |to: &String| match to.as_str() {
+            "*" => true,
+            "." => self.key.namespace == namespace,
+            other => other == namespace,
+        };
+        self.exported_to.is_empty() || self.exported_to.iter().any(is_there)
+    }
 }
 
 /// An address, which is an IP address or a name, and a port.

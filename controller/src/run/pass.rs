@@ -162,7 +162,7 @@ impl Reconciler {
                 }
             }
         }
-        let is_governed = |address| found.get(&(address, &Clients::Mesh)).is_some();
+        let is_governed = |address| found.contains_key(&(address, &Clients::Mesh));
         let in_force = found.iter().filter(|((address, clients), (is_fresh, _))| {
             *is_fresh || **clients == Clients::Mesh || !is_governed(address)
         });

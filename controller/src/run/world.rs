@@ -543,7 +543,7 @@ impl Evaluation {
 /// The first of all keys of objects.
 const FIRST: ObjectKey = ObjectKey { kind: Kind::Service, key: Key { namespace: String::new(), name: String::new() } };
 
-fn range<'a, T: Ord>(set: &'a BTreeSet<T>, within: impl Fn(&T) -> bool, from: T) -> impl Iterator<Item = &'a T> {
+fn range<T: Ord>(set: &BTreeSet<T>, within: impl Fn(&T) -> bool, from: T) -> impl Iterator<Item = &T> {
     set.range(from..).take_while(move |entry| within(entry))
 }
 

@@ -150,7 +150,7 @@ impl<'a> Destinations<'a> {
             Some(key) => Some((key, service_port(key, port, self.inventory, place)?)),
             None => None,
         };
-        let entry = self.inventory.entry(&name.host).filter(|_| service.is_none());
+        let entry = self.inventory.entry(&name.host, namespace).filter(|_| service.is_none());
         let of_entry = || match &inventory::redis_ports(entry?.ports.clone())[..] {
             [port] => Some(port.number),
             _ => None,

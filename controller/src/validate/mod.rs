@@ -20,7 +20,7 @@ use redis_mesh_core::wire;
 
 use crate::crd::destination::RedisDestination;
 use crate::crd::service::{ReadPolicy, RedisService};
-use crate::diagnostic::{Diagnostics, Loaded, Reason, Subject};
+use crate::diagnostic::{Diagnostics, Loaded, Place, Reason, Subject};
 use crate::inventory::{self, Inventory, Key, ServicePort};
 
 use auth::Login;
@@ -175,12 +175,12 @@ pub fn validate(
         let pinned = pinned(loaded, &subject, diagnostics);
         for (field, name) in claims.of_service(index) {
             let scope = Scope::of(name, &namespace);
-            for (port, service) in ports(name, inventory, options, &subject, field, diagnostics) {
+            for (port, service) in ports(name, &namespace, inventory, options, &mut diagnostics.at(&subject, field)) {
                 let address = HostPort { host: name.host.clone(), port };
                 let place = route::Place { subject: &subject, namespace: &namespace, listener: &address, field };
                 let Some(targets) = rules.resolve(&place, &mut resolver, diagnostics) else { continue };
                 let (cluster_ips, pods) =
-                    addresses(&name.host, &service, inventory, &mut diagnostics.at(&subject, field));
+                    addresses(&name.host, &namespace, &service, inventory, &mut diagnostics.at(&subject, field));
                 let mut built = ValidatedService {
                     owner: subject.clone(),
                     address,
@@ -228,12 +228,12 @@ fn implicit(
         }
         let Some(name) = claims.implicit(index) else { continue };
         let namespace = scope::namespace(loaded);
-        for (port, service) in ports(name, inventory, options, &subject, "spec.host", diagnostics) {
+        for (port, service) in ports(name, &namespace, inventory, options, &mut diagnostics.at(&subject, "spec.host")) {
             let address = HostPort { host: name.host.clone(), port };
             let field = &mut diagnostics.at(&subject, "spec.host");
             let Some(destination) = resolver.resolve(name, Some(port), &namespace, None, field) else { continue };
             let (cluster_ips, pods) =
-                addresses(&name.host, &service, inventory, &mut diagnostics.at(&subject, "spec.host"));
+                addresses(&name.host, &namespace, &service, inventory, &mut diagnostics.at(&subject, "spec.host"));
             let mut built = ValidatedService {
                 owner: subject.clone(),
                 address,
@@ -265,12 +265,13 @@ fn implicit(
 /// The addresses of a Service itself; where it is headless, those of its endpoints.
 fn addresses(
     host: &str,
+    namespace: &str,
     service: &Option<(Key, ServicePort)>,
     inventory: &Inventory,
-    place: &mut crate::diagnostic::Place<'_>,
+    place: &mut Place<'_>,
 ) -> (Vec<String>, Vec<String>) {
     let Some((key, port)) = service else {
-        let Some(entry) = inventory.entry(host) else { return Default::default() };
+        let Some(entry) = inventory.entry(host, namespace) else { return Default::default() };
         if entry.is_allocated && !entry.addresses.is_empty() {
             let message = format!(
                 "in sidecars that don't capture DNS, nothing of this has an effect: {host} has only addresses that Istio gave out ({}); give ServiceEntry {} `addresses`, to which the clients resolve the name",
@@ -279,7 +280,14 @@ fn addresses(
             );
             place.report(Reason::NoEffect, message);
         }
-        return (entry.addresses.clone(), Vec::new());
+        // Its listener has the name of the address, so without this an entry could choose somebody else's.
+        let (addresses, others): (Vec<_>, Vec<_>) =
+            entry.addresses.iter().cloned().partition(|address| inventory.service_at(address).is_none());
+        for address in others {
+            let message = format!("{address}, which ServiceEntry {} gives {host}, is that of a Service", entry.key);
+            place.report(Reason::Conflict, message);
+        }
+        return (addresses, Vec::new());
     };
     let own = inventory.service(key).map(inventory::cluster_ips).unwrap_or_default();
     if !own.is_empty() {
@@ -304,19 +312,12 @@ fn addresses(
 type Port = (u16, Option<(Key, ServicePort)>);
 
 /// The ports on which a host is governed.
-fn ports(
-    name: &Name,
-    inventory: &Inventory,
-    options: &Options,
-    subject: &Subject,
-    field: &str,
-    diagnostics: &mut Diagnostics,
-) -> Vec<Port> {
+fn ports(name: &Name, namespace: &str, inventory: &Inventory, options: &Options, place: &mut Place<'_>) -> Vec<Port> {
     let Some(key) = &name.service else {
         if let Some(ports) = options.ports.get(&name.host) {
             return ports.iter().map(|port| (*port, None)).collect();
         }
-        let Some(entry) = inventory.entry(&name.host) else { return vec![(host::REDIS_PORT, None)] };
+        let Some(entry) = inventory.entry(&name.host, namespace) else { return vec![(host::REDIS_PORT, None)] };
         let ports = inventory::redis_ports(entry.ports.clone());
         if ports.is_empty() {
             let message = format!(
@@ -324,11 +325,10 @@ fn ports(
                 entry.key,
                 host::listed(&entry.ports)
             );
-            diagnostics.at(subject, field).report(Reason::Unresolved, message);
+            place.report(Reason::Unresolved, message);
         }
         return ports.into_iter().map(|port| (port.number, None)).collect();
     };
-    let place = &mut diagnostics.at(subject, field);
     let Some(service) = host::service(key, inventory, place) else { return Vec::new() };
     let ports = inventory::redis_ports(inventory::ports(service));
     if ports.is_empty() {
