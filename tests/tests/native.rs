@@ -1,5 +1,6 @@
 //! The native data path on a real Envoy.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -363,5 +364,60 @@ fn envoy_ends_in_order_under_load() -> Result<()> {
     wait_until("end of Envoy", PATIENCE, || scene.envoy.has_ended())?;
     let log = scene.envoy.log();
     assert!(!log.contains("panicked") && !log.contains("Caught") && !log.contains("assert"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_redis_that_stops_stops_its_clients() -> Result<()> {
+    let scene = Scene::one()?;
+    let mut client = scene.client()?;
+    assert_eq!(client.line("set a 1")?, Reply::ok());
+    let idle = scene.envoy.process().resident_memory()?;
+    scene.servers[0].pause()?;
+    let (command, commands) = (encode(&set("large", &"x".repeat(100_000))), 2000);
+    let stream = client.stream().try_clone()?;
+    let writer = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut stream = stream;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        (0..commands).try_for_each(|_| stream.write_all(&command))
+    });
+    // It is stopped when nothing more goes into Envoy.
+    let received = |scene: &Scene| scene.upstream("one", "upstream_cx_tx_bytes_total");
+    let mut before = 0;
+    scene.wait_for("end of what Envoy takes", |scene| {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = received(scene)? + scene.envoy.process().resident_memory()?;
+        Ok(std::mem::replace(&mut before, now) == now)
+    })?;
+    let grown = scene.envoy.process().peak_memory()?.saturating_sub(idle);
+    scene.servers[0].resume()?;
+    for i in 0..commands {
+        assert_eq!(client.read()?, Reply::ok(), "{i}");
+    }
+    writer.join().unwrap()?;
+    assert!(grown < 60_000_000, "{grown}");
+    Ok(())
+}
+
+#[test]
+fn a_client_that_reads_nothing_costs_little() -> Result<()> {
+    let scene = Scene::one()?;
+    let (mut slow, mut quick) = (scene.client()?, scene.client()?);
+    let (value, commands) = ("x".repeat(1_000_000), 300);
+    assert_eq!(quick.cmd(&set("large", &value))?, Reply::ok());
+    let idle = scene.envoy.process().resident_memory()?;
+    slow.write(&encode(&get("large")).repeat(commands))?;
+    let mut before = 0;
+    scene.wait_for("end of what Envoy takes", |scene| {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = scene.upstream("one", "upstream_cx_rx_bytes_total")?;
+        Ok(now > 0 && std::mem::replace(&mut before, now) == now)
+    })?;
+    let grown = scene.envoy.process().peak_memory()?.saturating_sub(idle);
+    assert_eq!(quick.line("get none")?, Reply::NullBulk);
+    for i in 0..commands {
+        assert_eq!(slow.read()?, Reply::bulk(&value), "{i}");
+    }
+    assert!(grown < 60_000_000, "{grown}");
     Ok(())
 }

@@ -50,6 +50,8 @@ pub struct Carrier {
     pub is_connected: bool,
     /// Redis takes nothing more at the moment.
     pub is_full: bool,
+    /// Clients wait until it takes more.
+    pub is_awaited: bool,
     /// Why Redis has refused what it was greeted with.
     pub refused: Option<String>,
     /// A reply, or its beginning, that is needed as a whole.
@@ -76,6 +78,7 @@ impl Carrier {
             is_announced: false,
             is_connected: false,
             is_full: false,
+            is_awaited: false,
             refused: None,
             whole: Vec::new(),
         }

@@ -31,6 +31,8 @@ pub struct Client {
     pub transaction: Option<Transaction>,
     /// Replies that are to come.
     pub queue: ReplyQueue,
+    /// How many may be to come.
+    pub window: Window,
     /// Bytes for it.
     pub out: Vec<u8>,
     /// A host knows that there are some.
@@ -53,8 +55,39 @@ pub struct Client {
     pub is_closed: bool,
 }
 
+/// How many commands of a client may be under way: more and more, but no more than make a megabyte of replies of the size
+/// that it gets. What is under way can't be stopped when the client doesn't read.
+#[derive(Debug)]
+pub struct Window {
+    open: usize,
+    /// The size of replies, as a moving average.
+    size: usize,
+    /// Bytes of the one that is coming.
+    coming: usize,
+}
+
+impl Default for Window {
+    fn default() -> Window {
+        Window { open: 16, size: 0, coming: 0 }
+    }
+}
+
+impl Window {
+    /// Bytes of a reply have come, perhaps its last ones.
+    pub fn count(&mut self, bytes: usize, is_complete: bool) {
+        self.coming += bytes;
+        if is_complete {
+            let size = std::mem::take(&mut self.coming);
+            self.size = (7 * self.size + size).div_ceil(8);
+            self.open = (self.open + 1).min(WINDOW).min((REPLIES / self.size.max(1)).max(1));
+        }
+    }
+}
+
 /// Commands of one client that may be under way.
 const WINDOW: usize = 1024;
+/// Bytes of replies that these may make.
+const REPLIES: usize = 1024 * 1024;
 /// Bytes of replies that may wait for others.
 const HELD: usize = 1024 * 1024;
 
@@ -72,6 +105,7 @@ impl Client {
             name: Vec::new(),
             transaction: None,
             queue: ReplyQueue::default(),
+            window: Window::default(),
             out: Vec::new(),
             is_announced: false,
             is_full: false,
@@ -90,7 +124,7 @@ impl Client {
             && !self.is_full
             && self.until.is_none()
             && self.waits_for.is_none()
-            && self.queue.len() < WINDOW
+            && self.queue.len() < self.window.open
             && self.queue.held() < HELD
     }
 

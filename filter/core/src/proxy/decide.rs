@@ -341,8 +341,7 @@ impl Proxy {
             Decision::Forward { target, edits, .. } => {
                 let Some(link) = self.link(client, target, now) else { return Step::Taken };
                 if self.is_full(link) {
-                    client.waits_for = Some(link);
-                    return Step::Waits;
+                    return self.wait_for(client, link);
                 }
                 let sequence = client.queue.expect();
                 if let Some(carrier) = self.carriers.get_mut(link) {
@@ -371,6 +370,14 @@ impl Proxy {
         Step::Taken
     }
 
+    fn wait_for(&mut self, client: &mut Client, link: CarrierId) -> Step {
+        client.waits_for = Some(link);
+        if let Some(carrier) = self.carriers.get_mut(link) {
+            carrier.is_awaited = true;
+        }
+        Step::Waits
+    }
+
     fn is_full(&self, link: CarrierId) -> bool {
         self.carriers.get(link).is_some_and(|carrier| carrier.is_full || carrier.out.len() > STAGED)
     }
@@ -391,8 +398,7 @@ impl Proxy {
         for part in parts {
             let Some(link) = self.link(client, part.target, now) else { return Step::Taken };
             if self.is_full(link) {
-                client.waits_for = Some(link);
-                return Step::Waits;
+                return self.wait_for(client, link);
             }
             links.push(link);
         }

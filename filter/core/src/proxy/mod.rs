@@ -139,6 +139,15 @@ impl Proxy {
     /// Bytes of a client. Returns how many were taken; the rest is to be offered again after [`Output::Resume`].
     pub fn read(&mut self, id: ClientId, data: &[u8], now: Duration) -> usize {
         let Some(mut client) = self.clients.lend(id) else { return data.len() };
+        if client.until.is_some_and(|until| until <= now) {
+            client.until = None;
+        }
+        if !client.is_closing && !client.may_go_on() && !data.is_empty() {
+            // What it has to say waits where the client feels it.
+            client.is_stalled = true;
+            self.clients.give_back(id, client);
+            return 0;
+        }
         let taken = self.take(id, &mut client, data, now);
         client.is_stalled =
             !client.is_closing && (taken < data.len() || !client.buffer.is_empty() && !client.may_go_on());
@@ -148,9 +157,6 @@ impl Proxy {
     }
 
     fn take(&mut self, id: ClientId, client: &mut Client, data: &[u8], now: Duration) -> usize {
-        if client.until.is_some_and(|until| until <= now) {
-            client.until = None;
-        }
         // What is left of before comes first. Without it, nothing is copied that is there as a whole.
         let mut held = std::mem::take(&mut client.buffer);
         let is_held = !held.is_empty();
@@ -262,6 +268,7 @@ impl Proxy {
                 (Expected::Client(client, sequence), None) => {
                     if let Some(to) = self.clients.get_mut(client) {
                         to.queue.reply(sequence, piece, is_complete, &mut to.out);
+                        to.window.count(piece.len(), is_complete);
                     }
                     self.answered(client);
                 }
@@ -399,7 +406,12 @@ impl Proxy {
         let spare = self.spare.pop().unwrap_or_default();
         let Some(carrier) = self.carriers.get_mut(id) else { return spare };
         carrier.is_announced = false;
-        std::mem::replace(&mut carrier.out, spare)
+        let out = std::mem::replace(&mut carrier.out, spare);
+        if carrier.is_awaited && !carrier.is_full {
+            carrier.is_awaited = false;
+            self.wake_those_who_wait_for(id);
+        }
+        out
     }
 
     /// Takes back what was taken out, to be used again.
