@@ -147,6 +147,7 @@ impl Proxy {
                 if first_time && !fault.delay.is_zero() {
                     self.count(client, Stat::FaultDelays);
                     client.until = Some(now + fault.delay);
+                    self.alarms.insert((now + fault.delay, id));
                     client.drawn = Some(drawn);
                     return Step::Waits;
                 }

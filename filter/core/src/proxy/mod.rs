@@ -27,7 +27,7 @@ use carrier::{Carrier, Expected, Line};
 use client::Client;
 use config::{Config, Upstream};
 use slab::{Id, Slab};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +81,8 @@ pub struct Proxy {
     lines: HashMap<Line, CarrierId>,
     down: HashMap<Upstream, Down>,
     outputs: VecDeque<Output>,
+    /// When clients that wait for a time are to be woken.
+    alarms: BTreeSet<(Duration, ClientId)>,
     random: Random,
     stats: Vec<(String, Stats)>,
     spare: Vec<Vec<u8>>,
@@ -103,6 +105,7 @@ impl Proxy {
             lines: HashMap::new(),
             down: HashMap::new(),
             outputs: VecDeque::new(),
+            alarms: BTreeSet::new(),
             random: Random::new(seed),
             stats: Vec::new(),
             spare: Vec::new(),
@@ -373,7 +376,8 @@ impl Proxy {
 
     /// A time that [`Proxy::next_tick`] named has come.
     pub fn tick(&mut self, now: Duration) {
-        for id in self.clients.ids().collect::<Vec<_>>() {
+        while self.alarms.first().is_some_and(|(until, _)| *until <= now) {
+            let Some((_, id)) = self.alarms.pop_first() else { return };
             if let Some(client) = self.clients.get_mut(id)
                 && client.until.is_some_and(|until| until <= now)
             {
@@ -385,7 +389,7 @@ impl Proxy {
 
     /// When [`Proxy::tick`] is to be called next.
     pub fn next_tick(&self) -> Option<Duration> {
-        self.clients.ids().filter_map(|id| self.clients.get(id)?.until).min()
+        self.alarms.first().map(|(until, _)| *until)
     }
 
     /// What is to be done next.
