@@ -106,7 +106,12 @@ impl Reconciler {
                 continue;
             };
             self.use_instead(&key, evaluation.uses.clone());
+            let uid = self.world.objects().get(&key).and_then(|object| object.reference.uid.clone());
             let known = self.known.entry(key).or_default();
+            if known.uid.is_some() && known.uid != uid {
+                *known = Known { is_recreated: true, ..Known::default() };
+            }
+            known.uid = uid;
             if evaluation.is_good() {
                 known.good_generation = Some(evaluation.generation);
             }

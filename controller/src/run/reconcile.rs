@@ -49,6 +49,10 @@ pub(super) struct Known {
     pub(super) evaluation: Evaluation,
     /// What is in force: of the last generation that was in order.
     pub(super) good: Vec<Arc<Piece>>,
+    /// The object: another one of its name begins anew.
+    pub(super) uid: Option<String>,
+    /// It is another one than was seen first, of which nothing can have been rendered before.
+    pub(super) is_recreated: bool,
     /// That generation; none if it was never in order since this replica began.
     pub(super) good_generation: Option<i64>,
 }
@@ -57,7 +61,7 @@ impl Known {
     /// True if nothing is known of what is in force.
     pub(super) fn is_frozen(&self) -> bool {
         let evaluation = &self.evaluation;
-        !evaluation.is_good() && !evaluation.has_conflict() && self.good_generation.is_none()
+        !evaluation.is_good() && !evaluation.has_conflict() && self.good_generation.is_none() && !self.is_recreated
     }
 }
 
