@@ -228,18 +228,40 @@ pub fn plan(pieces: &[Arc<Piece>], root_namespace: &str, past: &Past) -> Plan {
     }
     for piece in pieces {
         let is_large = large.contains(&(piece.namespace.clone(), piece.service.address.port));
-        let per_host = piece.per_host || is_large;
-        if piece.listeners.is_empty() || !per_host && !changes_listener(&piece.service) {
-            continue;
-        }
-        let single = piece.service.single_destination().filter(|_| needs_per_host(&piece.service));
-        let clients = single.and_then(|single| kept_from(&piece.service, single));
-        let (namespace, name) = placed(&piece.namespace, piece.object_name(), clients, root_namespace);
-        let (clients, content) = (clients.map(str::to_owned), Content::Listener { piece: piece.clone(), per_host });
-        planned.push(Planned { namespace, name, clients, content });
+        planned.extend(listener(piece, is_large, root_namespace));
     }
     planned.extend(clusters(pieces, root_namespace));
     Plan { objects: planned, large }
+}
+
+/// The EnvoyFilter of a host, if it needs one.
+fn listener(piece: &Arc<Piece>, is_large: bool, root_namespace: &str) -> Option<Planned> {
+    let per_host = piece.per_host || is_large;
+    if piece.listeners.is_empty() || !per_host && !changes_listener(&piece.service) {
+        return None;
+    }
+    let single = piece.service.single_destination().filter(|_| needs_per_host(&piece.service));
+    let clients = single.and_then(|single| kept_from(&piece.service, single));
+    let (namespace, name) = placed(&piece.namespace, piece.object_name(), clients, root_namespace);
+    let (clients, content) = (clients.map(str::to_owned), Content::Listener { piece: piece.clone(), per_host });
+    Some(Planned { namespace, name, clients, content })
+}
+
+/// The plan for a service that takes the place of another, where nothing else can follow from that: both are configured by
+/// themselves, in one object, and lead to the same clusters. None if more has to be looked at.
+pub fn plan_alone(old: &Piece, new: &Arc<Piece>, large: &BTreeSet<Group>, root_namespace: &str) -> Option<Planned> {
+    let is_large = |piece: &Piece| large.contains(&(piece.namespace.clone(), piece.service.address.port));
+    let (before, after) = (&old.service, &new.service);
+    let is_same_place =
+        before.address == after.address && before.scope == after.scope && old.namespace == new.namespace;
+    let is_alone = (old.per_host || is_large(old)) && (new.per_host || is_large(new)) && old.per_host == new.per_host;
+    let is_same_way = before.path == after.path
+        && before.destinations() == after.destinations()
+        && old.listeners.is_empty() == new.listeners.is_empty();
+    if !(is_same_place && is_alone && is_same_way) {
+        return None;
+    }
+    listener(new, is_large(new), root_namespace)
 }
 
 impl Planned {

@@ -88,26 +88,34 @@ impl Held {
     }
 }
 
+/// What was in force of an object before it was looked at again, and what is now.
+pub(super) struct Change {
+    before: Vec<Arc<Piece>>,
+    after: Vec<Arc<Piece>>,
+    is_good: bool,
+}
+
 impl Reconciler {
-    /// Looks again at everything that a change concerns. Returns how many objects that were.
-    pub(super) fn evaluate(&mut self) -> usize {
+    /// Looks again at everything that a change concerns. Returns what it has led to, for each object that was looked at.
+    pub(super) fn evaluate(&mut self) -> Vec<Change> {
         self.world.mark(std::mem::take(&mut self.waiting));
-        let mut evaluated = 0;
+        let mut changes = Vec::new();
         for key in self.world.take_dirty() {
             if self.world.secrets_around(&key).into_iter().any(|secret| self.is_unread(secret)) {
                 self.waiting.insert(key);
                 continue;
             }
-            evaluated += 1;
             self.unsaid.insert(key.clone());
             let Some(evaluation) = self.world.evaluate(&key, &self.settings.mesh) else {
                 self.use_instead(&key, BTreeSet::new());
-                self.known.remove(&key);
+                let before = self.known.remove(&key).map(|known| known.good).unwrap_or_default();
+                changes.push(Change { before, after: Vec::new(), is_good: true });
                 continue;
             };
             self.use_instead(&key, evaluation.uses.clone());
             let uid = self.world.objects().get(&key).and_then(|object| object.reference.uid.clone());
             let known = self.known.entry(key).or_default();
+            let before = known.good.clone();
             if known.uid.is_some() && known.uid != uid {
                 *known = Known { is_recreated: true, ..Known::default() };
             }
@@ -123,11 +131,40 @@ impl Reconciler {
                 let own: BTreeSet<_> = evaluation.pieces.iter().map(|piece| place(piece)).collect();
                 known.good.retain(|piece| own.contains(&place(piece)));
             }
+            changes.push(Change { before, after: known.good.clone(), is_good: evaluation.is_good() });
             known.evaluation = evaluation;
         }
         let unread = &self.unread;
         self.world.forget_secrets(|secret| unread.iter().any(|scope| scope.covers(secret)));
-        evaluated
+        changes
+    }
+
+    /// The plan for changes from which nothing can follow for others, so that of thousands only they have to be looked at. None
+    /// where that isn't so, or where anything else is left to be done.
+    pub(super) fn plan_alone(&self, changes: &[Change]) -> Option<Plan> {
+        let large =
+            self.large.as_ref().filter(|_| !self.is_stale && self.failures.is_empty() && self.judged.is_empty())?;
+        let mut objects = Vec::new();
+        for change in changes {
+            if change.before.len() != change.after.len() || !change.is_good {
+                return None;
+            }
+            for (old, new) in change.before.iter().zip(&change.after).filter(|(old, new)| !Arc::ptr_eq(old, new)) {
+                objects.push(mesh::plan_alone(old, new, large, &self.settings.mesh.root_namespace)?);
+            }
+        }
+        Some(Plan { objects, large: large.clone() })
+    }
+
+    /// Does what has to be done for a part of the cluster to be as planned.
+    pub(super) async fn apply_alone(&mut self, plan: &Plan) -> Result<(), ()> {
+        let planned: BTreeMap<RenderedKey, &Planned> =
+            plan.objects.iter().map(|planned| (RenderedKey::of(planned), planned)).collect();
+        let mut operations = Vec::new();
+        for (key, planned) in &planned {
+            operations.extend(self.objects.compare(key, planned, &self.settings.mesh));
+        }
+        self.perform(operations, &planned).await
     }
 
     /// Remembers which RedisDestinations an object builds on.

@@ -329,17 +329,27 @@ impl Reconciler {
     async fn reconcile(&mut self) {
         let began = Instant::now();
         self.watch_secrets();
-        let evaluated = self.evaluate();
+        let changes = self.evaluate();
+        let evaluated = changes.len();
         if !self.is_leader.borrow().holds() {
             return;
         }
         if evaluated == 0 && !self.is_stale && self.failures.is_empty() && self.unsaid.is_empty() {
             return;
         }
-        self.is_stale = false;
-        let pieces = self.in_force();
-        let plan = self.plan(&pieces);
-        let applied = self.apply(&plan).await;
+        let (plan, applied) = match self.plan_alone(&changes) {
+            Some(plan) => {
+                let applied = self.apply_alone(&plan).await;
+                (plan, applied)
+            }
+            None => {
+                self.is_stale = false;
+                let pieces = self.in_force();
+                let plan = self.plan(&pieces);
+                let applied = self.apply(&plan).await;
+                (plan, applied)
+            }
+        };
         let judgements = self.judgements(&plan);
         let result = applied.and(self.update_status(&judgements).await);
         self.count();

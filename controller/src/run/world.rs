@@ -746,6 +746,57 @@ mod tests {
         assert!(with_services > 300 && with_messages > 300, "{with_services} {with_messages}");
     }
 
+    /// A plan for one service alone holds all that differs between the plans for everything.
+    #[test]
+    fn what_is_planned_alone_is_all_that_differs() {
+        let options = mesh::Options { per_host: true, ..options() };
+        let root = options.root_namespace.as_str();
+        let built = |pieces: &BTreeMap<ObjectKey, Vec<Arc<Piece>>>| -> BTreeMap<(String, String), String> {
+            let pieces: Vec<_> = pieces.values().flatten().cloned().collect();
+            let plan = mesh::plan(&pieces, root, &mesh::Past::default());
+            let build = |planned: &mesh::Planned| {
+                ((planned.namespace.clone(), planned.name.clone()), planned.build(&options, 1).to_string())
+            };
+            plan.objects.iter().map(build).collect()
+        };
+        let mut alone = 0;
+        for seed in 1..=40 {
+            let mut random = Random(seed * 0x2545_f491);
+            let mut world = World::new(Options::default());
+            let mut pieces: BTreeMap<ObjectKey, Vec<Arc<Piece>>> = BTreeMap::new();
+            for clock in 1..=80 {
+                world.apply(told(&random_change(&mut random, clock))).unwrap();
+                let before = pieces.clone();
+                for key in world.take_dirty() {
+                    match world.evaluate(&key, &options) {
+                        Some(evaluation) => pieces.insert(key, evaluation.pieces),
+                        None => pieces.remove(&key),
+                    };
+                }
+                let is_same_size = before.len() == pieces.len()
+                    && before.iter().all(|(key, old)| pieces.get(key).is_some_and(|new| new.len() == old.len()));
+                if !is_same_size {
+                    continue;
+                }
+                let pairs = before.values().flatten().zip(pieces.values().flatten());
+                let changed = pairs.filter(|(old, new)| !Arc::ptr_eq(old, new));
+                let planned: Option<Vec<_>> =
+                    changed.map(|(old, new)| mesh::plan_alone(old, new, &BTreeSet::new(), root)).collect();
+                let Some(planned) = planned.filter(|planned| !planned.is_empty()) else { continue };
+                alone += 1;
+                let mut expected = built(&before);
+                for planned in planned {
+                    expected.insert(
+                        (planned.namespace.clone(), planned.name.clone()),
+                        planned.build(&options, 1).to_string(),
+                    );
+                }
+                assert_eq!(expected, built(&pieces), "seed {seed}, change {clock}");
+            }
+        }
+        assert!(alone > 50, "{alone}");
+    }
+
     /// Each object evaluated amid its neighbours says what all say together.
     #[test]
     fn neighbours_are_all_that_matters() {
