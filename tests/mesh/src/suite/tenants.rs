@@ -48,13 +48,14 @@ fn credentials_of_the_owner(mesh: &mut Mesh) -> Result<()> {
     for (rules, line) in [(RULES, "set here-1 1"), (ALONE, "set everywhere 1")] {
         mesh.apply(rules)?;
         wait_condition(mesh, &name, "Programmed", "True")?;
+        let key = line.split(' ').nth(1).unwrap_or_default();
+        // Before the rules have arrived, the node of redis-cluster that is asked may take the key.
         eventually(PATIENCE, || {
             let answer = ask(line)?;
             ensure!(answer == "OK", "{answer}");
+            ensure!(mesh.single.cmd(&["GET", key])?.text() == "1", "{key} isn't in redis-single");
             Ok(())
         })?;
-        let key = line.split(' ').nth(1).unwrap_or_default();
-        ensure!(mesh.single.cmd(&["GET", key])?.text() == "1", "{key} isn't in redis-single");
         let read = mesh.plane.kubectl(&["-n", "web", "get", "envoyfilters,wasmplugins", "-o", "yaml"], "")?;
         ensure!(!read.contains(PASSWORD), "the owner's password stands in the consumer's namespace");
         // Other namespaces' clients have nothing to do with it.
