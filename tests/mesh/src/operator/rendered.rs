@@ -11,7 +11,7 @@ use crate::control_plane::{ControlPlane, ROOT_NAMESPACE};
 use crate::filter_server::FilterServer;
 
 /// What is read of the cluster.
-const INPUTS: &[&str] = &["Service", "EndpointSlice", "Secret", "RedisService", "RedisDestination"];
+const INPUTS: &[&str] = &["Service", "EndpointSlice", "ServiceEntry", "Secret", "RedisService", "RedisDestination"];
 
 const OURS: [&str; 2] = ["RedisService", "RedisDestination"];
 
