@@ -11,6 +11,7 @@ pub mod client_library;
 pub mod cluster;
 pub mod command_table;
 pub mod envoy;
+pub mod figures;
 pub mod filter;
 pub mod http;
 pub mod line;

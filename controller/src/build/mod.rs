@@ -13,6 +13,7 @@ pub mod redact;
 pub mod standalone;
 pub mod wasm_plugin;
 
+use redis_mesh_core::downstream::auth::to_hex as hex;
 use sha2::{Digest, Sha256};
 
 use crate::diagnostic::Diagnostics;
@@ -36,8 +37,4 @@ fn digest(parts: &[&str]) -> [u8; 32] {
         hash.update(part.as_bytes());
     }
     hash.finalize().into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

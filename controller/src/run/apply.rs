@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
+use redis_mesh_core::downstream::auth::to_hex;
 use redis_mesh_core::wire;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -76,10 +77,6 @@ fn feed(value: &Value, hash: &mut Sha256) {
             hash.update(text);
         }
     }
-}
-
-fn hex(digest: &Digest) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn from_hex(text: &str) -> Option<Digest> {
@@ -357,7 +354,7 @@ impl Objects {
             .filter(|piece| !piece.is_per_host())
             .filter(|piece| {
                 let key = Key::new(&piece.namespace, &piece.object_name());
-                self.live.get(&RenderedKey { kind: "EnvoyFilter", key }).is_some_and(|live| live.is_per_host)
+                self.live.get(&RenderedKey { kind: envoy_filter::KIND, key }).is_some_and(|live| live.is_per_host)
             })
             .map(|piece| (piece.namespace.clone(), piece.service.address.port))
             .collect()
@@ -406,7 +403,7 @@ impl Hands {
             Operation::Apply { key, planned, revision, digest, .. } => {
                 let mut object = planned.build(&self.options, revision);
                 object["metadata"]["labels"][CONTROLLER] = self.controller.as_str().into();
-                object["metadata"]["annotations"][DIGEST] = hex(&digest).into();
+                object["metadata"]["annotations"][DIGEST] = to_hex(&digest).into();
                 object["metadata"]["annotations"][REVISION] = revision.to_string().into();
                 let object = apply(client, &key, object).await?;
                 Ok(Done::Applied(Box::new(object), digest))
@@ -492,7 +489,7 @@ mod tests {
     #[test]
     fn a_digest_as_text_and_back() {
         let digest = digest(&json!({"a": 1}));
-        assert_eq!(from_hex(&hex(&digest)), Some(digest));
+        assert_eq!(from_hex(&to_hex(&digest)), Some(digest));
         for other in ["", "ab", &"x".repeat(64), &"\u{e4}".repeat(32)] {
             assert_eq!(from_hex(other), None, "{other}");
         }

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
+use redis_mesh_core::downstream::auth::to_hex;
 use sha2::{Digest, Sha256};
 
 /// The key in a ConfigMap, and the end of a URL.
@@ -27,7 +28,7 @@ pub struct Filters {
 
 /// Lower-case hex of a file's SHA-256.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    to_hex(&Sha256::digest(bytes))
 }
 
 /// Reads the file, and makes sure that it is one.

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use redis_mesh_core::downstream::auth::to_hex;
 
 use crate::build::handshake::HandshakeKey;
 
@@ -22,7 +23,7 @@ pub async fn key(client: &Client, namespace: &str) -> Result<HandshakeKey, Strin
         None => {
             let mut random = [0u8; 32];
             getrandom::fill(&mut random).map_err(|error| format!("no randomness is to be had: {error}"))?;
-            let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+            let text = to_hex(&random);
             let labels = [("app.kubernetes.io/managed-by".to_owned(), "redis-mesh".to_owned())];
             let secret = Secret {
                 metadata: ObjectMeta {

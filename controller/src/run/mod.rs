@@ -26,6 +26,7 @@ use std::time::Duration;
 use clap::Args;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use redis_mesh_core::downstream::auth::to_hex;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
@@ -201,7 +202,7 @@ async fn stopped() {
 fn nonce() -> Result<String, String> {
     let mut random = [0u8; 4];
     getrandom::fill(&mut random).map_err(|error| format!("no randomness is to be had: {error}"))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(to_hex(&random))
 }
 
 /// An error with everything that caused it.

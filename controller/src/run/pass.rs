@@ -350,12 +350,7 @@ impl Reconciler {
                 if !is_leader.borrow().holds() {
                     return (key, repairs, None);
                 }
-                let result = tokio::time::timeout(PATIENCE, hands.perform(operation)).await;
-                (
-                    key,
-                    repairs,
-                    Some(result.unwrap_or_else(|_| Err(kube::Error::Service("the API server doesn't answer".into())))),
-                )
+                (key, repairs, Some(patiently(hands.perform(operation)).await))
             }
         });
         let mut requests = stream::iter(requests).buffer_unordered(CONCURRENCY);
@@ -465,13 +460,8 @@ impl Reconciler {
             }
             let client = self.client.clone();
             requests.push(async move {
-                let written = update_status::write(client, key.clone(), status.clone());
-                let result = tokio::time::timeout(PATIENCE, written).await;
-                (
-                    key,
-                    status,
-                    result.unwrap_or_else(|_| Err(kube::Error::Service("the API server doesn't answer".into()))),
-                )
+                let result = patiently(update_status::write(client, key.clone(), status.clone())).await;
+                (key, status, result)
             });
         }
         let mut outcome = Ok(());
@@ -558,6 +548,12 @@ impl Reconciler {
             warn!(error = super::chain(&error), "filters of older versions can't be deleted");
         }
     }
+}
+
+/// A request, which fails when it takes too long.
+async fn patiently<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    let result = tokio::time::timeout(PATIENCE, request).await;
+    result.unwrap_or_else(|_| Err(kube::Error::Service("the API server doesn't answer".into())))
 }
 
 /// What a person can do about a failure.

@@ -123,6 +123,30 @@ impl ProxyConfig {
     }
 }
 
+/// The JSON document in what Envoy hands over: a `StringValue`, a `BytesValue` or a `Struct` comes as its content; a
+/// `GenericSecret`, which Envoy shows to nobody, comes as the message, `0a len 1a len JSON`: field 1, a DataSource, of which
+/// field 3, the `inline_string`.
+pub fn json_of(bytes: &[u8]) -> &[u8] {
+    fn field(bytes: &[u8], tag: u8) -> Option<&[u8]> {
+        let mut rest = bytes.strip_prefix(&[tag])?;
+        let (mut len, mut shift) = (0usize, 0);
+        loop {
+            let (&byte, tail) = rest.split_first()?;
+            rest = tail;
+            len |= usize::from(byte & 0x7f).checked_shl(shift)?;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+            if shift > 28 {
+                return None;
+            }
+        }
+        rest.get(..len)
+    }
+    field(bytes, 0x0a).and_then(|source| field(source, 0x1a)).unwrap_or(bytes)
+}
+
 impl TryFrom<wire::FilterConfig> for ProxyConfig {
     type Error = ConfigError;
 
@@ -176,7 +200,8 @@ impl TryFrom<wire::FilterConfig> for ProxyConfig {
 const MIN_BUFFER: u32 = 64 * 1024;
 const MAX_BUFFER: u32 = 512 * 1024 * 1024;
 
-fn auth_command(username: Option<&str>, password: &str) -> Box<[u8]> {
+/// The AUTH of a login.
+pub(crate) fn auth_command(username: Option<&str>, password: &str) -> Box<[u8]> {
     let mut out = Vec::new();
     match username {
         Some(user) => crate::resp::encode::command(&mut out, &[b"AUTH", user.as_bytes(), password.as_bytes()]),

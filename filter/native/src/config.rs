@@ -1,6 +1,7 @@
 //! What a filter is configured to be, and the newest configuration of every name, which open connections follow.
 
 use crate::envoy::{self, Level};
+use redis_mesh_core::config::json_of;
 use redis_mesh_core::proxy::config::{Config as Rules, Upstream};
 use redis_mesh_core::wire::FilterConfig;
 use std::collections::BTreeMap;
@@ -104,28 +105,4 @@ pub fn newer(seen: u64, mut each: impl FnMut(Arc<Rules>)) -> u64 {
         }
     }
     now
-}
-
-/// The JSON document in what Envoy hands over: a `StringValue`, a `BytesValue` or a `Struct` comes as its content; a
-/// `GenericSecret`, which Envoy shows to nobody, comes as the message, `0a len 1a len JSON`: field 1, a DataSource, of which
-/// field 3, the `inline_string`.
-fn json_of(bytes: &[u8]) -> &[u8] {
-    fn field(bytes: &[u8], tag: u8) -> Option<&[u8]> {
-        let mut rest = bytes.strip_prefix(&[tag])?;
-        let (mut len, mut shift) = (0usize, 0);
-        loop {
-            let (&byte, tail) = rest.split_first()?;
-            rest = tail;
-            len |= usize::from(byte & 0x7f).checked_shl(shift)?;
-            shift += 7;
-            if byte & 0x80 == 0 {
-                break;
-            }
-            if shift > 28 {
-                return None;
-            }
-        }
-        rest.get(..len)
-    }
-    field(bytes, 0x0a).and_then(|source| field(source, 0x1a)).unwrap_or(bytes)
 }

@@ -3,7 +3,8 @@
 use crate::abi;
 use crate::plugin::Plugin;
 use crate::stream::Connection;
-use redis_mesh_core::config::{ConfigError, ProxyConfig};
+use redis_mesh_core::config::{ConfigError, ProxyConfig, json_of};
+use redis_mesh_core::downstream::auth::to_hex;
 use redis_mesh_core::random::Random;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,36 +42,12 @@ pub fn configure(bytes: &[u8]) -> Result<Rc<Plugin>, ConfigError> {
         }
     });
     // Nobody else can register a queue of that name, so items come back to this VM alone.
-    let queue = QUEUE_NAME.with_borrow_mut(|queue| {
-        queue.get_or_insert_with(|| random(|r| r.secret().iter().map(|b| format!("{b:02x}")).collect())).clone()
-    });
+    let queue =
+        QUEUE_NAME.with_borrow_mut(|queue| queue.get_or_insert_with(|| random(|r| to_hex(&r.secret()))).clone());
     if !plugin.register_queue(&format!("{queue}/{name}")) {
         return Err(ConfigError("Envoy registers no queue to wake connections by".into()));
     }
     Ok(plugin)
-}
-
-/// The JSON document in a plugin configuration: the configuration itself, or the `inline_string` of a `GenericSecret`, the
-/// form in which Envoy shows it to nobody. That message is `0a len 1a len JSON`: field 1, a DataSource, of which field 3.
-fn json_of(bytes: &[u8]) -> &[u8] {
-    fn field(bytes: &[u8], tag: u8) -> Option<&[u8]> {
-        let mut rest = bytes.strip_prefix(&[tag])?;
-        let (mut len, mut shift) = (0usize, 0);
-        loop {
-            let (&byte, tail) = rest.split_first()?;
-            rest = tail;
-            len |= usize::from(byte & 0x7f).checked_shl(shift)?;
-            shift += 7;
-            if byte & 0x80 == 0 {
-                break;
-            }
-            if shift > 28 {
-                return None;
-            }
-        }
-        rest.get(..len)
-    }
-    field(bytes, 0x0a).and_then(|source| field(source, 0x1a)).unwrap_or(bytes)
 }
 
 /// Lends the VM's randomness.

@@ -64,6 +64,27 @@ impl ClientAuth {
     }
 }
 
+/// What Redis answers to a wrong pair of user name and password.
+pub const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
+
+/// What to answer to a client that presents these; none if they are right.
+pub fn refusal(auth: Option<&ClientAuth>, username: Option<&[u8]>, password: &[u8]) -> Option<&'static str> {
+    match auth {
+        Some(auth) => match auth.check(username, password) {
+            Verdict::Accepted => None,
+            Verdict::InvalidPassword => Some("ERR invalid password"),
+            Verdict::WrongPass => Some(WRONGPASS),
+        },
+        // As Redis answers where the default user has no password: any is right.
+        None => match username {
+            None => Some(NO_PASSWORD),
+            Some(b"default") => None,
+            Some(_) => Some(WRONGPASS),
+        },
+    }
+}
+
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
     let bytes = text.as_bytes();

@@ -1,8 +1,8 @@
 //! What a listener's clients get, compiled for the machine that opens connections itself.
 
+use crate::config::auth_command;
 use crate::downstream::auth::ClientAuth;
 use crate::fault::Faults;
-use crate::resp::encode;
 use crate::route::{Matched, Router};
 use crate::wire;
 use std::fmt;
@@ -83,14 +83,7 @@ impl fmt::Debug for Upstream {
 impl Upstream {
     /// Of a cluster's name and the login there.
     pub fn new(cluster: &str, login: Option<&wire::UpstreamLogin>) -> Upstream {
-        let command = login.map(|login| {
-            let mut out = Vec::new();
-            match login.username.as_deref() {
-                Some(user) => encode::command(&mut out, &[b"AUTH", user.as_bytes(), login.password.as_bytes()]),
-                None => encode::command(&mut out, &[b"AUTH", login.password.as_bytes()]),
-            }
-            out.into()
-        });
+        let command = login.map(|login| auth_command(login.username.as_deref(), &login.password).into());
         Upstream { cluster: cluster.into(), login: command }
     }
 }

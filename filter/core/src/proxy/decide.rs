@@ -7,20 +7,14 @@ use super::split::Merge;
 use super::transaction::Transaction;
 use super::{CarrierId, ClientId, Output, Proxy, STAGED, Step};
 use crate::command::{self, Command, Flags, Split};
-use crate::downstream::auth::Verdict;
+use crate::downstream::auth;
+use crate::downstream::hello::{self, Hello};
 use crate::resp::encode;
 use crate::rewrite::args::Args;
+use crate::rewrite::decide::Known;
 use crate::rewrite::guard;
-use crate::rewrite::session::{HELLO_NOAUTH, NO_PASSWORD, WRONGPASS, hello_reply};
 use crate::stats::Stat;
 use std::time::Duration;
-
-/// A command that the table knows: the row of its name, and that of its subcommand, if it has one, else the same.
-#[derive(Clone, Copy)]
-struct Known {
-    container: &'static Command,
-    command: &'static Command,
-}
 
 /// What becomes of a command.
 enum Decision {
@@ -79,15 +73,6 @@ const NEEDS_OWN: &[&str] = &[
     "shutdown",
 ];
 
-fn known(args: &Args<'_>) -> Option<Known> {
-    let container = command::lookup(args.get(0))?;
-    let subcommand = match container.subcommands {
-        [] => None,
-        _ => command::lookup_subcommand(container, args.get(1)),
-    };
-    Some(Known { container, command: subcommand.unwrap_or(container) })
-}
-
 /// Whether a command exists for clients.
 fn is_served(command: &Command) -> bool {
     !NEEDS_OWN.contains(&command.name) && !command.flags.contains(Flags::BLOCKING)
@@ -123,7 +108,7 @@ impl Proxy {
         raw: Option<&[u8]>,
         now: Duration,
     ) -> Step {
-        let known = known(args);
+        let known = Known::of(args);
         let mut decision = self.decide(id, client, known, args);
         let first_time = client.drawn.is_none();
         if first_time {
@@ -253,65 +238,38 @@ impl Proxy {
     }
 
     fn check(&mut self, client: &mut Client, username: Option<&[u8]>, password: &[u8]) -> Result<(), String> {
-        let text = match &client.config.client_auth {
-            Some(auth) => match auth.check(username, password) {
-                Verdict::Accepted => {
-                    client.is_authenticated = true;
-                    return Ok(());
-                }
-                Verdict::InvalidPassword => "ERR invalid password",
-                Verdict::WrongPass => WRONGPASS,
-            },
-            None => match username {
-                None => NO_PASSWORD,
-                Some(b"default") => return Ok(()),
-                Some(_) => WRONGPASS,
-            },
+        let Some(text) = auth::refusal(client.config.client_auth.as_ref(), username, password) else {
+            client.is_authenticated |= client.config.client_auth.is_some();
+            return Ok(());
         };
         self.count(client, Stat::AuthFailures);
         Err(text.into())
     }
 
     fn hello(&mut self, id: ClientId, client: &mut Client, args: &Args<'_>) -> Decision {
-        let resp3 = match args.get(1) {
-            _ if args.count == 1 => client.resp3,
-            b"2" => false,
-            b"3" => true,
-            other if other.is_empty() || !other.iter().all(u8::is_ascii_digit) => {
-                return Decision::Deny("ERR Protocol version is not an integer or out of range".into());
-            }
-            _ => return Decision::Deny("NOPROTO unsupported protocol version".into()),
+        let Hello { resp3, credentials, name } = match Hello::parse(args) {
+            Ok(hello) => hello,
+            Err(text) => return Decision::Deny(text),
         };
-        let mut name = None;
-        let mut index = 2;
-        while index < args.count {
-            let option = args.get(index);
-            if option.eq_ignore_ascii_case(b"auth") && index + 2 < args.count {
-                if let Err(text) = self.check(client, Some(args.get(index + 1)), args.get(index + 2)) {
-                    let is_password = text == "ERR invalid password";
-                    return Decision::Deny(if is_password { WRONGPASS.into() } else { text });
-                }
-                index += 3;
-            } else if option.eq_ignore_ascii_case(b"setname") && index + 1 < args.count {
-                name = Some(args.get(index + 1).to_vec());
-                index += 2;
-            } else {
-                return Decision::Deny(format!("ERR Syntax error in HELLO option '{}'", args.quoted(index)));
-            }
+        if let Some((username, password)) = credentials
+            && let Err(text) = self.check(client, Some(username), password)
+        {
+            return Decision::Deny(text);
         }
+        let resp3 = resp3.unwrap_or(client.resp3);
         if !client.may_command() {
             self.count(client, Stat::Unauthenticated);
-            return Decision::Deny(HELLO_NOAUTH.into());
+            return Decision::Deny(hello::NOAUTH.into());
         }
         if let Some(name) = name {
-            client.name = name;
+            client.name = name.to_vec();
         }
         if client.resp3 != resp3 {
             client.resp3 = resp3;
             // Each protocol has connections of its own.
             client.links = vec![None; client.config.targets.len()];
         }
-        Decision::Answer(hello_reply(resp3, id.number()))
+        Decision::Answer(hello::reply(resp3, id.number()))
     }
 
     #[allow(clippy::too_many_arguments)]

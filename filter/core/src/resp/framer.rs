@@ -10,8 +10,8 @@ enum State {
     /// An element begins.
     #[default]
     Kind,
-    /// In the line of an element that ends with it.
-    Text,
+    /// In the line of an element that ends with it; whether its carriage return was the last byte.
+    Text(bool),
     /// In the line of an element that announces a number.
     Number { kind: u8, value: u64, digits: u8, negative: bool },
     /// The line feed has to come.
@@ -55,22 +55,28 @@ impl Framer {
                     }
                     at += 1;
                     self.state = match byte {
-                        b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => State::Text,
+                        b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => State::Text(false),
                         b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' | b'|' => {
                             State::Number { kind: byte, value: 0, digits: 0, negative: false }
                         }
                         _ => return Err(Malformed),
                     };
                 }
-                State::Text => match memchr::memchr(b'\n', input.get(at..).unwrap_or_default()) {
-                    None => return Ok((input.len(), false)),
-                    Some(end) => {
-                        at += end + 1;
-                        if self.ended() {
-                            return Ok((at, true));
-                        }
+                State::Text(was_return) => {
+                    let line = input.get(at..).unwrap_or_default();
+                    let ends_in_return = |text: &[u8]| text.last().map_or(was_return, |byte| *byte == b'\r');
+                    let Some(end) = memchr::memchr(b'\n', line) else {
+                        self.state = State::Text(ends_in_return(line));
+                        return Ok((input.len(), false));
+                    };
+                    if !ends_in_return(line.get(..end).unwrap_or_default()) {
+                        return Err(Malformed);
                     }
-                },
+                    at += end + 1;
+                    if self.ended() {
+                        return Ok((at, true));
+                    }
+                }
                 State::Number { kind, value, digits, negative } => {
                     at += 1;
                     self.state = match byte {
@@ -185,7 +191,17 @@ mod tests {
 
     #[test]
     fn what_is_no_reply() {
-        for bad in [&b"x\r\n"[..], b"$x\r\n", b"$-2\r\n", b"*99999999999999999999\r\n", b"$1\n", b"$\r\n", b"*1\rx"] {
+        for bad in [
+            &b"x\r\n"[..],
+            b"$x\r\n",
+            b"$-2\r\n",
+            b"*99999999999999999999\r\n",
+            b"$1\n",
+            b"$\r\n",
+            b"*1\rx",
+            b"+a\n",
+            b"+\n",
+        ] {
             assert!(Framer::default().feed(bad).is_err(), "{}", bad.escape_ascii());
         }
         let mut framer = Framer::default();

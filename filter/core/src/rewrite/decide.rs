@@ -23,15 +23,15 @@ pub(super) enum Decision {
 
 /// A command that the table knows.
 #[derive(Clone, Copy)]
-pub(super) struct Known {
+pub(crate) struct Known {
     /// The row of its name.
-    pub(super) container: &'static Command,
+    pub(crate) container: &'static Command,
     /// The row of its subcommand, if it has one, else the same.
-    pub(super) command: &'static Command,
+    pub(crate) command: &'static Command,
 }
 
 impl Known {
-    pub(super) fn of(args: &Args<'_>) -> Option<Known> {
+    pub(crate) fn of(args: &Args<'_>) -> Option<Known> {
         let container = command::lookup(args.get(0))?;
         let subcommand = match container.subcommands {
             [] => None,

@@ -14,13 +14,13 @@
 
 pub(crate) mod args;
 mod body;
-mod decide;
+pub(crate) mod decide;
 mod direct;
 pub(crate) mod guard;
 mod perform;
 mod proxy;
 mod replies;
-pub(crate) mod session;
+mod session;
 mod upstream;
 
 use crate::command::{self, Command, Proxy};

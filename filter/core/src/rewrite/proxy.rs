@@ -3,9 +3,9 @@
 use super::args::{ArgEdit, Args, TagRef};
 use super::direct::route_keys;
 use super::replies::{Form, Then};
-use super::session::REDIS_VERSION;
 use super::{Decision, Env, Gate, Plan, Rewriter, Sink, Transaction};
 use crate::command::{self, Command, Protocol, Proxy, Split};
+use crate::downstream::hello::REDIS_VERSION;
 use crate::resp::encode;
 use std::fmt::Write;
 

@@ -4,52 +4,17 @@ use super::args::Args;
 use super::replies::{Expected, Form, Then};
 use super::{Decision, Env, Gate, Login, ReplyMode, Rewriter, Sink, Transaction};
 use crate::command::Command;
-use crate::downstream::auth::Verdict;
+use crate::downstream::auth;
+use crate::downstream::hello::{self, Hello};
 use crate::resp::encode;
 use crate::resp3::Shape;
 use crate::stats::Stat;
 use crate::wire::DataPath;
 
-/// The version that HELLO and INFO report where no Redis is asked: the oldest whose commands the table knows in full.
-pub const REDIS_VERSION: &str = "7.0.15";
-
 /// True for commands that change or depend on the state of the connection, so that all of them must be there.
 pub fn concerns(command: &Command) -> bool {
     use crate::command::Categories;
     command.categories.intersects(Categories::CONNECTION) || command.categories.intersects(Categories::TRANSACTION)
-}
-
-/// What Redis answers.
-pub const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
-/// What Redis answers.
-pub const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
-/// What Redis answers.
-pub const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
-
-/// The answer to HELLO where no Redis is asked.
-pub fn hello_reply(resp3: bool, connection: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    if resp3 {
-        encode::header(&mut out, b'%', 7);
-    } else {
-        encode::array(&mut out, 14);
-    }
-    for (field, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
-        encode::bulk(&mut out, field.as_bytes());
-        encode::bulk(&mut out, value.as_bytes());
-    }
-    encode::bulk(&mut out, b"proto");
-    encode::integer(&mut out, if resp3 { 3 } else { 2 });
-    encode::bulk(&mut out, b"id");
-    encode::integer(&mut out, connection);
-    // Whatever stands behind, the client sees one Redis.
-    for (field, value) in [("mode", "standalone"), ("role", "master")] {
-        encode::bulk(&mut out, field.as_bytes());
-        encode::bulk(&mut out, value.as_bytes());
-    }
-    encode::bulk(&mut out, b"modules");
-    encode::array(&mut out, 0);
-    out
 }
 
 impl Rewriter {
@@ -95,21 +60,9 @@ impl Rewriter {
 
     /// Checks a client's credentials; what to answer if they are wrong.
     fn log_in(&mut self, env: &mut Env<'_>, username: Option<&[u8]>, password: &[u8]) -> Result<(), Decision> {
-        let text = match &env.host.client_auth {
-            Some(auth) => match auth.check(username, password) {
-                Verdict::Accepted => {
-                    self.authenticated = true;
-                    return Ok(());
-                }
-                Verdict::InvalidPassword => "ERR invalid password",
-                Verdict::WrongPass => WRONGPASS,
-            },
-            // As Redis answers where the default user has no password: any is right.
-            None => match username {
-                None => NO_PASSWORD,
-                Some(b"default") => return Ok(()),
-                Some(_) => WRONGPASS,
-            },
+        let Some(text) = auth::refusal(env.host.client_auth.as_ref(), username, password) else {
+            self.authenticated |= env.host.client_auth.is_some();
+            return Ok(());
         };
         env.stats.count(Stat::AuthFailures);
         Err(Decision::Deny(text.into()))
@@ -120,29 +73,11 @@ impl Rewriter {
         if let Some(refusal) = self.out_of_place("hello") {
             return refusal;
         }
-        let resp3 = match args.get(1) {
-            _ if args.count == 1 => self.resp3,
-            b"2" => false,
-            b"3" => true,
-            other if other.is_empty() || !other.iter().all(u8::is_ascii_digit) => {
-                return Decision::Refuse("ERR Protocol version is not an integer or out of range".into());
-            }
-            _ => return Decision::Refuse("NOPROTO unsupported protocol version".into()),
+        let Hello { resp3, credentials, name } = match Hello::parse(args) {
+            Ok(hello) => hello,
+            Err(text) => return Decision::Refuse(text),
         };
-        let (mut credentials, mut name) = (None, None);
-        let mut i = 2;
-        while i < args.count {
-            let option = args.get(i);
-            if option.eq_ignore_ascii_case(b"auth") && i + 2 < args.count {
-                credentials = Some((args.get(i + 1), args.get(i + 2)));
-                i += 3;
-            } else if option.eq_ignore_ascii_case(b"setname") && i + 1 < args.count {
-                name = Some(args.get(i + 1));
-                i += 2;
-            } else {
-                return Decision::Refuse(format!("ERR Syntax error in HELLO option '{}'", args.quoted(i)));
-            }
-        }
+        let resp3 = resp3.unwrap_or(self.resp3);
         if self.auth_goes_through(env) {
             return Decision::Forward;
         }
@@ -150,14 +85,14 @@ impl Rewriter {
             Some((username, password)) => {
                 if let Err(denied) = self.log_in(env, Some(username), password) {
                     return match denied {
-                        Decision::Deny(_) => Decision::Deny(WRONGPASS.into()),
+                        Decision::Deny(_) => Decision::Deny(auth::WRONGPASS.into()),
                         other => other,
                     };
                 }
             }
             None if env.host.client_auth.is_some() && !self.authenticated => {
                 env.stats.count(Stat::Unauthenticated);
-                return Decision::Deny(HELLO_NOAUTH.into());
+                return Decision::Deny(hello::NOAUTH.into());
             }
             None => {}
         }
@@ -179,7 +114,7 @@ impl Rewriter {
             }
             self.name = name.to_vec();
         }
-        let reply = hello_reply(resp3, self.connection);
+        let reply = hello::reply(resp3, self.connection);
         let then = if resp3 == self.resp3 { Then::Nothing } else { Then::Shaping(resp3) };
         self.inject(env, Form::Echo, reply, then, sink.write());
         self.resp3 = resp3;

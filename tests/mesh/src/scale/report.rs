@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use redis_mesh_tests::figures::thousands;
+
 use super::{BASE, Change, MAX_MEMORY, MAX_RATIO, Results, Stage, population};
 
 /// All of it.
@@ -30,20 +32,20 @@ fn ratios(out: &mut String, results: &Results) -> std::fmt::Result {
         writeln!(
             out,
             "| A pass for one change of {what}, among {} : among {BASE} | {ratio:.2} | {goal} |",
-            number(most)
+            thousands(most as u64)
         )?;
     }
     let memory = results.stages.last().map_or(0.0, |stage| stage.memory.1);
     writeln!(
         out,
         "| Resident memory with {} RedisServices | {} | at most {} |",
-        number(most),
+        thousands(most as u64),
         megabytes(memory),
         megabytes(MAX_MEMORY)
     )?;
     for stage in &results.stages {
         let Some(burst) = &stage.burst else { continue };
-        let (count, of) = (number(burst.count), number(stage.services));
+        let (count, of) = (thousands(burst.count as u64), thousands(stage.services as u64));
         let pushes = burst.counters.pushes;
         writeln!(out, "| Pushes to a sidecar for {count} changes at once, among {of} | {pushes} | few |")?;
     }
@@ -91,7 +93,7 @@ fn changes(out: &mut String, stages: &[Stage]) -> std::fmt::Result {
             writeln!(
                 out,
                 "| {} | {what} | {:.1} ms | {:.1} | {} | {:.1} ms | {:.1} | {} | {:.1} s |",
-                number(stage.services),
+                thousands(stage.services as u64),
                 reconcile * 1e3,
                 total.passes / count,
                 time(*programmed),
@@ -124,13 +126,13 @@ fn growth(out: &mut String, stages: &[Stage]) -> std::fmt::Result {
         writeln!(
             out,
             "| {} | {} | {} | {} | {} | {} | {} | {:.2} s | {} | {} | {} |",
-            number(stage.services),
-            number(stage.added),
+            thousands(stage.services as u64),
+            thousands(stage.added as u64),
             time(stage.written),
             time(stage.programmed),
             stage.growth.passes,
-            number(stage.growth.applies as usize),
-            number(stage.growth.statuses as usize),
+            thousands(stage.growth.applies as u64),
+            thousands(stage.growth.statuses as u64),
             stage.growth.cpu,
             megabytes(own),
             megabytes(kernel),
@@ -157,10 +159,10 @@ fn rendered(out: &mut String, stages: &[Stage]) -> std::fmt::Result {
         writeln!(
             out,
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-            number(stage.services),
-            number(plugins.0),
+            thousands(stage.services as u64),
+            thousands(plugins.0 as u64),
             bytes(plugins.2 as f64),
-            number(filters.0),
+            thousands(filters.0 as u64),
             bytes(filters.2 as f64),
             bytes((plugins.1 + filters.1) as f64),
             bytes(stage.growth.pushed),
@@ -189,13 +191,13 @@ fn bursts(out: &mut String, stages: &[Stage]) -> std::fmt::Result {
         writeln!(
             out,
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.2} s | {:.1} s |",
-            number(stage.services),
-            number(burst.count),
+            thousands(stage.services as u64),
+            thousands(burst.count as u64),
             time(burst.written),
             time(burst.programmed),
             counters.passes,
-            number(counters.applies as usize),
-            number(counters.statuses as usize),
+            thousands(counters.applies as u64),
+            thousands(counters.statuses as u64),
             counters.triggers,
             counters.pushes,
             bytes(counters.pushed),
@@ -213,7 +215,7 @@ fn restart(out: &mut String, results: &Results) -> std::fmt::Result {
         out,
         "With {} RedisServices there, from the start of its process until the end of its first pass: {}, {:.2} s of CPU time, {} \
          resident ({} at the highest). It wrote {} objects and {} statuses.",
-        number(results.stages.last().map_or(0, |stage| stage.services)),
+        thousands(results.stages.last().map_or(0, |stage| stage.services as u64)),
         time(restart.took),
         restart.cpu,
         megabytes(restart.memory.1),
@@ -221,19 +223,6 @@ fn restart(out: &mut String, results: &Results) -> std::fmt::Result {
         restart.applies.abs(),
         restart.statuses.abs(),
     )
-}
-
-/// `1,234`.
-fn number(n: usize) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 fn time(time: Duration) -> String {
@@ -258,9 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_for_people() {
-        let numbers: Vec<String> = [1, 999, 1_000, 12_345, 1_000_000].map(number).to_vec();
-        assert_eq!(numbers, ["1", "999", "1,000", "12,345", "1,000,000"]);
+    fn sizes_and_times_are_written_for_people() {
         assert_eq!([0.0, 999.0, 1_500.0, 2e6].map(bytes), ["0 B", "999 B", "1.5 kB", "2.0 MB"]);
         assert_eq!([Duration::from_millis(20), Duration::from_millis(1_250)].map(time), ["20 ms", "1.2 s"]);
     }

@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use redis_mesh_tests::redis::Redis;
 use serde_json::{Value, json};
 
 use super::Test;
-use super::mission::{PREFIX_ROUTING, SERVER_AUTH, redis_cluster, session};
+use super::updates::{LISTENER, PREFIXES, REFUSALS, ensure_routed, route_by_prefix};
 use crate::api::ObjectName;
 use crate::mesh::{Mesh, PATIENCE, eventually};
 use crate::traffic::Traffic;
@@ -32,12 +31,6 @@ const LARGE: usize = 60;
 const SMALL: usize = 30;
 /// Routes of each of them, by which it weighs 5 kB.
 const ROUTES: usize = 60;
-
-const LISTENER: &str = "10.96.0.22_6379";
-const PREFIXES: [&str; 2] = ["cluster-", "other-"];
-/// What clients may be told while halves don't fit: redis_proxy's answer to a tag that it doesn't know, and ours where no handshake
-/// succeeds.
-const REFUSALS: [&str; 3] = ["no upstream host", "ERR redis-mesh: ", "NOAUTH "];
 
 fn name(number: usize) -> String {
     format!("many-{number:02}")
@@ -100,18 +93,6 @@ fn wait_delivered(mesh: &Mesh, alone: usize) -> Result<()> {
     })
 }
 
-/// Keys of each Redis are those that the rules lead there, and none holds a tag.
-fn ensure_routed(mesh: &Mesh) -> Result<()> {
-    let ensure_only = |redis: &Redis, prefix: &str| -> Result<()> {
-        let keys: Vec<String> = redis.cmd(&["KEYS", "*"])?.items().iter().map(|key| key.text()).collect();
-        let strange: Vec<&String> = keys.iter().filter(|key| !key.starts_with(prefix)).collect();
-        ensure!(strange.is_empty(), "{strange:?} where only keys with {prefix} belong");
-        Ok(())
-    };
-    mesh.cluster.nodes.iter().try_for_each(|node| ensure_only(node, PREFIXES[0]))?;
-    ensure_only(&mesh.single, PREFIXES[1])
-}
-
 /// What came of connections that were each made for one value.
 #[derive(Debug, Default)]
 struct Fresh {
@@ -151,14 +132,7 @@ fn fresh(mesh: &Mesh, stop: &AtomicBool) -> Fresh {
 }
 
 fn by_size(mesh: &mut Mesh) -> Result<()> {
-    mesh.apply(&format!("{SERVER_AUTH}---\n{}---\n{PREFIX_ROUTING}", redis_cluster()))?;
-    eventually(PATIENCE, || {
-        session(mesh, "redis-cluster", &[("set cluster-0 0", "OK"), ("set other-0 0", "OK")])?;
-        ensure!(mesh.single.cmd(&["GET", "other-0"])?.text() == "0");
-        Ok(())
-    })?;
-    mesh.cluster.forget()?;
-    mesh.single.forget()?;
+    route_by_prefix(mesh)?;
     let mesh = &*mesh;
     let traffic = Traffic::start(&mesh.client, "redis-cluster", None, &PREFIXES)?;
     let stop = AtomicBool::new(false);
@@ -182,7 +156,7 @@ fn by_size(mesh: &mut Mesh) -> Result<()> {
     // that to the filter.
     ensure!(fresh.closed <= 2 * 2, "{} new connections were closed: {fresh:?}", fresh.closed);
     ensure!(fresh.right > 100 && fresh.slowest < Duration::from_secs(5), "new connections: {fresh:?}");
-    ensure_routed(mesh)
+    ensure_routed(mesh, false)
 }
 
 fn grow_and_shrink(mesh: &Mesh, traffic: &Traffic) -> Result<()> {

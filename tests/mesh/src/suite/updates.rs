@@ -21,11 +21,11 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Keys of redis-cluster, and of redis-single where the mission's prefix routing holds.
-const PREFIXES: [&str; 2] = ["cluster-", "other-"];
-const LISTENER: &str = "10.96.0.22_6379";
+pub(super) const PREFIXES: [&str; 2] = ["cluster-", "other-"];
+pub(super) const LISTENER: &str = "10.96.0.22_6379";
 
 /// That no key lies where no rules have ever led it, and no tag has become part of one.
-fn ensure_routed(mesh: &Mesh, may_cluster_hold_others: bool) -> Result<()> {
+pub(super) fn ensure_routed(mesh: &Mesh, may_cluster_hold_others: bool) -> Result<()> {
     let keys = |redis: &Redis| -> Result<Vec<String>> {
         Ok(redis.cmd(&["KEYS", "*"])?.items().iter().map(|key| key.text()).collect())
     };
@@ -82,7 +82,7 @@ fn ensure_closed_in_order(seen: &Seen) -> Result<()> {
 }
 
 /// redis_proxy's answers to a tag that it doesn't know, and ours where no handshake succeeds.
-const REFUSALS: [&str; 3] = ["no upstream host", "ERR redis-mesh: ", "NOAUTH "];
+pub(super) const REFUSALS: [&str; 3] = ["no upstream host", "ERR redis-mesh: ", "NOAUTH "];
 
 fn half_by_half(mesh: &Mesh, person: &mut Rendered, first: &str) -> Result<()> {
     let objects = person.render(&mesh.plane)?;
@@ -175,8 +175,8 @@ spec:
     Ok(())
 }
 
-/// From the WasmPlugin that serves every host of a port to per-host delivery and back.
-fn delivery(mesh: &mut Mesh) -> Result<()> {
+/// The mission's prefix routing, in force, before empty Redis.
+pub(super) fn route_by_prefix(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&format!("{SERVER_AUTH}---\n{}---\n{PREFIX_ROUTING}", redis_cluster()))?;
     eventually(PATIENCE, || {
         session(mesh, "redis-cluster", &[("set cluster-0 0", "OK"), ("set other-0 0", "OK")])?;
@@ -184,7 +184,12 @@ fn delivery(mesh: &mut Mesh) -> Result<()> {
         Ok(())
     })?;
     mesh.cluster.forget()?;
-    mesh.single.forget()?;
+    mesh.single.forget()
+}
+
+/// From the WasmPlugin that serves every host of a port to per-host delivery and back.
+fn delivery(mesh: &mut Mesh) -> Result<()> {
+    route_by_prefix(mesh)?;
     let traffic = Traffic::start(&mesh.client, "redis-cluster", None, &PREFIXES)?;
     for per_host in [true, false] {
         mesh.deliver(per_host)?;

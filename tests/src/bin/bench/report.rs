@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use redis_mesh_tests::client::info_field;
+use redis_mesh_tests::figures::thousands;
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::wheel;
 
@@ -185,27 +186,4 @@ fn idle_connections(out: &mut String, idle: &Idle) {
         );
     }
     *out += "\n";
-}
-
-/// `1,234,567`.
-pub fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn thousands() {
-        for (n, shown) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")] {
-            assert_eq!(super::thousands(n), shown);
-        }
-    }
 }

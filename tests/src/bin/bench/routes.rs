@@ -17,8 +17,8 @@ use serde_json::Value;
 use crate::envoy_config::{cluster, envoy, filter, filter_config, redis_proxy, tag};
 use crate::load::Workload;
 use crate::options::Options;
-use crate::report::thousands;
 use crate::subject::{Samples, Subject, measure_all, median};
+use redis_mesh_tests::figures::thousands;
 
 /// Keys `tenant-0000:` to `tenant-9999:`.
 const TENANTS: usize = 10_000;

@@ -1,0 +1,77 @@
+//! HELLO (<https://redis.io/docs/latest/commands/hello/>), for the machines that answer it themselves.
+
+use crate::resp::encode;
+use crate::rewrite::args::Args;
+
+/// The version that HELLO and INFO report where no Redis is asked: the oldest whose commands the table knows in full.
+pub const REDIS_VERSION: &str = "7.0.15";
+
+/// What Redis answers to a client that has to log in and doesn't.
+pub const NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+
+/// What a client says with it: `HELLO [version [AUTH user password] [SETNAME name]]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Hello<'a> {
+    /// Whether it asks for RESP3; absent: the protocol stays.
+    pub resp3: Option<bool>,
+    /// User name and password.
+    pub credentials: Option<(&'a [u8], &'a [u8])>,
+    /// The name that it gives itself.
+    pub name: Option<&'a [u8]>,
+}
+
+impl<'a> Hello<'a> {
+    /// Reads a command whose first argument is HELLO. The error is Redis's answer.
+    pub fn parse(args: &Args<'a>) -> Result<Hello<'a>, String> {
+        let resp3 = match args.get(1) {
+            _ if args.count == 1 => None,
+            b"2" => Some(false),
+            b"3" => Some(true),
+            other if other.is_empty() || !other.iter().all(u8::is_ascii_digit) => {
+                return Err("ERR Protocol version is not an integer or out of range".into());
+            }
+            _ => return Err("NOPROTO unsupported protocol version".into()),
+        };
+        let mut hello = Hello { resp3, credentials: None, name: None };
+        let mut i = 2;
+        while i < args.count {
+            let option = args.get(i);
+            if option.eq_ignore_ascii_case(b"auth") && i + 2 < args.count {
+                hello.credentials = Some((args.get(i + 1), args.get(i + 2)));
+                i += 3;
+            } else if option.eq_ignore_ascii_case(b"setname") && i + 1 < args.count {
+                hello.name = Some(args.get(i + 1));
+                i += 2;
+            } else {
+                return Err(format!("ERR Syntax error in HELLO option '{}'", args.quoted(i)));
+            }
+        }
+        Ok(hello)
+    }
+}
+
+/// The answer to HELLO where no Redis is asked.
+pub fn reply(resp3: bool, connection: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    if resp3 {
+        encode::header(&mut out, b'%', 7);
+    } else {
+        encode::array(&mut out, 14);
+    }
+    for (field, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
+        encode::bulk(&mut out, field.as_bytes());
+        encode::bulk(&mut out, value.as_bytes());
+    }
+    encode::bulk(&mut out, b"proto");
+    encode::integer(&mut out, if resp3 { 3 } else { 2 });
+    encode::bulk(&mut out, b"id");
+    encode::integer(&mut out, connection);
+    // Whatever stands behind, the client sees one Redis.
+    for (field, value) in [("mode", "standalone"), ("role", "master")] {
+        encode::bulk(&mut out, field.as_bytes());
+        encode::bulk(&mut out, value.as_bytes());
+    }
+    encode::bulk(&mut out, b"modules");
+    encode::array(&mut out, 0);
+    out
+}
