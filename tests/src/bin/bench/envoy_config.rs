@@ -31,6 +31,21 @@ pub fn cluster(name: &str, server: Option<SocketAddr>) -> Value {
     })
 }
 
+/// The cluster of a Redis Cluster, found by one of its nodes.
+pub fn redis_cluster(name: &str, node: SocketAddr) -> Value {
+    let mut cluster = cluster(name, Some(node));
+    cluster["lb_policy"] = json!("CLUSTER_PROVIDED");
+    cluster["cluster_type"] = json!({"name": "envoy.clusters.redis", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.clusters.redis.v3.RedisClusterConfig",
+        "cluster_refresh_rate": "5s", "cluster_refresh_timeout": "1s",
+        "redirect_refresh_interval": "0.2s", "redirect_refresh_threshold": 1,
+    }});
+    if let Some(fields) = cluster.as_object_mut() {
+        fields.remove("type");
+    }
+    cluster
+}
+
 /// `tcp_proxy`.
 pub fn tcp_proxy(cluster: &str) -> Value {
     json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": {

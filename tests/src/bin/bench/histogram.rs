@@ -40,6 +40,11 @@ impl Histogram {
         }
         Duration::ZERO
     }
+
+    /// p50, p99 and p99.9 in µs.
+    pub fn percentiles(&self) -> [f64; 3] {
+        [0.5, 0.99, 0.999].map(|share| self.percentile(share).as_secs_f64() * 1e6)
+    }
 }
 
 fn bucket(value: u64) -> usize {

@@ -5,35 +5,35 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redis_mesh_core::wire::{DataPath, KeyMatch};
-use redis_mesh_tests::client::Client;
-use redis_mesh_tests::envoy::Envoy;
-use redis_mesh_tests::net;
 use redis_mesh_tests::redis::Redis;
 
-use crate::envoy_config::{cluster, envoy, filter, filter_config, redis_proxy};
+use crate::kind::{Behind, Kind};
 use crate::options::Options;
+use crate::running::Running;
+use crate::socket::Socket;
 
 const CONNECTIONS: usize = 10_000;
 /// File descriptors that aren't connections of the measurement.
 const OTHERS: usize = 1_000;
+/// `redis_proxy` first: the others are compared with it. `tcp_proxy` would need a connection to Redis for each of its clients.
+const KINDS: [Kind; 5] = [Kind::RedisProxy, Kind::Native, Kind::Twemproxy, Kind::FilterRedis, Kind::FilterRedis3];
 
 /// What was measured.
 #[derive(Debug)]
 pub struct Idle {
     /// Connections.
     pub connections: usize,
-    /// The same without the filter, with it, and with it and HELLO 3.
+    /// The ways.
     pub rows: Vec<Row>,
 }
 
-/// One Envoy.
+/// A way.
 #[derive(Debug)]
 pub struct Row {
-    /// Its name.
-    pub name: &'static str,
-    /// Bytes for each connection by Envoy's allocator (`/memory`, which doesn't know the memory of the filter's VM).
-    pub allocated: f64,
+    /// Which.
+    pub kind: Kind,
+    /// Bytes for each connection by Envoy's allocator (`/memory`, which doesn't know the memory of a filter's VM or module).
+    pub allocated: Option<f64>,
     /// Bytes for each connection by resident memory.
     pub resident: f64,
 }
@@ -42,60 +42,42 @@ pub struct Row {
 pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Idle> {
     let wanted = if options.quick { CONNECTIONS / 20 } else { CONNECTIONS };
     let connections = wanted.min(raise_descriptors()?.saturating_sub(OTHERS));
-    let config = filter_config(DataPath::Proxy, &[None], vec![(KeyMatch::Any, 0)]);
-    let clusters = [cluster("redis", Some(redis.addr()))];
-    let alone = vec![redis_proxy(&[], Some("redis"), false)];
-    let filtered = vec![filter(file, &config), redis_proxy(&[], Some("redis"), true)];
     let mut rows = Vec::new();
-    for (name, resp3, chain) in [
-        ("redis_proxy", false, &alone),
-        ("filter + redis_proxy, RESP2", false, &filtered),
-        ("filter + redis_proxy, RESP3", true, &filtered),
-    ] {
-        options.progress(&format!("{connections} idle connections: {name}"));
-        let at = SocketAddr::new([127, 0, 0, 1].into(), net::free_port()?);
-        let running = Envoy::start(&envoy(at, chain, &clusters))?;
+    for kind in KINDS.into_iter().filter(|kind| kind.is_there()) {
+        options.progress(&format!("{connections} idle connections: {}", kind.name()));
+        let running = kind.start(file, Behind::Server, redis.addr())?;
         // What the first connections bring with them is no cost of the others.
-        let first = open(at, CONNECTIONS / 200, resp3)?;
-        let before = memory(&running)?;
-        let idle = open(at, connections, resp3)?;
-        let after = memory(&running)?;
+        let first = open(running.addr, CONNECTIONS / 200, kind.resp3())?;
+        let before = memory(options, &running)?;
+        let idle = open(running.addr, connections, kind.resp3())?;
+        let after = memory(options, &running)?;
         drop((first, idle));
         let each = |before: u64, after: u64| (after as f64 - before as f64) / connections as f64;
-        rows.push(Row { name, allocated: each(before.0, after.0), resident: each(before.1, after.1) });
+        let allocated = before.0.zip(after.0).map(|(before, after)| each(before, after));
+        rows.push(Row { kind, allocated, resident: each(before.1, after.1) });
     }
     Ok(Idle { connections, rows })
 }
 
-fn open(at: SocketAddr, connections: usize, resp3: bool) -> Result<Vec<Idler>> {
-    (0..connections).map(|i| Idler::open(at, resp3).with_context(|| format!("idle connection {i}"))).collect()
-}
-
-/// Allocated and resident bytes when all is quiet.
-fn memory(envoy: &Envoy) -> Result<(u64, u64)> {
-    std::thread::sleep(Duration::from_secs(1));
-    Ok((envoy.allocated()?, envoy.process().resident_memory()?))
-}
-
-/// An open connection. A [`Client`] holds its socket twice.
-#[derive(Debug)]
-struct Idler {
-    _stream: std::net::TcpStream,
-}
-
-impl Idler {
-    fn open(at: SocketAddr, resp3: bool) -> Result<Idler> {
-        let mut client = Client::connect(at)?;
-        if resp3 {
-            client.ok(&["HELLO", "3"])?;
-        }
-        client.ok(&["PING"])?;
-        Ok(Idler { _stream: client.stream().try_clone()? })
+impl Idle {
+    /// A way's row.
+    pub fn row(&self, kind: Kind) -> Option<&Row> {
+        self.rows.iter().find(|row| row.kind == kind)
     }
 }
 
+fn open(at: SocketAddr, connections: usize, resp3: bool) -> Result<Vec<Socket>> {
+    (0..connections).map(|i| Socket::connect(at, resp3).with_context(|| format!("idle connection {i}"))).collect()
+}
+
+/// Allocated and resident bytes when all is quiet.
+fn memory(options: &Options, running: &Running) -> Result<(Option<u64>, u64)> {
+    std::thread::sleep(Duration::from_millis(if options.quick { 200 } else { 1000 }));
+    Ok((running.allocated()?, running.resident()?))
+}
+
 /// Raises the limit of open files to what is permitted, for this process and those that it starts; the limit.
-fn raise_descriptors() -> Result<usize> {
+pub fn raise_descriptors() -> Result<usize> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointers are valid for the calls.
     let done = unsafe {

@@ -1,21 +1,32 @@
-//! `just bench`: what the filter costs.
+//! `just bench`: what each way from a client to Redis costs.
 
 mod envoy_config;
+mod goals;
 mod histogram;
 mod idle;
+mod kind;
+mod latency;
 mod load;
+mod memory;
+mod open_loop;
 mod options;
 mod paths;
 mod plot;
 mod report;
 mod routes;
+mod running;
+mod samples;
+mod socket;
 mod subject;
+mod twemproxy;
+mod work;
+mod workload;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use options::Options;
-use redis_mesh_tests::client::encode;
+use redis_mesh_tests::client::{Client, encode};
 use redis_mesh_tests::filter;
 use redis_mesh_tests::redis::{self, Redis};
 
@@ -45,11 +56,21 @@ fn run(options: &Options) -> Result<()> {
         Some(file) => file.clone(),
         None => filter::build()?,
     };
+    idle::raise_descriptors()?;
+    if twemproxy::program().is_none() {
+        options.progress("twemproxy (nutcracker) isn't installed: going on without it");
+    }
     let redis =
         Redis::start_with(redis::Options { config: vec!["maxclients 15000".into()], ..redis::Options::default() })?;
     let mut report = report::Report::new(options, &redis, &filter)?;
     if options.wants_part("paths") {
         report.paths = Some(paths::measure(options, &redis, &filter)?);
+    }
+    if options.wants_part("latency") {
+        report.latency = Some(latency::measure(options, &redis, &filter)?);
+    }
+    if options.wants_part("memory") {
+        report.memory = Some(memory::measure(options, &filter)?);
     }
     if options.wants_part("routes") {
         report.routes = Some(routes::measure(options, &redis, &filter)?);
@@ -72,9 +93,8 @@ fn run(options: &Options) -> Result<()> {
 }
 
 /// Sets every key to this value.
-fn fill(redis: &Redis, keys: &[String], value: &[u8]) -> Result<()> {
-    let mut client = redis.client()?;
-    for keys in keys.chunks(256) {
+fn fill(client: &mut Client, keys: &[String], value: &[u8]) -> Result<()> {
+    for keys in keys.chunks(16) {
         let commands: Vec<u8> = keys.iter().flat_map(|key| encode(&[b"SET", key.as_bytes(), value])).collect();
         client.write(&commands)?;
         for _ in keys {

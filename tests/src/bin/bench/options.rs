@@ -7,22 +7,25 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use redis_mesh_tests::workspace;
 
-use crate::paths::{Cell, cells};
+use crate::work::{WORKS, Work};
 
 /// What `--help` prints.
 pub const HELP: &str = "\
-What the filter costs: requests per second, latency, and Envoy's CPU time per request, on every way
-from a client to Redis (direct, tcp_proxy, redis_proxy, the filter before each), measured in
-interleaved rounds on this machine. Also: the cost of many routes, and the memory of idle connections.
+What it costs: requests per second, latency, and the proxy's CPU time per request, on every way from a
+client to Redis (direct, tcp_proxy, redis_proxy, the native module, the wasm filter before each, and
+twemproxy where `nutcracker` is installed), measured in interleaved rounds on this machine. Also: latency
+at a fixed rate, memory under clients that don't read and a Redis that stands still, the cost of many
+routes, and the memory of idle connections. The report compares with the native path's goals.
 
 Usage: just bench [OPTIONS]
 
 Options:
   --quick         A short run that shows that everything works; its numbers mean little
   --rounds N      Rounds (21; with --quick 2). The report shows medians and minima
-  --only LIST     Only these parts: paths, routes, idle; or only these loads: get, set, 64b, 4kb, p1, p16,
-                  p64. Separated by commas, such as get,64b,p64
-  --filter FILE   A built filter; otherwise it is built
+  --only LIST     Only these parts: paths, latency, memory, routes, idle; or only these works: get, set,
+                  transaction, 64b, 4kb, 100kb, 1mb, p1, p16, p64 (pipeline), c10, c50, c1000 (connections),
+                  server, cluster. Separated by commas, such as get,64b,p64
+  --filter FILE   A built wasm filter; otherwise it is built
   --against FILE  Another filter, measured on the same ways in the same rounds; may be repeated
   --out DIR       Where benchmark.md and benchmark.svg go (reports)
   -h, --help      Print this
@@ -32,7 +35,7 @@ within one run, bear company better than requests per second do.
 ";
 
 /// The parts of a run.
-pub const PARTS: [&str; 3] = ["paths", "routes", "idle"];
+pub const PARTS: [&str; 5] = ["paths", "latency", "memory", "routes", "idle"];
 
 /// See [`HELP`].
 #[derive(Clone, Debug)]
@@ -50,7 +53,7 @@ pub struct Options {
     /// Where the report goes.
     pub out: PathBuf,
     parts: Vec<String>,
-    loads: Vec<String>,
+    works: Vec<String>,
 }
 
 impl Options {
@@ -64,7 +67,7 @@ impl Options {
             against: Vec::new(),
             out: workspace::root().join("reports"),
             parts: Vec::new(),
-            loads: Vec::new(),
+            works: Vec::new(),
         };
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
@@ -91,17 +94,17 @@ impl Options {
     }
 
     fn only(&mut self, list: &str) -> Result<()> {
-        let known: Vec<String> = cells().iter().flat_map(Cell::words).collect();
+        let known: Vec<String> = WORKS.iter().flat_map(Work::words).collect();
         for word in list.split(',').map(|word| word.trim().to_ascii_lowercase()) {
             if PARTS.contains(&word.as_str()) {
                 self.parts.push(word);
             } else if known.contains(&word) {
-                self.loads.push(word);
+                self.works.push(word);
             } else {
                 bail!("--only: what is {word}?");
             }
         }
-        if !self.loads.is_empty() {
+        if !self.works.is_empty() {
             self.parts.push("paths".into());
         }
         Ok(())
@@ -112,16 +115,15 @@ impl Options {
         self.parts.is_empty() || self.parts.iter().any(|wanted| wanted == part)
     }
 
-    /// Whether a load is wanted: of each kind of word (command, size, pipeline) one that it has, or none at all.
-    pub fn wants(&self, cell: &Cell) -> bool {
-        if self.loads.is_empty() {
-            return !self.quick || (cell.value == 64 && cell.pipeline != 16);
+    /// Whether a work is wanted: of each kind of word (request, size, pipeline, …) one that it has, or none at all.
+    pub fn wants(&self, work: &Work) -> bool {
+        if self.works.is_empty() {
+            return !self.quick || work.quick;
         }
-        let all = cells();
-        (0..3).all(|kind| {
-            let of_kind: Vec<&String> =
-                self.loads.iter().filter(|word| all.iter().any(|cell| cell.words()[kind] == **word)).collect();
-            of_kind.is_empty() || of_kind.contains(&&cell.words()[kind])
+        work.words().iter().enumerate().all(|(kind, own)| {
+            let of_kind = |word: &&String| WORKS.iter().any(|work| work.words()[kind] == **word);
+            let mut wanted = self.works.iter().filter(of_kind).peekable();
+            wanted.peek().is_none() || wanted.any(|word| word == own)
         })
     }
 

@@ -1,122 +1,108 @@
-//! Every way from a client to Redis, under every load.
+//! Every way from a client to Redis, under every work.
 
 use std::path::Path;
 
-use anyhow::Result;
-use redis_mesh_core::wire::{DataPath, KeyMatch};
+use anyhow::{Context, Result};
+use redis_mesh_tests::client::Client;
+use redis_mesh_tests::cluster::Cluster;
 use redis_mesh_tests::redis::Redis;
 
-use crate::envoy_config::{cluster, envoy, filter, filter_config, redis_proxy, tcp_proxy};
-use crate::load::Workload;
+use crate::kind::{Behind, Kind};
 use crate::options::Options;
-use crate::subject::{Samples, Subject, measure_all};
-
-/// One kind of load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cell {
-    /// `GET` or `SET`.
-    pub command: &'static str,
-    /// Bytes of a value.
-    pub value: usize,
-    /// Requests that a connection has outstanding.
-    pub pipeline: usize,
-}
-
-impl Cell {
-    /// The words by which `--only` chooses it.
-    pub fn words(&self) -> [String; 3] {
-        [
-            self.command.to_ascii_lowercase(),
-            size(self.value).to_ascii_lowercase().replace(' ', ""),
-            format!("p{}", self.pipeline),
-        ]
-    }
-}
-
-/// A size as the report shows it.
-pub fn size(bytes: usize) -> String {
-    if bytes >= 1024 { format!("{} KB", bytes / 1024) } else { format!("{bytes} B") }
-}
-
-/// A load as the report shows it.
-pub fn title(cell: &Cell) -> String {
-    format!("{} {}, pipeline {}", cell.command, size(cell.value), cell.pipeline)
-}
-
-/// The loads in the report's order.
-pub fn cells() -> Vec<Cell> {
-    let mut cells = Vec::new();
-    for command in ["GET", "SET"] {
-        for value in [64, 4096] {
-            cells.extend([1, 16, 64].map(|pipeline| Cell { command, value, pipeline }));
-        }
-    }
-    cells
-}
+use crate::samples::Samples;
+use crate::subject::{Subject, Task, measure_all};
+use crate::work::{Request, WORKS, Work};
 
 /// What was measured.
 #[derive(Debug)]
 pub struct Paths {
-    /// Name and peer of each subject.
-    pub subjects: Vec<(String, Option<usize>)>,
-    /// For each load the samples of each subject.
-    pub results: Vec<(Cell, Vec<Samples>)>,
+    /// The ways.
+    pub rows: Vec<Row>,
+    /// For each work the samples of each way; of a way that can't do it, none.
+    pub results: Vec<(Work, Vec<Samples>)>,
 }
 
-/// Keys of the loads.
-const KEYS: usize = 1024;
+/// A way with what stands behind it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// The row that it is compared with.
+    pub peer: Option<usize>,
+    /// The way.
+    pub kind: Kind,
+    /// What stands behind.
+    pub behind: Behind,
+    /// Whether its filter is one of `--against`.
+    pub other: bool,
+}
 
-/// Measures in rounds: in each of them every load, under each load every subject.
+/// Measures in rounds: in each of them every work, under each work every way that can do it.
 pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<Paths> {
-    let mut subjects = start(options, redis, filter_file)?;
-    let keys: Vec<String> = (0..KEYS).map(|i| format!("bench:{:06}", i * 7919 % 1_000_000)).collect();
-    let mut results: Vec<(Cell, Vec<Samples>)> = cells()
-        .into_iter()
-        .filter(|cell| options.wants(cell))
-        .map(|cell| (cell, vec![Samples::default(); subjects.len()]))
-        .collect();
+    let works: Vec<Work> = WORKS.iter().filter(|work| options.wants(work)).copied().collect();
+    let (mut rows, mut subjects) = start(options, &works, Behind::Server, redis, filter_file)?;
+    let cluster = works.iter().any(|work| work.behind == Behind::Cluster).then(Cluster::start).transpose()?;
+    if let Some(cluster) = &cluster {
+        let (more, running) = start(options, &works, Behind::Cluster, &cluster.nodes[0], filter_file)?;
+        let first = rows.len();
+        rows.extend(more.into_iter().map(|row| Row { peer: row.peer.map(|peer| first + peer), ..row }));
+        subjects.extend(running);
+    }
+    let does = |work: &Work, row: &Row| row.behind == work.behind && work.kinds.contains(&row.kind);
+    let mut workloads = Vec::new();
+    for work in &works {
+        // Somebody who can do it fills what stands behind.
+        let way = rows.iter().position(|row| does(work, row)).context("nobody can do it")?;
+        crate::fill(&mut Client::connect(subjects[way].running.addr)?, &work.keys(), &work.bytes())?;
+        workloads.push(work.workload());
+    }
+    let mut results: Vec<(Work, Vec<Samples>)> =
+        works.into_iter().map(|work| (work, vec![Samples::default(); rows.len()])).collect();
     for round in 0..options.rounds {
-        for value in [64, 4096] {
-            let of_size = |(cell, _): &&mut (Cell, Vec<Samples>)| cell.value == value;
-            if !results.iter_mut().any(|result| of_size(&&mut *result)) {
-                continue;
-            }
-            let bytes = vec![b'x'; value];
-            let [get, set] = [Workload::get(&keys, &bytes), Workload::set(&keys, &bytes)];
-            crate::fill(redis, &keys, &bytes)?;
-            for (cell, samples) in results.iter_mut().filter(of_size) {
-                let workload = if cell.command == "GET" { &get } else { &set };
-                options.progress(&format!("round {} of {}: {}", round + 1, options.rounds, title(cell)));
-                measure_all(&mut subjects, samples, round, workload, cell.pipeline, options.duration)?;
-            }
+        for ((work, samples), workload) in results.iter_mut().zip(&workloads) {
+            options.progress(&format!("round {} of {}: {}", round + 1, options.rounds, work.title()));
+            let task = Task {
+                workload,
+                connections: work.connections,
+                pipeline: work.pipeline,
+                duration: options.duration,
+                count_at: (work.request == Request::Transaction).then_some(redis),
+            };
+            let able = subjects.iter_mut().zip(samples).zip(&rows).filter(|(_, row)| does(work, row));
+            measure_all(able.map(|(pair, _)| pair), round, &task)?;
         }
     }
-    Ok(Paths { subjects: subjects.iter().map(|subject| (subject.name.clone(), subject.peer)).collect(), results })
+    Ok(Paths { rows, results })
 }
 
-fn start(options: &Options, redis: &Redis, filter_file: &Path) -> Result<Vec<Subject>> {
-    let clusters = [cluster("redis", Some(redis.addr()))];
-    let of_tcp = filter_config(DataPath::Direct, &[None], vec![(KeyMatch::Any, 0)]);
-    let of_redis = filter_config(DataPath::Proxy, &[None], vec![(KeyMatch::Any, 0)]);
-    let behind = redis_proxy(&[], Some("redis"), true);
-    let alone = redis_proxy(&[], Some("redis"), false);
-    let tcp = || tcp_proxy("redis");
-    let mut subjects = vec![
-        Subject::direct("direct", redis.addr())?,
-        Subject::start("tcp_proxy", None, false, |at| envoy(at, &[tcp()], &clusters))?,
-        Subject::start("redis_proxy", None, false, |at| envoy(at, &[alone], &clusters))?,
-    ];
+fn start(
+    options: &Options,
+    works: &[Work],
+    behind: Behind,
+    redis: &Redis,
+    filter_file: &Path,
+) -> Result<(Vec<Row>, Vec<Subject>)> {
+    let wanted =
+        |kind: &Kind| kind.is_there() && works.iter().any(|work| work.behind == behind && work.kinds.contains(kind));
+    let (mut rows, mut subjects): (Vec<Row>, Vec<Subject>) = (Vec::new(), Vec::new());
     for (mark, file) in &options.filters(filter_file) {
-        let before_redis = [filter(file, &of_redis), behind.clone()];
-        let before_tcp = [filter(file, &of_tcp), tcp()];
-        for (name, peer, resp3, chain) in [
-            ("filter + redis_proxy, RESP2", 2, false, &before_redis),
-            ("filter + redis_proxy, RESP3", 2, true, &before_redis),
-            ("filter + tcp_proxy", 1, false, &before_tcp),
-        ] {
-            let name = format!("{name}{mark}");
-            subjects.push(Subject::start(&name, Some(peer), resp3, |at| envoy(at, chain, &clusters))?);
+        let other = !mark.is_empty();
+        for kind in Kind::ALL.into_iter().filter(wanted).filter(|kind| kind.has_filter() || !other) {
+            let name = format!("{}{mark}", kind.name());
+            let peer = kind.peer().and_then(|peer| rows.iter().position(|row| row.kind == peer));
+            let running = kind.start(file, behind, redis.addr()).with_context(|| format!("starting {name}"))?;
+            subjects.push(Subject::new(&name, peer, kind.resp3(), running));
+            rows.push(Row { name, peer, kind, behind, other });
         }
     }
-    Ok(subjects)
+    Ok((rows, subjects))
+}
+
+impl Paths {
+    /// The samples of a way under a work.
+    pub fn samples(&self, work: &Work, kind: Kind) -> Option<&Samples> {
+        let (_, samples) = self.results.iter().find(|(known, _)| known == work)?;
+        let own = |(row, samples): &(&Row, &Samples)| row.kind == kind && !row.other && !samples.is_empty();
+        self.rows.iter().zip(samples).find(own).map(|(_, samples)| samples)
+    }
 }

@@ -1,9 +1,11 @@
-//! The report's numbers as bars: one panel for each load, each with a scale of its own.
+//! The report's numbers as bars: one panel for each work that all ways can do, each with a scale of its own.
 
 use std::fmt::Write as _;
 
-use crate::paths::{Paths, title};
-use crate::subject::Samples;
+use crate::kind::Behind;
+use crate::paths::Paths;
+use crate::samples::Samples;
+use crate::work::Work;
 
 const LABELS: usize = 190;
 const PANEL: usize = 230;
@@ -14,7 +16,7 @@ const LINE: usize = 17;
 const HEAD: usize = 26;
 /// Panels side by side.
 const COLUMNS: usize = 3;
-const COLOURS: [&str; 6] = ["#9aa0a6", "#5b8db8", "#3b6ea5", "#e08a3c", "#c4572b", "#6aa84f"];
+const COLOURS: [&str; 8] = ["#9aa0a6", "#5b8db8", "#3b6ea5", "#2e8b57", "#8e6bbf", "#e08a3c", "#c4572b", "#b8a13c"];
 
 /// The picture as SVG.
 pub fn svg(paths: &Paths) -> String {
@@ -24,7 +26,7 @@ pub fn svg(paths: &Paths) -> String {
         &mut body,
         y,
         paths,
-        "Envoy's CPU time, µs per request (less is better)",
+        "The proxy's CPU time, µs per request (less is better)",
         |samples| samples.cpu(),
         |v| format!("{v:.2}"),
     );
@@ -55,19 +57,23 @@ fn section(
 ) -> usize {
     let _ = writeln!(out, "<text x=\"8\" y=\"{}\" font-size=\"15\" font-weight=\"600\">{heading}</text>", top + 14);
     let top = top + 26;
-    let height = HEAD + paths.subjects.len() * LINE + 8;
-    for (i, (cell, samples)) in paths.results.iter().enumerate() {
+    let rows: Vec<usize> = (0..paths.rows.len()).filter(|&i| paths.rows[i].behind == Behind::Server).collect();
+    let of_all = |(_, samples): &&(Work, Vec<Samples>)| rows.iter().all(|&row| !samples[row].is_empty());
+    let panels: Vec<&(Work, Vec<Samples>)> = paths.results.iter().filter(of_all).collect();
+    let height = HEAD + rows.len() * LINE + 8;
+    for (i, (work, samples)) in panels.iter().enumerate() {
         let (x, y) = (LABELS + i % COLUMNS * (PANEL + GAP), top + i / COLUMNS * height);
-        let _ = writeln!(out, "<text x=\"{x}\" y=\"{}\" font-weight=\"600\">{}</text>", y + 18, title(cell));
+        let _ = writeln!(out, "<text x=\"{x}\" y=\"{}\" font-weight=\"600\">{}</text>", y + 18, work.title());
         let most = samples.iter().filter_map(&number).fold(f64::MIN_POSITIVE, f64::max);
-        for (row, ((name, _), samples)) in paths.subjects.iter().zip(samples).enumerate() {
+        for (row, &way) in rows.iter().enumerate() {
+            let (name, samples) = (&paths.rows[way].name, &samples[way]);
             let y = y + HEAD + row * LINE;
             if i % COLUMNS == 0 {
                 let name = name.replace('&', "&amp;").replace('<', "&lt;");
                 let _ = writeln!(out, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{name}</text>", x - 8, y + 11);
             }
             let Some(value) = number(samples) else {
-                let _ = writeln!(out, "<text x=\"{x}\" y=\"{}\" fill=\"#888\">no Envoy</text>", y + 11);
+                let _ = writeln!(out, "<text x=\"{x}\" y=\"{}\" fill=\"#888\">no proxy</text>", y + 11);
                 continue;
             };
             let length = value / most * BAR;
@@ -83,5 +89,5 @@ fn section(
             );
         }
     }
-    top + paths.results.len().div_ceil(COLUMNS) * height
+    top + panels.len().div_ceil(COLUMNS) * height
 }

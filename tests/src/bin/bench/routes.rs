@@ -15,9 +15,10 @@ use redis_mesh_tests::redis::Redis;
 use serde_json::Value;
 
 use crate::envoy_config::{cluster, envoy, filter, filter_config, redis_proxy, tag};
-use crate::load::Workload;
 use crate::options::Options;
-use crate::subject::{Samples, Subject, measure_all, median};
+use crate::samples::{Samples, median};
+use crate::subject::{CONNECTIONS, Subject, Task, measure_all};
+use crate::workload::Workload;
 use redis_mesh_tests::figures::thousands;
 
 /// Keys `tenant-0000:` to `tenant-9999:`.
@@ -66,33 +67,40 @@ pub struct Configuration {
 pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Routes> {
     let numbers: &[usize] = if options.quick { &[1, 10_000] } else { &[1, 100, 10_000] };
     let mut subjects = Vec::new();
-    subjects.push(Subject::start("redis_proxy alone, 10 routes", None, false, |at| alone(false, at, redis.addr()))?);
+    subjects.push(Subject::start("redis_proxy alone, 10 routes", None, |at| alone(false, at, redis.addr()))?);
     for (mark, file) in &options.filters(file) {
         let one = subjects.len();
         for &routes in numbers {
             let name = format!("filter{mark}, {}", if routes == 1 { "1 route".into() } else { many(routes) });
             let peer = if routes == 1 { 0 } else { one };
             let config = |at| behind_the_filter(file, routes, false, at, redis.addr());
-            subjects.push(Subject::start(&name, Some(peer), false, config)?);
+            subjects.push(Subject::start(&name, Some(peer), config)?);
         }
     }
     if !options.quick {
         let peer = subjects.len();
         let name = "redis_proxy alone, 10 routes, 10 upstream connections";
-        subjects.push(Subject::start(name, None, false, |at| alone(true, at, redis.addr()))?);
+        subjects.push(Subject::start(name, None, |at| alone(true, at, redis.addr()))?);
         let name = format!("filter, {}, 10 upstream connections", many(TENANTS));
         let config = |at| behind_the_filter(file, TENANTS, true, at, redis.addr());
-        subjects.push(Subject::start(&name, Some(peer), false, config)?);
+        subjects.push(Subject::start(&name, Some(peer), config)?);
     }
 
     let keys: Vec<String> = (0..TENANTS).map(|i| format!("tenant-{:04}:key", i * 7919 % TENANTS)).collect();
     let value = [b'x'; 64];
-    crate::fill(redis, &keys, &value)?;
+    crate::fill(&mut redis.client()?, &keys, &value)?;
     let workload = Workload::get(&keys, &value);
     let mut samples = vec![Samples::default(); subjects.len()];
     for round in 0..options.rounds {
         options.progress(&format!("round {} of {}: routes", round + 1, options.rounds));
-        measure_all(&mut subjects, &mut samples, round, &workload, PIPELINE, options.duration)?;
+        let task = Task {
+            workload: &workload,
+            connections: CONNECTIONS,
+            pipeline: PIPELINE,
+            duration: options.duration,
+            count_at: None,
+        };
+        measure_all(subjects.iter_mut().zip(&mut samples), round, &task)?;
     }
     let rows = subjects.into_iter().zip(samples);
     let rows = rows.map(|(subject, samples)| Row { name: subject.name, peer: subject.peer, samples }).collect();

@@ -1,0 +1,131 @@
+//! The ways from a client to Redis.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use redis_mesh_core::wire::{DataPath, KeyMatch};
+use redis_mesh_tests::envoy::Envoy;
+use redis_mesh_tests::listener::{self, route};
+use redis_mesh_tests::{native, net};
+
+use crate::envoy_config::{cluster, envoy, filter, filter_config, redis_cluster, redis_proxy, tcp_proxy};
+use crate::running::Running;
+use crate::twemproxy;
+
+/// A way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No proxy.
+    Direct,
+    /// Envoy's.
+    TcpProxy,
+    /// Envoy's.
+    RedisProxy,
+    /// The wasm filter before `redis_proxy`.
+    FilterRedis,
+    /// The same, and clients say HELLO 3.
+    FilterRedis3,
+    /// The wasm filter before `tcp_proxy`.
+    FilterTcp,
+    /// The dynamic module.
+    Native,
+    /// A proxy that isn't Envoy.
+    Twemproxy,
+}
+
+/// What stands behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// One server.
+    Server,
+    /// A Redis Cluster.
+    Cluster,
+}
+
+impl Kind {
+    /// In the report's order.
+    pub const ALL: [Kind; 8] = [
+        Kind::Direct,
+        Kind::TcpProxy,
+        Kind::RedisProxy,
+        Kind::Native,
+        Kind::Twemproxy,
+        Kind::FilterRedis,
+        Kind::FilterRedis3,
+        Kind::FilterTcp,
+    ];
+
+    /// As the report calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Direct => "direct",
+            Kind::TcpProxy => "tcp_proxy",
+            Kind::RedisProxy => "redis_proxy",
+            Kind::FilterRedis => "filter + redis_proxy, RESP2",
+            Kind::FilterRedis3 => "filter + redis_proxy, RESP3",
+            Kind::FilterTcp => "filter + tcp_proxy",
+            Kind::Native => "native",
+            Kind::Twemproxy => "twemproxy",
+        }
+    }
+
+    /// What it is compared with.
+    pub fn peer(self) -> Option<Kind> {
+        match self {
+            Kind::Direct | Kind::TcpProxy | Kind::RedisProxy | Kind::Twemproxy => None,
+            Kind::FilterRedis | Kind::FilterRedis3 | Kind::Native => Some(Kind::RedisProxy),
+            Kind::FilterTcp => Some(Kind::TcpProxy),
+        }
+    }
+
+    /// Whether the wasm filter is part of it.
+    pub fn has_filter(self) -> bool {
+        matches!(self, Kind::FilterRedis | Kind::FilterRedis3 | Kind::FilterTcp)
+    }
+
+    /// Whether its clients say HELLO 3.
+    pub fn resp3(self) -> bool {
+        self == Kind::FilterRedis3
+    }
+
+    /// Whether it can be had on this machine.
+    pub fn is_there(self) -> bool {
+        self != Kind::Twemproxy || twemproxy::program().is_some()
+    }
+
+    /// Starts it in front of a server, or of the node by which a Redis Cluster is found.
+    pub fn start(self, filter_file: &Path, behind: Behind, server: SocketAddr) -> Result<Running> {
+        let at = SocketAddr::new([127, 0, 0, 1].into(), net::free_port()?);
+        let upstream = |name| match behind {
+            Behind::Server => cluster(name, Some(server)),
+            Behind::Cluster => redis_cluster(name, server),
+        };
+        let chain = |filters: &[_]| envoy(at, filters, &[upstream("redis")]);
+        let before = |path| filter(filter_file, &filter_config(path, &[None], vec![(KeyMatch::Any, 0)]));
+        let config = match self {
+            Kind::Direct => return Ok(Running::nothing(server)),
+            Kind::Twemproxy => {
+                let program = twemproxy::program().unwrap_or_else(|| PathBuf::from("nutcracker"));
+                return Ok(Running::process(at, twemproxy::start(program, at, server)?));
+            }
+            Kind::Native => {
+                let mut host = native::host(&["redis"], vec![route(KeyMatch::Any, 0)]);
+                host.targets[0].cluster = behind == Behind::Cluster;
+                let name = host.targets[0].destination.clone();
+                let document = listener::config("redis", 1, host);
+                let config = envoy(at, &[native::proxy(&document)?], &[upstream(&name)]);
+                return Ok(Running::envoy(at, native::start_with(&config, 1)?));
+            }
+            Kind::TcpProxy => chain(&[tcp_proxy("redis")]),
+            Kind::RedisProxy => chain(&[redis_proxy(&[], Some("redis"), false)]),
+            Kind::FilterRedis | Kind::FilterRedis3 => {
+                chain(&[before(DataPath::Proxy), redis_proxy(&[], Some("redis"), true)])
+            }
+            Kind::FilterTcp => chain(&[before(DataPath::Direct), tcp_proxy("redis")]),
+        };
+        let envoy = Envoy::start(&config)?;
+        envoy.wait_discovered(std::time::Duration::from_secs(10))?;
+        Ok(Running::envoy(at, envoy))
+    }
+}

@@ -1,0 +1,104 @@
+//! What was measured, and what of many measurements is shown.
+
+/// One measurement of one subject.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// Requests per second.
+    pub rate: f64,
+    /// Latencies in µs: p50, p99, p99.9.
+    pub latency: [f64; 3],
+    /// CPU time of the proxy in µs per request.
+    pub cpu: Option<f64>,
+    /// New connections that Redis has seen, for each request.
+    pub connections: Option<f64>,
+}
+
+/// The middle of numbers and how far they spread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// A quarter is less.
+    pub low: f64,
+    /// Half is less.
+    pub median: f64,
+    /// A quarter is more.
+    pub high: f64,
+}
+
+impl Spread {
+    /// Of numbers; none of none.
+    pub fn of(mut values: Vec<f64>) -> Option<Spread> {
+        values.sort_by(f64::total_cmp);
+        let last = values.len().checked_sub(1)?;
+        let at = |share: f64| {
+            let place = last as f64 * share;
+            let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
+            below + (above - below) * place.fract()
+        };
+        Some(Spread { low: at(0.25), median: at(0.5), high: at(0.75) })
+    }
+
+    /// `1.20 (1.10–1.30)`.
+    pub fn ratio(&self) -> String {
+        format!("{:.2} ({:.2}–{:.2})", self.median, self.low, self.high)
+    }
+}
+
+/// Samples of one subject under one work.
+#[derive(Clone, Debug, Default)]
+pub struct Samples(Vec<Sample>);
+
+impl Samples {
+    /// Adds one.
+    pub fn push(&mut self, sample: Sample) {
+        self.0.push(sample);
+    }
+
+    /// Whether it was measured at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The median of a number.
+    pub fn median(&self, of: impl Fn(&Sample) -> f64) -> f64 {
+        median(self.0.iter().map(of).collect())
+    }
+
+    /// The median of the CPU time per request.
+    pub fn cpu(&self) -> Option<f64> {
+        Spread::of(self.0.iter().filter_map(|sample| sample.cpu).collect()).map(|spread| spread.median)
+    }
+
+    /// The least CPU time per request.
+    pub fn least_cpu(&self) -> Option<f64> {
+        self.0.iter().filter_map(|sample| sample.cpu).min_by(f64::total_cmp)
+    }
+
+    /// The median of new connections for each request.
+    pub fn connections(&self) -> Option<f64> {
+        Spread::of(self.0.iter().filter_map(|sample| sample.connections).collect()).map(|spread| spread.median)
+    }
+
+    /// CPU time per request against that of a peer: the ratios of the rounds.
+    pub fn cpu_ratio(&self, peer: &Samples) -> Option<Spread> {
+        let ratio = |(own, peer): (&Sample, &Sample)| Some(own.cpu? / peer.cpu?);
+        Spread::of(self.0.iter().zip(&peer.0).filter_map(ratio).collect())
+    }
+}
+
+/// The median; 0 of nothing.
+pub fn median(values: Vec<f64>) -> f64 {
+    Spread::of(values).map_or(0.0, |spread| spread.median)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quartiles() {
+        assert_eq!(Spread::of(Vec::new()), None);
+        assert_eq!(Spread::of(vec![3.0]), Some(Spread { low: 3.0, median: 3.0, high: 3.0 }));
+        assert_eq!(Spread::of(vec![4.0, 0.0, 2.0, 1.0, 3.0]), Some(Spread { low: 1.0, median: 2.0, high: 3.0 }));
+        assert_eq!(Spread::of(vec![2.0, 1.0]).map(|spread| spread.median), Some(1.5));
+    }
+}
