@@ -1,0 +1,246 @@
+//! The invocations of one server in one protocol, at the server itself and through a topology.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use redis_mesh_tests::client::Client;
+use redis_mesh_tests::redis::{Options, Redis};
+use redis_mesh_tests::reply::Reply;
+
+use crate::invocation::{Invocation, Kind, Request, is_key};
+use crate::normal;
+use crate::topology::{Place, Topology};
+
+/// How long a reply may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What came for a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Reply(Reply),
+    Closed,
+    Silence,
+}
+
+impl Answer {
+    /// As a text in one line.
+    pub fn text(&self) -> String {
+        match self {
+            Answer::Reply(reply) => reply.encode().strip_suffix(b"\r\n").unwrap_or_default().escape_ascii().to_string(),
+            Answer::Closed => "(closed)".to_owned(),
+            Answer::Silence => "(nothing)".to_owned(),
+        }
+    }
+
+    pub fn is_error(&self) -> bool {
+        match self {
+            Answer::Reply(reply) => reply.is_error(),
+            Answer::Closed | Answer::Silence => true,
+        }
+    }
+}
+
+/// An invocation, what was sent, and both answers to it.
+#[derive(Debug)]
+pub struct Comparison {
+    pub invocation: Invocation,
+    pub server: String,
+    pub protocol: &'static str,
+    pub sent: Vec<Request>,
+    pub expected: Vec<Vec<Answer>>,
+    pub answers: Vec<Vec<Answer>>,
+}
+
+impl Comparison {
+    /// The first answers that differ, the server's and the other's.
+    pub fn difference(&self) -> Option<(String, String)> {
+        let text = |answers: &[Answer]| answers.iter().map(Answer::text).collect::<Vec<_>>().join(" ");
+        let pairs = self.sent.iter().zip(self.expected.iter().zip(&self.answers));
+        let is_same = |sent: &Request, expected: &[Answer], answers: &[Answer]| {
+            let command = if sent[0] == b"HELLO" { "hello" } else { &self.invocation.command };
+            normal::same(command, expected, answers)
+        };
+        let mut different = pairs.filter(|(sent, (expected, answers))| !is_same(sent, expected, answers));
+        different.next().map(|(_, (expected, answers))| (text(expected), text(answers)))
+    }
+
+    /// Whether the server's last answers are no errors.
+    pub fn is_success(&self) -> bool {
+        self.expected.last().is_some_and(|answers| !answers.iter().any(Answer::is_error))
+    }
+
+    /// As one types it.
+    pub fn line(&self) -> String {
+        let show = |request: &Request| {
+            request.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
+        };
+        self.sent.iter().map(show).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// One server in one protocol.
+#[derive(Debug)]
+pub struct Lane {
+    topology: &'static Topology,
+    title: String,
+    protocol: &'static str,
+    listens: SocketAddr,
+    servers: Vec<Redis>,
+    controls: Vec<Client>,
+}
+
+impl Lane {
+    /// Starts the servers of a place.
+    pub fn start(
+        topology: &'static Topology,
+        place: &Place,
+        title: &str,
+        binary: &std::path::Path,
+        protocol: &'static str,
+    ) -> Result<Lane> {
+        let config = ["slowlog-log-slower-than -1", "enable-debug-command yes"].map(str::to_owned).to_vec();
+        let start = |addr: &SocketAddr| {
+            let binary = Some(binary.to_owned());
+            Redis::start_with(Options { addr: Some(*addr), config: config.clone(), binary, ..Options::default() })
+        };
+        let servers = place.servers.iter().map(start).collect::<Result<Vec<_>>>()?;
+        let controls = servers.iter().map(Redis::client).collect::<Result<_>>()?;
+        let title = title.to_owned();
+        Ok(Lane { topology, title, protocol, listens: place.listens, servers, controls })
+    }
+
+    /// Makes all the invocations.
+    pub fn run(&mut self, invocations: &[Invocation]) -> Result<Vec<Comparison>> {
+        let several = self.servers.len() > 1;
+        let is_fitting = |one: &&Invocation| {
+            (several || one.kind != Kind::Crossing) && (!one.is_harmful || self.topology.refuses_harm)
+        };
+        let fitting: Vec<&Invocation> = invocations.iter().filter(is_fitting).collect();
+        let mut comparisons = Vec::new();
+        for one in fitting {
+            let comparison = self.one(one).with_context(|| format!("{}: {:?}", self.title, one))?;
+            comparisons.push(comparison);
+        }
+        Ok(comparisons)
+    }
+
+    fn one(&mut self, invocation: &Invocation) -> Result<Comparison> {
+        let reference = self.topology.reference();
+        let sent: Vec<Request> = self.named(&invocation.session, invocation.kind);
+        self.prepare(invocation, Some(reference))?;
+        let expected = match invocation.is_harmful {
+            true => vec![vec![Answer::Silence]],
+            false => self.session(self.servers[reference].addr(), &sent, invocation, None)?,
+        };
+        self.prepare(invocation, None)?;
+        let answers = self.session(self.listens, &sent, invocation, Some(&expected))?;
+        Ok(Comparison {
+            invocation: invocation.clone(),
+            server: self.title.clone(),
+            protocol: self.protocol,
+            sent,
+            expected,
+            answers,
+        })
+    }
+
+    fn named(&self, requests: &[Request], kind: Kind) -> Vec<Request> {
+        let name = |word: &Vec<u8>| match is_key(word) {
+            true => self.topology.key(&String::from_utf8_lossy(&word[1..]), kind == Kind::Crossing).into_bytes(),
+            false => word.clone(),
+        };
+        requests.iter().map(|request| request.iter().map(name).collect()).collect()
+    }
+
+    /// Empties the servers and sets up what an invocation needs: all of it at one of them, or everything where it belongs.
+    fn prepare(&mut self, invocation: &Invocation, at: Option<usize>) -> Result<()> {
+        let mut each: Vec<Vec<Request>> = vec![vec![vec![b"FLUSHALL".to_vec()]]; self.controls.len()];
+        let requests = self.named(&invocation.setup, invocation.kind);
+        for (generic, request) in invocation.setup.iter().zip(requests) {
+            if request[0] == b"%quiet" {
+                self.controls.iter_mut().try_for_each(quiet)?;
+                continue;
+            }
+            let key = generic.iter().position(|word| is_key(word));
+            match (at, key) {
+                (Some(server), _) => each[server].push(request),
+                (None, Some(key)) => each[self.topology.owner(&request[key])].push(request),
+                // What has no key is for all.
+                (None, None) => each.iter_mut().for_each(|requests| requests.push(request.clone())),
+            }
+        }
+        for (control, requests) in self.controls.iter_mut().zip(each) {
+            for (request, reply) in requests.iter().zip(control.pipeline(&requests)?) {
+                ensure!(!reply.is_error(), "{}: {}", show(request), reply.text());
+            }
+        }
+        Ok(())
+    }
+
+    /// What a new client is told, command by command, up to where it is an error that nobody expects.
+    fn session(
+        &self,
+        addr: SocketAddr,
+        sent: &[Request],
+        invocation: &Invocation,
+        expected: Option<&[Vec<Answer>]>,
+    ) -> Result<Vec<Vec<Answer>>> {
+        let mut client = Client::connect(addr)?;
+        client.set_patience(PATIENCE)?;
+        if self.protocol == "3" {
+            client.ok(&["HELLO", "3"])?;
+        }
+        let mut all = Vec::new();
+        let protocol = usize::from(self.protocol == "3");
+        for (request, counts) in sent.iter().zip(&invocation.replies) {
+            let mut answers = Vec::new();
+            if client.send(request).is_err() {
+                answers.push(Answer::Closed);
+            }
+            // Who is refused waits for nothing more.
+            while answers.len() < counts[protocol] && !answers.last().is_some_and(Answer::is_error) {
+                answers.push(answer(client.read())?);
+            }
+            let is_error = |answers: &[Answer]| answers.iter().any(Answer::is_error);
+            let is_expected =
+                expected.and_then(|all_expected| all_expected.get(all.len())).is_none_or(|one| is_error(one));
+            let is_over = is_error(&answers) && !is_expected;
+            all.push(answers);
+            if is_over {
+                break;
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn show(request: &Request) -> String {
+    request.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
+}
+
+fn answer(read: Result<Reply>) -> Result<Answer> {
+    match read {
+        Ok(reply) => Ok(Answer::Reply(reply)),
+        Err(error) => match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::InvalidData) => Err(error),
+            Some(_) => Ok(Answer::Closed),
+            None => Ok(Answer::Silence),
+        },
+    }
+}
+
+/// Waits until a server neither saves nor rewrites.
+fn quiet(client: &mut Client) -> Result<()> {
+    loop {
+        let info = client.ok(&["INFO", "persistence"])?.text();
+        let is_quiet = ["rdb_bgsave_in_progress:0", "aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0"]
+            .iter()
+            .all(|line| info.contains(line));
+        if is_quiet {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
