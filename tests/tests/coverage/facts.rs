@@ -261,6 +261,8 @@ const BY_HAND: &[(&str, &str, &str)] = &[
     ("client|getname", "", "CLIENT SETNAME me; CLIENT GETNAME; RESET; CLIENT GETNAME"),
     ("client|setname", "", "CLIENT SETNAME me"),
     ("client|setname", "", "CLIENT SETNAME 'a b'"),
+    ("client|setname", "", "MULTI; CLIENT SETNAME me; CLIENT GETNAME; EXEC; CLIENT GETNAME"),
+    ("client|tracking", "", "MULTI; CLIENT TRACKING OFF; EXEC"),
     ("client|kill", "", "CLIENT KILL 127.0.0.1:1"),
     ("client|kill", "", "CLIENT KILL ID 999999999"),
     ("client|kill", "", "CLIENT KILL ADDR 127.0.0.1:1 SKIPME YES"),

@@ -97,7 +97,9 @@ pub fn all(command: &Documented) -> Result<Vec<Invocation>> {
         }
     };
     for (setup, session) in facts::by_hand(&command.name) {
-        add(Kind::Valid, &requests(setup)?, requests(session)?);
+        let session = requests(session)?;
+        let is_queued = session[0][0] == b"MULTI" && command.group != "transactions";
+        add(if is_queued { Kind::Transaction } else { Kind::Valid }, &requests(setup)?, session);
     }
     let name = command.words();
     if command.is_container {

@@ -1,8 +1,9 @@
 //! The invocations of one server in one protocol, at the server itself and through a topology.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use redis_mesh_tests::client::Client;
@@ -51,6 +52,8 @@ pub struct Comparison {
     pub sent: Vec<Request>,
     pub expected: Vec<Vec<Answer>>,
     pub answers: Vec<Vec<Answer>>,
+    /// What the client has changed of a connection that stays when it goes, as `CLIENT LIST` tells it.
+    pub left_behind: Option<String>,
 }
 
 impl Comparison {
@@ -89,6 +92,8 @@ pub struct Lane {
     listens: SocketAddr,
     servers: Vec<Redis>,
     controls: Vec<Client>,
+    /// What was found left behind.
+    left_behind: BTreeSet<String>,
 }
 
 impl Lane {
@@ -108,7 +113,8 @@ impl Lane {
         let servers = place.servers.iter().map(start).collect::<Result<Vec<_>>>()?;
         let controls = servers.iter().map(Redis::client).collect::<Result<_>>()?;
         let title = title.to_owned();
-        Ok(Lane { topology, title, protocol, listens: place.listens, servers, controls })
+        let (listens, left_behind) = (place.listens, BTreeSet::new());
+        Ok(Lane { topology, title, protocol, listens, servers, controls, left_behind })
     }
 
     /// Makes all the invocations.
@@ -143,7 +149,27 @@ impl Lane {
             sent,
             expected,
             answers,
+            left_behind: if self.topology.keeps_clients_apart { self.left_behind()? } else { None },
         })
+    }
+
+    /// What is odd about connections to the servers, now that there are no clients, and wasn't before.
+    fn left_behind(&mut self) -> Result<Option<String>> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut odd = BTreeSet::new();
+            for control in &mut self.controls {
+                let list = control.ok(&["CLIENT", "LIST"])?.text();
+                odd.extend(list.lines().filter_map(oddity));
+            }
+            let Some(new) = odd.difference(&self.left_behind).next().cloned() else { return Ok(None) };
+            // A connection that was a client's own may take a moment to close.
+            if Instant::now() > end {
+                self.left_behind.insert(new.clone());
+                return Ok(Some(new.split_once(' ').map(|(_, fields)| fields.to_owned()).unwrap_or_default()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn named(&self, requests: &[Request], kind: Kind) -> Vec<Request> {
@@ -152,6 +178,15 @@ impl Lane {
             false => word.clone(),
         };
         requests.iter().map(|request| request.iter().map(name).collect()).collect()
+    }
+
+    /// A request of a client as the server has it.
+    fn stripped(&self, mut request: Request) -> Request {
+        let removed = self.topology.removed.as_bytes();
+        for word in request.iter_mut().filter(|word| !removed.is_empty() && word.starts_with(removed)) {
+            word.drain(..removed.len());
+        }
+        request
     }
 
     /// Empties the servers and sets up what an invocation needs: all of it at one of them, or everything where it belongs.
@@ -166,7 +201,7 @@ impl Lane {
             let key = generic.iter().position(|word| is_key(word));
             match (at, key) {
                 (Some(server), _) => each[server].push(request),
-                (None, Some(key)) => each[self.topology.owner(&request[key])].push(request),
+                (None, Some(key)) => each[self.topology.owner(&request[key])].push(self.stripped(request)),
                 // What has no key is for all.
                 (None, None) => each.iter_mut().for_each(|requests| requests.push(request.clone())),
             }
@@ -229,6 +264,21 @@ fn answer(read: Result<Reply>) -> Result<Answer> {
             None => Ok(Answer::Silence),
         },
     }
+}
+
+/// The number of a connection and those of its fields that aren't as with a new one.
+fn oddity(line: &str) -> Option<String> {
+    let usual = |field: &&str| match field.split_once('=').unwrap_or((field, "")) {
+        ("db" | "sub" | "psub" | "ssub" | "watch", value) => value == "0",
+        ("redir", value) => value == "-1",
+        ("name" | "capa" | "lib-name" | "lib-ver", value) => value.is_empty(),
+        ("flags", value) => value == "N",
+        ("user", value) => value == "default",
+        _ => true,
+    };
+    let odd: Vec<&str> = line.split(' ').filter(|field| !usual(field)).collect();
+    let number = line.split(' ').next()?;
+    (!odd.is_empty()).then(|| format!("{number} {}", odd.join(" ")))
 }
 
 /// Waits until a server neither saves nor rewrites.

@@ -8,6 +8,7 @@ mod invocation;
 mod lane;
 mod normal;
 mod page;
+mod peers;
 mod topology;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,6 +126,16 @@ fn compare(topology: &'static Topology) -> Result<Outcome> {
         if kind == Kind::Valid && one.is_success() {
             outcome.succeeded.insert(command.clone());
         }
+        if let Some(left) = &one.left_behind
+            && differences.explain(command, kind, &format!("(left behind) {left}")).is_none()
+        {
+            wrong.push(format!(
+                "{command} {kind:?} {} RESP{}: {}\n    left behind\n    {left}",
+                one.server,
+                one.protocol,
+                one.line()
+            ));
+        }
         let standing = outcome.standings.entry(command.clone()).or_default();
         let Some((expected, answers)) = one.difference() else {
             same += 1;
@@ -176,6 +187,11 @@ fn native() -> Result<()> {
 #[test]
 fn native_several() -> Result<()> {
     outcome(&topology::SEVERAL).map(drop)
+}
+
+#[test]
+fn native_strip() -> Result<()> {
+    outcome(&topology::STRIP).map(drop)
 }
 
 #[test]
