@@ -121,3 +121,23 @@ fn matches(pattern: &str, text: &str) -> bool {
     }
     rest.ends_with(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ellipsis_is_anything() {
+        assert!(matches("a…c", "abc") && matches("…", "") && matches("a…b…c", "a b c") && matches("a", "a"));
+        assert!(!matches("a", "ab") && !matches("a…c", "ab") && !matches("…x…", "ab"));
+    }
+
+    #[test]
+    fn a_difference_is_three_lines() {
+        let text = "get set (Valid, Arity)\n-ERR …\nrefused: it is so\n";
+        let difference = Difference::parse(text.trim()).unwrap();
+        assert!(difference.is_refusal && !difference.is_general() && difference.kinds == ["Valid", "Arity"]);
+        assert_eq!(difference.text(), text);
+        assert!(Difference::parse("get\n-ERR").is_err());
+    }
+}

@@ -33,6 +33,7 @@ const VALUES: &[(&str, &str)] = &[
     ("pattern", "*"),
     ("scan.pattern", "@*"),
     ("scan.count", "1000"),
+    ("sscan.count", "1000"),
     ("keys.pattern", "@*"),
     ("sort.pattern", "@*"),
     ("sort_ro.pattern", "@*"),

@@ -244,3 +244,49 @@ impl Writer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn argument(id: usize, end: usize, name: &str, kind: &str) -> Argument {
+        Argument {
+            id,
+            end,
+            name: name.into(),
+            kind: kind.into(),
+            token: None,
+            is_optional: false,
+            is_multiple: false,
+            is_token_multiple: false,
+            inner: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_option_is_written_once() {
+        let token =
+            |id, token: &str| Argument { token: Some(token.into()), ..argument(id, id + 1, token, "pure-token") };
+        let choice = Argument {
+            is_optional: true,
+            inner: vec![token(3, "NX"), Argument { token: Some("EX".into()), ..argument(4, 5, "seconds", "integer") }],
+            ..argument(2, 5, "choice", "oneof")
+        };
+        let keys = Argument { is_multiple: true, ..argument(1, 2, "key", "key") };
+        let command = Documented {
+            name: "x".into(),
+            arity: -3,
+            group: "string".into(),
+            arguments: vec![argument(0, 1, "numkeys", "integer"), keys, choice],
+            is_container: false,
+        };
+        let shown = |kind: Kind| -> Vec<String> {
+            let all = all(&command).unwrap();
+            let lines = all.iter().filter(|one| one.kind == kind).map(|one| one.session[0].join(&b' '));
+            lines.map(|line| String::from_utf8(line).unwrap()).collect()
+        };
+        assert_eq!(shown(Kind::Valid), ["X 1 @1", "X 1 @1 NX", "X 1 @1 EX 1000000", "X 2 @1 @2"]);
+        assert_eq!((shown(Kind::Arity), shown(Kind::Surplus)), (vec!["X 1".to_owned()], vec!["X 1 @1 @9".to_owned()]));
+        assert_eq!((shown(Kind::Missing).len(), shown(Kind::WrongType).len(), shown(Kind::Crossing).len()), (2, 1, 1));
+    }
+}

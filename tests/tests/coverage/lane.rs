@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use redis_mesh_tests::client::Client;
+use redis_mesh_tests::cluster::{Cluster, Shape};
 use redis_mesh_tests::redis::{Options, Redis};
 use redis_mesh_tests::reply::Reply;
 
+use crate::facts;
 use crate::invocation::{Invocation, Kind, Request, is_key};
 use crate::normal;
-use crate::topology::{Place, Topology};
+use crate::topology::{Behind, Place, Topology};
 
 /// How long a reply may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -74,6 +76,18 @@ impl Comparison {
         self.expected.last().is_some_and(|answers| !answers.iter().any(Answer::is_error))
     }
 
+    fn without_answers(&self) -> Comparison {
+        Comparison {
+            invocation: self.invocation.clone(),
+            server: self.server.clone(),
+            protocol: self.protocol,
+            sent: self.sent.clone(),
+            expected: Vec::new(),
+            answers: Vec::new(),
+            left_behind: None,
+        }
+    }
+
     /// As one types it.
     pub fn line(&self) -> String {
         let show = |request: &Request| {
@@ -110,7 +124,26 @@ impl Lane {
             let binary = Some(binary.to_owned());
             Redis::start_with(Options { addr: Some(*addr), config: config.clone(), binary, ..Options::default() })
         };
-        let servers = place.servers.iter().map(start).collect::<Result<Vec<_>>>()?;
+        let servers = match topology.behind {
+            Behind::One | Behind::Several => place.servers.iter().map(start).collect::<Result<Vec<_>>>()?,
+            Behind::Cluster => {
+                let (nodes, others) = place.servers.split_at(topology.behind.servers());
+                let (addrs, binary) = (Some(nodes.to_vec()), Some(binary.to_owned()));
+                let shape = Shape {
+                    masters: nodes.len(),
+                    replicas: 0,
+                    addrs,
+                    binary,
+                    config: config.clone(),
+                    ..Shape::default()
+                };
+                let mut servers = Cluster::start_with(shape)?.nodes;
+                for addr in others {
+                    servers.push(start(addr)?);
+                }
+                servers
+            }
+        };
         let controls = servers.iter().map(Redis::client).collect::<Result<_>>()?;
         let title = title.to_owned();
         let (listens, left_behind) = (place.listens, BTreeSet::new());
@@ -119,7 +152,7 @@ impl Lane {
 
     /// Makes all the invocations.
     pub fn run(&mut self, invocations: &[Invocation]) -> Result<Vec<Comparison>> {
-        let several = self.servers.len() > 1;
+        let several = self.topology.behind != Behind::One;
         let is_fitting = |one: &&Invocation| {
             (several || one.kind != Kind::Crossing) && (!one.is_harmful || self.topology.refuses_harm)
         };
@@ -133,7 +166,7 @@ impl Lane {
     }
 
     fn one(&mut self, invocation: &Invocation) -> Result<Comparison> {
-        let reference = self.topology.reference();
+        let reference = self.topology.behind.reference();
         let sent: Vec<Request> = self.named(&invocation.session, invocation.kind);
         self.prepare(invocation, Some(reference))?;
         let expected = match invocation.is_harmful {
@@ -151,6 +184,42 @@ impl Lane {
             answers,
             left_behind: if self.topology.keeps_clients_apart { self.left_behind()? } else { None },
         })
+    }
+
+    /// What went right one by one again, many in one write: the servers are emptied and set up by the same client. Returns what
+    /// is different.
+    pub fn run_pipelined(&mut self, comparisons: &[Comparison]) -> Result<Vec<String>> {
+        const AT_ONCE: usize = 40;
+        let fitting: Vec<&Comparison> = comparisons.iter().filter(|one| is_for_pipelines(one)).collect();
+        let mut wrong = Vec::new();
+        for batch in fitting.chunks(AT_ONCE) {
+            let mut client = Client::connect(self.listens)?;
+            if self.protocol == "3" {
+                client.ok(&["HELLO", "3"])?;
+            }
+            let mut requests = Vec::new();
+            for one in batch {
+                requests.push(vec![b"FLUSHALL".to_vec()]);
+                requests.extend(self.named(&one.invocation.setup, one.invocation.kind));
+                requests.extend(one.sent.iter().cloned());
+            }
+            let mut replies = client.pipeline(&requests)?.into_iter();
+            for one in batch {
+                let before = replies.by_ref().take(1 + one.invocation.setup.len());
+                ensure!(before.filter(Reply::is_error).count() == 0, "{}: the setup failed", one.line());
+                let answers = replies.by_ref().take(one.sent.len()).map(|reply| vec![Answer::Reply(reply)]).collect();
+                let again = Comparison { answers, expected: one.expected.clone(), ..one.without_answers() };
+                if let Some((expected, answers)) = again.difference() {
+                    wrong.push(format!(
+                        "{} {}: {}\n    {expected:.300}\n    {answers:.300}",
+                        self.title,
+                        self.protocol,
+                        one.line()
+                    ));
+                }
+            }
+        }
+        Ok(wrong)
     }
 
     /// What is odd about connections to the servers, now that there are no clients, and wasn't before.
@@ -201,9 +270,12 @@ impl Lane {
             let key = generic.iter().position(|word| is_key(word));
             match (at, key) {
                 (Some(server), _) => each[server].push(request),
-                (None, Some(key)) => each[self.topology.owner(&request[key])].push(self.stripped(request)),
+                (None, Some(key)) => each[self.topology.behind.owner(&request[key])].push(self.stripped(request)),
                 // What has no key is for all.
-                (None, None) => each.iter_mut().for_each(|requests| requests.push(request.clone())),
+                (None, None) => {
+                    let behind = each.iter_mut().take(self.topology.behind.servers());
+                    behind.for_each(|requests| requests.push(request.clone()));
+                }
             }
         }
         for (control, requests) in self.controls.iter_mut().zip(each) {
@@ -264,6 +336,18 @@ fn answer(read: Result<Reply>) -> Result<Answer> {
             None => Ok(Answer::Silence),
         },
     }
+}
+
+/// Whether an invocation went right, depends on nothing but what it sets up, and does nothing to its connection that those behind
+/// it would meet.
+fn is_for_pipelines(one: &Comparison) -> bool {
+    let command = &one.invocation.command;
+    let is_by_hand = facts::by_hand(command).next().is_some();
+    let is_of_connection = command.starts_with("client|") || command == "script|debug";
+    // A server tells its commands in an order that changes, and with time other sections of INFO.
+    let is_by_time = command.starts_with("command") || command == "info";
+    let is_prepared = one.invocation.setup.iter().any(|request| request[0].starts_with(b"%"));
+    one.difference().is_none() && !is_by_hand && !is_of_connection && !is_by_time && !is_prepared
 }
 
 /// The number of a connection and those of its fields that aren't as with a new one.

@@ -70,27 +70,37 @@ fn run(topology: &'static Topology) -> Result<Vec<Comparison>> {
         .map(|(number, (program, protocol))| Place {
             name: format!("{}-{protocol}", program.title.replace(' ', "-").to_ascii_lowercase()),
             listens: subnet.redis(number),
-            servers: (0..topology.servers as u8).map(|i| subnet.redis(10 * number + i + 1)).collect(),
+            servers: (0..topology.behind.all_servers() as u8).map(|i| subnet.redis(10 * number + i + 1)).collect(),
         })
         .collect();
+    let mut started = on_threads(lanes.iter().zip(&places), |((program, protocol), place)| {
+        Lane::start(topology, place, &program.title, &program.binary, protocol)
+    })?;
     let envoy = topology.start(&places)?;
-    let comparisons = std::thread::scope(|scope| -> Result<Vec<Comparison>> {
-        let threads: Vec<_> = lanes
-            .iter()
-            .zip(&places)
-            .map(|((program, protocol), place)| {
-                scope.spawn(move || {
-                    Lane::start(topology, place, &program.title, &program.binary, protocol)?.run(&program.invocations)
-                })
-            })
-            .collect();
-        let mut all = Vec::new();
-        for thread in threads {
-            all.extend(thread.join().map_err(|_| anyhow!("a lane panicked"))??);
-        }
-        Ok(all)
+    let comparisons = on_threads(lanes.iter().zip(&mut started), |((program, _), lane)| {
+        let comparisons = lane.run(&program.invocations)?;
+        let wrong = if topology.is_pipelined { lane.run_pipelined(&comparisons)? } else { Vec::new() };
+        ensure!(
+            wrong.is_empty(),
+            "in a pipeline, {} answers aren't the server's:\n  {}",
+            wrong.len(),
+            wrong.join("\n  ")
+        );
+        Ok(comparisons)
     });
+    let comparisons = comparisons.map(|lanes| lanes.into_iter().flatten().collect());
     comparisons.with_context(|| format!("{}\n{}", topology.name, envoy.log().lines().rev().take(5).collect::<String>()))
+}
+
+/// Does something with each at the same time.
+fn on_threads<T: Send, R: Send>(
+    items: impl Iterator<Item = T>,
+    make: impl Fn(T) -> Result<R> + Copy + Send,
+) -> Result<Vec<R>> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items.map(|item| scope.spawn(move || make(item))).collect();
+        threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a lane panicked"))?).collect()
+    })
 }
 
 /// What became of all invocations through a topology.
@@ -192,6 +202,11 @@ fn native_several() -> Result<()> {
 #[test]
 fn native_strip() -> Result<()> {
     outcome(&topology::STRIP).map(drop)
+}
+
+#[test]
+fn proxy_cluster() -> Result<()> {
+    outcome(&topology::PROXY_CLUSTER).map(drop)
 }
 
 #[test]

@@ -31,13 +31,14 @@ const NORMALS: &[(&str, Normal, &str)] = &[
     ("client|list", Normal::Type, "connections come and go"),
     ("info", Normal::Names, "it counts, and time passes"),
     ("memory|stats memory|malloc-stats memory|doctor memory|usage", Normal::Type, "memory comes and goes"),
+    ("role", Normal::Numbers, "it counts what goes to replicas"),
     ("debug", Normal::Numbers, "it tells addresses"),
     ("randomkey srandmember hrandfield zrandmember spop", Normal::Shape, "it is random"),
     ("acl|genpass", Normal::Shape, "it is random"),
     ("lolwut", Normal::Type, "it is random"),
     ("xadd", Normal::Numbers, "the time is in an id"),
     ("latency|histogram", Normal::Type, "it measures"),
-    ("keys scan smembers sinter sunion sdiff hgetall hkeys hvals", Normal::Unordered, "there is no order"),
+    ("keys scan sscan smembers sinter sunion sdiff hgetall hkeys hvals", Normal::Unordered, "there is no order"),
 ];
 
 /// Whether answers are the same, as far as they can be.
@@ -91,6 +92,10 @@ fn sorted(reply: &Reply) -> Reply {
             items.sort_by_key(Reply::encode);
             Reply::Array(items)
         }
+        Reply::Set(items) => match sorted(&Reply::Array(items.clone())) {
+            Reply::Array(items) => Reply::Set(items),
+            other => other,
+        },
         other => other.clone(),
     }
 }
@@ -107,4 +112,30 @@ fn without_numbers(wire: &[u8]) -> Vec<String> {
 
 fn names(text: &str) -> Vec<&str> {
     text.lines().map(|line| line.split(':').next().unwrap_or(line)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(command: &str, a: &str, b: &str, expected: bool) {
+        let answer = |wire: &str| vec![Answer::Reply(Reply::read(&mut wire.as_bytes()).unwrap())];
+        assert_eq!(same(command, &answer(a), &answer(b)), expected);
+    }
+
+    #[test]
+    fn only_what_changes_may_differ() {
+        check("get", "$1\r\na\r\n", "$1\r\nb\r\n", false);
+        check("ttl", ":1000\r\n", ":999\r\n", true);
+        check("ttl", ":1000000\r\n", ":-1\r\n", false);
+        check("ttl", ":-2\r\n", "$-1\r\n", false);
+        check("keys", "*2\r\n+a\r\n+b\r\n", "*2\r\n+b\r\n+a\r\n", true);
+        check("keys", "*2\r\n+a\r\n+b\r\n", "*2\r\n+b\r\n+b\r\n", false);
+        check("spop", "*1\r\n+a\r\n", "*1\r\n+b\r\n", true);
+        check("spop", "*1\r\n+a\r\n", "*0\r\n", false);
+        check("xadd", "$3\r\n1-0\r\n", "$4\r\n12-0\r\n", true);
+        check("xadd", "-ERR 1\r\n", "-ERR 2\r\n", false);
+        check("info", "$5\r\na:1\r\n\r\n", "$5\r\nb:1\r\n\r\n", false);
+    }
 }
