@@ -125,7 +125,7 @@ pub const PROXY: Topology = Topology {
     has_resp3: true,
     refuses_harm: true,
     keeps_clients_apart: true,
-    is_pipelined: false,
+    is_pipelined: true,
     filters: |name, clusters| {
         let redis_proxy = RedisProxy::new(name).password("handshake").catch_all(&clusters[0]);
         Ok(vec![wasm(&listener::config(name, 1, listener::proxy(name, "handshake")))?, redis_proxy.filter()])
@@ -144,6 +144,8 @@ pub const PROXY_CLUSTER: Topology = Topology {
         host.targets[0].cluster = true;
         Ok(vec![wasm(&listener::config(name, 1, host))?, redis_proxy.filter()])
     },
+    // Commands of a pipeline that go to several nodes overtake each other.
+    is_pipelined: false,
     ..PROXY
 };
 
