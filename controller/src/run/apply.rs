@@ -223,7 +223,7 @@ struct Remembered {
 pub struct Objects {
     client: Client,
     controller: String,
-    live: BTreeMap<RenderedKey, Live>,
+    live: BTreeMap<RenderedKey, Box<Live>>,
     digests: BTreeMap<RenderedKey, Remembered>,
     revision: u64,
 }
@@ -271,14 +271,12 @@ impl Objects {
     }
 
     /// As they are.
-    pub fn live(&self) -> &BTreeMap<RenderedKey, Live> {
+    pub fn live(&self) -> &BTreeMap<RenderedKey, Box<Live>> {
         &self.live
     }
 
     /// A watch shows one. True if that is news.
-    pub fn saw(&mut self, kind: &'static str, object: &DynamicObject) -> bool {
-        let key = RenderedKey { kind, key: Key::of(&object.metadata) };
-        let mut live = Live::of(object, &self.controller);
+    pub fn saw(&mut self, key: RenderedKey, mut live: Box<Live>) -> bool {
         if live.revision <= now().saturating_add(SKEW) {
             self.revision = self.revision.max(live.revision);
         }
@@ -379,7 +377,7 @@ impl Objects {
             Done::Applied(object, digest) => {
                 let mut live = Live::of(&object, &self.controller);
                 live.settled = Some((digest, live.generation));
-                self.live.insert(key.clone(), live);
+                self.live.insert(key.clone(), Box::new(live));
             }
             Done::Deleted => {
                 self.live.remove(key);
@@ -456,7 +454,7 @@ pub fn is_prunable(live: &Live, frozen: &[String]) -> bool {
 
 /// The hosts of a WasmPlugin that are to stay as they are.
 pub fn kept_hosts(
-    live: &BTreeMap<RenderedKey, Live>,
+    live: &BTreeMap<RenderedKey, Box<Live>>,
     is_kept: impl Fn(&str, &str) -> bool,
 ) -> BTreeMap<Group, Vec<wire::Host>> {
     let mut kept: BTreeMap<Group, Vec<wire::Host>> = BTreeMap::new();

@@ -99,6 +99,7 @@ impl Reconciler {
     /// Looks again at everything that a change concerns. Returns what it has led to, for each object that was looked at.
     pub(super) fn evaluate(&mut self) -> Vec<Change> {
         self.world.mark(std::mem::take(&mut self.waiting));
+        self.unsaid.extend(self.world.take_edited());
         let mut changes = Vec::new();
         for key in self.world.take_dirty() {
             if self.world.secrets_around(&key).into_iter().any(|secret| self.is_unread(secret)) {
@@ -113,11 +114,11 @@ impl Reconciler {
                 continue;
             };
             self.use_instead(&key, evaluation.uses.clone());
-            let uid = self.world.objects().get(&key).and_then(|object| object.reference.uid.clone());
+            let uid = self.world.objects().get(&key).and_then(|object| object.uid.clone());
             let known = self.known.entry(key).or_default();
             let before = known.good.clone();
             if known.uid.is_some() && known.uid != uid {
-                *known = Known { is_recreated: true, ..Known::default() };
+                **known = Known { is_recreated: true, ..Known::default() };
             }
             known.uid = uid;
             if evaluation.is_good() {
@@ -213,11 +214,11 @@ impl Reconciler {
 
     /// Objects of which nothing is known but what they rendered once, if they did.
     fn frozen(&self) -> Vec<&ObjectKey> {
-        if self.known.len() == self.world.objects().len() && !self.known.values().any(Known::is_frozen) {
+        if self.known.len() == self.world.objects().len() && !self.known.values().any(|known| known.is_frozen()) {
             return Vec::new();
         }
         let keys = self.world.objects().keys();
-        keys.filter(|key| self.known.get(key).is_none_or(Known::is_frozen)).collect()
+        keys.filter(|key| self.known.get(key).is_none_or(|known| known.is_frozen())).collect()
     }
 
     pub(super) fn plan(&mut self, pieces: &[Arc<Piece>]) -> Plan {
@@ -403,7 +404,7 @@ impl Reconciler {
             action: "Apply".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &object.reference).await {
+        if let Err(error) = self.recorder.publish(&event, &object.reference(subject)).await {
             warn!(error = super::chain(&error), "an Event can't be written");
         }
     }
@@ -469,14 +470,16 @@ impl Reconciler {
         while let Some((key, status, result)) = requests.next().await {
             self.served.metrics.status_written(Outcome::of(&result));
             match result {
-                Ok(()) => {
+                Ok(version) => {
                     if let Some(object) = self.world.objects().get(&key) {
-                        let told = update_status::publish(&self.recorder, object, &object.status, &status).await;
+                        let told =
+                            update_status::publish(&self.recorder, &object.reference(&key), &object.status, &status)
+                                .await;
                         if let Err(error) = told {
                             warn!(error = super::chain(&error), "an Event can't be written");
                         }
                     }
-                    self.world.set_status(&key, status);
+                    self.world.set_status(&key, status, version.as_deref());
                 }
                 Err(error) => {
                     warn!(object = %key.key, kind = key.kind.name(), error = super::chain(&error), "its status can't be written");

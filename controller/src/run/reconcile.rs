@@ -9,7 +9,7 @@ use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::sync::{mpsc, watch as shared};
 use tokio::task::JoinHandle;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::build::mesh::{self, Group, Piece};
 use crate::build::{envoy_filter, wasm_plugin};
@@ -25,6 +25,9 @@ use super::world::{Evaluation, Kind, ObjectKey, World};
 
 /// The first wait after a failure, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long nothing more is said of a watch that stays broken.
+const REMIND: Duration = Duration::from_secs(600);
 
 /// What is decided at the beginning.
 pub struct Settings {
@@ -75,7 +78,7 @@ pub struct Reconciler {
     pub(super) updates: (mpsc::Sender<Update>, mpsc::Receiver<Update>),
     pub(super) world: World,
     pub(super) objects: Objects,
-    pub(super) known: BTreeMap<ObjectKey, Known>,
+    pub(super) known: BTreeMap<ObjectKey, Box<Known>>,
     /// How many objects build on a RedisDestination.
     pub(super) users: BTreeMap<ObjectKey, usize>,
     /// Sources that have not been listed yet.
@@ -90,6 +93,8 @@ pub struct Reconciler {
     /// What [`World::namings`] was when they were opened.
     pub(super) namings: Option<u64>,
     pub(super) unreadable: BTreeMap<Scope, String>,
+    /// What was said last of watches that are broken, and when.
+    pub(super) broken: BTreeMap<Source, (String, Instant)>,
     /// Objects that wait for a Secret to be read.
     pub(super) waiting: BTreeSet<ObjectKey>,
     pub(super) failures: BTreeMap<RenderedKey, String>,
@@ -133,6 +138,7 @@ impl Reconciler {
             unread: BTreeSet::new(),
             namings: None,
             unreadable: BTreeMap::new(),
+            broken: BTreeMap::new(),
             waiting: BTreeSet::new(),
             failures: BTreeMap::new(),
             unsaid: BTreeSet::new(),
@@ -158,7 +164,7 @@ impl Reconciler {
             Source::Rendered(envoy_filter::KIND),
         ];
         for source in sources {
-            watch::start(&self.client, source.clone(), self.updates.0.clone());
+            watch::start(&self.client, source.clone(), &self.settings.controller, self.updates.0.clone());
             self.unlisted.insert(source);
         }
         loop {
@@ -224,7 +230,7 @@ impl Reconciler {
             }
             Update::There(source, key, told) => {
                 if let Some(shown) = self.listing.get_mut(&source) {
-                    shown.insert(key);
+                    shown.insert(key.clone());
                 }
                 match (told, source) {
                     (Told::Change(change), _) => {
@@ -232,8 +238,8 @@ impl Reconciler {
                             warn!("{message}");
                         }
                     }
-                    (Told::Rendered(object), Source::Rendered(kind)) => {
-                        if self.objects.saw(kind, &object) {
+                    (Told::Rendered(live), Source::Rendered(kind)) => {
+                        if self.objects.saw(RenderedKey { kind, key }, live) {
                             self.is_stale = true;
                         }
                     }
@@ -248,6 +254,9 @@ impl Reconciler {
                         self.gone(&source, &key);
                     }
                 }
+                if self.broken.remove(&source).is_some() {
+                    info!(source = source.name(), "a watch that was broken works again");
+                }
                 if self.unlisted.remove(&source) {
                     debug!(source = source.name(), objects = shown.len(), "listed");
                 }
@@ -259,7 +268,7 @@ impl Reconciler {
                 }
             }
             Update::Failed(source, message) => {
-                warn!(source = source.name(), error = message, "a watch broke; it is opened again");
+                self.tell_of_broken(&source, &message);
                 self.served.metrics.watch_failed(source.name());
                 // Of a Secret that was read, what is known holds on.
                 if let Source::Secrets(scope) = source
@@ -270,6 +279,17 @@ impl Reconciler {
                 }
             }
         }
+    }
+
+    /// Says once what breaks a watch, and now and then that it still does.
+    fn tell_of_broken(&mut self, source: &Source, message: &str) {
+        let known = self.broken.get(source);
+        if known.is_some_and(|(known, said)| known == message && said.elapsed() < REMIND) {
+            debug!(source = source.name(), error = message, "a watch is still broken");
+            return;
+        }
+        warn!(source = source.name(), error = message, "a watch broke; it is opened again");
+        self.broken.insert(source.clone(), (message.to_owned(), Instant::now()));
     }
 
     fn gone(&mut self, source: &Source, key: &Key) {
@@ -309,11 +329,12 @@ impl Reconciler {
             }
             self.unread.remove(&scope);
             self.unreadable.remove(&scope);
+            self.broken.remove(&Source::Secrets(scope));
         }
         for scope in wanted {
             if !self.secrets.contains_key(&scope) {
                 let source = Source::Secrets(scope.clone());
-                let task = watch::start(&self.client, source, self.updates.0.clone());
+                let task = watch::start(&self.client, source, &self.settings.controller, self.updates.0.clone());
                 self.unread.insert(scope.clone());
                 self.secrets.insert(scope, task);
             }

@@ -25,7 +25,9 @@ pub enum LogFormat {
 
 /// Begins to write logs, to stderr.
 pub fn log(format: Option<LogFormat>, level: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|error| format!("--log-level: {error}"))?;
+    // What breaks a watch we say ourselves, once.
+    let filter = EnvFilter::try_new(format!("kube_runtime::watcher=error,{level}"));
+    let filter = filter.map_err(|error| format!("--log-level: {error}"))?;
     let is_terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -19,7 +20,7 @@ use crate::diagnostic::{Diagnostic, Reason};
 
 use super::apply::FIELD_MANAGER;
 use super::watch;
-use super::world::{Evaluation, Object, ObjectKey};
+use super::world::{Evaluation, ObjectKey};
 
 /// The longest message, in bytes. (The API server's limit is 32,768.)
 const MAX_MESSAGE: usize = 4096;
@@ -183,19 +184,24 @@ pub fn is_same(a: &Status, b: &Status) -> bool {
     said(a) == said(b)
 }
 
-/// Writes a status.
-pub async fn write(client: Client, key: ObjectKey, status: Status) -> Result<(), kube::Error> {
+/// Writes a status. Returns the version that the object then has; none if it is gone.
+pub async fn write(client: Client, key: ObjectKey, status: Status) -> Result<Option<String>, kube::Error> {
     let api = Api::<DynamicObject>::namespaced_with(client, &key.key.namespace, &watch::ours(key.kind));
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     match api.patch_status(&key.key.name, &parameters, &Patch::Merge(json!({"status": status}))).await {
         // Deleted meanwhile.
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        result => result.map(|_| ()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        result => result.map(|object| object.metadata.resource_version),
     }
 }
 
 /// Tells people of what has changed.
-pub async fn publish(recorder: &Recorder, object: &Object, before: &Status, after: &Status) -> Result<(), kube::Error> {
+pub async fn publish(
+    recorder: &Recorder,
+    object: &ObjectReference,
+    before: &Status,
+    after: &Status,
+) -> Result<(), kube::Error> {
     for condition in &after.conditions {
         let known = before.conditions.iter().find(|known| known.type_ == condition.type_);
         let is_news =
@@ -212,7 +218,7 @@ pub async fn publish(recorder: &Recorder, object: &Object, before: &Status, afte
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        recorder.publish(&event, &object.reference).await?;
+        recorder.publish(&event, object).await?;
     }
     Ok(())
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
@@ -22,7 +22,8 @@ use crate::build::{envoy_filter, wasm_plugin};
 use crate::crd;
 use crate::inventory::Key;
 
-use super::world::{Change, Kind, ObjectKey};
+use super::apply::Live;
+use super::world::{Change, Kind, OWN_ANNOTATIONS, ObjectKey};
 
 /// What is watched.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,6 +107,10 @@ pub fn scopes(named: &BTreeSet<Key>) -> BTreeSet<Scope> {
     if scopes.len() > MAX_SCOPES { BTreeSet::from([Scope::All]) } else { scopes }
 }
 
+/// How many objects are listed at once. They are held as text and as objects while they are taken in, those of all kinds at
+/// the same time.
+const PAGE: u32 = 100;
+
 /// What a watch tells.
 pub enum Update {
     /// Everything will be listed anew.
@@ -124,8 +129,8 @@ pub enum Update {
 pub enum Told {
     /// What the world is made of.
     Change(Change),
-    /// One that we have rendered.
-    Rendered(Box<DynamicObject>),
+    /// One that we have rendered, as far as it is of use: many of them may be on their way, and each is large.
+    Rendered(Box<Live>),
 }
 
 /// How a kind that we know no type of is asked for.
@@ -161,11 +166,11 @@ pub fn gone(source: &Source, key: &Key) -> Option<Change> {
 }
 
 /// Opens a watch that lasts until it is aborted or nobody listens.
-pub fn start(client: &Client, source: Source, updates: Sender<Update>) -> JoinHandle<()> {
-    let client = client.clone();
+pub fn start(client: &Client, source: Source, controller: &str, updates: Sender<Update>) -> JoinHandle<()> {
+    let (client, controller) = (client.clone(), controller.to_owned());
     tokio::spawn(async move {
         // A connection that has silently died is found out by the end of this.
-        let config = watcher::Config::default().timeout(60);
+        let config = watcher::Config::default().timeout(60).page_size(PAGE);
         match source.clone() {
             Source::Objects(kind) => {
                 let api = Api::<DynamicObject>::all_with(client, &ours(kind));
@@ -188,7 +193,8 @@ pub fn start(client: &Client, source: Source, updates: Sender<Update>) -> JoinHa
             Source::Rendered(kind) => {
                 let api = Api::<DynamicObject>::all_with(client, &rendered(kind));
                 let config = config.labels("app.kubernetes.io/managed-by=redis-mesh");
-                watch(api, config, source, updates, |object| Told::Rendered(Box::new(object))).await;
+                let live = move |object| Told::Rendered(Box::new(Live::of(&object, &controller)));
+                watch(api, config, source, updates, live).await;
             }
             Source::Secrets(scope) => {
                 let (api, config) = match scope {
@@ -214,11 +220,18 @@ async fn watch<K>(
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut stream = watcher(api, config).default_backoff().boxed();
+    let mut stream = watcher(api, config).boxed();
+    let mut failures = 0;
     loop {
-        let update = match stream.try_next().await {
+        let event = stream.try_next().await;
+        // That a list begins says nothing: it does so before the API server is asked.
+        if let Ok(Some(Event::InitDone | Event::Apply(_) | Event::Delete(_))) = &event {
+            failures = 0;
+        }
+        let update = match event {
             Ok(Some(Event::Init)) => Update::Listing(source.clone()),
-            Ok(Some(Event::InitApply(object) | Event::Apply(object))) => {
+            Ok(Some(Event::InitApply(mut object) | Event::Apply(mut object))) => {
+                strip(object.meta_mut());
                 Update::There(source.clone(), Key::of(object.meta()), told(object))
             }
             Ok(Some(Event::InitDone)) => Update::Listed(source.clone()),
@@ -234,11 +247,35 @@ async fn watch<K>(
                 tokio::time::sleep(Duration::from_secs(10)).await;
                 continue;
             }
-            Err(error) => Update::Failed(source.clone(), reason(&error)),
+            Err(error) => {
+                let is_refused = response(&error).is_some_and(|status| matches!(status.code, 401 | 403));
+                let update = Update::Failed(source.clone(), reason(&error));
+                if updates.send(update).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(wait(failures, is_refused)).await;
+                failures += 1;
+                continue;
+            }
         };
         if updates.send(update).await.is_err() {
             return;
         }
+    }
+}
+
+/// How long until a watch is opened again that has failed so many times before. What isn't allowed seldom is a moment later;
+/// an API server that is away may be back.
+fn wait(failures: u32, is_refused: bool) -> Duration {
+    let longest = Duration::from_secs(if is_refused { 60 } else { 10 });
+    Duration::from_secs(1 << failures.min(6)).min(longest)
+}
+
+/// Takes away what is of no use, which is often most of an object, before it waits for its turn.
+fn strip(metadata: &mut ObjectMeta) {
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|name, _| name.starts_with(OWN_ANNOTATIONS));
     }
 }
 
@@ -265,12 +302,101 @@ fn reason(error: &watcher::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn named(namespaces: usize, names: usize) -> BTreeSet<Key> {
         let names =
             |namespace: usize| (0..names).map(move |name| Key::new(&format!("n{namespace}"), &format!("s{name}")));
         (0..namespaces).flat_map(names).collect()
+    }
+
+    /// What an API server answers in turn, to whatever it is asked; from then on nothing.
+    async fn scripted(answers: Vec<(u16, Value)>) -> Client {
+        let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
+        let answer = move || {
+            let next = answers.lock().unwrap().pop_front();
+            async move {
+                let Some((code, body)) = next else { return std::future::pending().await };
+                (axum::http::StatusCode::from_u16(code).unwrap(), body.to_string())
+            }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(axum::serve(listener, axum::Router::new().fallback(answer)).into_future());
+        Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap()
+    }
+
+    /// The names of what a watch tells of the Services `a`, `b`, …
+    async fn told(client: &Client, count: usize) -> Vec<String> {
+        let (sender, mut updates) = tokio::sync::mpsc::channel(16);
+        let task = start(client, Source::Services, "c", sender);
+        let mut told = Vec::new();
+        while told.len() < count {
+            told.push(match updates.recv().await.unwrap() {
+                Update::Listing(_) => "listing".to_owned(),
+                Update::There(_, key, _) => key.name,
+                Update::Gone(_, key) => format!("no {}", key.name),
+                Update::Listed(_) => "listed".to_owned(),
+                Update::Failed(_, message) => message,
+            });
+        }
+        task.abort();
+        told
+    }
+
+    fn list(names: &[&str]) -> Value {
+        let items: Vec<Value> =
+            names.iter().map(|name| json!({"metadata": {"namespace": "n", "name": name}})).collect();
+        json!({"apiVersion": "v1", "kind": "ServiceList", "metadata": {"resourceVersion": "1"}, "items": items})
+    }
+
+    fn failure(code: u16, message: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": message, "message": message})
+    }
+
+    /// Whatever an API server answers for a while, what it says afterwards is heard.
+    #[tokio::test]
+    async fn a_watch_goes_on() {
+        let gone = json!({"type": "ERROR", "object": failure(410, "too old")});
+        let client = scripted(vec![
+            (500, failure(500, "broken")),
+            (429, failure(429, "too many")),
+            (200, list(&["a"])),
+            (200, gone),
+            (200, list(&["a", "b"])),
+            (500, failure(500, "broken again")),
+            (200, json!({"type": "DELETED", "object": {"metadata": {"namespace": "n", "name": "a", "resourceVersion": "2"}}})),
+        ])
+        .await;
+        let told = told(&client, 12).await;
+        // After a 429, the client itself asks again.
+        let expected = [
+            "listing",
+            "broken",
+            "listing",
+            "a",
+            "listed",
+            "too old",
+            "listing",
+            "a",
+            "b",
+            "listed",
+            "broken again",
+            "no a",
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn what_is_refused_is_asked_for_ever_more_rarely() {
+        let seconds = |is_refused| [0, 1, 2, 3, 4, 5, 6, 7, 99].map(|failures| wait(failures, is_refused).as_secs());
+        assert_eq!(seconds(true), [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(seconds(false), [1, 2, 4, 8, 10, 10, 10, 10, 10]);
     }
 
     #[test]

@@ -23,7 +23,8 @@ use crate::validate::host::Name;
 use crate::validate::mentions::Mentions;
 use crate::validate::{self, Options};
 
-use super::apply::Objects;
+use super::apply::{Digest, Objects, digest};
+use super::update_status;
 use super::watch::Source;
 
 /// One of our two kinds.
@@ -101,16 +102,50 @@ enum Parsed {
 pub struct Object {
     /// Its generation.
     pub generation: i64,
-    /// How Events refer to it.
-    pub reference: ObjectReference,
+    /// The object: another one of its name has another.
+    pub uid: Option<String>,
     /// The status that it has.
     pub status: Status,
+    /// What the API server numbers as this status, or a later change of the object.
+    version: u64,
     parsed: Option<Parsed>,
     /// What its schema says against it.
     shape: Diagnostics,
-    mentions: Mentions,
-    /// What of its metadata matters.
-    identity: Value,
+    named: Named,
+    /// Of what of its metadata matters.
+    identity: Digest,
+}
+
+impl Object {
+    /// How Events refer to it.
+    pub fn reference(&self, key: &ObjectKey) -> ObjectReference {
+        ObjectReference {
+            api_version: Some(crd::API_VERSION.to_owned()),
+            kind: Some(key.kind.name().to_owned()),
+            name: Some(key.key.name.clone()),
+            namespace: Some(key.key.namespace.clone()),
+            uid: self.uid.clone(),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+/// [`Mentions`] to be kept. A set keeps room for eleven where most often there is one.
+#[derive(Clone, Default)]
+struct Named {
+    claims: Box<[Name]>,
+    leads: Box<[Name]>,
+    secrets: Box<[Key]>,
+}
+
+impl From<Mentions> for Named {
+    fn from(mentions: Mentions) -> Named {
+        Named {
+            claims: mentions.claims.into_iter().collect(),
+            leads: mentions.leads.into_iter().collect(),
+            secrets: mentions.secrets.into_iter().collect(),
+        }
+    }
 }
 
 /// What follows from one object.
@@ -150,7 +185,8 @@ impl Evaluation {
 pub struct World {
     options: Options,
     definitions: [Value; 2],
-    objects: BTreeMap<ObjectKey, Object>,
+    // Where a map holds large values, most of it is room for values to come.
+    objects: BTreeMap<ObjectKey, Box<Object>>,
     inventory: Inventory,
     slices: BTreeMap<Key, Key>,
     /// Host, namespace, object.
@@ -161,6 +197,8 @@ pub struct World {
     /// How often that has changed.
     namings: u64,
     dirty: BTreeSet<ObjectKey>,
+    /// Objects whose status somebody else has changed.
+    edited: BTreeSet<ObjectKey>,
 }
 
 impl World {
@@ -177,19 +215,26 @@ impl World {
             secret_users: BTreeSet::new(),
             namings: 0,
             dirty: BTreeSet::new(),
+            edited: BTreeSet::new(),
         }
     }
 
     /// All our objects.
-    pub fn objects(&self) -> &BTreeMap<ObjectKey, Object> {
+    pub fn objects(&self) -> &BTreeMap<ObjectKey, Box<Object>> {
         &self.objects
     }
 
-    /// Remembers a status that was just written.
-    pub fn set_status(&mut self, key: &ObjectKey, status: Status) {
+    /// Remembers a status that was just written, and the version that the object has since.
+    pub fn set_status(&mut self, key: &ObjectKey, status: Status, version: Option<&str>) {
         if let Some(object) = self.objects.get_mut(key) {
             object.status = status;
+            object.version = object.version.max(number(version));
         }
+    }
+
+    /// The objects whose status isn't what it was when it was last seen or written; they are then forgotten.
+    pub fn take_edited(&mut self) -> BTreeSet<ObjectKey> {
+        std::mem::take(&mut self.edited)
     }
 
     /// A number that changes with [`World::named_secrets`].
@@ -204,7 +249,7 @@ impl World {
 
     /// The Secrets that an object names.
     pub fn secrets_of(&self, key: &ObjectKey) -> impl Iterator<Item = &Key> {
-        self.objects.get(key).into_iter().flat_map(|object| &object.mentions.secrets)
+        self.objects.get(key).into_iter().flat_map(|object| &object.named.secrets)
     }
 
     /// True if a Secret is there.
@@ -215,7 +260,7 @@ impl World {
     /// The Secrets on which it depends what follows from an object.
     pub fn secrets_around(&self, key: &ObjectKey) -> BTreeSet<&Key> {
         let objects = self.neighbours(key).into_iter().filter_map(|neighbour| self.objects.get(&neighbour));
-        objects.flat_map(|object| &object.mentions.secrets).collect()
+        objects.flat_map(|object| &object.named.secrets).collect()
     }
 
     /// The keys of what is known from a source.
@@ -246,7 +291,7 @@ impl World {
 
     /// The names of the hosts that an object is about.
     pub fn names_of(&self, key: &ObjectKey) -> impl Iterator<Item = &Name> {
-        self.objects.get(key).into_iter().flat_map(|object| &object.mentions.claims)
+        self.objects.get(key).into_iter().flat_map(|object| &object.named.claims)
     }
 
     /// The hosts that an object is about.
@@ -283,7 +328,11 @@ impl World {
             Change::ObjectGone(key) => self.object_gone(&key),
             Change::Service(service) => {
                 let key = Key::of(&service.metadata);
-                self.around(&key, |inventory| inventory.add_service(*service));
+                let mut service = *service;
+                if let Some(spec) = &mut service.spec {
+                    spec.selector = None;
+                }
+                self.around(&key, |inventory| inventory.add_service(service));
             }
             Change::ServiceGone(key) => self.around(&key, |inventory| inventory.remove_service(&key)),
             Change::Slice(slice) => {
@@ -361,38 +410,39 @@ impl World {
         let key = ObjectKey { kind, key: Key::of(&object.metadata) };
         let metadata = &object.metadata;
         let generation = metadata.generation.unwrap_or_default();
+        let version = number(metadata.resource_version.as_deref());
         let status = object.data.get("status").cloned().unwrap_or_default();
         let status = serde_json::from_value(status).unwrap_or_default();
-        let identity = serde_json::json!([
+        let identity = digest(&serde_json::json!([
             metadata.uid,
             generation,
             metadata
                 .annotations
                 .as_ref()
-                .map(|all| all.iter().filter(|(name, _)| name.starts_with("redis-mesh.io/")).collect::<Vec<_>>()),
-        ]);
+                .map(|all| all.iter().filter(|(name, _)| name.starts_with(OWN_ANNOTATIONS)).collect::<Vec<_>>()),
+        ]));
         if let Some(known) = self.objects.get_mut(&key)
             && known.identity == identity
         {
-            // Only the status, most often by ourselves.
-            known.status = status;
+            // Only the status, most often by ourselves, and then it may be an earlier one than the one that we know.
+            if version >= known.version {
+                known.version = version;
+                if !update_status::is_same(&known.status, &status) {
+                    known.status = status;
+                    self.edited.insert(key);
+                }
+            }
             return;
         }
-        let reference = ObjectReference {
-            api_version: Some(crd::API_VERSION.to_owned()),
-            kind: Some(kind.name().to_owned()),
-            name: metadata.name.clone(),
-            namespace: metadata.namespace.clone(),
-            uid: metadata.uid.clone(),
-            resource_version: metadata.resource_version.clone(),
-            ..ObjectReference::default()
-        };
+        let uid = metadata.uid.clone();
         let mut value = serde_json::to_value(&object).unwrap_or_default();
         // What is of no use here is much of what an object weighs.
         if let Some(metadata) = value["metadata"].as_object_mut() {
-            metadata.shift_remove("managedFields");
+            metadata.retain(|field, _| {
+                matches!(field.as_str(), "name" | "namespace" | "creationTimestamp" | "annotations")
+            });
             if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-                annotations.retain(|name, _| name.starts_with("redis-mesh.io/"));
+                annotations.retain(|name, _| name.starts_with(OWN_ANNOTATIONS));
             }
         }
         let (subject, mut shape) = (key.subject(), Diagnostics::default());
@@ -406,21 +456,21 @@ impl World {
                 parsed.map(|object| Parsed::Destination(Arc::new(object)))
             }
         };
-        let mentions = match &parsed {
-            Some(Parsed::Service(object)) => Mentions::of_service(&object.object, &self.options),
-            Some(Parsed::Destination(object)) => Mentions::of_destination(&object.object, &self.options),
+        let named = match &parsed {
+            Some(Parsed::Service(object)) => Mentions::of_service(&object.object, &self.options).into(),
+            Some(Parsed::Destination(object)) => Mentions::of_destination(&object.object, &self.options).into(),
             // It keeps what it claimed, so that nobody else takes a host because of a slip.
-            None => self.objects.get(&key).map(|known| known.mentions.clone()).unwrap_or_default(),
+            None => self.objects.get(&key).map(|known| known.named.clone()).unwrap_or_default(),
         };
         self.forget(&key);
-        for (index, names) in [(&mut self.claimers, &mentions.claims), (&mut self.leaders, &mentions.leads)] {
+        for (index, names) in [(&mut self.claimers, &named.claims), (&mut self.leaders, &named.leads)] {
             let entries = names.iter().map(|name| (name.host.clone(), key.key.namespace.clone(), key.clone()));
             index.extend(entries);
         }
-        self.namings += u64::from(!mentions.secrets.is_empty());
-        self.secret_users.extend(mentions.secrets.iter().map(|secret| (secret.clone(), key.clone())));
-        let known = Object { generation, reference, status, parsed, shape, mentions, identity };
-        self.objects.insert(key.clone(), known);
+        self.namings += u64::from(!named.secrets.is_empty());
+        self.secret_users.extend(named.secrets.iter().map(|secret| (secret.clone(), key.clone())));
+        let known = Object { generation, uid, status, version, parsed, shape, named, identity };
+        self.objects.insert(key.clone(), Box::new(known));
         self.mark_neighbours(&key);
         self.dirty.insert(key);
     }
@@ -435,14 +485,12 @@ impl World {
     fn forget(&mut self, key: &ObjectKey) {
         self.mark_neighbours(key);
         let Some(object) = self.objects.get(key) else { return };
-        for (index, names) in
-            [(&mut self.claimers, &object.mentions.claims), (&mut self.leaders, &object.mentions.leads)]
-        {
+        for (index, names) in [(&mut self.claimers, &object.named.claims), (&mut self.leaders, &object.named.leads)] {
             for name in names {
                 index.remove(&(name.host.clone(), key.key.namespace.clone(), key.clone()));
             }
         }
-        for secret in &object.mentions.secrets {
+        for secret in &object.named.secrets {
             self.namings += 1;
             self.secret_users.remove(&(secret.clone(), key.clone()));
         }
@@ -453,7 +501,7 @@ impl World {
         let Some(object) = self.objects.get(key) else { return };
         let namespace = &key.key.namespace;
         let mut found: Vec<ObjectKey> = Vec::new();
-        for name in &object.mentions.claims {
+        for name in &object.named.claims {
             // In the namespace that owns the host, it concerns everybody.
             let is_owner = name.namespace() == Some(namespace);
             let near = |entry: &&(String, String, ObjectKey)| is_owner || entry.1 == *namespace;
@@ -470,13 +518,13 @@ impl World {
         let mut neighbours = BTreeSet::from([key.clone()]);
         let Some(object) = self.objects.get(key) else { return neighbours };
         let namespace = &key.key.namespace;
-        for name in &object.mentions.claims {
+        for name in &object.named.claims {
             for namespace in std::iter::once(namespace.as_str()).chain(name.namespace()) {
                 neighbours.extend(in_namespace(&self.claimers, &name.host, namespace).cloned());
             }
         }
         let is_other = |other: &ObjectKey| other.key.namespace != *namespace;
-        for name in &object.mentions.leads {
+        for name in &object.named.leads {
             for namespace in std::iter::once(namespace.as_str()).chain(name.namespace()) {
                 // RedisDestinations say how a host is reached; its owner's RedisService, whether anybody may lead there.
                 let found = in_namespace(&self.claimers, &name.host, namespace);
@@ -504,11 +552,13 @@ impl World {
         let is_own = |subject: &Subject| ObjectKey::of(subject).as_ref() == Some(key);
         // Other objects' mistakes are told where those are evaluated; here they'd hide what the filter says of this one.
         let mut own = Diagnostics::default();
-        let pieces: Vec<Arc<Piece>> = validated
+        let mut pieces: Vec<Arc<Piece>> = validated
             .into_iter()
             .filter(|service| is_own(&service.owner))
             .map(|service| Arc::new(Piece::new(service, options, &mut own)))
             .collect();
+        // They have been collected into the room of the services, which are much larger.
+        pieces.shrink_to_fit();
         let mut evaluation = Evaluation { generation: object.generation, pieces, ..Evaluation::default() };
         let shapes = neighbours.iter().filter_map(|key| self.objects.get(key)).map(|object| &object.shape);
         let found: Vec<&Diagnostic> = shapes.chain([&diagnostics]).flat_map(Diagnostics::iter).collect();
@@ -539,6 +589,14 @@ impl Evaluation {
         self.messages.iter().filter(move |message| wanted(message.reason))
     }
 }
+
+/// A resource version, of which a later one is the greater number; 0 where it is none.
+fn number(version: Option<&str>) -> u64 {
+    version.and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+/// How the names of annotations begin that say something to us.
+pub const OWN_ANNOTATIONS: &str = "redis-mesh.io/";
 
 /// The first of all keys of objects.
 const FIRST: ObjectKey = ObjectKey { kind: Kind::Service, key: Key { namespace: String::new(), name: String::new() } };
@@ -571,6 +629,49 @@ mod tests {
     use serde_json::json;
 
     use crate::build::handshake::HandshakeKey;
+
+    fn service(version: &str, generation: u64, message: &str) -> Change {
+        let condition = json!({
+            "type": "Accepted", "status": "True", "reason": "Accepted", "message": message,
+            "lastTransitionTime": format!("2026-01-01T00:00:{:02}Z", version.len()),
+        });
+        let object = json!({
+            "apiVersion": crd::API_VERSION, "kind": "RedisService",
+            "metadata": {"namespace": "a", "name": "r", "uid": "u", "generation": generation, "resourceVersion": version},
+            "spec": {"host": ["r"]}, "status": {"conditions": [condition]},
+        });
+        Change::Object(Kind::Service, Box::new(serde_json::from_value(object).unwrap()))
+    }
+
+    /// A status that somebody edits is looked at again; one that we have written is not, nor one from before that.
+    #[test]
+    fn a_status_that_was_edited_is_noticed() {
+        let mut world = World::new(Options::default());
+        world.apply(service("7", 1, "ours")).unwrap();
+        let key = world.take_dirty().pop_first().unwrap();
+        assert!(world.take_edited().is_empty());
+        let written = |world: &World, message: &str| {
+            let mut status = world.objects()[&key].status.clone();
+            status.conditions[0].message = message.to_owned();
+            status
+        };
+        let status = written(&world, "newer");
+        world.set_status(&key, status, Some("9"));
+        for (version, said, is_edited) in [
+            ("8", "ours", false),
+            ("9", "newer", false),
+            ("10", "newer", false),
+            ("11", "edited", true),
+            ("12", "edited", false),
+        ] {
+            world.apply(service(version, 1, said)).unwrap();
+            assert_eq!(!world.take_edited().is_empty(), is_edited, "{version}");
+            assert!(world.take_dirty().is_empty(), "{version}");
+        }
+        assert_eq!(world.objects()[&key].status.conditions[0].message, "edited");
+        world.apply(service("13", 2, "edited")).unwrap();
+        assert!(world.take_edited().is_empty() && !world.take_dirty().is_empty());
+    }
 
     /// A small generator whose sequence is its seed's.
     struct Random(u64);

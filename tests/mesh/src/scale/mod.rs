@@ -30,8 +30,9 @@ Options:
   --out DIR   Where scale.md goes, which is otherwise only printed
   -h, --help  Print this
 
-It needs what `cargo mesh` needs. It fails if one change among the most objects takes the controller more
-than three times as long as one among 10, or if the controller's memory passes 150 MB.
+It needs what `cargo mesh` needs. It fails if one change among 5,000 objects takes the controller more than
+three times as long as one among 10, if the controller's memory passes 150 MB, if many changes at once are
+pushed one by one, or if a controller that begins writes what is already there.
 ";
 
 const SIZES: [usize; 5] = [1, 10, 100, 1_000, 5_000];
@@ -129,6 +130,8 @@ struct Restart {
 
 #[derive(Debug)]
 struct Results {
+    /// All of [`SIZES`].
+    is_complete: bool,
     stages: Vec<Stage>,
     restart: Restart,
 }
@@ -175,7 +178,7 @@ fn run(options: &Options) -> Result<()> {
     let restart = restart(&mut cluster)?;
     let rejected = cluster.rejected()?;
     ensure!(rejected == 0, "Envoy has refused {rejected} updates");
-    let results = Results { stages, restart };
+    let results = Results { is_complete: !options.quick, stages, restart };
     let text = report::text(&results);
     println!("{text}");
     if let Some(dir) = &options.out {
@@ -299,7 +302,8 @@ impl Results {
     fn check(&self) -> Result<()> {
         let ratios = self.ratios();
         ensure!(!ratios.is_empty(), "nothing to compare");
-        for (what, ratio) in ratios {
+        // With few objects, it is the size of the one WasmPlugin that they share what a change costs.
+        for (what, ratio) in ratios.into_iter().filter(|_| self.is_complete) {
             ensure!(ratio <= MAX_RATIO, "a change of {what} takes {ratio:.2} times as long as among {BASE}");
         }
         let memory = self.stages.iter().map(|stage| stage.memory.1).chain([self.restart.memory.1]).fold(0.0, f64::max);
