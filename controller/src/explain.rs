@@ -4,13 +4,14 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use redis_mesh_core::command::{self, Resolved};
+use redis_mesh_core::config::Path;
 use redis_mesh_core::config::{Host, ProxyConfig};
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::rewrite::{Edit, Env, Rewriter};
 use redis_mesh_core::stats::Stats;
-use redis_mesh_core::wire::{self, DataPath, FaultKind, KeyMatch};
+use redis_mesh_core::wire::{self, FaultKind, KeyMatch};
 
 use crate::build::backend::{self, Backends};
 use crate::build::filter_config;
@@ -46,7 +47,7 @@ pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<Strin
             None if service.destinations().iter().any(|destination| destination.policy.login.is_some()) => {
                 "none is asked for".to_owned()
             }
-            None if service.path == DataPath::Direct => "as Redis itself asks for".to_owned(),
+            None if service.path == Path::Direct => "as Redis itself asks for".to_owned(),
             None => "none is asked for".to_owned(),
             Some(login) => format!(
                 "user {} with the password of spec.settings.auth; what follows is for a client that has logged in",
@@ -151,10 +152,10 @@ fn explain_key(
     own.iter().chain(&host).for_each(|fault| line("  fault", fault));
 }
 
-fn path(path: DataPath) -> &'static str {
+fn path(path: Path) -> &'static str {
     match path {
-        DataPath::Direct => "direct",
-        DataPath::Proxy => "proxy",
+        Path::Direct => "direct",
+        Path::Proxy => "proxy",
     }
 }
 

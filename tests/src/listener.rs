@@ -276,6 +276,8 @@ pub fn direct(destination: &str) -> wire::Host {
         guard_credentials: false,
         allow_admin_commands: false,
         case_insensitive: false,
+        read_policy: wire::ReadPolicy::default(),
+        op_timeout_ms: 0,
         targets: vec![target(destination, &[])],
         routes: vec![route(KeyMatch::Any, 0)],
         faults: Vec::new(),
@@ -305,12 +307,13 @@ pub fn target(destination: &str, tags: &[Option<&str>]) -> wire::Target {
         cluster: false,
         mirrors: Vec::new(),
         tags: tags.iter().map(|tag| tag.map(str::to_string)).collect(),
+        upstream: None,
     }
 }
 
 /// A route without faults that leaves keys as they are.
 pub fn route(key: KeyMatch, target: u32) -> wire::Route {
-    wire::Route { key, remove_prefix: false, target, faults: Vec::new() }
+    wire::Route { key, remove_prefix: false, target, read_policy: None, faults: Vec::new() }
 }
 
 /// A fault that hits every one of these commands.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use anyhow::Result;
-use redis_mesh_core::wire::{FilterConfig, Host, Route};
+use redis_mesh_core::wire::{DataPath, FilterConfig, Host, Route, Target, Upstream};
 use serde_json::{Value, json};
 
 use crate::envoy::{Envoy, Options};
@@ -28,8 +28,15 @@ pub fn build() -> Result<PathBuf> {
 
 /// A host with these destinations, each behind the cluster of its name; `routes` name them by index.
 pub fn host(destinations: &[&str], routes: Vec<Route>) -> Host {
-    let targets = destinations.iter().map(|destination| listener::target(destination, &[])).collect();
-    Host { host: "redis.test:6379".into(), targets, routes, ..listener::direct("redis") }
+    let targets = destinations.iter().map(|destination| target(destination)).collect();
+    Host { host: "redis.test:6379".into(), path: DataPath::Native, targets, routes, ..listener::direct("redis") }
+}
+
+/// A destination behind the cluster of its name.
+pub fn target(destination: &str) -> Target {
+    let target = listener::target(destination, &[]);
+    let upstream = Upstream { cluster: target.destination.clone(), login: None, nodes: None };
+    Target { upstream: Some(upstream), ..target }
 }
 
 /// The filter for clients, with its configuration as Envoy shows it to nobody.

@@ -1,6 +1,6 @@
 //! The parts of Envoy's configuration that a standalone Envoy and a mesh have in common.
 
-use redis_mesh_core::wire;
+use redis_mesh_core::config::Path;
 use serde_json::{Map, Value, json};
 
 use crate::crd::service::ReadPolicy;
@@ -143,8 +143,8 @@ fn read_policy(policy: ReadPolicy) -> &'static str {
 /// The host as a label, by the rule that Istio's sidecars can be told (`extraStatTags`), and what is left of the prefix.
 fn stat_prefix(service: &ValidatedService) -> String {
     let path = match service.path {
-        wire::DataPath::Direct => "direct",
-        wire::DataPath::Proxy => "proxy",
+        Path::Direct => "direct",
+        Path::Proxy => "proxy",
     };
     format!("redis_host=.={};.;{path}", service.address)
 }
@@ -160,10 +160,10 @@ pub enum Use {
 
 impl Use {
     /// Of a data path.
-    pub fn of(path: wire::DataPath) -> Use {
+    pub fn of(path: Path) -> Use {
         match path {
-            wire::DataPath::Direct => Use::Direct,
-            wire::DataPath::Proxy => Use::Proxy,
+            Path::Direct => Use::Direct,
+            Path::Proxy => Use::Proxy,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Validated service → the filter's own document.
 
-use redis_mesh_core::config::ProxyConfig;
+use redis_mesh_core::config::{Path, ProxyConfig};
 use redis_mesh_core::wire;
 use sha2::{Digest, Sha256};
 
@@ -20,8 +20,8 @@ pub fn host(
     selector: wire::Selector,
 ) -> wire::Host {
     let is_direct = match service.path {
-        wire::DataPath::Direct => true,
-        wire::DataPath::Proxy => false,
+        Path::Direct => true,
+        Path::Proxy => false,
     };
     let logins = service.destinations().iter().any(|destination| destination.policy.login.is_some());
     let upstream =
@@ -29,7 +29,10 @@ pub fn host(
     wire::Host {
         host: service.address.to_string(),
         selector,
-        path: service.path,
+        path: match service.path {
+            Path::Direct => wire::DataPath::Direct,
+            Path::Proxy => wire::DataPath::Proxy,
+        },
         client_auth: service.client_auth.as_ref().map(|login| client_auth(login, &key.salt(service))),
         upstream_login: upstream.map(|login| wire::UpstreamLogin {
             username: login.username.clone(),
@@ -39,6 +42,8 @@ pub fn host(
         guard_credentials: logins,
         allow_admin_commands: service.settings.allow_admin_commands,
         case_insensitive: service.settings.case_insensitive,
+        read_policy: wire::ReadPolicy::default(),
+        op_timeout_ms: 0,
         targets: service
             .targets
             .iter()
@@ -53,9 +58,12 @@ pub fn host(
                         destination: mirror.destination.address.to_string(),
                         per_million: mirror.per_million,
                         exclude_read_commands: mirror.exclude_read_commands,
+                        cluster: false,
+                        upstream: None,
                     })
                     .collect(),
                 tags: if is_direct { Vec::new() } else { backends.tags.get(index).cloned().unwrap_or_default() },
+                upstream: None,
             })
             .collect(),
         routes: service
@@ -65,6 +73,7 @@ pub fn host(
                 key: route.key.clone(),
                 remove_prefix: route.remove_prefix,
                 target: u32::try_from(route.target).unwrap_or(u32::MAX),
+                read_policy: None,
                 faults: route.faults.clone(),
             })
             .collect(),

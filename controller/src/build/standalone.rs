@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use redis_mesh_core::config::Path;
 use redis_mesh_core::wire;
 use serde_json::{Value, json};
 
@@ -82,11 +83,11 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
         }
         let named = |destination: &Destination| clusters.name(destination, usage);
         let terminal = match service.path {
-            wire::DataPath::Direct => {
+            Path::Direct => {
                 let cluster = service.single_destination().map(|destination| named(destination)).unwrap_or_default();
                 envoy::tcp_proxy(service, &cluster)
             }
-            wire::DataPath::Proxy => envoy::redis_proxy(service, &backends, &key.password(service, &backends), &named),
+            Path::Proxy => envoy::redis_proxy(service, &backends, &key.password(service, &backends), &named),
         };
         clusters.nowhere |= usage == Use::Proxy && backends.catch_all.is_some();
         listeners.push(json!({

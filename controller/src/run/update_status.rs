@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
-use redis_mesh_core::wire::DataPath;
+use redis_mesh_core::config::Path;
 use serde_json::json;
 
 use crate::build::mesh::Piece;
@@ -150,8 +150,8 @@ fn programmed(facts: &Facts<'_>) -> Said {
 
 fn path(piece: &Piece) -> &'static str {
     match piece.service.path {
-        DataPath::Direct => "direct",
-        DataPath::Proxy => "proxy",
+        Path::Direct => "direct",
+        Path::Proxy => "proxy",
     }
 }
 

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use redis_mesh_core::config::Path;
 use redis_mesh_core::wire;
 
 use crate::crd::destination::RedisDestination;
@@ -78,7 +79,7 @@ pub struct ValidatedService {
     /// Whose clients.
     pub scope: Scope,
     /// How it is served.
-    pub path: wire::DataPath,
+    pub path: Path,
     /// Why so.
     pub path_reason: String,
     /// What clients must present.
@@ -188,7 +189,7 @@ pub fn validate(
                     cluster_ips,
                     pods,
                     scope: scope.clone(),
-                    path: wire::DataPath::Direct,
+                    path: Path::Direct,
                     path_reason: String::new(),
                     client_auth: client_auth.clone(),
                     settings: settings.clone(),
@@ -241,7 +242,7 @@ fn implicit(
                 pods,
                 service,
                 scope: Scope::of(name, &namespace),
-                path: wire::DataPath::Direct,
+                path: Path::Direct,
                 path_reason: String::new(),
                 client_auth: None,
                 settings: Settings::default(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis_mesh_core::wire::DataPath;
+use redis_mesh_core::config::Path;
 
 use crate::crd::service::{ReadPolicy, RedisServiceSpec, Settings as Spec};
 use crate::diagnostic::{Diagnostics, Place, Reason, Subject};
@@ -79,22 +79,22 @@ pub fn choose_path(
     let needs = needs_proxy(service);
     let subject = service.owner.clone();
     (service.path, service.path_reason) = match (pinned, needs) {
-        (Some(Pinned::Proxy), None) => (DataPath::Proxy, format!("pinned by {DATA_PATH}")),
+        (Some(Pinned::Proxy), None) => (Path::Proxy, format!("pinned by {DATA_PATH}")),
         (Some(Pinned::Direct), Some((field, reason))) => {
             let message = format!(
                 "direct can't serve {}: {reason} ({field}); use auto or proxy, or change that",
                 service.address
             );
             diagnostics.add(&subject, annotation(DATA_PATH), Reason::Unsupported, message);
-            (DataPath::Proxy, reason)
+            (Path::Proxy, reason)
         }
-        (_, Some((_, reason))) => (DataPath::Proxy, reason),
-        (_, None) => (DataPath::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
+        (_, Some((_, reason))) => (Path::Proxy, reason),
+        (_, None) => (Path::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
     };
     let settings = spec.settings.as_ref();
     match service.path {
-        DataPath::Direct => without_effect_on_direct(service, spec, &subject, diagnostics),
-        DataPath::Proxy => read_policies(service, spec, &subject, diagnostics),
+        Path::Direct => without_effect_on_direct(service, spec, &subject, diagnostics),
+        Path::Proxy => read_policies(service, spec, &subject, diagnostics),
     }
     let logs_in = service.destinations().iter().any(|destination| destination.policy.login.is_some());
     if settings.and_then(|settings| settings.allow_admin_commands) == Some(true) && !logs_in {
@@ -106,8 +106,8 @@ pub fn choose_path(
 /// As [`choose_path`], for a host that only a RedisDestination names.
 pub fn choose_implicit_path(service: &mut ValidatedService) {
     (service.path, service.path_reason) = match needs_proxy(service) {
-        Some((_, reason)) => (DataPath::Proxy, reason),
-        None => (DataPath::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
+        Some((_, reason)) => (Path::Proxy, reason),
+        None => (Path::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
     };
 }
 

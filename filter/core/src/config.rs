@@ -1,4 +1,5 @@
-//! The compiled configuration: what [`crate::wire::FilterConfig`] says, in a form that can't be wrong.
+//! The compiled configuration of [`crate::rewrite::Rewriter`]: what [`crate::wire::FilterConfig`] says, in a form that can't
+//! be wrong.
 
 use crate::downstream::auth::ClientAuth;
 use crate::fault::Faults;
@@ -25,13 +26,34 @@ pub struct ProxyConfig {
     every: Option<u32>,
 }
 
+/// The data paths on which a filter edits what passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// See [`DataPath::Direct`].
+    Direct,
+    /// See [`DataPath::Proxy`].
+    Proxy,
+}
+
+impl TryFrom<DataPath> for Path {
+    type Error = String;
+
+    fn try_from(path: DataPath) -> Result<Path, String> {
+        match path {
+            DataPath::Direct => Ok(Path::Direct),
+            DataPath::Proxy => Ok(Path::Proxy),
+            DataPath::Native => Err("path: native needs the dynamic module".into()),
+        }
+    }
+}
+
 /// A managed host, compiled.
 #[derive(Debug)]
 pub struct Host {
     /// `FQDN:port`.
     pub name: String,
     /// What stands behind the filter.
-    pub path: DataPath,
+    pub path: Path,
     /// What clients must present.
     pub client_auth: Option<ClientAuth>,
     /// The login at Redis on `direct`, as the command to send.
@@ -161,17 +183,7 @@ impl TryFrom<wire::FilterConfig> for ProxyConfig {
             addresses: BTreeMap::new(),
             every: None,
         };
-        let limits = &out.limits;
-        if limits.max_arguments == 0 || limits.max_inline_bytes == 0 || limits.max_bulk_bytes == 0 {
-            return Err(ConfigError("limits: a limit of 0 would refuse every command".into()));
-        }
-        for (name, bytes) in [("maxHeldBytes", limits.max_held_bytes), ("maxShapedBytes", limits.max_shaped_bytes)] {
-            if !(MIN_BUFFER..=MAX_BUFFER).contains(&bytes) {
-                return Err(ConfigError(format!(
-                    "limits.{name}: {bytes} is not between {MIN_BUFFER} and {MAX_BUFFER}"
-                )));
-            }
-        }
+        check_limits(&out.limits)?;
         for (i, host) in config.hosts.iter().enumerate() {
             let at = |problem: String| ConfigError(format!("hosts[{i}] ({}): {problem}", host.host));
             if host.selector.is_empty() && out.every.replace(i as u32).is_some() {
@@ -200,6 +212,56 @@ impl TryFrom<wire::FilterConfig> for ProxyConfig {
 const MIN_BUFFER: u32 = 64 * 1024;
 const MAX_BUFFER: u32 = 512 * 1024 * 1024;
 
+/// What is wrong with limits.
+pub(crate) fn check_limits(limits: &Limits) -> Result<(), ConfigError> {
+    if limits.max_arguments == 0 || limits.max_inline_bytes == 0 || limits.max_bulk_bytes == 0 {
+        return Err(ConfigError("limits: a limit of 0 would refuse every command".into()));
+    }
+    for (name, bytes) in [("maxHeldBytes", limits.max_held_bytes), ("maxShapedBytes", limits.max_shaped_bytes)] {
+        if !(MIN_BUFFER..=MAX_BUFFER).contains(&bytes) {
+            return Err(ConfigError(format!("limits.{name}: {bytes} is not between {MIN_BUFFER} and {MAX_BUFFER}")));
+        }
+    }
+    Ok(())
+}
+
+/// What matches a host's keys, of routes that lead to targets which there are, and remove what can be removed.
+pub(crate) fn router(host: &wire::Host) -> Result<Router, String> {
+    for (i, route) in host.routes.iter().enumerate() {
+        if route.target as usize >= host.targets.len() {
+            return Err(format!("routes[{i}].target: there is no target {}", route.target));
+        }
+        if route.remove_prefix && !matches!(route.key, wire::KeyMatch::Prefix(_)) {
+            return Err(format!("routes[{i}].removePrefix: only a prefix can be removed"));
+        }
+    }
+    Router::new(host.routes.iter().map(|route| &route.key), host.case_insensitive)
+        .map_err(|e| format!("routes[{}]: {}", e.route, e.problem))
+}
+
+/// True if it says what only the dynamic module can do.
+fn has_native_fields(host: &wire::Host) -> bool {
+    let mut mirrors = host.targets.iter().flat_map(|target| &target.mirrors);
+    host.op_timeout_ms != 0
+        || host.read_policy != wire::ReadPolicy::default()
+        || host.routes.iter().any(|route| route.read_policy.is_some())
+        || host.targets.iter().any(|target| target.upstream.is_some())
+        || mirrors.any(|mirror| mirror.cluster || mirror.upstream.is_some())
+}
+
+/// What is wrong with the mirrors of a target.
+pub(crate) fn check_mirrors(mirrors: &[wire::Mirror]) -> Result<(), String> {
+    if mirrors.len() > 4 {
+        return Err("mirrors: at most four".into());
+    }
+    for (i, mirror) in mirrors.iter().enumerate() {
+        if mirror.per_million > 1_000_000 {
+            return Err(format!("mirrors[{i}].perMillion: {} is more than 1000000", mirror.per_million));
+        }
+    }
+    Ok(())
+}
+
 /// The AUTH of a login.
 pub(crate) fn auth_command(username: Option<&str>, password: &str) -> Box<[u8]> {
     let mut out = Vec::new();
@@ -212,17 +274,14 @@ pub(crate) fn auth_command(username: Option<&str>, password: &str) -> Box<[u8]> 
 
 impl Host {
     fn new(host: &wire::Host) -> Result<Host, String> {
-        let router = Router::new(host.routes.iter().map(|r| &r.key), host.case_insensitive)
-            .map_err(|e| format!("routes[{}]: {}", e.route, e.problem))?;
+        let path = Path::try_from(host.path)?;
+        if has_native_fields(host) {
+            return Err("readPolicy, opTimeoutMs, upstream, mirrors' cluster: only on path native".into());
+        }
+        let router = router(host)?;
         let mut routes = Vec::with_capacity(host.routes.len());
         let mut route_faults = Vec::new();
         for (i, route) in host.routes.iter().enumerate() {
-            if route.target as usize >= host.targets.len() {
-                return Err(format!("routes[{i}].target: there is no target {}", route.target));
-            }
-            if route.remove_prefix && !matches!(route.key, wire::KeyMatch::Prefix(_)) {
-                return Err(format!("routes[{i}].removePrefix: only a prefix can be removed"));
-            }
             if !route.faults.is_empty() {
                 let faults = Faults::new(&route.faults).map_err(|e| format!("routes[{i}].{e}"))?;
                 route_faults.push((i as u32, faults));
@@ -231,14 +290,14 @@ impl Host {
         }
         let mut targets = Vec::with_capacity(host.targets.len());
         for (i, target) in host.targets.iter().enumerate() {
-            targets.push(Target::new(target, host.path).map_err(|e| format!("targets[{i}]: {e}"))?);
+            targets.push(Target::new(target, path).map_err(|e| format!("targets[{i}]: {e}"))?);
         }
         let Some(first) = targets.first() else {
             return Err("targets: at least one is needed".into());
         };
         let one_destination = targets.iter().all(|t| t.destination == first.destination);
-        match host.path {
-            DataPath::Direct => {
+        match path {
+            Path::Direct => {
                 if !one_destination {
                     return Err("path: direct serves one destination".into());
                 }
@@ -249,7 +308,7 @@ impl Host {
                     return Err("handshake: only on path proxy".into());
                 }
             }
-            DataPath::Proxy => {
+            Path::Proxy => {
                 if host.upstream_login.is_some() {
                     return Err("upstreamLogin: on path proxy the cluster logs in".into());
                 }
@@ -265,9 +324,9 @@ impl Host {
                 }
             }
         }
-        let single_destination = match host.path {
-            DataPath::Direct => true,
-            DataPath::Proxy => first.tags.first().is_some_and(|tag| tag.is_empty()),
+        let single_destination = match path {
+            Path::Direct => true,
+            Path::Proxy => first.tags.first().is_some_and(|tag| tag.is_empty()),
         };
         let rewrites_keys = routes.iter().any(|r| r.remove_prefix);
         let delays = host.faults.iter().chain(host.routes.iter().flat_map(|r| &r.faults)).any(|f| f.delay_ms > 0);
@@ -282,7 +341,7 @@ impl Host {
         Ok(Host {
             plain: !keys_decide && !rewrites_keys && host.faults.is_empty(),
             name: host.host.clone(),
-            path: host.path,
+            path,
             client_auth: host.client_auth.as_ref().map(ClientAuth::new).transpose()?,
             login,
             handshake,
@@ -314,18 +373,11 @@ impl Host {
 }
 
 impl Target {
-    fn new(target: &wire::Target, path: DataPath) -> Result<Target, String> {
-        if target.mirrors.len() > 4 {
-            return Err("mirrors: at most four".into());
-        }
-        for (i, mirror) in target.mirrors.iter().enumerate() {
-            if mirror.per_million > 1_000_000 {
-                return Err(format!("mirrors[{i}].perMillion: {} is more than 1000000", mirror.per_million));
-            }
-        }
+    fn new(target: &wire::Target, path: Path) -> Result<Target, String> {
+        check_mirrors(&target.mirrors)?;
         let expected = match path {
-            DataPath::Direct => 0,
-            DataPath::Proxy => 1 << target.mirrors.len(),
+            Path::Direct => 0,
+            Path::Proxy => 1 << target.mirrors.len(),
         };
         if target.tags.len() != expected {
             return Err(format!("tags: {} instead of {expected}", target.tags.len()));

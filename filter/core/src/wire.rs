@@ -1,8 +1,9 @@
 //! What the controller tells a filter: one JSON document, [`FilterConfig`].
 //!
-//! These are the only serde types of the core. They carry no invariants; [`crate::config::ProxyConfig`] is the compiled
-//! form, and its `try_from` refuses a document as a whole. Both the controller and the filter hosts use that same check,
-//! so a configuration that a filter would refuse is never shipped.
+//! These are the only serde types of the core. They carry no invariants; the compiled forms are [`crate::config::ProxyConfig`]
+//! for `direct` and `proxy` and [`crate::proxy::config::Document`] for `native`. Their `try_from` refuses a document as a
+//! whole. Both the controller and the filter hosts use that same check, so a configuration that a filter would refuse is
+//! never shipped.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,8 +45,8 @@ pub struct Host {
     /// other (one of its `downstream_auth_passwords`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handshake: Option<String>,
-    /// Somebody other than the client holds the credentials of Redis (the filter on `direct`, `redis_proxy` on
-    /// `proxy`), so commands that reveal or change credentials are refused.
+    /// Somebody other than the client holds the credentials of Redis (the filter on `direct` and `native`, `redis_proxy`
+    /// on `proxy`), so commands that reveal or change credentials are refused.
     #[serde(default)]
     pub guard_credentials: bool,
     /// Lifts the refusals of `guard_credentials`.
@@ -54,6 +55,12 @@ pub struct Host {
     /// `settings.caseInsensitive`: keys match routes without regard to ASCII case.
     #[serde(default)]
     pub case_insensitive: bool,
+    /// `native` only: which nodes answer commands that only read, where a route says nothing else.
+    #[serde(default, skip_serializing_if = "ReadPolicy::is_default")]
+    pub read_policy: ReadPolicy,
+    /// `native` only: milliseconds that Redis may take for a reply, but for commands that wait by themselves; 0: any time.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub op_timeout_ms: u64,
     /// The destinations that the routes name by index.
     pub targets: Vec<Target>,
     /// Precedence: exact, then longest prefix, then regex in order, then `any`.
@@ -89,14 +96,91 @@ impl Selector {
     }
 }
 
+/// The names of an enum's variants in the document. A visitor for each enum, as serde would derive it, is a kilobyte of the
+/// wasm filter.
+macro_rules! named {
+    ($kind:ident { $($variant:ident: $name:literal),* $(,)? }) => {
+        impl $kind {
+            /// Its name in the document.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($kind::$variant => $name,)*
+                }
+            }
+        }
+
+        impl From<$kind> for &'static str {
+            fn from(it: $kind) -> &'static str {
+                it.name()
+            }
+        }
+
+        impl TryFrom<String> for $kind {
+            type Error = String;
+
+            fn try_from(name: String) -> Result<$kind, String> {
+                let index = index_of(&name, &[$($name),*])?;
+                [$($kind::$variant),*].get(index).copied().ok_or(name)
+            }
+        }
+    };
+}
+
+fn index_of(name: &str, names: &[&str]) -> Result<usize, String> {
+    names.iter().position(|known| *known == name).ok_or_else(|| format!("{name} is none of {}", names.join(", ")))
+}
+
 /// What stands behind the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum DataPath {
     /// `tcp_proxy`: one destination, all of Redis.
     Direct,
     /// `redis_proxy`: several destinations, Redis Cluster, mirrors.
     Proxy,
+    /// Nothing: the filter is the dynamic module, which has connections of its own. All of Redis to several destinations.
+    Native,
+}
+
+named!(DataPath { Direct: "direct", Proxy: "proxy", Native: "native" });
+
+/// Which nodes of a destination answer commands that only read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "&'static str")]
+pub enum ReadPolicy {
+    /// The master.
+    #[default]
+    Master,
+    /// The master, or a replica while the master can't be reached.
+    PreferMaster,
+    /// A replica.
+    Replica,
+    /// A replica, or the master while no replica can be reached.
+    PreferReplica,
+    /// Any node.
+    Any,
+}
+
+named!(ReadPolicy {
+    Master: "master",
+    PreferMaster: "preferMaster",
+    Replica: "replica",
+    PreferReplica: "preferReplica",
+    Any: "any",
+});
+
+impl ReadPolicy {
+    fn is_default(&self) -> bool {
+        *self == ReadPolicy::default()
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn is_false(it: &bool) -> bool {
+    !it
 }
 
 /// The passwords that clients may present, as salted hashes.
@@ -110,6 +194,21 @@ pub struct ClientAuth {
     pub salt: String,
     /// Hex of `SHA-256(salt ‖ password)`, one for each accepted password.
     pub password_sha256: Vec<String>,
+}
+
+/// How a Redis is reached on `native`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Upstream {
+    /// The name of its cluster in Envoy.
+    pub cluster: String,
+    /// The login there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<UpstreamLogin>,
+    /// Of a Redis Cluster whose nodes are no members of `cluster`, as where it was found by a name in DNS: the name of the
+    /// ORIGINAL_DST cluster through which a node is reached by its address. Absent: nodes are members of `cluster`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<String>,
 }
 
 /// The login at Redis that the filter performs before anything else.
@@ -143,9 +242,12 @@ pub struct Target {
     pub mirrors: Vec<Mirror>,
     /// `proxy` only: the tag of each subset of `mirrors`, indexed by the bit mask of the chosen ones, so of length
     /// `2^mirrors.len()`. A tag is `\u{1}`, base32 characters, `:`. `null` means untagged, which `redis_proxy` sends to
-    /// its catch-all route. Empty on `direct`.
+    /// its catch-all route. Empty on `direct` and `native`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Option<String>>,
+    /// `native` only, required there: how the destination is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Upstream>,
 }
 
 /// One mirror of a target.
@@ -159,6 +261,12 @@ pub struct Mirror {
     /// Leave out commands that only read, by Redis's own command flags.
     #[serde(default)]
     pub exclude_read_commands: bool,
+    /// `native` only: the mirror is a Redis Cluster.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cluster: bool,
+    /// `native` only, required there: how the mirror is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Upstream>,
 }
 
 /// One routing rule.
@@ -173,6 +281,9 @@ pub struct Route {
     pub remove_prefix: bool,
     /// Index into [`Host::targets`].
     pub target: u32,
+    /// `native` only: in the place of [`Host::read_policy`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_policy: Option<ReadPolicy>,
     /// Faults of this route, before those of the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
@@ -212,13 +323,15 @@ pub struct Fault {
 
 /// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum FaultKind {
     /// Delay the command.
     Delay,
     /// Answer an error in its place.
     Error,
 }
+
+named!(FaultKind { Delay: "delay", Error: "error" });
 
 /// Bounds on what a client may send; the defaults are Redis's own where it has one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

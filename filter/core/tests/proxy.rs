@@ -3,7 +3,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 
-use redis_mesh_core::proxy::config::{Config, Upstream};
+use redis_mesh_core::proxy::config::Config;
 use redis_mesh_core::proxy::{Address, CarrierId, ClientId, Output, Proxy};
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
@@ -141,29 +141,39 @@ struct Caller {
     is_closed: bool,
 }
 
+/// `one` asks for a password.
+fn upstream(name: &str) -> Option<wire::Upstream> {
+    let login = wire::UpstreamLogin { username: None, password: "secret".into() };
+    Some(wire::Upstream { cluster: name.to_owned(), login: (name == "one").then_some(login), nodes: None })
+}
+
 fn host(routes: &[(wire::KeyMatch, u32)], destinations: &[&str]) -> wire::Host {
     let target = |name: &&str| wire::Target {
         destination: (*name).to_owned(),
         cluster: false,
         mirrors: Vec::new(),
         tags: Vec::new(),
+        upstream: upstream(name),
     };
     let route = |(key, target): &(wire::KeyMatch, u32)| wire::Route {
         key: key.clone(),
         remove_prefix: false,
         target: *target,
+        read_policy: None,
         faults: Vec::new(),
     };
     wire::Host {
         host: "h:6379".into(),
         selector: wire::Selector::default(),
-        path: wire::DataPath::Direct,
+        path: wire::DataPath::Native,
         client_auth: None,
         upstream_login: None,
         handshake: None,
         guard_credentials: false,
         allow_admin_commands: false,
         case_insensitive: false,
+        read_policy: wire::ReadPolicy::default(),
+        op_timeout_ms: 0,
         targets: destinations.iter().map(target).collect(),
         routes: routes.iter().map(route).collect(),
         faults: Vec::new(),
@@ -176,9 +186,7 @@ fn two() -> wire::Host {
 }
 
 fn compiled(host: &wire::Host) -> Arc<Config> {
-    let login = wire::UpstreamLogin { username: None, password: "secret".into() };
-    let reach = |name: &str| Some(Upstream::new(name, (name == "one").then_some(&login)));
-    Arc::new(Config::new(host, &wire::Limits::default(), reach).unwrap())
+    Arc::new(Config::new(host, &wire::Limits::default()).unwrap())
 }
 
 impl World {

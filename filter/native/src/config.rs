@@ -2,8 +2,7 @@
 
 use crate::envoy::{self, Level};
 use redis_mesh_core::config::json_of;
-use redis_mesh_core::proxy::config::{Config as Rules, Upstream};
-use redis_mesh_core::wire::FilterConfig;
+use redis_mesh_core::proxy::config::{Config as Rules, Document};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -55,8 +54,8 @@ impl Slot {
 }
 
 fn configure(bytes: &[u8]) -> Result<Arc<Slot>, String> {
-    let (name, revision, config) = compile(json_of(bytes))?;
-    let config = Arc::new(config);
+    let Document { name, revision, host } = Document::from_json(json_of(bytes)).map_err(|error| error.to_string())?;
+    let config = Arc::new(host);
     let mut slots = lock(&SLOTS);
     slots.retain(|_, slot| slot.strong_count() > 0);
     let generation = GENERATION.load(Ordering::Relaxed) + 1;
@@ -74,21 +73,6 @@ fn configure(bytes: &[u8]) -> Result<Arc<Slot>, String> {
     GENERATION.store(generation, Ordering::Release);
     envoy::log(Level::Info, &format!("redis-mesh: {name} revision {revision}"));
     Ok(slot)
-}
-
-/// The document's name, its revision, and the rules of its host. A destination is reached by the cluster of its name.
-fn compile(json: &[u8]) -> Result<(String, u64, Rules), String> {
-    let document: FilterConfig = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-    let [host] = document.hosts.as_slice() else {
-        return Err(format!("hosts: a listener has one host, and these are {}", document.hosts.len()));
-    };
-    if host.upstream_login.is_some() && host.targets.len() > 1 {
-        // It would be shown to all of them.
-        return Err(format!("hosts[0] ({}): upstreamLogin: only with one destination", host.host));
-    }
-    let reach = |destination: &str| Some(Upstream::new(destination, host.upstream_login.as_ref()));
-    let rules = Rules::new(host, &document.limits, reach).map_err(|e| format!("hosts[0] ({}): {e}", host.host))?;
-    Ok((document.name, document.revision, rules))
 }
 
 /// Hands over the configurations that are newer than `seen`, and returns up to what has been seen now.

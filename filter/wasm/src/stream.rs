@@ -5,9 +5,8 @@ use crate::plugin::{HostStats, Plugin};
 use crate::vm;
 use proxy_wasm::traits::{Context, StreamContext};
 use proxy_wasm::types::{Action, BufferType, PeerType};
-use redis_mesh_core::config::{Host, ProxyConfig};
+use redis_mesh_core::config::{Host, Path, ProxyConfig};
 use redis_mesh_core::rewrite::{Edit, Env, Gate, HEAD, ReplyNeed, Rewriter};
-use redis_mesh_core::wire::DataPath;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -145,8 +144,8 @@ impl Connection {
         // Every look at a clock is a call into Envoy: only delays need the one, only TIME the other.
         let (now, unix) = match (time, host.path) {
             (Time::Unneeded, _) => (Duration::ZERO, Duration::ZERO),
-            (Time::Needed, DataPath::Direct) => (now_if(host.delays), Duration::ZERO),
-            (Time::Needed, DataPath::Proxy) => (now_if(host.delays), Duration::from_nanos(abi::unix_nanoseconds())),
+            (Time::Needed, Path::Direct) => (now_if(host.delays), Duration::ZERO),
+            (Time::Needed, Path::Proxy) => (now_if(host.delays), Duration::from_nanos(abi::unix_nanoseconds())),
         };
         let ending = self.ended;
         let result = vm::random(|random| {

@@ -1,12 +1,24 @@
 //! What a listener's clients get, compiled for the machine that opens connections itself.
 
-use crate::config::auth_command;
+use crate::config::{ConfigError, auth_command, check_limits, check_mirrors, router};
 use crate::downstream::auth::ClientAuth;
 use crate::fault::Faults;
 use crate::route::{Matched, Router};
-use crate::wire;
+use crate::wire::{self, DataPath, ReadPolicy};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// What [`wire::FilterConfig`] says on `native`, compiled.
+#[derive(Debug)]
+pub struct Document {
+    /// See [`wire::FilterConfig::name`].
+    pub name: String,
+    /// See [`wire::FilterConfig::revision`].
+    pub revision: u64,
+    /// Its host.
+    pub host: Config,
+}
 
 /// A managed host with its routes and the connections that these need.
 #[derive(Debug)]
@@ -19,6 +31,10 @@ pub struct Config {
     pub client_auth: Option<ClientAuth>,
     /// Commands that reveal or change credentials are refused.
     pub guarded: bool,
+    /// How long Redis may take for a reply.
+    pub op_timeout: Option<Duration>,
+    /// Which nodes answer a command without a key that only reads.
+    pub read_policy: ReadPolicy,
     /// Destinations with their mirrors.
     pub targets: Vec<Target>,
     /// What each route does; indexes are the router's.
@@ -36,6 +52,8 @@ pub struct Config {
 pub struct Target {
     /// `FQDN:port`, for messages.
     pub destination: String,
+    /// It is a Redis Cluster.
+    pub is_cluster: bool,
     /// How it is reached.
     pub upstream: Upstream,
     /// Where copies go.
@@ -45,6 +63,8 @@ pub struct Target {
 /// A mirror of a target.
 #[derive(Debug)]
 pub struct Mirror {
+    /// It is a Redis Cluster.
+    pub is_cluster: bool,
     /// How it is reached.
     pub upstream: Upstream,
     /// Share of the commands that are mirrored, in parts per million.
@@ -60,6 +80,8 @@ pub struct Route {
     pub target: usize,
     /// Remove the matched prefix.
     pub remove_prefix: bool,
+    /// Which nodes answer commands that only read.
+    pub read_policy: ReadPolicy,
     /// Its own faults, before those of the host.
     pub faults: Faults,
 }
@@ -71,61 +93,98 @@ pub struct Upstream {
     pub cluster: Arc<str>,
     /// The login there, as the command to send.
     pub login: Option<Arc<[u8]>>,
+    /// See [`wire::Upstream::nodes`].
+    pub nodes: Option<Arc<str>>,
 }
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let login = self.login.as_ref().map(|_| "[redacted]");
-        f.debug_struct("Upstream").field("cluster", &self.cluster).field("login", &login).finish()
+        let mut shown = f.debug_struct("Upstream");
+        shown.field("cluster", &self.cluster).field("login", &login).field("nodes", &self.nodes).finish()
     }
 }
 
 impl Upstream {
-    /// Of a cluster's name and the login there.
-    pub fn new(cluster: &str, login: Option<&wire::UpstreamLogin>) -> Upstream {
-        let command = login.map(|login| auth_command(login.username.as_deref(), &login.password).into());
-        Upstream { cluster: cluster.into(), login: command }
+    fn new(upstream: Option<&wire::Upstream>, is_cluster: bool) -> Result<Upstream, String> {
+        let Some(upstream) = upstream else { return Err("upstream: path native needs one".into()) };
+        if upstream.cluster.is_empty() {
+            return Err("upstream.cluster: it has no name".into());
+        }
+        if upstream.nodes.is_some() && !is_cluster {
+            return Err("upstream.nodes: only of a Redis Cluster".into());
+        }
+        let login = upstream.login.as_ref();
+        Ok(Upstream {
+            cluster: upstream.cluster.as_str().into(),
+            login: login.map(|login| auth_command(login.username.as_deref(), &login.password).into()),
+            nodes: upstream.nodes.as_deref().map(Into::into),
+        })
+    }
+}
+
+impl Document {
+    /// Parses and compiles the JSON document.
+    pub fn from_json(json: &[u8]) -> Result<Document, ConfigError> {
+        let config: wire::FilterConfig = serde_json::from_slice(json).map_err(|e| ConfigError(e.to_string()))?;
+        Document::try_from(config)
+    }
+}
+
+impl TryFrom<wire::FilterConfig> for Document {
+    type Error = ConfigError;
+
+    fn try_from(config: wire::FilterConfig) -> Result<Document, ConfigError> {
+        check_limits(&config.limits)?;
+        let [host] = config.hosts.as_slice() else {
+            let count = config.hosts.len();
+            return Err(ConfigError(format!("hosts: a listener has one on path native, and these are {count}")));
+        };
+        let compiled = Config::new(host, &config.limits);
+        let host = compiled.map_err(|problem| ConfigError(format!("hosts[0] ({}): {problem}", host.host)))?;
+        Ok(Document { name: config.name, revision: config.revision, host })
     }
 }
 
 impl Config {
-    /// Compiles a host; `reach` tells how a destination, named as in the document, is reached. The error names the field.
-    pub fn new(
-        host: &wire::Host,
-        limits: &wire::Limits,
-        reach: impl Fn(&str) -> Option<Upstream>,
-    ) -> Result<Config, String> {
-        let router = Router::new(host.routes.iter().map(|route| &route.key), host.case_insensitive)
-            .map_err(|error| format!("routes[{}]: {}", error.route, error.problem))?;
-        let found = |destination: &str| reach(destination).ok_or_else(|| format!("{destination}: there is no cluster"));
+    /// Compiles a host. The error names the field.
+    pub fn new(host: &wire::Host, limits: &wire::Limits) -> Result<Config, String> {
+        match host.path {
+            DataPath::Native => {}
+            DataPath::Direct | DataPath::Proxy => return Err("path: the dynamic module serves only native".into()),
+        }
+        if !host.selector.is_empty() {
+            return Err("selector: on path native the listener is the host's".into());
+        }
+        if host.upstream_login.is_some() {
+            return Err("upstreamLogin: on path native each upstream has its own".into());
+        }
+        if host.handshake.is_some() {
+            return Err("handshake: only on path proxy".into());
+        }
+        let router = router(host)?;
         let mut targets = Vec::with_capacity(host.targets.len());
-        for target in &host.targets {
-            let mirrors = target.mirrors.iter().map(|mirror| {
-                let (per_million, exclude_read_commands) = (mirror.per_million, mirror.exclude_read_commands);
-                Ok(Mirror { upstream: found(&mirror.destination)?, per_million, exclude_read_commands })
-            });
-            targets.push(Target {
-                destination: target.destination.clone(),
-                upstream: found(&target.destination)?,
-                mirrors: mirrors.collect::<Result<_, String>>()?,
-            });
+        for (index, target) in host.targets.iter().enumerate() {
+            targets.push(Target::new(target).map_err(|problem| format!("targets[{index}]: {problem}"))?);
         }
         let Some(first) = targets.first() else { return Err("targets: at least one is needed".into()) };
         let single = targets.iter().all(|target| target.upstream == first.upstream);
         let mut routes = Vec::with_capacity(host.routes.len());
         for (index, route) in host.routes.iter().enumerate() {
-            let target = route.target as usize;
-            if target >= targets.len() {
-                return Err(format!("routes[{index}].target: there is no target {target}"));
-            }
-            let faults = Faults::new(&route.faults).map_err(|error| format!("routes[{index}].{error}"))?;
-            routes.push(Route { target, remove_prefix: route.remove_prefix, faults });
+            routes.push(Route {
+                target: route.target as usize,
+                remove_prefix: route.remove_prefix,
+                read_policy: route.read_policy.unwrap_or(host.read_policy),
+                faults: Faults::new(&route.faults).map_err(|error| format!("routes[{index}].{error}"))?,
+            });
         }
         Ok(Config {
             host: host.host.clone(),
             limits: limits.clone(),
             client_auth: host.client_auth.as_ref().map(ClientAuth::new).transpose()?,
             guarded: host.guard_credentials && !host.allow_admin_commands,
+            op_timeout: (host.op_timeout_ms > 0).then(|| Duration::from_millis(host.op_timeout_ms)),
+            read_policy: host.read_policy,
             targets,
             routes,
             router,
@@ -144,5 +203,99 @@ impl Config {
     pub fn keyless(&self) -> Option<usize> {
         let of_any = || self.routes.get(self.router.any()? as usize).map(|route| route.target);
         self.single.then(|| of_any().unwrap_or_default())
+    }
+}
+
+impl Target {
+    fn new(target: &wire::Target) -> Result<Target, String> {
+        check_mirrors(&target.mirrors)?;
+        if !target.tags.is_empty() {
+            return Err("tags: only on path proxy".into());
+        }
+        let mut mirrors = Vec::with_capacity(target.mirrors.len());
+        for (index, mirror) in target.mirrors.iter().enumerate() {
+            let upstream = Upstream::new(mirror.upstream.as_ref(), mirror.cluster);
+            mirrors.push(Mirror {
+                is_cluster: mirror.cluster,
+                upstream: upstream.map_err(|problem| format!("mirrors[{index}].{problem}"))?,
+                per_million: mirror.per_million,
+                exclude_read_commands: mirror.exclude_read_commands,
+            });
+        }
+        Ok(Target {
+            destination: target.destination.clone(),
+            is_cluster: target.cluster,
+            upstream: Upstream::new(target.upstream.as_ref(), target.cluster)?,
+            mirrors,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document() -> serde_json::Value {
+        serde_json::json!({"name": "n", "revision": 1, "hosts": [{
+            "host": "h:6379", "path": "native", "readPolicy": "replica", "opTimeoutMs": 250,
+            "targets": [
+                {"destination": "a:6379", "upstream": {"cluster": "a", "login": {"password": "p"}}},
+                {"destination": "b:6379", "cluster": true, "upstream": {"cluster": "b", "nodes": "b nodes"}},
+            ],
+            "routes": [
+                {"match": {"prefix": "b:"}, "target": 1, "readPolicy": "preferMaster"},
+                {"match": "any", "target": 0},
+            ],
+        }]})
+    }
+
+    fn compile(document: &serde_json::Value) -> Result<Document, String> {
+        Document::from_json(document.to_string().as_bytes()).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn a_document_is_compiled() {
+        let host = compile(&document()).unwrap().host;
+        let policies: Vec<ReadPolicy> = host.routes.iter().map(|route| route.read_policy).collect();
+        assert_eq!(policies, [ReadPolicy::PreferMaster, ReadPolicy::Replica]);
+        assert_eq!(host.op_timeout, Some(Duration::from_millis(250)));
+        assert_eq!(host.targets.iter().map(|target| target.is_cluster).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(host.targets[0].upstream.login.as_deref(), Some(&b"*2\r\n$4\r\nAUTH\r\n$1\r\np\r\n"[..]));
+        assert_eq!(host.targets[1].upstream.nodes.as_deref(), Some("b nodes"));
+        assert!(!host.single);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let mirror = serde_json::json!([{"destination": "m:6379", "perMillion": 1}]);
+        let nodes = serde_json::json!({"cluster": "a", "nodes": "n"});
+        for (pointer, value, expected) in [
+            ("/path", "direct".into(), "hosts[0] (h:6379): path: the dynamic module serves only native"),
+            ("/upstreamLogin", serde_json::json!({"password": "p"}), "each upstream has its own"),
+            ("/handshake", "x".into(), "handshake: only on path proxy"),
+            ("/selector", serde_json::json!({"clusters": ["c"]}), "selector: on path native"),
+            ("/targets/0/upstream", serde_json::Value::Null, "targets[0]: upstream: path native needs one"),
+            ("/targets/0/upstream", nodes, "targets[0]: upstream.nodes: only of a Redis Cluster"),
+            ("/targets/0/tags", serde_json::json!([null]), "targets[0]: tags: only on path proxy"),
+            ("/targets/0/mirrors", mirror, "targets[0]: mirrors[0].upstream: path native needs one"),
+            ("/targets", serde_json::json!([]), "routes[0].target: there is no target 1"),
+            ("/routes/1/removePrefix", true.into(), "routes[1].removePrefix: only a prefix can be removed"),
+        ] {
+            let mut document = document();
+            let (parent, field) = pointer.rsplit_once('/').unwrap();
+            document.pointer_mut(&format!("/hosts/0{parent}")).unwrap()[field] = value;
+            let error = compile(&document).unwrap_err();
+            assert!(error.contains(expected), "{pointer}: {error}");
+        }
+        let mut two = document();
+        let hosts = two["hosts"].as_array_mut().unwrap();
+        hosts.push(hosts[0].clone());
+        assert_eq!(compile(&two).unwrap_err(), "hosts: a listener has one on path native, and these are 2");
+    }
+
+    #[test]
+    fn the_other_machine_refuses_it() {
+        let compiled = crate::config::ProxyConfig::from_json(document().to_string().as_bytes());
+        assert_eq!(compiled.unwrap_err().0, "hosts[0] (h:6379): path: native needs the dynamic module");
     }
 }

@@ -121,9 +121,9 @@ impl Rewriter {
             return false;
         }
         match env.host.path {
-            DataPath::Direct if !env.host.keys_decide && !env.host.rewrites_keys => true,
-            DataPath::Direct => direct::only_key_is_first(command),
-            DataPath::Proxy => command.proxy == Proxy::Simple && direct::only_key_is_first(command),
+            Path::Direct if !env.host.keys_decide && !env.host.rewrites_keys => true,
+            Path::Direct => direct::only_key_is_first(command),
+            Path::Proxy => command.proxy == Proxy::Simple && direct::only_key_is_first(command),
         }
     }
 }

@@ -55,7 +55,7 @@ impl Rewriter {
     /// us though its host no longer asks for it.
     pub(super) fn guarded(&self, env: &Env<'_>) -> bool {
         let still_ours = env.host.login.is_none() && matches!(self.login, Login::Done(1..));
-        env.host.guarded || env.host.path == DataPath::Direct && still_ours
+        env.host.guarded || env.host.path == Path::Direct && still_ours
     }
 
     /// False while the client has to log in first.
@@ -135,15 +135,15 @@ impl Rewriter {
         }
         let Some(Known { container, command }) = known else {
             return match env.host.path {
-                DataPath::Direct => self.direct_unknown(env, args),
-                DataPath::Proxy => unknown(args),
+                Path::Direct => self.direct_unknown(env, args),
+                Path::Proxy => unknown(args),
             };
         };
         match name {
             "auth" => return self.auth(env, args),
             "hello" => return self.hello(env, args, sink),
             "reset" => return self.reset(env, args, sink),
-            "client" if env.host.path == DataPath::Direct => {
+            "client" if env.host.path == Path::Direct => {
                 if let Some(refusal) = self.client_reply_out_of_place(args) {
                     return refusal;
                 }
@@ -159,8 +159,8 @@ impl Rewriter {
             ));
         }
         match env.host.path {
-            DataPath::Direct => self.direct(env, command, args, plan),
-            DataPath::Proxy => self.proxy(env, container, command, args, plan, sink),
+            Path::Direct => self.direct(env, command, args, plan),
+            Path::Proxy => self.proxy(env, container, command, args, plan, sink),
         }
     }
 }

@@ -24,14 +24,13 @@ mod session;
 mod upstream;
 
 use crate::command::{self, Command, Proxy};
-use crate::config::{Host, ProxyConfig};
+use crate::config::{Host, Path, ProxyConfig};
 use crate::fault::Injected;
 use crate::random::Random;
 use crate::resp::encode;
 use crate::resp::request::{Parser, Progress, ProtocolError};
 use crate::resp3::Shape;
 use crate::stats::{Stat, Stats};
-use crate::wire::DataPath;
 use args::{ArgEdit, Args, TagRef, write_edited};
 use body::Body;
 use decide::{Decision, Known, Plan};
@@ -141,7 +140,7 @@ struct Transaction {
 #[derive(Debug)]
 pub struct Rewriter {
     connection: u64,
-    path: Option<DataPath>,
+    path: Option<Path>,
     login: Login,
     authenticated: bool,
     resp3: bool,
@@ -392,7 +391,7 @@ impl Rewriter {
             Login::Due => {
                 sink.write().extend_from_slice(&command);
                 self.login = Login::Sent(identity);
-                if env.ending && env.host.path == DataPath::Direct {
+                if env.ending && env.host.path == Path::Direct {
                     // The end of the stream goes on with the login, so nothing could follow it.
                     return true;
                 }
@@ -401,16 +400,16 @@ impl Rewriter {
             }
             // Credentials have changed, or are there now and weren't before: the next filter must agree.
             Login::Done(done) => {
-                let rotated_on_direct = env.host.path == DataPath::Direct && done != 0;
+                let rotated_on_direct = env.host.path == Path::Direct && done != 0;
                 let undisturbed = !self.transaction.open && !self.subscriber && self.reply_mode == ReplyMode::On;
-                if rotated_on_direct || env.host.path == DataPath::Direct && !undisturbed {
+                if rotated_on_direct || env.host.path == Path::Direct && !undisturbed {
                     // Redis keeps a connection that is logged in logged in.
                     return true;
                 }
                 // A redis_proxy that refuses a password refuses everything after it, but for commands that it doesn't know.
                 let (before, after) = match env.host.path {
-                    DataPath::Direct => (Form::Hello, Form::Hello),
-                    DataPath::Proxy => (Form::Echo, Form::Unknown),
+                    Path::Direct => (Form::Hello, Form::Hello),
+                    Path::Proxy => (Form::Echo, Form::Unknown),
                 };
                 self.inject(env, before, Vec::new(), Then::Capture, sink.write());
                 sink.write().extend_from_slice(&command);
@@ -422,7 +421,7 @@ impl Rewriter {
                 self.gate = Gate::Reply;
                 false
             }
-            Login::Sent(_) if env.ending && env.host.path == DataPath::Direct => true,
+            Login::Sent(_) if env.ending && env.host.path == Path::Direct => true,
             Login::Sent(_) | Login::Again(_) => {
                 self.gate = Gate::Reply;
                 false
@@ -432,7 +431,7 @@ impl Rewriter {
 
     /// True if every reply from upstream is noted down.
     fn following(&self) -> bool {
-        self.resp3 && self.path == Some(DataPath::Proxy)
+        self.resp3 && self.path == Some(Path::Proxy)
     }
 
     fn inject(&mut self, env: &mut Env<'_>, form: Form, reply: Vec<u8>, then: Then, out: &mut Vec<u8>) {
@@ -462,7 +461,7 @@ impl Rewriter {
         }
         let mut reply = Vec::new();
         encode::error(&mut reply, error.to_string().as_bytes());
-        let form = if env.host.path == DataPath::Direct { Form::Unknown } else { Form::Echo };
+        let form = if env.host.path == Path::Direct { Form::Unknown } else { Form::Echo };
         self.inject(env, form, reply, Then::Close, sink.write());
         self.gate = Gate::Shut;
     }

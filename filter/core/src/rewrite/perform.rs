@@ -66,7 +66,7 @@ impl Rewriter {
             }
             ReplyMode::On => {
                 // redis_proxy answers ECHO itself, in every state. A Redis does not: in MULTI, or to a user who may not.
-                let form = if env.host.path == DataPath::Proxy { Form::Echo } else { Form::Unknown };
+                let form = if env.host.path == Path::Proxy { Form::Echo } else { Form::Unknown };
                 self.inject(env, form, reply, Then::Nothing, sink.write());
             }
         }
@@ -109,11 +109,11 @@ impl Rewriter {
         let name = known.map(|k| k.container.name).unwrap_or_default();
         let mut reply_mode = None;
         match name {
-            "exec" | "discard" if self.transaction.open && env.host.path == DataPath::Proxy => {
+            "exec" | "discard" if self.transaction.open && env.host.path == Path::Proxy => {
                 self.end_transaction(env, args, name == "exec", sink);
                 return Step::Edited;
             }
-            "info" if env.host.path == DataPath::Proxy => {
+            "info" if env.host.path == Path::Proxy => {
                 self.inject(env, Form::Echo, Vec::new(), Then::CaptureInfo, sink.write());
                 self.expect_reply(known, args);
                 sink.write().extend_from_slice(args.frame);

@@ -4,12 +4,12 @@ use super::args::Args;
 use super::replies::{Expected, Form, Then};
 use super::{Decision, Env, Gate, Login, ReplyMode, Rewriter, Sink, Transaction};
 use crate::command::Command;
+use crate::config::Path;
 use crate::downstream::auth;
 use crate::downstream::hello::{self, Hello};
 use crate::resp::encode;
 use crate::resp3::Shape;
 use crate::stats::Stat;
-use crate::wire::DataPath;
 
 /// True for commands that change or depend on the state of the connection, so that all of them must be there.
 pub fn concerns(command: &Command) -> bool {
@@ -33,7 +33,7 @@ impl Rewriter {
 
     /// True if the client's own AUTH reaches Redis: nothing of ours asks for one or logs in.
     fn auth_goes_through(&self, env: &Env<'_>) -> bool {
-        env.host.path == DataPath::Direct && env.host.client_auth.is_none() && env.host.login.is_none()
+        env.host.path == Path::Direct && env.host.client_auth.is_none() && env.host.login.is_none()
     }
 
     /// AUTH.
@@ -96,7 +96,7 @@ impl Rewriter {
             }
             None => {}
         }
-        if env.host.path == DataPath::Direct {
+        if env.host.path == Path::Direct {
             if credentials.is_none() {
                 return Decision::Forward;
             }
@@ -126,7 +126,7 @@ impl Rewriter {
         if args.count != 1 {
             return Decision::Refuse("ERR wrong number of arguments for 'reset' command".into());
         }
-        if env.host.path == DataPath::Direct && env.host.login.is_none() {
+        if env.host.path == Path::Direct && env.host.login.is_none() {
             // What it does is followed when it goes on: a fault may come before.
             return Decision::Forward;
         }
@@ -135,13 +135,13 @@ impl Rewriter {
         self.forget();
         let done = b"+RESET\r\n".to_vec();
         match (env.host.path, env.host.login.clone()) {
-            (DataPath::Direct, None) => Decision::Forward,
-            (DataPath::Direct, Some(_)) if self.reply_mode != ReplyMode::On => {
+            (Path::Direct, None) => Decision::Forward,
+            (Path::Direct, Some(_)) if self.reply_mode != ReplyMode::On => {
                 // Replies were off, RESET turns them on: where ours begin can't be told.
                 self.shut();
                 Decision::Done
             }
-            (DataPath::Direct, Some(login)) => {
+            (Path::Direct, Some(login)) => {
                 // Redis has forgotten the login: it is done again before anything else, and neither reply of the two is
                 // the client's.
                 self.resp3 = false;
@@ -157,7 +157,7 @@ impl Rewriter {
                 }
                 Decision::Done
             }
-            (DataPath::Proxy, _) => {
+            (Path::Proxy, _) => {
                 let then = if in_transaction { Then::Capture } else { Then::Nothing };
                 self.inject(env, Form::Echo, done, then, sink.write());
                 if in_transaction {

@@ -98,10 +98,10 @@ impl Rewriter {
         env.stats.count(Stat::LoginFailures);
         let destination = env.host.targets.first().map_or("", |t| t.destination.as_str());
         let text = match env.host.path {
-            DataPath::Direct => {
+            Path::Direct => {
                 format!("ERR redis-mesh: {destination} refused the login of its RedisDestination")
             }
-            DataPath::Proxy => {
+            Path::Proxy => {
                 format!("ERR redis-mesh: the configuration of {} is being replaced, try again", env.host.name)
             }
         };
@@ -111,6 +111,6 @@ impl Rewriter {
 }
 
 /// Whether the reply to a login says that we are in. redis_proxy always asks for its handshake.
-fn accepted(line: &[u8], path: DataPath) -> bool {
-    line.strip_suffix(b"\r").unwrap_or(line) == b"+OK" || path == DataPath::Direct && no_password_asked(line)
+fn accepted(line: &[u8], path: Path) -> bool {
+    line.strip_suffix(b"\r").unwrap_or(line) == b"+OK" || path == Path::Direct && no_password_asked(line)
 }

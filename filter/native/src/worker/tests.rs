@@ -8,8 +8,8 @@ const COMMAND: &str = "*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
 
 fn listener(name: &str) -> *const config::Config {
     let document = format!(
-        r#"{{"name": "{name}", "revision": 1, "hosts": [{{"host": "{name}:6379", "path": "direct",
-            "targets": [{{"destination": "{name}"}}], "routes": [{{"match": "any", "target": 0}}]}}]}}"#
+        r#"{{"name": "{name}", "revision": 1, "hosts": [{{"host": "{name}:6379", "path": "native",
+            "targets": [{{"destination": "{name}", "upstream": {{"cluster": "{name}"}}}}], "routes": [{{"match": "any", "target": 0}}]}}]}}"#
     );
     let config = standin::configure("proxy", &document);
     assert!(!config.is_null(), "{:?}", standin::log());
@@ -203,8 +203,8 @@ fn a_new_configuration_reaches_who_is_there() {
     client.received(GET);
     settle();
     assert_eq!(connections("redis_carrier").len(), 1);
-    let document = r#"{"name": "follows", "revision": 2, "hosts": [{"host": "follows:6379", "path": "direct",
-        "targets": [{"destination": "elsewhere"}], "routes": [{"match": "any", "target": 0}]}]}"#;
+    let document = r#"{"name": "follows", "revision": 2, "hosts": [{"host": "follows:6379", "path": "native",
+        "targets": [{"destination": "elsewhere", "upstream": {"cluster": "elsewhere"}}], "routes": [{"match": "any", "target": 0}]}]}"#;
     assert!(!standin::configure("proxy", document).is_null());
     client.received(GET);
     settle();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use redis_mesh_core::wire::{DataPath, FilterConfig, Host, KeyMatch, Limits, Route, Selector, Target};
+use redis_mesh_core::wire::{DataPath, FilterConfig, Host, KeyMatch, Limits, ReadPolicy, Route, Selector, Target};
 use serde_json::{Value, json};
 
 /// The password between the filter and `redis_proxy`.
@@ -99,14 +99,16 @@ pub fn filter_config(path: DataPath, tags: &[Option<String>], routes: Vec<(KeyMa
         cluster: false,
         mirrors: Vec::new(),
         tags: match path {
-            DataPath::Direct => Vec::new(),
+            DataPath::Direct | DataPath::Native => Vec::new(),
             DataPath::Proxy => vec![tag.clone()],
         },
+        upstream: None,
     };
     let route = |(key, target): (KeyMatch, usize)| Route {
         key,
         remove_prefix: false,
         target: target as u32,
+        read_policy: None,
         faults: Vec::new(),
     };
     let host = Host {
@@ -119,6 +121,8 @@ pub fn filter_config(path: DataPath, tags: &[Option<String>], routes: Vec<(KeyMa
         guard_credentials: false,
         allow_admin_commands: false,
         case_insensitive: false,
+        read_policy: ReadPolicy::default(),
+        op_timeout_ms: 0,
         targets: tags.iter().enumerate().map(target).collect(),
         routes: routes.into_iter().map(route).collect(),
         faults: Vec::new(),
