@@ -1,5 +1,6 @@
 //! The filter as a dynamic module: built once, and Envoy configurations put together by hand around it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -87,6 +88,28 @@ pub fn text(config: &str) -> Result<String> {
         "typed_config": {"@type": format!("{TYPES}.bootstrap.internal_listener.v3.InternalListener")},
     }]);
     Ok(all.to_string())
+}
+
+/// The cluster in Envoy of a Redis Cluster: nodes can be asked for one by one.
+pub fn redis_cluster(name: &str, nodes: &[SocketAddr]) -> Value {
+    let endpoint = |node: &SocketAddr| json!({"endpoint": {"address": {"socket_address": {"address": node.ip().to_string(), "port_value": node.port()}}}});
+    let endpoints: Vec<Value> = nodes.iter().map(endpoint).collect();
+    let policy = json!({
+        "@type": format!("{TYPES}.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig"),
+        "dynamic_module_config": {
+            "name": "redis_mesh",
+            "module": {"local": {"filename": build().unwrap_or_default()}},
+            "do_not_close": true,
+        },
+        "lb_policy_name": "node",
+    });
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_balancing_policy": {"policies": [{"typed_extension_config": {"name": "redis_mesh.node", "typed_config": policy}}]},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
+    })
 }
 
 /// Starts an Envoy with a configuration and what the module needs.

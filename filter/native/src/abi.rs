@@ -91,12 +91,6 @@ unsafe extern "C" {
         key: Buffer,
         value: Buffer,
     ) -> bool;
-    pub fn envoy_dynamic_module_callback_network_set_dynamic_metadata_string(
-        filter: Opaque,
-        namespace: Buffer,
-        key: Buffer,
-        value: Buffer,
-    );
 
     pub fn envoy_dynamic_module_callback_network_filter_http_callout(
         filter: Opaque,
@@ -107,6 +101,16 @@ unsafe extern "C" {
         body: Buffer,
         timeout_milliseconds: u64,
     ) -> u32;
+
+    pub fn envoy_dynamic_module_callback_lb_get_cluster_name(lb: Opaque, out: *mut Buffer);
+    pub fn envoy_dynamic_module_callback_lb_get_priority_set_size(lb: Opaque) -> usize;
+    pub fn envoy_dynamic_module_callback_lb_get_healthy_hosts_count(lb: Opaque, priority: u32) -> usize;
+    pub fn envoy_dynamic_module_callback_lb_get_healthy_host_address(
+        lb: Opaque,
+        priority: u32,
+        index: usize,
+        out: *mut Buffer,
+    ) -> bool;
 
     pub fn envoy_dynamic_module_callback_network_filter_scheduler_new(filter: Opaque) -> Opaque;
     pub fn envoy_dynamic_module_callback_network_filter_scheduler_commit(scheduler: Opaque, event: u64);

@@ -2,7 +2,7 @@
 
 use crate::envoy::Filter;
 use crate::head::{self, Head};
-use crate::{Action, worker};
+use crate::{Action, node, worker};
 use redis_mesh_core::proxy::{Address, CarrierId};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,8 +15,6 @@ pub struct Carrier {
     pub filter: Filter,
     id: Cell<Option<CarrierId>>,
     phase: Cell<Phase>,
-    /// Redis has sent something.
-    is_proven: Cell<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -32,7 +30,7 @@ enum Phase {
 impl Carrier {
     /// A connection that Envoy has just accepted.
     pub fn new(filter: Filter) -> Carrier {
-        Carrier { filter, id: Cell::new(None), phase: Cell::new(Phase::Unknown), is_proven: Cell::new(false) }
+        Carrier { filter, id: Cell::new(None), phase: Cell::new(Phase::Unknown) }
     }
 
     /// Bytes from the anchor: the request, and nothing after it.
@@ -64,8 +62,14 @@ impl Carrier {
             return;
         }
         if let Some(node) = address.node {
-            self.filter.set_metadata("redis", "host", &node.to_string());
+            // For a cluster of type ORIGINAL_DST; any other asks the policy.
+            let key = "envoy.network.transport_socket.original_dst_address";
+            if !self.filter.set_filter_state(key, &node.to_string()) {
+                self.filter.abort();
+                return;
+            }
         }
+        node::want(address);
         self.phase.set(Phase::Opening);
         worker::carrier_opened(self, id);
         self.phase.set(Phase::Open);
@@ -93,7 +97,7 @@ impl Carrier {
     /// Redis has sent something.
     pub fn write(&self) -> Action {
         match self.id.get() {
-            Some(id) => worker::carrier_replied(self, id, !self.is_proven.replace(true)),
+            Some(id) => worker::carrier_replied(self, id),
             None => self.filter.drain_write(),
         }
         Action::Continue

@@ -52,6 +52,53 @@ pub unsafe fn bytes<'a>(buffer: Buffer) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(buffer.data, buffer.len) }
 }
 
+/// The hosts of a cluster, as its load balancer on this worker sees them during one call.
+pub struct Hosts {
+    raw: Opaque,
+}
+
+impl Hosts {
+    /// # Safety
+    /// `raw` is Envoy's load balancer of the hook that is being called, on its thread; the result isn't kept beyond that hook.
+    pub unsafe fn new(raw: Opaque) -> Hosts {
+        Hosts { raw }
+    }
+
+    /// True if this is the name of their cluster.
+    pub fn are_of(&self, cluster: &str) -> bool {
+        let mut name = NO_CHUNK;
+        // SAFETY: the load balancer is alive. What it gives out is valid until it is called again, which isn't before it is
+        // compared.
+        unsafe {
+            abi::envoy_dynamic_module_callback_lb_get_cluster_name(self.raw, &mut name);
+            bytes(name) == cluster.as_bytes()
+        }
+    }
+
+    /// How many priorities there are.
+    pub fn priorities(&self) -> u32 {
+        // SAFETY: the load balancer is alive.
+        unsafe { abi::envoy_dynamic_module_callback_lb_get_priority_set_size(self.raw) as u32 }
+    }
+
+    /// How many healthy hosts a priority has.
+    pub fn healthy(&self, priority: u32) -> usize {
+        // SAFETY: the load balancer is alive.
+        unsafe { abi::envoy_dynamic_module_callback_lb_get_healthy_hosts_count(self.raw, priority) }
+    }
+
+    /// True if this is the address of a priority's healthy host.
+    pub fn is_at(&self, priority: u32, index: usize, address: &str) -> bool {
+        let mut found = NO_CHUNK;
+        // SAFETY: the load balancer is alive, and answers false for a host that isn't there. What it gives out is valid until
+        // it is called again, which isn't before it is compared.
+        unsafe {
+            abi::envoy_dynamic_module_callback_lb_get_healthy_host_address(self.raw, priority, index, &mut found)
+                && bytes(found) == address.as_bytes()
+        }
+    }
+}
+
 thread_local! {
     /// Reused for the list of a buffer's chunks.
     static CHUNKS: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
@@ -252,19 +299,6 @@ impl Filter {
             )
         })
         .unwrap_or(false)
-    }
-
-    /// Sets a text in the connection's dynamic metadata.
-    pub fn set_metadata(&self, namespace: &str, key: &str, value: &str) {
-        // SAFETY: the filter is alive; Envoy copies all three.
-        self.call(|raw| unsafe {
-            abi::envoy_dynamic_module_callback_network_set_dynamic_metadata_string(
-                raw,
-                lend(namespace.as_bytes()),
-                lend(key.as_bytes()),
-                lend(value.as_bytes()),
-            );
-        });
     }
 
     /// Sends `POST path` to a cluster, without a timeout. The answer comes to the hook of callouts with this number, unless

@@ -6,6 +6,7 @@
 use crate::abi::{self, Buffer, Header, Opaque};
 use crate::config::Config;
 use crate::envoy::{self, Filter, Level};
+use crate::node::Policy;
 use crate::{Action, Answer, Instance};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -252,6 +253,81 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_below_write_buff
 ) {
     // SAFETY: passed on to the caller.
     unsafe { on(module, (), |instance| instance.full(false)) }
+}
+
+/// A load-balancing policy is configured. Null: there is none of that name.
+///
+/// # Safety
+/// `name` is valid for the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn envoy_dynamic_module_on_lb_config_new(
+    _envoy: Opaque,
+    name: Buffer,
+    _config: Buffer,
+) -> *const std::ffi::c_void {
+    // SAFETY: it is valid for the call, and Envoy isn't called before it is compared.
+    if unsafe { envoy::bytes(name) } == crate::node::NAME {
+        // It has no configuration; anything but null will do.
+        return (&raw const PANICS).cast();
+    }
+    envoy::log(Level::Error, "redis-mesh: the module has one load-balancing policy, \"node\"");
+    std::ptr::null()
+}
+
+/// A policy's configuration is no longer needed; it is nothing of its own.
+#[unsafe(no_mangle)]
+pub extern "C" fn envoy_dynamic_module_on_lb_config_destroy(_config: Opaque) {}
+
+/// A worker gets its part of a policy.
+#[unsafe(no_mangle)]
+pub extern "C" fn envoy_dynamic_module_on_lb_new(_config: Opaque, _envoy: Opaque) -> *const Policy {
+    Box::into_raw(Box::default())
+}
+
+/// A worker's part of a policy is no longer needed.
+///
+/// # Safety
+/// `policy` comes from `on_lb_new` and isn't used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn envoy_dynamic_module_on_lb_destroy(policy: *mut Policy) {
+    if !policy.is_null() {
+        // SAFETY: it was made by `Box::into_raw` and is given back once.
+        drop(unsafe { Box::from_raw(policy) });
+    }
+}
+
+/// A connection needs a host. False: there is none for it, and the connection fails.
+///
+/// # Safety
+/// `policy` comes from `on_lb_new`; `lb` is Envoy's load balancer on its thread; the results can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn envoy_dynamic_module_on_lb_choose_host(
+    lb: Opaque,
+    policy: *const Policy,
+    _context: Opaque,
+    priority: *mut u32,
+    index: *mut u32,
+) -> bool {
+    // SAFETY: by the above it is null or points to a living policy, and the load balancer isn't used after this call.
+    let (Some(policy), hosts) = (unsafe { (policy.as_ref(), envoy::Hosts::new(lb)) }) else {
+        return false;
+    };
+    let Some(chosen) = guarded(|| policy.choose(&hosts)).flatten() else {
+        return false;
+    };
+    // SAFETY: they are places for the result.
+    unsafe { (*priority, *index) = chosen };
+    true
+}
+
+/// Hosts have come or gone; the policy looks at them anew each time.
+#[unsafe(no_mangle)]
+pub extern "C" fn envoy_dynamic_module_on_lb_on_host_membership_update(
+    _lb: Opaque,
+    _policy: Opaque,
+    _added: usize,
+    _removed: usize,
+) {
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 //! * `anchor`, at the end of another internal listener's chain: what carriers hang on. Envoy opens a connection only for a
 //!   filter, and closes it with that filter; an anchor is one that no client's end takes along.
 //!
+//! and a load-balancing policy, `node`, for the clusters that are Redis Clusters.
+//!
 //! `unsafe` stands in `abi.rs` (declarations), `hooks.rs` (what Envoy calls) and `envoy.rs` (what is called in Envoy).
 #![deny(unsafe_code)]
 
@@ -22,6 +24,7 @@ mod envoy;
 mod head;
 #[allow(unsafe_code)]
 mod hooks;
+mod node;
 #[cfg(test)]
 #[allow(unsafe_code)]
 mod standin;

@@ -21,7 +21,7 @@ pub struct Connection {
     pub written: RefCell<Vec<u8>>,
     /// What the next filter has got: appended to the read buffer and let go, or injected.
     pub passed: RefCell<Vec<u8>>,
-    /// Filter state and metadata.
+    /// Filter state.
     pub state: RefCell<Vec<(String, String)>>,
     /// How often reading was stopped.
     pub disabled: Cell<i32>,
@@ -57,6 +57,8 @@ thread_local! {
     static RESUMED: RefCell<Vec<Rc<Connection>>> = const { RefCell::new(Vec::new()) };
     static MISSING: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     static LOG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// A cluster's name, and its healthy hosts by priority.
+    static HOSTS: RefCell<(String, Vec<Vec<String>>)> = const { RefCell::new((String::new(), Vec::new())) };
 }
 
 /// Buffers come in chunks of this many bytes.
@@ -96,6 +98,18 @@ pub fn remove_cluster(name: &str) {
 /// Puts back what was removed.
 pub fn restore_clusters() {
     MISSING.take();
+}
+
+/// The cluster that [`hosts`] shows.
+pub fn set_hosts(cluster: &str, hosts: &[&[&str]]) {
+    let owned = hosts.iter().map(|hosts| hosts.iter().map(|host| host.to_string()).collect()).collect();
+    HOSTS.replace((cluster.to_owned(), owned));
+}
+
+/// What a load balancer sees.
+pub fn hosts() -> crate::envoy::Hosts {
+    // SAFETY: the functions above don't look at the pointer.
+    unsafe { crate::envoy::Hosts::new(std::ptr::null_mut()) }
 }
 
 /// The living connections of a cluster or listener, the oldest first.
@@ -387,14 +401,38 @@ extern "C" fn envoy_dynamic_module_callback_network_set_filter_state_typed(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_callback_network_set_dynamic_metadata_string(
-    filter: Opaque,
-    namespace: Buffer,
-    key: Buffer,
-    value: Buffer,
-) {
-    let key = format!("{}.{}", text(namespace), text(key));
-    connection(filter).state.borrow_mut().push((key, text(value)));
+unsafe extern "C" fn envoy_dynamic_module_callback_lb_get_cluster_name(_lb: Opaque, out: *mut Buffer) {
+    HOSTS.with_borrow(|(name, _)| {
+        // SAFETY: the crate passes a place for the result.
+        unsafe { *out = Buffer { data: name.as_ptr(), len: name.len() } };
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_lb_get_priority_set_size(_lb: Opaque) -> usize {
+    HOSTS.with_borrow(|(_, hosts)| hosts.len())
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_lb_get_healthy_hosts_count(_lb: Opaque, priority: u32) -> usize {
+    HOSTS.with_borrow(|(_, hosts)| hosts[priority as usize].len())
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_callback_lb_get_healthy_host_address(
+    _lb: Opaque,
+    priority: u32,
+    index: usize,
+    out: *mut Buffer,
+) -> bool {
+    HOSTS.with_borrow(|(_, hosts)| match hosts[priority as usize].get(index) {
+        Some(host) => {
+            // SAFETY: the crate passes a place for the result.
+            unsafe { *out = Buffer { data: host.as_ptr(), len: host.len() } };
+            true
+        }
+        None => false,
+    })
 }
 
 #[unsafe(no_mangle)]

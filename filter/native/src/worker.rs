@@ -204,14 +204,10 @@ pub fn carrier_closed(carrier: &Rc<Carrier>, id: CarrierId) {
     });
 }
 
-/// Redis has sent something, perhaps for the first time.
-pub fn carrier_replied(carrier: &Carrier, id: CarrierId, is_first: bool) {
+/// Redis has sent something.
+pub fn carrier_replied(carrier: &Carrier, id: CarrierId) {
     with(|worker| {
         worker.follow();
-        if is_first {
-            // Nothing else tells that `tcp_proxy` has reached its upstream.
-            worker.proxy.borrow_mut().connected(id);
-        }
         carrier.filter.reply(&worker.proxy, id, now());
         worker.unblock();
         worker.perform();
@@ -293,6 +289,11 @@ impl Worker {
                 Some(Output::CloseClient(id)) => {
                     if let Some(client) = self.client(id) {
                         client.filter.close();
+                    }
+                }
+                Some(Output::AbortClient(id)) => {
+                    if let Some(client) = self.client(id) {
+                        client.filter.abort();
                     }
                 }
                 Some(Output::Open(id, address)) => self.open(id, address),

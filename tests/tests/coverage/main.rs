@@ -201,6 +201,11 @@ fn native() -> Result<()> {
 }
 
 #[test]
+fn native_cluster() -> Result<()> {
+    outcome(&topology::NATIVE_CLUSTER).map(drop)
+}
+
+#[test]
 fn native_several() -> Result<()> {
     outcome(&topology::SEVERAL).map(drop)
 }

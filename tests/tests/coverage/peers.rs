@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use redis_mesh_core::wire::{Host, KeyMatch, Mirror, Route};
+use redis_mesh_core::wire::{Host, KeyMatch, Mirror, Route, Upstream};
 use redis_mesh_tests::client::{Client, info_field};
 use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::listener::{self, Config, RedisProxy, route};
@@ -114,8 +114,13 @@ fn strip() -> Host {
 
 fn mirror() -> Host {
     let mut host = one();
-    host.targets[0].mirrors =
-        vec![Mirror { destination: "y.test:6379".into(), per_million: 1_000_000, exclude_read_commands: true }];
+    host.targets[0].mirrors = vec![Mirror {
+        destination: "y.test:6379".into(),
+        per_million: 1_000_000,
+        exclude_read_commands: true,
+        cluster: false,
+        upstream: Some(Upstream { cluster: "y.test:6379".into(), login: None, nodes: None }),
+    }];
     host
 }
 

@@ -168,7 +168,7 @@ pub const NATIVE: Topology = Topology {
     behind: Behind::One,
     removed: "",
     has_resp3: true,
-    refuses_harm: true,
+    refuses_harm: false,
     keeps_clients_apart: true,
     is_pipelined: true,
     filters: |name, clusters| {
@@ -184,7 +184,7 @@ pub const SEVERAL: Topology = Topology {
     behind: Behind::Several,
     removed: "",
     has_resp3: true,
-    refuses_harm: true,
+    refuses_harm: false,
     keeps_clients_apart: true,
     is_pipelined: false,
     filters: |name, clusters| {
@@ -196,13 +196,25 @@ pub const SEVERAL: Topology = Topology {
     is_native: true,
 };
 
+/// The module before a Redis Cluster.
+pub const NATIVE_CLUSTER: Topology = Topology {
+    name: "native-cluster",
+    behind: Behind::Cluster,
+    filters: |name, clusters| {
+        let mut host = native::host(&[&clusters[0]], vec![route(KeyMatch::Any, 0)]);
+        host.targets[0].cluster = true;
+        Ok(vec![native::proxy(&listener::config(name, 1, host))?])
+    },
+    ..NATIVE
+};
+
 /// The module with one destination, and a prefix that it takes off.
 pub const STRIP: Topology = Topology {
     name: "native-strip",
     behind: Behind::One,
     removed: "r:",
     has_resp3: true,
-    refuses_harm: true,
+    refuses_harm: false,
     keeps_clients_apart: true,
     is_pipelined: false,
     filters: |name, clusters| {
@@ -246,6 +258,7 @@ impl Topology {
             for (cluster, servers) in clusters.iter().zip(groups) {
                 config = match (self.behind, self.is_native) {
                     (Behind::Cluster, false) => config.clusters(&[redis_cluster(cluster, servers[0])]),
+                    (Behind::Cluster, true) => config.clusters(&[native::redis_cluster(cluster, servers)]),
                     _ => config.cluster(cluster, servers),
                 };
             }

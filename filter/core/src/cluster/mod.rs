@@ -1,3 +1,6 @@
 //! Redis Cluster.
 
+pub mod read_policy;
+pub mod redirect;
 pub mod slot;
+pub mod topology;

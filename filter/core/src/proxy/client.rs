@@ -2,8 +2,10 @@
 
 use super::carrier::Carrier;
 use super::config::Config;
-use super::queue::ReplyQueue;
+use super::place::Place;
+use super::queue::{ReplyQueue, Sequence};
 use super::slab::Id;
+use super::subscription::Subscriptions;
 use super::transaction::Transaction;
 use crate::fault::Injected;
 use crate::resp::request::Parser;
@@ -27,6 +29,12 @@ pub struct Client {
     pub is_authenticated: bool,
     /// The name that it gave itself.
     pub name: Vec<u8>,
+    /// The database that it has selected.
+    pub database: u32,
+    /// The database that it selects if no server objects.
+    pub selecting: Option<u32>,
+    /// What it hears of its commands (CLIENT REPLY).
+    pub hearing: Hearing,
     /// A transaction that it has begun.
     pub transaction: Option<Transaction>,
     /// Replies that are to come.
@@ -37,8 +45,16 @@ pub struct Client {
     pub out: Vec<u8>,
     /// A host knows that there are some.
     pub is_announced: bool,
-    /// The connection to each target, as far as it is known.
-    pub links: Vec<Option<Id<Carrier>>>,
+    /// How each target is reached, as far as it is known.
+    pub links: Vec<Link>,
+    /// A connection of its own.
+    pub own: Option<Own>,
+    /// The connection on which it watched keys was lost, so that they may have changed unseen.
+    pub lost_watch: bool,
+    /// What it has subscribed to.
+    pub subscriptions: Subscriptions,
+    /// It is told of all commands (MONITOR).
+    pub is_monitor: bool,
     /// It takes nothing more at the moment.
     pub is_full: bool,
     /// It has more to say than was taken.
@@ -47,12 +63,71 @@ pub struct Client {
     pub until: Option<Duration>,
     /// The fault that was drawn for the command that waits.
     pub drawn: Option<Option<Injected>>,
-    /// A connection that takes nothing more at the moment, and to which its next command goes.
-    pub waits_for: Option<Id<Carrier>>,
+    /// What its next command waits for.
+    pub waits_for: Option<Wait>,
+    /// Bytes of pushes since it takes nothing more.
+    pub unread: usize,
     /// It is about to be closed.
     pub is_closing: bool,
     /// A host knows that.
     pub is_closed: bool,
+}
+
+/// What a client hears of its commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// Everything.
+    On,
+    /// Nothing of the next one.
+    Skip,
+    /// Nothing of this one, and then everything.
+    Skipping,
+    /// Nothing.
+    Off,
+}
+
+/// How a target is reached.
+#[derive(Clone, Copy, Debug)]
+pub enum Link {
+    /// That isn't known yet.
+    Unknown,
+    /// Over this connection.
+    Carrier(Id<Carrier>),
+    /// It is the Redis Cluster of this number.
+    Cluster(usize),
+}
+
+/// What a command waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// That this connection takes something.
+    Carrier(Id<Carrier>),
+    /// That the nodes of this Redis Cluster are known.
+    Cluster(usize),
+    /// That all commands before it are answered. So nothing overtakes what goes over another connection.
+    Answers,
+    /// That those before this one are answered.
+    AnswersBefore(Sequence),
+}
+
+/// A connection of a client's own.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// It.
+    pub carrier: Id<Carrier>,
+    /// For which place it was opened.
+    pub place: Place,
+    /// The client watches keys over it.
+    pub is_watching: bool,
+    /// The client has changed its state for good (CLIENT TRACKING), so that all commands go over it.
+    pub is_special: bool,
+}
+
+impl Own {
+    /// True if the client's commands for that place go over it.
+    pub fn is_held(&self) -> bool {
+        self.is_watching || self.is_special
+    }
 }
 
 /// How many commands of a client may be under way: more and more, but no more than make a megabyte of replies of the size
@@ -95,7 +170,11 @@ impl Client {
     /// One that has just come.
     pub fn new(config: Arc<Config>, stats: usize) -> Client {
         Client {
-            links: vec![None; config.targets.len()],
+            links: vec![Link::Unknown; config.targets.len()],
+            own: None,
+            lost_watch: false,
+            subscriptions: Subscriptions::default(),
+            is_monitor: false,
             config,
             stats,
             parser: Parser::default(),
@@ -103,6 +182,9 @@ impl Client {
             resp3: false,
             is_authenticated: false,
             name: Vec::new(),
+            database: 0,
+            selecting: None,
+            hearing: Hearing::On,
             transaction: None,
             queue: ReplyQueue::default(),
             window: Window::default(),
@@ -113,6 +195,7 @@ impl Client {
             until: None,
             drawn: None,
             waits_for: None,
+            unread: 0,
             is_closing: false,
             is_closed: false,
         }
@@ -123,9 +206,33 @@ impl Client {
         !self.is_closing
             && !self.is_full
             && self.until.is_none()
-            && self.waits_for.is_none()
+            && !self.is_waiting()
             && self.queue.len() < self.window.open
             && self.queue.held() < HELD
+    }
+
+    fn is_waiting(&self) -> bool {
+        match self.waits_for {
+            None => false,
+            Some(Wait::Carrier(_) | Wait::Cluster(_)) => true,
+            Some(Wait::Answers) => !self.queue.is_empty(),
+            Some(Wait::AnswersBefore(sequence)) => self.queue.next() < sequence,
+        }
+    }
+
+    /// True if it hears nothing of the command under way.
+    pub fn is_mute(&self) -> bool {
+        self.hearing != Hearing::On
+    }
+
+    /// True if it has subscribed to something by RESP2, so that it may do little else.
+    pub fn is_subscriber(&self) -> bool {
+        !self.resp3 && !self.subscriptions.is_empty()
+    }
+
+    /// Forgets how targets are reached.
+    pub fn unlink(&mut self) {
+        self.links = vec![Link::Unknown; self.config.targets.len()];
     }
 
     /// True if it may ask for anything.

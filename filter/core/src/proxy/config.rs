@@ -80,6 +80,8 @@ pub struct Route {
     pub target: usize,
     /// Remove the matched prefix.
     pub remove_prefix: bool,
+    /// That prefix.
+    pub removed_prefix: Option<Box<[u8]>>,
     /// Which nodes answer commands that only read.
     pub read_policy: ReadPolicy,
     /// Its own faults, before those of the host.
@@ -174,6 +176,10 @@ impl Config {
             routes.push(Route {
                 target: route.target as usize,
                 remove_prefix: route.remove_prefix,
+                removed_prefix: match &route.key {
+                    wire::KeyMatch::Prefix(prefix) if route.remove_prefix => Some(prefix.as_bytes().into()),
+                    _ => None,
+                },
                 read_policy: route.read_policy.unwrap_or(host.read_policy),
                 faults: Faults::new(&route.faults).map_err(|error| format!("routes[{index}].{error}"))?,
             });

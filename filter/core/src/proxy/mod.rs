@@ -11,11 +11,21 @@
 
 mod carrier;
 mod client;
+mod cluster;
 pub mod config;
 mod decide;
+mod gather;
+mod links;
+mod merge;
+mod names;
+mod own;
+mod perform;
+mod place;
 mod queue;
+mod replies;
+mod session;
 mod slab;
-mod split;
+mod subscription;
 mod transaction;
 
 use crate::random::Random;
@@ -23,11 +33,14 @@ use crate::resp::encode;
 use crate::resp::request::Progress;
 use crate::rewrite::args::Args;
 use crate::stats::{Stat, Stats};
-use carrier::{Carrier, Expected, Line};
-use client::Client;
-use config::{Config, Upstream};
+use carrier::{Carrier, Line};
+use client::{Client, Wait};
+use cluster::Cluster;
+use config::Config;
+use links::{Down, Peer};
+use replies::Retry;
 use slab::{Id, Slab};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +68,8 @@ pub enum Output {
     Resume(ClientId),
     /// Close it, after what has been written.
     CloseClient(ClientId),
+    /// Close it at once: it doesn't read what it is sent.
+    AbortClient(ClientId),
     /// Open a connection.
     Open(CarrierId, Address),
     /// [`Proxy::take_upstream`], and send it.
@@ -63,26 +78,39 @@ pub enum Output {
     CloseCarrier(CarrierId),
 }
 
-/// The first wait before a Redis that can't be reached is tried again, and the longest.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Bytes that may wait for a connection before clients have to.
 const STAGED: usize = 1024 * 1024;
 
-struct Down {
-    until: Duration,
-    wait: Duration,
-    why: String,
+/// What is to be done at a certain time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    /// A client has waited for that long.
+    Client(ClientId),
+    /// The nodes of a Redis Cluster are asked.
+    Cluster(usize),
+    /// Connections are looked after.
+    Patrol,
+    /// Commands are tried again.
+    Retry,
 }
 
 /// See the module.
 pub struct Proxy {
     clients: Slab<Client>,
     carriers: Slab<Carrier>,
+    /// Connections that are shared.
     lines: HashMap<Line, CarrierId>,
-    down: HashMap<Upstream, Down>,
+    /// Connections that wait for somebody who needs one of his own.
+    parked: HashMap<Line, Vec<CarrierId>>,
+    down: HashMap<Peer, Down>,
+    clusters: Vec<Cluster>,
     outputs: VecDeque<Output>,
-    /// When clients that wait for a time are to be woken.
-    alarms: BTreeSet<(Duration, ClientId)>,
+    alarms: BTreeSet<(Duration, Alarm)>,
+    /// When connections are looked after next.
+    patrol: Option<Duration>,
+    /// Commands that are to be tried again, by time.
+    retries: BTreeMap<(Duration, u64), Retry>,
+    retried: u64,
     random: Random,
     stats: Vec<(String, Stats)>,
     spare: Vec<Vec<u8>>,
@@ -103,9 +131,14 @@ impl Proxy {
             clients: Slab::default(),
             carriers: Slab::default(),
             lines: HashMap::new(),
+            parked: HashMap::new(),
             down: HashMap::new(),
+            clusters: Vec::new(),
             outputs: VecDeque::new(),
             alarms: BTreeSet::new(),
+            patrol: None,
+            retries: BTreeMap::new(),
+            retried: 0,
             random: Random::new(seed),
             stats: Vec::new(),
             spare: Vec::new(),
@@ -130,11 +163,53 @@ impl Proxy {
             let Some(client) = self.clients.get_mut(id).filter(|client| client.config.host == config.host) else {
                 continue;
             };
-            client.links = vec![None; config.targets.len()];
-            client.config = config.clone();
+            let before = std::mem::replace(&mut client.config, config.clone());
+            client.unlink();
             if let Some(transaction) = &mut client.transaction {
                 // Where it leads may have changed.
                 transaction.is_doomed |= transaction.len() > 0;
+            }
+            // A connection of its own stays as long as it leads where it should; a login is asked for once.
+            let cluster =
+                |config: &Config, target: usize| config.targets.get(target).map(|to| to.upstream.cluster.clone());
+            let stays = |target: usize| cluster(&before, target) == cluster(config, target);
+            let home = |config: &Config| config.home().and_then(|target| cluster(config, target));
+            let is_cut = !client.subscriptions.carriers.is_empty() && home(&before) != home(config);
+            match client.own.filter(|own| !stays(own.place.target)) {
+                Some(own) if own.is_special => self.cut_off(id),
+                Some(own) => {
+                    client.lost_watch |= own.is_watching;
+                    client.own = None;
+                    self.orphan(own.carrier);
+                }
+                None if is_cut => self.cut_off(id),
+                None => {}
+            }
+        }
+        self.retire_lines();
+    }
+
+    /// Connections that no client's rules lead to any more end when they have nothing left to do.
+    fn retire_lines(&mut self) {
+        let mut wanted = std::collections::HashSet::new();
+        for id in self.clients.ids().collect::<Vec<_>>() {
+            let Some(client) = self.clients.get(id) else { continue };
+            for target in &client.config.targets {
+                wanted.insert(target.upstream.clone());
+                wanted.extend(target.mirrors.iter().map(|mirror| mirror.upstream.clone()));
+            }
+        }
+        for id in self.carriers.ids().collect::<Vec<_>>() {
+            let Some(carrier) = self.carriers.get_mut(id) else { continue };
+            let is_common = matches!(carrier.purpose, carrier::Use::Shared | carrier::Use::Parked);
+            if !is_common || wanted.contains(&carrier.line.upstream) {
+                continue;
+            }
+            carrier.is_retired = true;
+            let (line, is_idle) = (carrier.line.clone(), carrier.expected.is_empty());
+            self.lines.remove(&line);
+            if is_idle {
+                self.drop_carrier(id);
             }
         }
     }
@@ -218,7 +293,9 @@ impl Proxy {
 
     /// A client is gone. What it asked for is answered to nobody.
     pub fn closed(&mut self, id: ClientId) {
-        self.clients.remove(id);
+        if let Some(mut client) = self.clients.remove(id) {
+            self.disown(&mut client);
+        }
     }
 
     /// Whether a client takes what is written to it.
@@ -228,161 +305,32 @@ impl Proxy {
         self.wake(id);
     }
 
-    /// A connection is open.
-    pub fn connected(&mut self, id: CarrierId) {
-        let Some(carrier) = self.carriers.get_mut(id) else { return };
-        carrier.is_connected = true;
-        self.down.remove(&carrier.line.upstream);
-        self.announce_upstream(id);
-        self.wake_those_who_wait_for(id);
-    }
-
-    /// Bytes of Redis.
-    pub fn reply(&mut self, id: CarrierId, data: &[u8], now: Duration) {
-        let Some(mut carrier) = self.carriers.lend(id) else { return };
-        carrier.is_connected = true;
-        let is_right = self.distribute(&mut carrier, data);
-        let is_over = carrier.refused.is_some() && carrier.expected.is_empty();
-        let line = carrier.refused.is_some().then(|| carrier.line.clone());
-        if let (Some(line), Some(why)) = (line, carrier.refused.clone())
-            && self.lines.get(&line) == Some(&id)
-        {
-            // Nobody new is to wait for it.
-            self.lines.remove(&line);
-            self.hold_off(&line.upstream, why, now);
-        }
-        self.carriers.give_back(id, carrier);
-        if !is_right || is_over {
-            self.outputs.push_back(Output::CloseCarrier(id));
-            self.lost(id, now);
-        }
-    }
-
-    /// Gives replies to whom they belong. False: they can't be told.
-    fn distribute(&mut self, carrier: &mut Carrier, data: &[u8]) -> bool {
-        let mut at = 0;
-        while at < data.len() {
-            let Some(expected) = carrier.expected.front().copied() else { return false };
-            let rest = data.get(at..).unwrap_or_default();
-            let Ok((used, is_complete)) = carrier.framer.feed(rest) else { return false };
-            let piece = rest.get(..used).unwrap_or_default();
-            at += used;
-            match (expected, &carrier.refused) {
-                (Expected::Client(client, sequence), None) => {
-                    if let Some(to) = self.clients.get_mut(client) {
-                        to.queue.reply(sequence, piece, is_complete, &mut to.out);
-                        to.window.count(piece.len(), is_complete);
-                    }
-                    self.answered(client);
-                }
-                (Expected::Client(..) | Expected::Part(..), Some(why)) if is_complete => {
-                    let text = format!("ERR redis-mesh: {} {why}", carrier.line.upstream.cluster);
-                    self.fail(expected, &text);
-                }
-                (Expected::Part(client, sequence, part), None) => {
-                    carrier.whole.extend_from_slice(piece);
-                    if is_complete {
-                        let whole = std::mem::take(&mut carrier.whole);
-                        if let Some(to) = self.clients.get_mut(client) {
-                            to.queue.part(sequence, part, whole, &mut to.out);
-                        }
-                        self.answered(client);
-                    }
-                }
-                (Expected::Login | Expected::Hello, _) => {
-                    carrier.whole.extend_from_slice(piece);
-                    if is_complete {
-                        let whole = std::mem::take(&mut carrier.whole);
-                        carrier.greeted(expected, &whole);
-                    }
-                }
-                (Expected::Client(..) | Expected::Part(..) | Expected::Nobody, _) => {}
-            }
-            if is_complete {
-                carrier.expected.pop_front();
-            }
-        }
-        true
-    }
-
-    /// A connection could not be opened, or is gone.
-    pub fn lost(&mut self, id: CarrierId, now: Duration) {
-        let Some(mut carrier) = self.carriers.remove(id) else { return };
-        if self.lines.get(&carrier.line) == Some(&id) {
-            self.lines.remove(&carrier.line);
-        }
-        self.wake_those_who_wait_for(id);
-        let cluster = carrier.line.upstream.cluster.clone();
-        let text = match (&carrier.refused, carrier.is_connected) {
-            (Some(why), _) => format!("ERR redis-mesh: {cluster} {why}"),
-            (None, true) => {
-                format!("ERR redis-mesh: the connection to {cluster} was lost; the command may have been executed")
-            }
-            (None, false) => format!("ERR redis-mesh: {cluster} can't be reached"),
-        };
-        if !carrier.is_connected {
-            self.hold_off(&carrier.line.upstream, "can't be reached".to_owned(), now);
-        }
-        let mut is_begun = carrier.framer.is_open();
-        while let Some(expected) = carrier.expected.pop_front() {
-            if std::mem::take(&mut is_begun)
-                && let Expected::Client(client, sequence) = expected
-                && let Some(to) = self.clients.get_mut(client)
-                && to.queue.has_begun(sequence, true)
-            {
-                // Half a reply is out; nothing that could follow would be understood.
-                (to.is_closing, to.is_closed) = (true, true);
-                self.outputs.push_back(Output::CloseClient(client));
-                continue;
-            }
-            self.fail(expected, &text);
-        }
-    }
-
-    fn fail(&mut self, expected: Expected, text: &str) {
-        let mut reply = Vec::new();
-        encode::error(&mut reply, text.as_bytes());
-        match expected {
-            Expected::Client(client, sequence) => {
-                if let Some(to) = self.clients.get_mut(client) {
-                    to.queue.replace(sequence, &reply, &mut to.out);
-                }
-                self.answered(client);
-            }
-            Expected::Part(client, sequence, part) => {
-                if let Some(to) = self.clients.get_mut(client) {
-                    to.queue.part(sequence, part, reply, &mut to.out);
-                }
-                self.answered(client);
-            }
-            Expected::Login | Expected::Hello | Expected::Nobody => {}
-        }
-    }
-
-    fn hold_off(&mut self, upstream: &Upstream, why: String, now: Duration) {
-        let wait = self.down.get(upstream).map_or(BACK_OFF.0, |down| (down.wait * 2).min(BACK_OFF.1));
-        self.down.insert(upstream.clone(), Down { until: now + wait, wait, why });
-    }
-
     /// Whether Redis takes what is sent to it.
     pub fn upstream_full(&mut self, id: CarrierId, is_full: bool) {
         let Some(carrier) = self.carriers.get_mut(id) else { return };
         let was_full = std::mem::replace(&mut carrier.is_full, is_full);
         if was_full && !is_full {
             self.announce_upstream(id);
-            self.wake_those_who_wait_for(id);
+            self.wake_those_who_wait_for(Wait::Carrier(id));
         }
     }
 
     /// A time that [`Proxy::next_tick`] named has come.
     pub fn tick(&mut self, now: Duration) {
         while self.alarms.first().is_some_and(|(until, _)| *until <= now) {
-            let Some((_, id)) = self.alarms.pop_first() else { return };
-            if let Some(client) = self.clients.get_mut(id)
-                && client.until.is_some_and(|until| until <= now)
-            {
-                client.until = None;
-                self.wake(id);
+            let Some((_, alarm)) = self.alarms.pop_first() else { return };
+            match alarm {
+                Alarm::Client(id) => {
+                    if let Some(client) = self.clients.get_mut(id)
+                        && client.until.is_some_and(|until| until <= now)
+                    {
+                        client.until = None;
+                        self.wake(id);
+                    }
+                }
+                Alarm::Cluster(index) => self.refresh(index, now),
+                Alarm::Patrol => self.patrol(now),
+                Alarm::Retry => self.retry(now),
             }
         }
     }
@@ -413,7 +361,7 @@ impl Proxy {
         let out = std::mem::replace(&mut carrier.out, spare);
         if carrier.is_awaited && !carrier.is_full {
             carrier.is_awaited = false;
-            self.wake_those_who_wait_for(id);
+            self.wake_those_who_wait_for(Wait::Carrier(id));
         }
         out
     }
@@ -452,6 +400,12 @@ impl Proxy {
             client.is_announced = true;
             self.outputs.push_back(Output::Write(id));
         }
+        if client.queue.is_empty()
+            && let Some(database) = client.selecting.take()
+        {
+            client.database = database;
+            client.unlink();
+        }
         if client.is_closing && client.queue.is_empty() && !client.is_closed {
             client.is_closed = true;
             self.outputs.push_back(Output::CloseClient(id));
@@ -476,9 +430,9 @@ impl Proxy {
         }
     }
 
-    fn wake_those_who_wait_for(&mut self, carrier: CarrierId) {
+    fn wake_those_who_wait_for(&mut self, wait: Wait) {
         for id in self.clients.ids().collect::<Vec<_>>() {
-            if let Some(client) = self.clients.get_mut(id).filter(|client| client.waits_for == Some(carrier)) {
+            if let Some(client) = self.clients.get_mut(id).filter(|client| client.waits_for == Some(wait)) {
                 client.waits_for = None;
                 self.wake(id);
             }

@@ -1,6 +1,6 @@
 //! Replies in the order in which a client asked, whoever answers first.
 
-use super::split::Merge;
+use super::merge::Merge;
 use std::collections::VecDeque;
 
 /// The number of a command of a client.
@@ -14,6 +14,8 @@ enum Slot {
     Parts(Box<Merge>),
     /// Its reply waits for those before it.
     Ready(Vec<u8>),
+    /// So many are to answer it, and the client has said that it doesn't want to hear (CLIENT REPLY OFF).
+    Mute(u32),
 }
 
 /// Commands that have been taken and not yet answered.
@@ -24,6 +26,10 @@ pub struct ReplyQueue {
     first: Sequence,
     /// Bytes of replies that wait.
     held: usize,
+    /// Part of the first one's reply has gone out.
+    is_begun: bool,
+    /// What is no reply and waits until that one is complete.
+    pushes: Vec<u8>,
 }
 
 impl ReplyQueue {
@@ -37,21 +43,34 @@ impl ReplyQueue {
         self.slots.is_empty()
     }
 
-    /// Bytes of replies that wait for others.
+    /// The number of the next command to be answered.
+    pub fn next(&self) -> Sequence {
+        self.first
+    }
+
+    /// The number that the next command gets.
+    pub fn end(&self) -> Sequence {
+        self.first + self.slots.len() as u64
+    }
+
+    /// Bytes that wait for others.
     pub fn held(&self) -> usize {
-        self.held
+        self.held + self.pushes.len()
     }
 
     /// A command that somebody is to answer.
-    pub fn expect(&mut self) -> Sequence {
-        self.slots.push_back(Slot::Waiting(Vec::new()));
-        self.first + self.slots.len() as u64 - 1
+    pub fn expect(&mut self, is_mute: bool) -> Sequence {
+        self.add(if is_mute { Slot::Mute(1) } else { Slot::Waiting(Vec::new()) })
     }
 
     /// A command that several are to answer.
-    pub fn expect_parts(&mut self, merge: Merge) -> Sequence {
-        self.slots.push_back(Slot::Parts(Box::new(merge)));
-        self.first + self.slots.len() as u64 - 1
+    pub fn expect_parts(&mut self, merge: Merge, is_mute: bool) -> Sequence {
+        self.add(if is_mute { Slot::Mute(merge.parts()) } else { Slot::Parts(Box::new(merge)) })
+    }
+
+    fn add(&mut self, slot: Slot) -> Sequence {
+        self.slots.push_back(slot);
+        self.end() - 1
     }
 
     /// A command that is answered already.
@@ -65,17 +84,32 @@ impl ReplyQueue {
         }
     }
 
+    /// Something that answers no command. It goes out as soon as it comes between two replies.
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        let to = if self.is_begun { &mut self.pushes } else { out };
+        to.extend_from_slice(bytes);
+    }
+
     /// Bytes of a reply; `complete` with its last ones. What can go out is appended to `out`.
     pub fn reply(&mut self, sequence: Sequence, bytes: &[u8], complete: bool, out: &mut Vec<u8>) {
         let Some(index) = sequence.checked_sub(self.first) else { return };
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
-        let Slot::Waiting(held) = slot else { return };
+        let held = match slot {
+            Slot::Waiting(held) => held,
+            Slot::Mute(_) => {
+                return if complete {
+                    self.unheard(index as usize, out)
+                };
+            }
+            Slot::Parts(_) | Slot::Ready(_) => return,
+        };
         if index == 0 {
             self.held -= held.len();
             out.append(held);
             out.extend_from_slice(bytes);
+            self.is_begun |= !bytes.is_empty();
             if complete {
-                self.pop();
+                self.pop(out);
                 self.flush(out);
             }
             return;
@@ -99,24 +133,39 @@ impl ReplyQueue {
     }
 
     /// A whole reply to one of several parts.
-    pub fn part(&mut self, sequence: Sequence, part: usize, bytes: Vec<u8>, out: &mut Vec<u8>) {
+    pub fn part(&mut self, sequence: Sequence, part: u32, bytes: Vec<u8>, out: &mut Vec<u8>) {
         let Some(index) = sequence.checked_sub(self.first) else { return };
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
-        let Slot::Parts(merge) = slot else { return };
-        let Some(reply) = merge.part(part, bytes) else { return };
+        let merge = match slot {
+            Slot::Parts(merge) => merge,
+            Slot::Mute(_) => return self.unheard(index as usize, out),
+            Slot::Waiting(_) | Slot::Ready(_) => return,
+        };
+        let Some(reply) = merge.part(part as usize, bytes) else { return };
         self.held += reply.len();
         *slot = Slot::Ready(reply);
         self.flush(out);
     }
 
-    /// True if bytes of this reply have gone out, so that nothing else can take its place.
-    pub fn has_begun(&self, sequence: Sequence, is_open: bool) -> bool {
-        is_open && sequence == self.first
+    fn unheard(&mut self, index: usize, out: &mut Vec<u8>) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        match slot {
+            Slot::Mute(left) if *left > 1 => *left -= 1,
+            _ => *slot = Slot::Ready(Vec::new()),
+        }
+        self.flush(out);
     }
 
-    fn pop(&mut self) {
+    /// True if bytes of this reply have gone out, so that nothing else can take its place.
+    pub fn has_begun(&self, sequence: Sequence) -> bool {
+        self.is_begun && sequence == self.first
+    }
+
+    fn pop(&mut self, out: &mut Vec<u8>) {
         self.slots.pop_front();
         self.first += 1;
+        self.is_begun = false;
+        out.append(&mut self.pushes);
     }
 
     fn flush(&mut self, out: &mut Vec<u8>) {
@@ -125,15 +174,16 @@ impl ReplyQueue {
                 Slot::Ready(reply) => {
                     self.held -= reply.len();
                     out.append(reply);
-                    self.pop();
+                    self.pop(out);
                 }
                 // Its beginning can go out.
                 Slot::Waiting(held) => {
                     self.held -= held.len();
+                    self.is_begun |= !held.is_empty();
                     out.append(held);
                     return;
                 }
-                Slot::Parts(_) => return,
+                Slot::Parts(_) | Slot::Mute(_) => return,
             }
         }
     }
@@ -146,9 +196,9 @@ mod tests {
     #[test]
     fn replies_go_out_in_the_order_of_the_commands() {
         let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
-        let (first, second) = (queue.expect(), queue.expect());
+        let (first, second) = (queue.expect(false), queue.expect(false));
         queue.answered(b"+3\r\n", &mut out);
-        let fourth = queue.expect();
+        let fourth = queue.expect(false);
         queue.reply(fourth, b"+4", false, &mut out);
         queue.reply(second, b"+2\r\n", true, &mut out);
         assert!(out.is_empty());
@@ -163,5 +213,36 @@ mod tests {
         // Nobody waits for these any more.
         queue.reply(first, b"+1\r\n", true, &mut out);
         assert_eq!(out.len(), 20);
+    }
+
+    #[test]
+    fn pushes_come_between_replies() {
+        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
+        queue.push(b">0\r\n", &mut out);
+        let (first, second) = (queue.expect(false), queue.expect(false));
+        queue.push(b">1\r\n", &mut out);
+        queue.reply(first, b"$1\r\n", false, &mut out);
+        queue.push(b">2\r\n", &mut out);
+        assert_eq!((out.as_slice(), queue.held()), (&b">0\r\n>1\r\n$1\r\n"[..], 4));
+        out.clear();
+        queue.reply(second, b"$1\r\n", false, &mut out);
+        queue.reply(first, b"x\r\n", true, &mut out);
+        queue.push(b">3\r\n", &mut out);
+        queue.reply(second, b"y\r\n", true, &mut out);
+        assert_eq!(out, b"x\r\n>2\r\n$1\r\ny\r\n>3\r\n");
+        assert!(queue.is_empty() && queue.held() == 0);
+    }
+
+    #[test]
+    fn a_mute_command_has_its_place_and_no_reply() {
+        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
+        let (first, second, third) = (queue.expect(false), queue.expect(true), queue.expect(false));
+        queue.reply(third, b"+3\r\n", true, &mut out);
+        queue.reply(second, b"$9\r\n", false, &mut out);
+        queue.reply(first, b"+1\r\n", true, &mut out);
+        assert_eq!(out, b"+1\r\n");
+        queue.reply(second, b"123456789\r\n", true, &mut out);
+        assert_eq!(out, b"+1\r\n+3\r\n");
+        assert!(queue.is_empty());
     }
 }

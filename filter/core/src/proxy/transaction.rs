@@ -1,6 +1,8 @@
 //! MULTI … EXEC without a connection of its own: commands are kept until EXEC, and then sent in one piece, so that nothing of
 //! another client comes between them.
 
+use super::config::Config;
+use super::place::Place;
 use crate::resp::encode;
 
 /// What a client has said since MULTI.
@@ -10,29 +12,46 @@ pub struct Transaction {
     commands: Vec<u8>,
     count: usize,
     /// Where they go.
-    target: Option<usize>,
+    place: Option<Place>,
     /// A command was refused, so that EXEC will be, too.
     pub is_doomed: bool,
 }
 
+/// The keys of a transaction don't live together.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Apart {
+    /// They route to different destinations.
+    Destinations,
+    /// They hash to different slots of a cluster.
+    Slots,
+}
+
 impl Transaction {
-    /// Keeps a command for a target; none: wherever the others go. False if the others go elsewhere.
-    pub fn queue(&mut self, target: Option<usize>, command: &[u8]) -> bool {
-        if let (Some(known), Some(target)) = (self.target, target)
-            && known != target
+    /// One that goes there, because keys are watched there.
+    pub fn at(place: Option<Place>) -> Transaction {
+        Transaction { place, ..Transaction::default() }
+    }
+
+    /// Keeps a command for a place; none: wherever the others go.
+    ///
+    /// # Errors
+    /// The others go elsewhere.
+    pub fn queue(&mut self, config: &Config, place: Option<Place>, command: &[u8]) -> Result<(), Apart> {
+        if let (Some(known), Some(place)) = (self.place, place)
+            && !config.is_same(known, place)
         {
             self.is_doomed = true;
-            return false;
+            return Err(if known.target == place.target { Apart::Slots } else { Apart::Destinations });
         }
-        self.target = self.target.or(target);
+        self.place = self.place.or(place);
         self.commands.extend_from_slice(command);
         self.count += 1;
-        true
+        Ok(())
     }
 
     /// Where it goes.
-    pub fn target(&self) -> Option<usize> {
-        self.target
+    pub fn place(&self) -> Option<Place> {
+        self.place
     }
 
     /// How many commands it has.

@@ -5,3 +5,4 @@ pub mod encode;
 pub mod framer;
 pub mod reply;
 pub mod request;
+pub mod value;

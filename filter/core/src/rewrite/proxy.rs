@@ -118,6 +118,10 @@ impl Rewriter {
                 // redis_proxy strings the shards' answers together, which is no answer to SCAN.
                 return Decision::Refuse("ERR redis-mesh: SCAN over a Redis Cluster needs the native data path".into());
             }
+            // The debugger would take the connection of whoever runs the next script.
+            "script" if command.own_name() == "debug" && !args.get(2).eq_ignore_ascii_case(b"no") => {
+                return Decision::Refuse("ERR redis-mesh: SCRIPT DEBUG needs the direct data path".into());
+            }
             "eval" | "evalsha" if args.count < 4 => {
                 return Decision::Refuse(needs(&format!("{upper} without a key or an argument")));
             }

@@ -22,6 +22,14 @@ fn only(name: &str) -> Rc<Connection> {
     all[0].clone()
 }
 
+/// The only carrier, whose Redis has answered the greeting.
+fn greeted() -> Rc<Connection> {
+    let carrier = only("redis_carrier");
+    assert_eq!(bytes(&carrier.passed), "*1\r\n$4\r\nPING\r\n");
+    carrier.replied(b"+PONG\r\n");
+    carrier
+}
+
 fn bytes(buffer: &RefCell<Vec<u8>>) -> String {
     String::from_utf8(buffer.take()).unwrap()
 }
@@ -35,7 +43,7 @@ fn a_command_goes_over_a_carrier_that_stays() {
     assert!(connections("redis_carrier").is_empty());
     client.received(&GET[3..]);
     settle();
-    let carrier = only("redis_carrier");
+    let carrier = greeted();
     assert_eq!(*carrier.state.borrow(), [("envoy.tcp_proxy.cluster".to_string(), "travels".to_string())]);
     assert_eq!(bytes(&carrier.passed), COMMAND);
     carrier.replied(b"$8\r\nre");
@@ -57,7 +65,7 @@ fn another_client_asks_when_the_one_who_asked_goes() {
     b.received(GET);
     a.destroy();
     settle();
-    let carrier = only("redis_carrier");
+    let carrier = greeted();
     assert_eq!(bytes(&carrier.passed), COMMAND.repeat(2));
     carrier.replied(b"+first\r\n+second\r\n");
     assert_eq!(bytes(&b.written), "+second\r\n");
@@ -74,7 +82,7 @@ fn the_next_client_asks_when_nobody_was_left() {
     let next = standin::connect("client", config);
     next.received(GET);
     settle();
-    let carrier = only("redis_carrier");
+    let carrier = greeted();
     assert_eq!(bytes(&carrier.passed), COMMAND.repeat(2));
     carrier.replied(b"+first\r\n+second\r\n");
     assert_eq!(bytes(&next.written), "+second\r\n");
@@ -95,7 +103,7 @@ fn who_waits_is_answered_when_there_is_no_anchor_or_carrier() {
             settle();
             reply = bytes(&client.written);
             if let Some(carrier) = connections("redis_carrier").first() {
-                carrier.replied(b"+OK\r\n");
+                carrier.replied(b"+PONG\r\n+OK\r\n");
                 reply = bytes(&client.written);
             }
         }
@@ -110,13 +118,13 @@ fn an_anchor_takes_its_carriers_along_and_others_come() {
     let client = standin::connect("client", listener("anchor"));
     client.received(GET);
     settle();
-    only("redis_carrier").replied(b"+1\r\n");
+    greeted().replied(b"+1\r\n");
     client.received(GET);
     only("redis_anchor").destroy();
     assert!(bytes(&client.written).starts_with("+1\r\n-ERR redis-mesh: "));
     client.received(GET);
     settle();
-    only("redis_carrier").replied(b"+2\r\n");
+    greeted().replied(b"+2\r\n");
     assert_eq!(bytes(&client.written), "+2\r\n");
 }
 
@@ -125,7 +133,7 @@ fn a_full_upstream_is_left_alone_until_it_takes_more() {
     let client = standin::connect("client", listener("full"));
     client.received(GET);
     settle();
-    let carrier = only("redis_carrier");
+    let carrier = greeted();
     assert_eq!(bytes(&carrier.passed), COMMAND);
     carrier.blocked.set(true);
     client.received(GET);
@@ -147,7 +155,7 @@ fn a_client_that_takes_nothing_is_not_read() {
     let client = standin::connect("client", listener("slow"));
     client.received(GET);
     settle();
-    let carrier = only("redis_carrier");
+    let carrier = greeted();
     carrier.passed.take();
     client.full(true);
     client.received(GET);

@@ -1,5 +1,8 @@
 //! The native data path on a real Envoy.
 
+mod cluster;
+mod sessions;
+
 use std::io::Write;
 use std::time::{Duration, Instant};
 

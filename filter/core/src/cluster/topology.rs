@@ -1,0 +1,210 @@
+//! Who has which slots of a cluster.
+
+use super::slot::SLOTS;
+use crate::resp::value::Value;
+use std::net::{IpAddr, SocketAddr};
+
+/// A master and those who follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Who takes writes.
+    pub master: SocketAddr,
+    /// Who may answer reads.
+    pub replicas: Vec<SocketAddr>,
+}
+
+/// A cluster as one of its nodes sees it.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    shards: Vec<Shard>,
+    /// For each slot the index of its shard plus one; 0: nobody has it.
+    owners: Vec<u16>,
+    /// The cluster's configuration epoch, which grows with each change.
+    pub epoch: u64,
+    /// The node sees a majority of masters, and all slots served.
+    pub is_ok: bool,
+}
+
+/// A node's address as a cluster tells it: an IP address, or nothing where it is the address at which `from`, who says
+/// so, was asked.
+pub fn node(host: &[u8], port: u16, from: Option<SocketAddr>) -> Option<SocketAddr> {
+    let host = match host {
+        b"" | b"?" => from?.ip(),
+        host => std::str::from_utf8(host).ok()?.parse::<IpAddr>().ok()?,
+    };
+    Some(SocketAddr::new(host, port))
+}
+
+impl Topology {
+    /// From the replies to CLUSTER INFO and CLUSTER SLOTS of the node `from`.
+    ///
+    /// # Errors
+    /// What is wrong with them, to be told to people.
+    pub fn parse(info: &[u8], slots: &[u8], from: Option<SocketAddr>) -> Result<Topology, String> {
+        let said = |reply: &[u8]| match Value::parse(reply) {
+            Some(Value::Error(text)) => format!("it says: {}", String::from_utf8_lossy(text)),
+            _ => "its answer isn't understood".to_owned(),
+        };
+        let Some(Value::Text(info)) = Value::parse(info) else {
+            return Err(format!("CLUSTER INFO: {}", said(info)));
+        };
+        let field = |name: &str| {
+            let lines = info.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+            lines.filter_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":")).next()
+        };
+        let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
+        let mut topology = Topology {
+            shards: Vec::new(),
+            owners: vec![0; usize::from(SLOTS)],
+            epoch: field("cluster_current_epoch").and_then(number).unwrap_or(0),
+            is_ok: field("cluster_state") == Some(b"ok"),
+        };
+        let value = Value::parse(slots);
+        let Some(ranges) = value.as_ref().and_then(Value::array) else {
+            return Err(format!("CLUSTER SLOTS: {}", said(slots)));
+        };
+        for range in ranges {
+            if topology.add(range.array().unwrap_or_default(), from).is_none() {
+                return Err(
+                    "CLUSTER SLOTS: an entry isn't understood, or names its nodes by names instead of IP addresses"
+                        .to_owned(),
+                );
+            }
+        }
+        if topology.shards.is_empty() {
+            return Err("CLUSTER SLOTS: no slot is served by anybody".to_owned());
+        }
+        Ok(topology)
+    }
+
+    fn add(&mut self, range: &[Value<'_>], from: Option<SocketAddr>) -> Option<()> {
+        let [first, last, master, replicas @ ..] = range else { return None };
+        let (first, last) = (usize::try_from(first.integer()?).ok()?, usize::try_from(last.integer()?).ok()?);
+        if first > last {
+            return None;
+        }
+        let master = address(master, from)?;
+        // A replica without an address has just failed or not yet been heard of.
+        let replicas: Vec<SocketAddr> = replicas.iter().filter_map(|replica| address(replica, from)).collect();
+        let index = match self.shards.iter().position(|shard| shard.master == master) {
+            Some(known) => known,
+            None => {
+                self.shards.push(Shard { master, replicas });
+                self.shards.len() - 1
+            }
+        };
+        self.owners.get_mut(first..=last)?.fill(index as u16 + 1);
+        Some(())
+    }
+
+    /// The number of the shard that has a slot.
+    pub fn owner(&self, slot: u16) -> Option<usize> {
+        self.owners.get(usize::from(slot)).and_then(|owner| usize::from(*owner).checked_sub(1))
+    }
+
+    /// All shards.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.shards.iter().flat_map(|shard| std::iter::once(shard.master).chain(shard.replicas.iter().copied()))
+    }
+
+    /// A node has said that another has a slot.
+    pub fn move_slot(&mut self, slot: u16, to: SocketAddr) {
+        let known = self.shards.iter().position(|shard| shard.master == to);
+        let index = known.unwrap_or_else(|| {
+            // A replica that has been promoted takes the place of its master.
+            let owner = self.owner(slot);
+            if let Some((index, shard)) = owner.and_then(|index| Some((index, self.shards.get_mut(index)?)))
+                && let Some(replica) = shard.replicas.iter_mut().find(|replica| **replica == to)
+            {
+                *replica = std::mem::replace(&mut shard.master, to);
+                return index;
+            }
+            self.shards.push(Shard { master: to, replicas: Vec::new() });
+            self.shards.len() - 1
+        });
+        if let Some(owner) = self.owners.get_mut(usize::from(slot)) {
+            *owner = index as u16 + 1;
+        }
+    }
+}
+
+/// A node in CLUSTER SLOTS: its preferred endpoint, port, identifier and, from Redis 7 on, its other names.
+fn address(entry: &Value<'_>, from: Option<SocketAddr>) -> Option<SocketAddr> {
+    let [host, port, more @ ..] = entry.array()? else { return None };
+    let port = u16::try_from(port.integer()?).ok()?;
+    let host = match host {
+        Value::Null => &b""[..],
+        host => host.text()?,
+    };
+    node(host, port, from).or_else(|| {
+        let names = more.get(1)?.array()?;
+        let mut pairs = names.chunks_exact(2);
+        pairs.find_map(|pair| (pair.first()?.text()? == b"ip").then(|| node(pair.get(1)?.text()?, port, None))?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    const INFO: &[u8] = b"$43\r\ncluster_state:ok\r\ncluster_current_epoch:7\r\n\r\n";
+
+    fn parse(slots: &str) -> Result<Topology, String> {
+        Topology::parse(INFO, slots.replace(' ', "\r\n").as_bytes(), "10.0.0.9:7000".parse().ok())
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn slots_and_their_nodes() {
+        let topology = parse(
+            "*3 *4 :0 :99 *3 $8 10.0.0.1 :7000 $1 a *3 $8 10.0.0.2 :7000 $1 b *3 :100 :199 *2 $0  :7001 *3 :200 :200 *4 $7 redis-3 :7000 $1 c *2 $2 ip $8 10.0.0.3 ",
+        )
+        .unwrap();
+        assert_eq!((topology.epoch, topology.is_ok), (7, true));
+        let masters: Vec<SocketAddr> = topology.shards().iter().map(|shard| shard.master).collect();
+        assert_eq!(masters, [at("10.0.0.1:7000"), at("10.0.0.9:7001"), at("10.0.0.3:7000")]);
+        assert_eq!(topology.shards()[0].replicas, [at("10.0.0.2:7000")]);
+        assert_eq!([0, 99, 100, 200, 201].map(|slot| topology.owner(slot)), [Some(0), Some(0), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn slots_that_move() {
+        let mut topology =
+            parse("*2 *4 :0 :99 *2 $8 10.0.0.1 :1 *2 $8 10.0.0.2 :1 *3 :100 :199 *2 $8 10.0.0.3 :1 ").unwrap();
+        topology.move_slot(5, at("10.0.0.3:1"));
+        assert_eq!(topology.owner(5), Some(1));
+        topology.move_slot(6, at("10.0.0.2:1"));
+        assert_eq!((topology.owner(6), topology.shards()[0].master), (Some(0), at("10.0.0.2:1")));
+        assert_eq!(topology.shards()[0].replicas, [at("10.0.0.1:1")]);
+        topology.move_slot(7, at("10.0.0.4:1"));
+        assert_eq!((topology.owner(7), topology.nodes().count()), (Some(2), 4));
+    }
+
+    #[test]
+    fn what_is_no_topology() {
+        assert!(parse("*0 ").unwrap_err().contains("no slot"));
+        let refused = Topology::parse(INFO, b"-ERR This instance has cluster support disabled\r\n", None);
+        assert!(refused.unwrap_err().contains("cluster support"));
+        for bad in [
+            "+OK ",
+            "*1 *3 :0 :99999 *2 $8 10.0.0.1 :1 ",
+            "*1 *3 :0 :9 *2 $1 x :1 ",
+            "*1 *2 :0 :1 ",
+            "*1 *3 :5 :4 *2 $8 10.0.0.1 :1 ",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert!(Topology::parse(b"+OK\r\n", b"*0\r\n", None).is_err());
+        assert!(Topology::parse(b"-NOPERM x\r\n", b"*0\r\n", None).unwrap_err().contains("NOPERM x"));
+    }
+}

@@ -1,0 +1,254 @@
+//! Commands without a key: which of those behind get them, and how their answers become one.
+
+use super::carrier::Expected;
+use super::client::Client;
+use super::config::Config;
+use super::decide::{Decision, Over, shown};
+use super::links::Missing;
+use super::merge::{Combine, Merge};
+use super::names::{Names, cursor};
+use super::place::{self, Place};
+use super::{CarrierId, ClientId, Proxy, Step};
+use crate::command::{Command, Tips};
+use crate::resp::encode;
+use crate::rewrite::args::Args;
+use std::time::Duration;
+
+/// A command that concerns all that stands behind.
+#[derive(Debug)]
+pub(super) struct Gather {
+    command: &'static Command,
+    how: How,
+}
+
+/// How answers become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Sum,
+    Same,
+    Least,
+    All,
+    SumPairs,
+    Any,
+    Union,
+    Keys,
+    Scan,
+    Random,
+    /// One is asked, whichever. What it says of being part of a Redis Cluster is left out.
+    One,
+}
+
+impl How {
+    /// By what servers hint to proxies, and by name where a hint says no more than that it is special.
+    fn of(command: &Command) -> How {
+        match command.name {
+            "keys" => return How::Keys,
+            "scan" => return How::Scan,
+            "randomkey" => return How::Random,
+            "pubsub|channels" | "pubsub|shardchannels" => return How::Union,
+            "pubsub|numsub" | "pubsub|shardnumsub" => return How::SumPairs,
+            "pubsub|numpat" => return How::Sum,
+            // In a transaction; otherwise it is answered here.
+            "ping" => return How::One,
+            _ => {}
+        }
+        let has = |tip: Tips| command.tips.contains(tip);
+        if !has(Tips::REQUEST_ALL_SHARDS) && !has(Tips::REQUEST_ALL_NODES) {
+            return How::One;
+        }
+        let hints = [
+            (Tips::RESPONSE_AGG_SUM, How::Sum),
+            (Tips::RESPONSE_ALL_SUCCEEDED, How::Same),
+            (Tips::RESPONSE_AGG_MIN, How::Least),
+            (Tips::RESPONSE_AGG_LOGICAL_AND, How::All),
+            (Tips::RESPONSE_ONE_SUCCEEDED, How::Any),
+        ];
+        hints.into_iter().find(|(tip, _)| has(*tip)).map_or(How::One, |(_, how)| how)
+    }
+
+    /// True if it concerns what clients of all destinations have stored, not only one of these.
+    fn is_for_all(self) -> bool {
+        !matches!(self, How::One | How::Union | How::SumPairs)
+    }
+}
+
+impl Config {
+    /// The target of commands that no key decides about, such as PUBLISH: the one that takes all other keys.
+    pub fn home(&self) -> Option<usize> {
+        let of_any = || self.routes.get(self.router.any()? as usize).map(|route| route.target);
+        of_any().or_else(|| self.single.then_some(0))
+    }
+}
+
+/// What becomes of a command without a key.
+pub(super) fn keyless(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
+    let config = &client.config;
+    let how = How::of(command);
+    let names = matches!(how, How::Keys | How::Scan | How::Random) && Names::decide(config);
+    if names && how != How::Keys && client.transaction.is_some() {
+        return Decision::Refuse(format!("ERR redis-mesh: {} isn't served inside a transaction here", shown(command)));
+    }
+    let home = config.home();
+    let is_cluster = |target: usize| config.targets.get(target).is_some_and(|target| target.is_cluster);
+    if let Some(target) = home
+        && !is_cluster(target)
+        && !names
+        && (config.single || !how.is_for_all())
+    {
+        let route = config.router.any().map(|any| any as usize);
+        let place = Place { target, slot: None };
+        return Decision::Forward { place, route, edits: Vec::new(), over: Over::Shared };
+    }
+    if home.is_none() && !how.is_for_all() {
+        return Decision::Refuse(format!(
+            "ERR redis-mesh: {} has no key, and none of the destinations served here is the one for all other keys",
+            shown(command)
+        ));
+    }
+    if how == How::Scan && cursor(args.get(1)).is_none() {
+        return Decision::Deny("ERR invalid cursor".into());
+    }
+    Decision::Gather(Gather { command, how })
+}
+
+impl Gather {
+    /// What becomes of it in a transaction, which goes to one place.
+    pub(super) fn anywhere(&self, client: &Client) -> Decision {
+        match (self.how.is_for_all(), client.config.home()) {
+            (false, Some(target)) => Decision::Forward {
+                place: Place { target, slot: None },
+                route: None,
+                edits: Vec::new(),
+                over: Over::Shared,
+            },
+            _ => Decision::Refuse(format!(
+                "ERR redis-mesh: {} concerns several servers here, and a transaction goes to one",
+                shown(self.command)
+            )),
+        }
+    }
+
+    /// Whom it goes to: destinations, each once.
+    fn targets(&self, config: &Config) -> Vec<usize> {
+        if !self.how.is_for_all() {
+            return config.home().into_iter().collect();
+        }
+        let mut targets: Vec<usize> = Vec::new();
+        for (index, target) in config.targets.iter().enumerate() {
+            let is_new =
+                |other: &usize| config.targets.get(*other).is_none_or(|other| other.upstream != target.upstream);
+            // A destination that no route leads to any more is nobody's.
+            if config.routes.iter().any(|route| route.target == index) && targets.iter().all(is_new) {
+                targets.push(index);
+            }
+        }
+        targets
+    }
+
+    fn combine(
+        &self,
+        config: &std::sync::Arc<Config>,
+        targets: Vec<usize>,
+        args: &Args<'_>,
+        leg: (u64, u64),
+    ) -> Combine {
+        let names = |pattern: Option<Vec<u8>>| Box::new(Names::new(config.clone(), targets.clone(), pattern, leg));
+        match self.how {
+            How::Sum => Combine::Sum,
+            How::Same => Combine::Same,
+            How::Least => Combine::Least,
+            How::All => Combine::All,
+            How::SumPairs => Combine::SumPairs,
+            How::Any => Combine::Any,
+            How::Union => Combine::Union,
+            How::Keys => Combine::Names(names(Some(args.get(1).to_vec()))),
+            How::Scan => Combine::Scan(names(scan_pattern(args).map(|index| args.get(index).to_vec()))),
+            How::Random => Combine::Random(names(None)),
+            How::One => Combine::Standalone,
+        }
+    }
+
+    /// What is asked: where names are looked at here, all of them.
+    fn write(&self, config: &Config, args: &Args<'_>, cursor: u64, out: &mut Vec<u8>) {
+        let renames = Names::decide(config);
+        let pattern = match self.how {
+            How::Keys => Some(1),
+            How::Scan => scan_pattern(args),
+            _ => None,
+        };
+        encode::array(out, args.count);
+        for index in 0..args.count {
+            if Some(index) == pattern && renames {
+                encode::bulk(out, b"*");
+            } else if index == 1 && self.how == How::Scan {
+                encode::bulk(out, cursor.to_string().as_bytes());
+            } else {
+                encode::bulk(out, args.get(index));
+            }
+        }
+    }
+}
+
+/// Which argument of SCAN is the pattern.
+fn scan_pattern(args: &Args<'_>) -> Option<usize> {
+    (2..args.count.saturating_sub(1))
+        .step_by(2)
+        .find(|index| args.get(*index).eq_ignore_ascii_case(b"match"))
+        .map(|at| at + 1)
+}
+
+impl Proxy {
+    /// Sends a command to all whom it concerns.
+    pub(super) fn gather(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        gather: &Gather,
+        args: &Args<'_>,
+        now: Duration,
+    ) -> Result<Step, Missing> {
+        let config = client.config.clone();
+        let mut legs: Vec<(usize, Option<usize>)> = Vec::new();
+        for target in gather.targets(&config) {
+            match self.shards(client, target, now)? {
+                None => legs.push((target, None)),
+                Some(shards) if gather.how == How::One => legs.extend((shards > 0).then_some((target, Some(0)))),
+                Some(shards) => legs.extend((0..shards).map(|shard| (target, Some(shard)))),
+            }
+        }
+        let (mut asked, mut leg) = (0, (0, 0));
+        if gather.how == How::Scan {
+            let Some((next, cursor)) = cursor(args.get(1)) else { return Ok(Step::Taken) };
+            leg = (next, legs.len() as u64);
+            asked = cursor;
+            // Fewer than when the cursor was given: there is nothing more to be found.
+            let Some(one) = legs.get(next as usize).copied() else {
+                client.answer(b"*2\r\n$1\r\n0\r\n*0\r\n");
+                return Ok(Step::Taken);
+            };
+            legs = vec![one];
+        }
+        let mut links: Vec<CarrierId> = Vec::with_capacity(legs.len());
+        for (target, shard) in &legs {
+            let link = self.link_to(client, *target, *shard, now)?;
+            if self.is_full(link) {
+                return Err(Missing::Wait(super::client::Wait::Carrier(link)));
+            }
+            links.push(link);
+        }
+        if legs.is_empty() {
+            return Err(Missing::Error("ERR redis-mesh: no route leads anywhere".into()));
+        }
+        let targets: Vec<usize> = legs.iter().map(|(target, _)| *target).collect();
+        let merge = Merge::new(gather.combine(&config, targets, args, leg), legs.len(), client.resp3);
+        let sequence = client.queue.expect_parts(merge, client.is_mute());
+        for (part, link) in links.into_iter().enumerate() {
+            let expected = Expected::Part(id, sequence, part as u32);
+            self.send(link, expected.into(), config.op_timeout, now, |out| match gather.how {
+                How::Keys | How::Scan => gather.write(&config, args, asked, out),
+                _ => place::write(args, &[], None, out),
+            });
+        }
+        Ok(Step::Taken)
+    }
+}

@@ -1,0 +1,333 @@
+//! Which connection a command goes over; connections are opened as they are needed, and not again and again where nobody answers.
+
+use super::carrier::{Awaited, Carrier, Expected, Line, Use};
+use super::client::{Client, Link, Wait};
+use super::config::Upstream;
+use super::place::Place;
+use super::{Alarm, CarrierId, ClientId, Output, Proxy, STAGED};
+use crate::wire::ReadPolicy;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum Missing {
+    /// The command waits for something.
+    Wait(Wait),
+    /// What the client is told.
+    Error(String),
+}
+
+/// The first wait before a Redis that can't be reached is tried again, and the longest.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// A Redis that can't be reached, or refuses everybody.
+pub(super) struct Down {
+    pub(super) until: Duration,
+    wait: Duration,
+    why: String,
+}
+
+/// A Redis, or a node of a cluster.
+pub(super) type Peer = (Upstream, Option<SocketAddr>);
+
+/// How a command is to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// By the master.
+    Write,
+    /// By whom this policy allows.
+    Read(ReadPolicy),
+}
+
+impl Proxy {
+    /// The connection over which a client's command goes to a place.
+    pub(super) fn link(
+        &mut self,
+        client: &mut Client,
+        place: Place,
+        access: Access,
+        now: Duration,
+    ) -> Result<CarrierId, Missing> {
+        if let Some(own) = client.own.filter(|own| own.is_held())
+            && client.config.is_same(own.place, place)
+        {
+            return Ok(own.carrier);
+        }
+        match self.known(client, place.target)? {
+            Link::Carrier(link) => Ok(link),
+            Link::Cluster(cluster) => {
+                let shard = self.shard(cluster, place.slot, now)?;
+                self.node(cluster, shard, access, client.resp3, now)
+            }
+            Link::Unknown => {
+                let line = self.line_of(client, place.target)?;
+                let link = self.line(line, now)?;
+                if let Some(known) = client.links.get_mut(place.target) {
+                    *known = Link::Carrier(link);
+                }
+                Ok(link)
+            }
+        }
+    }
+
+    /// How a target is reached, as far as it is known and still so.
+    fn known(&mut self, client: &mut Client, target: usize) -> Result<Link, Missing> {
+        match client.links.get(target).copied() {
+            Some(Link::Carrier(link)) if self.is_usable(link) => Ok(Link::Carrier(link)),
+            Some(Link::Cluster(cluster)) => Ok(Link::Cluster(cluster)),
+            _ => {
+                let Some(found) = client.config.targets.get(target) else { return Err(nowhere()) };
+                if !found.is_cluster {
+                    return Ok(Link::Unknown);
+                }
+                let link = Link::Cluster(self.cluster_of(&found.upstream));
+                if let Some(known) = client.links.get_mut(target) {
+                    *known = link;
+                }
+                Ok(link)
+            }
+        }
+    }
+
+    fn line_of(&self, client: &Client, target: usize) -> Result<Line, Missing> {
+        let upstream = client.config.targets.get(target).ok_or_else(nowhere)?.upstream.clone();
+        Ok(Line { upstream, node: None, resp3: client.resp3, database: client.database, readonly: false })
+    }
+
+    /// The line that a client's own connection to a place has to have.
+    pub(super) fn own_line(&mut self, client: &mut Client, place: Place, now: Duration) -> Result<Line, Missing> {
+        let line = self.line_of(client, place.target)?;
+        match self.known(client, place.target)? {
+            Link::Cluster(cluster) => {
+                let shard = self.shard(cluster, place.slot, now)?;
+                let node = self.clusters.get(cluster).and_then(|cluster| cluster.master(shard));
+                Ok(Line { node, ..line })
+            }
+            Link::Carrier(_) | Link::Unknown => Ok(line),
+        }
+    }
+
+    /// The shared connection to a target, or to the master of a shard of it.
+    pub(super) fn link_to(
+        &mut self,
+        client: &mut Client,
+        target: usize,
+        shard: Option<usize>,
+        now: Duration,
+    ) -> Result<CarrierId, Missing> {
+        match (self.known(client, target)?, shard) {
+            (Link::Cluster(cluster), Some(shard)) => self.node(cluster, shard, Access::Write, client.resp3, now),
+            _ => self.link(client, Place { target, slot: None }, Access::Write, now),
+        }
+    }
+
+    /// How many shards a target has; none: it is no cluster.
+    pub(super) fn shards(
+        &mut self,
+        client: &mut Client,
+        target: usize,
+        now: Duration,
+    ) -> Result<Option<usize>, Missing> {
+        match self.known(client, target)? {
+            Link::Cluster(cluster) => self.shard_count(cluster, now).map(Some),
+            Link::Carrier(_) | Link::Unknown => Ok(None),
+        }
+    }
+
+    /// True if new commands may go over a connection.
+    fn is_usable(&self, link: CarrierId) -> bool {
+        self.carriers.get(link).is_some_and(|carrier| carrier.refusal.is_none() && !carrier.is_retired)
+    }
+
+    /// The connection that clients share, opened if there is none.
+    pub(super) fn line(&mut self, line: Line, now: Duration) -> Result<CarrierId, Missing> {
+        if let Some(link) = self.lines.get(&line).copied() {
+            return Ok(link);
+        }
+        let id = self.open_line(line.clone(), Use::Shared, now)?;
+        self.lines.insert(line, id);
+        Ok(id)
+    }
+
+    /// Opens a connection, unless it is too early to try again.
+    pub(super) fn open_line(&mut self, line: Line, purpose: Use, now: Duration) -> Result<CarrierId, Missing> {
+        let peer = (line.upstream.clone(), line.node);
+        if let Some(down) = self.down.get(&peer).filter(|down| down.until > now) {
+            return Err(Missing::Error(down.why.clone()));
+        }
+        let carrier = Carrier::new(line, purpose, now);
+        let address = carrier.address();
+        let deadline = carrier.deadline();
+        let id = self.carriers.insert(carrier);
+        self.outputs.push_back(Output::Open(id, address));
+        self.announce_upstream(id);
+        self.patrol_by(deadline);
+        Ok(id)
+    }
+
+    /// True if a Redis or a node isn't known not to answer.
+    pub(super) fn is_up(&self, peer: &Peer, now: Duration) -> bool {
+        self.down.get(peer).is_none_or(|down| down.until <= now)
+    }
+
+    /// Nobody answers there; it isn't tried again for a while.
+    pub(super) fn hold_off(&mut self, peer: Peer, why: String, now: Duration) {
+        let wait = self.down.get(&peer).map_or(BACK_OFF.0, |down| (down.wait * 2).min(BACK_OFF.1));
+        self.down.insert(peer, Down { until: now + wait, wait, why });
+    }
+
+    /// Sends a command over a connection.
+    pub(super) fn send(
+        &mut self,
+        link: CarrierId,
+        awaited: Awaited,
+        patience: Option<Duration>,
+        now: Duration,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let Some(carrier) = self.carriers.get_mut(link) else { return };
+        // Another node may have to get it.
+        let keeps = carrier.line.node.is_some()
+            && matches!(
+                awaited.what,
+                Expected::Client(..) | Expected::Part(..) | Expected::Exec(..) | Expected::Subscription(..)
+            );
+        carrier.patience = patience;
+        carrier.send(awaited, keeps, now, write);
+        let deadline = carrier.deadline();
+        self.announce_upstream(link);
+        self.patrol_by(deadline);
+    }
+
+    /// Sees to it that somebody looks after connections at that time.
+    pub(super) fn patrol_by(&mut self, deadline: Option<Duration>) {
+        if let Some(deadline) = deadline
+            && self.patrol.is_none_or(|patrol| patrol > deadline)
+        {
+            if let Some(patrol) = self.patrol.replace(deadline) {
+                self.alarms.remove(&(patrol, Alarm::Patrol));
+            }
+            self.alarms.insert((deadline, Alarm::Patrol));
+        }
+    }
+
+    pub(super) fn is_full(&self, link: CarrierId) -> bool {
+        self.carriers.get(link).is_some_and(|carrier| carrier.is_full || carrier.waiting() > STAGED)
+    }
+
+    /// A client's command waits.
+    pub(super) fn wait_for(&mut self, client: &mut Client, wait: Wait) {
+        client.waits_for = Some(wait);
+        match wait {
+            Wait::Carrier(link) => {
+                if let Some(carrier) = self.carriers.get_mut(link) {
+                    carrier.is_awaited = true;
+                }
+            }
+            Wait::Cluster(cluster) => {
+                if let Some(cluster) = self.clusters.get_mut(cluster) {
+                    cluster.is_awaited = true;
+                }
+            }
+            Wait::Answers | Wait::AnswersBefore(_) => {}
+        }
+    }
+
+    /// Looks after connections: whether Redis has been silent for too long, and whether they are still needed.
+    pub(super) fn patrol(&mut self, now: Duration) {
+        self.patrol = None;
+        for id in self.carriers.ids().collect::<Vec<_>>() {
+            let Some(carrier) = self.carriers.get(id) else { continue };
+            let is_idle = carrier.expected.is_empty() && carrier.waiting() == 0;
+            match carrier.deadline() {
+                Some(deadline) if deadline <= now => {
+                    self.outputs.push_back(Output::CloseCarrier(id));
+                    self.lost_because(id, Lost::Silent, now);
+                }
+                Some(deadline) => self.patrol_by(Some(deadline)),
+                None if is_idle && carrier.purpose == Use::Parked => {
+                    let end = carrier.progress + PARKED;
+                    if end <= now { self.drop_carrier(id) } else { self.patrol_by(Some(end)) }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Closes a connection that nobody needs.
+    pub(super) fn drop_carrier(&mut self, id: CarrierId) {
+        if let Some(carrier) = self.carriers.remove(id) {
+            self.forget(id, &carrier);
+            self.outputs.push_back(Output::CloseCarrier(id));
+        }
+    }
+
+    /// A connection is no longer to be found by others.
+    pub(super) fn forget(&mut self, id: CarrierId, carrier: &Carrier) {
+        if self.lines.get(&carrier.line) == Some(&id) {
+            self.lines.remove(&carrier.line);
+        }
+        if let Some(parked) = self.parked.get_mut(&carrier.line) {
+            parked.retain(|parked| *parked != id);
+            if parked.is_empty() {
+                self.parked.remove(&carrier.line);
+            }
+        }
+        if let Use::Pushes(client) | Use::Own(client) = carrier.purpose
+            && let Some(client) = self.clients.get_mut(client)
+        {
+            client.subscriptions.carriers.retain(|carrier| *carrier != id);
+        }
+    }
+
+    /// A connection for one client alone.
+    pub(super) fn own_carrier(
+        &mut self,
+        id: ClientId,
+        line: Line,
+        pushes: bool,
+        now: Duration,
+    ) -> Result<CarrierId, Missing> {
+        let purpose = if pushes { Use::Pushes(id) } else { Use::Own(id) };
+        while let Some(parked) = self.parked.get_mut(&line).and_then(Vec::pop) {
+            if let Some(carrier) = self.carriers.get_mut(parked).filter(|carrier| carrier.is_as_new()) {
+                carrier.purpose = purpose;
+                return Ok(parked);
+            }
+        }
+        self.open_line(line, purpose, now)
+    }
+
+    /// A connection is as new, and nobody's any more.
+    pub(super) fn park(&mut self, id: CarrierId, now: Duration) {
+        let Some(carrier) = self.carriers.get_mut(id) else { return };
+        let parked = self.parked.entry(carrier.line.clone()).or_default();
+        if !carrier.is_as_new() || parked.len() >= MOST_PARKED {
+            return self.drop_carrier(id);
+        }
+        (carrier.purpose, carrier.progress, carrier.patience) = (Use::Parked, now, None);
+        parked.push(id);
+        self.patrol_by(Some(now + PARKED));
+    }
+}
+
+/// How a connection was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// It ended.
+    Ended,
+    /// Redis said nothing for too long.
+    Silent,
+    /// Its node is no longer what it was.
+    Replaced,
+}
+
+/// How long a connection waits for somebody who needs one of his own.
+const PARKED: Duration = Duration::from_secs(60);
+/// How many of one kind may wait.
+const MOST_PARKED: usize = 64;
+
+fn nowhere() -> Missing {
+    Missing::Error("ERR redis-mesh: the rules have changed under way; try again".to_owned())
+}

@@ -1,0 +1,228 @@
+//! Names of keys that are asked of several places at once, as a client knows them.
+
+use super::config::Config;
+use super::merge::Elements;
+use crate::resp::encode;
+use crate::resp::value::Value;
+use std::sync::Arc;
+
+/// What is known about those who are asked for names.
+#[derive(Debug)]
+pub struct Names {
+    config: Arc<Config>,
+    /// The target of each part.
+    targets: Vec<usize>,
+    /// What names must match.
+    pattern: Option<Vec<u8>>,
+    /// SCAN: which of how many is asked.
+    leg: (u64, u64),
+}
+
+/// Bits of a cursor that tell who is asked.
+const LEG_BITS: u32 = 12;
+
+/// A cursor of a client: who is asked next, and by which cursor of his own.
+pub fn cursor(text: &[u8]) -> Option<(u64, u64)> {
+    let number: u64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    Some((number & ((1 << LEG_BITS) - 1), number >> LEG_BITS))
+}
+
+impl Names {
+    /// Of these targets.
+    pub fn new(config: Arc<Config>, targets: Vec<usize>, pattern: Option<Vec<u8>>, leg: (u64, u64)) -> Names {
+        Names { config, targets, pattern, leg }
+    }
+
+    /// True if names have to be looked at one by one: a place may hold keys that no route leads to, or under other names.
+    pub fn decide(config: &Config) -> bool {
+        !matches!(config.routes.as_slice(), [route] if !route.remove_prefix && config.router.any() == Some(0))
+    }
+
+    /// The names under which a client reaches a key of a target.
+    fn visible(&self, target: usize, key: &[u8], mut each: impl FnMut(&[u8])) {
+        let matches = |name: &[u8]| self.pattern.as_ref().is_none_or(|pattern| glob(pattern, name));
+        if !Names::decide(&self.config) {
+            if matches(key) {
+                each(key);
+            }
+            return;
+        }
+        for (index, route) in self.config.routes.iter().enumerate().filter(|(_, route)| route.target == target) {
+            let name = match &route.removed_prefix {
+                Some(prefix) => [prefix, key].concat(),
+                None => key.to_vec(),
+            };
+            let leads_here = self.config.router.route(&name).is_some_and(|matched| matched.route as usize == index);
+            if leads_here && matches(&name) {
+                each(&name);
+            }
+        }
+    }
+
+    fn collect(&self, replies: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+        let (mut count, mut names) = (0, Vec::new());
+        for (reply, target) in replies.iter().zip(&self.targets) {
+            for element in Elements::of(reply) {
+                let Some(Value::Text(key)) = Value::parse(element) else { return None };
+                self.visible(*target, key, |name| {
+                    count += 1;
+                    encode::bulk(&mut names, name);
+                });
+            }
+        }
+        encode::array(out, count);
+        out.append(&mut names);
+        Some(())
+    }
+
+    /// All names in arrays of keys.
+    pub fn keys(&self, replies: &[Vec<u8>]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        self.collect(&replies.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut out)?;
+        Some(out)
+    }
+
+    /// The reply to SCAN: the next cursor, and names.
+    pub fn scan(&self, replies: &[Vec<u8>]) -> Option<Vec<u8>> {
+        let mut elements = Elements::of(replies.first()?);
+        let Value::Text(cursor) = Value::parse(elements.next()?)? else { return None };
+        let cursor: u64 = std::str::from_utf8(cursor).ok()?.parse().ok()?;
+        let (leg, legs) = self.leg;
+        let next = match cursor {
+            0 if leg + 1 < legs => leg + 1,
+            0 => 0,
+            cursor if cursor >> (u64::BITS - LEG_BITS) != 0 => return None,
+            cursor => cursor << LEG_BITS | leg,
+        };
+        let mut out = Vec::new();
+        encode::array(&mut out, 2);
+        encode::bulk(&mut out, next.to_string().as_bytes());
+        self.collect(&[elements.next()?], &mut out)?;
+        Some(out)
+    }
+
+    /// One of several keys, or nothing.
+    pub fn one(&self, replies: &[Vec<u8>], resp3: bool) -> Option<Vec<u8>> {
+        let mut found = None;
+        for (reply, target) in replies.iter().zip(&self.targets) {
+            if let Some(Value::Text(key)) = Value::parse(reply) {
+                self.visible(*target, key, |name| {
+                    found.get_or_insert_with(|| name.to_vec());
+                });
+            }
+        }
+        let mut out = Vec::new();
+        match found {
+            Some(name) => encode::bulk(&mut out, &name),
+            None => out.extend_from_slice(if resp3 { b"_\r\n" } else { b"$-1\r\n" }),
+        }
+        Some(out)
+    }
+}
+
+/// Whether a name matches a pattern, as Redis matches (`stringmatchlen`): `*`, `?`, `[a-z]`, `[^x]`, `\` before a character that
+/// stands for itself.
+pub fn glob(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    // Where to go on if what follows the last star doesn't match.
+    let mut star: Option<(usize, usize)> = None;
+    loop {
+        if pattern.get(p) == Some(&b'*') {
+            star = Some((p, n));
+            p += 1;
+            continue;
+        }
+        match (name.get(n), pattern.get(p)) {
+            (None, None) => return true,
+            (Some(byte), Some(_)) if let Some(used) = one(pattern.get(p..).unwrap_or_default(), *byte) => {
+                (p, n) = (p + used, n + 1);
+            }
+            (None, Some(_)) => return false,
+            (Some(_), _) => match star {
+                Some((at, from)) => {
+                    star = Some((at, from + 1));
+                    (p, n) = (at + 1, from + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+}
+
+/// How much of a pattern a byte matches; none: it doesn't.
+fn one(pattern: &[u8], byte: u8) -> Option<usize> {
+    match pattern {
+        [b'?', ..] => Some(1),
+        [b'\\', literal, ..] => (*literal == byte).then_some(2),
+        [b'[', class @ ..] => {
+            let (is_negated, mut at) = if class.first() == Some(&b'^') { (true, 1) } else { (false, 0) };
+            let mut is_in = false;
+            loop {
+                match class.get(at..).unwrap_or_default() {
+                    [] => break,
+                    [b']', ..] => {
+                        at += 1;
+                        break;
+                    }
+                    [b'\\', literal, ..] => {
+                        is_in |= *literal == byte;
+                        at += 2;
+                    }
+                    [from, b'-', to, ..] => {
+                        is_in |= (from.min(to)..=from.max(to)).contains(&&byte);
+                        at += 3;
+                    }
+                    [literal, ..] => {
+                        is_in |= *literal == byte;
+                        at += 1;
+                    }
+                }
+            }
+            (is_in != is_negated).then_some(1 + at)
+        }
+        [literal, ..] => (*literal == byte).then_some(1),
+        [] => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, is_match) in [
+            ("*", "", true),
+            ("*", "abc", true),
+            ("a*c", "abbc", true),
+            ("a*c", "abcb", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("h?llo", "hello", true),
+            ("h?llo", "hllo", false),
+            ("h[ae]llo", "hallo", true),
+            ("h[ae]llo", "hillo", false),
+            ("h[^e]llo", "hallo", true),
+            ("h[^e]llo", "hello", false),
+            ("h[a-c]llo", "hbllo", true),
+            ("h[c-a]llo", "hbllo", true),
+            (r"h\*llo", "h*llo", true),
+            (r"h\*llo", "hallo", false),
+            (r"[\]]", "]", true),
+            ("", "", true),
+            ("", "a", false),
+            ("[a", "a", true),
+            ("user:*", "user:1", true),
+        ] {
+            assert_eq!(glob(pattern.as_bytes(), name.as_bytes()), is_match, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn cursors() {
+        assert_eq!(cursor(b"0"), Some((0, 0)));
+        assert_eq!(cursor(((7u64 << LEG_BITS) + 3).to_string().as_bytes()), Some((3, 7)));
+        assert_eq!(cursor(b"x"), None);
+    }
+}

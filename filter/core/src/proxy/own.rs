@@ -1,0 +1,363 @@
+//! Connections of a client's own: to wait, to watch keys, to subscribe.
+
+use super::carrier::{Expected, Use};
+use super::client::{Client, Own, Wait};
+use super::decide::Over;
+use super::links::{Access, Missing};
+use super::merge::{Combine, Merge};
+use super::perform::Request;
+use super::place::{Edit, Place, write};
+use super::subscription::{Arrival, Change, Kind};
+use super::{CarrierId, ClientId, Output, Proxy, Step};
+use crate::cluster::slot::slot;
+use crate::resp::encode;
+use crate::rewrite::args::Args;
+use std::time::Duration;
+
+impl Proxy {
+    /// Sends a command over a connection of the client's own. Nothing overtakes anything: what was sent before has been
+    /// answered, and what comes after waits for the answer.
+    pub(super) fn over_own(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        request: Request<'_>,
+        (place, edits, over): (Place, &[Edit], Over),
+        now: Duration,
+    ) -> Result<Step, Missing> {
+        let own = match client.own {
+            Some(own) if own.is_held() && client.config.is_same(own.place, place) => own,
+            // What is watched in one place can't be carried out in another.
+            Some(own) if own.is_watching && over == Over::Watching => {
+                let is_elsewhere = own.place.target != place.target;
+                return Err(Missing::Error(
+                    (if is_elsewhere { super::decide::CROSS } else { super::decide::CROSS_SLOT }).into(),
+                ));
+            }
+            _ if !client.queue.is_empty() => return Err(Missing::Wait(Wait::Answers)),
+            Some(own) if own.is_held() => {
+                // A command that blocks elsewhere: a second connection would have to be kept beside this one.
+                let text = "ERR redis-mesh: a client that watches keys or tracks can't wait at another place";
+                let _ = own;
+                return Err(Missing::Error(text.into()));
+            }
+            _ => {
+                let line = self.own_line(client, place, now)?;
+                let pushes = over == Over::Special && client.resp3;
+                let carrier = self.own_carrier(id, line, pushes, now)?;
+                Own { carrier, place, is_watching: false, is_special: false }
+            }
+        };
+        if over == Over::Caught {
+            // Redis counts from the last command of this connection, which then is after all that the client has written.
+            self.send(own.carrier, Expected::Nobody.into(), None, now, |out| encode::command(out, &[b"PING"]));
+        }
+        let sequence = client.queue.expect(client.is_mute());
+        // It waits as long as it says itself.
+        let patience = if matches!(over, Over::Own | Over::Caught) { None } else { client.config.op_timeout };
+        let awaited = super::carrier::Awaited { is_read: false, ..Expected::Client(id, sequence).into() };
+        self.send(own.carrier, awaited, patience, now, |out| write(request.args, edits, request.raw, out));
+        client.own = Some(Own {
+            is_watching: own.is_watching || over == Over::Watching,
+            is_special: own.is_special || over == Over::Special,
+            ..own
+        });
+        client.waits_for = Some(Wait::Answers);
+        if !matches!(over, Over::Watching | Over::Special) {
+            self.mirror(client, place.target, request, edits, now, |out| write(request.args, edits, request.raw, out));
+        }
+        Ok(Step::Taken)
+    }
+
+    /// Keys are watched no more.
+    pub(super) fn unwatch(&mut self, client: &mut Client, now: Duration) {
+        client.lost_watch = false;
+        let Some(own) = client.own.as_mut().filter(|own| own.is_watching) else { return };
+        own.is_watching = false;
+        let carrier = own.carrier;
+        self.send(carrier, Expected::Nobody.into(), None, now, |out| encode::command(out, &[b"UNWATCH"]));
+    }
+
+    /// A connection of a client's own has nothing left to do.
+    pub(super) fn release(&mut self, id: ClientId, carrier: CarrierId, now: Duration) {
+        if !self.carriers.get(carrier).is_some_and(|carrier| carrier.expected.is_empty()) {
+            return;
+        }
+        match self.clients.get_mut(id) {
+            None => self.drop_carrier(carrier),
+            Some(client) => {
+                if client.own.is_some_and(|own| own.carrier == carrier) {
+                    if client.own.is_some_and(|own| own.is_held()) {
+                        return;
+                    }
+                    client.own = None;
+                    return self.park(carrier, now);
+                }
+                let subscriptions = &mut client.subscriptions;
+                if !client.is_monitor && subscriptions.spares(carrier) && subscriptions.carriers.contains(&carrier) {
+                    subscriptions.carriers.retain(|kept| *kept != carrier);
+                    self.park(carrier, now);
+                }
+            }
+        }
+    }
+
+    /// What a client has of its own ends with it. Redis notices by the end of the connection.
+    pub(super) fn disown(&mut self, client: &mut Client) {
+        let own = client.own.take().map(|own| own.carrier);
+        for carrier in own.into_iter().chain(std::mem::take(&mut client.subscriptions).carriers) {
+            self.drop_carrier(carrier);
+        }
+    }
+
+    /// RESET.
+    pub(super) fn reset(&mut self, client: &mut Client) {
+        self.disown(client);
+        (client.resp3, client.is_authenticated, client.transaction) = (false, false, None);
+        (client.database, client.selecting, client.lost_watch, client.is_monitor) = (0, None, false, false);
+        client.hearing = super::client::Hearing::On;
+        client.name.clear();
+        client.unlink();
+    }
+
+    /// Asks all servers for a database.
+    pub(super) fn select(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        index: u32,
+        now: Duration,
+    ) -> Result<Step, Missing> {
+        if !client.queue.is_empty() {
+            return Err(Missing::Wait(Wait::Answers));
+        }
+        let before = client.database;
+        client.database = index;
+        client.unlink();
+        let targets = client.config.targets.len();
+        let links: Result<Vec<CarrierId>, Missing> =
+            (0..targets).map(|target| self.link(client, Place { target, slot: None }, Access::Write, now)).collect();
+        client.database = before;
+        client.unlink();
+        let links = links?;
+        let merge = Merge::new(Combine::Same, links.len(), client.resp3);
+        let sequence = client.queue.expect_parts(merge, client.is_mute());
+        for (part, link) in links.into_iter().enumerate() {
+            let expected = Expected::Part(id, sequence, part as u32);
+            self.send(link, expected.into(), client.config.op_timeout, now, |out| {
+                encode::command(out, &[b"SELECT", index.to_string().as_bytes()]);
+            });
+        }
+        client.selecting = Some(index);
+        client.waits_for = Some(Wait::Answers);
+        Ok(Step::Taken)
+    }
+
+    /// SUBSCRIBE and its like.
+    pub(super) fn subscribe(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        change: Change,
+        args: &Args<'_>,
+        now: Duration,
+    ) -> Result<Step, Missing> {
+        let is_first = change.begins && client.subscriptions.carriers.is_empty();
+        let is_for_all = !change.begins && args.count == 1;
+        if (is_first || is_for_all || change.kind == Kind::Shard) && !client.queue.is_empty() {
+            // By then it is known what there is; and a client of RESP2 that has subscribed gets nothing out of turn.
+            return Err(Missing::Wait(Wait::Answers));
+        }
+        let names: Vec<Vec<u8>> = match is_for_all {
+            true => client.subscriptions.names(change.kind),
+            false => (1..args.count).map(|index| args.get(index).to_vec()).collect(),
+        };
+        if !client.resp3 {
+            // What comes after depends on whether there is a subscription by then.
+            client.waits_for = Some(Wait::Answers);
+        }
+        if names.is_empty() {
+            let reply = client.subscriptions.confirm(change, None, None, client.resp3);
+            client.answer(&reply);
+            return Ok(Step::Taken);
+        }
+        if change.begins {
+            let carrier = self.subscriber(id, client, change, &names, now)?;
+            self.change(id, client, change, &names, carrier, now);
+            return Ok(Step::Taken);
+        }
+        for name in names {
+            match client.subscriptions.carrier(change.kind, &name).or(client.subscriptions.carriers.first().copied()) {
+                Some(carrier) => self.change(id, client, change, &[name], carrier, now),
+                None => {
+                    let reply = client.subscriptions.confirm(change, Some(&name), None, client.resp3);
+                    client.answer(&reply);
+                }
+            }
+        }
+        Ok(Step::Taken)
+    }
+
+    fn change(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        change: Change,
+        names: &[Vec<u8>],
+        carrier: CarrierId,
+        now: Duration,
+    ) {
+        let mut words: Vec<&[u8]> = vec![change.name().as_bytes()];
+        words.extend(names.iter().map(Vec::as_slice));
+        for index in 0..names.len() {
+            // Each is confirmed by itself.
+            let sequence = client.queue.expect(client.is_mute());
+            let expected = Expected::Subscription(id, sequence, (names.len() - 1 - index) as u32);
+            self.send(carrier, expected.into(), None, now, |out| {
+                if index == 0 {
+                    encode::command(out, &words);
+                }
+            });
+        }
+    }
+
+    /// The connection on which a client subscribes: one for channels and patterns, and in a cluster one for each node that has
+    /// channels of shards.
+    fn subscriber(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        change: Change,
+        names: &[Vec<u8>],
+        now: Duration,
+    ) -> Result<CarrierId, Missing> {
+        let Some(target) = client.config.home() else {
+            return Err(Missing::Error(format!(
+                "ERR redis-mesh: {} needs a destination that is the one for all other keys, and there is none",
+                change.name().to_ascii_uppercase()
+            )));
+        };
+        let is_cluster = client.config.targets.get(target).is_some_and(|target| target.is_cluster);
+        let of = (is_cluster && change.kind == Kind::Shard).then(|| names.first().map(|name| slot(name))).flatten();
+        if is_cluster && change.kind == Kind::Shard && names.iter().any(|name| Some(slot(name)) != of) {
+            return Err(Missing::Error(super::decide::CROSS_SLOT.into()));
+        }
+        let line = self.own_line(client, Place { target, slot: of }, now)?;
+        let fits = |carrier: &&CarrierId| {
+            let known = self.carriers.get(**carrier);
+            known.is_some_and(|known| of.is_none() || known.line.node == line.node)
+        };
+        if let Some(known) = client.subscriptions.carriers.iter().find(fits) {
+            return Ok(*known);
+        }
+        let carrier = self.own_carrier(id, line, true, now)?;
+        client.subscriptions.carriers.push(carrier);
+        Ok(carrier)
+    }
+
+    /// MONITOR: all servers tell.
+    pub(super) fn monitor(&mut self, id: ClientId, client: &mut Client, now: Duration) -> Result<Step, Missing> {
+        if !client.queue.is_empty() {
+            return Err(Missing::Wait(Wait::Answers));
+        }
+        let mut lines = Vec::new();
+        for target in 0..client.config.targets.len() {
+            let line = self.own_line(client, Place { target, slot: None }, now)?;
+            match self.shards(client, target, now)? {
+                None => lines.push(line),
+                Some(shards) => {
+                    for shard in 0..shards {
+                        let node = self.master_of(client, target, shard);
+                        lines.push(super::carrier::Line { node, ..line.clone() });
+                    }
+                }
+            }
+        }
+        lines.dedup();
+        let merge = Merge::new(Combine::Same, lines.len(), client.resp3);
+        let sequence = client.queue.expect_parts(merge, client.is_mute());
+        for (part, line) in lines.into_iter().enumerate() {
+            let expected = Expected::Part(id, sequence, part as u32);
+            match self.own_carrier(id, line, true, now) {
+                Ok(carrier) => {
+                    client.subscriptions.carriers.push(carrier);
+                    self.send(carrier, expected.into(), None, now, |out| encode::command(out, &[b"MONITOR"]));
+                }
+                Err(Missing::Error(text)) => {
+                    let mut reply = Vec::new();
+                    encode::error(&mut reply, text.as_bytes());
+                    client.queue.part(sequence, part as u32, reply, &mut client.out);
+                }
+                Err(Missing::Wait(_)) => {}
+            }
+        }
+        client.is_monitor = true;
+        Ok(Step::Taken)
+    }
+
+    /// Something whole has come over a connection on which a client has subscribed. Returns how many of the expected replies it
+    /// answers.
+    pub(super) fn arrived(
+        &mut self,
+        id: ClientId,
+        carrier: CarrierId,
+        expected: Option<Expected>,
+        resp3: bool,
+        frame: &[u8],
+    ) -> usize {
+        let Some(client) = self.clients.get_mut(id) else { return 1 };
+        let arrival = Arrival::of(frame, resp3);
+        match (arrival, expected) {
+            (Arrival::Confirmed(change, name), Some(Expected::Subscription(_, sequence, _))) => {
+                let reply = client.subscriptions.confirm(change, name, Some(carrier), resp3);
+                client.queue.reply(sequence, &reply, true, &mut client.out);
+                1
+            }
+            // A node has given away a slot, and with it the channels in it.
+            (Arrival::Confirmed(change, name), _) => {
+                let told = client.subscriptions.confirm(change, name, None, resp3);
+                self.push(id, &told);
+                0
+            }
+            (Arrival::Reply, Some(Expected::Subscription(_, sequence, more))) => {
+                // An error: the only answer for all of them.
+                client.queue.replace(sequence, frame, &mut client.out);
+                for next in 1..=u64::from(more) {
+                    client.queue.reply(sequence + next, b"", true, &mut client.out);
+                }
+                1 + more as usize
+            }
+            (Arrival::Push | Arrival::Reply, _) => {
+                self.push(id, frame);
+                0
+            }
+        }
+    }
+
+    /// A client is told something that is no reply.
+    fn push(&mut self, id: ClientId, frame: &[u8]) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.unread = if client.is_full { client.unread + frame.len() } else { 0 };
+        if client.unread > UNREAD && !client.is_closed {
+            // As Redis does with those who don't read (`client-output-buffer-limit pubsub`).
+            (client.is_closing, client.is_closed) = (true, true);
+            self.outputs.push_back(Output::AbortClient(id));
+            return;
+        }
+        client.queue.push(frame, &mut client.out);
+    }
+
+    /// True if what begins now, on a connection of this purpose, isn't simply the next reply.
+    pub(super) fn is_pushed(purpose: Use, resp3: bool, expected: Option<Expected>, first: u8) -> Option<ClientId> {
+        let Use::Pushes(client) = purpose else { return None };
+        let is_pushed = match expected {
+            Some(Expected::Greeting(_)) => false,
+            None | Some(Expected::Subscription(..)) => true,
+            Some(_) => resp3 && first == b'>',
+        };
+        is_pushed.then_some(client)
+    }
+}
+
+/// Bytes of pushes that may wait for a client that doesn't read.
+const UNREAD: usize = 8 * 1024 * 1024;

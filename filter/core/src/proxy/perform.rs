@@ -1,0 +1,366 @@
+//! Doing what was decided about a command.
+
+use super::carrier::Line;
+use super::carrier::{Awaited, Expected};
+use super::client::{Client, Hearing, Wait};
+use super::config::Mirror;
+use super::decide::{CROSS, CROSS_SLOT, Decision, Over};
+use super::links::{Access, Missing};
+use super::merge::Merge;
+use super::place::{Edit, Part, Place, write, write_part};
+use super::transaction::{Apart, Transaction};
+use super::{Alarm, CarrierId, ClientId, Proxy, Step};
+use crate::cluster::slot::slot;
+use crate::command::Command;
+use crate::resp::encode;
+use crate::rewrite::args::Args;
+use crate::rewrite::decide::Known;
+use crate::stats::Stat;
+use crate::wire::ReadPolicy;
+use std::time::Duration;
+
+/// Bytes that a transaction may hold.
+const HELD_TRANSACTION: usize = 64 * 1024 * 1024;
+
+/// A command as it came.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) known: Option<Known>,
+    pub(super) args: &'a Args<'a>,
+    /// Its bytes, if it came as an array.
+    pub(super) raw: Option<&'a [u8]>,
+}
+
+impl Request<'_> {
+    fn is_read(&self) -> bool {
+        self.known.is_none_or(|known| known.command.is_read())
+    }
+}
+
+impl Proxy {
+    /// Decides a command and does what was decided. `raw` is the command as it came, if it came as an array.
+    pub(super) fn command(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        args: &Args<'_>,
+        raw: Option<&[u8]>,
+        now: Duration,
+    ) -> Step {
+        client.waits_for = None;
+        if client.hearing == Hearing::Skip {
+            client.hearing = Hearing::Skipping;
+        }
+        let known = Known::of(args);
+        let mut decision = self.decide(id, client, known, args);
+        let first_time = client.drawn.is_none();
+        if first_time {
+            self.count(client, Stat::Commands);
+        }
+        let route = match &decision {
+            Decision::Forward { route, .. } => Some(*route),
+            Decision::Split(..) | Decision::Gather(_) | Decision::Exec(_) | Decision::Subscribe(_) => Some(None),
+            _ => None,
+        };
+        if let Some(route) = route {
+            let drawn = match client.drawn.take() {
+                Some(drawn) => drawn,
+                None => {
+                    let of_route = route.and_then(|route| client.config.routes.get(route));
+                    let of_route = of_route.and_then(|route| route.faults.draw(args.get(0), &mut self.random));
+                    of_route.or_else(|| client.config.faults.draw(args.get(0), &mut self.random))
+                }
+            };
+            if let Some(fault) = drawn {
+                if first_time && !fault.delay.is_zero() {
+                    self.count(client, Stat::FaultDelays);
+                    client.until = Some(now + fault.delay);
+                    self.alarms.insert((now + fault.delay, Alarm::Client(id)));
+                    client.drawn = Some(drawn);
+                    if let Decision::Exec(transaction) = decision {
+                        client.transaction = Some(transaction);
+                    }
+                    return Step::Waits;
+                }
+                if fault.error {
+                    self.count(client, Stat::FaultErrors);
+                    if let Decision::Exec(_) = decision {
+                        self.unwatch(client, now);
+                    }
+                    decision = Decision::Deny("Fault Injected: Error".into());
+                }
+            }
+        }
+        let request = Request { known, args, raw };
+        let step = match self.perform(id, client, request, decision, now) {
+            Ok(step) => step,
+            Err(Missing::Wait(wait)) => {
+                self.wait_for(client, wait);
+                Step::Waits
+            }
+            Err(Missing::Error(text)) => {
+                answer_error(client, &text);
+                Step::Taken
+            }
+        };
+        match step {
+            // It is decided again, without a second draw.
+            Step::Waits => client.drawn = client.drawn.or(Some(None)),
+            Step::Taken => {
+                client.drawn = None;
+                if client.hearing == Hearing::Skipping {
+                    client.hearing = Hearing::On;
+                }
+            }
+        }
+        step
+    }
+
+    fn perform(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        request: Request<'_>,
+        decision: Decision,
+        now: Duration,
+    ) -> Result<Step, Missing> {
+        match decision {
+            Decision::Answer(reply) => client.answer(&reply),
+            Decision::Refuse(text) => {
+                self.count(client, Stat::Refused);
+                answer_error(client, &text);
+            }
+            Decision::Deny(text) => answer_error(client, &text),
+            Decision::Forward { place, edits, .. } if client.transaction.is_some() => {
+                // A command without a key goes wherever the others go.
+                let has_keys = request.known.is_some_and(|known| known.command.has_keys());
+                let has_place = place.slot.is_some() || !edits.is_empty() || has_keys;
+                queue(client, has_place.then_some(place), &written(request, &edits));
+            }
+            Decision::Forward { place, edits, over: Over::Shared, route } => {
+                let policy = route.and_then(|route| client.config.routes.get(route)).map(|route| route.read_policy);
+                let access = match policy {
+                    Some(policy) if policy != ReadPolicy::Master && request.is_read() => Access::Read(policy),
+                    _ => Access::Write,
+                };
+                let link = self.link(client, place, access, now)?;
+                if self.is_full(link) {
+                    return Err(Missing::Wait(Wait::Carrier(link)));
+                }
+                let sequence = client.queue.expect(client.is_mute());
+                self.forward(client, link, Expected::Client(id, sequence), request, now, |out| {
+                    write(request.args, &edits, request.raw, out);
+                });
+                self.mirror(client, place.target, request, &edits, now, |out| {
+                    write(request.args, &edits, request.raw, out)
+                });
+            }
+            Decision::Forward { place, edits, over, .. } => {
+                return self.over_own(id, client, request, (place, &edits, over), now);
+            }
+            Decision::Split(parts, owners) => return self.split(id, client, request, &parts, owners, now),
+            Decision::Gather(gather) => return self.gather(id, client, &gather, request.args, now),
+            Decision::Exec(transaction) => {
+                if let Err(missing) = self.exec(id, client, &transaction, now) {
+                    if let Missing::Wait(_) = missing {
+                        client.transaction = Some(transaction);
+                    }
+                    return Err(missing);
+                }
+            }
+            Decision::Unwatch(reply) => {
+                self.unwatch(client, now);
+                client.answer(&reply);
+            }
+            Decision::Select(index) => return self.select(id, client, index, now),
+            Decision::Subscribe(change) => return self.subscribe(id, client, change, request.args, now),
+            Decision::Monitor => return self.monitor(id, client, now),
+            Decision::Reset => {
+                if !client.queue.is_empty() {
+                    return Err(Missing::Wait(Wait::Answers));
+                }
+                self.reset(client);
+                client.answer(b"+RESET\r\n");
+            }
+        }
+        Ok(Step::Taken)
+    }
+
+    /// Sends a command of a client.
+    pub(super) fn forward(
+        &mut self,
+        client: &Client,
+        link: CarrierId,
+        what: Expected,
+        request: Request<'_>,
+        now: Duration,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let awaited = Awaited { is_read: request.is_read(), ..what.into() };
+        self.send(link, awaited, client.config.op_timeout, now, write);
+    }
+
+    fn split(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        request: Request<'_>,
+        parts: &[Part],
+        owners: Vec<usize>,
+        now: Duration,
+    ) -> Result<Step, Missing> {
+        let Some(Known { command, .. }) = request.known else { return Ok(Step::Taken) };
+        let mut links = Vec::with_capacity(parts.len());
+        for part in parts {
+            let access = self.access_of(client, command, request, part);
+            let link = self.link(client, part.place, access, now)?;
+            if self.is_full(link) {
+                return Err(Missing::Wait(Wait::Carrier(link)));
+            }
+            links.push(link);
+        }
+        let merge = Merge::of_keys(command.split, owners, parts.len(), client.resp3);
+        let sequence = client.queue.expect_parts(merge, client.is_mute());
+        for (number, (part, link)) in parts.iter().zip(links).enumerate() {
+            let mut out = Vec::new();
+            write_part(command, request.args, part, &mut out);
+            self.forward(client, link, Expected::Part(id, sequence, number as u32), request, now, |to| {
+                to.extend_from_slice(&out);
+            });
+            self.mirror(client, part.place.target, request, &part.keys, now, |to| to.extend_from_slice(&out));
+        }
+        Ok(Step::Taken)
+    }
+
+    fn access_of(&self, client: &Client, command: &Command, request: Request<'_>, part: &Part) -> Access {
+        let key = part.keys.first().map(|(index, _)| request.args.get(*index)).unwrap_or_default();
+        match client.config.route(key) {
+            Some((_, route)) if route.read_policy != ReadPolicy::Master && command.is_read() => {
+                Access::Read(route.read_policy)
+            }
+            _ => Access::Write,
+        }
+    }
+
+    fn exec(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        transaction: &Transaction,
+        now: Duration,
+    ) -> Result<(), Missing> {
+        let place = match transaction.place() {
+            Some(place) => place,
+            None => Place { target: client.config.home().unwrap_or_default(), slot: None },
+        };
+        let link = self.link(client, place, Access::Write, now)?;
+        if self.is_full(link) {
+            return Err(Missing::Wait(Wait::Carrier(link)));
+        }
+        let sequence = client.queue.expect(client.is_mute());
+        let patience = client.config.op_timeout;
+        self.send(link, Expected::Nobody.into(), patience, now, |_| {});
+        for _ in 0..transaction.len() {
+            self.send(link, Expected::Queued.into(), patience, now, |_| {});
+        }
+        self.send(link, Expected::Exec(id, sequence).into(), patience, now, |out| transaction.write(out));
+        if let Some(own) = client.own.as_mut().filter(|own| own.carrier == link) {
+            // EXEC ends it, whatever comes of it. What follows may go over another connection and mustn't overtake it.
+            own.is_watching = false;
+            client.waits_for = Some(Wait::Answers);
+        }
+        Ok(())
+    }
+
+    /// Sends copies. Nobody waits for their replies.
+    pub(super) fn mirror(
+        &mut self,
+        client: &mut Client,
+        target: usize,
+        request: Request<'_>,
+        keys: &[Edit],
+        now: Duration,
+        write: impl Fn(&mut Vec<u8>),
+    ) {
+        let config = client.config.clone();
+        let mirrors = config.targets.get(target).map(|target| target.mirrors.as_slice()).unwrap_or_default();
+        let mut is_mirrored = false;
+        for mirror in mirrors {
+            if mirror.exclude_read_commands && request.is_read() || !self.random.chance(mirror.per_million) {
+                continue;
+            }
+            let Ok(link) = self.mirror_link(client, mirror, request, keys, now) else { continue };
+            // A mirror that doesn't keep up misses copies; it holds up nobody.
+            if self.is_full(link) {
+                continue;
+            }
+            is_mirrored = true;
+            self.send(link, Expected::Nobody.into(), config.op_timeout, now, &write);
+        }
+        if is_mirrored {
+            self.count(client, Stat::Mirrored);
+        }
+    }
+}
+
+impl Proxy {
+    /// The connection to a mirror.
+    fn mirror_link(
+        &mut self,
+        client: &Client,
+        mirror: &Mirror,
+        request: Request<'_>,
+        keys: &[Edit],
+        now: Duration,
+    ) -> Result<CarrierId, Missing> {
+        let upstream = mirror.upstream.clone();
+        if !mirror.is_cluster {
+            let line = Line { upstream, node: None, resp3: false, database: client.database, readonly: false };
+            return self.line(line, now);
+        }
+        let first = || {
+            let found = request.known?.command.keys(request.args).ok()?.first()?;
+            Some((found.index, keys.iter().find(|(index, _)| *index == found.index).map_or(0, |(_, strip)| *strip)))
+        };
+        let key = keys.first().copied().or_else(first);
+        let slot = key.map(|(index, strip)| slot(request.args.get(index).get(strip..).unwrap_or_default()));
+        let cluster = self.cluster_of(&upstream);
+        let shard = self.shard(cluster, slot, now)?;
+        self.node(cluster, shard, Access::Write, false, now)
+    }
+}
+
+impl Client {
+    /// It gets this reply, unless it doesn't want to hear.
+    pub(super) fn answer(&mut self, reply: &[u8]) {
+        if !self.is_mute() {
+            self.queue.answered(reply, &mut self.out);
+        }
+    }
+}
+
+pub(super) fn answer_error(client: &mut Client, text: &str) {
+    let mut reply = Vec::new();
+    encode::error(&mut reply, text.as_bytes());
+    client.answer(&reply);
+}
+
+fn queue(client: &mut Client, place: Option<Place>, command: &[u8]) {
+    let config = client.config.clone();
+    let Some(transaction) = &mut client.transaction else { return };
+    if transaction.held() + command.len() > HELD_TRANSACTION {
+        transaction.is_doomed = true;
+        return answer_error(client, "ERR redis-mesh: too big a transaction");
+    }
+    match transaction.queue(&config, place, command) {
+        Ok(()) => client.answer(b"+QUEUED\r\n"),
+        Err(Apart::Destinations) => answer_error(client, CROSS),
+        Err(Apart::Slots) => answer_error(client, CROSS_SLOT),
+    }
+}
+
+fn written(request: Request<'_>, edits: &[Edit]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(request.args, edits, request.raw, &mut out);
+    out
+}

@@ -1,0 +1,472 @@
+//! What Redis answers, and to whom it goes; what becomes of commands whose connection is lost, or that another node has to get.
+
+use super::carrier::{Awaited, Carrier, Expected, Refusal, Use};
+use super::links::Lost;
+use super::{Alarm, CarrierId, ClientId, Output, Proxy};
+use crate::cluster::redirect::Redirect;
+use crate::resp::encode;
+use crate::stats::Stat;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How often a command may be sent on to another node.
+const HOPS: u8 = 8;
+/// How often a command of which only some keys have moved is tried again, and how soon.
+const AGAIN: (u8, Duration) = (100, Duration::from_millis(20));
+
+/// A command that is to be tried again.
+pub(super) struct Retry {
+    awaited: Awaited,
+    bytes: Vec<u8>,
+    line: super::carrier::Line,
+    patience: Option<Duration>,
+}
+
+impl Proxy {
+    /// Bytes of Redis.
+    pub fn reply(&mut self, id: CarrierId, data: &[u8], now: Duration) {
+        let Some(mut carrier) = self.carriers.lend(id) else { return };
+        carrier.progress = now;
+        let was_greeted = carrier.is_greeted;
+        let is_right = self.distribute(id, &mut carrier, data, now);
+        if carrier.is_greeted && !was_greeted {
+            self.down.remove(&(carrier.line.upstream.clone(), carrier.line.node));
+        }
+        let is_refused = carrier.refusal.is_some();
+        let is_over = carrier.is_retired && carrier.expected.is_empty();
+        let (is_idle, purpose, deadline) = (carrier.expected.is_empty(), carrier.purpose, carrier.deadline());
+        let has_staged = carrier.is_greeted && !was_greeted;
+        self.carriers.give_back(id, carrier);
+        if !is_right || is_refused {
+            self.outputs.push_back(Output::CloseCarrier(id));
+            return self.lost_because(id, Lost::Ended, now);
+        }
+        if is_over {
+            return self.drop_carrier(id);
+        }
+        if has_staged {
+            self.announce_upstream(id);
+        }
+        self.patrol_by(deadline);
+        if is_idle && was_greeted {
+            match purpose {
+                Use::Own(client) | Use::Pushes(client) => self.release(client, id, now),
+                Use::Probe(_) => self.drop_carrier(id),
+                Use::Shared | Use::Parked => {}
+            }
+        }
+    }
+
+    /// Gives replies to whom they belong. False: they can't be told.
+    fn distribute(&mut self, id: CarrierId, carrier: &mut Carrier, data: &[u8], now: Duration) -> bool {
+        let mut at = 0;
+        while at < data.len() {
+            let rest = data.get(at..).unwrap_or_default();
+            let expected = carrier.expected.front().copied();
+            if !carrier.framer.is_open() && carrier.whole.is_empty() {
+                let first = rest.first().copied().unwrap_or_default();
+                let what = expected.map(|expected| expected.what);
+                carrier.pushes_to = Proxy::is_pushed(carrier.purpose, carrier.line.resp3, what, first);
+                carrier.is_collected = match what {
+                    // An error may say that another node has to get it.
+                    Some(Expected::Client(..) | Expected::Exec(..)) => carrier.line.node.is_some() && first == b'-',
+                    Some(Expected::Nobody) | None => false,
+                    Some(_) => true,
+                };
+            }
+            let Ok((used, is_complete)) = carrier.framer.feed(rest) else { return false };
+            let piece = rest.get(..used).unwrap_or_default();
+            at += used;
+            if let Some(client) = carrier.pushes_to {
+                carrier.whole.extend_from_slice(piece);
+                if is_complete {
+                    let frame = std::mem::take(&mut carrier.whole);
+                    self.pushed(id, carrier, client, &frame, now);
+                }
+                continue;
+            }
+            let Some(expected) = expected else { return false };
+            if carrier.is_collected {
+                carrier.whole.extend_from_slice(piece);
+                if is_complete {
+                    let reply = std::mem::take(&mut carrier.whole);
+                    carrier.expected.pop_front();
+                    self.whole(id, carrier, expected, reply, now);
+                }
+                continue;
+            }
+            if let Expected::Client(client, sequence) | Expected::Exec(client, sequence) = expected.what {
+                if let Some(to) = self.clients.get_mut(client) {
+                    to.queue.reply(sequence, piece, is_complete, &mut to.out);
+                    to.window.count(piece.len(), is_complete);
+                }
+                self.answered(client);
+            }
+            if is_complete {
+                carrier.expected.pop_front();
+                carrier.drop_kept(expected);
+            }
+        }
+        true
+    }
+
+    /// Something whole has come that isn't simply the next reply.
+    fn pushed(&mut self, id: CarrierId, carrier: &mut Carrier, client: ClientId, frame: &[u8], now: Duration) {
+        let expected = carrier.expected.front().copied();
+        if let Some(expected) = expected
+            && carrier.line.node.is_some()
+            && let Some(Redirect::Moved(slot, Some(to))) = Redirect::parse(frame, carrier.line.node)
+        {
+            // A subscription by a slot that has moved: the client is told so, and finds the right node the next time.
+            self.moved(&carrier.line.upstream.clone(), slot, to, now);
+            let text = b"-TRYAGAIN redis-mesh: the channel's slot has just moved\r\n";
+            let used = self.arrived(client, id, Some(expected.what), carrier.line.resp3, text);
+            carrier.skip(used);
+        } else {
+            let used = self.arrived(client, id, expected.map(|expected| expected.what), carrier.line.resp3, frame);
+            carrier.skip(used);
+        }
+        self.answered(client);
+    }
+
+    /// A reply has come that is needed as a whole.
+    fn whole(&mut self, id: CarrierId, carrier: &mut Carrier, expected: Awaited, reply: Vec<u8>, now: Duration) {
+        match expected.what {
+            Expected::Greeting(greeting) => {
+                let was_refused = carrier.refusal.is_some();
+                carrier.greeted(greeting, &reply);
+                if let (false, Some(refusal)) = (was_refused, carrier.refusal.clone()) {
+                    self.refused(carrier, &refusal, now);
+                }
+            }
+            Expected::Queued => {
+                if reply.first() == Some(&b'-') && carrier.redirect.is_none() {
+                    carrier.redirect = Redirect::parse(&reply, carrier.line.node);
+                }
+            }
+            Expected::Topology => {
+                if let Use::Probe(cluster) = carrier.purpose {
+                    self.told(cluster, id, carrier.line.node, reply, now);
+                }
+            }
+            Expected::Client(..) | Expected::Part(..) | Expected::Exec(..) => {
+                let redirect = match carrier.redirect.take() {
+                    Some(redirect) if matches!(expected.what, Expected::Exec(..)) => Some(redirect),
+                    _ if carrier.line.node.is_some() => Redirect::parse(&reply, carrier.line.node),
+                    _ => None,
+                };
+                match redirect {
+                    Some(redirect) => self.redirect(carrier, expected, redirect, &reply, now),
+                    None => {
+                        carrier.drop_kept(expected);
+                        self.give(expected.what, reply);
+                    }
+                }
+            }
+            Expected::Subscription(..) | Expected::Nobody => {}
+        }
+    }
+
+    /// A whole reply goes to whom it belongs.
+    fn give(&mut self, expected: Expected, reply: Vec<u8>) {
+        match expected {
+            Expected::Client(client, sequence) | Expected::Exec(client, sequence) => {
+                if let Some(to) = self.clients.get_mut(client) {
+                    to.window.count(reply.len(), true);
+                    to.queue.replace(sequence, &reply, &mut to.out);
+                }
+                self.answered(client);
+            }
+            Expected::Part(client, sequence, part) => {
+                if let Some(to) = self.clients.get_mut(client) {
+                    to.window.count(reply.len(), true);
+                    if reply.first() == Some(&b'-') {
+                        to.selecting = None;
+                    }
+                    to.queue.part(sequence, part, reply, &mut to.out);
+                }
+                self.answered(client);
+            }
+            Expected::Subscription(client, sequence, _) => {
+                if let Some(to) = self.clients.get_mut(client) {
+                    to.queue.replace(sequence, &reply, &mut to.out);
+                }
+                self.answered(client);
+            }
+            Expected::Greeting(_) | Expected::Queued | Expected::Topology | Expected::Nobody => {}
+        }
+    }
+
+    /// A node hasn't executed a command, and says who would.
+    fn redirect(&mut self, carrier: &mut Carrier, expected: Awaited, redirect: Redirect, reply: &[u8], now: Duration) {
+        let bytes = carrier.take_kept(expected);
+        let mut line = carrier.line.clone();
+        let awaited = Awaited { hops: expected.hops + 1, ..expected };
+        let is_exhausted = expected.hops >= HOPS && redirect != Redirect::TryAgain || expected.hops >= AGAIN.0;
+        let to: Option<(SocketAddr, bool)> = match redirect {
+            Redirect::Moved(slot, Some(to)) => {
+                self.moved(&line.upstream, slot, to, now);
+                Some((to, false))
+            }
+            Redirect::Ask(Some(to)) => Some((to, true)),
+            Redirect::Moved(_, None) | Redirect::Ask(None) | Redirect::Down => {
+                self.suspect(&line.upstream, now);
+                None
+            }
+            Redirect::TryAgain => {
+                if !is_exhausted && carrier.purpose == Use::Shared {
+                    self.hold_behind(expected.what);
+                    self.try_again(Retry { awaited, bytes, line, patience: carrier.patience }, now);
+                    return;
+                }
+                None
+            }
+        };
+        let Some((node, asks)) = to.filter(|_| !is_exhausted && !bytes.is_empty()) else {
+            return self.give(expected.what, told_plainly(redirect, reply));
+        };
+        self.hold_behind(expected.what);
+        (line.node, line.readonly) = (Some(node), false);
+        let retry = Retry { awaited, bytes, line, patience: carrier.patience };
+        match carrier.purpose {
+            Use::Own(client) | Use::Pushes(client) => self.send_over_another(client, retry, asks, now),
+            Use::Shared | Use::Parked | Use::Probe(_) => self.send_on(retry, asks, now),
+        }
+    }
+
+    /// What a client says next waits until those are answered that may have to follow this one: the order of its commands stays,
+    /// whichever node executes them.
+    fn hold_behind(&mut self, what: Expected) {
+        if let Expected::Client(client, _) | Expected::Exec(client, _) | Expected::Part(client, ..) = what
+            && let Some(client) = self.clients.get_mut(client)
+            && !matches!(client.waits_for, Some(super::client::Wait::Answers))
+        {
+            client.waits_for = Some(super::client::Wait::AnswersBefore(client.queue.end()));
+        }
+    }
+
+    /// Sends a command once more, over a shared connection.
+    fn send_on(&mut self, retry: Retry, asks: bool, now: Duration) {
+        let Retry { awaited, bytes, line, patience } = retry;
+        match self.line(line, now) {
+            Ok(link) => {
+                if asks {
+                    self.send(link, Expected::Nobody.into(), patience, now, |out| encode::command(out, &[b"ASKING"]));
+                }
+                self.send_burst(link, awaited, &bytes, patience, now);
+            }
+            Err(super::links::Missing::Error(text)) => self.fail(awaited.what, &text),
+            Err(super::links::Missing::Wait(_)) => {
+                self.fail(awaited.what, "ERR redis-mesh: the cluster is changing; try again")
+            }
+        }
+    }
+
+    /// What a client does over a connection of its own has to be done at another node.
+    fn send_over_another(&mut self, id: ClientId, retry: Retry, asks: bool, now: Duration) {
+        let Retry { awaited, bytes, line, patience } = retry;
+        let opened = self.own_carrier(id, line, false, now);
+        let own = self.clients.get_mut(id).and_then(|client| client.own.as_mut());
+        match (opened, own) {
+            (Ok(link), Some(own)) => {
+                let before = std::mem::replace(&mut own.carrier, link);
+                self.orphan(before);
+                if asks {
+                    self.send(link, Expected::Nobody.into(), patience, now, |out| encode::command(out, &[b"ASKING"]));
+                }
+                self.send_burst(link, awaited, &bytes, patience, now);
+            }
+            (Ok(link), None) => self.drop_carrier(link),
+            (Err(super::links::Missing::Error(text)), _) => self.fail(awaited.what, &text),
+            (Err(super::links::Missing::Wait(_)), _) => {
+                self.fail(awaited.what, "ERR redis-mesh: the cluster is changing; try again")
+            }
+        }
+    }
+
+    /// A command, or a transaction, whose replies but the last are nobody's.
+    fn send_burst(
+        &mut self,
+        link: CarrierId,
+        awaited: Awaited,
+        bytes: &[u8],
+        patience: Option<Duration>,
+        now: Duration,
+    ) {
+        if let Expected::Exec(..) = awaited.what {
+            // As many replies as it has commands.
+            let commands = commands(bytes);
+            self.send(link, Expected::Nobody.into(), patience, now, |_| {});
+            for _ in 2..commands {
+                self.send(link, Expected::Queued.into(), patience, now, |_| {});
+            }
+        }
+        self.send(link, awaited, patience, now, |out| out.extend_from_slice(bytes));
+    }
+
+    fn try_again(&mut self, retry: Retry, now: Duration) {
+        self.retried += 1;
+        self.retries.insert((now + AGAIN.1, self.retried), retry);
+        self.alarms.insert((now + AGAIN.1, Alarm::Retry));
+    }
+
+    /// Commands that have waited are sent again.
+    pub(super) fn retry(&mut self, now: Duration) {
+        while let Some(entry) = self.retries.first_entry().filter(|entry| entry.key().0 <= now) {
+            let retry = entry.remove();
+            self.send_on(retry, false, now);
+        }
+    }
+
+    /// Redis refuses what a connection begins with.
+    fn refused(&mut self, carrier: &Carrier, refusal: &Refusal, now: Duration) {
+        if !refusal.is_general {
+            return;
+        }
+        for (_, stats) in &mut self.stats {
+            stats.count(Stat::LoginFailures);
+        }
+        self.hold_off((carrier.line.upstream.clone(), carrier.line.node), refusal.text.clone(), now);
+    }
+
+    /// A connection could not be opened, or is gone.
+    pub fn lost(&mut self, id: CarrierId, now: Duration) {
+        self.lost_because(id, Lost::Ended, now);
+    }
+
+    pub(super) fn lost_because(&mut self, id: CarrierId, how: Lost, now: Duration) {
+        let Some(mut carrier) = self.carriers.remove(id) else { return };
+        self.forget(id, &carrier);
+        if carrier.is_awaited {
+            self.wake_those_who_wait_for(super::client::Wait::Carrier(id));
+        }
+        let cluster = carrier.line.upstream.cluster.clone();
+        let text = match (&carrier.refusal, carrier.is_greeted, how) {
+            (Some(refusal), ..) => refusal.text.clone(),
+            (None, false, _) => format!("ERR redis-mesh: {cluster} can't be reached"),
+            (None, true, Lost::Silent) => {
+                format!("ERR redis-mesh: {cluster} didn't answer in time; the command may have been executed")
+            }
+            (None, true, Lost::Ended | Lost::Replaced) => {
+                format!("ERR redis-mesh: the connection to {cluster} was lost; the command may have been executed")
+            }
+        };
+        if !carrier.is_greeted && carrier.refusal.is_none() {
+            self.hold_off((carrier.line.upstream.clone(), carrier.line.node), text.clone(), now);
+        }
+        if let Use::Probe(index) = carrier.purpose {
+            return self.probe_lost(index, id, text.trim_start_matches("ERR redis-mesh: "), now);
+        }
+        if carrier.line.node.is_some() {
+            self.suspect(&carrier.line.upstream, now);
+        }
+        let mut is_begun = carrier.framer.is_open() && carrier.whole.is_empty();
+        while let Some(expected) = carrier.expected.pop_front() {
+            let bytes = carrier.take_kept(expected);
+            if std::mem::take(&mut is_begun)
+                && let Expected::Client(client, sequence) | Expected::Exec(client, sequence) = expected.what
+                && let Some(to) = self.clients.get_mut(client)
+                && to.queue.has_begun(sequence)
+            {
+                // Half a reply is out; nothing that could follow would be understood.
+                self.cut_off(client);
+                continue;
+            }
+            if self.may_try_elsewhere(&carrier, expected, &bytes) {
+                let line = carrier.line.clone();
+                self.elsewhere(Retry { awaited: expected, bytes, line, patience: carrier.patience }, &text, now);
+                continue;
+            }
+            self.fail(expected.what, &text);
+        }
+        match carrier.purpose {
+            Use::Pushes(client) => {
+                // Subscriptions, and what a client is to be told, are lost with it; the client has to know.
+                let is_its = self.clients.get(client).is_some_and(|client| {
+                    client.is_monitor
+                        || client.own.is_some_and(|own| own.carrier == id)
+                        || !client.subscriptions.spares(id)
+                });
+                if is_its {
+                    self.cut_off(client);
+                }
+            }
+            Use::Own(client) => {
+                if let Some(client) = self.clients.get_mut(client)
+                    && let Some(own) = client.own.filter(|own| own.carrier == id)
+                {
+                    client.lost_watch |= own.is_watching;
+                    client.own = None;
+                }
+            }
+            Use::Shared | Use::Parked | Use::Probe(_) => {}
+        }
+    }
+
+    /// Whether a command whose connection was lost may be sent to another node of its shard: it only reads, and others may answer.
+    fn may_try_elsewhere(&self, carrier: &Carrier, expected: Awaited, bytes: &[u8]) -> bool {
+        carrier.purpose == Use::Shared
+            && carrier.line.readonly
+            && expected.is_read
+            && expected.hops < HOPS
+            && !bytes.is_empty()
+            && carrier.refusal.is_none()
+    }
+
+    /// Sends a read to the node that the cluster says is the master: a replica that is asked for a key says who that is.
+    fn elsewhere(&mut self, retry: Retry, text: &str, now: Duration) {
+        let awaited = Awaited { hops: retry.awaited.hops + 1, ..retry.awaited };
+        match self.sibling(&retry.line) {
+            Some(line) => self.send_on(Retry { awaited, line, ..retry }, false, now),
+            None => self.fail(retry.awaited.what, text),
+        }
+    }
+
+    /// A client's connection is closed, since nothing true could be said over it any more.
+    pub(super) fn cut_off(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id).filter(|client| !client.is_closed) {
+            (client.is_closing, client.is_closed) = (true, true);
+            self.outputs.push_back(Output::CloseClient(id));
+        }
+    }
+
+    /// A client doesn't need a connection of its own any more, and nothing that comes over it.
+    pub(super) fn orphan(&mut self, id: CarrierId) {
+        self.drop_carrier(id);
+    }
+
+    /// What was expected fails.
+    pub(super) fn fail(&mut self, expected: Expected, text: &str) {
+        let mut reply = Vec::new();
+        encode::error(&mut reply, text.as_bytes());
+        self.give(expected, reply);
+    }
+}
+
+/// What a client is told instead of a redirection that it could do nothing with.
+fn told_plainly(redirect: Redirect, reply: &[u8]) -> Vec<u8> {
+    match redirect {
+        Redirect::TryAgain | Redirect::Down => reply.to_vec(),
+        Redirect::Moved(..) | Redirect::Ask(_) => {
+            b"-ERR redis-mesh: the Redis Cluster sends the command from node to node; try again\r\n".to_vec()
+        }
+    }
+}
+
+/// How many commands these are.
+fn commands(bytes: &[u8]) -> usize {
+    use crate::resp::request::{Parser, Progress};
+    let (mut count, mut at) = (0, 0);
+    let limits = crate::wire::Limits {
+        max_arguments: u32::MAX,
+        max_bulk_bytes: u64::MAX,
+        max_held_bytes: u32::MAX,
+        ..Default::default()
+    };
+    let mut parser = Parser::default();
+    while let Ok(Progress::Complete(length)) = parser.parse(bytes.get(at..).unwrap_or_default(), &limits) {
+        parser.reset();
+        (count, at) = (count + 1, at + length);
+    }
+    count
+}

@@ -1,0 +1,177 @@
+//! What a client says of itself: who it is, what it is called, in which protocol and database.
+
+use super::client::{Client, Hearing};
+use super::decide::{Decision, Over, bulk, number, ok, shown};
+use super::place::Place;
+use super::{ClientId, Proxy};
+use crate::command::Command;
+use crate::downstream::auth;
+use crate::downstream::hello::{self, Hello};
+use crate::resp::encode;
+use crate::rewrite::args::Args;
+use crate::stats::Stat;
+
+impl Proxy {
+    /// AUTH.
+    pub(super) fn log_in(&mut self, client: &mut Client, args: &Args<'_>) -> Result<(), String> {
+        let (username, password) = match args.count {
+            2 => (None, args.get(1)),
+            3 => (Some(args.get(1)), args.get(2)),
+            _ => return Err("ERR syntax error".into()),
+        };
+        self.check(client, username, password)
+    }
+
+    fn check(&mut self, client: &mut Client, username: Option<&[u8]>, password: &[u8]) -> Result<(), String> {
+        let Some(text) = auth::refusal(client.config.client_auth.as_ref(), username, password) else {
+            client.is_authenticated |= client.config.client_auth.is_some();
+            return Ok(());
+        };
+        self.count(client, Stat::AuthFailures);
+        Err(text.into())
+    }
+
+    /// HELLO.
+    pub(super) fn hello(&mut self, id: ClientId, client: &mut Client, args: &Args<'_>) -> Decision {
+        let Hello { resp3, credentials, name } = match Hello::parse(args) {
+            Ok(hello) => hello,
+            Err(text) => return Decision::Deny(text),
+        };
+        if let Some((username, password)) = credentials
+            && self.check(client, Some(username), password).is_err()
+        {
+            return Decision::Deny(auth::WRONGPASS.into());
+        }
+        let resp3 = resp3.unwrap_or(client.resp3);
+        if !client.may_command() {
+            self.count(client, Stat::Unauthenticated);
+            return Decision::Deny(hello::NOAUTH.into());
+        }
+        if client.resp3 != resp3 && (client.own.is_some_and(|own| own.is_special) || !client.subscriptions.is_empty()) {
+            // What its own connections push is written in the protocol that they were opened with.
+            return Decision::Refuse("ERR redis-mesh: HELLO can't change the protocol of a client that has subscriptions or CLIENT TRACKING; RESET first".into());
+        }
+        if let Some(name) = name {
+            if !is_name(name) {
+                return Decision::Deny(BAD_NAME.into());
+            }
+            client.name = name.to_vec();
+        }
+        if client.resp3 != resp3 {
+            client.resp3 = resp3;
+            // Each protocol has connections of its own.
+            client.unlink();
+        }
+        Decision::Answer(hello::reply(resp3, id.number()))
+    }
+}
+
+const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+
+fn is_name(name: &[u8]) -> bool {
+    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+/// SELECT.
+pub(super) fn select(client: &Client, args: &Args<'_>) -> Decision {
+    let index = std::str::from_utf8(args.get(1)).ok().and_then(|text| text.parse::<i32>().ok());
+    match index.map(u32::try_from) {
+        None => Decision::Deny("ERR value is not an integer or out of range".into()),
+        Some(Err(_)) => Decision::Deny("ERR DB index is out of range".into()),
+        Some(Ok(index)) if index == client.database => ok(),
+        Some(Ok(0)) => Decision::Select(0),
+        Some(Ok(_)) if client.config.targets.iter().any(|target| target.is_cluster) => {
+            Decision::Deny("ERR SELECT is not allowed in cluster mode".into())
+        }
+        Some(Ok(_)) if client.own.is_some_and(|own| own.is_special) => {
+            Decision::Refuse("ERR redis-mesh: SELECT isn't served to a client that has CLIENT TRACKING".into())
+        }
+        Some(Ok(index)) => Decision::Select(index),
+    }
+}
+
+/// CLIENT and its subcommands.
+pub(super) fn client_command(
+    id: ClientId,
+    client: &mut Client,
+    command: &'static Command,
+    args: &Args<'_>,
+) -> Decision {
+    let refuse = |why: &str| Decision::Refuse(format!("ERR redis-mesh: {} {why}", shown(command)));
+    let is_special = client.own.is_some_and(|own| own.is_special);
+    // What is said to one server, over a connection whose state it concerns.
+    let forward = |client: &Client, over: Over| match client.config.keyless() {
+        Some(target) if client.config.targets.get(target).is_some_and(|target| !target.is_cluster) => {
+            Decision::Forward { place: Place { target, slot: None }, route: None, edits: Vec::new(), over }
+        }
+        _ => refuse("is served only where all routes lead to one Redis that is no Redis Cluster"),
+    };
+    match command.own_name() {
+        "id" => Decision::Answer(number(id.number())),
+        "getname" if client.name.is_empty() => {
+            Decision::Answer(if client.resp3 { b"_\r\n".to_vec() } else { b"$-1\r\n".to_vec() })
+        }
+        "getname" => Decision::Answer(bulk(&client.name)),
+        "setname" if !is_name(args.get(2)) => Decision::Deny(BAD_NAME.into()),
+        "setname" => {
+            client.name = args.get(2).to_vec();
+            ok()
+        }
+        "setinfo" => set_info(args),
+        "reply" => {
+            let mode = args.get(2).to_ascii_lowercase();
+            client.hearing = match (mode.as_slice(), client.hearing) {
+                (b"on", _) => Hearing::On,
+                (b"off", _) | (b"skip", Hearing::Off) => Hearing::Off,
+                (b"skip", _) => Hearing::Skip,
+                _ => return Decision::Deny("ERR syntax error".into()),
+            };
+            ok()
+        }
+        "info" => {
+            let mut out = Vec::new();
+            encode::text(&mut out, client.resp3, &client_line(id, client));
+            Decision::Answer(out)
+        }
+        "tracking" if (3..args.count).any(|index| args.get(index).eq_ignore_ascii_case(b"redirect")) => {
+            refuse("REDIRECT isn't served: the numbers of connections are not those of Redis; use RESP3")
+        }
+        "tracking" | "no-evict" | "no-touch" => forward(client, Over::Special),
+        "caching" if !is_special => Decision::Deny(
+            "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled"
+                .into(),
+        ),
+        "unblock" => refuse("isn't served: the numbers of connections are not those of Redis"),
+        _ => forward(client, Over::Shared),
+    }
+}
+
+/// CLIENT SETINFO.
+fn set_info(args: &Args<'_>) -> Decision {
+    let attribute = args.get(2).to_ascii_lowercase();
+    match attribute.as_slice() {
+        b"lib-name" | b"lib-ver" if is_name(args.get(3)) => ok(),
+        b"lib-name" | b"lib-ver" => Decision::Deny(format!(
+            "ERR {} cannot contain spaces, newlines or special characters.",
+            String::from_utf8_lossy(&attribute)
+        )),
+        _ => Decision::Deny(format!("ERR Unrecognized option '{}'", args.quoted(2))),
+    }
+}
+
+/// A client's line in CLIENT INFO, with those fields that this side knows.
+fn client_line(id: ClientId, client: &Client) -> String {
+    let multi = client.transaction.as_ref().map_or(-1, |transaction| transaction.len() as i64);
+    let count = |kind| client.subscriptions.names(kind).len();
+    use super::subscription::Kind;
+    format!(
+        "id={} addr=0.0.0.0:0 laddr=0.0.0.0:0 name={} db={} sub={} psub={} ssub={} multi={multi} cmd=client|info user=default resp={}\n",
+        id.number(),
+        String::from_utf8_lossy(&client.name),
+        client.database,
+        count(Kind::Channel),
+        count(Kind::Pattern),
+        count(Kind::Shard),
+        if client.resp3 { 3 } else { 2 },
+    )
+}

@@ -1,0 +1,115 @@
+//! A reply as a value, for those few whose content matters here.
+
+/// A reply; `Text` stands for every kind of string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// A simple, bulk or verbatim string.
+    Text(&'a [u8]),
+    /// An error, without its sign.
+    Error(&'a [u8]),
+    /// An integer.
+    Integer(i64),
+    /// Nothing.
+    Null,
+    /// An array, a set, a push, or a map with its keys and values in turn.
+    Array(Vec<Value<'a>>),
+}
+
+/// How deep replies may be nested that are read here.
+const DEPTH: u32 = 8;
+
+impl<'a> Value<'a> {
+    /// Parses one whole reply; `None`: it isn't one, or something follows.
+    pub fn parse(reply: &'a [u8]) -> Option<Value<'a>> {
+        let mut rest = reply;
+        let value = parse(&mut rest, DEPTH)?;
+        rest.is_empty().then_some(value)
+    }
+
+    /// The elements of an array.
+    pub fn array(&self) -> Option<&[Value<'a>]> {
+        match self {
+            Value::Array(elements) => Some(elements),
+            _ => None,
+        }
+    }
+
+    /// A string's bytes.
+    pub fn text(&self) -> Option<&'a [u8]> {
+        match self {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A number.
+    pub fn integer(&self) -> Option<i64> {
+        match self {
+            Value::Integer(number) => Some(*number),
+            _ => None,
+        }
+    }
+}
+
+fn line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let end = memchr::memchr(b'\n', rest)?;
+    let (line, after) = rest.split_at_checked(end + 1)?;
+    *rest = after;
+    line.strip_suffix(b"\r\n")
+}
+
+fn number(digits: &[u8]) -> Option<i64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn parse<'a>(rest: &mut &'a [u8], depth: u32) -> Option<Value<'a>> {
+    let (kind, content) = line(rest)?.split_first()?;
+    Some(match kind {
+        b'+' | b'(' | b',' | b'#' => Value::Text(content),
+        b'-' => Value::Error(content),
+        b':' => Value::Integer(number(content)?),
+        b'_' => Value::Null,
+        b'$' | b'=' | b'!' => {
+            let Ok(length) = usize::try_from(number(content)?) else { return Some(Value::Null) };
+            let (text, after) = rest.split_at_checked(length)?;
+            *rest = after.strip_prefix(b"\r\n")?;
+            match kind {
+                b'!' => Value::Error(text),
+                // Three letters that say how it is written, and a colon.
+                b'=' => Value::Text(text.get(4..)?),
+                _ => Value::Text(text),
+            }
+        }
+        b'*' | b'~' | b'>' | b'%' => {
+            let Ok(length) = usize::try_from(number(content)?) else { return Some(Value::Null) };
+            let length = if *kind == b'%' { length.checked_mul(2)? } else { length };
+            let depth = depth.checked_sub(1)?;
+            let mut elements = Vec::new();
+            for _ in 0..length {
+                elements.push(parse(rest, depth)?);
+            }
+            Value::Array(elements)
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn replies() {
+        let value = Value::parse(b"*4\r\n:-1\r\n$2\r\nab\r\n%1\r\n+k\r\n=5\r\ntxt:v\r\n$-1\r\n").unwrap();
+        let map = Value::Array(vec![Value::Text(b"k"), Value::Text(b"v")]);
+        assert_eq!(value, Value::Array(vec![Value::Integer(-1), Value::Text(b"ab"), map, Value::Null]));
+        assert_eq!(Value::parse(b"-ERR x\r\n"), Some(Value::Error(b"ERR x")));
+        for bad in [&b"*1\r\n"[..], b"$3\r\nab\r\n", b"+a\r\n+b\r\n", b"*99999999999999\r\n", b":x\r\n", b"?\r\n", b""]
+        {
+            assert_eq!(Value::parse(bad), None, "{}", bad.escape_ascii());
+        }
+        assert_eq!(Value::parse("*1\r\n".repeat(100).as_bytes()), None);
+    }
+}
