@@ -114,7 +114,7 @@ fn subscribers_hear_what_is_published() -> Result<()> {
             a.line("HELLO 3")?;
         }
         let told = |words: Vec<Reply>| if resp3 { Reply::Push(words) } else { Reply::Array(words) };
-        let bulks = |words: &[&str]| words.iter().map(|word| Reply::bulk(word)).collect::<Vec<Reply>>();
+        let bulks = |words: &[&str]| words.iter().map(Reply::bulk).collect::<Vec<Reply>>();
         let confirmed =
             |kind: &str, name: &str, count| told([bulks(&[kind, name]), vec![Reply::Integer(count)]].concat());
         a.send(&["SUBSCRIBE", "one", "two"])?;
