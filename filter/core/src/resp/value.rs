@@ -62,6 +62,14 @@ fn number(digits: &[u8]) -> Option<i64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
+/// `Some(None)`: -1, for nothing.
+fn length(digits: &[u8]) -> Option<Option<usize>> {
+    if digits == b"-1" {
+        return Some(None);
+    }
+    usize::try_from(number(digits)?).ok().map(Some)
+}
+
 fn parse<'a>(rest: &mut &'a [u8], depth: u32) -> Option<Value<'a>> {
     let (kind, content) = line(rest)?.split_first()?;
     Some(match kind {
@@ -70,7 +78,7 @@ fn parse<'a>(rest: &mut &'a [u8], depth: u32) -> Option<Value<'a>> {
         b':' => Value::Integer(number(content)?),
         b'_' => Value::Null,
         b'$' | b'=' | b'!' => {
-            let Ok(length) = usize::try_from(number(content)?) else { return Some(Value::Null) };
+            let Some(length) = length(content)? else { return Some(Value::Null) };
             let (text, after) = rest.split_at_checked(length)?;
             *rest = after.strip_prefix(b"\r\n")?;
             match kind {
@@ -81,7 +89,7 @@ fn parse<'a>(rest: &mut &'a [u8], depth: u32) -> Option<Value<'a>> {
             }
         }
         b'*' | b'~' | b'>' | b'%' => {
-            let Ok(length) = usize::try_from(number(content)?) else { return Some(Value::Null) };
+            let Some(length) = length(content)? else { return Some(Value::Null) };
             let length = if *kind == b'%' { length.checked_mul(2)? } else { length };
             let depth = depth.checked_sub(1)?;
             let mut elements = Vec::new();
