@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use redis_mesh_core::wire::{DataPath, KeyMatch};
 use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::listener::{self, route};
@@ -94,8 +94,9 @@ impl Kind {
         self != Kind::Twemproxy || twemproxy::program().is_some()
     }
 
-    /// Starts it in front of a server, or of the node by which a Redis Cluster is found.
-    pub fn start(self, filter_file: &Path, behind: Behind, server: SocketAddr) -> Result<Running> {
+    /// Starts it in front of a server, or of the nodes of a Redis Cluster.
+    pub fn start(self, filter_file: &Path, behind: Behind, servers: &[SocketAddr]) -> Result<Running> {
+        let server = *servers.first().context("nothing stands behind")?;
         let at = SocketAddr::new([127, 0, 0, 1].into(), net::free_port()?);
         let upstream = |name| match behind {
             Behind::Server => cluster(name, Some(server)),
@@ -114,7 +115,11 @@ impl Kind {
                 host.targets[0].cluster = behind == Behind::Cluster;
                 let name = host.targets[0].destination.clone();
                 let document = listener::config("redis", 1, host);
-                let config = envoy(at, &[native::proxy(&document)?], &[upstream(&name)]);
+                let upstream = match behind {
+                    Behind::Server => upstream(&name),
+                    Behind::Cluster => native::redis_cluster(&name, servers),
+                };
+                let config = envoy(at, &[native::proxy(&document)?], &[upstream]);
                 return Ok(Running::envoy(at, native::start_with(&config, 1)?));
             }
             Kind::TcpProxy => chain(&[tcp_proxy("redis")]),

@@ -60,7 +60,7 @@ pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<L
     for &kind in &kinds {
         options.progress(&format!("capacity of {}", kind.name()));
         let mut subject =
-            Subject::new(kind.name(), None, false, kind.start(filter_file, Behind::Server, redis.addr())?);
+            Subject::new(kind.name(), None, false, kind.start(filter_file, Behind::Server, &[redis.addr()])?);
         let task =
             Task { workload: &workload, connections: CONNECTIONS, pipeline: 1, duration: duration / 4, count_at: None };
         let rates = (0..3).map(|_| Ok(subject.measure(&task)?.rate)).collect::<Result<Vec<_>>>()?;

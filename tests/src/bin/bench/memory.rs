@@ -57,7 +57,7 @@ pub fn measure(options: &Options, filter_file: &Path) -> Result<Memory> {
     let mut rows = Vec::new();
     for kind in KINDS.into_iter().filter(|kind| kind.is_there()) {
         let start = || -> Result<Running> {
-            let running = kind.start(filter_file, Behind::Server, redis.addr())?;
+            let running = kind.start(filter_file, Behind::Server, &[redis.addr()])?;
             // What the first command and the first large value bring with them is no cost of the others.
             ensure!(Client::connect(running.addr)?.ok(&["GET", "large"])?.text().len() == LARGE, "GET large");
             std::thread::sleep(Duration::from_millis(200));

@@ -1,5 +1,6 @@
 //! Every way from a client to Redis, under every work.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -40,10 +41,10 @@ pub struct Row {
 /// Measures in rounds: in each of them every work, under each work every way that can do it.
 pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<Paths> {
     let works: Vec<Work> = WORKS.iter().filter(|work| options.wants(work)).copied().collect();
-    let (mut rows, mut subjects) = start(options, &works, Behind::Server, redis, filter_file)?;
+    let (mut rows, mut subjects) = start(options, &works, Behind::Server, &[redis.addr()], filter_file)?;
     let cluster = works.iter().any(|work| work.behind == Behind::Cluster).then(Cluster::start).transpose()?;
     if let Some(cluster) = &cluster {
-        let (more, running) = start(options, &works, Behind::Cluster, &cluster.nodes[0], filter_file)?;
+        let (more, running) = start(options, &works, Behind::Cluster, &cluster.addrs(), filter_file)?;
         let first = rows.len();
         rows.extend(more.into_iter().map(|row| Row { peer: row.peer.map(|peer| first + peer), ..row }));
         subjects.extend(running);
@@ -79,7 +80,7 @@ fn start(
     options: &Options,
     works: &[Work],
     behind: Behind,
-    redis: &Redis,
+    servers: &[SocketAddr],
     filter_file: &Path,
 ) -> Result<(Vec<Row>, Vec<Subject>)> {
     let wanted =
@@ -90,7 +91,7 @@ fn start(
         for kind in Kind::ALL.into_iter().filter(wanted).filter(|kind| kind.has_filter() || !other) {
             let name = format!("{}{mark}", kind.name());
             let peer = kind.peer().and_then(|peer| rows.iter().position(|row| row.kind == peer));
-            let running = kind.start(file, behind, redis.addr()).with_context(|| format!("starting {name}"))?;
+            let running = kind.start(file, behind, servers).with_context(|| format!("starting {name}"))?;
             subjects.push(Subject::new(&name, peer, kind.resp3(), running));
             rows.push(Row { name, peer, kind, behind, other });
         }

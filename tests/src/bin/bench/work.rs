@@ -43,7 +43,7 @@ const PROXIES: &[Kind] = &[Kind::Direct, Kind::TcpProxy, Kind::RedisProxy, Kind:
 /// twemproxy has no transactions.
 const TRANSACTING: &[Kind] = &[Kind::Direct, Kind::TcpProxy, Kind::RedisProxy, Kind::Native, Kind::FilterRedis];
 /// `tcp_proxy` and twemproxy know nothing of a cluster's slots.
-const CLUSTERED: &[Kind] = &[Kind::RedisProxy];
+const CLUSTERED: &[Kind] = &[Kind::RedisProxy, Kind::Native];
 
 const GET: Work = Work {
     request: Request::Get,

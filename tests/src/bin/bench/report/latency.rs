@@ -15,7 +15,8 @@ pub fn section(out: &mut String, latency: &Latency) {
          {} `GET`s of 64 B per second on {CONNECTIONS} connections in turn: {:.0} % of what the slowest can do. A request is due \
          at a fixed time, whatever has become of those before it, and its latency begins then: a stall counts for all \
          requests that were due meanwhile. {} rounds of {} ms in turn; medians of the rounds, and in parentheses the least. \
-         *late* is by how much the load itself has sent too late, which is part of the latency.\n\n\
+         *late* is by how much the load itself has sent too late, which is part of the latency: \
+         where it is nearly as much, the machine was measured rather than the proxy.\n\n\
          | | p50 µs | p99 µs | p99.9 µs | late: p50 | p99 | p99.9 | CPU µs/request |\n|---|---:|---:|---:|---:|---:|---:|---:|",
         thousands(latency.rate as u64),
         SHARE * 100.0,
