@@ -8,6 +8,10 @@ default:
 filter:
     tests/scripts/build-filter
 
+# Build the dynamic module for Envoy 1.40: target/module/libredis_mesh_native.so.
+module:
+    cargo build --profile module -p redis-mesh-native
+
 # Build the command line.
 build:
     cargo build --release -p redis-mesh

@@ -1,17 +1,21 @@
 //! What becomes of one command, and why: the filter's own machine decides it, and the rules say by what.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis_mesh_core::command::{self, Resolved};
-use redis_mesh_core::config::Path;
-use redis_mesh_core::config::{Host, ProxyConfig};
+use redis_mesh_core::config::{ConfigError, Host, ProxyConfig};
+use redis_mesh_core::proxy::config::{Config, Document};
+use redis_mesh_core::proxy::{Output, Proxy};
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::rewrite::{Edit, Env, Rewriter};
+use redis_mesh_core::route::Router;
 use redis_mesh_core::stats::Stats;
-use redis_mesh_core::wire::{self, FaultKind, KeyMatch};
+use redis_mesh_core::wire::{self, DataPath, FaultKind, KeyMatch};
 
 use crate::build::backend::{self, Backends};
 use crate::build::filter_config;
@@ -24,15 +28,14 @@ use crate::validate::{Target, ValidatedService};
 pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<String, String> {
     let backends = backend::backends(service);
     let key = HandshakeKey::derived(std::slice::from_ref(service));
-    let mut host = filter_config::host(service, &backends, &key, wire::Selector::default());
+    let mut host = filter_config::host(service, &backends, &key, wire::Selector::default(), &filter_config::by_address);
     // What is left to chance is told apart; what is decided is decided without it.
     host.client_auth = None;
     host.faults.clear();
     host.routes.iter_mut().for_each(|route| route.faults.clear());
     host.targets.iter_mut().flat_map(|target| &mut target.mirrors).for_each(|mirror| mirror.per_million = 0);
     let document = filter_config::document("explain".to_owned(), 1, vec![host]);
-    let config = ProxyConfig::try_from(document).map_err(|error| error.to_string())?;
-    let compiled = config.hosts.first().ok_or("the configuration has no host")?;
+    let machine = Machine::new(service.path, document).map_err(|error| error.to_string())?;
 
     let mut out = String::new();
     let mut line = |name: &str, text: &str| {
@@ -40,14 +43,14 @@ pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<Strin
     };
     line("host", &service.address.to_string());
     line("governed by", &format!("{}, for {}", service.owner, service.scope));
-    line("data path", &format!("{} ({})", path(service.path), service.path_reason));
+    line("data path", &format!("{} ({})", service.path.name(), service.path_reason));
     line(
         "client login",
         &match &service.client_auth {
             None if service.destinations().iter().any(|destination| destination.policy.login.is_some()) => {
                 "none is asked for".to_owned()
             }
-            None if service.path == Path::Direct => "as Redis itself asks for".to_owned(),
+            None if service.path == DataPath::Direct => "as Redis itself asks for".to_owned(),
             None => "none is asked for".to_owned(),
             Some(login) => format!(
                 "user {} with the password of spec.settings.auth; what follows is for a client that has logged in",
@@ -82,16 +85,25 @@ pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<Strin
     for index in &keys {
         let Some(text) = arguments.get(*index) else { continue };
         line("key", &format!("{text:?}"));
-        explain_key(service, compiled, text, &arguments[0], reads, &mut line);
+        explain_key(service, machine.router()?, text, &arguments[0], reads, &mut line);
     }
     if keys.is_empty() {
         let faults = faults(&service.faults, "spec.faults", &arguments[0]);
         faults.iter().for_each(|fault| line("  fault", fault));
     }
-    match run(&config, compiled, &bytes)? {
+    let outcome = match &machine {
+        Machine::Rewriter(config) => run(config, config.hosts.first().ok_or(NO_HOST)?, &bytes)?,
+        Machine::Proxy(document) => serve(&document.host, &bytes)?,
+    };
+    match outcome {
         Outcome::Sent(commands) => {
             for command in commands {
                 line("sent", &format!("{}{}", shown(&command, &backends), by(service, &backends, &command)));
+            }
+        }
+        Outcome::SentTo(commands) => {
+            for (destination, command) in commands {
+                line("sent", &format!("{} → {destination}", shown(&command, &backends)));
             }
         }
         Outcome::Answered(reply) => line("answered", &String::from_utf8_lossy(&reply).trim_end().replace("\r\n", " ")),
@@ -102,15 +114,13 @@ pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<Strin
 
 fn explain_key(
     service: &ValidatedService,
-    compiled: &Host,
+    router: &Router,
     key: &str,
     name: &str,
     reads: bool,
     line: &mut dyn FnMut(&str, &str),
 ) {
-    let Some((matched, action)) = compiled.route(key.as_bytes()) else {
-        return line("  route", "none takes this key");
-    };
+    let Some(matched) = router.route(key.as_bytes()) else { return line("  route", "none takes this key") };
     let Some(route) = service.routes.get(matched.route as usize) else { return };
     let place = match route.index {
         Some(index) => format!("spec.redis[{index}]"),
@@ -125,7 +135,7 @@ fn explain_key(
         KeyMatch::Any => String::new(),
     };
     line("  route", &format!("{place}{why}"));
-    if action.remove_prefix {
+    if route.remove_prefix {
         line(
             "  becomes",
             &format!("{:?} (removePrefix)", String::from_utf8_lossy(&key.as_bytes()[matched.prefix as usize..])),
@@ -135,9 +145,13 @@ fn explain_key(
     line("  destination", &destination(target));
     if target.destination.is_cluster() {
         let sent =
-            key.as_bytes().get(if action.remove_prefix { matched.prefix as usize } else { 0 }..).unwrap_or_default();
+            key.as_bytes().get(if route.remove_prefix { matched.prefix as usize } else { 0 }..).unwrap_or_default();
         line("  slot", &redis_mesh_core::cluster::slot::slot(sent).to_string());
-        line("  node", node(service.read_policy, reads));
+        let policy = match service.path {
+            DataPath::Direct | DataPath::Proxy => service.read_policy,
+            DataPath::Native => route.read_policy.unwrap_or(service.settings.read_policy),
+        };
+        line("  node", node(policy, reads));
     }
     for mirror in &target.mirrors {
         let share = if mirror.exclude_read_commands && reads {
@@ -150,13 +164,6 @@ fn explain_key(
     let own = faults(&route.faults, &format!("{place}.faults"), name);
     let host = faults(&service.faults, "spec.faults", name);
     own.iter().chain(&host).for_each(|fault| line("  fault", fault));
-}
-
-fn path(path: Path) -> &'static str {
-    match path {
-        Path::Direct => "direct",
-        Path::Proxy => "proxy",
-    }
 }
 
 fn destination(target: &Target) -> String {
@@ -220,13 +227,92 @@ fn faults(faults: &[wire::Fault], place: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
+type Command = Vec<Vec<u8>>;
+
 enum Outcome {
     /// Commands that go on.
-    Sent(Vec<Vec<Vec<u8>>>),
+    Sent(Vec<Command>),
+    /// Commands that go on, each with its destination.
+    SentTo(Vec<(String, Command)>),
     /// A reply that the mesh makes up.
     Answered(Vec<u8>),
     /// Neither.
     Nothing,
+}
+
+/// What decides on the data path.
+enum Machine {
+    Rewriter(ProxyConfig),
+    Proxy(Document),
+}
+
+const NO_HOST: &str = "the configuration has no host";
+
+impl Machine {
+    fn new(path: DataPath, document: wire::FilterConfig) -> Result<Machine, ConfigError> {
+        match path {
+            DataPath::Direct | DataPath::Proxy => ProxyConfig::try_from(document).map(Machine::Rewriter),
+            DataPath::Native => Document::try_from(document).map(Machine::Proxy),
+        }
+    }
+
+    fn router(&self) -> Result<&Router, String> {
+        match self {
+            Machine::Rewriter(config) => Ok(&config.hosts.first().ok_or(NO_HOST)?.router),
+            Machine::Proxy(document) => Ok(&document.host.router),
+        }
+    }
+}
+
+/// Has a command served by the machine of the dynamic module, as a client's first one.
+fn serve(host: &Arc<Config>, arguments: &[&[u8]]) -> Result<Outcome, String> {
+    let mut proxy = Proxy::new([0; 32]);
+    let client = proxy.open(host.clone());
+    let mut request = Vec::new();
+    encode::command(&mut request, arguments);
+    let mut rest = request.as_slice();
+    let mut offer = |proxy: &mut Proxy| {
+        let taken = proxy.read(client, rest, Duration::ZERO);
+        rest = rest.get(taken..).unwrap_or_default();
+    };
+    offer(&mut proxy);
+    let mut connections = BTreeMap::new();
+    let (mut sent, mut replied) = (Vec::new(), Vec::new());
+    while let Some(output) = proxy.poll() {
+        match output {
+            Output::Open(id, address) => drop(connections.insert(id, address.cluster.to_string())),
+            Output::Send(id) => {
+                for command in parse(&proxy.take_upstream(id), &host.limits)? {
+                    match stands_for_redis(&command) {
+                        Some(reply) => proxy.reply(id, reply, Duration::ZERO),
+                        None => sent.push((connections.get(&id).cloned().unwrap_or_default(), command)),
+                    }
+                }
+            }
+            Output::Write(id) => replied.extend(proxy.take_downstream(id)),
+            Output::Resume(_) => offer(&mut proxy),
+            Output::CloseClient(_) | Output::AbortClient(_) | Output::CloseCarrier(_) => {}
+        }
+    }
+    Ok(match (sent.is_empty(), replied.is_empty()) {
+        (false, _) => Outcome::SentTo(sent),
+        (true, false) => Outcome::Answered(replied),
+        (true, true) => Outcome::Nothing,
+    })
+}
+
+/// What Redis answers to the commands by which the machine itself begins: a master that has all slots, with a replica.
+fn stands_for_redis(command: &[Vec<u8>]) -> Option<&'static [u8]> {
+    let words: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+    match words[..] {
+        [b"AUTH", ..] | [b"READONLY"] => Some(b"+OK\r\n"),
+        [b"PING"] => Some(b"+PONG\r\n"),
+        [b"CLUSTER", b"INFO"] => Some(b"$16\r\ncluster_state:ok\r\n"),
+        [b"CLUSTER", b"SLOTS"] => Some(
+            b"*1\r\n*4\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:6379\r\n$1\r\na\r\n*3\r\n$9\r\n127.0.0.1\r\n:6380\r\n$1\r\nb\r\n",
+        ),
+        _ => None,
+    }
 }
 
 /// Passes a command through the filter's machine, as a client's first one.
@@ -256,7 +342,7 @@ fn run(config: &ProxyConfig, host: &Host, arguments: &[&[u8]]) -> Result<Outcome
     if rewriter.request(&mut env, pending, &mut forwarded) == Edit::Unchanged {
         forwarded.extend_from_slice(pending);
     }
-    let commands = parse(&forwarded, config)?;
+    let commands = parse(&forwarded, &config.limits)?;
     // In the place of a command that the filter answers itself, it sends one whose reply it can tell and swap: ECHO, or
     // where ECHO can't work, one that Redis doesn't know.
     let mut expected = Vec::new();
@@ -283,12 +369,12 @@ fn run(config: &ProxyConfig, host: &Host, arguments: &[&[u8]]) -> Result<Outcome
     Ok(if commands.is_empty() { Outcome::Nothing } else { Outcome::Sent(commands) })
 }
 
-fn parse(bytes: &[u8], config: &ProxyConfig) -> Result<Vec<Vec<Vec<u8>>>, String> {
+fn parse(bytes: &[u8], limits: &wire::Limits) -> Result<Vec<Command>, String> {
     let mut commands = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
         let mut parser = Parser::default();
-        match parser.parse(rest, &config.limits) {
+        match parser.parse(rest, limits) {
             Ok(Progress::Complete(length)) => {
                 let frame = parser.frame(rest);
                 commands.push(parser.args().iter().map(|span| span.of(frame).to_vec()).collect());

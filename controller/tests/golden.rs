@@ -3,6 +3,7 @@
 //! - `.err.txt`: what `check` says on stderr, if anything; where it ends in an error, so does `render`, and without output
 //! - `.envoy.out.yaml`, `.istio.out.yaml`: what `render` writes; Envoy itself accepts the former
 //! - `.envoy.err.txt`, `.istio.err.txt`: what `render` says where only it ends in an error
+//! - `.native.out.yaml`, `.native.err.txt`: `render envoy` with the dynamic module, where the input has a line `# native` or `# native: --listen …`
 //!
 //! - `.explain.txt`: what `explain` writes for each line `# explain: --host HOST -- COMMAND` of the input
 //!
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const FILTER: &str = "/redis_mesh.wasm";
+const MODULE: &str = "/libredis_mesh_native.so";
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -86,9 +88,11 @@ fn arguments(input: &str, of: &str) -> Vec<String> {
 #[test]
 fn goldens() {
     let mut differences = Differences::default();
-    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("empty.wasm");
-    std::fs::write(&scratch, "").unwrap();
-    let scratch = scratch.to_str().unwrap();
+    let [scratch, module] = ["empty.wasm", "empty.so"].map(|name| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::write(&path, "").unwrap();
+        path.into_os_string().into_string().unwrap()
+    });
     for name in cases() {
         let input = format!("{name}.in.yaml");
         let content = std::fs::read_to_string(directory().join(&input)).unwrap();
@@ -110,12 +114,19 @@ fn goldens() {
             explained += &format!("$ redis-mesh explain {line}\n{}{}\n", text(&output.stdout), text(&output.stderr));
         }
         differences.compare(&file(".explain.txt"), &explained);
-        for target in ["envoy", "istio"] {
-            let mut all = vec!["render", target, "-f", &input];
+        let is_native = content.lines().any(|line| line == "# native") || lines(&content, "native").next().is_some();
+        // What is pinned to native takes the module from wherever it was built.
+        let is_pinned = content.contains("data-path: native") && !has_errors;
+        for (target, is_there) in [("envoy", !is_pinned), ("istio", true), ("native", is_native)] {
+            if !is_there {
+                continue;
+            }
+            let mut all = vec!["render", if target == "istio" { target } else { "envoy" }, "-f", &input];
             let extra = arguments(&content, target);
             all.extend(extra.iter().map(String::as_str));
             match target {
-                "envoy" => all.extend(["--filter", scratch]),
+                "envoy" => all.extend(["--filter", &scratch]),
+                "native" => all.extend(["--filter", &scratch, "--module", &module]),
                 _ => all.extend(["--filter-url", "oci://registry.example.com/redis-mesh:1.0", "--show-secrets"]),
             }
             let output = redis_mesh(&all);
@@ -128,7 +139,8 @@ fn goldens() {
                 assert_eq!(output.status.code(), Some(1), "{name}: {err}");
                 assert_eq!(out, "", "{name}: render {target} writes to stdout though there is an error");
             }
-            differences.compare(&file(&format!(".{target}.out.yaml")), &out.replace(scratch, FILTER));
+            let out = out.replace(&scratch, FILTER).replace(&module, MODULE);
+            differences.compare(&file(&format!(".{target}.out.yaml")), &out);
             let own = if output.status.success() || has_errors { String::new() } else { err };
             differences.compare(&file(&format!(".{target}.err.txt")), &own);
         }
@@ -143,9 +155,12 @@ fn envoy_accepts_them() {
     let filter = redis_mesh_tests::filter::build().unwrap();
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("validated.yaml");
     let mut refused = Vec::new();
-    for name in cases() {
-        let Ok(config) = std::fs::read_to_string(directory().join(format!("{name}.envoy.out.yaml"))) else { continue };
-        std::fs::write(&scratch, config.replace(FILTER, filter.to_str().unwrap())).unwrap();
+    let module = redis_mesh_tests::native::build().unwrap();
+    let outputs = cases().into_iter().flat_map(|name| ["envoy", "native"].map(|target| format!("{name}.{target}")));
+    for name in outputs {
+        let Ok(config) = std::fs::read_to_string(directory().join(format!("{name}.out.yaml"))) else { continue };
+        let config = config.replace(FILTER, filter.to_str().unwrap()).replace(MODULE, module.to_str().unwrap());
+        std::fs::write(&scratch, config).unwrap();
         let output = Command::new(&envoy)
             .args(["--mode", "validate", "--log-level", "error", "-c"])
             .arg(&scratch)

@@ -22,8 +22,8 @@ pub fn build() -> Result<PathBuf> {
         return Ok(path.clone());
     }
     let _lock = cache::lock("build-native")?;
-    let args = ["--release", "-p", "redis-mesh-native"];
-    let path = workspace::build("the native module", "release/libredis_mesh_native.so", &args)?;
+    let args = ["--profile", "module", "-p", "redis-mesh-native"];
+    let path = workspace::build("the dynamic module", "module/libredis_mesh_native.so", &args)?;
     Ok(built.insert(path).clone())
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The notation is described in `examples/README.md`.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -108,10 +109,10 @@ impl Walkthrough {
         Ok(())
     }
 
-    /// Performs everything and writes down what was typed and answered. The Envoy that was started last, if any, is
-    /// returned running.
-    pub fn perform(&self, stage: &Stage, transcript: &mut dyn Write) -> Result<Option<Envoy>> {
-        let mut terminal = Terminal { stage, envoy: None, session: None };
+    /// Performs everything and writes down what was typed and answered. Where a module is given, it is given to every
+    /// `redis-mesh render envoy`. The Envoy that was started last, if any, is returned running.
+    pub fn perform(&self, stage: &Stage, module: Option<&Path>, transcript: &mut dyn Write) -> Result<Option<Envoy>> {
+        let mut terminal = Terminal { stage, module, envoy: None, session: None };
         for block in &self.blocks {
             for step in &block.steps {
                 terminal
@@ -150,6 +151,7 @@ fn prompt(line: &str) -> Option<&str> {
 
 struct Terminal<'a> {
     stage: &'a Stage,
+    module: Option<&'a Path>,
     envoy: Option<Envoy>,
     session: Option<Client>,
 }
@@ -239,7 +241,11 @@ impl Terminal<'_> {
 
     /// What it writes on stdout, or what it complains of where the README shows a failure.
     fn redis_mesh(&self, args: &[String], step: &Step) -> Result<String> {
-        let output = cli::run_binary(&self.stage.bin().join("redis-mesh"), self.stage.dir(), args)?;
+        let mut args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
+        if let Some(module) = self.module.filter(|_| args.starts_with(&["render", "envoy"].map(OsStr::new))) {
+            args.extend([OsStr::new("--module"), module.as_os_str()]);
+        }
+        let output = cli::run_binary(&self.stage.bin().join("redis-mesh"), self.stage.dir(), &args)?;
         if output.status != 0 && !step.answer.is_empty() {
             return Ok(output.stderr);
         }

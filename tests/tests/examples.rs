@@ -1,8 +1,11 @@
-//! The README of every example, performed on real servers and compared.
+//! The README of every example, performed on real servers and compared: on the data paths that are chosen without the dynamic
+//! module, and on `native`.
 
+use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Result, anyhow};
+use redis_mesh_tests::native;
 use redis_mesh_tests::stage::Stage;
 use redis_mesh_tests::walkthrough::{Walkthrough, examples};
 
@@ -13,13 +16,13 @@ fn stage() -> Result<&'static Mutex<Stage>> {
     stage.as_ref().map_err(|error| anyhow!("{error}"))
 }
 
-fn perform(name: &str) -> Result<()> {
+fn perform(name: &str, module: Option<&Path>) -> Result<()> {
     let stage = stage()?.lock().unwrap_or_else(PoisonError::into_inner);
     stage.forget()?;
     let walkthrough = Walkthrough::read(name, &stage)?;
     walkthrough.check_manifests(&stage)?;
     let mut transcript = Vec::new();
-    let result = walkthrough.perform(&stage, &mut transcript);
+    let result = walkthrough.perform(&stage, module, &mut transcript);
     println!("{}", String::from_utf8_lossy(&transcript));
     result.map(drop)
 }
@@ -28,8 +31,17 @@ macro_rules! examples {
     ($($test:ident: $name:literal,)*) => {
         $(#[test]
         fn $test() -> Result<()> {
-            perform($name)
+            perform($name, None)
         })*
+
+        mod natively {
+            use super::*;
+
+            $(#[test]
+            fn $test() -> Result<()> {
+                perform($name, Some(&native::build()?))
+            })*
+        }
 
         #[test]
         fn every_example_has_a_test() -> Result<()> {

@@ -1,11 +1,18 @@
-//! The filter as a file.
+//! The filter and the module as files.
 
-use redis_mesh_tests::filter;
+use redis_mesh_tests::{filter, native};
 
 #[test]
 fn the_filter_is_small() -> anyhow::Result<()> {
     let bytes = std::fs::metadata(filter::build()?)?.len();
     // A ConfigMap or an image layer carries it, and every Envoy compiles it.
     assert!(bytes <= 400 * 1024, "the filter has {bytes} bytes");
+    Ok(())
+}
+
+#[test]
+fn the_module_fits_into_a_configmap() -> anyhow::Result<()> {
+    let bytes = std::fs::metadata(native::build()?)?.len();
+    assert!(bytes <= 1_000_000, "the module has {bytes} bytes");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The parts of Envoy's configuration that a standalone Envoy and a mesh have in common.
 
-use redis_mesh_core::config::Path;
+use redis_mesh_core::wire;
 use serde_json::{Map, Value, json};
 
 use crate::crd::service::ReadPolicy;
@@ -21,7 +21,7 @@ const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 const REDIS_PROXY: &str = "envoy.filters.network.redis_proxy";
 
 /// A message of a type, inside of an `Any`.
-fn any(kind: &str, mut fields: Value) -> Value {
+pub fn any(kind: &str, mut fields: Value) -> Value {
     let mut message = Map::new();
     message.insert("@type".to_owned(), format!("type.googleapis.com/{kind}").into());
     if let Some(fields) = fields.as_object_mut() {
@@ -142,11 +142,7 @@ fn read_policy(policy: ReadPolicy) -> &'static str {
 
 /// The host as a label, by the rule that Istio's sidecars can be told (`extraStatTags`), and what is left of the prefix.
 fn stat_prefix(service: &ValidatedService) -> String {
-    let path = match service.path {
-        Path::Direct => "direct",
-        Path::Proxy => "proxy",
-    };
-    format!("redis_host=.={};.;{path}", service.address)
+    format!("redis_host=.={};.;{}", service.address, service.path.name())
 }
 
 /// What a cluster is for.
@@ -154,16 +150,19 @@ fn stat_prefix(service: &ValidatedService) -> String {
 pub enum Use {
     /// Each client has a connection of its own to Redis.
     Direct,
-    /// Clients share connections.
+    /// Clients share connections of `redis_proxy`.
     Proxy,
+    /// The dynamic module has connections, also to single nodes of a Redis Cluster.
+    Native,
 }
 
 impl Use {
     /// Of a data path.
-    pub fn of(path: Path) -> Use {
+    pub fn of(path: wire::DataPath) -> Use {
         match path {
-            Path::Direct => Use::Direct,
-            Path::Proxy => Use::Proxy,
+            wire::DataPath::Direct => Use::Direct,
+            wire::DataPath::Proxy => Use::Proxy,
+            wire::DataPath::Native => Use::Native,
         }
     }
 }
@@ -197,7 +196,7 @@ pub fn cluster(name: &str, destination: &Destination, usage: Use) -> Value {
         (usage, _) => {
             cluster.insert("type".to_owned(), if destination.is_static() { "STATIC" } else { "STRICT_DNS" }.into());
             let policy = match usage {
-                Use::Direct => "ROUND_ROBIN",
+                Use::Direct | Use::Native => "ROUND_ROBIN",
                 Use::Proxy => "MAGLEV",
             };
             cluster.insert("lb_policy".to_owned(), policy.into());

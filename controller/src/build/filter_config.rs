@@ -1,16 +1,29 @@
 //! Validated service → the filter's own document.
 
-use redis_mesh_core::config::{Path, ProxyConfig};
+use std::time::Duration;
+
+use redis_mesh_core::config::ProxyConfig;
+use redis_mesh_core::proxy::config::Document;
 use redis_mesh_core::wire;
 use sha2::{Digest, Sha256};
 
+use crate::crd::service::ReadPolicy;
 use crate::diagnostic::{Diagnostics, Reason};
 use crate::validate::ValidatedService;
 use crate::validate::auth::Login;
+use crate::validate::destination::Destination;
 
 use super::backend::Backends;
 use super::handshake::HandshakeKey;
 use super::hex;
+
+/// How the dynamic module reaches a destination: by the name of its cluster, and of that of its nodes where they have one.
+pub type Reach<'a> = &'a dyn Fn(&Destination) -> (String, Option<String>);
+
+/// [`Reach`] where the names of clusters don't matter.
+pub fn by_address(destination: &Destination) -> (String, Option<String>) {
+    (destination.address.to_string(), None)
+}
 
 /// One host of the document.
 pub fn host(
@@ -18,10 +31,16 @@ pub fn host(
     backends: &Backends,
     key: &HandshakeKey,
     selector: wire::Selector,
+    reach: Reach<'_>,
 ) -> wire::Host {
-    let is_direct = match service.path {
-        Path::Direct => true,
-        Path::Proxy => false,
+    let (is_direct, is_proxy, is_native) = match service.path {
+        wire::DataPath::Direct => (true, false, false),
+        wire::DataPath::Proxy => (false, true, false),
+        wire::DataPath::Native => (false, false, true),
+    };
+    let upstream_of = |destination: &Destination| {
+        let (cluster, nodes) = reach(destination);
+        is_native.then(|| wire::Upstream { cluster, login: destination.policy.login.as_ref().map(login), nodes })
     };
     let logins = service.destinations().iter().any(|destination| destination.policy.login.is_some());
     let upstream =
@@ -29,21 +48,15 @@ pub fn host(
     wire::Host {
         host: service.address.to_string(),
         selector,
-        path: match service.path {
-            Path::Direct => wire::DataPath::Direct,
-            Path::Proxy => wire::DataPath::Proxy,
-        },
+        path: service.path,
         client_auth: service.client_auth.as_ref().map(|login| client_auth(login, &key.salt(service))),
-        upstream_login: upstream.map(|login| wire::UpstreamLogin {
-            username: login.username.clone(),
-            password: login.password.reveal().to_owned(),
-        }),
-        handshake: (!is_direct).then(|| key.password(service, backends)),
+        upstream_login: upstream.map(login),
+        handshake: is_proxy.then(|| key.password(service, backends)),
         guard_credentials: logins,
         allow_admin_commands: service.settings.allow_admin_commands,
         case_insensitive: service.settings.case_insensitive,
-        read_policy: wire::ReadPolicy::default(),
-        op_timeout_ms: 0,
+        read_policy: if is_native { read_policy(service.settings.read_policy) } else { Default::default() },
+        op_timeout_ms: service.settings.op_timeout.filter(|_| is_native).map_or(0, milliseconds),
         targets: service
             .targets
             .iter()
@@ -58,12 +71,12 @@ pub fn host(
                         destination: mirror.destination.address.to_string(),
                         per_million: mirror.per_million,
                         exclude_read_commands: mirror.exclude_read_commands,
-                        cluster: false,
-                        upstream: None,
+                        cluster: is_native && mirror.destination.is_cluster(),
+                        upstream: upstream_of(&mirror.destination),
                     })
                     .collect(),
-                tags: if is_direct { Vec::new() } else { backends.tags.get(index).cloned().unwrap_or_default() },
-                upstream: None,
+                tags: if is_proxy { backends.tags.get(index).cloned().unwrap_or_default() } else { Vec::new() },
+                upstream: upstream_of(&target.destination),
             })
             .collect(),
         routes: service
@@ -73,11 +86,29 @@ pub fn host(
                 key: route.key.clone(),
                 remove_prefix: route.remove_prefix,
                 target: u32::try_from(route.target).unwrap_or(u32::MAX),
-                read_policy: None,
+                read_policy: route.read_policy.filter(|_| is_native).map(read_policy),
                 faults: route.faults.clone(),
             })
             .collect(),
         faults: service.faults.clone(),
+    }
+}
+
+fn login(login: &Login) -> wire::UpstreamLogin {
+    wire::UpstreamLogin { username: login.username.clone(), password: login.password.reveal().to_owned() }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn read_policy(policy: ReadPolicy) -> wire::ReadPolicy {
+    match policy {
+        ReadPolicy::Master => wire::ReadPolicy::Master,
+        ReadPolicy::PreferMaster => wire::ReadPolicy::PreferMaster,
+        ReadPolicy::Replica => wire::ReadPolicy::Replica,
+        ReadPolicy::PreferReplica => wire::ReadPolicy::PreferReplica,
+        ReadPolicy::Any => wire::ReadPolicy::Any,
     }
 }
 
@@ -104,7 +135,11 @@ pub fn check(config: &wire::FilterConfig, service: &ValidatedService, diagnostic
         // What is already known to be wrong would only be found again, in other words.
         return;
     }
-    if let Err(error) = ProxyConfig::try_from(config.clone()) {
+    let compiled = match service.path {
+        wire::DataPath::Direct | wire::DataPath::Proxy => ProxyConfig::try_from(config.clone()).map(drop),
+        wire::DataPath::Native => Document::try_from(config.clone()).map(drop),
+    };
+    if let Err(error) = compiled {
         diagnostics.add(&service.owner, "", Reason::Invalid, format!("the filter would refuse this: {error}"));
     }
 }

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redis_mesh_core::config::Path;
 use redis_mesh_core::wire;
 use serde_json::{Value, json};
 
@@ -121,7 +120,13 @@ impl Piece {
 
     /// The host as the filter of a WasmPlugin gets it.
     fn host(&self, options: &Options) -> wire::Host {
-        filter_config::host(&self.service, &self.backends, &options.handshake_key, selector(&self.service))
+        filter_config::host(
+            &self.service,
+            &self.backends,
+            &options.handshake_key,
+            selector(&self.service),
+            &filter_config::by_address,
+        )
     }
 
     /// The name of the EnvoyFilter of its host.
@@ -342,7 +347,7 @@ fn circle(service: &ValidatedService, destination: &Destination) -> Option<Strin
 /// The RedisDestination of one namespace that would change Istio's own cluster of another namespace's Service for all clients.
 fn changes_for_everybody<'a>(service: &ValidatedService, destination: &'a Destination) -> Option<&'a Subject> {
     let policy = &destination.policy;
-    let logs_in = service.path == Path::Proxy && policy.login.is_some();
+    let logs_in = service.path == wire::DataPath::Proxy && policy.login.is_some();
     let changes = logs_in || policy.tcp.connect_timeout.is_some() || policy.tcp.keepalive.is_some();
     let is_everybodys = scope_of(service).is_none()
         && destination.service.is_some()
@@ -385,27 +390,28 @@ pub fn build(
 /// Only in a filter that is configured by itself does Envoy hide the configuration, so that is where a password goes.
 fn needs_per_host(service: &ValidatedService) -> bool {
     let logs_in = service.single_destination().is_some_and(|destination| destination.policy.login.is_some());
-    service.path == Path::Direct && logs_in
+    service.path == wire::DataPath::Direct && logs_in
 }
 
 /// True if the listener of a host must differ from what Istio makes it, for more than the filter.
 fn changes_listener(service: &ValidatedService) -> bool {
-    service.path == Path::Proxy || leads_elsewhere(service)
+    service.path == wire::DataPath::Proxy || leads_elsewhere(service)
 }
 
 /// True on `direct` to another host, or to this one in a cluster of ours.
 fn leads_elsewhere(service: &ValidatedService) -> bool {
-    service.path == Path::Direct && !service.single_destination().is_some_and(|single| is_own_cluster(service, single))
+    service.path == wire::DataPath::Direct
+        && !service.single_destination().is_some_and(|single| is_own_cluster(service, single))
 }
 
 /// By what the filter of a WasmPlugin knows the connections of a host.
 fn selector(service: &ValidatedService) -> wire::Selector {
     let mut selector = wire::Selector::default();
     let is_own = service.single_destination().is_some_and(|destination| is_own_cluster(service, destination));
-    if service.path == Path::Proxy || !is_own {
+    if service.path == wire::DataPath::Proxy || !is_own {
         selector.listeners.push(token(service));
     }
-    if service.path == Path::Proxy || is_own {
+    if service.path == wire::DataPath::Proxy || is_own {
         let (host, port) = (&service.address.host, service.address.port);
         selector.clusters.push(format!("outbound|{port}||{host}"));
         let address = |address: &String| Endpoint { address: address.clone(), port }.to_string();
@@ -417,7 +423,7 @@ fn selector(service: &ValidatedService) -> wire::Selector {
 /// What a listener says it is: its host, and on `direct` where it leads if not to the host itself.
 fn token(service: &ValidatedService) -> String {
     match (service.path, service.single_destination()) {
-        (Path::Direct, Some(destination)) => {
+        (wire::DataPath::Direct, Some(destination)) => {
             format!(
                 "{} to {}",
                 service.address,
@@ -453,7 +459,13 @@ impl Piece {
             // Where the listener leads is part of the name, so that credentials never meet a listener that leads elsewhere.
             let leads = single.map(|single| cluster(single)).unwrap_or_default();
             let extension = format!("{name}-{}", &hex(&digest(&[&token, &leads]))[..8]);
-            let host = filter_config::host(service, &self.backends, &options.handshake_key, wire::Selector::default());
+            let host = filter_config::host(
+                service,
+                &self.backends,
+                &options.handshake_key,
+                wire::Selector::default(),
+                &filter_config::by_address,
+            );
             let config = filter_config::document(format!("redis-mesh/{namespace}/{extension}"), revision, vec![host]);
             patches.push(envoy_filter::extension(&extension, &config, options));
             patches.extend(listeners.iter().map(|listener| envoy_filter::discovered_filter(listener, &extension)));
@@ -465,14 +477,14 @@ impl Piece {
         }
         for listener in listeners {
             match (service.path, single) {
-                (Path::Proxy, _) => {
+                (wire::DataPath::Proxy, _) => {
                     let password = options.handshake_key.password(service, &self.backends);
                     patches.push(envoy_filter::redis_proxy(listener, service, &self.backends, &password, &cluster));
                 }
-                (Path::Direct, Some(single)) if leads_elsewhere(service) => {
+                (wire::DataPath::Direct, Some(single)) if leads_elsewhere(service) => {
                     patches.push(envoy_filter::other_cluster(listener, &cluster(single)));
                 }
-                (Path::Direct, _) => {}
+                (wire::DataPath::Direct | wire::DataPath::Native, _) => {}
             }
         }
         let purpose = format!("{} {}", service.owner.kind, service.owner.name);

@@ -9,6 +9,7 @@ pub mod envoy_filter;
 pub mod filter_config;
 pub mod handshake;
 pub mod mesh;
+pub mod native;
 pub mod redact;
 pub mod standalone;
 pub mod wasm_plugin;
@@ -23,7 +24,8 @@ use crate::validate::ValidatedService;
 pub fn check(services: &[ValidatedService], diagnostics: &mut Diagnostics) {
     let key = handshake::HandshakeKey::derived(services);
     for service in services {
-        let host = filter_config::host(service, &backend::backends(service), &key, Default::default());
+        let backends = backend::backends(service);
+        let host = filter_config::host(service, &backends, &key, Default::default(), &filter_config::by_address);
         let config = filter_config::document(service.address.to_string(), 1, vec![host]);
         filter_config::check(&config, service, diagnostics);
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use redis_mesh_core::config::Path;
 use redis_mesh_core::wire;
 use serde_json::{Value, json};
 
@@ -13,12 +12,14 @@ use crate::validate::{HostPort, ValidatedService};
 
 use super::envoy::Use;
 use super::handshake::HandshakeKey;
-use super::{backend, envoy, filter_config};
+use super::{backend, envoy, filter_config, native};
 
 /// What is needed besides the services.
 pub struct Options {
-    /// The filter's file, as Envoy is to open it.
+    /// The wasm filter's file, as Envoy is to open it.
     pub filter: String,
+    /// The dynamic module's file.
+    pub module: String,
     /// Addresses that replace a Service's own, by host, and by port where one is named.
     pub listen: Vec<Listen>,
     /// Envoy's own administration interface.
@@ -56,6 +57,7 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
     let services = of_clients(services, options, diagnostics);
     let mut clusters = Clusters::default();
     let mut listeners = Vec::new();
+    let mut is_native = false;
     let mut taken: BTreeMap<SocketAddr, &HostPort> = BTreeMap::new();
     for service in services {
         let Some(address) = address(service, options, diagnostics) else { continue };
@@ -64,14 +66,6 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
             diagnostics.add(&service.owner, "", Reason::Conflict, message);
             continue;
         }
-        let backends = backend::backends(service);
-        let key = &options.handshake_key;
-        let host = filter_config::host(service, &backends, key, wire::Selector::default());
-        let name = format!("redis-mesh {}", service.address);
-        let config = filter_config::document(name.clone(), options.revision, vec![host]);
-        filter_config::check(&config, service, diagnostics);
-        let code = json!({"local": {"filename": options.filter}});
-        let wasm = envoy::wasm_filter(&name, code, &filter_config::json(&config));
         let usage = Use::of(service.path);
         for destination in service.destinations() {
             if destination.policy.istio_mutual {
@@ -82,18 +76,37 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
             clusters.add(destination, usage);
         }
         let named = |destination: &Destination| clusters.name(destination, usage);
-        let terminal = match service.path {
-            Path::Direct => {
-                let cluster = service.single_destination().map(|destination| named(destination)).unwrap_or_default();
-                envoy::tcp_proxy(service, &cluster)
-            }
-            Path::Proxy => envoy::redis_proxy(service, &backends, &key.password(service, &backends), &named),
+        let reach = |destination: &Destination| {
+            let cluster = named(destination);
+            // Which of its nodes are among the endpoints of a Service is nowhere said.
+            let nodes = destination.is_cluster().then(|| native::nodes_name(&cluster));
+            (cluster, nodes)
         };
+        let backends = backend::backends(service);
+        let key = &options.handshake_key;
+        let host = filter_config::host(service, &backends, key, wire::Selector::default(), &reach);
+        let name = format!("redis-mesh {}", service.address);
+        let config = filter_config::document(name.clone(), options.revision, vec![host]);
+        filter_config::check(&config, service, diagnostics);
+        let config = filter_config::json(&config);
+        let wasm = || envoy::wasm_filter(&name, json!({"local": {"filename": options.filter}}), &config);
+        let filters = match service.path {
+            wire::DataPath::Direct => {
+                let cluster = service.single_destination().map(|destination| named(destination)).unwrap_or_default();
+                vec![wasm(), envoy::tcp_proxy(service, &cluster)]
+            }
+            wire::DataPath::Proxy => {
+                let password = key.password(service, &backends);
+                vec![wasm(), envoy::redis_proxy(service, &backends, &password, &named)]
+            }
+            wire::DataPath::Native => vec![native::proxy(&options.module, &config)],
+        };
+        is_native |= usage == Use::Native;
         clusters.nowhere |= usage == Use::Proxy && backends.catch_all.is_some();
         listeners.push(json!({
             "name": service.address.to_string(),
             "address": {"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}},
-            "filter_chains": [{"filters": [wasm, terminal]}],
+            "filter_chains": [{"filters": filters}],
         }));
     }
     for unknown in options.listen.iter().filter(|listen| !taken.values().any(|known| listen.names(known))) {
@@ -118,7 +131,13 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
         {"tag_name": "cluster_name", "regex": r"^cluster(\.(.+);)"},
         {"tag_name": "envoy.listener_address"},
     ]});
-    bootstrap["static_resources"] = json!({"listeners": listeners, "clusters": clusters.documents()});
+    let mut clusters = clusters.documents();
+    if is_native {
+        listeners.extend(native::listeners(&options.module));
+        clusters.extend(native::clusters());
+        bootstrap["bootstrap_extensions"] = json!([native::bootstrap_extension()]);
+    }
+    bootstrap["static_resources"] = json!({"listeners": listeners, "clusters": clusters});
     bootstrap
 }
 
@@ -184,6 +203,7 @@ impl Clusters {
             (Use::Direct, _) => "direct",
             (Use::Proxy, false) => "proxy",
             (Use::Proxy, true) => "cluster",
+            (Use::Native, _) => "native",
         };
         format!("{kind}|{}||{}", destination.address.port, destination.address.host)
     }
@@ -205,7 +225,13 @@ impl Clusters {
     }
 
     fn documents(&self) -> Vec<Value> {
-        let ours = self.documents.iter().map(|(name, (destination, usage))| envoy::cluster(name, destination, *usage));
-        ours.chain(self.nowhere.then(envoy::nowhere)).collect()
+        let mut documents = Vec::new();
+        for (name, (destination, usage)) in &self.documents {
+            documents.push(envoy::cluster(name, destination, *usage));
+            let has_nodes = *usage == Use::Native && destination.is_cluster();
+            documents.extend(has_nodes.then(|| native::nodes(name, destination)));
+        }
+        documents.extend(self.nowhere.then(envoy::nowhere));
+        documents
     }
 }

@@ -34,7 +34,7 @@ impl Explain {
             Some((host, port)) if port.parse::<u16>().is_ok() => (host, port.parse::<u16>().ok()),
             _ => (self.host.as_str(), None),
         };
-        let services = input::load(&self.input, Default::default(), diagnostics);
+        let services = input::load(&self.input, Default::default(), Default::default(), diagnostics);
         if diagnostics.has_errors() {
             return None;
         }

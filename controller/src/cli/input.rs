@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::diagnostic::{Diagnostics, Origin, Reason, Subject};
 use crate::manifest::{self, Source};
-use crate::validate::{self, Options, ValidatedService};
+use crate::validate::{self, Module, Options, ValidatedService};
 
 use super::Input;
 
@@ -14,6 +14,7 @@ use super::Input;
 pub fn load(
     input: &Input,
     ports: BTreeMap<String, BTreeSet<u16>>,
+    module: Module,
     diagnostics: &mut Diagnostics,
 ) -> Vec<ValidatedService> {
     let mut sources = Vec::new();
@@ -21,7 +22,7 @@ pub fn load(
         read(path, &mut sources, diagnostics);
     }
     let manifests = manifest::read(&sources, &input.namespace, diagnostics);
-    let options = Options { cluster_domain: input.cluster_domain.clone(), ports };
+    let options = Options { cluster_domain: input.cluster_domain.clone(), ports, module };
     let services =
         validate::validate(&manifests.services, &manifests.destinations, &manifests.inventory, &options, diagnostics);
     if !manifests.skipped.is_empty() {

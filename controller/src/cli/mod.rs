@@ -104,7 +104,7 @@ pub fn run() -> ExitCode {
         Command::Render(Render::Envoy(arguments)) => arguments.run(&mut diagnostics),
         Command::Render(Render::Istio(arguments)) => arguments.run(&mut diagnostics),
         Command::Check { input } => {
-            let services = input::load(&input, Default::default(), &mut diagnostics);
+            let services = input::load(&input, Default::default(), Default::default(), &mut diagnostics);
             build::check(&services, &mut diagnostics);
             None
         }

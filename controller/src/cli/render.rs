@@ -5,18 +5,22 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use redis_mesh_core::wire::DataPath;
 
 use crate::build::handshake::HandshakeKey;
 use crate::build::mesh;
 use crate::build::redact;
 use crate::build::standalone::{self, Listen};
 use crate::diagnostic::{Diagnostics, Reason, Subject};
+use crate::validate::Module;
 use crate::yaml;
 
 use super::{Input, input};
 
-/// The name of the filter's file.
-const FILTER: &str = "redis_mesh.wasm";
+/// The name of the filter's file, and where the workspace builds it.
+const FILTER: (&str, &str) = ("redis_mesh.wasm", "wasm32-wasip1/filter");
+/// The same of the dynamic module.
+const MODULE: (&str, &str) = ("libredis_mesh_native.so", "module");
 
 /// Arguments of `render envoy`.
 #[derive(Args)]
@@ -30,6 +34,10 @@ pub struct Envoy {
     /// The wasm filter [default: redis_mesh.wasm beside this program, else the one built in the workspace]
     #[arg(long, value_name = "PATH")]
     filter: Option<PathBuf>,
+    /// The dynamic module for Envoy 1.40, which then serves every host that isn't pinned to another data path [default, for
+    /// hosts that are pinned to native: libredis_mesh_native.so beside this program, else the one built in the workspace]
+    #[arg(long, value_name = "PATH")]
+    module: Option<PathBuf>,
     /// The secret by which the filter and redis_proxy recognise each other [default: made from the manifests]
     #[arg(long, value_name = "KEY", env = "REDIS_MESH_HANDSHAKE_KEY", hide_env_values = true)]
     handshake_key: Option<String>,
@@ -74,14 +82,19 @@ fn listen(text: &str) -> Result<Listen, String> {
 impl Envoy {
     /// Renders.
     pub fn run(self, diagnostics: &mut Diagnostics) -> Option<String> {
-        let services = input::load(&self.input, ports(&self.listen), diagnostics);
-        let filter = filter(self.filter.as_deref(), diagnostics);
+        let has_module = if self.module.is_some() { Module::Envoy } else { Module::Unknown };
+        let services = input::load(&self.input, ports(&self.listen), has_module, diagnostics);
+        let needs_module = services.iter().any(|service| service.path == DataPath::Native);
+        let needs_filter = services.iter().any(|service| service.path != DataPath::Native);
+        let filter = file(self.filter.as_deref(), needs_filter, FILTER, "--filter", diagnostics);
+        let module = file(self.module.as_deref(), needs_module, MODULE, "--module", diagnostics);
         let key = match &self.handshake_key {
             Some(key) => HandshakeKey::given(key),
             None => HandshakeKey::derived(&services),
         };
         let options = standalone::Options {
             filter: filter.unwrap_or_default(),
+            module: module.unwrap_or_default(),
             listen: self.listen,
             admin: self.admin.0,
             client_namespace: self.client_namespace,
@@ -153,7 +166,7 @@ pub fn sha256(text: &str) -> Result<String, String> {
 impl Istio {
     /// Renders.
     pub fn run(self, diagnostics: &mut Diagnostics) -> Option<String> {
-        let services = input::load(&self.input, ports(&self.listen), diagnostics);
+        let services = input::load(&self.input, ports(&self.listen), Module::Nobody, diagnostics);
         let (services, handshake_key) = match (self.show_secrets, &self.handshake_key) {
             (true, Some(key)) => (services, HandshakeKey::given(key)),
             (true, None) => {
@@ -199,18 +212,26 @@ fn ports(listen: &[Listen]) -> BTreeMap<String, BTreeSet<u16>> {
     ports
 }
 
-/// The file of the filter: as given, else beside this program, else as built in the workspace.
-fn filter(given: Option<&Path>, diagnostics: &mut Diagnostics) -> Option<String> {
+/// The file of the filter or of the module: as given, else beside this program, else as built in the workspace.
+fn file(
+    given: Option<&Path>,
+    is_needed: bool,
+    (name, built): (&str, &str),
+    option: &str,
+    diagnostics: &mut Diagnostics,
+) -> Option<String> {
     let mut report = |message: String| diagnostics.add(&Subject::default(), "", Reason::Unresolved, message);
     let candidates = match given {
         Some(path) => vec![path.to_owned()],
-        None => candidates(),
+        None if is_needed => beside(name, built),
+        None => return None,
     };
     let Some(found) = candidates.iter().find(|path| path.is_file()) else {
         match given {
-            Some(path) => report(format!("--filter: there is no file {}", path.display())),
+            Some(path) => report(format!("{option}: there is no file {}", path.display())),
             None => report(format!(
-                "the filter {FILTER} is neither beside this program nor built in the workspace; build it with `just filter`, or name it with --filter"
+                "{name} is neither beside this program nor built in the workspace; build it with `just {}`, or name it with {option}",
+                option.trim_start_matches('-')
             )),
         }
         return None;
@@ -219,7 +240,7 @@ fn filter(given: Option<&Path>, diagnostics: &mut Diagnostics) -> Option<String>
     match std::path::absolute(found).map(|path| path.into_os_string().into_string()) {
         Ok(Ok(path)) => Some(path),
         _ => {
-            report(format!("the filter's path {} is not UTF-8 text", found.display()));
+            report(format!("{option}: the path {} is not UTF-8 text", found.display()));
             None
         }
     }
@@ -227,11 +248,15 @@ fn filter(given: Option<&Path>, diagnostics: &mut Diagnostics) -> Option<String>
 
 /// Where the filter may be.
 pub fn candidates() -> Vec<PathBuf> {
+    beside(FILTER.0, FILTER.1)
+}
+
+fn beside(name: &str, built: &str) -> Vec<PathBuf> {
     let mut candidates = Vec::new();
     if let Ok(program) = std::env::current_exe() {
-        candidates.extend(program.parent().map(|directory| directory.join(FILTER)));
+        candidates.extend(program.parent().map(|directory| directory.join(name)));
     }
-    let built = Path::new("wasm32-wasip1/filter").join(FILTER);
+    let built = Path::new(built).join(name);
     if let Some(target) = std::env::var_os("CARGO_TARGET_DIR") {
         candidates.push(Path::new(&target).join(&built));
     }

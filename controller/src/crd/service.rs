@@ -93,10 +93,11 @@ pub struct Settings {
 }
 
 /// Which nodes of a Redis Cluster serve reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[allow(missing_docs)]
 pub enum ReadPolicy {
+    #[default]
     Master,
     PreferMaster,
     Replica,

@@ -133,7 +133,11 @@ impl Controller {
                 listen: Vec::new(),
                 handshake_key,
             },
-            validate: validate::Options { cluster_domain: self.cluster_domain, ..validate::Options::default() },
+            validate: validate::Options {
+                cluster_domain: self.cluster_domain,
+                module: validate::Module::Nobody,
+                ..validate::Options::default()
+            },
             debounce: self.debounce,
             max_debounce: self.max_debounce,
         };

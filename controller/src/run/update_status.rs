@@ -11,7 +11,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
-use redis_mesh_core::config::Path;
 use serde_json::json;
 
 use crate::build::mesh::Piece;
@@ -64,7 +63,7 @@ pub fn status(facts: &Facts<'_>, present: &Status) -> Status {
                 .map_or_else(|| Time(Timestamp::now()), |known| known.last_transition_time.clone()),
         }
     });
-    let paths: BTreeSet<&str> = facts.in_force.iter().map(|piece| path(piece)).collect();
+    let paths: BTreeSet<&str> = facts.in_force.iter().map(|piece| piece.service.path.name()).collect();
     Status {
         conditions: conditions.collect(),
         observed_generation: Some(evaluation.generation),
@@ -142,17 +141,12 @@ fn programmed(facts: &Facts<'_>) -> Said {
     let ways: BTreeSet<String> = facts
         .in_force
         .iter()
-        .map(|piece| format!("{} by {}: {}", piece.service.address, path(piece), piece.service.path_reason))
+        .map(|piece| {
+            format!("{} by {}: {}", piece.service.address, piece.service.path.name(), piece.service.path_reason)
+        })
         .collect();
     let ways = super::apply::some_of(ways.into_iter().collect());
     say(true, "Programmed", if ways.is_empty() { "in force".to_owned() } else { ways })
-}
-
-fn path(piece: &Piece) -> &'static str {
-    match piece.service.path {
-        Path::Direct => "direct",
-        Path::Proxy => "proxy",
-    }
 }
 
 fn joined<'a>(messages: impl Iterator<Item = &'a Diagnostic>) -> String {

@@ -16,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use redis_mesh_core::config::Path;
 use redis_mesh_core::wire;
 
 use crate::crd::destination::RedisDestination;
@@ -40,11 +39,25 @@ pub struct Options {
     pub cluster_domain: String,
     /// Ports of hosts that are no Services, where they are not 6379.
     pub ports: BTreeMap<String, BTreeSet<u16>>,
+    /// Who has the dynamic module.
+    pub module: Module,
+}
+
+/// Who has the dynamic module, without which there is no `native`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Module {
+    /// Nobody knows: what is pinned to `native` is served so, nothing else.
+    #[default]
+    Unknown,
+    /// The Envoy for which this is.
+    Envoy,
+    /// No sidecar has it.
+    Nobody,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cluster_domain: "cluster.local".to_owned(), ports: BTreeMap::new() }
+        Options { cluster_domain: "cluster.local".to_owned(), ports: BTreeMap::new(), module: Module::default() }
     }
 }
 
@@ -79,7 +92,7 @@ pub struct ValidatedService {
     /// Whose clients.
     pub scope: Scope,
     /// How it is served.
-    pub path: Path,
+    pub path: wire::DataPath,
     /// Why so.
     pub path_reason: String,
     /// What clients must present.
@@ -147,6 +160,8 @@ pub struct Route {
     pub remove_prefix: bool,
     /// Index into the targets.
     pub target: usize,
+    /// Which nodes of a Redis Cluster serve its reads, where it says so itself.
+    pub read_policy: Option<ReadPolicy>,
     /// Faults of this route.
     pub faults: Vec<wire::Fault>,
     /// The route's place in the object; none for the one that stands for no routes at all.
@@ -189,7 +204,7 @@ pub fn validate(
                     cluster_ips,
                     pods,
                     scope: scope.clone(),
-                    path: Path::Direct,
+                    path: wire::DataPath::Direct,
                     path_reason: String::new(),
                     client_auth: client_auth.clone(),
                     settings: settings.clone(),
@@ -198,7 +213,7 @@ pub fn validate(
                     routes: targets.routes,
                     faults: rules.faults.clone(),
                 };
-                settings::choose_path(&mut built, &loaded.object.spec, pinned, diagnostics);
+                settings::choose_path(&mut built, &loaded.object.spec, pinned, options.module, diagnostics);
                 validated.push(built);
             }
         }
@@ -242,7 +257,7 @@ fn implicit(
                 pods,
                 service,
                 scope: Scope::of(name, &namespace),
-                path: Path::Direct,
+                path: wire::DataPath::Direct,
                 path_reason: String::new(),
                 client_auth: None,
                 settings: Settings::default(),
@@ -252,12 +267,13 @@ fn implicit(
                     key: wire::KeyMatch::Any,
                     remove_prefix: false,
                     target: 0,
+                    read_policy: None,
                     faults: Vec::new(),
                     index: None,
                 }],
                 faults: Vec::new(),
             };
-            settings::choose_implicit_path(&mut built);
+            settings::choose_implicit_path(&mut built, options.module);
             validated.push(built);
         }
     }
@@ -345,6 +361,8 @@ pub enum Pinned {
     Direct,
     /// `proxy`.
     Proxy,
+    /// `native`.
+    Native,
 }
 
 fn annotation(name: &str) -> String {
@@ -365,13 +383,7 @@ fn pinned(loaded: &Loaded<RedisService>, subject: &Subject, diagnostics: &mut Di
         "auto" => None,
         "direct" => Some(Pinned::Direct),
         "proxy" => Some(Pinned::Proxy),
-        "native" => {
-            place.report(
-                Reason::Unsupported,
-                "data path native is not available in this version; use auto, direct or proxy",
-            );
-            None
-        }
+        "native" => Some(Pinned::Native),
         other => {
             let hint = crate::diagnostic::did_you_mean(other, ["auto", "direct", "proxy", "native"]);
             place.invalid(format!("`{other}` is not one of auto, direct, proxy, native{hint}"));

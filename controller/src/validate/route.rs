@@ -96,6 +96,7 @@ impl<'a> Rules<'a> {
                 key: wire::KeyMatch::Any,
                 remove_prefix: false,
                 target: 0,
+                read_policy: None,
                 faults: Vec::new(),
                 index: None,
             });
@@ -149,6 +150,7 @@ impl<'a> Rules<'a> {
                 key: key.clone(),
                 remove_prefix: matched.and_then(|key| key.remove_prefix) == Some(true),
                 target,
+                read_policy: spec.read_policy,
                 faults: self.faults_of_routes[index].clone(),
                 index: Some(index),
             });

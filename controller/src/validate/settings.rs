@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use redis_mesh_core::config::Path;
+use redis_mesh_core::wire::DataPath;
 
 use crate::crd::service::{ReadPolicy, RedisServiceSpec, Settings as Spec};
 use crate::diagnostic::{Diagnostics, Place, Reason, Subject};
 use crate::quantity;
 
-use super::{DATA_PATH, Pinned, ValidatedService, annotation};
+use super::{DATA_PATH, Module, Pinned, ValidatedService, annotation};
 
 /// Settings of a service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +17,8 @@ pub struct Settings {
     pub case_insensitive: bool,
     /// Lets clients use commands that reveal credentials.
     pub allow_admin_commands: bool,
+    /// Which nodes of a Redis Cluster serve reads, where a route says nothing else.
+    pub read_policy: ReadPolicy,
     /// Time for a command.
     pub op_timeout: Option<Duration>,
     /// Statistics per command.
@@ -45,6 +47,7 @@ pub fn read(spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagno
     Settings {
         case_insensitive: spec.case_insensitive == Some(true),
         allow_admin_commands: spec.allow_admin_commands == Some(true),
+        read_policy: spec.read_policy.unwrap_or(ReadPolicy::Master),
         op_timeout,
         enable_command_stats: spec.enable_command_stats == Some(true),
         enable_hashtagging: spec.enable_hashtagging == Some(true),
@@ -69,32 +72,47 @@ fn positive(text: &Option<String>, place: &mut Place<'_>) -> Option<Duration> {
     }
 }
 
+/// Why what nobody has pinned is served natively.
+const MODULE: &str = "the dynamic module is there";
+
+fn by_pin() -> String {
+    format!("pinned by {DATA_PATH}")
+}
+
 /// Chooses the strongest path that the rules allow, and reports what they ask for that it can't do.
 pub fn choose_path(
     service: &mut ValidatedService,
     spec: &RedisServiceSpec,
     pinned: Option<Pinned>,
+    module: Module,
     diagnostics: &mut Diagnostics,
 ) {
     let needs = needs_proxy(service);
     let subject = service.owner.clone();
     (service.path, service.path_reason) = match (pinned, needs) {
-        (Some(Pinned::Proxy), None) => (Path::Proxy, format!("pinned by {DATA_PATH}")),
+        (Some(Pinned::Native), _) if matches!(module, Module::Envoy | Module::Unknown) => (DataPath::Native, by_pin()),
+        (None, _) if module == Module::Envoy => (DataPath::Native, MODULE.to_owned()),
+        (Some(Pinned::Proxy), None) => (DataPath::Proxy, by_pin()),
         (Some(Pinned::Direct), Some((field, reason))) => {
             let message = format!(
                 "direct can't serve {}: {reason} ({field}); use auto or proxy, or change that",
                 service.address
             );
             diagnostics.add(&subject, annotation(DATA_PATH), Reason::Unsupported, message);
-            (Path::Proxy, reason)
+            (DataPath::Proxy, reason)
         }
-        (_, Some((_, reason))) => (Path::Proxy, reason),
-        (_, None) => (Path::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
+        (_, Some((_, reason))) => (DataPath::Proxy, reason),
+        (_, None) => (DataPath::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
     };
+    if pinned == Some(Pinned::Native) && module == Module::Nobody {
+        let message = "native needs the dynamic module, which no sidecar is given here; use auto, direct or proxy";
+        diagnostics.add(&subject, annotation(DATA_PATH), Reason::Unsupported, message);
+    }
     let settings = spec.settings.as_ref();
     match service.path {
-        Path::Direct => without_effect_on_direct(service, spec, &subject, diagnostics),
-        Path::Proxy => read_policies(service, spec, &subject, diagnostics),
+        DataPath::Direct => without_effect_on_direct(service, spec, &subject, diagnostics),
+        DataPath::Proxy => read_policies(service, spec, &subject, diagnostics),
+        DataPath::Native => without_effect_on_native(service, spec, &subject, diagnostics),
     }
     let logs_in = service.destinations().iter().any(|destination| destination.policy.login.is_some());
     if settings.and_then(|settings| settings.allow_admin_commands) == Some(true) && !logs_in {
@@ -104,10 +122,11 @@ pub fn choose_path(
 }
 
 /// As [`choose_path`], for a host that only a RedisDestination names.
-pub fn choose_implicit_path(service: &mut ValidatedService) {
+pub fn choose_implicit_path(service: &mut ValidatedService, module: Module) {
     (service.path, service.path_reason) = match needs_proxy(service) {
-        Some((_, reason)) => (Path::Proxy, reason),
-        None => (Path::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
+        _ if module == Module::Envoy => (DataPath::Native, MODULE.to_owned()),
+        Some((_, reason)) => (DataPath::Proxy, reason),
+        None => (DataPath::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
     };
 }
 
@@ -146,7 +165,7 @@ fn without_effect_on_direct(
 ) {
     let message = format!("has no effect: {} is served on data path direct ({})", service.address, service.path_reason);
     if let Some(settings) = &spec.settings {
-        for (field, given) in proxy_only(settings) {
+        for (field, given) in not_of_direct(settings) {
             if given {
                 diagnostics.add(subject, format!("spec.settings.{field}"), Reason::NoEffect, message.clone());
             }
@@ -160,11 +179,18 @@ fn without_effect_on_direct(
     }
 }
 
-/// The settings that only `redis_proxy` knows.
-fn proxy_only(settings: &Spec) -> [(&'static str, bool); 8] {
-    [
+/// The settings that `direct` doesn't know.
+fn not_of_direct(settings: &Spec) -> impl Iterator<Item = (&'static str, bool)> {
+    let of_native = [
         ("readPolicy", settings.read_policy.is_some_and(|policy| policy != ReadPolicy::Master)),
         ("opTimeout", settings.op_timeout.is_some()),
+    ];
+    of_native.into_iter().chain(proxy_only(settings))
+}
+
+/// The settings that only `redis_proxy` knows. A Redis Cluster's redirections and hash tags are what they are on `native`.
+fn proxy_only(settings: &Spec) -> [(&'static str, bool); 6] {
+    [
         ("enableCommandStats", settings.enable_command_stats == Some(true)),
         ("enableHashtagging", settings.enable_hashtagging == Some(true)),
         ("enableRedirection", settings.enable_redirection == Some(true)),
@@ -172,6 +198,46 @@ fn proxy_only(settings: &Spec) -> [(&'static str, bool); 8] {
         ("maxBufferSizeBeforeFlush", settings.max_buffer_size_before_flush.is_some()),
         ("maxUpstreamUnknownConnections", settings.max_upstream_unknown_connections.is_some()),
     ]
+}
+
+fn without_effect_on_native(
+    service: &ValidatedService,
+    spec: &RedisServiceSpec,
+    subject: &Subject,
+    diagnostics: &mut Diagnostics,
+) {
+    let given = spec.settings.as_ref().map(proxy_only).into_iter().flatten();
+    for (field, _) in given.filter(|(_, given)| *given) {
+        let message = format!("has no effect on data path native, which serves {}", service.address);
+        diagnostics.add(subject, format!("spec.settings.{field}"), Reason::NoEffect, message);
+    }
+    of_no_cluster(service, spec, subject, diagnostics);
+}
+
+/// Read policies where no Redis Cluster is.
+fn of_no_cluster(
+    service: &ValidatedService,
+    spec: &RedisServiceSpec,
+    subject: &Subject,
+    diagnostics: &mut Diagnostics,
+) {
+    for route in &service.routes {
+        let Some(index) = route.index else { continue };
+        let is_cluster = service.targets.get(route.target).is_some_and(|target| target.destination.is_cluster());
+        if !is_cluster && route.read_policy.is_some_and(|policy| policy != ReadPolicy::Master) {
+            let message = "has no effect: the destination is no Redis Cluster";
+            diagnostics.add(subject, format!("spec.redis[{index}].readPolicy"), Reason::NoEffect, message);
+        }
+    }
+    let default = spec.settings.as_ref().and_then(|settings| settings.read_policy);
+    let any_cluster = service.destinations().iter().any(|destination| destination.is_cluster());
+    if default.is_some_and(|policy| policy != ReadPolicy::Master) && !any_cluster {
+        let message = format!(
+            "has no effect: no destination of {} is a Redis Cluster; set mode: CLUSTER in its RedisDestination if it is one",
+            service.address.host
+        );
+        diagnostics.add(subject, "spec.settings.readPolicy", Reason::NoEffect, message);
+    }
 }
 
 /// `redis_proxy` has one read policy, so the routes to Redis Clusters must agree on it.
@@ -187,11 +253,7 @@ fn read_policies(
         let Some(index) = route.index else { continue };
         let own = spec.redis.get(index).and_then(|route| route.read_policy);
         let is_cluster = service.targets.get(route.target).is_some_and(|target| target.destination.is_cluster());
-        let field = format!("spec.redis[{index}].readPolicy");
         if !is_cluster {
-            if own.is_some_and(|policy| policy != ReadPolicy::Master) {
-                diagnostics.add(subject, field, Reason::NoEffect, "has no effect: the destination is no Redis Cluster");
-            }
             continue;
         }
         let policy = own.or(default).unwrap_or(ReadPolicy::Master);
@@ -202,7 +264,7 @@ fn read_policies(
                 let message = format!(
                     "differs from that of spec.redis[{first}]; on data path proxy, all routes to Redis Clusters share one: set settings.readPolicy for all of them"
                 );
-                diagnostics.add(subject, field, Reason::Unsupported, message);
+                diagnostics.add(subject, format!("spec.redis[{index}].readPolicy"), Reason::Unsupported, message);
             }
         }
     }
@@ -210,12 +272,5 @@ fn read_policies(
         Some((policy, _)) => policy,
         None => default.unwrap_or(ReadPolicy::Master),
     };
-    let any_cluster = service.destinations().iter().any(|destination| destination.is_cluster());
-    if default.is_some_and(|policy| policy != ReadPolicy::Master) && !any_cluster {
-        let message = format!(
-            "has no effect: no destination of {} is a Redis Cluster; set mode: CLUSTER in its RedisDestination if it is one",
-            service.address.host
-        );
-        diagnostics.add(subject, "spec.settings.readPolicy", Reason::NoEffect, message);
-    }
+    of_no_cluster(service, spec, subject, diagnostics);
 }

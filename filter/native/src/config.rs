@@ -54,8 +54,8 @@ impl Slot {
 }
 
 fn configure(bytes: &[u8]) -> Result<Arc<Slot>, String> {
-    let Document { name, revision, host } = Document::from_json(json_of(bytes)).map_err(|error| error.to_string())?;
-    let config = Arc::new(host);
+    let Document { name, revision, host: config } =
+        Document::from_json(json_of(bytes)).map_err(|error| error.to_string())?;
     let mut slots = lock(&SLOTS);
     slots.retain(|_, slot| slot.strong_count() > 0);
     let generation = GENERATION.load(Ordering::Relaxed) + 1;

@@ -107,7 +107,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             out.manifest(manifest)?;
         }
         stage.forget()?;
-        if let Err(error) = walkthrough.perform(&stage, &mut out) {
+        if let Err(error) = walkthrough.perform(&stage, None, &mut out) {
             out.flush()?;
             eprintln!("\nerror: {error:#}");
             failed.push(name.as_str());

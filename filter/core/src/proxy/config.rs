@@ -17,7 +17,7 @@ pub struct Document {
     /// See [`wire::FilterConfig::revision`].
     pub revision: u64,
     /// Its host.
-    pub host: Config,
+    pub host: Arc<Config>,
 }
 
 /// A managed host with its routes and the connections that these need.
@@ -144,7 +144,7 @@ impl TryFrom<wire::FilterConfig> for Document {
         };
         let compiled = Config::new(host, &config.limits);
         let host = compiled.map_err(|problem| ConfigError(format!("hosts[0] ({}): {problem}", host.host)))?;
-        Ok(Document { name: config.name, revision: config.revision, host })
+        Ok(Document { name: config.name, revision: config.revision, host: Arc::new(host) })
     }
 }
 

@@ -1,0 +1,115 @@
+//! What the dynamic module needs in an Envoy: its filters, and the internal listeners and clusters by which its connections to
+//! Redis begin. A standalone Envoy and a mesh have them in common.
+
+use serde_json::{Map, Value, json};
+
+use crate::validate::destination::Destination;
+
+use super::envoy::{any, tcp, transport_socket};
+
+/// The listener and the cluster of what carriers hang on.
+const ANCHOR: &str = "redis_anchor";
+/// The listener and the cluster of the connections to Redis.
+const CARRIER: &str = "redis_carrier";
+/// The name by which Envoy knows the module.
+const MODULE: &str = "redis_mesh";
+
+/// The filter at the end of a listener's chain. Its configuration travels as a message that Envoy shows as redacted.
+pub fn proxy(module: &str, config: &str) -> Value {
+    let secret =
+        any("envoy.extensions.transport_sockets.tls.v3.GenericSecret", json!({"secret": {"inline_string": config}}));
+    filter("proxy", true, module, Some(secret))
+}
+
+fn filter(name: &str, is_terminal: bool, module: &str, config: Option<Value>) -> Value {
+    let mut fields = json!({
+        "dynamic_module_config": of_module(module),
+        "filter_name": name,
+        "terminal_filter": is_terminal,
+    });
+    if let Some(config) = config {
+        fields["filter_config"] = config;
+    }
+    json!({
+        "name": format!("redis_mesh.{name}"),
+        "typed_config": any("envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter", fields),
+    })
+}
+
+fn of_module(module: &str) -> Value {
+    // Code to which a thread may return must stay where it is.
+    json!({"name": MODULE, "module": {"local": {"filename": module}}, "do_not_close": true})
+}
+
+/// The internal listeners.
+pub fn listeners(module: &str) -> Vec<Value> {
+    let listener = |name: &str, filters: Vec<Value>| json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": filters}]});
+    let tcp_proxy = json!({
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": any("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", json!({
+            "stat_prefix": CARRIER,
+            // The filter before it names the real one.
+            "cluster": "redis_nowhere",
+            "max_early_data_bytes": 65536,
+            "upstream_connect_mode": "ON_DOWNSTREAM_DATA",
+            // The default, an hour, would end a quiet connection.
+            "idle_timeout": "0s",
+        })),
+    });
+    vec![
+        listener(ANCHOR, vec![filter("anchor", true, module, None)]),
+        listener(CARRIER, vec![filter("carrier", false, module, None), tcp_proxy]),
+    ]
+}
+
+/// The clusters of the internal listeners.
+pub fn clusters() -> Vec<Value> {
+    [ANCHOR, CARRIER].map(internal_cluster).into()
+}
+
+fn internal_cluster(name: &str) -> Value {
+    let address = json!({"envoy_internal_address": {"server_listener_name": name}});
+    json!({
+        "name": name,
+        "alt_stat_name": format!("{name};"),
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        // Above Envoy's own thresholds, what is asked for waits without a word.
+        "circuit_breakers": {"thresholds": [{"max_connections": u32::MAX, "max_pending_requests": u32::MAX, "max_requests": u32::MAX}]},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": any("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", json!({
+                "common_http_protocol_options": {"idle_timeout": "0s"},
+                "explicit_http_config": {"http_protocol_options": {}},
+            })),
+        },
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]},
+    })
+}
+
+/// What a bootstrap needs for internal listeners. Those of Istio's sidecars have it.
+pub fn bootstrap_extension() -> Value {
+    json!({
+        "name": "envoy.bootstrap.internal_listener",
+        "typed_config": any("envoy.extensions.bootstrap.internal_listener.v3.InternalListener", json!({})),
+    })
+}
+
+/// The name of the cluster through which the nodes of a Redis Cluster are reached that are not members of this one.
+pub fn nodes_name(cluster: &str) -> String {
+    format!("{cluster}|nodes")
+}
+
+/// That cluster. Which addresses it is asked for is what the Redis Cluster says of itself.
+pub fn nodes(cluster: &str, destination: &Destination) -> Value {
+    let name = nodes_name(cluster);
+    let mut fields = Map::new();
+    fields.insert("name".to_owned(), name.as_str().into());
+    fields.insert("alt_stat_name".to_owned(), format!("{name};").into());
+    fields.insert("type".to_owned(), "ORIGINAL_DST".into());
+    fields.insert("lb_policy".to_owned(), "CLUSTER_PROVIDED".into());
+    tcp(&mut fields, &destination.policy.tcp);
+    if let Some(tls) = &destination.policy.tls {
+        fields.insert("transport_socket".to_owned(), transport_socket(tls));
+    }
+    Value::Object(fields)
+}
