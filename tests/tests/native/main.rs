@@ -1,6 +1,7 @@
 //! The native data path on a real Envoy.
 
 mod cluster;
+mod names;
 mod rendered;
 mod sessions;
 

@@ -22,6 +22,7 @@ mod own;
 mod perform;
 mod place;
 mod queue;
+mod renames;
 mod replies;
 mod session;
 mod slab;

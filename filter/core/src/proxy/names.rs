@@ -47,7 +47,12 @@ impl Names {
             }
             return;
         }
-        for (index, route) in self.config.routes.iter().enumerate().filter(|(_, route)| route.target == target) {
+        let upstream = |target: usize| self.config.targets.get(target).map(|target| &target.upstream);
+        for (index, route) in self.config.routes.iter().enumerate() {
+            // Targets may differ in nothing but their mirrors.
+            if upstream(route.target) != upstream(target) {
+                continue;
+            }
             let name = match &route.removed_prefix {
                 Some(prefix) => [prefix, key].concat(),
                 None => key.to_vec(),
@@ -98,6 +103,20 @@ impl Names {
         encode::array(&mut out, 2);
         encode::bulk(&mut out, next.to_string().as_bytes());
         self.collect(&[elements.next()?], &mut out)?;
+        Some(out)
+    }
+
+    /// What a server pushes about keys that have changed (CLIENT TRACKING); none: it is something else, or about all keys.
+    pub fn invalidated(&self, push: &[u8]) -> Option<Vec<u8>> {
+        let mut elements = Elements::of_push(push);
+        let (word, keys) = (elements.next()?, elements.next()?);
+        if Value::parse(word)?.text()? != b"invalidate" || keys.first() != Some(&b'*') {
+            return None;
+        }
+        let mut out = Vec::new();
+        encode::header(&mut out, b'>', 2);
+        out.extend_from_slice(word);
+        self.collect(&[keys], &mut out)?;
         Some(out)
     }
 

@@ -5,7 +5,8 @@ use super::client::{Client, Own, Wait};
 use super::decide::Over;
 use super::links::{Access, Missing};
 use super::merge::{Combine, Merge};
-use super::perform::Request;
+use super::names::Names;
+use super::perform::{Request, expect};
 use super::place::{Edit, Place, write};
 use super::subscription::{Arrival, Change, Kind};
 use super::{CarrierId, ClientId, Output, Proxy, Step};
@@ -52,11 +53,10 @@ impl Proxy {
             // Redis counts from the last command of this connection, which then is after all that the client has written.
             self.send(own.carrier, Expected::Nobody.into(), None, now, |out| encode::command(out, &[b"PING"]));
         }
-        let sequence = client.queue.expect(client.is_mute());
+        let what = expect(id, client, request, edits);
         // It waits as long as it says itself.
         let patience = if matches!(over, Over::Own | Over::Caught) { None } else { client.config.op_timeout };
-        let awaited = super::carrier::Awaited { is_read: false, ..Expected::Client(id, sequence).into() };
-        self.send(own.carrier, awaited, patience, now, |out| write(request.args, edits, request.raw, out));
+        self.send(own.carrier, what.into(), patience, now, |out| write(request.args, edits, request.raw, out));
         client.own = Some(Own {
             is_watching: own.is_watching || over == Over::Watching,
             is_special: own.is_special || over == Over::Special,
@@ -333,7 +333,13 @@ impl Proxy {
                 1 + more as usize
             }
             (Arrival::Push | Arrival::Reply, _) => {
-                self.push(id, frame);
+                let config = &client.config;
+                let names = client.own.filter(|own| own.carrier == carrier && Names::decide(config));
+                let names = names.map(|own| Names::new(config.clone(), vec![own.place.target], None, (0, 0)));
+                match names.and_then(|names| names.invalidated(frame)) {
+                    Some(renamed) => self.push(id, &renamed),
+                    None => self.push(id, frame),
+                }
                 0
             }
         }

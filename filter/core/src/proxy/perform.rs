@@ -8,6 +8,7 @@ use super::decide::{CROSS, CROSS_SLOT, Decision, Over};
 use super::links::{Access, Missing};
 use super::merge::Merge;
 use super::place::{Edit, Part, Place, write, write_part};
+use super::renames::Renames;
 use super::transaction::{Apart, Transaction};
 use super::{Alarm, CarrierId, ClientId, Proxy, Step};
 use crate::cluster::slot::slot;
@@ -34,6 +35,10 @@ pub(super) struct Request<'a> {
 impl Request<'_> {
     fn is_read(&self) -> bool {
         self.known.is_none_or(|known| known.command.is_read())
+    }
+
+    fn renames(&self, edits: &[Edit]) -> Option<Renames> {
+        Renames::of(self.known?.command, self.args, edits)
     }
 }
 
@@ -135,7 +140,7 @@ impl Proxy {
                 // A command without a key goes wherever the others go.
                 let has_keys = request.known.is_some_and(|known| known.command.has_keys());
                 let has_place = place.slot.is_some() || !edits.is_empty() || has_keys;
-                queue(client, has_place.then_some(place), &written(request, &edits));
+                queue(client, has_place.then_some(place), &written(request, &edits), request.renames(&edits));
             }
             Decision::Forward { place, edits, over: Over::Shared, route } => {
                 let policy = route.and_then(|route| client.config.routes.get(route)).map(|route| route.read_policy);
@@ -147,8 +152,8 @@ impl Proxy {
                 if self.is_full(link) {
                     return Err(Missing::Wait(Wait::Carrier(link)));
                 }
-                let sequence = client.queue.expect(client.is_mute());
-                self.forward(client, link, Expected::Client(id, sequence), request, now, |out| {
+                let what = expect(id, client, request, &edits);
+                self.forward(client, link, what, request, now, |out| {
                     write(request.args, &edits, request.raw, out);
                 });
                 self.mirror(client, place.target, request, &edits, now, |out| {
@@ -160,8 +165,8 @@ impl Proxy {
             }
             Decision::Split(parts, owners) => return self.split(id, client, request, &parts, owners, now),
             Decision::Gather(gather) => return self.gather(id, client, &gather, request.args, now),
-            Decision::Exec(transaction) => {
-                if let Err(missing) = self.exec(id, client, &transaction, now) {
+            Decision::Exec(mut transaction) => {
+                if let Err(missing) = self.exec(id, client, &mut transaction, now) {
                     if let Missing::Wait(_) = missing {
                         client.transaction = Some(transaction);
                     }
@@ -246,7 +251,7 @@ impl Proxy {
         &mut self,
         id: ClientId,
         client: &mut Client,
-        transaction: &Transaction,
+        transaction: &mut Transaction,
         now: Duration,
     ) -> Result<(), Missing> {
         let place = match transaction.place() {
@@ -257,7 +262,10 @@ impl Proxy {
         if self.is_full(link) {
             return Err(Missing::Wait(Wait::Carrier(link)));
         }
-        let sequence = client.queue.expect(client.is_mute());
+        let sequence = match transaction.renames() {
+            None => client.queue.expect(client.is_mute()),
+            Some(renames) => client.queue.expect_renamed(renames, client.is_mute()),
+        };
         let patience = client.config.op_timeout;
         self.send(link, Expected::Nobody.into(), patience, now, |_| {});
         for _ in 0..transaction.len() {
@@ -345,14 +353,24 @@ pub(super) fn answer_error(client: &mut Client, text: &str) {
     client.answer(&reply);
 }
 
-fn queue(client: &mut Client, place: Option<Place>, command: &[u8]) {
+/// Makes room for the reply to a command that goes to one place.
+pub(super) fn expect(id: ClientId, client: &mut Client, request: Request<'_>, edits: &[Edit]) -> Expected {
+    let is_mute = client.is_mute();
+    let sequence = match request.renames(edits) {
+        None => client.queue.expect(is_mute),
+        Some(renames) => client.queue.expect_renamed(renames, is_mute),
+    };
+    Expected::Client(id, sequence)
+}
+
+fn queue(client: &mut Client, place: Option<Place>, command: &[u8], renames: Option<Renames>) {
     let config = client.config.clone();
     let Some(transaction) = &mut client.transaction else { return };
     if transaction.held() + command.len() > HELD_TRANSACTION {
         transaction.is_doomed = true;
         return answer_error(client, "ERR redis-mesh: too big a transaction");
     }
-    match transaction.queue(&config, place, command) {
+    match transaction.queue(&config, place, command, renames) {
         Ok(()) => client.answer(b"+QUEUED\r\n"),
         Err(Apart::Destinations) => answer_error(client, CROSS),
         Err(Apart::Slots) => answer_error(client, CROSS_SLOT),

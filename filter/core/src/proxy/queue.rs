@@ -1,6 +1,7 @@
 //! Replies in the order in which a client asked, whoever answers first.
 
 use super::merge::Merge;
+use super::renames::Renames;
 use std::collections::VecDeque;
 
 /// The number of a command of a client.
@@ -12,6 +13,8 @@ enum Slot {
     Waiting(Vec<u8>),
     /// Several are to answer it.
     Parts(Box<Merge>),
+    /// Somebody is to answer it, and keys in the answer get other names. What has come so far.
+    Renamed(Vec<u8>, Box<Renames>),
     /// Its reply waits for those before it.
     Ready(Vec<u8>),
     /// So many are to answer it, and the client has said that it doesn't want to hear (CLIENT REPLY OFF).
@@ -63,6 +66,11 @@ impl ReplyQueue {
         self.add(if is_mute { Slot::Mute(1) } else { Slot::Waiting(Vec::new()) })
     }
 
+    /// A command that somebody is to answer with names of keys that the client knows otherwise.
+    pub fn expect_renamed(&mut self, renames: Renames, is_mute: bool) -> Sequence {
+        self.add(if is_mute { Slot::Mute(1) } else { Slot::Renamed(Vec::new(), Box::new(renames)) })
+    }
+
     /// A command that several are to answer.
     pub fn expect_parts(&mut self, merge: Merge, is_mute: bool) -> Sequence {
         self.add(if is_mute { Slot::Mute(merge.parts()) } else { Slot::Parts(Box::new(merge)) })
@@ -96,6 +104,17 @@ impl ReplyQueue {
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         let held = match slot {
             Slot::Waiting(held) => held,
+            Slot::Renamed(held, renames) => {
+                self.held += bytes.len();
+                held.extend_from_slice(bytes);
+                if complete {
+                    let renamed = renames.apply(held);
+                    self.held = self.held - held.len() + renamed.len();
+                    *slot = Slot::Ready(renamed);
+                    self.flush(out);
+                }
+                return;
+            }
             Slot::Mute(_) => {
                 return if complete {
                     self.unheard(index as usize, out)
@@ -125,7 +144,7 @@ impl ReplyQueue {
     /// A whole reply in the place of one of which something may have come.
     pub fn replace(&mut self, sequence: Sequence, bytes: &[u8], out: &mut Vec<u8>) {
         let index = sequence.checked_sub(self.first).map(|index| index as usize);
-        if let Some(Slot::Waiting(held)) = index.and_then(|index| self.slots.get_mut(index)) {
+        if let Some(Slot::Waiting(held) | Slot::Renamed(held, _)) = index.and_then(|index| self.slots.get_mut(index)) {
             self.held -= held.len();
             held.clear();
         }
@@ -139,7 +158,7 @@ impl ReplyQueue {
         let merge = match slot {
             Slot::Parts(merge) => merge,
             Slot::Mute(_) => return self.unheard(index as usize, out),
-            Slot::Waiting(_) | Slot::Ready(_) => return,
+            Slot::Waiting(_) | Slot::Renamed(..) | Slot::Ready(_) => return,
         };
         let Some(reply) = merge.part(part as usize, bytes) else { return };
         self.held += reply.len();
@@ -183,7 +202,7 @@ impl ReplyQueue {
                     out.append(held);
                     return;
                 }
-                Slot::Parts(_) | Slot::Mute(_) => return,
+                Slot::Parts(_) | Slot::Renamed(..) | Slot::Mute(_) => return,
             }
         }
     }

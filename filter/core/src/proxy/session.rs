@@ -2,7 +2,7 @@
 
 use super::client::{Client, Hearing};
 use super::decide::{Decision, Over, bulk, number, ok, shown};
-use super::place::Place;
+use super::place::{Edit, Place};
 use super::{ClientId, Proxy};
 use crate::command::Command;
 use crate::downstream::auth;
@@ -136,7 +136,16 @@ pub(super) fn client_command(
         "tracking" if (3..args.count).any(|index| args.get(index).eq_ignore_ascii_case(b"redirect")) => {
             refuse("REDIRECT isn't served: the numbers of connections are not those of Redis; use RESP3")
         }
-        "tracking" | "no-evict" | "no-touch" => forward(client, Over::Special),
+        "tracking" => match prefixes(client, args) {
+            Some(prefixes) => match forward(client, Over::Special) {
+                Decision::Forward { place, route, over, .. } => {
+                    Decision::Forward { place, route, edits: prefixes, over }
+                }
+                other => other,
+            },
+            None => refuse("can't serve a PREFIX of which a route removes more"),
+        },
+        "no-evict" | "no-touch" => forward(client, Over::Special),
         "caching" if !is_special => Decision::Deny(
             "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled"
                 .into(),
@@ -144,6 +153,23 @@ pub(super) fn client_command(
         "unblock" => refuse("isn't served: the numbers of connections are not those of Redis"),
         _ => forward(client, Over::Shared),
     }
+}
+
+/// What is to be removed from the prefixes that CLIENT TRACKING names; none: keys of several prefixes would have to be told of.
+fn prefixes(client: &Client, args: &Args<'_>) -> Option<Vec<Edit>> {
+    let config = &client.config;
+    let mut edits = Vec::new();
+    for index in (4..args.count).filter(|index| args.get(index - 1).eq_ignore_ascii_case(b"prefix")) {
+        let prefix = args.get(index);
+        let removed = config.routes.iter().filter_map(|route| route.removed_prefix.as_deref());
+        if removed.into_iter().any(|removed| removed.len() > prefix.len() && removed.starts_with(prefix)) {
+            return None;
+        }
+        if let Some((matched, _)) = config.route(prefix).filter(|(_, route)| route.remove_prefix) {
+            edits.push((index, matched.prefix as usize));
+        }
+    }
+    Some(edits)
 }
 
 /// CLIENT SETINFO.

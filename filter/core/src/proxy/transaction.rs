@@ -3,6 +3,7 @@
 
 use super::config::Config;
 use super::place::Place;
+use super::renames::Renames;
 use crate::resp::encode;
 
 /// What a client has said since MULTI.
@@ -11,6 +12,8 @@ pub struct Transaction {
     /// The commands.
     commands: Vec<u8>,
     count: usize,
+    /// What the names of keys in their answers become.
+    renames: Vec<(usize, Renames)>,
     /// Where they go.
     place: Option<Place>,
     /// A command was refused, so that EXEC will be, too.
@@ -36,7 +39,13 @@ impl Transaction {
     ///
     /// # Errors
     /// The others go elsewhere.
-    pub fn queue(&mut self, config: &Config, place: Option<Place>, command: &[u8]) -> Result<(), Apart> {
+    pub fn queue(
+        &mut self,
+        config: &Config,
+        place: Option<Place>,
+        command: &[u8],
+        renames: Option<Renames>,
+    ) -> Result<(), Apart> {
         if let (Some(known), Some(place)) = (self.place, place)
             && !config.is_same(known, place)
         {
@@ -45,6 +54,7 @@ impl Transaction {
         }
         self.place = self.place.or(place);
         self.commands.extend_from_slice(command);
+        self.renames.extend(renames.map(|renames| (self.count, renames)));
         self.count += 1;
         Ok(())
     }
@@ -57,6 +67,11 @@ impl Transaction {
     /// How many commands it has.
     pub fn len(&self) -> usize {
         self.count
+    }
+
+    /// What becomes of the names in the answer to EXEC; none: nothing. They are given out once.
+    pub fn renames(&mut self) -> Option<Renames> {
+        (!self.renames.is_empty()).then(|| Renames::Exec(std::mem::take(&mut self.renames)))
     }
 
     /// Bytes that it holds.
