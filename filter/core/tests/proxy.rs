@@ -9,6 +9,7 @@ use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::wire;
+use sha1::Digest;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use std::time::Duration;
 struct Redis {
     keys: BTreeMap<Vec<u8>, Vec<u8>>,
     password: Option<Vec<u8>>,
+    /// Scripts by the hexadecimal digest. All of them append their argument to their key.
+    scripts: BTreeMap<Vec<u8>, Vec<u8>>,
     /// It is gone.
     is_down: bool,
 }
@@ -117,8 +120,28 @@ impl Redis {
                 let gone = args[1..].iter().filter(|key| self.keys.remove(*key).is_some()).count();
                 encode::integer(out, gone as u64);
             }
+            b"script" if args[1].eq_ignore_ascii_case(b"load") => encode::bulk(out, &self.learn(&args[2])),
+            b"script" => {
+                self.scripts.clear();
+                out.extend_from_slice(b"+OK\r\n");
+            }
+            b"evalsha" if !self.scripts.contains_key(&args[1]) => {
+                out.extend_from_slice(b"-NOSCRIPT No matching script. Please use EVAL.\r\n");
+            }
+            name @ (b"eval" | b"evalsha") => {
+                if name == b"eval" {
+                    self.learn(&args[1]);
+                }
+                self.perform(&[b"append".to_vec(), args[3].clone(), args[4].clone()], out);
+            }
             other => panic!("{}", other.escape_ascii()),
         }
+    }
+
+    fn learn(&mut self, body: &[u8]) -> Vec<u8> {
+        let digest = sha1::Sha1::digest(body).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        self.scripts.insert(digest.clone().into_bytes(), body.to_vec());
+        digest.into_bytes()
     }
 }
 
@@ -412,6 +435,48 @@ fn replies_to_a_client_that_is_gone_reach_nobody_else() {
     assert_eq!(world.received(second), "+OK $6 second ");
     assert_eq!(world.received(third), "$6 second ");
     assert_eq!(world.received(first), "");
+}
+
+#[test]
+fn scripts_are_found_where_they_are_not_known() {
+    let mut world = World::new(9);
+    let id = world.client(&compiled(&two()));
+    let say = |world: &mut World, lines: &[&str]| {
+        let bytes: Vec<u8> = lines.iter().flat_map(|line| command(&line.split(' ').collect::<Vec<_>>())).collect();
+        world.say(id, &bytes);
+        world.settle();
+        world.received(id)
+    };
+    let sha = "82e0e2f7ee9fb0b6b9e5ec1b4a0d1d2e8e4ab1d8";
+    let missing = "-NOSCRIPT No matching script. Please use EVAL. ";
+    assert_eq!(say(&mut world, &[&format!("EVALSHA {sha} 1 k x")]), missing);
+    let sha = say(&mut world, &["SCRIPT LOAD append"]).split(' ').nth(1).unwrap().to_owned();
+    let call = format!("EVALSHA {sha} 1 k x");
+    let flush = |world: &mut World| world.redis.values_mut().for_each(|redis| redis.scripts.clear());
+    // Another server, and one that has lost it: in a pipeline and in a transaction.
+    flush(&mut world);
+    let elsewhere = format!("EVALSHA {sha} 1 a:k x");
+    assert_eq!(say(&mut world, &[&call, "GET k", &elsewhere, "GET a:k"]), ":1 $1 x :1 $1 x ");
+    flush(&mut world);
+    world.connections.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| {
+        world.connections.remove(&id);
+        world.proxy.lost(id, world.now);
+        world.drain();
+    });
+    assert_eq!(say(&mut world, &["MULTI", &call, "GET k", "EXEC"]), "+OK +QUEUED +QUEUED *2 :2 $2 xx ");
+    // One that has lost it while the connection stays.
+    flush(&mut world);
+    assert_eq!(say(&mut world, &[&call]), ":3 ");
+    assert_eq!(say(&mut world, &[&call]), ":4 ");
+    flush(&mut world);
+    // What has been executed behind it isn't overtaken.
+    assert_eq!(say(&mut world, &[&call, "GET k"]), format!("{missing}$4 xxxx "));
+    assert_eq!(say(&mut world, &[&call, "GET k"]), ":5 $5 xxxxx ");
+    flush(&mut world);
+    assert_eq!(say(&mut world, &["MULTI", &call, "EXEC"]), format!("+OK +QUEUED *1 {missing}"));
+    assert_eq!(say(&mut world, &["MULTI", &call, "EXEC"]), "+OK +QUEUED *1 :6 ");
+    // What is to be forgotten is forgotten.
+    assert_eq!(say(&mut world, &["SCRIPT FLUSH", &call]), format!("+OK {missing}"));
 }
 
 /// Random sessions of several clients, each on keys of its own, with connections that break. Each client gets exactly one reply a

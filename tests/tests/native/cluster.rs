@@ -14,14 +14,14 @@ use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::reply::Reply;
 
-struct Scene {
+pub struct Scene {
     _envoy: Envoy,
-    cluster: Cluster,
+    pub cluster: Cluster,
     subnet: Subnet,
 }
 
 impl Scene {
-    fn start(replicas: usize, policy: ReadPolicy) -> Result<Scene> {
+    pub fn start(replicas: usize, policy: ReadPolicy) -> Result<Scene> {
         let shape = Shape { replicas, node_timeout: Duration::from_millis(1000), ..Shape::default() };
         let cluster = Cluster::start_with(shape)?;
         let subnet = Subnet::claim()?;
@@ -34,7 +34,7 @@ impl Scene {
         Ok(Scene { _envoy: native::start(&config, 1)?, cluster, subnet })
     }
 
-    fn client(&self) -> Result<Client> {
+    pub fn client(&self) -> Result<Client> {
         Client::connect(self.subnet.redis(1))
     }
 }
@@ -157,7 +157,7 @@ fn slots_move_under_traffic() -> Result<()> {
     Ok(())
 }
 
-fn move_slot(cluster: &Cluster, slot: usize, from: usize, to: usize) -> Result<()> {
+pub fn move_slot(cluster: &Cluster, slot: usize, from: usize, to: usize) -> Result<()> {
     assert!(slot < SLOTS && from != to);
     let id = |node: usize| cluster.nodes[node].cmd(&["CLUSTER", "MYID"]).map(|id| id.text());
     let (slot, source, destination) = (slot.to_string(), id(from)?, id(to)?);

@@ -3,6 +3,7 @@
 mod cluster;
 mod names;
 mod rendered;
+mod scripts;
 mod sessions;
 
 use std::io::Write;

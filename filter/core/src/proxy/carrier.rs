@@ -4,11 +4,12 @@ use super::Address;
 use super::client::Client;
 use super::config::Upstream;
 use super::queue::Sequence;
+use super::scripts::Digest;
 use super::slab::Id;
 use crate::cluster::redirect::Redirect;
 use crate::resp::encode;
 use crate::resp::framer::Framer;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -61,11 +62,13 @@ pub struct Awaited {
     pub hops: u8,
     /// The command only reads.
     pub is_read: bool,
+    /// The command, or one of the transaction, names a script that the server may not know.
+    pub names_scripts: bool,
 }
 
 impl From<Expected> for Awaited {
     fn from(what: Expected) -> Awaited {
-        Awaited { what, kept: 0, hops: 0, is_read: false }
+        Awaited { what, kept: 0, hops: 0, is_read: false, names_scripts: false }
     }
 }
 
@@ -143,6 +146,8 @@ pub struct Carrier {
     pub pushes_to: Option<Id<Client>>,
     /// What a node has said to a command of the transaction under way.
     pub redirect: Option<Redirect>,
+    /// Scripts that were brought over it.
+    pub scripts: HashSet<Digest>,
     /// No new commands are to go over it; it ends when nothing is expected any more.
     pub is_retired: bool,
     /// When something was last heard or, if nothing had been expected, asked.
@@ -196,6 +201,7 @@ impl Carrier {
             is_collected: false,
             pushes_to: None,
             redirect: None,
+            scripts: HashSet::new(),
             is_retired: false,
             progress: now,
             patience: None,
@@ -242,6 +248,11 @@ impl Carrier {
     /// Drops what was kept of the oldest command.
     pub fn drop_kept(&mut self, awaited: Awaited) {
         drop(self.kept.drain(..(awaited.kept as usize).min(self.kept.len())));
+    }
+
+    /// What was kept of the oldest command.
+    pub fn oldest_kept(&self, awaited: Awaited) -> Vec<u8> {
+        self.kept.iter().take(awaited.kept as usize).copied().collect()
     }
 
     /// Takes what was kept of the oldest command.

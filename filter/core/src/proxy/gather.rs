@@ -1,6 +1,6 @@
 //! Commands without a key: which of those behind get them, and how their answers become one.
 
-use super::carrier::Expected;
+use super::carrier::{Awaited, Expected};
 use super::client::Client;
 use super::config::Config;
 use super::decide::{Decision, Over, shown};
@@ -8,6 +8,7 @@ use super::links::Missing;
 use super::merge::{Combine, Merge};
 use super::names::{Names, cursor};
 use super::place::{self, Place};
+use super::scripts;
 use super::{CarrierId, ClientId, Proxy, Step};
 use crate::command::{Command, Tips};
 use crate::resp::encode;
@@ -242,9 +243,14 @@ impl Proxy {
         let targets: Vec<usize> = legs.iter().map(|(target, _)| *target).collect();
         let merge = Merge::new(gather.combine(&config, targets, args, leg), legs.len(), client.resp3);
         let sequence = client.queue.expect_parts(merge, client.is_mute());
+        let script = scripts::named(gather.command, args);
         for (part, link) in links.into_iter().enumerate() {
+            if let Some(script) = script {
+                self.bring(link, script, config.op_timeout, now);
+            }
             let expected = Expected::Part(id, sequence, part as u32);
-            self.send(link, expected.into(), config.op_timeout, now, |out| match gather.how {
+            let awaited = Awaited { names_scripts: script.is_some(), ..expected.into() };
+            self.send(link, awaited, config.op_timeout, now, |out| match gather.how {
                 How::Keys | How::Scan => gather.write(&config, args, asked, out),
                 _ => place::write(args, &[], None, out),
             });

@@ -188,7 +188,7 @@ impl Proxy {
     ) {
         let Some(carrier) = self.carriers.get_mut(link) else { return };
         // Another node may have to get it.
-        let keeps = carrier.line.node.is_some()
+        let keeps = (carrier.line.node.is_some() || awaited.names_scripts)
             && matches!(
                 awaited.what,
                 Expected::Client(..) | Expected::Part(..) | Expected::Exec(..) | Expected::Subscription(..)

@@ -24,6 +24,7 @@ mod place;
 mod queue;
 mod renames;
 mod replies;
+mod scripts;
 mod session;
 mod slab;
 mod subscription;
@@ -114,6 +115,8 @@ pub struct Proxy {
     /// Commands that are to be tried again, by time.
     retries: BTreeMap<(Duration, u64), Retry>,
     retried: u64,
+    /// By upstreams' clusters.
+    scripts: HashMap<Arc<str>, scripts::Scripts>,
     random: Random,
     stats: Vec<(String, Stats)>,
     spare: Vec<Vec<u8>>,
@@ -142,6 +145,7 @@ impl Proxy {
             patrol: None,
             retries: BTreeMap::new(),
             retried: 0,
+            scripts: HashMap::new(),
             random: Random::new(seed),
             stats: Vec::new(),
             spare: Vec::new(),

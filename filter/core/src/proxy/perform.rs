@@ -9,6 +9,7 @@ use super::links::{Access, Missing};
 use super::merge::Merge;
 use super::place::{Edit, Part, Place, write, write_part};
 use super::renames::Renames;
+use super::scripts::{self, Digest};
 use super::transaction::{Apart, Transaction};
 use super::{Alarm, CarrierId, ClientId, Proxy, Step};
 use crate::cluster::slot::slot;
@@ -35,6 +36,11 @@ pub(super) struct Request<'a> {
 impl Request<'_> {
     fn is_read(&self) -> bool {
         self.known.is_none_or(|known| known.command.is_read())
+    }
+
+    /// The script that it names.
+    fn script(&self) -> Option<Digest> {
+        scripts::named(self.known?.command, self.args)
     }
 
     fn renames(&self, edits: &[Edit]) -> Option<Renames> {
@@ -129,6 +135,9 @@ impl Proxy {
         decision: Decision,
         now: Duration,
     ) -> Result<Step, Missing> {
+        if let (Decision::Forward { .. } | Decision::Gather(_), Some(known)) = (&decision, request.known) {
+            self.note_scripts(client, known.command, request.args);
+        }
         match decision {
             Decision::Answer(reply) => client.answer(&reply),
             Decision::Refuse(text) => {
@@ -140,6 +149,9 @@ impl Proxy {
                 // A command without a key goes wherever the others go.
                 let has_keys = request.known.is_some_and(|known| known.command.has_keys());
                 let has_place = place.slot.is_some() || !edits.is_empty() || has_keys;
+                if let Some(transaction) = client.transaction.as_mut() {
+                    transaction.scripts.extend(request.script());
+                }
                 queue(client, has_place.then_some(place), &written(request, &edits), request.renames(&edits));
             }
             Decision::Forward { place, edits, over: Over::Shared, route } => {
@@ -201,7 +213,11 @@ impl Proxy {
         now: Duration,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        let awaited = Awaited { is_read: request.is_read(), ..what.into() };
+        let script = request.script();
+        if let Some(script) = script {
+            self.bring(link, script, client.config.op_timeout, now);
+        }
+        let awaited = Awaited { is_read: request.is_read(), names_scripts: script.is_some(), ..what.into() };
         self.send(link, awaited, client.config.op_timeout, now, write);
     }
 
@@ -267,11 +283,15 @@ impl Proxy {
             Some(renames) => client.queue.expect_renamed(renames, client.is_mute()),
         };
         let patience = client.config.op_timeout;
+        for script in &transaction.scripts {
+            self.bring(link, *script, patience, now);
+        }
         self.send(link, Expected::Nobody.into(), patience, now, |_| {});
         for _ in 0..transaction.len() {
             self.send(link, Expected::Queued.into(), patience, now, |_| {});
         }
-        self.send(link, Expected::Exec(id, sequence).into(), patience, now, |out| transaction.write(out));
+        let awaited = Awaited { names_scripts: !transaction.scripts.is_empty(), ..Expected::Exec(id, sequence).into() };
+        self.send(link, awaited, patience, now, |out| transaction.write(out));
         if let Some(own) = client.own.as_mut().filter(|own| own.carrier == link) {
             // EXEC ends it, whatever comes of it. What follows may go over another connection and mustn't overtake it.
             own.is_watching = false;
@@ -303,6 +323,9 @@ impl Proxy {
                 continue;
             }
             is_mirrored = true;
+            if let Some(script) = request.script() {
+                self.bring(link, script, config.op_timeout, now);
+            }
             self.send(link, Expected::Nobody.into(), config.op_timeout, now, &write);
         }
         if is_mirrored {

@@ -2,6 +2,7 @@
 
 use super::carrier::{Awaited, Carrier, Expected, Refusal, Use};
 use super::links::Lost;
+use super::transaction::each_command;
 use super::{Alarm, CarrierId, ClientId, Output, Proxy};
 use crate::cluster::redirect::Redirect;
 use crate::resp::encode;
@@ -35,7 +36,6 @@ impl Proxy {
         let is_refused = carrier.refusal.is_some();
         let is_over = carrier.is_retired && carrier.expected.is_empty();
         let (is_idle, purpose, deadline) = (carrier.expected.is_empty(), carrier.purpose, carrier.deadline());
-        let has_staged = carrier.is_greeted && !was_greeted;
         self.carriers.give_back(id, carrier);
         if !is_right || is_refused {
             self.outputs.push_back(Output::CloseCarrier(id));
@@ -44,9 +44,8 @@ impl Proxy {
         if is_over {
             return self.drop_carrier(id);
         }
-        if has_staged {
-            self.announce_upstream(id);
-        }
+        // What has been waiting for the greeting, or a command that is sent once more.
+        self.announce_upstream(id);
         self.patrol_by(deadline);
         if is_idle && was_greeted {
             match purpose {
@@ -69,7 +68,11 @@ impl Proxy {
                 carrier.pushes_to = Proxy::is_pushed(carrier.purpose, carrier.line.resp3, what, first);
                 carrier.is_collected = match what {
                     // An error may say that another node has to get it.
-                    Some(Expected::Client(..) | Expected::Exec(..)) => carrier.line.node.is_some() && first == b'-',
+                    Some(Expected::Client(..) | Expected::Exec(..)) => {
+                        let names_scripts = expected.is_some_and(|expected| expected.names_scripts);
+                        let is_exec = matches!(what, Some(Expected::Exec(..)));
+                        (carrier.line.node.is_some() || names_scripts) && first == b'-' || names_scripts && is_exec
+                    }
                     Some(Expected::Nobody) | None => false,
                     Some(_) => true,
                 };
@@ -150,6 +153,9 @@ impl Proxy {
                 }
             }
             Expected::Client(..) | Expected::Part(..) | Expected::Exec(..) => {
+                if expected.names_scripts && self.is_asked_in_full(carrier, expected, &reply, now) {
+                    return;
+                }
                 let redirect = match carrier.redirect.take() {
                     Some(redirect) if matches!(expected.what, Expected::Exec(..)) => Some(redirect),
                     _ if carrier.line.node.is_some() => Redirect::parse(&reply, carrier.line.node),
@@ -241,7 +247,7 @@ impl Proxy {
 
     /// What a client says next waits until those are answered that may have to follow this one: the order of its commands stays,
     /// whichever node executes them.
-    fn hold_behind(&mut self, what: Expected) {
+    pub(super) fn hold_behind(&mut self, what: Expected) {
         if let Expected::Client(client, _) | Expected::Exec(client, _) | Expected::Part(client, ..) = what
             && let Some(client) = self.clients.get_mut(client)
             && !matches!(client.waits_for, Some(super::client::Wait::Answers))
@@ -255,6 +261,7 @@ impl Proxy {
         let Retry { awaited, bytes, line, patience } = retry;
         match self.line(line, now) {
             Ok(link) => {
+                self.bring_all(link, awaited, &bytes, patience, now);
                 if asks {
                     self.send(link, Expected::Nobody.into(), patience, now, |out| encode::command(out, &[b"ASKING"]));
                 }
@@ -282,6 +289,7 @@ impl Proxy {
             (Ok(link), Some(own)) => {
                 let before = std::mem::replace(&mut own.carrier, link);
                 self.orphan(before);
+                self.bring_all(link, awaited, &bytes, patience, now);
                 if asks {
                     self.send(link, Expected::Nobody.into(), patience, now, |out| encode::command(out, &[b"ASKING"]));
                 }
@@ -306,7 +314,8 @@ impl Proxy {
     ) {
         if let Expected::Exec(..) = awaited.what {
             // As many replies as it has commands.
-            let commands = commands(bytes);
+            let mut commands = 0;
+            each_command(bytes, |_| commands += 1);
             self.send(link, Expected::Nobody.into(), patience, now, |_| {});
             for _ in 2..commands {
                 self.send(link, Expected::Queued.into(), patience, now, |_| {});
@@ -462,22 +471,4 @@ fn told_plainly(redirect: Redirect, reply: &[u8]) -> Vec<u8> {
             b"-ERR redis-mesh: the Redis Cluster sends the command from node to node; try again\r\n".to_vec()
         }
     }
-}
-
-/// How many commands these are.
-fn commands(bytes: &[u8]) -> usize {
-    use crate::resp::request::{Parser, Progress};
-    let (mut count, mut at) = (0, 0);
-    let limits = crate::wire::Limits {
-        max_arguments: u32::MAX,
-        max_bulk_bytes: u64::MAX,
-        max_held_bytes: u32::MAX,
-        ..Default::default()
-    };
-    let mut parser = Parser::default();
-    while let Ok(Progress::Complete(length)) = parser.parse(bytes.get(at..).unwrap_or_default(), &limits) {
-        parser.reset();
-        (count, at) = (count + 1, at + length);
-    }
-    count
 }

@@ -4,7 +4,11 @@
 use super::config::Config;
 use super::place::Place;
 use super::renames::Renames;
+use super::scripts::Digest;
 use crate::resp::encode;
+use crate::resp::request::{Parser, Progress};
+use crate::rewrite::args::Args;
+use crate::wire::Limits;
 
 /// What a client has said since MULTI.
 #[derive(Debug, Default)]
@@ -14,6 +18,8 @@ pub struct Transaction {
     count: usize,
     /// What the names of keys in their answers become.
     renames: Vec<(usize, Renames)>,
+    /// The scripts that they name.
+    pub scripts: Vec<Digest>,
     /// Where they go.
     place: Option<Place>,
     /// A command was refused, so that EXEC will be, too.
@@ -84,5 +90,20 @@ impl Transaction {
         encode::command(out, &[b"MULTI"]);
         out.extend_from_slice(&self.commands);
         encode::command(out, &[b"EXEC"]);
+    }
+}
+
+/// Goes through commands as they were written here.
+pub fn each_command(bytes: &[u8], mut each: impl FnMut(&Args<'_>)) {
+    let mut at = 0;
+    let limits =
+        Limits { max_arguments: u32::MAX, max_bulk_bytes: u64::MAX, max_held_bytes: u32::MAX, ..Limits::default() };
+    let mut parser = Parser::default();
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let Ok(Progress::Complete(length)) = parser.parse(rest, &limits) else { return };
+        each(&Args { frame: parser.frame(rest), spans: parser.args(), count: parser.args().len() });
+        parser.reset();
+        at += length;
     }
 }
