@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -37,6 +37,56 @@ impl Library {
             args: vec![clients().join("python").join(script)],
             environment: vec![("PYTHONPATH", packages), ("PYTHONDONTWRITEBYTECODE", "1".into())],
         })
+    }
+
+    /// pytest with the test suite of redis-py itself, of the version in `tests/clients/python/requirements.txt`, and where it lies.
+    pub fn redis_py_suite() -> Result<(Library, PathBuf)> {
+        let made = cache::made_of(
+            &clients().join("python"),
+            "redis-py-suite",
+            &["requirements.txt", "suite/requirements.txt"],
+            |from, to| {
+                workspace::progress("getting redis-py's own test suite (PyPI: redis, pytest)");
+                let wanted = std::fs::read_to_string(from.join("requirements.txt"))?;
+                let redis = wanted.lines().find(|line| line.starts_with("redis==")).context("no redis among them")?;
+                let pip = |words: &[&str]| {
+                    let mut pip = Command::new("python3");
+                    pip.args([
+                        "-m",
+                        "pip",
+                        words[0],
+                        "--disable-pip-version-check",
+                        "--no-input",
+                        "--no-deps",
+                        "--quiet",
+                    ]);
+                    pip.args(&words[1..]);
+                    pip
+                };
+                let mut install = pip(&["install", "--target"]);
+                install.arg(to.join("packages")).arg("-r").arg(from.join("suite/requirements.txt"));
+                finished(install, "pip, which fetches pytest")?;
+                // A wheel has no tests.
+                let mut download = pip(&["download", "--no-binary", "redis", redis, "--dest"]);
+                download.arg(to);
+                finished(download, "pip, which fetches redis-py's sources")?;
+                let mut tar = Command::new("tar");
+                tar.arg("-xzf").arg(to.join(format!("{}.tar.gz", redis.replace("==", "-")))).arg("-C").arg(to);
+                finished(tar, "tar")?;
+                Ok(std::fs::rename(to.join(redis.replace("==", "-")), to.join("redis-py"))?)
+            },
+        )?;
+        let path = [made.join("redis-py"), made.join("packages"), clients().join("python/suite")];
+        let path = std::env::join_paths(path)?.into();
+        let environment = vec![("PYTHONPATH", path), ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1".into())];
+        let args = vec!["-m".into(), "pytest".into()];
+        Ok((Library { program: "python3".into(), args, environment }, made.join("redis-py")))
+    }
+
+    /// With one more variable of the environment.
+    pub fn with(mut self, name: &'static str, value: impl Into<PathBuf>) -> Library {
+        self.environment.push((name, value.into()));
+        self
     }
 
     /// A script for Node.js with the packages of `tests/clients/javascript/package-lock.json`.
@@ -80,17 +130,25 @@ impl Library {
 
     /// Runs it; what it printed, or an error with that and how it ended.
     pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<String> {
+        let (ended, text) = self.run_for(args, PATIENCE)?;
+        if !ended.success() {
+            bail!("{}: {ended}\n{text}", self.program.display());
+        }
+        Ok(text)
+    }
+
+    /// Runs it for at most that long; how it ended, and what it printed.
+    pub fn run_for<S: AsRef<OsStr>>(&self, args: &[S], patience: Duration) -> Result<(ExitStatus, String)> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).args(args).envs(self.environment.iter().map(|(name, value)| (name, value)));
         let log = workspace::scratch("client")?.join("output");
         let mut process = Process::start(&self.program.display().to_string(), command, &log)?;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience;
         loop {
             match process.exited() {
-                Some(status) if status.success() => return Ok(process.log_text()),
-                Some(status) => bail!("{}: {status}\n{}", process.name(), process.log_text()),
+                Some(status) => return Ok((status, process.log_text())),
                 None if Instant::now() > end => {
-                    bail!("{} isn't done after {PATIENCE:?}\n{}", process.name(), process.log_text())
+                    bail!("{} isn't done after {patience:?}\n{}", process.name(), process.log_text())
                 }
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
