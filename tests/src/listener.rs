@@ -277,6 +277,7 @@ pub fn direct(destination: &str) -> wire::Host {
         allow_admin_commands: false,
         case_insensitive: false,
         read_policy: wire::ReadPolicy::default(),
+        command_stats: false,
         op_timeout_ms: 0,
         targets: vec![target(destination, &[])],
         routes: vec![route(KeyMatch::Any, 0)],

@@ -12,6 +12,9 @@ use crate::envoy::{Envoy, Options};
 use crate::listener::{self, Config};
 use crate::{cache, workspace};
 
+/// Labels that stand in the names of statistics.
+const LABELS: [&str; 3] = ["redis_host", "redis_route", "redis_command"];
+
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
 /// Builds the module and returns its path. Cargo does nothing where nothing changed.
@@ -57,6 +60,7 @@ pub fn filter(name: &str, terminal: bool, config: Option<Value>) -> Result<Value
             "name": "redis_mesh",
             "module": {"local": {"filename": build()?}},
             "do_not_close": true,
+            "metrics_namespace": "wasmcustom",
         },
         "filter_name": name,
         "terminal_filter": terminal,
@@ -83,6 +87,11 @@ pub fn text(config: &str) -> Result<String> {
             none => *none = json!(more),
         }
     }
+    all["layered_runtime"] = json!({"layers": [{"name": "redis-mesh", "static_layer": {
+        "envoy.reloadable_features.dynamic_modules_strip_custom_stat_prefix": true,
+    }}]});
+    let tag = |name: &str| json!({"tag_name": name, "regex": format!(r"({name}=\.=(.*?);\.;)")});
+    all["stats_config"] = json!({"stats_tags": LABELS.map(tag)});
     all["bootstrap_extensions"] = json!([{
         "name": "envoy.bootstrap.internal_listener",
         "typed_config": {"@type": format!("{TYPES}.bootstrap.internal_listener.v3.InternalListener")},

@@ -57,6 +57,7 @@ pub fn host(
         case_insensitive: service.settings.case_insensitive,
         read_policy: if is_native { read_policy(service.settings.read_policy) } else { Default::default() },
         op_timeout_ms: service.settings.op_timeout.filter(|_| is_native).map_or(0, milliseconds),
+        command_stats: is_native && service.settings.enable_command_stats,
         targets: service
             .targets
             .iter()

@@ -11,6 +11,9 @@ use super::envoy::{any, tcp, transport_socket};
 const ANCHOR: &str = "redis_anchor";
 /// The listener and the cluster of the connections to Redis.
 const CARRIER: &str = "redis_carrier";
+/// What Envoy puts before the names of the module's metrics: the same as before those of the wasm filter, so that a metric is the
+/// same one on all data paths, and one that Istio's sidecars keep.
+const METRICS: &str = "wasmcustom";
 /// The name by which Envoy knows the module.
 const MODULE: &str = "redis_mesh";
 
@@ -38,7 +41,12 @@ fn filter(name: &str, is_terminal: bool, module: &str, config: Option<Value>) ->
 
 fn of_module(module: &str) -> Value {
     // Code to which a thread may return must stay where it is.
-    json!({"name": MODULE, "module": {"local": {"filename": module}}, "do_not_close": true})
+    json!({
+        "name": MODULE,
+        "module": {"local": {"filename": module}},
+        "do_not_close": true,
+        "metrics_namespace": METRICS,
+    })
 }
 
 /// The internal listeners.
@@ -92,6 +100,17 @@ pub fn bootstrap_extension() -> Value {
         "name": "envoy.bootstrap.internal_listener",
         "typed_config": any("envoy.extensions.bootstrap.internal_listener.v3.InternalListener", json!({})),
     })
+}
+
+/// Has Envoy leave [`METRICS`] out of what Prometheus reads, which it does by itself only where there is a wasm filter.
+pub fn runtime() -> Value {
+    let flag = "envoy.reloadable_features.dynamic_modules_strip_custom_stat_prefix";
+    json!({"layers": [{"name": "redis-mesh", "static_layer": {flag: true}}]})
+}
+
+/// The labels that only the module's metrics have.
+pub fn stats_tags() -> [Value; 2] {
+    ["redis_route", "redis_command"].map(|name| json!({"tag_name": name, "regex": format!(r"({name}=\.=(.*?);\.;)")}))
 }
 
 /// The name of the cluster through which the nodes of a Redis Cluster are reached that are not members of this one.

@@ -136,6 +136,10 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
         listeners.extend(native::listeners(&options.module));
         clusters.extend(native::clusters());
         bootstrap["bootstrap_extensions"] = json!([native::bootstrap_extension()]);
+        bootstrap["layered_runtime"] = native::runtime();
+        if let Some(tags) = bootstrap["stats_config"]["stats_tags"].as_array_mut() {
+            tags.extend(native::stats_tags());
+        }
     }
     bootstrap["static_resources"] = json!({"listeners": listeners, "clusters": clusters});
     bootstrap

@@ -184,14 +184,14 @@ fn not_of_direct(settings: &Spec) -> impl Iterator<Item = (&'static str, bool)> 
     let of_native = [
         ("readPolicy", settings.read_policy.is_some_and(|policy| policy != ReadPolicy::Master)),
         ("opTimeout", settings.op_timeout.is_some()),
+        ("enableCommandStats", settings.enable_command_stats == Some(true)),
     ];
     of_native.into_iter().chain(proxy_only(settings))
 }
 
 /// The settings that only `redis_proxy` knows. A Redis Cluster's redirections and hash tags are what they are on `native`.
-fn proxy_only(settings: &Spec) -> [(&'static str, bool); 6] {
+fn proxy_only(settings: &Spec) -> [(&'static str, bool); 5] {
     [
-        ("enableCommandStats", settings.enable_command_stats == Some(true)),
         ("enableHashtagging", settings.enable_hashtagging == Some(true)),
         ("enableRedirection", settings.enable_redirection == Some(true)),
         ("bufferFlushTimeout", settings.buffer_flush_timeout.is_some()),

@@ -244,6 +244,7 @@ fn has_native_fields(host: &wire::Host) -> bool {
     let mut mirrors = host.targets.iter().flat_map(|target| &target.mirrors);
     host.op_timeout_ms != 0
         || host.read_policy != wire::ReadPolicy::default()
+        || host.command_stats
         || host.routes.iter().any(|route| route.read_policy.is_some())
         || host.targets.iter().any(|target| target.upstream.is_some())
         || mirrors.any(|mirror| mirror.cluster || mirror.upstream.is_some())

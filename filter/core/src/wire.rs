@@ -61,6 +61,9 @@ pub struct Host {
     /// `native` only: milliseconds that Redis may take for a reply, but for commands that wait by themselves; 0: any time.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub op_timeout_ms: u64,
+    /// `native` only: count how long each command takes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub command_stats: bool,
     /// The destinations that the routes name by index.
     pub targets: Vec<Target>,
     /// Precedence: exact, then longest prefix, then regex in order, then `any`.

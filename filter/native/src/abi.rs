@@ -54,6 +54,9 @@ pub const FLUSH_WRITE: u32 = 0;
 /// `network_connection_close_type`: drop what is buffered.
 pub const NO_FLUSH: u32 = 1;
 
+/// `metrics_result_Success`.
+pub const METRICS_SUCCESS: u32 = 0;
+
 /// `log_level`.
 pub const INFO: u32 = 2;
 /// `log_level`.
@@ -111,6 +114,42 @@ unsafe extern "C" {
         index: usize,
         out: *mut Buffer,
     ) -> bool;
+
+    pub fn envoy_dynamic_module_callback_network_filter_config_define_counter(
+        config: Opaque,
+        name: Buffer,
+        id: *mut usize,
+    ) -> u32;
+    pub fn envoy_dynamic_module_callback_network_filter_config_define_gauge(
+        config: Opaque,
+        name: Buffer,
+        id: *mut usize,
+    ) -> u32;
+    pub fn envoy_dynamic_module_callback_network_filter_config_define_histogram(
+        config: Opaque,
+        name: Buffer,
+        id: *mut usize,
+    ) -> u32;
+    pub fn envoy_dynamic_module_callback_network_filter_config_increment_counter(
+        config: Opaque,
+        id: usize,
+        by: u64,
+    ) -> u32;
+    pub fn envoy_dynamic_module_callback_network_filter_config_increment_gauge(
+        config: Opaque,
+        id: usize,
+        by: u64,
+    ) -> u32;
+    pub fn envoy_dynamic_module_callback_network_filter_config_decrement_gauge(
+        config: Opaque,
+        id: usize,
+        by: u64,
+    ) -> u32;
+    pub fn envoy_dynamic_module_callback_network_filter_config_record_histogram_value(
+        config: Opaque,
+        id: usize,
+        value: u64,
+    ) -> u32;
 
     pub fn envoy_dynamic_module_callback_network_filter_scheduler_new(filter: Opaque) -> Opaque;
     pub fn envoy_dynamic_module_callback_network_filter_scheduler_commit(scheduler: Opaque, event: u64);

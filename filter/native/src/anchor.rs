@@ -6,8 +6,10 @@
 use crate::client::Client;
 use crate::envoy::Filter;
 use crate::head::{self, Head};
+use crate::metrics::Metrics;
 use crate::{Action, worker};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The cluster whose only host is the internal listener of anchors. Carriers need one of their own: from this one's pool they
 /// would get the anchor itself.
@@ -18,6 +20,7 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 /// A connection on the internal listener of anchors.
 pub struct Anchor {
     pub filter: Filter,
+    pub metrics: Arc<Metrics>,
 }
 
 /// How a worker stands with its anchor.
@@ -41,8 +44,8 @@ pub enum Standing {
 
 impl Anchor {
     /// A connection that Envoy has just accepted.
-    pub fn new(filter: Filter) -> Anchor {
-        Anchor { filter }
+    pub fn new(filter: Filter, metrics: Arc<Metrics>) -> Anchor {
+        Anchor { filter, metrics }
     }
 
     /// A request has come. A connection that answered a client who went away meanwhile may get another one.

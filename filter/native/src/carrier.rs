@@ -2,10 +2,12 @@
 
 use crate::envoy::Filter;
 use crate::head::{self, Head};
+use crate::metrics::Metrics;
 use crate::{Action, node, worker};
 use redis_mesh_core::proxy::{Address, CarrierId};
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The cluster whose only host is the internal listener of carriers.
 pub const CLUSTER: &str = "redis_carrier";
@@ -13,6 +15,7 @@ pub const CLUSTER: &str = "redis_carrier";
 /// One carrier.
 pub struct Carrier {
     pub filter: Filter,
+    pub metrics: Arc<Metrics>,
     id: Cell<Option<CarrierId>>,
     phase: Cell<Phase>,
 }
@@ -29,8 +32,8 @@ enum Phase {
 
 impl Carrier {
     /// A connection that Envoy has just accepted.
-    pub fn new(filter: Filter) -> Carrier {
-        Carrier { filter, id: Cell::new(None), phase: Cell::new(Phase::Unknown) }
+    pub fn new(filter: Filter, metrics: Arc<Metrics>) -> Carrier {
+        Carrier { filter, metrics, id: Cell::new(None), phase: Cell::new(Phase::Unknown) }
     }
 
     /// Bytes from the anchor: the request, and nothing after it.
@@ -56,6 +59,7 @@ impl Carrier {
 
     fn open(&self, id: CarrierId, address: &Address) {
         self.id.set(Some(id));
+        self.metrics.carrier(true);
         if !self.filter.set_filter_state("envoy.tcp_proxy.cluster", &address.cluster) {
             // Otherwise `tcp_proxy` would go where it is configured to.
             self.filter.abort();
@@ -106,6 +110,7 @@ impl Carrier {
     /// The connection has ended.
     pub fn closed(self: &Rc<Self>) {
         if let Some(id) = self.id.take() {
+            self.metrics.carrier(false);
             worker::carrier_closed(self, id);
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::config::Slot;
 use crate::envoy::Filter;
+use crate::metrics::Metrics;
 use crate::{Action, worker};
 use redis_mesh_core::proxy::ClientId;
 use std::cell::Cell;
@@ -11,6 +12,8 @@ use std::sync::Arc;
 /// One client.
 pub struct Client {
     pub filter: Filter,
+    /// Of the configuration with which it was accepted.
+    pub metrics: Arc<Metrics>,
     slot: Arc<Slot>,
     id: Cell<Option<ClientId>>,
     /// Bytes wait in Envoy's buffer, and reading is stopped. Envoy counts how often it is told to stop.
@@ -19,13 +22,17 @@ pub struct Client {
 
 impl Client {
     /// A connection that Envoy has just accepted.
-    pub fn new(filter: Filter, slot: Arc<Slot>) -> Client {
-        Client { filter, slot, id: Cell::new(None), stuck: Cell::new(false) }
+    pub fn new(filter: Filter, slot: Arc<Slot>, metrics: Arc<Metrics>) -> Client {
+        Client { filter, metrics, slot, id: Cell::new(None), stuck: Cell::new(false) }
     }
 
     /// The connection is there.
     pub fn opened(self: &Rc<Self>) -> Action {
-        self.id.set(worker::client_opened(self, self.slot.newest()));
+        let (rules, metrics) = self.slot.newest();
+        self.id.set(worker::client_opened(self, rules, metrics));
+        if self.id.get().is_some() {
+            self.metrics.client(true);
+        }
         Action::Continue
     }
 
@@ -66,6 +73,7 @@ impl Client {
     /// The connection has ended.
     pub fn closed(self: &Rc<Self>) {
         if let Some(id) = self.id.take() {
+            self.metrics.client(false);
             worker::client_closed(self, id);
         }
     }

@@ -1,6 +1,7 @@
 //! What a filter is configured to be, and the newest configuration of every name, which open connections follow.
 
-use crate::envoy::{self, Level};
+use crate::envoy::{self, Level, Meter};
+use crate::metrics::Metrics;
 use redis_mesh_core::config::json_of;
 use redis_mesh_core::proxy::config::{Config as Rules, Document};
 use std::collections::BTreeMap;
@@ -10,16 +11,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 /// One of the module's filters.
 pub enum Config {
     /// `proxy`: for clients.
-    Proxy(Arc<Slot>),
+    Proxy(Arc<Slot>, Arc<Metrics>),
     /// `anchor`: what carriers hang on.
-    Anchor,
+    Anchor(Arc<Metrics>),
     /// `carrier`: a connection to Redis.
-    Carrier,
+    Carrier(Arc<Metrics>),
 }
 
 /// The newest configuration of one name. It lives as long as a listener or a connection refers to it.
 pub struct Slot {
-    newest: Mutex<(u64, Arc<Rules>)>,
+    newest: Mutex<(u64, Arc<Rules>, Arc<Metrics>)>,
 }
 
 static SLOTS: Mutex<BTreeMap<String, Weak<Slot>>> = Mutex::new(BTreeMap::new());
@@ -33,58 +34,66 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Config {
     /// The filter of this name. The error is for Envoy's log.
-    pub fn new(name: &[u8], config: &[u8]) -> Result<Config, String> {
+    pub fn new(meter: Meter, name: &[u8], config: &[u8]) -> Result<Config, String> {
         match name {
-            b"proxy" => configure(config).map(Config::Proxy),
-            b"anchor" => Ok(Config::Anchor),
-            b"carrier" => Ok(Config::Carrier),
+            b"proxy" => configure(meter, config),
+            b"anchor" => Ok(Config::Anchor(Arc::new(Metrics::new(meter, false)))),
+            b"carrier" => Ok(Config::Carrier(Arc::new(Metrics::new(meter, true)))),
             _ => Err(format!(
                 "the module has no filter {:?}, only \"proxy\", \"anchor\" and \"carrier\"",
                 String::from_utf8_lossy(name)
             )),
         }
     }
-}
 
-impl Slot {
-    /// The newest configuration.
-    pub fn newest(&self) -> Arc<Rules> {
-        lock(&self.newest).1.clone()
+    /// Envoy's side of it goes; what holds this one's metrics finds nobody to tell.
+    pub fn forget(&self) {
+        let (Config::Proxy(_, metrics) | Config::Anchor(metrics) | Config::Carrier(metrics)) = self;
+        metrics.forget();
     }
 }
 
-fn configure(bytes: &[u8]) -> Result<Arc<Slot>, String> {
+impl Slot {
+    /// The newest configuration, and who counts for it.
+    pub fn newest(&self) -> (Arc<Rules>, Arc<Metrics>) {
+        let newest = lock(&self.newest);
+        (newest.1.clone(), newest.2.clone())
+    }
+}
+
+fn configure(meter: Meter, bytes: &[u8]) -> Result<Config, String> {
     let Document { name, revision, host: config } =
         Document::from_json(json_of(bytes)).map_err(|error| error.to_string())?;
+    let metrics = Arc::new(Metrics::of_clients(meter, config.clone()));
     let mut slots = lock(&SLOTS);
     slots.retain(|_, slot| slot.strong_count() > 0);
     let generation = GENERATION.load(Ordering::Relaxed) + 1;
     let slot = match slots.get(&name).and_then(Weak::upgrade) {
         Some(slot) => {
-            *lock(&slot.newest) = (generation, config);
+            *lock(&slot.newest) = (generation, config, metrics.clone());
             slot
         }
         None => {
-            let slot = Arc::new(Slot { newest: Mutex::new((generation, config)) });
+            let slot = Arc::new(Slot { newest: Mutex::new((generation, config, metrics.clone())) });
             slots.insert(name.clone(), Arc::downgrade(&slot));
             slot
         }
     };
     GENERATION.store(generation, Ordering::Release);
     envoy::log(Level::Info, &format!("redis-mesh: {name} revision {revision}"));
-    Ok(slot)
+    Ok(Config::Proxy(slot, metrics))
 }
 
 /// Hands over the configurations that are newer than `seen`, and returns up to what has been seen now.
-pub fn newer(seen: u64, mut each: impl FnMut(Arc<Rules>)) -> u64 {
+pub fn newer(seen: u64, mut each: impl FnMut(Arc<Rules>, Arc<Metrics>)) -> u64 {
     // A configuration that comes after this has a higher number and is found by the next call, perhaps by this one too.
     let now = GENERATION.load(Ordering::Acquire);
     if now != seen {
         let slots: Vec<Arc<Slot>> = lock(&SLOTS).values().filter_map(Weak::upgrade).collect();
         for slot in slots {
-            let (generation, config) = lock(&slot.newest).clone();
+            let (generation, config, metrics) = lock(&slot.newest).clone();
             if generation > seen {
-                each(config);
+                each(config, metrics);
             }
         }
     }

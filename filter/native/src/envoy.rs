@@ -1,5 +1,9 @@
 //! Safe handles of what Envoy lends: a connection's filter, and a way back to it from another thread.
 
+mod meter;
+
+pub use meter::{Counter, Gauge, Histogram, Meter, Reading};
+
 use crate::abi::{self, Buffer, Header, Opaque};
 use redis_mesh_core::proxy::{CarrierId, ClientId, Proxy};
 use std::cell::{Cell, RefCell};

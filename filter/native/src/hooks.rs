@@ -39,6 +39,7 @@ unsafe fn on<T>(module: Opaque, otherwise: T, hook: impl FnOnce(&Instance) -> T)
         return otherwise;
     };
     guarded(|| hook(&instance)).unwrap_or_else(|| {
+        guarded(|| instance.metrics().panicked());
         guarded(|| instance.filter().abort());
         otherwise
     })
@@ -60,16 +61,18 @@ pub extern "C" fn envoy_dynamic_module_on_program_init() -> *const std::ffi::c_c
 /// A filter is configured. Null: it is refused; the reason is in the log.
 ///
 /// # Safety
-/// `name` and `config` are valid for the call.
+/// `name` and `config` are valid for the call; `envoy` is Envoy's configuration, until `on_network_filter_config_destroy`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_config_new(
-    _envoy: Opaque,
+    envoy: Opaque,
     name: Buffer,
     config: Buffer,
 ) -> *const Config {
-    // SAFETY: both are valid for the call, and `Config::new` calls Envoy for nothing but logging.
+    // SAFETY: the hook that destroys it has it forgotten; where it is refused, nobody keeps it.
+    let meter = unsafe { envoy::Meter::new(envoy) };
+    // SAFETY: both are valid for the call, and what `Config::new` calls in Envoy changes neither.
     let (name, config) = unsafe { (envoy::bytes(name), envoy::bytes(config)) };
-    let config = guarded(|| match Config::new(name, config) {
+    let config = guarded(|| match Config::new(meter, name, config) {
         Ok(config) => Some(config),
         Err(reason) => {
             envoy::log(Level::Error, &format!("redis-mesh: configuration refused: {reason}"));
@@ -88,6 +91,8 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_config_destroy(c
     if !config.is_null() {
         // SAFETY: it was made by `Box::into_raw` and is given back once.
         let config = unsafe { Box::from_raw(config) };
+        // Whatever happens then: nobody may reach Envoy's configuration from here on.
+        config.forget();
         guarded(|| drop(config));
     }
 }
@@ -345,6 +350,7 @@ mod tests {
         assert_eq!((a.closed.get(), b.closed.get()), (true, false));
         assert_eq!(PANICS.load(Ordering::Relaxed), before + 1);
         assert!(standin::log().iter().any(|line| line.contains("a hook has panicked")));
+        assert_eq!(standin::metric("module_panics_total"), 1);
         a.destroy();
         b.destroy();
         assert_eq!(standin::living(), 0);

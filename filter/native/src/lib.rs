@@ -10,7 +10,7 @@
 //!
 //! and a load-balancing policy, `node`, for the clusters that are Redis Clusters.
 //!
-//! `unsafe` stands in `abi.rs` (declarations), `hooks.rs` (what Envoy calls) and `envoy.rs` (what is called in Envoy).
+//! `unsafe` stands in `abi.rs` (declarations), `hooks.rs` (what Envoy calls), `envoy.rs` and `envoy/` (what is called in Envoy).
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code)]
@@ -24,6 +24,7 @@ mod envoy;
 mod head;
 #[allow(unsafe_code)]
 mod hooks;
+mod metrics;
 mod node;
 #[cfg(test)]
 #[allow(unsafe_code)]
@@ -36,6 +37,7 @@ use carrier::Carrier;
 use client::Client;
 use config::Config;
 use envoy::Filter;
+use metrics::Metrics;
 use std::rc::Rc;
 
 /// What Envoy is to do with a buffer.
@@ -65,9 +67,11 @@ enum Instance {
 impl Instance {
     fn new(config: &Config, filter: Filter) -> Instance {
         match config {
-            Config::Proxy(slot) => Instance::Client(Rc::new(Client::new(filter, slot.clone()))),
-            Config::Anchor => Instance::Anchor(Rc::new(Anchor::new(filter))),
-            Config::Carrier => Instance::Carrier(Rc::new(Carrier::new(filter))),
+            Config::Proxy(slot, metrics) => {
+                Instance::Client(Rc::new(Client::new(filter, slot.clone(), metrics.clone())))
+            }
+            Config::Anchor(metrics) => Instance::Anchor(Rc::new(Anchor::new(filter, metrics.clone()))),
+            Config::Carrier(metrics) => Instance::Carrier(Rc::new(Carrier::new(filter, metrics.clone()))),
         }
     }
 
@@ -76,6 +80,14 @@ impl Instance {
             Instance::Client(client) => &client.filter,
             Instance::Anchor(anchor) => &anchor.filter,
             Instance::Carrier(carrier) => &carrier.filter,
+        }
+    }
+
+    fn metrics(&self) -> &Metrics {
+        match self {
+            Instance::Client(client) => &client.metrics,
+            Instance::Anchor(anchor) => &anchor.metrics,
+            Instance::Carrier(carrier) => &carrier.metrics,
         }
     }
 

@@ -10,6 +10,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+mod metrics;
+
+pub use metrics::{forget, metric, newest};
+
 /// A connection with one of the module's filters.
 #[derive(Default)]
 pub struct Connection {
@@ -81,7 +85,7 @@ pub fn configure(name: &str, config: &str) -> *const crate::config::Config {
     let buffer = |text: &str| Buffer { data: text.as_ptr(), len: text.len() };
     // SAFETY: both are valid for the call.
     unsafe {
-        hooks::envoy_dynamic_module_on_network_filter_config_new(std::ptr::null_mut(), buffer(name), buffer(config))
+        hooks::envoy_dynamic_module_on_network_filter_config_new(metrics::configuration(), buffer(name), buffer(config))
     }
 }
 

@@ -8,12 +8,14 @@ use crate::anchor::{self, Anchor, Standing};
 use crate::carrier::{self, Carrier};
 use crate::client::Client;
 use crate::envoy::Filter;
+use crate::metrics::Metrics;
 use crate::timer::Alarm;
 use crate::{Answer, config};
 use redis_mesh_core::proxy::config::Config;
-use redis_mesh_core::proxy::{Address, CarrierId, ClientId, Output, Proxy};
+use redis_mesh_core::proxy::{Address, CarrierId, ClientId, Output, Proxy, Tally};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -39,6 +41,10 @@ struct Worker {
     anchor: RefCell<Standing>,
     /// Numbers the requests for an anchor.
     asked: Cell<u64>,
+    /// Who counts for clients with certain rules, by the address of these, which is their own while they are kept.
+    metrics: RefCell<HashMap<usize, Arc<Metrics>>>,
+    /// Used again and again.
+    tally: RefCell<Tally>,
     /// Up to where configurations have been taken over.
     seen: Cell<u64>,
     performing: Cell<bool>,
@@ -92,9 +98,10 @@ pub fn input(give: impl FnOnce(&RefCell<Proxy>, Duration)) {
 }
 
 /// A client's connection is there.
-pub fn client_opened(client: &Rc<Client>, config: Arc<Config>) -> Option<ClientId> {
+pub fn client_opened(client: &Rc<Client>, config: Arc<Config>, metrics: Arc<Metrics>) -> Option<ClientId> {
     with(|worker| {
         worker.follow();
+        worker.count_with(metrics);
         let id = worker.proxy.borrow_mut().open(config);
         worker.clients.borrow_mut().insert(id, client.clone());
         // Carriers may have been left without anybody to ask for them.
@@ -256,6 +263,8 @@ impl Worker {
             callouts: RefCell::default(),
             blocked: RefCell::default(),
             anchor: RefCell::default(),
+            metrics: RefCell::default(),
+            tally: RefCell::default(),
             asked: Cell::new(0),
             seen: Cell::new(0),
             performing: Cell::new(false),
@@ -267,7 +276,10 @@ impl Worker {
 
     /// Takes new configurations over.
     fn follow(&self) {
-        let seen = config::newer(self.seen.get(), |config| self.proxy.borrow_mut().update(&config));
+        let seen = config::newer(self.seen.get(), |config, metrics| {
+            self.count_with(metrics);
+            self.proxy.borrow_mut().update(&config);
+        });
         self.seen.set(seen);
     }
 
@@ -308,7 +320,37 @@ impl Worker {
                 None => break,
             }
         }
+        self.report();
         self.arm();
+    }
+
+    /// Keeps who counts for clients with certain rules, and no longer those whose Envoy is gone and whose rules nobody has.
+    fn count_with(&self, metrics: Arc<Metrics>) {
+        let Some(rules) = metrics.rules() else { return };
+        let address = Arc::as_ptr(rules) as usize;
+        let mut all = self.metrics.borrow_mut();
+        if let Entry::Vacant(place) = all.entry(address) {
+            place.insert(metrics.clone());
+            all.retain(|_, metrics| metrics.is_needed());
+        }
+    }
+
+    /// Tells Envoy what was counted.
+    fn report(&self) {
+        let mut tally = self.tally.take();
+        loop {
+            let counted = self.proxy.borrow_mut().counted(&mut tally);
+            let Some(rules) = counted else { break };
+            let metrics = self.metrics.borrow().get(&(Arc::as_ptr(&rules) as usize)).cloned();
+            if metrics.is_some_and(|metrics| metrics.tell(&tally, &rules)) {
+                continue;
+            }
+            // The listener of these rules is gone. A client that was accepted by an older one keeps that one's metrics alive.
+            let is_its = |client: &&Rc<Client>| client.metrics.rules().is_some_and(|its| its.host == rules.host);
+            let client = self.clients.borrow().values().find(is_its).cloned();
+            let _ = client.is_some_and(|client| client.metrics.tell(&tally, &rules));
+        }
+        self.tally.replace(tally);
     }
 
     fn client(&self, id: ClientId) -> Option<Rc<Client>> {

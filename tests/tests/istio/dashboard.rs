@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use redis_mesh_tests::client::Client;
 use redis_mesh_tests::envoy::Envoy;
+use redis_mesh_tests::native;
 use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::redis::{Options, Redis};
@@ -100,6 +101,9 @@ fn traffic(subnet: &Subnet) -> Result<(Envoy, Vec<Redis>)> {
         "proxy",
         "settings: {enableCommandStats: true}, redis: [{route: {host: proxy}, mirror: [{route: {host: copy}}]}]",
     );
+    // What only the module counts, by the module that lies in the workspace.
+    native::build()?;
+    scene.service("native", 104, &[10]).rules("native", "native", "settings: {enableCommandStats: true}");
     scene.service("closed", 103, &[12]).rules("closed", "direct", "");
     scene.destination("closed", "auth: {plain: {password: wrong}}");
     let login = Options { addr: Some(subnet.redis(12)), password: Some("another".into()), ..Options::default() };
@@ -119,6 +123,8 @@ fn traffic(subnet: &Subnet) -> Result<(Envoy, Vec<Redis>)> {
     ensure!(client.cmd(&["WATCH", "k"])?.is_error(), "WATCH on proxy");
     client.write(b"*1\r\n!\r\n")?;
     ensure!(client.read()?.is_error(), "what isn't RESP");
+    let mut client = Client::connect(subnet.redis(104))?;
+    client.ok(&["GET", "k"])?;
     // Redis refuses the login that is made for the client.
     let mut client = Client::connect(subnet.redis(103))?;
     let _ = client.cmd(&["GET", "k"]);

@@ -5,6 +5,7 @@ mod names;
 mod rendered;
 mod scripts;
 mod sessions;
+mod stats;
 
 use std::io::Write;
 use std::time::{Duration, Instant};

@@ -6,6 +6,7 @@ use super::place::Place;
 use super::queue::{ReplyQueue, Sequence};
 use super::slab::Id;
 use super::subscription::Subscriptions;
+use super::tally::{Host, Stopwatch};
 use super::transaction::Transaction;
 use crate::fault::Injected;
 use crate::resp::request::Parser;
@@ -18,7 +19,9 @@ pub struct Client {
     /// Its rules.
     pub config: Arc<Config>,
     /// Where its counters are.
-    pub stats: usize,
+    pub(super) host: Id<Host>,
+    /// When its commands were read; absent where nobody asks.
+    pub(super) watch: Option<Box<Stopwatch>>,
     /// The command under way.
     pub parser: Parser,
     /// Bytes that have been taken and not yet understood.
@@ -168,15 +171,16 @@ const HELD: usize = 1024 * 1024;
 
 impl Client {
     /// One that has just come.
-    pub fn new(config: Arc<Config>, stats: usize) -> Client {
-        Client {
+    pub(super) fn new(config: Arc<Config>, host: Id<Host>) -> Client {
+        let mut client = Client {
             links: vec![Link::Unknown; config.targets.len()],
             own: None,
             lost_watch: false,
             subscriptions: Subscriptions::default(),
             is_monitor: false,
             config,
-            stats,
+            host,
+            watch: None,
             parser: Parser::default(),
             buffer: Vec::new(),
             resp3: false,
@@ -198,6 +202,15 @@ impl Client {
             unread: 0,
             is_closing: false,
             is_closed: false,
+        };
+        client.follow_watch();
+        client
+    }
+
+    /// Begins or ends to look how long its commands take, as its rules say.
+    pub fn follow_watch(&mut self) {
+        if self.config.command_stats != self.watch.is_some() {
+            self.watch = self.config.command_stats.then(Box::default);
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Config {
     pub op_timeout: Option<Duration>,
     /// Which nodes answer a command without a key that only reads.
     pub read_policy: ReadPolicy,
+    /// How long each command takes is counted too.
+    pub command_stats: bool,
     /// Destinations with their mirrors.
     pub targets: Vec<Target>,
     /// What each route does; indexes are the router's.
@@ -76,6 +78,8 @@ pub struct Mirror {
 /// What a route does with its keys.
 #[derive(Debug)]
 pub struct Route {
+    /// What it matches, as stats call it: `key`, `prefix*`, `~regex` or `*`.
+    pub name: String,
     /// Index into [`Config::targets`].
     pub target: usize,
     /// Remove the matched prefix.
@@ -174,6 +178,12 @@ impl Config {
         let mut routes = Vec::with_capacity(host.routes.len());
         for (index, route) in host.routes.iter().enumerate() {
             routes.push(Route {
+                name: match &route.key {
+                    wire::KeyMatch::Exact(key) => key.clone(),
+                    wire::KeyMatch::Prefix(prefix) => format!("{prefix}*"),
+                    wire::KeyMatch::Regex(regex) => format!("~{regex}"),
+                    wire::KeyMatch::Any => "*".into(),
+                },
                 target: route.target as usize,
                 remove_prefix: route.remove_prefix,
                 removed_prefix: match &route.key {
@@ -191,6 +201,7 @@ impl Config {
             guarded: host.guard_credentials && !host.allow_admin_commands,
             op_timeout: (host.op_timeout_ms > 0).then(|| Duration::from_millis(host.op_timeout_ms)),
             read_policy: host.read_policy,
+            command_stats: host.command_stats,
             targets,
             routes,
             router,

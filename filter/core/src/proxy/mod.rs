@@ -28,13 +28,14 @@ mod scripts;
 mod session;
 mod slab;
 mod subscription;
+mod tally;
 mod transaction;
 
 use crate::random::Random;
 use crate::resp::encode;
 use crate::resp::request::Progress;
 use crate::rewrite::args::Args;
-use crate::stats::{Stat, Stats};
+use crate::stats::Stat;
 use carrier::{Carrier, Line};
 use client::{Client, Wait};
 use cluster::Cluster;
@@ -46,6 +47,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+pub use tally::{Answered, Tally};
 
 /// A client.
 pub type ClientId = Id<Client>;
@@ -118,7 +120,9 @@ pub struct Proxy {
     /// By upstreams' clusters.
     scripts: HashMap<Arc<str>, scripts::Scripts>,
     random: Random,
-    stats: Vec<(String, Stats)>,
+    hosts: tally::Hosts,
+    /// The time of the last call that told it.
+    clock: Duration,
     spare: Vec<Vec<u8>>,
 }
 
@@ -147,21 +151,16 @@ impl Proxy {
             retried: 0,
             scripts: HashMap::new(),
             random: Random::new(seed),
-            stats: Vec::new(),
+            hosts: tally::Hosts::default(),
+            clock: Duration::ZERO,
             spare: Vec::new(),
         }
     }
 
     /// A client has come.
     pub fn open(&mut self, config: Arc<Config>) -> ClientId {
-        let stats = match self.stats.iter().position(|(host, _)| *host == config.host) {
-            Some(known) => known,
-            None => {
-                self.stats.push((config.host.clone(), Stats::default()));
-                self.stats.len() - 1
-            }
-        };
-        self.clients.insert(Client::new(config, stats))
+        let host = self.hosts.enter(&config);
+        self.clients.insert(Client::new(config, host))
     }
 
     /// A host has new rules, which its clients get at once.
@@ -171,6 +170,9 @@ impl Proxy {
                 continue;
             };
             let before = std::mem::replace(&mut client.config, config.clone());
+            let host = self.hosts.enter(config);
+            self.hosts.leave(std::mem::replace(&mut client.host, host));
+            client.follow_watch();
             client.unlink();
             if let Some(transaction) = &mut client.transaction {
                 // Where it leads may have changed.
@@ -224,6 +226,7 @@ impl Proxy {
 
     /// Bytes of a client. Returns how many were taken; the rest is to be offered again after [`Output::Resume`].
     pub fn read(&mut self, id: ClientId, data: &[u8], now: Duration) -> usize {
+        self.clock = now;
         let Some(mut client) = self.clients.lend(id) else { return data.len() };
         if client.until.is_some_and(|until| until <= now) {
             client.until = None;
@@ -302,6 +305,7 @@ impl Proxy {
     /// A client is gone. What it asked for is answered to nobody.
     pub fn closed(&mut self, id: ClientId) {
         if let Some(mut client) = self.clients.remove(id) {
+            self.hosts.leave(client.host);
             self.disown(&mut client);
         }
     }
@@ -325,6 +329,7 @@ impl Proxy {
 
     /// A time that [`Proxy::next_tick`] named has come.
     pub fn tick(&mut self, now: Duration) {
+        self.clock = now;
         while self.alarms.first().is_some_and(|(until, _)| *until <= now) {
             let Some((_, alarm)) = self.alarms.pop_first() else { return };
             match alarm {
@@ -383,16 +388,28 @@ impl Proxy {
         }
     }
 
-    /// How often what has happened since this was asked last, by host.
-    pub fn stats(&mut self, mut each: impl FnMut(&str, Stat, u64)) {
-        for (host, stats) in &mut self.stats {
-            stats.take(|stat, by| each(host, stat, by));
-        }
+    /// What has happened to the clients of one configuration since this was asked last; `None`: nothing to any. `into` takes
+    /// it, whatever it held before. To be asked until it is `None`.
+    pub fn counted(&mut self, into: &mut Tally) -> Option<Arc<Config>> {
+        self.hosts.take(into)
     }
 
     fn count(&mut self, client: &Client, stat: Stat) {
-        if let Some((_, stats)) = self.stats.get_mut(client.stats) {
-            stats.count(stat);
+        if let Some(tally) = self.hosts.tally(client.host) {
+            tally.stats.count(stat);
+        }
+    }
+
+    /// Counts replies that have gone out.
+    fn count_replies(&mut self, client: &mut Client) {
+        if client.queue.failed().is_empty() && client.watch.is_none() {
+            return;
+        }
+        let failed = client.queue.take_failed();
+        let Some(tally) = self.hosts.tally(client.host) else { return };
+        tally.errors += failed.len() as u64;
+        if let Some(watch) = &mut client.watch {
+            watch.stop(client.queue.next(), &failed, self.clock, &mut tally.answered);
         }
     }
 
@@ -405,6 +422,7 @@ impl Proxy {
     }
 
     fn announce(&mut self, id: ClientId, client: &mut Client) {
+        self.count_replies(client);
         if !client.out.is_empty() && !client.is_announced {
             client.is_announced = true;
             self.outputs.push_back(Output::Write(id));

@@ -352,6 +352,9 @@ impl Proxy {
         if client.unread > UNREAD && !client.is_closed {
             // As Redis does with those who don't read (`client-output-buffer-limit pubsub`).
             (client.is_closing, client.is_closed) = (true, true);
+            if let Some(tally) = self.hosts.tally(client.host) {
+                tally.cut_off += 1;
+            }
             self.outputs.push_back(Output::AbortClient(id));
             return;
         }

@@ -68,6 +68,9 @@ impl Proxy {
         if first_time {
             self.count(client, Stat::Commands);
         }
+        if let Some(watch) = &mut client.watch {
+            watch.begin(now);
+        }
         let route = match &decision {
             Decision::Forward { route, .. } => Some(*route),
             Decision::Split(..) | Decision::Gather(_) | Decision::Exec(_) | Decision::Subscribe(_) => Some(None),
@@ -103,6 +106,11 @@ impl Proxy {
             }
         }
         let request = Request { known, args, raw };
+        let sequence = client.queue.end();
+        let to = match &decision {
+            Decision::Forward { route, .. } => *route,
+            _ => None,
+        };
         let step = match self.perform(id, client, request, decision, now) {
             Ok(step) => step,
             Err(Missing::Wait(wait)) => {
@@ -119,6 +127,16 @@ impl Proxy {
             Step::Waits => client.drawn = client.drawn.or(Some(None)),
             Step::Taken => {
                 client.drawn = None;
+                if let Some(tally) = to.and_then(|to| Some((to, self.hosts.tally(client.host)?))) {
+                    tally.1.route(tally.0);
+                }
+                let end = client.queue.end();
+                if let Some(watch) = &mut client.watch {
+                    match known {
+                        Some(known) if end > sequence => watch.taken(end - 1, known.container),
+                        _ => watch.unanswered(),
+                    }
+                }
                 if client.hearing == Hearing::Skipping {
                     client.hearing = Hearing::On;
                 }
@@ -249,6 +267,12 @@ impl Proxy {
                 to.extend_from_slice(&out);
             });
             self.mirror(client, part.place.target, request, &part.keys, now, |to| to.extend_from_slice(&out));
+            let first = part.keys.first().map(|(index, _)| request.args.get(*index)).unwrap_or_default();
+            if let Some((matched, _)) = client.config.route(first)
+                && let Some(tally) = self.hosts.tally(client.host)
+            {
+                tally.route(matched.route as usize);
+            }
         }
         Ok(Step::Taken)
     }

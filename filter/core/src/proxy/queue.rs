@@ -33,6 +33,8 @@ pub struct ReplyQueue {
     is_begun: bool,
     /// What is no reply and waits until that one is complete.
     pushes: Vec<u8>,
+    /// The numbers of replies that have gone out, or begun to, and are errors.
+    failed: Vec<Sequence>,
 }
 
 impl ReplyQueue {
@@ -84,6 +86,7 @@ impl ReplyQueue {
     /// A command that is answered already.
     pub fn answered(&mut self, reply: &[u8], out: &mut Vec<u8>) {
         if self.slots.is_empty() {
+            self.note(reply);
             self.first += 1;
             out.extend_from_slice(reply);
         } else {
@@ -126,6 +129,9 @@ impl ReplyQueue {
             self.held -= held.len();
             out.append(held);
             out.extend_from_slice(bytes);
+            if !self.is_begun {
+                self.note(bytes);
+            }
             self.is_begun |= !bytes.is_empty();
             if complete {
                 self.pop(out);
@@ -139,6 +145,23 @@ impl ReplyQueue {
             let held = std::mem::take(held);
             *slot = Slot::Ready(held);
         }
+    }
+
+    /// What goes out begins with this.
+    fn note(&mut self, bytes: &[u8]) {
+        if bytes.first() == Some(&b'-') {
+            self.failed.push(self.first);
+        }
+    }
+
+    /// Commands whose replies have gone out and are errors, since this was taken.
+    pub fn failed(&self) -> &[Sequence] {
+        &self.failed
+    }
+
+    /// Takes [`ReplyQueue::failed`].
+    pub fn take_failed(&mut self) -> Vec<Sequence> {
+        std::mem::take(&mut self.failed)
     }
 
     /// A whole reply in the place of one of which something may have come.
@@ -189,6 +212,11 @@ impl ReplyQueue {
 
     fn flush(&mut self, out: &mut Vec<u8>) {
         while let Some(slot) = self.slots.front_mut() {
+            if let Slot::Ready(bytes) | Slot::Waiting(bytes) = slot
+                && bytes.first() == Some(&b'-')
+            {
+                self.failed.push(self.first);
+            }
             match slot {
                 Slot::Ready(reply) => {
                     self.held -= reply.len();

@@ -26,6 +26,7 @@ pub(super) struct Retry {
 impl Proxy {
     /// Bytes of Redis.
     pub fn reply(&mut self, id: CarrierId, data: &[u8], now: Duration) {
+        self.clock = now;
         let Some(mut carrier) = self.carriers.lend(id) else { return };
         carrier.progress = now;
         let was_greeted = carrier.is_greeted;
@@ -343,9 +344,12 @@ impl Proxy {
         if !refusal.is_general {
             return;
         }
-        for (_, stats) in &mut self.stats {
-            stats.count(Stat::LoginFailures);
-        }
+        let leads_there = |upstream: &super::config::Upstream| *upstream == carrier.line.upstream;
+        self.hosts.count_where(Stat::LoginFailures, |config| {
+            config.targets.iter().any(|target| {
+                leads_there(&target.upstream) || target.mirrors.iter().any(|mirror| leads_there(&mirror.upstream))
+            })
+        });
         self.hold_off((carrier.line.upstream.clone(), carrier.line.node), refusal.text.clone(), now);
     }
 
@@ -355,6 +359,7 @@ impl Proxy {
     }
 
     pub(super) fn lost_because(&mut self, id: CarrierId, how: Lost, now: Duration) {
+        self.clock = now;
         let Some(mut carrier) = self.carriers.remove(id) else { return };
         self.forget(id, &carrier);
         if carrier.is_awaited {

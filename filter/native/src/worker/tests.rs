@@ -220,3 +220,36 @@ fn a_new_configuration_reaches_who_is_there() {
     assert_eq!(carriers.len(), 2);
     assert_eq!(carriers[1].state.borrow()[0].1, "elsewhere");
 }
+
+#[test]
+fn what_clients_do_is_counted() {
+    let config = listener("counts");
+    let client = standin::connect("client", config);
+    client.received(b"GET a\r\nNOSUCH\r\n");
+    settle();
+    greeted().replied(b"$-1\r\n");
+    let of = |name: &str| standin::metric(&format!("redis_host=.=counts:6379;.;{name}"));
+    let counted = ["commands_total", "error_replies_total", "redis_route=.=*;.;route_commands_total", "clients_active"];
+    assert_eq!(counted.map(of), [2, 1, 1, 1]);
+    assert_eq!(["upstream_connections_total", "upstream_connections_active"].map(standin::metric), [1, 1]);
+    only("redis_carrier").destroy();
+    client.destroy();
+    assert_eq!((standin::metric("upstream_connections_active"), of("clients_active")), (0, 0));
+}
+
+#[test]
+fn a_client_of_an_older_listener_counts_where_the_newest_one_does() {
+    let old = listener("counts");
+    let client = standin::connect("client", old);
+    let new = listener("counts");
+    let number = standin::newest();
+    client.received(b"PING\r\n");
+    let of = |name: &str| standin::metric(&format!("redis_host=.=counts:6379;.;{name}"));
+    assert_eq!(of("commands_total"), 1);
+    // The newest goes, and the older one stays with its client.
+    standin::forget(new, number);
+    client.received(b"PING\r\nGET a\r\n");
+    assert_eq!((of("commands_total"), of("redis_route=.=*;.;route_commands_total"), of("clients_active")), (3, 1, 1));
+    client.destroy();
+    assert_eq!(of("clients_active"), 0);
+}

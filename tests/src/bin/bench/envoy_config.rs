@@ -123,6 +123,7 @@ pub fn filter_config(path: DataPath, tags: &[Option<String>], routes: Vec<(KeyMa
         case_insensitive: false,
         read_policy: ReadPolicy::default(),
         op_timeout_ms: 0,
+        command_stats: false,
         targets: tags.iter().enumerate().map(target).collect(),
         routes: routes.into_iter().map(route).collect(),
         faults: Vec::new(),

@@ -1,0 +1,214 @@
+//! What has happened to the clients of a host since whoever exports it was told last.
+
+use super::config::Config;
+use super::slab::{Id, Slab};
+use crate::command::{self, Command};
+use crate::stats::{Stat, Stats};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A command that was answered: only of hosts with [`Config::command_stats`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Its index in [`command::all`].
+    pub command: u16,
+    /// From when it was read until its reply could go out as a whole.
+    pub took: Duration,
+    /// The reply was an error.
+    pub is_error: bool,
+}
+
+/// Increments.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Those that both machines have.
+    pub stats: Stats,
+    /// Replies that were errors, whoever said so.
+    pub errors: u64,
+    /// Clients that were cut off because they didn't read.
+    pub cut_off: u64,
+    /// By route: commands that went there. A command that is split counts for each part.
+    pub routes: Vec<u64>,
+    /// What took how long.
+    pub answered: Vec<Answered>,
+}
+
+impl Tally {
+    /// Sets everything to zero.
+    pub fn clear(&mut self) {
+        self.stats = Stats::default();
+        (self.errors, self.cut_off) = (0, 0);
+        self.routes.clear();
+        self.answered.clear();
+    }
+
+    pub(super) fn route(&mut self, route: usize) {
+        if self.routes.len() <= route {
+            self.routes.resize(route + 1, 0);
+        }
+        if let Some(count) = self.routes.get_mut(route) {
+            *count += 1;
+        }
+    }
+}
+
+/// A configuration that clients have, with what is counted of them.
+#[derive(Debug)]
+pub struct Host {
+    config: Arc<Config>,
+    clients: usize,
+    tally: Tally,
+    is_moved: bool,
+}
+
+/// All configurations that clients of this worker have.
+#[derive(Default)]
+pub(super) struct Hosts {
+    all: Slab<Host>,
+    /// By the configuration's address, which is its own while it is kept here.
+    known: HashMap<usize, Id<Host>>,
+    /// Those where something was counted.
+    moved: Vec<Id<Host>>,
+}
+
+impl Hosts {
+    /// A client gets this configuration.
+    pub fn enter(&mut self, config: &Arc<Config>) -> Id<Host> {
+        let address = Arc::as_ptr(config) as usize;
+        let all = &mut self.all;
+        let id = *self.known.entry(address).or_insert_with(|| {
+            all.insert(Host { config: config.clone(), clients: 0, tally: Tally::default(), is_moved: false })
+        });
+        if let Some(host) = self.all.get_mut(id) {
+            host.clients += 1;
+        }
+        id
+    }
+
+    /// A client has it no longer.
+    pub fn leave(&mut self, id: Id<Host>) {
+        let Some(host) = self.all.get_mut(id) else { return };
+        host.clients = host.clients.saturating_sub(1);
+        if host.clients == 0 && !host.is_moved {
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: Id<Host>) {
+        if let Some(host) = self.all.remove(id) {
+            self.known.remove(&(Arc::as_ptr(&host.config) as usize));
+        }
+    }
+
+    /// Where to count for a host.
+    pub fn tally(&mut self, id: Id<Host>) -> Option<&mut Tally> {
+        let host = self.all.get_mut(id)?;
+        if !std::mem::replace(&mut host.is_moved, true) {
+            self.moved.push(id);
+        }
+        Some(&mut host.tally)
+    }
+
+    /// Counts one for all hosts that such a thing concerns.
+    pub fn count_where(&mut self, stat: Stat, concerns: impl Fn(&Config) -> bool) {
+        for id in self.all.ids().collect::<Vec<_>>() {
+            if self.all.get(id).is_some_and(|host| concerns(&host.config))
+                && let Some(tally) = self.tally(id)
+            {
+                tally.stats.count(stat);
+            }
+        }
+    }
+
+    /// What was counted for one of the hosts; `into` is cleared, and takes it.
+    pub fn take(&mut self, into: &mut Tally) -> Option<Arc<Config>> {
+        let id = self.moved.pop()?;
+        let host = self.all.get_mut(id)?;
+        into.clear();
+        std::mem::swap(&mut host.tally, into);
+        host.is_moved = false;
+        let config = host.config.clone();
+        if host.clients == 0 {
+            self.forget(id);
+        }
+        Some(config)
+    }
+}
+
+/// When the commands of a client were read whose replies haven't gone out.
+#[derive(Debug, Default)]
+pub(super) struct Stopwatch {
+    /// When the command under way was read first: it may be decided several times.
+    begun: Option<Duration>,
+    running: std::collections::VecDeque<(u64, u16, Duration)>,
+}
+
+impl Stopwatch {
+    /// A command is decided.
+    pub fn begin(&mut self, now: Duration) {
+        self.begun.get_or_insert(now);
+    }
+
+    /// It has been taken, and its reply is the one of this number.
+    pub fn taken(&mut self, sequence: u64, command: &'static Command) {
+        if let (Some(begun), Some(number)) = (self.begun.take(), number(command)) {
+            self.running.push_back((sequence, number, begun));
+        }
+    }
+
+    /// It has been taken and has no reply.
+    pub fn unanswered(&mut self) {
+        self.begun = None;
+    }
+
+    /// All replies before `next` are out; those of `failed` were errors.
+    pub fn stop(&mut self, next: u64, failed: &[u64], now: Duration, answered: &mut Vec<Answered>) {
+        while let Some((sequence, command, begun)) = self.running.front().copied().filter(|(of, ..)| *of < next) {
+            self.running.pop_front();
+            answered.push(Answered { command, took: now.saturating_sub(begun), is_error: failed.contains(&sequence) });
+        }
+    }
+}
+
+/// The index of a row of the table.
+fn number(command: &'static Command) -> Option<u16> {
+    let all = command::all();
+    let offset = (std::ptr::from_ref(command) as usize).checked_sub(all.as_ptr() as usize)?;
+    let index = offset / size_of::<Command>();
+    (index < all.len()).then_some(index as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_the_numbers_of_their_places() {
+        for (index, command) in command::all().iter().enumerate() {
+            assert_eq!(number(command), Some(index as u16));
+            // Those of subcommands stand elsewhere, or a number of another command would be theirs.
+            assert!(command.subcommands.iter().all(|sub| number(sub).is_none()));
+        }
+    }
+
+    #[test]
+    fn a_reply_stops_the_watch_of_its_command_and_of_those_before() {
+        let get = command::lookup(b"get").unwrap();
+        let at = Duration::from_millis;
+        let (mut watch, mut answered) = (Stopwatch::default(), Vec::new());
+        watch.begin(at(1));
+        // It is decided again, after it had to wait.
+        watch.begin(at(2));
+        watch.taken(7, get);
+        watch.begin(at(3));
+        watch.unanswered();
+        watch.begin(at(4));
+        watch.taken(8, get);
+        watch.stop(7, &[], at(5), &mut answered);
+        assert!(answered.is_empty());
+        watch.stop(9, &[8], at(6), &mut answered);
+        let found: Vec<(Duration, bool)> = answered.iter().map(|one| (one.took, one.is_error)).collect();
+        assert_eq!(found, [(at(5), false), (at(2), true)]);
+    }
+}

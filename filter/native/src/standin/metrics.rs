@@ -1,0 +1,131 @@
+//! The stand-in's counters, gauges and histograms: all by their names, whichever configuration defined them.
+
+use super::text;
+use crate::abi::{self, Buffer, Opaque};
+use crate::config::Config;
+use crate::hooks;
+use std::cell::{Cell, RefCell};
+
+thread_local! {
+    /// Names, in the order of their numbers, with what was counted; a histogram has the number of its values.
+    static METRICS: RefCell<Vec<(String, u64)>> = const { RefCell::new(Vec::new()) };
+    /// Numbers configurations.
+    static MADE: Cell<usize> = const { Cell::new(0) };
+    /// Configurations that are gone.
+    static GONE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    /// Metrics with the configurations that defined them.
+    static OF: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Envoy's side of a new configuration.
+pub fn configuration() -> Opaque {
+    MADE.set(MADE.get() + 1);
+    std::ptr::without_provenance_mut(MADE.get())
+}
+
+/// What was counted under a name.
+pub fn metric(name: &str) -> u64 {
+    let name = format!("redis_mesh.{name}");
+    METRICS.with_borrow(|all| all.iter().filter(|(of, _)| *of == name).map(|(_, value)| value).sum())
+}
+
+/// How many configurations there have been, so that the newest has this number.
+pub fn newest() -> usize {
+    MADE.get()
+}
+
+/// A configuration, of this number, is no longer needed.
+pub fn forget(config: *const Config, number: usize) {
+    GONE.with_borrow_mut(|gone| gone.push(number));
+    // SAFETY: a test gives it back once.
+    unsafe { hooks::envoy_dynamic_module_on_network_filter_config_destroy(config.cast_mut()) };
+}
+
+unsafe fn define(config: Opaque, name: Buffer, id: *mut usize) -> u32 {
+    let number = METRICS.with_borrow_mut(|all| {
+        all.push((text(name), 0));
+        all.len()
+    });
+    OF.with_borrow_mut(|of| of.push((number, config.addr())));
+    // SAFETY: the crate passes a place for the result.
+    unsafe { *id = number };
+    abi::METRICS_SUCCESS
+}
+
+fn change(config: Opaque, id: usize, change: impl FnOnce(u64) -> u64) -> u32 {
+    let is_gone = GONE.with_borrow(|gone| gone.contains(&config.addr()));
+    assert!(!is_gone, "a configuration that was destroyed is used");
+    let is_its = OF.with_borrow(|of| of.contains(&(id, config.addr())));
+    assert!(is_its, "the number of another configuration's metric");
+    METRICS.with_borrow_mut(|all| {
+        let value = &mut all[id - 1].1;
+        *value = change(*value);
+    });
+    abi::METRICS_SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_config_define_counter(
+    config: Opaque,
+    name: Buffer,
+    id: *mut usize,
+) -> u32 {
+    // SAFETY: passed on to the caller.
+    unsafe { define(config, name, id) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_config_define_gauge(
+    config: Opaque,
+    name: Buffer,
+    id: *mut usize,
+) -> u32 {
+    // SAFETY: passed on to the caller.
+    unsafe { define(config, name, id) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_config_define_histogram(
+    config: Opaque,
+    name: Buffer,
+    id: *mut usize,
+) -> u32 {
+    // SAFETY: passed on to the caller.
+    unsafe { define(config, name, id) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_network_filter_config_increment_counter(
+    config: Opaque,
+    id: usize,
+    by: u64,
+) -> u32 {
+    change(config, id, |value| value + by)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_network_filter_config_increment_gauge(
+    config: Opaque,
+    id: usize,
+    by: u64,
+) -> u32 {
+    change(config, id, |value| value + by)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_network_filter_config_decrement_gauge(
+    config: Opaque,
+    id: usize,
+    by: u64,
+) -> u32 {
+    change(config, id, |value| value.checked_sub(by).expect("a gauge below zero"))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_network_filter_config_record_histogram_value(
+    config: Opaque,
+    id: usize,
+    _value: u64,
+) -> u32 {
+    change(config, id, |count| count + 1)
+}
