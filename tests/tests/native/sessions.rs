@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use redis_mesh_core::wire::KeyMatch;
+use redis_mesh_core::wire::{KeyMatch, Route};
 use redis_mesh_tests::client::info_field;
 use redis_mesh_tests::listener::route;
 use redis_mesh_tests::redis::{Options, Redis};
@@ -139,6 +139,35 @@ fn subscribers_hear_what_is_published() -> Result<()> {
 }
 
 #[test]
+fn who_publishes_and_who_hears_meet() -> Result<()> {
+    let stripped = Route { remove_prefix: true, ..route(KeyMatch::Prefix("r:".into()), 1) };
+    let routes = vec![route(KeyMatch::Prefix("b:".into()), 1), stripped, route(KeyMatch::Any, 0)];
+    let scene = Scene::start(&["one", "two"], routes, 1)?;
+    let (mut a, mut b) = (scene.client()?, scene.client()?);
+    a.line("HELLO 3")?;
+    for (subscribe, publish, kind) in [("SSUBSCRIBE", "SPUBLISH", "smessage"), ("SUBSCRIBE", "PUBLISH", "message")] {
+        for channel in ["x", "b:x", "r:x"] {
+            let message = || Reply::Push([kind, channel, "hello"].map(Reply::bulk).to_vec());
+            a.send(&[subscribe, channel])?;
+            a.read()?;
+            assert_eq!(b.cmd(&[publish, channel, "hello"])?, Reply::Integer(1), "{publish} {channel}");
+            assert_eq!(a.read()?, message());
+            let say = [vec!["MULTI"], vec!["SET", "k", "v"], vec![publish, channel, "hello"], vec!["EXEC"]];
+            assert_eq!(b.pipeline(&say)?[3], Reply::Array(vec![Reply::ok(), Reply::Integer(1)]));
+            assert_eq!(a.read()?, message());
+            // What nobody would hear is refused.
+            let say = [vec!["MULTI"], vec!["SET", "b:k", "v"], vec![publish, channel, "hello"], vec!["EXEC"]];
+            let replies = b.pipeline(&say)?;
+            assert!(replies[2].text().starts_with("CROSSSLOT") && replies[3].is_error(), "{replies:?}");
+            let counted = if kind == "smessage" { "SHARDNUMSUB" } else { "NUMSUB" };
+            let counts = Reply::Array(vec![Reply::bulk(channel), Reply::Integer(1)]);
+            assert_eq!(b.cmd(&["PUBSUB", counted, channel])?, counts);
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_subscriber_that_reads_nothing_is_cut_off() -> Result<()> {
     let scene = Scene::one()?;
     let mut deaf = scene.client()?;
@@ -222,5 +251,23 @@ fn what_stands_behind_several_routes_is_one_redis_to_its_clients() -> Result<()>
     }
     assert_eq!(client.line("FLUSHALL")?, Reply::ok());
     assert_eq!(client.line("DBSIZE")?, Reply::Integer(0));
+    let connections = client.line("CLIENT LIST")?.text();
+    for server in &scene.servers {
+        assert!(connections.contains(&format!("laddr={}", server.addr())), "{connections}");
+    }
+    // A number of a client is no number of a connection at any server.
+    let number = client.line("CLIENT ID")?;
+    assert_eq!(
+        scene.servers[0].cmd(&["CLIENT", "KILL", "ID", &number.integer().unwrap_or_default().to_string()])?,
+        Reply::Integer(0)
+    );
+    let mut subscriber = scene.servers[1].client()?;
+    subscriber.send(&["SUBSCRIBE", "c"])?;
+    subscriber.read()?;
+    assert_eq!(client.line("CLIENT KILL TYPE pubsub")?, Reply::Integer(1));
+    let address = scene.servers[0].client()?.local_addr()?.to_string();
+    assert!(client.cmd(&["CLIENT", "KILL", &address])?.is_error(), "it is gone");
+    let stays = scene.servers[1].client()?;
+    assert_eq!(client.cmd(&["CLIENT", "KILL", &stays.local_addr()?.to_string()])?, Reply::ok());
     Ok(())
 }

@@ -216,6 +216,18 @@ impl Config {
         Some((matched, self.routes.get(matched.route as usize)?))
     }
 
+    /// True if a target is a Redis Cluster.
+    pub fn is_cluster(&self, target: usize) -> bool {
+        self.targets.get(target).is_some_and(|target| target.is_cluster)
+    }
+
+    /// The target of all keys there can be, where they are those of a server.
+    pub fn plain(&self) -> Option<usize> {
+        let target = self.keyless().filter(|target| !self.is_cluster(*target))?;
+        let takes_all = self.router.any().is_some() && self.routes.iter().all(|route| !route.remove_prefix);
+        takes_all.then_some(target)
+    }
+
     /// The target of commands without a key, where there is one for all.
     pub fn keyless(&self) -> Option<usize> {
         let of_any = || self.routes.get(self.router.any()? as usize).map(|route| route.target);

@@ -7,6 +7,7 @@ use super::session;
 use super::subscription::Change;
 use super::transaction::Transaction;
 use super::{ClientId, Proxy};
+use crate::cluster::slot::slot;
 use crate::command::{self, Command, Flags, Split};
 use crate::resp::encode;
 use crate::rewrite::args::Args;
@@ -58,9 +59,12 @@ pub(super) enum Over {
 }
 
 /// Commands that change the state of a connection, so that they can't stand in a transaction that goes over one that is shared;
-/// nor can those of CLIENT, whose connection is another.
-const OF_A_CONNECTION: &[&str] = &[
+/// nor can those of CLIENT, whose connection is another. And those that most servers refuse when they are to be queued.
+const NOT_QUEUED: &[&str] = &[
     "asking",
+    "module|load",
+    "module|loadex",
+    "module|unload",
     "monitor",
     "psubscribe",
     "psync",
@@ -122,6 +126,15 @@ impl Proxy {
             let text = format!("ERR unknown subcommand '{}'. Try {} HELP.", args.quoted(1), name.to_ascii_uppercase());
             return doom(client, Decision::Deny(text));
         }
+        if name == "exec" && args.count > 1 {
+            client.transaction = None;
+            let mut out = Vec::new();
+            encode::error(
+                &mut out,
+                b"EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command",
+            );
+            return Decision::Unwatch(out);
+        }
         if !command.accepts(args.count) {
             let text = format!("ERR wrong number of arguments for '{}' command", command.name);
             return doom(client, Decision::Deny(text));
@@ -168,7 +181,7 @@ impl Proxy {
             (_, true) if command.flags.contains(Flags::NO_MULTI) || matches!(name, "auth" | "hello") => {
                 doom(client, Decision::Deny("ERR Command not allowed inside a transaction".into()))
             }
-            (_, true) if OF_A_CONNECTION.contains(&command.name) || container.name == "client" => {
+            (_, true) if NOT_QUEUED.contains(&command.name) || container.name == "client" => {
                 let text = format!("ERR redis-mesh: {} isn't served inside a transaction", shown(command));
                 doom(client, Decision::Refuse(text))
             }
@@ -305,6 +318,15 @@ fn over(command: &Command, args: &Args<'_>) -> Over {
 /// Where a command goes by its keys.
 fn route(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
     let config = &client.config;
+    if let ("spublish", Some(target)) = (command.name, config.home()) {
+        // A channel is no key: those who hear it have subscribed there.
+        let place = Place { target, slot: config.is_cluster(target).then(|| slot(args.get(1))) };
+        let route = config.router.any().map(|any| any as usize);
+        return Decision::Forward { place, route, edits: Vec::new(), over: Over::Shared };
+    }
+    if command.name == "spublish" {
+        return super::gather::keyless(client, command, args);
+    }
     match config.places(command, args) {
         Routed::Keyless => super::gather::keyless(client, command, args),
         Routed::One { place, route, edits } => {
@@ -312,6 +334,11 @@ fn route(client: &Client, command: &'static Command, args: &Args<'_>) -> Decisio
         }
         Routed::Several(parts, _) if command.split == Split::No => apart(&parts),
         Routed::Several(parts, owners) => Decision::Split(parts, owners),
+        // All keys there are would be right, so the server can say what is wrong.
+        Routed::Unclear(_) if let Some(target) = config.plain() => {
+            let place = Place { target, slot: None };
+            Decision::Forward { place, route: None, edits: Vec::new(), over: Over::Shared }
+        }
         Routed::Unclear(text) => Decision::Deny(text),
         Routed::Nowhere(index) => {
             let shown = args.quoted(index);

@@ -35,6 +35,8 @@ enum How {
     Keys,
     Scan,
     Random,
+    /// One after the other.
+    Text,
     /// One is asked, whichever. What it says of being part of a Redis Cluster is left out.
     One,
 }
@@ -49,6 +51,8 @@ impl How {
             "pubsub|channels" | "pubsub|shardchannels" => return How::Union,
             "pubsub|numsub" | "pubsub|shardnumsub" => return How::SumPairs,
             "pubsub|numpat" => return How::Sum,
+            "client|list" => return How::Text,
+            "client|pause" | "client|unpause" => return How::Same,
             // In a transaction; otherwise it is answered here.
             "ping" => return How::One,
             _ => {}
@@ -90,7 +94,7 @@ pub(super) fn keyless(client: &Client, command: &'static Command, args: &Args<'_
         return Decision::Refuse(format!("ERR redis-mesh: {} isn't served inside a transaction here", shown(command)));
     }
     let home = config.home();
-    let is_cluster = |target: usize| config.targets.get(target).is_some_and(|target| target.is_cluster);
+    let is_cluster = |target: usize| config.is_cluster(target);
     if let Some(target) = home
         && !is_cluster(target)
         && !names
@@ -113,6 +117,17 @@ pub(super) fn keyless(client: &Client, command: &'static Command, args: &Args<'_
 }
 
 impl Gather {
+    /// CLIENT KILL: connections to several servers.
+    pub(super) fn kill(command: &'static Command, args: &Args<'_>) -> Gather {
+        // An address alone is of one connection.
+        Gather { command, how: if args.count == 3 { How::Any } else { How::Sum } }
+    }
+
+    /// A command about connections to several servers.
+    pub(super) fn of_clients(command: &'static Command) -> Gather {
+        Gather { command, how: How::of(command) }
+    }
+
     /// What becomes of it in a transaction, which goes to one place.
     pub(super) fn anywhere(&self, client: &Client) -> Decision {
         match (self.how.is_for_all(), client.config.home()) {
@@ -165,6 +180,7 @@ impl Gather {
             How::Keys => Combine::Names(names(Some(args.get(1).to_vec()))),
             How::Scan => Combine::Scan(names(scan_pattern(args).map(|index| args.get(index).to_vec()))),
             How::Random => Combine::Random(names(None)),
+            How::Text => Combine::Text,
             How::One => Combine::Standalone,
         }
     }

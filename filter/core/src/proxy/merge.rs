@@ -26,6 +26,8 @@ pub enum Combine {
     Any,
     /// All elements of all arrays, each once.
     Union,
+    /// All texts, one after the other (CLIENT LIST).
+    Text,
     /// Names of keys, as clients know them (KEYS).
     Names(Box<Names>),
     /// Names of keys after a cursor, of which the parts before are none (SCAN).
@@ -89,6 +91,7 @@ impl Merge {
             Combine::All => numbers(&replies, |a, b| i64::from(a != 0 && b != 0)),
             Combine::SumPairs => numbers(&replies, |a, b| a.saturating_add(b)),
             Combine::Union => union(&replies),
+            Combine::Text => text(&replies, self.resp3),
             Combine::Names(names) => names.keys(&replies),
             Combine::Scan(names) => names.scan(&replies),
             Combine::Random(names) => names.one(&replies, self.resp3),
@@ -192,6 +195,16 @@ fn union(replies: &[Vec<u8>]) -> Option<Vec<u8>> {
     Some(out)
 }
 
+fn text(replies: &[Vec<u8>], resp3: bool) -> Option<Vec<u8>> {
+    let mut all = String::new();
+    for reply in replies {
+        all.push_str(&String::from_utf8_lossy(Value::parse(reply)?.text()?));
+    }
+    let mut out = Vec::new();
+    encode::text(&mut out, resp3, &all);
+    Some(out)
+}
+
 /// The elements of an array or a set, one by one, as they are written.
 pub struct Elements<'a> {
     rest: &'a [u8],
@@ -248,6 +261,7 @@ mod tests {
         assert_eq!(merged(Combine::SumPairs, pairs), "*2 $1 a :3 ");
         let sets: &[&[u8]] = &[b"*2\r\n$1\r\na\r\n$1\r\nb\r\n", b"*1\r\n$1\r\nb\r\n", b"*0\r\n"];
         assert_eq!(merged(Combine::Union, sets), "*2 $1 a $1 b ");
+        assert_eq!(merged(Combine::Text, &[b"$1\r\na\r\n", b"=6\r\ntxt:b \r\n"]), "$3 ab  ");
         assert_eq!(merged(Combine::Any, &[b"-NOTBUSY x\r\n", b"+OK\r\n"]), "+OK ");
         assert_eq!(merged(Combine::Any, &[b"-NOTBUSY x\r\n", b"-NOTBUSY y\r\n"]), "-NOTBUSY x ");
     }

@@ -242,7 +242,7 @@ impl Proxy {
                 change.name().to_ascii_uppercase()
             )));
         };
-        let is_cluster = client.config.targets.get(target).is_some_and(|target| target.is_cluster);
+        let is_cluster = client.config.is_cluster(target);
         let of = (is_cluster && change.kind == Kind::Shard).then(|| names.first().map(|name| slot(name))).flatten();
         if is_cluster && change.kind == Kind::Shard && names.iter().any(|name| Some(slot(name)) != of) {
             return Err(Missing::Error(super::decide::CROSS_SLOT.into()));

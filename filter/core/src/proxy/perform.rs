@@ -164,9 +164,11 @@ impl Proxy {
             }
             Decision::Deny(text) => answer_error(client, &text),
             Decision::Forward { place, edits, .. } if client.transaction.is_some() => {
-                // A command without a key goes wherever the others go.
-                let has_keys = request.known.is_some_and(|known| known.command.has_keys());
-                let has_place = place.slot.is_some() || !edits.is_empty() || has_keys;
+                // A command without a key goes wherever the others go, but for one that is to be heard.
+                let is_told =
+                    |command: &Command| matches!(command.name, "publish" | "spublish") && !client.config.single;
+                let is_bound = request.known.is_some_and(|known| known.command.has_keys() || is_told(known.command));
+                let has_place = place.slot.is_some() || !edits.is_empty() || is_bound;
                 if let Some(transaction) = client.transaction.as_mut() {
                     transaction.scripts.extend(request.script());
                 }

@@ -46,7 +46,7 @@ impl Config {
     fn place(&self, key: &[u8]) -> Option<(Place, usize, usize)> {
         let (matched, route) = self.route(key)?;
         let strip = if route.remove_prefix { matched.prefix as usize } else { 0 };
-        let is_cluster = self.targets.get(route.target).is_some_and(|target| target.is_cluster);
+        let is_cluster = self.is_cluster(route.target);
         let slot = is_cluster.then(|| slot(key.get(strip..).unwrap_or_default()));
         Some((Place { target: route.target, slot }, matched.route as usize, strip))
     }

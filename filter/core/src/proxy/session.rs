@@ -2,6 +2,7 @@
 
 use super::client::{Client, Hearing};
 use super::decide::{Decision, Over, bulk, number, ok, shown};
+use super::gather::Gather;
 use super::place::{Edit, Place};
 use super::{ClientId, Proxy};
 use crate::command::Command;
@@ -62,7 +63,7 @@ impl Proxy {
             // Each protocol has connections of its own.
             client.unlink();
         }
-        Decision::Answer(hello::reply(resp3, id.number()))
+        Decision::Answer(hello::reply(resp3, number_of(id)))
     }
 }
 
@@ -99,15 +100,14 @@ pub(super) fn client_command(
 ) -> Decision {
     let refuse = |why: &str| Decision::Refuse(format!("ERR redis-mesh: {} {why}", shown(command)));
     let is_special = client.own.is_some_and(|own| own.is_special);
+    let one = client.config.keyless().filter(|target| !client.config.is_cluster(*target));
     // What is said to one server, over a connection whose state it concerns.
-    let forward = |client: &Client, over: Over| match client.config.keyless() {
-        Some(target) if client.config.targets.get(target).is_some_and(|target| !target.is_cluster) => {
-            Decision::Forward { place: Place { target, slot: None }, route: None, edits: Vec::new(), over }
-        }
-        _ => refuse("is served only where all routes lead to one Redis that is no Redis Cluster"),
+    let forward = |over: Over| match one {
+        Some(target) => Decision::Forward { place: Place { target, slot: None }, route: None, edits: Vec::new(), over },
+        None => refuse("is served only where all routes lead to one Redis that is no Redis Cluster"),
     };
     match command.own_name() {
-        "id" => Decision::Answer(number(id.number())),
+        "id" => Decision::Answer(number(number_of(id))),
         "getname" if client.name.is_empty() => {
             Decision::Answer(if client.resp3 { b"_\r\n".to_vec() } else { b"$-1\r\n".to_vec() })
         }
@@ -137,7 +137,7 @@ pub(super) fn client_command(
             refuse("REDIRECT isn't served: the numbers of connections are not those of Redis; use RESP3")
         }
         "tracking" => match prefixes(client, args) {
-            Some(prefixes) => match forward(client, Over::Special) {
+            Some(prefixes) => match forward(Over::Special) {
                 Decision::Forward { place, route, over, .. } => {
                     Decision::Forward { place, route, edits: prefixes, over }
                 }
@@ -145,13 +145,24 @@ pub(super) fn client_command(
             },
             None => refuse("can't serve a PREFIX of which a route removes more"),
         },
-        "no-evict" | "no-touch" => forward(client, Over::Special),
+        "no-evict" | "no-touch" => forward(Over::Special),
         "caching" if !is_special => Decision::Deny(
             "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled"
                 .into(),
         ),
         "unblock" => refuse("isn't served: the numbers of connections are not those of Redis"),
-        _ => forward(client, Over::Shared),
+        // Clients track only where there is one server.
+        "getredir" if one.is_none() => Decision::Answer(b":-1\r\n".to_vec()),
+        "trackinginfo" if one.is_none() => Decision::Answer(not_tracking(client.resp3)),
+        "kill" if one.is_none() => {
+            let names_id = (2..args.count).step_by(2).any(|index| args.get(index).eq_ignore_ascii_case(b"id"));
+            match names_id && args.count > 3 {
+                true => refuse("by ID isn't served where there are several servers: each has numbers of its own"),
+                false => Decision::Gather(Gather::kill(command, args)),
+            }
+        }
+        "list" | "pause" | "unpause" if one.is_none() => Decision::Gather(Gather::of_clients(command)),
+        _ => forward(Over::Shared),
     }
 }
 
@@ -170,6 +181,26 @@ fn prefixes(client: &Client, args: &Args<'_>) -> Option<Vec<Edit>> {
         }
     }
     Some(edits)
+}
+
+/// CLIENT TRACKINGINFO of a client that doesn't track.
+fn not_tracking(resp3: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::header(&mut out, if resp3 { b'%' } else { b'*' }, if resp3 { 3 } else { 6 });
+    encode::bulk(&mut out, b"flags");
+    encode::header(&mut out, if resp3 { b'~' } else { b'*' }, 1);
+    encode::bulk(&mut out, b"off");
+    encode::bulk(&mut out, b"redirect");
+    out.extend_from_slice(b":-1\r\n");
+    encode::bulk(&mut out, b"prefixes");
+    encode::array(&mut out, 0);
+    out
+}
+
+/// A client's number. No connection of a server has one that large, so nobody ends a stranger's by it; and it is exact where numbers
+/// are doubles.
+fn number_of(id: ClientId) -> u64 {
+    (1 << 52) + id.number()
 }
 
 /// CLIENT SETINFO.
@@ -192,7 +223,7 @@ fn client_line(id: ClientId, client: &Client) -> String {
     use super::subscription::Kind;
     format!(
         "id={} addr=0.0.0.0:0 laddr=0.0.0.0:0 name={} db={} sub={} psub={} ssub={} multi={multi} cmd=client|info user=default resp={}\n",
-        id.number(),
+        number_of(id),
         String::from_utf8_lossy(&client.name),
         client.database,
         count(Kind::Channel),
