@@ -453,6 +453,12 @@ pub fn redis_ports(all: Vec<ServicePort>) -> Vec<ServicePort> {
     others.into_iter().filter(|port| port.number == 6379).collect()
 }
 
+/// True if its endpoints are the pods that it selects, rather than what somebody has written down.
+pub fn selects_pods(service: &Service) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selector.is_some_and(|selector| !selector.is_empty())
+}
+
 /// The addresses under which clients reach a Service; none if it is headless.
 pub fn cluster_ips(service: &Service) -> Vec<String> {
     let Some(spec) = &service.spec else { return Vec::new() };

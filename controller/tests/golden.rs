@@ -3,6 +3,7 @@
 //! - `.err.txt`: what `check` says on stderr, if anything; where it ends in an error, so does `render`, and without output
 //! - `.envoy.out.yaml`, `.istio.out.yaml`: what `render` writes; Envoy itself accepts the former
 //! - `.envoy.err.txt`, `.istio.err.txt`: what `render` says where only it ends in an error
+//! - `.istio-native.out.yaml`: `render istio` where sidecars may have the dynamic module, where the input has a line `# istio-native`
 //! - `.native.out.yaml`, `.native.err.txt`: `render envoy` with the dynamic module, where the input has a line `# native` or `# native: --listen …`
 //!
 //! - `.explain.txt`: what `explain` writes for each line `# explain: --host HOST -- COMMAND` of the input
@@ -117,17 +118,23 @@ fn goldens() {
         let is_native = content.lines().any(|line| line == "# native") || lines(&content, "native").next().is_some();
         // What is pinned to native takes the module from wherever it was built.
         let is_pinned = content.contains("data-path: native") && !has_errors;
-        for (target, is_there) in [("envoy", !is_pinned), ("istio", true), ("native", is_native)] {
+        let for_sidecars = content.lines().any(|line| line == "# istio-native");
+        let targets = [("envoy", !is_pinned), ("istio", true), ("native", is_native), ("istio-native", for_sidecars)];
+        for (target, is_there) in targets {
             if !is_there {
                 continue;
             }
-            let mut all = vec!["render", if target == "istio" { target } else { "envoy" }, "-f", &input];
-            let extra = arguments(&content, target);
+            let is_istio = target.starts_with("istio");
+            let mut all = vec!["render", if is_istio { "istio" } else { "envoy" }, "-f", &input];
+            let extra = arguments(&content, if is_istio { "istio" } else { target });
             all.extend(extra.iter().map(String::as_str));
             match target {
                 "envoy" => all.extend(["--filter", &scratch]),
                 "native" => all.extend(["--filter", &scratch, "--module", &module]),
                 _ => all.extend(["--filter-url", "oci://registry.example.com/redis-mesh:1.0", "--show-secrets"]),
+            }
+            if target == "istio-native" {
+                all.extend(["--module", "/etc/redis-mesh/redis_mesh-0123abcd.so"]);
             }
             let output = redis_mesh(&all);
             let (out, err) = (text(&output.stdout), text(&output.stderr));

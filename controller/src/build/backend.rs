@@ -98,6 +98,8 @@ mod tests {
         Arc::new(Destination {
             address: HostPort { host: host.to_owned(), port: 6379 },
             service: None,
+            is_headless: false,
+            selects_pods: true,
             in_mesh: true,
             policy,
             discovered: false,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::crd::destination::Mode;
 use crate::validate::ValidatedService;
-use crate::validate::destination::Destination;
+use crate::validate::destination::{Destination, Tcp};
 
 use super::backend::Backends;
 use super::envoy::{self, Use};
@@ -14,8 +14,10 @@ use super::mesh::{self, Options};
 /// The kind.
 pub const KIND: &str = "EnvoyFilter";
 
-const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
-const CONTEXT: &str = "SIDECAR_OUTBOUND";
+/// The name of the filter at the end of a chain of Istio's.
+pub const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
+/// Listeners of what goes out.
+pub const CONTEXT: &str = "SIDECAR_OUTBOUND";
 
 /// An EnvoyFilter of patches.
 pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -> Value {
@@ -32,7 +34,8 @@ pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -
     })
 }
 
-fn on_listener(listener: &str, filter: Option<&str>) -> Value {
+/// A match of a listener, or of a filter in it.
+pub fn on_listener(listener: &str, filter: Option<&str>) -> Value {
     let mut listener = json!({"name": listener});
     if let Some(filter) = filter {
         listener["filterChain"] = json!({"filter": {"name": filter}});
@@ -40,7 +43,8 @@ fn on_listener(listener: &str, filter: Option<&str>) -> Value {
     json!({"context": CONTEXT, "listener": listener})
 }
 
-fn patch(apply_to: &str, matches: Value, operation: &str, value: Value) -> Value {
+/// A patch.
+pub fn patch(apply_to: &str, matches: Value, operation: &str, value: Value) -> Value {
     json!({"applyTo": apply_to, "match": matches, "patch": {"operation": operation, "value": value}})
 }
 
@@ -179,31 +183,40 @@ pub fn cluster(destination: &Destination, usage: Use, namespace: Option<&str>) -
         }
         Found::Istio => {
             let mut value = Map::new();
-            let tcp = &destination.policy.tcp;
-            if tcp.connect_timeout.is_some() || tcp.keepalive.is_some() {
-                envoy::tcp(&mut value, tcp);
-                // Istio appends to the list that is there, of which Envoy takes the first.
-                value.shift_remove("circuit_breakers");
-                if tcp.connect_timeout.is_none() {
-                    value.shift_remove("connect_timeout");
-                }
-            }
+            merged_tcp(&mut value, &destination.policy.tcp);
             if usage == Use::Proxy {
                 // A key must always meet the same endpoint.
                 value.insert("lb_policy".to_owned(), "MAGLEV".into());
                 envoy::protocol_options(&mut value, destination);
             }
-            let matches = json!({
-                "context": CONTEXT,
-                "cluster": {"service": destination.address.host, "portNumber": destination.address.port},
-            });
-            Some(patch("CLUSTER", matches, "MERGE", Value::Object(value)))
+            Some(on_istios(destination, Value::Object(value)))
+        }
+    }
+}
+
+/// Merges into Istio's own cluster of a destination.
+pub fn on_istios(destination: &Destination, value: Value) -> Value {
+    let matches = json!({
+        "context": CONTEXT,
+        "cluster": {"service": destination.address.host, "portNumber": destination.address.port},
+    });
+    patch("CLUSTER", matches, "MERGE", value)
+}
+
+/// Settings of TCP as they can be merged.
+pub fn merged_tcp(value: &mut Map<String, Value>, tcp: &Tcp) {
+    if tcp.connect_timeout.is_some() || tcp.keepalive.is_some() {
+        envoy::tcp(value, tcp);
+        // Istio appends to the list that is there, of which Envoy takes the first.
+        value.shift_remove("circuit_breakers");
+        if tcp.connect_timeout.is_none() {
+            value.shift_remove("connect_timeout");
         }
     }
 }
 
 /// A destination by its name rather than by its endpoints, which come and go.
-fn in_mesh(destination: &Destination) -> Destination {
+pub fn in_mesh(destination: &Destination) -> Destination {
     let mut destination = destination.clone();
     if !destination.discovered {
         let address = &destination.address;
@@ -213,7 +226,7 @@ fn in_mesh(destination: &Destination) -> Destination {
 }
 
 /// The certificates of the mesh, as Istio itself configures them.
-fn istio_mutual(destination: &Destination) -> Value {
+pub fn istio_mutual(destination: &Destination) -> Value {
     let sds = |name: &str| {
         json!({
             "name": name,

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use redis_mesh_core::proxy::config::Document;
 use redis_mesh_core::wire;
 use serde_json::{Value, json};
 
@@ -20,6 +21,8 @@ use super::backend::{self, Backends};
 use super::envoy::Use;
 use super::envoy_filter::{self, Found};
 use super::handshake::HandshakeKey;
+use super::native::Module;
+use super::overlay::{self, Replaced};
 use super::standalone::Listen;
 use super::{digest, filter_config, hex, wasm_plugin};
 
@@ -50,6 +53,8 @@ pub struct Options {
     pub listen: Vec<Listen>,
     /// The key of the handshakes.
     pub handshake_key: HandshakeKey,
+    /// The dynamic module, where sidecars may have it.
+    pub module: Option<Module>,
 }
 
 /// Labels of everything that we render.
@@ -69,6 +74,8 @@ pub struct Piece {
     /// Bytes that it takes in a WasmPlugin.
     size: usize,
     per_host: bool,
+    /// Sidecars that have the dynamic module serve it by that.
+    is_native: bool,
 }
 
 impl Piece {
@@ -86,10 +93,11 @@ impl Piece {
             }
             Vec::new()
         });
-        let mut piece = Piece { service, namespace, backends, listeners, size: 0, per_host };
+        let mut piece = Piece { service, namespace, backends, listeners, size: 0, per_host, is_native: false };
         let config = filter_config::document(piece.service.address.to_string(), 1, vec![piece.host(options)]);
         filter_config::check(&config, &piece.service, diagnostics);
         piece.size = filter_config::json(&config).len();
+        piece.choose_native(options, diagnostics);
         if piece.size > LARGE {
             let size = piece.listener(&piece.namespace, &piece.object_name(), true, options, 1).to_string().len();
             if size > MAX_OBJECT {
@@ -116,6 +124,56 @@ impl Piece {
             }
         }
         piece
+    }
+
+    /// Whether sidecars that have the module can serve it by that.
+    fn choose_native(&mut self, options: &Options, diagnostics: &mut Diagnostics) {
+        let destinations = self.service.destinations();
+        let can_be = options.module.is_some() && self.service.native && !self.listeners.is_empty();
+        self.is_native = can_be && destinations.iter().all(|destination| overlay::is_reachable(destination));
+        if self.is_native {
+            let config = self.native_document(options, String::new(), 1);
+            if let Err(error) = Document::try_from(config) {
+                let message = format!("the dynamic module would refuse this: {error}");
+                diagnostics.add(&self.service.owner, "", Reason::Invalid, message);
+            }
+        }
+    }
+
+    fn native_document(&self, options: &Options, name: String, revision: u64) -> wire::FilterConfig {
+        let circle = |destination: &Destination| circle(&self.service, destination);
+        overlay::document(&self.service, &self.backends, &options.handshake_key, name, revision, &circle)
+    }
+
+    /// The EnvoyFilter of the host for sidecars that have the module.
+    fn native_listener(&self, namespace: &str, name: &str, options: &Options, revision: u64) -> Value {
+        let module = options.module.clone().unwrap_or_default();
+        let config = self.native_document(options, format!("redis-mesh/{namespace}/{name}"), revision);
+        let (_, _, base) = self.listener_place(&options.root_namespace);
+        let replaced = Replaced {
+            plugins_of: [&options.root_namespace, &self.namespace],
+            port: self.service.address.port,
+            extension: self.extension(&base),
+        };
+        let patches = overlay::listener(&self.listeners, &replaced, name, &config, &module);
+        overlay::object(namespace, name, &self.purpose(), patches)
+    }
+
+    /// Where the EnvoyFilter of the host stands: only for these clients, namespace, name.
+    fn listener_place(&self, root_namespace: &str) -> (Option<&str>, String, String) {
+        let single = self.service.single_destination().filter(|_| needs_per_host(&self.service));
+        let clients = single.and_then(|single| kept_from(&self.service, single));
+        let (namespace, name) = placed(&self.namespace, self.object_name(), clients, root_namespace);
+        (clients, namespace, name)
+    }
+
+    fn purpose(&self) -> String {
+        format!("{} {}", self.service.owner.kind, self.service.owner.name)
+    }
+
+    /// True if sidecars that have the dynamic module serve it by that.
+    pub fn is_native(&self) -> bool {
+        self.is_native
     }
 
     /// The host as the filter of a WasmPlugin gets it.
@@ -173,6 +231,22 @@ pub enum Content {
         /// With the filter's configuration.
         per_host: bool,
     },
+    /// The EnvoyFilter of a host for sidecars that have the dynamic module.
+    NativeListener {
+        /// The service.
+        piece: Arc<Piece>,
+    },
+    /// The EnvoyFilter of a Redis Cluster for them.
+    NativeCluster {
+        /// The destination.
+        destination: Arc<Destination>,
+        /// Only for the clients of a namespace.
+        scope: Option<String>,
+        /// The services that lead there.
+        pieces: Vec<Arc<Piece>>,
+    },
+    /// What the dynamic module itself needs.
+    Module(Module),
     /// The EnvoyFilter of a destination.
     Cluster {
         /// The destination.
@@ -204,7 +278,8 @@ pub struct Plan {
 }
 
 /// Plans all objects.
-pub fn plan(pieces: &[Arc<Piece>], root_namespace: &str, past: &Past) -> Plan {
+pub fn plan(pieces: &[Arc<Piece>], options: &Options, past: &Past) -> Plan {
+    let root_namespace = options.root_namespace.as_str();
     let mut groups: BTreeMap<Group, Vec<&Arc<Piece>>> = BTreeMap::new();
     for piece in pieces.iter().filter(|piece| !piece.per_host) {
         groups.entry((piece.namespace.clone(), piece.service.address.port)).or_default().push(piece);
@@ -237,7 +312,35 @@ pub fn plan(pieces: &[Arc<Piece>], root_namespace: &str, past: &Past) -> Plan {
         planned.extend(listener(piece, is_large, root_namespace));
     }
     planned.extend(clusters(pieces, root_namespace));
+    planned.extend(native(pieces, options));
     Plan { objects: planned, large }
+}
+
+/// What sidecars get that have the dynamic module.
+fn native(pieces: &[Arc<Piece>], options: &Options) -> Vec<Planned> {
+    let root_namespace = options.root_namespace.as_str();
+    let mut planned: Vec<Planned> = pieces.iter().filter_map(|piece| native_listener(piece, root_namespace)).collect();
+    let natively = || pieces.iter().filter(|piece| piece.is_native);
+    planned.extend(clusters_of(natively(), root_namespace, true));
+    if let Some(module) = options.module.as_ref().filter(|_| natively().next().is_some()) {
+        let name = overlay::module_name(module);
+        let content = Content::Module(module.clone());
+        planned.push(Planned { namespace: root_namespace.to_owned(), name, clients: None, content });
+    }
+    planned
+}
+
+/// The EnvoyFilter of a host for sidecars that have the dynamic module.
+fn native_listener(piece: &Arc<Piece>, root_namespace: &str) -> Option<Planned> {
+    if !piece.is_native {
+        return None;
+    }
+    let destinations = piece.service.destinations();
+    let clients = destinations.iter().find_map(|destination| kept_from(&piece.service, destination));
+    let name = object_name(&piece.service.address, overlay::SUFFIX);
+    let (namespace, name) = placed(&piece.namespace, name, clients, root_namespace);
+    let (clients, content) = (clients.map(str::to_owned), Content::NativeListener { piece: piece.clone() });
+    Some(Planned { namespace, name, clients, content })
 }
 
 /// The EnvoyFilter of a host, if it needs one.
@@ -246,16 +349,19 @@ fn listener(piece: &Arc<Piece>, is_large: bool, root_namespace: &str) -> Option<
     if piece.listeners.is_empty() || !per_host && !changes_listener(&piece.service) {
         return None;
     }
-    let single = piece.service.single_destination().filter(|_| needs_per_host(&piece.service));
-    let clients = single.and_then(|single| kept_from(&piece.service, single));
-    let (namespace, name) = placed(&piece.namespace, piece.object_name(), clients, root_namespace);
+    let (clients, namespace, name) = piece.listener_place(root_namespace);
     let (clients, content) = (clients.map(str::to_owned), Content::Listener { piece: piece.clone(), per_host });
     Some(Planned { namespace, name, clients, content })
 }
 
 /// The plan for a service that takes the place of another, where nothing else can follow from that: both are configured by
-/// themselves, in one object, and lead to the same clusters. None if more has to be looked at.
-pub fn plan_alone(old: &Piece, new: &Arc<Piece>, large: &BTreeSet<Group>, root_namespace: &str) -> Option<Planned> {
+/// themselves and lead to the same clusters. None if more has to be looked at.
+pub fn plan_alone(
+    old: &Piece,
+    new: &Arc<Piece>,
+    large: &BTreeSet<Group>,
+    root_namespace: &str,
+) -> Option<Vec<Planned>> {
     let is_large = |piece: &Piece| large.contains(&(piece.namespace.clone(), piece.service.address.port));
     let (before, after) = (&old.service, &new.service);
     let is_same_place =
@@ -263,11 +369,27 @@ pub fn plan_alone(old: &Piece, new: &Arc<Piece>, large: &BTreeSet<Group>, root_n
     let is_alone = (old.per_host || is_large(old)) && (new.per_host || is_large(new)) && old.per_host == new.per_host;
     let is_same_way = before.path == after.path
         && before.destinations() == after.destinations()
+        && old.is_native == new.is_native
         && old.listeners.is_empty() == new.listeners.is_empty();
     if !(is_same_place && is_alone && is_same_way) {
         return None;
     }
-    listener(new, is_large(new), root_namespace)
+    let alone = listener(new, is_large(new), root_namespace)?;
+    Some([alone].into_iter().chain(native_listener(new, root_namespace)).collect())
+}
+
+impl Content {
+    /// The services for which it is.
+    pub fn pieces(&self) -> &[Arc<Piece>] {
+        match self {
+            Content::Plugin { pieces, .. }
+            | Content::Cluster { pieces, .. }
+            | Content::NativeCluster { pieces, .. } => pieces.as_slice(),
+            Content::Listener { piece, .. } | Content::NativeListener { piece } => std::slice::from_ref(piece),
+            // It is everybody's.
+            Content::Module(_) => &[],
+        }
+    }
 }
 
 impl Planned {
@@ -275,20 +397,23 @@ impl Planned {
     pub fn kind(&self) -> &'static str {
         match self.content {
             Content::Plugin { .. } => wasm_plugin::KIND,
-            Content::Listener { .. } | Content::Cluster { .. } => envoy_filter::KIND,
+            Content::Listener { .. }
+            | Content::Cluster { .. }
+            | Content::NativeListener { .. }
+            | Content::NativeCluster { .. }
+            | Content::Module(_) => envoy_filter::KIND,
         }
     }
 
     /// Our objects from which it follows: services, and the destinations where they lead.
     pub fn subjects(&self) -> Vec<&Subject> {
-        let pieces = match &self.content {
-            Content::Plugin { pieces, .. } | Content::Cluster { pieces, .. } => pieces.as_slice(),
-            Content::Listener { piece, .. } => std::slice::from_ref(piece),
-        };
+        let pieces = self.content.pieces();
         let mut subjects: Vec<&Subject> = Vec::new();
         match &self.content {
-            Content::Cluster { destination, .. } => subjects.extend(destination.policy.object.as_ref()),
-            Content::Plugin { .. } | Content::Listener { .. } => {
+            Content::Cluster { destination, .. } | Content::NativeCluster { destination, .. } => {
+                subjects.extend(destination.policy.object.as_ref());
+            }
+            Content::Plugin { .. } | Content::Listener { .. } | Content::NativeListener { .. } | Content::Module(_) => {
                 let destinations = pieces.iter().flat_map(|piece| piece.service.destinations());
                 subjects.extend(destinations.filter_map(|destination| destination.policy.object.as_ref()));
             }
@@ -318,14 +443,27 @@ impl Planned {
             Content::Listener { piece, per_host } => {
                 piece.listener(&self.namespace, &self.name, *per_host, options, revision)
             }
+            Content::NativeListener { piece } => piece.native_listener(&self.namespace, &self.name, options, revision),
+            Content::NativeCluster { destination, scope, pieces } => {
+                let module = options.module.clone().unwrap_or_default();
+                let patches = overlay::cluster(destination, scope.as_deref(), &module);
+                overlay::object(&self.namespace, &self.name, &purpose_of(destination, pieces), patches)
+            }
+            Content::Module(module) => {
+                overlay::object(&self.namespace, &self.name, overlay::PURPOSE, overlay::module(module))
+            }
             Content::Cluster { destination, usage, scope, pieces } => {
-                let owner = destination.policy.object.as_ref().or(pieces.first().map(|piece| &piece.service.owner));
                 let patch = envoy_filter::cluster(destination, *usage, scope.as_deref());
-                let purpose = owner.map(|owner| format!("{} {}", owner.kind, owner.name)).unwrap_or_default();
+                let purpose = purpose_of(destination, pieces);
                 envoy_filter::object(&self.namespace, &self.name, &purpose, patch.into_iter().collect())
             }
         }
     }
+}
+
+fn purpose_of(destination: &Destination, pieces: &[Arc<Piece>]) -> String {
+    let owner = destination.policy.object.as_ref().or(pieces.first().map(|piece| &piece.service.owner));
+    owner.map(|owner| format!("{} {}", owner.kind, owner.name)).unwrap_or_default()
 }
 
 /// The namespace that says how a host is reached that isn't its own. What it says holds for its own rules only.
@@ -383,7 +521,7 @@ pub fn build(
 ) -> Vec<Value> {
     let pieces: Vec<Arc<Piece>> =
         services.iter().map(|service| Arc::new(Piece::new(service.clone(), options, diagnostics))).collect();
-    let plan = plan(&pieces, &options.root_namespace, &Past::default());
+    let plan = plan(&pieces, options, &Past::default());
     plan.objects.iter().map(|planned| planned.build(options, revision)).collect()
 }
 
@@ -456,9 +594,7 @@ impl Piece {
         let mut patches = Vec::new();
         let token = token(service);
         if per_host {
-            // Where the listener leads is part of the name, so that credentials never meet a listener that leads elsewhere.
-            let leads = single.map(|single| cluster(single)).unwrap_or_default();
-            let extension = format!("{name}-{}", &hex(&digest(&[&token, &leads]))[..8]);
+            let extension = self.extension(name);
             let host = filter_config::host(
                 service,
                 &self.backends,
@@ -487,8 +623,15 @@ impl Piece {
                 (wire::DataPath::Direct | wire::DataPath::Native, _) => {}
             }
         }
-        let purpose = format!("{} {}", service.owner.kind, service.owner.name);
-        envoy_filter::object(namespace, name, &purpose, patches)
+        envoy_filter::object(namespace, name, &self.purpose(), patches)
+    }
+
+    /// The name of the filter that is configured by itself, in the EnvoyFilter of this name.
+    fn extension(&self, name: &str) -> String {
+        let single = self.service.single_destination();
+        // Where the listener leads is part of the name, so that credentials never meet a listener that leads elsewhere.
+        let leads = single.map(|single| envoy_filter::cluster_name(single, circle(&self.service, single).as_deref()));
+        format!("{name}-{}", &hex(&digest(&[&token(&self.service), &leads.unwrap_or_default()]))[..8])
     }
 }
 
@@ -544,6 +687,15 @@ fn object_name(address: &HostPort, suffix: &str) -> String {
 ///
 /// The cluster to which tags lead that are not known is not among them: a cluster that is not there answers the same.
 fn clusters(pieces: &[Arc<Piece>], root_namespace: &str) -> Vec<Planned> {
+    clusters_of(pieces.iter(), root_namespace, false)
+}
+
+/// As [`clusters`], or for sidecars that have the dynamic module.
+fn clusters_of<'a>(
+    pieces: impl Iterator<Item = &'a Arc<Piece>>,
+    root_namespace: &str,
+    is_native: bool,
+) -> Vec<Planned> {
     struct Wanted<'a> {
         destination: &'a Arc<Destination>,
         usage: Use,
@@ -572,23 +724,37 @@ fn clusters(pieces: &[Arc<Piece>], root_namespace: &str) -> Vec<Planned> {
         }
     }
     let planned = found.into_iter().filter_map(|((namespace, ..), wanted)| {
-        if !envoy_filter::changes_cluster(wanted.destination, wanted.usage) {
+        let is_wanted = match is_native {
+            true => wanted.destination.is_cluster(),
+            false => envoy_filter::changes_cluster(wanted.destination, wanted.usage),
+        };
+        if !is_wanted {
             return None;
         }
         let mut name = object_name(&wanted.destination.address, DESTINATION);
         if let Some(says) = wanted.scope.as_ref().and_then(|scope| scope.strip_prefix("*/")) {
             name = format!("{name}-of-{says}");
         }
+        if is_native {
+            name += overlay::SUFFIX;
+        }
         let (namespace, name) = placed(namespace, name, wanted.kept_from, root_namespace);
         Some(Planned {
             namespace,
             name,
             clients: wanted.kept_from.map(str::to_owned),
-            content: Content::Cluster {
-                destination: wanted.destination.clone(),
-                usage: wanted.usage,
-                scope: wanted.scope,
-                pieces: wanted.pieces,
+            content: match is_native {
+                true => Content::NativeCluster {
+                    destination: wanted.destination.clone(),
+                    scope: wanted.scope,
+                    pieces: wanted.pieces,
+                },
+                false => Content::Cluster {
+                    destination: wanted.destination.clone(),
+                    usage: wanted.usage,
+                    scope: wanted.scope,
+                    pieces: wanted.pieces,
+                },
             },
         })
     });

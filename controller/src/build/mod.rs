@@ -10,6 +10,7 @@ pub mod filter_config;
 pub mod handshake;
 pub mod mesh;
 pub mod native;
+pub mod overlay;
 pub mod redact;
 pub mod standalone;
 pub mod wasm_plugin;

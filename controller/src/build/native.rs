@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::validate::destination::Destination;
 
 use super::envoy::{any, tcp, transport_socket};
+use super::{digest, hex};
 
 /// The listener and the cluster of what carriers hang on.
 const ANCHOR: &str = "redis_anchor";
@@ -17,41 +18,75 @@ const METRICS: &str = "wasmcustom";
 /// The name by which Envoy knows the module.
 const MODULE: &str = "redis_mesh";
 
+/// The type of the module's filters.
+pub const FILTER: &str = "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter";
+
+/// The module, as an Envoy finds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Module {
+    /// The file, in the proxy's container.
+    pub filename: String,
+    /// Ends the names of what belongs to this module only, so that another version of it can be there at the same time.
+    pub suffix: String,
+}
+
+impl Module {
+    /// The only one of an Envoy.
+    pub fn only(filename: String) -> Module {
+        Module { filename, suffix: String::new() }
+    }
+
+    /// One of several versions, told apart by their files.
+    pub fn among_others(filename: String) -> Module {
+        let suffix = format!("-{}", &hex(&digest(&[&filename]))[..8]);
+        Module { filename, suffix }
+    }
+}
+
 /// The filter at the end of a listener's chain. Its configuration travels as a message that Envoy shows as redacted.
-pub fn proxy(module: &str, config: &str) -> Value {
+pub fn proxy(module: &Module, config: &str) -> Value {
     let secret =
         any("envoy.extensions.transport_sockets.tls.v3.GenericSecret", json!({"secret": {"inline_string": config}}));
     filter("proxy", true, module, Some(secret))
 }
 
-fn filter(name: &str, is_terminal: bool, module: &str, config: Option<Value>) -> Value {
+fn filter(name: &str, is_terminal: bool, module: &Module, config: Option<Value>) -> Value {
     let mut fields = json!({
         "dynamic_module_config": of_module(module),
-        "filter_name": name,
+        "filter_name": format!("{name}{}", module.suffix),
         "terminal_filter": is_terminal,
     });
     if let Some(config) = config {
         fields["filter_config"] = config;
     }
-    json!({
-        "name": format!("redis_mesh.{name}"),
-        "typed_config": any("envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter", fields),
-    })
+    json!({"name": format!("redis_mesh.{name}"), "typed_config": any(FILTER, fields)})
 }
 
-fn of_module(module: &str) -> Value {
+fn of_module(module: &Module) -> Value {
     // Code to which a thread may return must stay where it is.
     json!({
         "name": MODULE,
-        "module": {"local": {"filename": module}},
+        "module": {"local": {"filename": module.filename}},
         "do_not_close": true,
         "metrics_namespace": METRICS,
     })
 }
 
+/// The load-balancing policy of a cluster whose members are the nodes of a Redis Cluster: the module chooses.
+pub fn load_balancing_policy(module: &Module) -> Value {
+    let config = any(
+        "envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig",
+        json!({"dynamic_module_config": of_module(module), "lb_policy_name": "node"}),
+    );
+    json!({"policies": [{"typed_extension_config": {"name": "redis_mesh.node", "typed_config": config}}]})
+}
+
 /// The internal listeners.
-pub fn listeners(module: &str) -> Vec<Value> {
-    let listener = |name: &str, filters: Vec<Value>| json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": filters}]});
+pub fn listeners(module: &Module) -> Vec<Value> {
+    let listener = |name: &str, filters: Vec<Value>| {
+        let name = format!("{name}{}", module.suffix);
+        json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": filters}]})
+    };
     let tcp_proxy = json!({
         "name": "envoy.filters.network.tcp_proxy",
         "typed_config": any("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", json!({
@@ -71,8 +106,8 @@ pub fn listeners(module: &str) -> Vec<Value> {
 }
 
 /// The clusters of the internal listeners.
-pub fn clusters() -> Vec<Value> {
-    [ANCHOR, CARRIER].map(internal_cluster).into()
+pub fn clusters(module: &Module) -> Vec<Value> {
+    [ANCHOR, CARRIER].map(|name| internal_cluster(&format!("{name}{}", module.suffix))).into()
 }
 
 fn internal_cluster(name: &str) -> Value {

@@ -12,14 +12,15 @@ use crate::validate::{HostPort, ValidatedService};
 
 use super::envoy::Use;
 use super::handshake::HandshakeKey;
+use super::native::Module;
 use super::{backend, envoy, filter_config, native};
 
 /// What is needed besides the services.
 pub struct Options {
     /// The wasm filter's file, as Envoy is to open it.
     pub filter: String,
-    /// The dynamic module's file.
-    pub module: String,
+    /// The dynamic module.
+    pub module: Module,
     /// Addresses that replace a Service's own, by host, and by port where one is named.
     pub listen: Vec<Listen>,
     /// Envoy's own administration interface.
@@ -134,7 +135,7 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
     let mut clusters = clusters.documents();
     if is_native {
         listeners.extend(native::listeners(&options.module));
-        clusters.extend(native::clusters());
+        clusters.extend(native::clusters(&options.module));
         bootstrap["bootstrap_extensions"] = json!([native::bootstrap_extension()]);
         bootstrap["layered_runtime"] = native::runtime();
         if let Some(tags) = bootstrap["stats_config"]["stats_tags"].as_array_mut() {

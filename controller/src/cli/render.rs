@@ -9,6 +9,7 @@ use redis_mesh_core::wire::DataPath;
 
 use crate::build::handshake::HandshakeKey;
 use crate::build::mesh;
+use crate::build::native;
 use crate::build::redact;
 use crate::build::standalone::{self, Listen};
 use crate::diagnostic::{Diagnostics, Reason, Subject};
@@ -94,7 +95,7 @@ impl Envoy {
         };
         let options = standalone::Options {
             filter: filter.unwrap_or_default(),
-            module: module.unwrap_or_default(),
+            module: native::Module::only(module.unwrap_or_default()),
             listen: self.listen,
             admin: self.admin.0,
             client_namespace: self.client_namespace,
@@ -140,6 +141,10 @@ pub struct Istio {
     /// The secret by which the filter and redis_proxy recognise each other [default: made from the manifests]
     #[arg(long, value_name = "KEY", env = "REDIS_MESH_HANDSHAKE_KEY", hide_env_values = true)]
     handshake_key: Option<String>,
+    /// The dynamic module as proxies find it that have it: an absolute path in their containers, with a name that no other
+    /// version of it has. Hosts are served by it where pods have the label redis-mesh.io/native=true
+    #[arg(long, value_name = "PATH", value_parser = module)]
+    module: Option<native::Module>,
     /// The number of this configuration; raise it with every one that is applied
     #[arg(long, value_name = "N", default_value_t = 1)]
     revision: u64,
@@ -157,6 +162,14 @@ pub enum Delivery {
     PerHost,
 }
 
+/// Reads the path of the module in a container.
+pub fn module(text: &str) -> Result<native::Module, String> {
+    if !text.starts_with('/') {
+        return Err("not an absolute path".to_owned());
+    }
+    Ok(native::Module::among_others(text.to_owned()))
+}
+
 /// Reads a checksum.
 pub fn sha256(text: &str) -> Result<String, String> {
     let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -166,7 +179,8 @@ pub fn sha256(text: &str) -> Result<String, String> {
 impl Istio {
     /// Renders.
     pub fn run(self, diagnostics: &mut Diagnostics) -> Option<String> {
-        let services = input::load(&self.input, ports(&self.listen), Module::Nobody, diagnostics);
+        let has_module = if self.module.is_some() { Module::Sidecars } else { Module::Nobody };
+        let services = input::load(&self.input, ports(&self.listen), has_module, diagnostics);
         let (services, handshake_key) = match (self.show_secrets, &self.handshake_key) {
             (true, Some(key)) => (services, HandshakeKey::given(key)),
             (true, None) => {
@@ -182,6 +196,7 @@ impl Istio {
             per_host: self.delivery == Delivery::PerHost,
             listen: self.listen,
             handshake_key,
+            module: self.module,
         };
         let objects = mesh::build(&services, &options, self.revision, diagnostics);
         if diagnostics.has_errors() {

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::build::envoy::Use;
 use crate::build::mesh::{Content, Group, Options, Piece, Planned};
+use crate::build::native::Module;
 use crate::build::{envoy_filter, wasm_plugin};
 use crate::inventory::Key;
 use crate::validate::destination::Destination;
@@ -176,6 +177,9 @@ fn rejected(status: &Value) -> Option<String> {
 enum Source {
     Listener(Arc<Piece>, bool),
     Plugin(Vec<Arc<Piece>>, Vec<wire::Host>),
+    NativeListener(Arc<Piece>),
+    NativeCluster(Arc<Destination>, Option<String>, Option<Arc<Piece>>),
+    Module(Module),
     /// The piece is that of which the object says that it follows from it, where there is no RedisDestination.
     Cluster(Arc<Destination>, Use, Option<String>, Option<Arc<Piece>>),
 }
@@ -189,6 +193,11 @@ impl Source {
         match content {
             Content::Listener { piece, per_host } => Source::Listener(piece.clone(), *per_host),
             Content::Plugin { pieces, kept, .. } => Source::Plugin(pieces.clone(), kept.clone()),
+            Content::NativeListener { piece } => Source::NativeListener(piece.clone()),
+            Content::NativeCluster { destination, scope, pieces } => {
+                Source::NativeCluster(destination.clone(), scope.clone(), named(destination, pieces))
+            }
+            Content::Module(module) => Source::Module(module.clone()),
             Content::Cluster { destination, usage, scope, pieces } => {
                 Source::Cluster(destination.clone(), *usage, scope.clone(), named(destination, pieces))
             }
@@ -209,6 +218,13 @@ impl Source {
                     && clients == scope
                     && same(first.as_slice(), named(destination, pieces).as_slice())
             }
+            (Source::NativeListener(known), Content::NativeListener { piece }) => Arc::ptr_eq(known, piece),
+            (Source::NativeCluster(known, clients, first), Content::NativeCluster { destination, scope, pieces }) => {
+                Arc::ptr_eq(known, destination)
+                    && clients == scope
+                    && same(first.as_slice(), named(destination, pieces).as_slice())
+            }
+            (Source::Module(known), Content::Module(module)) => known == module,
             _ => false,
         }
     }

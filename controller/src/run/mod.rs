@@ -132,6 +132,7 @@ impl Controller {
                 per_host: self.delivery == crate::cli::render::Delivery::PerHost,
                 listen: Vec::new(),
                 handshake_key,
+                module: None,
             },
             validate: validate::Options {
                 cluster_domain: self.cluster_domain,

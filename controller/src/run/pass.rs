@@ -55,14 +55,10 @@ impl Held {
     /// Something was not applied.
     fn after(&mut self, key: &RenderedKey, planned: Option<&Planned>) {
         let Some(planned) = planned else { return };
-        let pieces = match &planned.content {
-            Content::Plugin { pieces, .. } => {
-                self.everything_of.insert(key.key.namespace.clone());
-                pieces.as_slice()
-            }
-            Content::Cluster { pieces, .. } => pieces.as_slice(),
-            Content::Listener { piece, .. } => std::slice::from_ref(piece),
-        };
+        if let Content::Plugin { .. } = &planned.content {
+            self.everything_of.insert(key.key.namespace.clone());
+        }
+        let pieces = planned.content.pieces();
         self.clusters_of.insert(key.key.namespace.clone());
         for piece in pieces {
             self.clusters_of.insert(piece.namespace.clone());
@@ -78,10 +74,10 @@ impl Held {
                 let is_cluster = key.kind == envoy_filter::KIND && key.key.name.contains(mesh::DESTINATION);
                 self.everything_of.contains(namespace) || is_cluster && self.clusters_of.contains(namespace)
             }
-            Some(Content::Cluster { .. }) => false,
+            Some(Content::Cluster { .. } | Content::NativeCluster { .. } | Content::Module(_)) => false,
             // That of the whole mesh is everybody's. Without a cluster, its filter refuses rather than misroutes.
             Some(Content::Plugin { .. }) => namespace != root_namespace && self.clusters_of.contains(namespace),
-            Some(Content::Listener { piece, .. }) => {
+            Some(Content::Listener { piece, .. } | Content::NativeListener { piece }) => {
                 self.services.contains(&(piece.service.address.clone(), piece.service.scope.clone()))
             }
         }
@@ -151,7 +147,7 @@ impl Reconciler {
                 return None;
             }
             for (old, new) in change.before.iter().zip(&change.after).filter(|(old, new)| !Arc::ptr_eq(old, new)) {
-                objects.push(mesh::plan_alone(old, new, large, &self.settings.mesh.root_namespace)?);
+                objects.extend(mesh::plan_alone(old, new, large, &self.settings.mesh.root_namespace)?);
             }
         }
         Some(Plan { objects, large: large.clone() })
@@ -246,7 +242,7 @@ impl Reconciler {
             }
             kept = apply::kept_hosts(self.objects.live(), |namespace, host| hosts.contains(&(namespace, host)));
         }
-        let plan = mesh::plan(pieces, &self.settings.mesh.root_namespace, &Past { large, kept });
+        let plan = mesh::plan(pieces, &self.settings.mesh, &Past { large, kept });
         self.large = Some(plan.large.clone());
         plan
     }
@@ -273,8 +269,8 @@ impl Reconciler {
             let Some(operation) = self.objects.compare(key, planned, &self.settings.mesh) else { continue };
             created += usize::from(!self.objects.live().contains_key(key));
             let turn = match &planned.content {
-                Content::Cluster { .. } => Turn::Clusters,
-                Content::Listener { .. } => Turn::Listeners,
+                Content::Cluster { .. } | Content::NativeCluster { .. } | Content::Module(_) => Turn::Clusters,
+                Content::Listener { .. } | Content::NativeListener { .. } => Turn::Listeners,
                 Content::Plugin { .. } => {
                     let hosts = self.objects.live().get(key).map(|live| live.hosts.as_slice()).unwrap_or_default();
                     let is_alone = |host: &wire::Host| {

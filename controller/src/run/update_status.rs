@@ -11,6 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
+use redis_mesh_core::wire::DataPath;
 use serde_json::json;
 
 use crate::build::mesh::Piece;
@@ -63,7 +64,9 @@ pub fn status(facts: &Facts<'_>, present: &Status) -> Status {
                 .map_or_else(|| Time(Timestamp::now()), |known| known.last_transition_time.clone()),
         }
     });
-    let paths: BTreeSet<&str> = facts.in_force.iter().map(|piece| piece.service.path.name()).collect();
+    let paths = facts.in_force.iter().map(|piece| piece.service.path.name());
+    let natively = facts.in_force.iter().filter(|piece| piece.is_native()).map(|_| DataPath::Native.name());
+    let paths: BTreeSet<&str> = paths.chain(natively).collect();
     Status {
         conditions: conditions.collect(),
         observed_generation: Some(evaluation.generation),
@@ -142,7 +145,12 @@ fn programmed(facts: &Facts<'_>) -> Said {
         .in_force
         .iter()
         .map(|piece| {
-            format!("{} by {}: {}", piece.service.address, piece.service.path.name(), piece.service.path_reason)
+            let natively = match piece.is_native() {
+                true => "native where sidecars have the dynamic module, else ",
+                false => "",
+            };
+            let (address, path) = (&piece.service.address, piece.service.path.name());
+            format!("{address} by {natively}{path}: {}", piece.service.path_reason)
         })
         .collect();
     let ways = super::apply::some_of(ways.into_iter().collect());

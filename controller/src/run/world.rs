@@ -629,6 +629,7 @@ mod tests {
     use serde_json::json;
 
     use crate::build::handshake::HandshakeKey;
+    use crate::build::native::Module;
 
     fn service(version: &str, generation: u64, message: &str) -> Change {
         let condition = json!({
@@ -702,7 +703,12 @@ mod tests {
             per_host: false,
             listen: Vec::new(),
             handshake_key: HandshakeKey::given("key"),
+            module: Some(Module::among_others("/module.so".to_owned())),
         }
+    }
+
+    fn new_world() -> World {
+        World::new(Options { module: validate::Module::Sidecars, ..Options::default() })
     }
 
     /// A change as JSON, so that it can be given to two worlds: what kind, and the object or its absence.
@@ -802,7 +808,7 @@ mod tests {
         for seed in 1..=40 {
             let mut random = Random(seed * 0x9e37_79b9);
             let options = options();
-            let mut world = World::new(Options::default());
+            let mut world = new_world();
             let mut evaluations: BTreeMap<ObjectKey, String> = BTreeMap::new();
             let mut present: BTreeMap<String, Value> = BTreeMap::new();
             for clock in 1..=60 {
@@ -821,7 +827,7 @@ mod tests {
                 if clock % 5 != 0 {
                     continue;
                 }
-                let mut fresh = World::new(Options::default());
+                let mut fresh = new_world();
                 for change in present.values().filter(|change| change["gone"] == false) {
                     fresh.apply(told(change)).unwrap();
                 }
@@ -854,7 +860,7 @@ mod tests {
         let root = options.root_namespace.as_str();
         let built = |pieces: &BTreeMap<ObjectKey, Vec<Arc<Piece>>>| -> BTreeMap<(String, String), String> {
             let pieces: Vec<_> = pieces.values().flatten().cloned().collect();
-            let plan = mesh::plan(&pieces, root, &mesh::Past::default());
+            let plan = mesh::plan(&pieces, &options, &mesh::Past::default());
             let build = |planned: &mesh::Planned| {
                 ((planned.namespace.clone(), planned.name.clone()), planned.build(&options, 1).to_string())
             };
@@ -863,7 +869,7 @@ mod tests {
         let mut alone = 0;
         for seed in 1..=40 {
             let mut random = Random(seed * 0x2545_f491);
-            let mut world = World::new(Options::default());
+            let mut world = new_world();
             let mut pieces: BTreeMap<ObjectKey, Vec<Arc<Piece>>> = BTreeMap::new();
             for clock in 1..=80 {
                 world.apply(told(&random_change(&mut random, clock))).unwrap();
@@ -886,7 +892,7 @@ mod tests {
                 let Some(planned) = planned.filter(|planned| !planned.is_empty()) else { continue };
                 alone += 1;
                 let mut expected = built(&before);
-                for planned in planned {
+                for planned in planned.into_iter().flatten() {
                     expected.insert(
                         (planned.namespace.clone(), planned.name.clone()),
                         planned.build(&options, 1).to_string(),
@@ -903,7 +909,7 @@ mod tests {
     fn neighbours_are_all_that_matters() {
         for seed in 1..=60 {
             let mut random = Random(seed * 0x51_7cc1);
-            let mut world = World::new(Options::default());
+            let mut world = new_world();
             for clock in 1..=40 {
                 world.apply(told(&random_change(&mut random, clock))).unwrap();
             }

@@ -22,6 +22,10 @@ pub struct Destination {
     pub address: HostPort,
     /// The Service of that name, with its port.
     pub service: Option<(Key, ServicePort)>,
+    /// That Service has no address of its own.
+    pub is_headless: bool,
+    /// Its endpoints are the pods that it selects.
+    pub selects_pods: bool,
     /// The mesh has a cluster of it: it is a Service, or a ServiceEntry makes it known.
     pub in_mesh: bool,
     /// How it is reached.
@@ -180,8 +184,20 @@ impl<'a> Destinations<'a> {
         let held = policy.and_then(|index| self.policies.get(index)).cloned().unwrap_or_default();
         let endpoints = self.endpoints(&address, service.as_ref(), &held, place);
         let discovered = held.mode == Mode::Cluster && !held.discovery.is_empty();
-        let destination =
-            Arc::new(Destination { address: address.clone(), service, in_mesh, policy: held, discovered, endpoints });
+        let known = service.as_ref().and_then(|(key, _)| self.inventory.service(key));
+        let is_headless = known.is_some_and(|service| inventory::cluster_ips(service).is_empty());
+        let selects_pods = known.is_some_and(inventory::selects_pods);
+        let destination = Destination {
+            address: address.clone(),
+            service,
+            is_headless,
+            selects_pods,
+            in_mesh,
+            policy: held,
+            discovered,
+            endpoints,
+        };
+        let destination = Arc::new(destination);
         self.known.insert((address, policy), destination.clone());
         Some(destination)
     }

@@ -51,6 +51,8 @@ pub enum Module {
     Unknown,
     /// The Envoy for which this is.
     Envoy,
+    /// Sidecars that say so by a label of their pods; others are served too.
+    Sidecars,
     /// No sidecar has it.
     Nobody,
 }
@@ -95,6 +97,8 @@ pub struct ValidatedService {
     pub path: wire::DataPath,
     /// Why so.
     pub path_reason: String,
+    /// Sidecars that have the dynamic module serve it natively.
+    pub native: bool,
     /// What clients must present.
     pub client_auth: Option<Login>,
     /// Settings.
@@ -206,6 +210,7 @@ pub fn validate(
                     scope: scope.clone(),
                     path: wire::DataPath::Direct,
                     path_reason: String::new(),
+                    native: false,
                     client_auth: client_auth.clone(),
                     settings: settings.clone(),
                     read_policy: ReadPolicy::Master,
@@ -259,6 +264,7 @@ fn implicit(
                 scope: Scope::of(name, &namespace),
                 path: wire::DataPath::Direct,
                 path_reason: String::new(),
+                native: false,
                 client_auth: None,
                 settings: Settings::default(),
                 read_policy: ReadPolicy::Master,

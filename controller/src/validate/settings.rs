@@ -89,6 +89,7 @@ pub fn choose_path(
 ) {
     let needs = needs_proxy(service);
     let subject = service.owner.clone();
+    service.native = module == Module::Sidecars && matches!(pinned, None | Some(Pinned::Native));
     (service.path, service.path_reason) = match (pinned, needs) {
         (Some(Pinned::Native), _) if matches!(module, Module::Envoy | Module::Unknown) => (DataPath::Native, by_pin()),
         (None, _) if module == Module::Envoy => (DataPath::Native, MODULE.to_owned()),
@@ -105,7 +106,8 @@ pub fn choose_path(
         (_, None) => (DataPath::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
     };
     if pinned == Some(Pinned::Native) && module == Module::Nobody {
-        let message = "native needs the dynamic module, which no sidecar is given here; use auto, direct or proxy";
+        let message =
+            "native needs the dynamic module, which no sidecar is given here (--module); use auto, direct or proxy";
         diagnostics.add(&subject, annotation(DATA_PATH), Reason::Unsupported, message);
     }
     let settings = spec.settings.as_ref();
@@ -123,6 +125,7 @@ pub fn choose_path(
 
 /// As [`choose_path`], for a host that only a RedisDestination names.
 pub fn choose_implicit_path(service: &mut ValidatedService, module: Module) {
+    service.native = module == Module::Sidecars;
     (service.path, service.path_reason) = match needs_proxy(service) {
         _ if module == Module::Envoy => (DataPath::Native, MODULE.to_owned()),
         Some((_, reason)) => (DataPath::Proxy, reason),

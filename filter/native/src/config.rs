@@ -6,7 +6,7 @@ use redis_mesh_core::config::json_of;
 use redis_mesh_core::proxy::config::{Config as Rules, Document};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// One of the module's filters.
 pub enum Config {
@@ -32,18 +32,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the names of this module's filters and internal clusters end in: nothing, or `-` and what tells it from another
+/// version of it in the same Envoy, whose anchors and carriers are not its own.
+static SUFFIX: OnceLock<String> = OnceLock::new();
+
+/// The internal cluster of this name.
+pub fn cluster(name: &str) -> String {
+    format!("{name}{}", SUFFIX.get().map(String::as_str).unwrap_or_default())
+}
+
 impl Config {
     /// The filter of this name. The error is for Envoy's log.
     pub fn new(meter: Meter, name: &[u8], config: &[u8]) -> Result<Config, String> {
-        match name {
-            b"proxy" => configure(meter, config),
-            b"anchor" => Ok(Config::Anchor(Arc::new(Metrics::new(meter, false)))),
-            b"carrier" => Ok(Config::Carrier(Arc::new(Metrics::new(meter, true)))),
-            _ => Err(format!(
-                "the module has no filter {:?}, only \"proxy\", \"anchor\" and \"carrier\"",
-                String::from_utf8_lossy(name)
-            )),
+        let name = String::from_utf8_lossy(name);
+        let (base, suffix) = name.split_at(name.find('-').unwrap_or(name.len()));
+        let made = match base {
+            "proxy" => configure(meter, config),
+            "anchor" => Ok(Config::Anchor(Arc::new(Metrics::new(meter, false)))),
+            "carrier" => Ok(Config::Carrier(Arc::new(Metrics::new(meter, true)))),
+            _ => Err(format!("the module has no filter {name:?}, only \"proxy\", \"anchor\" and \"carrier\"")),
+        }?;
+        let known = SUFFIX.get_or_init(|| suffix.to_owned());
+        if known != suffix {
+            return Err(format!("the names of the module's filters end in {known:?} already; {name:?} doesn't"));
         }
+        Ok(made)
     }
 
     /// Envoy's side of it goes; what holds this one's metrics finds nobody to tell.

@@ -430,7 +430,7 @@ impl Worker {
         let number = self.asked.get() + 1;
         self.asked.set(number);
         self.anchor.replace(Standing::Asked { number, client: client.clone(), candidate: None });
-        if client.filter.post(anchor::CLUSTER, &format!("/{number}")).is_none() {
+        if client.filter.post(&config::cluster(anchor::CLUSTER), &format!("/{number}")).is_none() {
             // Unless the hook was called with the failure before.
             asked(&client, Answer::Failed);
         }
@@ -453,7 +453,7 @@ impl Worker {
             Some(link) => link.stage = Stage::Requested,
             None => return,
         }
-        match anchor.filter.post(carrier::CLUSTER, &format!("/{}", id.number())) {
+        match anchor.filter.post(&config::cluster(carrier::CLUSTER), &format!("/{}", id.number())) {
             Some(callout) => {
                 self.callouts.borrow_mut().insert(callout, id);
             }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use redis_mesh_tests::cluster::{self, Cluster};
 use redis_mesh_tests::netns::Namespace;
 use redis_mesh_tests::redis::Redis;
-use redis_mesh_tests::{cli, filter, wheel, workspace};
+use redis_mesh_tests::{cli, filter, native, wheel, workspace};
 
 use crate::api::{Api, ObjectName};
 use crate::control_plane::ControlPlane;
@@ -77,6 +77,7 @@ impl Mesh {
         wheel::envoy()?;
         wheel::redis_server()?;
         filter::build()?;
+        native::build()?;
         cli::build()?;
         Ok(programs)
     }
@@ -96,7 +97,7 @@ impl Mesh {
             begin.elapsed()
         ));
         let server = |name: &str, app: &str, host: u8| {
-            Pod::start(&plane, &network, &Shape { name, namespace: "redis", app, host, sidecar: false })
+            Pod::start(&plane, &network, &Shape { name, namespace: "redis", app, host, sidecar: false, module: false })
         };
         let mut servers = vec![server("redis-single", "redis-single", 20)?];
         for i in 0..6 {
@@ -109,7 +110,14 @@ impl Mesh {
             namespaces: nodes.iter().map(|pod| pod.network_namespace().clone()).collect(),
             ..cluster::Shape::default()
         })?;
-        let shape = Shape { name: "redis-client", namespace: "redis", app: "redis-client", host: 10, sidecar: true };
+        let shape = Shape {
+            name: "redis-client",
+            namespace: "redis",
+            app: "redis-client",
+            host: 10,
+            sidecar: true,
+            module: false,
+        };
         let client = Pod::start(&plane, &network, &shape)?;
         let operator = match by {
             By::Render => Operator::Rendered(Rendered::new()?),
@@ -197,7 +205,40 @@ impl Mesh {
 
     /// Another pod, beside those that are always there.
     pub fn pod(&self, name: &str, namespace: &str, app: &str, host: u8, sidecar: bool) -> Result<Pod> {
-        Pod::start(&self.plane, &self.network, &Shape { name, namespace, app, host, sidecar })
+        Pod::start(&self.plane, &self.network, &Shape { name, namespace, app, host, sidecar, module: false })
+    }
+
+    /// Lets sidecars have the dynamic module.
+    pub fn give_module(&mut self) -> Result<()> {
+        let module = native::build()?;
+        let arguments = vec!["--module".to_owned(), module.to_str().context("a path that is no text")?.to_owned()];
+        match &mut self.operator {
+            Operator::Rendered(rendered) => rendered.arguments = arguments,
+            Operator::Controller(controller) => {
+                controller.restart_as(controller::Options { arguments, ..Default::default() })?
+            }
+        }
+        self.sync()
+    }
+
+    /// Runs a task with a client whose sidecar has the dynamic module.
+    pub fn natively(&mut self, task: impl FnOnce(&mut Mesh, &Pod) -> Result<()>) -> Result<()> {
+        self.give_module()?;
+        let shape = Shape {
+            name: "native-client",
+            namespace: "redis",
+            app: "native-client",
+            host: 60,
+            sidecar: true,
+            module: true,
+        };
+        let pod = Pod::start(&self.plane, &self.network, &shape)?;
+        let other = std::mem::replace(&mut self.client, pod);
+        let result = task(self, &other);
+        let pod = std::mem::replace(&mut self.client, other);
+        let log = pod.sidecar()?.log();
+        pod.delete()?;
+        result.with_context(|| format!("in a sidecar that said:\n{log}"))
     }
 
     /// How the filter gets the rules of a host: each by itself, or as the operator thinks best.

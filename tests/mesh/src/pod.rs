@@ -28,6 +28,8 @@ pub struct Shape<'a> {
     pub host: u8,
     /// Whether it has a sidecar.
     pub sidecar: bool,
+    /// Whether that sidecar has the dynamic module.
+    pub module: bool,
 }
 
 /// A pod. Dropping it ends its processes and removes its namespace, not its objects; see [`Pod::delete`].
@@ -50,6 +52,9 @@ impl Pod {
         if shape.sidecar {
             // As the injector does; by it istiod knows that this pod speaks mTLS.
             labels["security.istio.io/tlsMode"] = "istio".into();
+        }
+        if shape.module {
+            labels["redis-mesh.io/native"] = "true".into();
         }
         let name = create(api, shape, ip, &labels).with_context(|| format!("creating the pod {}", shape.name))?;
         let wire = network.attach(shape.name, shape.namespace, ip)?;

@@ -103,7 +103,8 @@ impl Cluster {
             plane.api().apply_object(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))?;
         }
         let namespace = population::namespace(0);
-        let shape = Shape { name: "client", namespace: &namespace, app: "client", host: 10, sidecar: true };
+        let shape =
+            Shape { name: "client", namespace: &namespace, app: "client", host: 10, sidecar: true, module: false };
         let client = Pod::start(&plane, &network, &shape)?;
         Ok(Cluster { controller, client, quiet, plane, _network: network })
     }

@@ -150,7 +150,7 @@ fn prefix_routing(mesh: &mut Mesh) -> Result<()> {
 }
 
 /// Whether a key that isn't one of the cluster's goes to redis-single, with the login in place.
-fn ensure_routed(mesh: &Mesh) -> Result<()> {
+pub(super) fn ensure_routed(mesh: &Mesh) -> Result<()> {
     session(mesh, "redis-cluster", &[("set elsewhere 1", "OK"), ("set cluster-here 1", "OK")])?;
     session(mesh, "redis-single", &[("AUTH testredis123!", "OK"), ("get elsewhere", "\"1\"")])?;
     ensure!(mesh.cluster.get("cluster-here")?.text() == "1");

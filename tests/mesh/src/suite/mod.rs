@@ -7,6 +7,7 @@ mod headless;
 mod metrics;
 mod mission;
 mod mtls;
+mod native;
 mod outages;
 mod rotation;
 mod secrets;
@@ -27,8 +28,17 @@ pub type Test = (&'static str, fn(&mut Mesh) -> Result<()>);
 
 /// Tests of what reaches the clients, whoever renders it.
 fn of_anybody() -> Vec<Test> {
-    [mission::TESTS, metrics::TESTS, headless::TESTS, mtls::TESTS, external::TESTS, secrets::TESTS, updates::TESTS]
-        .concat()
+    [
+        mission::TESTS,
+        metrics::TESTS,
+        headless::TESTS,
+        mtls::TESTS,
+        native::TESTS,
+        external::TESTS,
+        secrets::TESTS,
+        updates::TESTS,
+    ]
+    .concat()
 }
 
 /// Tests that only the controller can pass.

@@ -22,12 +22,17 @@ spec: {mtls: {mode: STRICT}}
 ";
 
 fn service(name: &str, ip: &str, hosts: impl IntoIterator<Item = u8>) -> String {
+    service_of(name, name, ip, hosts)
+}
+
+/// A service of pods `POD-0`, `POD-1` and so on.
+fn service_of(pod: &str, name: &str, ip: &str, hosts: impl IntoIterator<Item = u8>) -> String {
     let endpoints: String = hosts
         .into_iter()
         .enumerate()
         .map(|(i, host)| {
             format!(
-                "  - {{addresses: [10.244.0.{host}], conditions: {{ready: true}}, targetRef: {{kind: Pod, name: {name}-{i}, namespace: secure}}}}\n"
+                "  - {{addresses: [10.244.0.{host}], conditions: {{ready: true}}, targetRef: {{kind: Pod, name: {pod}-{i}, namespace: secure}}}}\n"
             )
         })
         .collect();
@@ -41,7 +46,7 @@ kind: Service
 metadata: {{name: {name}, namespace: secure}}
 spec:
   clusterIP: {ip}
-  selector: {{app: {name}}}
+  selector: {{app: {pod}}}
   ports: [{{name: tcp-redis, port: 6379}}, {{name: tcp-bus, port: 16379}}]
 ---
 apiVersion: discovery.k8s.io/v1
@@ -64,6 +69,9 @@ fn remove(mesh: &mut Mesh, services: &[&str]) -> Result<()> {
     }
     mesh.delete(&names)
 }
+
+/// The address of the service `front`.
+const FRONT: &str = "10.96.0.32";
 
 /// That the pod's sidecar lets nobody in without a certificate of the mesh.
 fn ensure_strict(pod: &Pod) -> Result<()> {
@@ -133,8 +141,17 @@ spec:
 ";
 
 fn cluster(mesh: &mut Mesh) -> Result<()> {
+    with_nodes(mesh, |mesh, cluster| {
+        mesh.apply(CLUSTER)?;
+        ensure_served(mesh, "nodes.secure", cluster)
+    })
+}
+
+/// A Redis Cluster whose nodes take nothing but mTLS.
+fn with_nodes(mesh: &mut Mesh, task: impl FnOnce(&mut Mesh, &Cluster) -> Result<()>) -> Result<()> {
     let hosts = 51..54;
     mesh.apply(&service("nodes", "None", hosts.clone()))?;
+    mesh.apply(&service_of("nodes", "front", FRONT, hosts.clone()))?;
     let pods =
         hosts.clone().enumerate().map(|(i, host)| mesh.pod(&format!("nodes-{i}"), "secure", "nodes", host, true));
     let pods = pods.collect::<Result<Vec<Pod>>>()?;
@@ -149,14 +166,30 @@ fn cluster(mesh: &mut Mesh) -> Result<()> {
         ensure_strict(pod)?;
     }
     cluster.wait_ok(PATIENCE)?;
-    mesh.apply(CLUSTER)?;
+    task(mesh, &cluster)?;
+    remove(mesh, &["nodes", "front"])?;
+    drop(cluster);
+    pods.into_iter().try_for_each(Pod::delete)
+}
+
+fn ensure_served(mesh: &Mesh, host: &str, cluster: &Cluster) -> Result<()> {
     let sets: Vec<String> = (0..20).map(|i| format!("set key-{i} {i}")).collect();
     let lines: Vec<(&str, &str)> = sets.iter().map(|set| (set.as_str(), "OK")).collect();
-    soon(mesh, "nodes.secure", &lines)?;
+    soon(mesh, host, &lines)?;
     for i in 0..20 {
         ensure!(cluster.get(&format!("key-{i}"))?.text() == i.to_string());
     }
-    remove(mesh, &["nodes"])?;
-    drop(cluster);
-    pods.into_iter().try_for_each(Pod::delete)
+    Ok(())
+}
+
+/// With the dynamic module, through Istio's own cluster of a service, and so with mTLS without a word of it.
+pub(super) fn members(mesh: &mut Mesh) -> Result<()> {
+    with_nodes(mesh, |mesh, cluster| {
+        mesh.apply(&CLUSTER.replace("    tls: {mode: ISTIO_MUTUAL}\n", "").replace("nodes", "front"))?;
+        ensure_served(mesh, "front.secure", cluster)?;
+        let name = "outbound|6379||front.secure.svc.cluster.local";
+        let stats = mesh.client.sidecar()?.stats("^cluster.outbound.6379..front.*upstream_cx_total$")?;
+        ensure!(stats.iter().map(|(_, value)| value).sum::<u64>() >= 3, "{name}: {stats:?}");
+        Ok(())
+    })
 }

@@ -1,0 +1,185 @@
+//! What sidecars that have the dynamic module get on top of what all sidecars get: patches that come last and put the module in the
+//! place of whatever serves a host elsewhere.
+//!
+//! A sidecar has the module if its pod has the label; the same template or annotations that give a pod the label mount the file.
+
+use redis_mesh_core::wire;
+use serde_json::{Map, Value, json};
+
+use crate::validate::ValidatedService;
+use crate::validate::destination::Destination;
+
+use super::backend::Backends;
+use super::envoy::{self, Use};
+use super::envoy_filter::{self, CONTEXT, TCP_PROXY, on_listener, patch};
+use super::native::{self, Module};
+use super::{filter_config, handshake::HandshakeKey, wasm_plugin};
+
+/// The label of pods whose sidecars have the module.
+pub const LABEL: &str = "redis-mesh.io/native";
+/// Its value.
+pub const ENABLED: &str = "true";
+/// For what the module's own EnvoyFilter is.
+pub const PURPOSE: &str = "sidecars that have the dynamic module";
+/// How the names of these EnvoyFilters end.
+pub const SUFFIX: &str = "-native";
+
+/// After all others, whose priority is 0.
+const PRIORITY: i32 = 10;
+const REDIS_PROXY: &str = "envoy.filters.network.redis_proxy";
+/// What stands before and behind the name of a WasmPlugin in the name of its filter in a listener, by Istio's version.
+const OF_PLUGINS: [(&str, &str); 2] = [
+    ("extensions.istio.io/trafficextension/", "~istio-translated-wasmplugin"),
+    ("extenstions.istio.io/wasmplugin/", ""),
+];
+
+/// An EnvoyFilter for those sidecars.
+pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -> Value {
+    let mut object = envoy_filter::object(namespace, name, purpose, patches);
+    object["spec"]["priority"] = PRIORITY.into();
+    object["spec"]["workloadSelector"] = json!({"labels": {LABEL: ENABLED}});
+    object
+}
+
+/// The name of the EnvoyFilter with what the module itself needs.
+pub fn module_name(module: &Module) -> String {
+    format!("redis-mesh-module{}", module.suffix)
+}
+
+/// What the module itself needs: its internal listeners and clusters.
+pub fn module(module: &Module) -> Vec<Value> {
+    let add = |kind: &str, value: Value| patch(kind, json!({"context": CONTEXT}), "ADD", value);
+    let listeners = native::listeners(module).into_iter().map(|listener| add("LISTENER", listener));
+    listeners.chain(native::clusters(module).into_iter().map(|cluster| add("CLUSTER", cluster))).collect()
+}
+
+/// True if the nodes of a Redis Cluster are what Istio's own cluster of it has as members: the pods that a Service selects. That
+/// cluster then has mutual TLS, metrics and the nodes that come and go; no other address can be reached through it. (Endpoints that a
+/// person has written down need not be all nodes.)
+fn are_members(destination: &Destination) -> bool {
+    destination.in_mesh
+        && destination.selects_pods
+        && !destination.is_headless
+        && !destination.discovered
+        && !destination.policy.istio_mutual
+        && destination.policy.tls.is_none()
+}
+
+/// True if the module can reach it. What Istio has of a headless Service leads only where the client itself wanted to go.
+pub fn is_reachable(destination: &Destination) -> bool {
+    destination.is_cluster()
+        || !destination.is_headless
+        || envoy_filter::found(destination) == envoy_filter::Found::Added
+}
+
+/// The cluster by which the module reaches a destination, and that of its nodes where they are none of its members.
+pub fn reach(destination: &Destination, circle: Option<&str>) -> (String, Option<String>) {
+    let (host, port) = (&destination.address.host, destination.address.port);
+    if !destination.is_cluster() {
+        return (envoy_filter::cluster_name(destination, circle), None);
+    }
+    if are_members(destination) {
+        return (format!("outbound|{port}||{host}"), None);
+    }
+    let name = format!("redis-mesh-native|{port}|{}|{host}", circle.unwrap_or_default());
+    let nodes = native::nodes_name(&name);
+    (name, Some(nodes))
+}
+
+/// The patches by which a Redis Cluster is reached. Other destinations are reached as they are without the module.
+pub fn cluster(destination: &Destination, circle: Option<&str>, module: &Module) -> Vec<Value> {
+    if are_members(destination) {
+        let mut value = Map::new();
+        envoy_filter::merged_tcp(&mut value, &destination.policy.tcp);
+        value.insert("load_balancing_policy".to_owned(), native::load_balancing_policy(module));
+        return vec![envoy_filter::on_istios(destination, Value::Object(value))];
+    }
+    let (name, _) = reach(destination, circle);
+    let mut clusters =
+        [envoy::cluster(&name, &envoy_filter::in_mesh(destination), Use::Native), native::nodes(&name, destination)];
+    if destination.policy.istio_mutual {
+        for cluster in &mut clusters {
+            cluster["transport_socket"] = envoy_filter::istio_mutual(destination);
+        }
+    }
+    clusters.map(|cluster| patch("CLUSTER", json!({"context": CONTEXT}), "ADD", cluster)).into()
+}
+
+fn natively(service: &ValidatedService) -> ValidatedService {
+    ValidatedService { path: wire::DataPath::Native, ..service.clone() }
+}
+
+/// The configuration of the module for a host.
+pub fn document(
+    service: &ValidatedService,
+    backends: &Backends,
+    key: &HandshakeKey,
+    name: String,
+    revision: u64,
+    circle: &dyn Fn(&Destination) -> Option<String>,
+) -> wire::FilterConfig {
+    let reach = |destination: &Destination| reach(destination, circle(destination).as_deref());
+    let host = filter_config::host(&natively(service), backends, key, wire::Selector::default(), &reach);
+    filter_config::document(name, revision, vec![host])
+}
+
+/// The patches of a host's listeners. Its configuration is delivered by itself: a change of policy touches no listener, and a
+/// sidecar that lacks the module's file closes connections rather than letting them through as they are.
+pub fn listener(
+    listeners: &[String],
+    replaced: &Replaced<'_>,
+    name: &str,
+    config: &wire::FilterConfig,
+    module: &Module,
+) -> Vec<Value> {
+    let extension = format!("{name}{}", module.suffix);
+    let mut value = native::proxy(module, &filter_config::json(config));
+    value["name"] = extension.as_str().into();
+    let mut patches = vec![patch("EXTENSION_CONFIG", json!({"context": CONTEXT}), "ADD", value)];
+    let filter = json!({
+        "name": extension,
+        "config_discovery": {
+            "config_source": {"ads": {}, "initial_fetch_timeout": "5s", "resource_api_version": "V3"},
+            "type_urls": [format!("type.googleapis.com/{}", native::FILTER)],
+        },
+    });
+    for listener in listeners {
+        // Should a filter stay that is not found by its name, it leaves the connection to the module.
+        patches.push(envoy_filter::metadata(listener, wire::CONFIGURED_BY_ITSELF));
+        for name in replaced.filters() {
+            let matches = on_listener(listener, Some(&name));
+            patches.push(json!({"applyTo": "NETWORK_FILTER", "match": matches, "patch": {"operation": "REMOVE"}}));
+        }
+        for terminal in [REDIS_PROXY, TCP_PROXY] {
+            patches.push(patch("NETWORK_FILTER", on_listener(listener, Some(terminal)), "REPLACE", filter.clone()));
+        }
+    }
+    patches
+}
+
+/// What serves a host in other sidecars.
+pub struct Replaced<'a> {
+    /// The namespaces of WasmPlugins.
+    pub plugins_of: [&'a str; 2],
+    /// The port.
+    pub port: u16,
+    /// The name of the filter that is configured by itself.
+    pub extension: String,
+}
+
+impl Replaced<'_> {
+    fn filters(&self) -> Vec<String> {
+        let plugin = wasm_plugin::name(self.port);
+        let of_plugins = self.plugins_of.iter().flat_map(|namespace| {
+            let plugin = &plugin;
+            OF_PLUGINS.iter().map(move |(before, behind)| format!("{before}{namespace}.{plugin}{behind}"))
+        });
+        let mut names: Vec<String> = Vec::new();
+        for name in of_plugins.chain([self.extension.clone()]) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+}
