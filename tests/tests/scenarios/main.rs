@@ -3,7 +3,7 @@
 //!
 //! Each library has a script of its own (`tests/clients/*/scenario.*`), with the same contents: values of all types, several hundred
 //! commands in a pipeline, transactions with WATCH, commands that wait, subscribers that publish, Lua by EVALSHA, SCAN,
-//! values of 1 MB, errors. Keys begin with `p:`, `q:` or `n:`, which lead to one destination each where there are several.
+//! values of 1 MB, errors. Queues of jobs (BullMQ, RQ) check for themselves what they get. Keys begin with `p:`, `q:` or `n:`, which lead to one destination each where there are several.
 
 mod redis_rs;
 
@@ -46,7 +46,8 @@ impl Scene {
             route.remove_prefix = true;
             route
         };
-        let routes = vec![removed("p:", 0), removed("q:", 1), route(KeyMatch::Any, 2)];
+        let kept = route(KeyMatch::Prefix("j:".into()), 1);
+        let routes = vec![removed("p:", 0), removed("q:", 1), kept, route(KeyMatch::Any, 2)];
         let several = native::host(&["p", "q", "others"], routes);
         let mut nodes = native::host(&["nodes"], vec![route(KeyMatch::Any, 0)]);
         nodes.targets[0].cluster = true;
@@ -121,6 +122,20 @@ fn same_everywhere(run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     Ok(())
 }
 
+/// Runs a script that checks for itself what it gets, through the module before the first so many things.
+fn works(ways: usize, run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
+    let scene = scene()?;
+    for (way, address) in scene.ways().into_iter().skip(1).take(ways) {
+        scene.forget()?;
+        let args = [address.ip().to_string(), address.port().to_string(), "native".to_owned()];
+        let said = run(&args).with_context(|| way.to_owned())?;
+        println!("{way}: {}", said.trim_end());
+    }
+    let log = scene.envoy.log();
+    ensure!(!log.contains("panicked") && !log.contains("critical"), "Envoy's log:\n{log}");
+    Ok(())
+}
+
 /// The lines in which two texts differ.
 fn differences(expected: &str, said: &str) -> Vec<String> {
     let (mut expected, mut said) = (expected.lines(), said.lines());
@@ -177,4 +192,17 @@ fn lettuce() -> Result<()> {
 #[test]
 fn redis_rs() -> Result<()> {
     same_everywhere(|args| redis_rs::scenario(&args[0], &args[1], &args[2]))
+}
+
+#[test]
+fn bullmq() -> Result<()> {
+    let library = Library::javascript("jobs.js")?;
+    works(3, |args| library.run(args))
+}
+
+/// Its transactions are about keys of many slots, so it can't be before a Redis Cluster, whoever stands between.
+#[test]
+fn rq() -> Result<()> {
+    let library = Library::python("jobs.py")?;
+    works(2, |args| library.run(args))
 }
