@@ -174,6 +174,24 @@ impl Cluster {
         listed >= running
     }
 
+    /// Moves a slot with all its keys, as `redis-cli --cluster reshard` does.
+    pub fn move_slot(&self, slot: usize, from: usize, to: usize) -> Result<()> {
+        let id = |node: usize| self.nodes[node].cmd(&["CLUSTER", "MYID"]).map(|id| id.text());
+        let (slot, source, destination) = (slot.to_string(), id(from)?, id(to)?);
+        let ok = |node: usize, words: &[&str]| self.nodes[node].client()?.ok(words).map(drop);
+        ok(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source])?;
+        ok(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &destination])?;
+        let address = self.nodes[to].addr();
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        loop {
+            let keys = self.nodes[from].cmd(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"])?;
+            let Some(key) = keys.items().first().map(Reply::text) else { break };
+            self.nodes[from].cmd(&["MIGRATE", &host, &port, &key, "0", "5000"])?;
+        }
+        ok(to, &["CLUSTER", "SETSLOT", &slot, "NODE", &destination])?;
+        ok(from, &["CLUSTER", "SETSLOT", &slot, "NODE", &destination])
+    }
+
     /// The addresses of all nodes.
     pub fn addrs(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(Redis::addr).collect()

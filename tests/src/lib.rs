@@ -21,6 +21,7 @@ pub mod net;
 pub mod netns;
 pub mod process;
 pub mod redis;
+pub mod relay;
 pub mod reply;
 pub mod scene;
 pub mod stage;

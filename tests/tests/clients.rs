@@ -110,7 +110,7 @@ fn ioredis() -> Result<()> {
 
 #[test]
 fn go_redis() -> Result<()> {
-    match Library::go("everyday")? {
+    match Library::go()? {
         Some(library) => everyday("go-redis", &PATHS, |args| library.run(args)),
         None => {
             workspace::progress("there is no Go on this machine: go-redis is left out");

@@ -16,14 +16,27 @@ pub struct Client {
     pub metrics: Arc<Metrics>,
     slot: Arc<Slot>,
     id: Cell<Option<ClientId>>,
-    /// Bytes wait in Envoy's buffer, and reading is stopped. Envoy counts how often it is told to stop.
-    stuck: Cell<bool>,
+    stuck: Cell<Stuck>,
 }
+
+/// Whether bytes wait in Envoy's buffer.
+#[derive(Clone, Copy, PartialEq)]
+enum Stuck {
+    /// None do.
+    No,
+    /// Some do, and more may come: Envoy learns only by reading that a client has gone with a reset.
+    Reading,
+    /// Reading is stopped. Envoy counts how often it is told to stop.
+    Stopped,
+}
+
+/// As many bytes of a client may wait before reading is stopped.
+const WAITING: usize = 64 * 1024;
 
 impl Client {
     /// A connection that Envoy has just accepted.
     pub fn new(filter: Filter, slot: Arc<Slot>, metrics: Arc<Metrics>) -> Client {
-        Client { filter, metrics, slot, id: Cell::new(None), stuck: Cell::new(false) }
+        Client { filter, metrics, slot, id: Cell::new(None), stuck: Cell::new(Stuck::No) }
     }
 
     /// The connection is there.
@@ -36,30 +49,47 @@ impl Client {
         Action::Continue
     }
 
-    /// Bytes have come.
-    pub fn read(&self) -> Action {
-        if let Some(id) = self.id.get()
-            && !self.stuck.get()
-        {
-            worker::input(|proxy, now| {
-                if self.filter.read(proxy, id, now).left {
-                    self.stuck.set(true);
-                    self.filter.read_disable(true);
+    /// Bytes have come; so many are in the buffer.
+    pub fn read(&self, len: usize) -> Action {
+        let Some(id) = self.id.get() else { return Action::Stop };
+        match self.stuck.get() {
+            Stuck::No => worker::input(|proxy, now| {
+                let read = self.filter.read(proxy, id, now);
+                if read.left {
+                    self.stuck.set(Stuck::Reading);
+                    self.stop_beyond(len.saturating_sub(read.taken));
                 }
-            });
+            }),
+            Stuck::Reading => self.stop_beyond(len),
+            Stuck::Stopped => {}
         }
         Action::Stop
+    }
+
+    fn stop_beyond(&self, waiting: usize) {
+        if waiting > WAITING {
+            self.stuck.set(Stuck::Stopped);
+            self.filter.read_disable(true);
+        }
     }
 
     /// The proxy takes more. What was left is in Envoy's buffer: Envoy calls the read hook with all that it has. Otherwise the
     /// proxy goes on with what it has taken itself.
     pub fn resume(&self) {
-        if self.stuck.replace(false) {
-            self.filter.read_disable(false);
-        } else if let Some(id) = self.id.get() {
-            worker::input(|proxy, now| {
-                proxy.borrow_mut().read(id, &[], now);
-            });
+        match self.stuck.replace(Stuck::No) {
+            Stuck::Stopped => self.filter.read_disable(false),
+            Stuck::Reading => {
+                // Both together have Envoy hand over what it has.
+                self.filter.read_disable(true);
+                self.filter.read_disable(false);
+            }
+            Stuck::No => {
+                if let Some(id) = self.id.get() {
+                    worker::input(|proxy, now| {
+                        proxy.borrow_mut().read(id, &[], now);
+                    });
+                }
+            }
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Filter {
 pub struct Read {
     /// Some bytes weren't taken; they are still in Envoy's buffer.
     pub left: bool,
+    /// How many were.
+    pub taken: usize,
 }
 
 /// The level of a line in Envoy's log.
@@ -173,7 +175,7 @@ impl Filter {
     /// Feeds a client's bytes to the proxy and drops those that it takes. Only within the read hook.
     pub fn read(&self, proxy: &RefCell<Proxy>, client: ClientId, now: Duration) -> Read {
         let mut proxy = proxy.borrow_mut();
-        let left = self.call(|raw| {
+        let read = self.call(|raw| {
             // SAFETY: within the read hook the read buffer is valid; the proxy has no way to call Envoy.
             unsafe {
                 let (taken, left) = Filter::chunks(
@@ -183,10 +185,10 @@ impl Filter {
                     |chunk| proxy.read(client, chunk, now),
                 );
                 abi::envoy_dynamic_module_callback_network_filter_drain_read_buffer(raw, taken);
-                left
+                Read { left, taken }
             }
         });
-        Read { left: left.unwrap_or(false) }
+        read.unwrap_or(Read { left: false, taken: 0 })
     }
 
     /// Feeds what an upstream has sent to the proxy and drops it: nobody behind this filter gets it. Only within the write

@@ -150,11 +150,11 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_new_connection(_
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_read(
     _envoy: Opaque,
     module: Opaque,
-    _len: usize,
+    len: usize,
     _end_stream: bool,
 ) -> u32 {
     // SAFETY: passed on to the caller.
-    unsafe { on(module, abi::STOP, |instance| status(instance.read())) }
+    unsafe { on(module, abi::STOP, |instance| status(instance.read(len))) }
 }
 
 /// Bytes for the peer are in the write buffer.

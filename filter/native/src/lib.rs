@@ -100,9 +100,9 @@ impl Instance {
         }
     }
 
-    fn read(&self) -> Action {
+    fn read(&self, len: usize) -> Action {
         match self {
-            Instance::Client(client) => client.read(),
+            Instance::Client(client) => client.read(len),
             Instance::Anchor(anchor) => anchor.read(),
             Instance::Carrier(carrier) => carrier.read(),
         }

@@ -15,7 +15,6 @@ use redis_mesh_core::proxy::config::Config;
 use redis_mesh_core::proxy::{Address, CarrierId, ClientId, Output, Proxy, Tally};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -324,35 +323,6 @@ impl Worker {
         self.arm();
     }
 
-    /// Keeps who counts for clients with certain rules, and no longer those whose Envoy is gone and whose rules nobody has.
-    fn count_with(&self, metrics: Arc<Metrics>) {
-        let Some(rules) = metrics.rules() else { return };
-        let address = Arc::as_ptr(rules) as usize;
-        let mut all = self.metrics.borrow_mut();
-        if let Entry::Vacant(place) = all.entry(address) {
-            place.insert(metrics.clone());
-            all.retain(|_, metrics| metrics.is_needed());
-        }
-    }
-
-    /// Tells Envoy what was counted.
-    fn report(&self) {
-        let mut tally = self.tally.take();
-        loop {
-            let counted = self.proxy.borrow_mut().counted(&mut tally);
-            let Some(rules) = counted else { break };
-            let metrics = self.metrics.borrow().get(&(Arc::as_ptr(&rules) as usize)).cloned();
-            if metrics.is_some_and(|metrics| metrics.tell(&tally, &rules)) {
-                continue;
-            }
-            // The listener of these rules is gone. A client that was accepted by an older one keeps that one's metrics alive.
-            let is_its = |client: &&Rc<Client>| client.metrics.rules().is_some_and(|its| its.host == rules.host);
-            let client = self.clients.borrow().values().find(is_its).cloned();
-            let _ = client.is_some_and(|client| client.metrics.tell(&tally, &rules));
-        }
-        self.tally.replace(tally);
-    }
-
     fn client(&self, id: ClientId) -> Option<Rc<Client>> {
         self.clients.borrow().get(&id).cloned()
     }
@@ -513,5 +483,6 @@ impl Worker {
     }
 }
 
+mod report;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use redis_mesh_core::wire::{KeyMatch, ReadPolicy};
 use redis_mesh_tests::client::Client;
-use redis_mesh_tests::cluster::{Cluster, SLOTS, Shape};
+use redis_mesh_tests::cluster::{Cluster, Shape};
 use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::listener::{self, Config, route};
 use redis_mesh_tests::native;
@@ -139,7 +139,7 @@ fn slots_move_under_traffic() -> Result<()> {
             for key in keys {
                 let slot = scene.cluster.slot_of(key)?;
                 let from = scene.cluster.master_of_slot(slot)?;
-                move_slot(&scene.cluster, slot, from, (from + 1) % 3)?;
+                scene.cluster.move_slot(slot, from, (from + 1) % 3)?;
                 std::thread::sleep(Duration::from_millis(100));
             }
             anyhow::Ok(())
@@ -155,28 +155,6 @@ fn slots_move_under_traffic() -> Result<()> {
     let all: usize = totals.iter().map(|(right, _)| right).sum();
     ensure!(failed == 0 && all > 1000, "{failed} of {all} failed");
     Ok(())
-}
-
-pub fn move_slot(cluster: &Cluster, slot: usize, from: usize, to: usize) -> Result<()> {
-    assert!(slot < SLOTS && from != to);
-    let id = |node: usize| cluster.nodes[node].cmd(&["CLUSTER", "MYID"]).map(|id| id.text());
-    let (slot, source, destination) = (slot.to_string(), id(from)?, id(to)?);
-    let ok = |node: usize, words: &[&str]| -> Result<()> {
-        let reply = cluster.nodes[node].cmd(words)?;
-        ensure!(reply == Reply::ok(), "{words:?}: {reply}");
-        Ok(())
-    };
-    ok(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source])?;
-    ok(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &destination])?;
-    let address = cluster.nodes[to].addr();
-    loop {
-        let keys = cluster.nodes[from].cmd(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"])?;
-        let Some(key) = keys.items().first().map(Reply::text) else { break };
-        let (host, port) = (address.ip().to_string(), address.port().to_string());
-        cluster.nodes[from].cmd(&["MIGRATE", &host, &port, &key, "0", "5000"])?;
-    }
-    ok(to, &["CLUSTER", "SETSLOT", &slot, "NODE", &destination])?;
-    ok(from, &["CLUSTER", "SETSLOT", &slot, "NODE", &destination])
 }
 
 #[test]

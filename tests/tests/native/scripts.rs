@@ -122,7 +122,7 @@ fn nodes_that_do_not_know_a_script_get_it_while_slots_move() -> Result<()> {
         let moved = keys.iter().try_for_each(|key| -> Result<()> {
             let slot = scene.cluster.slot_of(key)?;
             let from = scene.cluster.master_of_slot(slot)?;
-            cluster::move_slot(&scene.cluster, slot, from, (from + 1) % 3)?;
+            scene.cluster.move_slot(slot, from, (from + 1) % 3)?;
             std::thread::sleep(Duration::from_millis(100));
             Ok(())
         });

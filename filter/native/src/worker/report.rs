@@ -1,0 +1,39 @@
+//! What a worker tells Envoy of what it has counted.
+
+use super::Worker;
+use crate::client::Client;
+use crate::metrics::Metrics;
+use std::collections::hash_map::Entry;
+use std::rc::Rc;
+use std::sync::Arc;
+
+impl Worker {
+    /// Keeps who counts for clients with certain rules, and no longer those whose Envoy is gone and whose rules nobody has.
+    pub(super) fn count_with(&self, metrics: Arc<Metrics>) {
+        let Some(rules) = metrics.rules() else { return };
+        let address = Arc::as_ptr(rules) as usize;
+        let mut all = self.metrics.borrow_mut();
+        if let Entry::Vacant(place) = all.entry(address) {
+            place.insert(metrics.clone());
+            all.retain(|_, metrics| metrics.is_needed());
+        }
+    }
+
+    /// Tells Envoy what was counted.
+    pub(super) fn report(&self) {
+        let mut tally = self.tally.take();
+        loop {
+            let counted = self.proxy.borrow_mut().counted(&mut tally);
+            let Some(rules) = counted else { break };
+            let metrics = self.metrics.borrow().get(&(Arc::as_ptr(&rules) as usize)).cloned();
+            if metrics.is_some_and(|metrics| metrics.tell(&tally, &rules)) {
+                continue;
+            }
+            // The listener of these rules is gone. A client that was accepted by an older one keeps that one's metrics alive.
+            let is_its = |client: &&Rc<Client>| client.metrics.rules().is_some_and(|its| its.host == rules.host);
+            let client = self.clients.borrow().values().find(is_its).cloned();
+            let _ = client.is_some_and(|client| client.metrics.tell(&tally, &rules));
+        }
+        self.tally.replace(tally);
+    }
+}

@@ -1,0 +1,138 @@
+//! A relay between two addresses that can play a network that loses everything, or a connection that breaks.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// How soon its threads see that something has changed.
+const TURN: Duration = Duration::from_millis(5);
+
+/// A relay; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Relay {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Nothing comes through, and nobody is told.
+    is_dark: AtomicBool,
+    has_ended: AtomicBool,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Relay {
+    /// Listens at one address and connects to the other for each who comes.
+    pub fn start(from: SocketAddr, to: SocketAddr) -> Result<Relay> {
+        let listener = TcpListener::bind(from).with_context(|| format!("can't listen at {from}"))?;
+        listener.set_nonblocking(true)?;
+        let (addr, shared) = (listener.local_addr()?, Arc::new(Shared::default()));
+        let kept = shared.clone();
+        std::thread::spawn(move || {
+            while !kept.has_ended.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => kept.serve(stream, to),
+                    Err(_) => std::thread::sleep(TURN),
+                }
+            }
+        });
+        Ok(Relay { addr, shared })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// From here on nothing comes through, in either direction; connections stay, and what was sent waits.
+    pub fn darken(&self) {
+        self.shared.is_dark.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything comes through again, also what has waited.
+    pub fn lighten(&self) {
+        self.shared.is_dark.store(false, Ordering::Relaxed);
+    }
+
+    /// Resets all connections.
+    pub fn cut(&self) {
+        for stream in self.shared.open().drain(..) {
+            reset(&stream);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shared.has_ended.store(true, Ordering::Relaxed);
+        self.cut();
+    }
+}
+
+impl Shared {
+    fn open(&self) -> std::sync::MutexGuard<'_, Vec<TcpStream>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(self: &Arc<Self>, near: TcpStream, to: SocketAddr) {
+        // Who can't be reached is one who refuses.
+        let Ok(far) = TcpStream::connect_timeout(&to, Duration::from_secs(1)) else { return reset(&near) };
+        let pairs = [(near.try_clone(), far.try_clone()), (far.try_clone(), near.try_clone())];
+        self.open().extend([near, far]);
+        for pair in pairs {
+            if let (Ok(from), Ok(to)) = pair {
+                let shared = self.clone();
+                std::thread::spawn(move || shared.carry(from, to));
+            }
+        }
+    }
+
+    fn carry(&self, mut from: TcpStream, mut to: TcpStream) {
+        let _ = (from.set_nonblocking(false), from.set_nodelay(true), to.set_nodelay(true));
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let read = from.read(&mut buffer);
+            while self.is_dark.load(Ordering::Relaxed) && !self.has_ended.load(Ordering::Relaxed) {
+                std::thread::sleep(TURN);
+            }
+            match read {
+                Ok(0) => {
+                    let _ = to.shutdown(Shutdown::Write);
+                    return;
+                }
+                Ok(n) if to.write_all(&buffer[..n]).is_ok() => {}
+                _ => {
+                    reset(&to);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Ends a connection so that both sides see a reset.
+pub fn reset(stream: &TcpStream) {
+    linger(stream);
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// Has the end of a connection be a reset: what was sent and not read is lost.
+pub fn linger(stream: &TcpStream) {
+    let off = libc::linger { l_onoff: 1, l_linger: 0 };
+    // SAFETY: the descriptor is open, and the option's value is a `linger` of that size.
+    unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const off).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        );
+    }
+}

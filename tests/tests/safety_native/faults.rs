@@ -1,0 +1,63 @@
+//! One Redis that forgets nothing, and all that may happen between it and Envoy.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use redis_mesh_tests::listener::Config;
+use redis_mesh_tests::net::Subnet;
+use redis_mesh_tests::redis::{Options, Redis};
+use redis_mesh_tests::relay::Relay;
+use serde_json::Value;
+
+use crate::load::Load;
+use crate::scene::Scene;
+
+/// What is acknowledged is on disk.
+pub fn forgets_nothing() -> Vec<String> {
+    ["appendonly yes", "appendfsync always"].map(str::to_owned).to_vec()
+}
+
+#[test]
+fn what_clients_see_is_what_one_redis_could_have_told() -> Result<()> {
+    let subnet = Subnet::claim()?;
+    let options = Options { addr: Some(subnet.redis(21)), config: forgets_nothing(), ..Options::default() };
+    let mut redis = Redis::start_with(options)?;
+    let relay = Relay::start(subnet.redis(31), redis.addr())?;
+    let config: Value = serde_json::from_str(&Config::new().cluster("one.test:6379", &[relay.addr()]).text())?;
+    let mut scene = Scene::start(subnet, false, config["static_resources"]["clusters"][0].clone(), 2)?;
+    let load = Load::run(scene.addr(), 12, |load| {
+        load.wait_served(1000)?;
+        for round in 0..2 {
+            // It stops, for shorter and for longer than it may take.
+            for pause in [100, 700] {
+                redis.pause()?;
+                std::thread::sleep(Duration::from_millis(pause));
+                redis.resume()?;
+                load.wait_served(1000)?;
+            }
+            // The network loses everything, and then delivers what has waited; or the connections break.
+            relay.darken();
+            std::thread::sleep(Duration::from_millis(600));
+            relay.lighten();
+            load.wait_served(1000)?;
+            relay.cut();
+            load.wait_served(1000)?;
+            scene.push_listener()?;
+            load.wait_served(300)?;
+            scene.push_cluster()?;
+            load.wait_served(300)?;
+            if round == 0 {
+                redis.kill();
+                std::thread::sleep(Duration::from_millis(200));
+                redis.restart()?;
+                load.wait_served(1000)?;
+            }
+        }
+        Ok(())
+    })?;
+    let numbers = load.history.numbers();
+    ensure!(numbers.done > 10_000 && numbers.unknown > 0 && numbers.refused > 0, "{numbers:?}");
+    ensure!(load.reconnected() == 0, "{} connections of clients ended", load.reconnected());
+    load.history.check()?;
+    scene.check_is_empty()
+}
