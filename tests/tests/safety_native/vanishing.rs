@@ -39,7 +39,7 @@ fn begin(number: usize) -> Vec<u8> {
         _ => &[],
     };
     let mut bytes: Vec<u8> = commands.iter().flat_map(|command| encode(command)).collect();
-    if number % 3 == 0 || commands.is_empty() {
+    if number.is_multiple_of(3) || commands.is_empty() {
         // In the middle of a command.
         bytes.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$1000\r\nhalf");
     }
@@ -56,7 +56,7 @@ fn ten_thousand_clients_vanish_and_leave_nothing() -> Result<()> {
                 for number in (thread * 2500)..(thread * 2500 + 2500) {
                     let mut client = Client::connect(load.addr)?;
                     client.write(&begin(number))?;
-                    if number % 4 == 0 {
+                    if number.is_multiple_of(4) {
                         // SET, or WATCH.
                         ensure!(client.read()? == Reply::ok());
                     }
