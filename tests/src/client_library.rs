@@ -112,29 +112,41 @@ impl Library {
         })
     }
 
-    /// The Go program of `tests/clients/go`; none where there is no Go on this machine.
-    pub fn go() -> Result<Option<Library>> {
-        Library::in_go("go", "go-client", "the Redis client in Go (go-redis)")
-    }
-
-    /// The checker of histories in `tests/clients/porcupine`; none where there is no Go on this machine.
-    pub fn porcupine() -> Result<Option<Library>> {
-        Library::in_go("porcupine", "porcupine", "the checker of histories in Go (porcupine)")
-    }
-
-    fn in_go(source: &str, name: &str, what: &str) -> Result<Option<Library>> {
-        let Some(go) = wheel::on_path("go") else {
-            return Ok(None);
-        };
-        let made = cache::made_of(&clients().join(source), name, &["go.sum", "main.go"], |from, to| {
-            workspace::progress(&format!("building {what}"));
+    /// A Go program of `tests/clients/go`, by its directory there; none where there is no Go on this machine.
+    pub fn go(program: &str) -> Result<Option<Library>> {
+        let Some(go) = wheel::on_path("go") else { return Ok(None) };
+        let files = ["go.sum", &format!("{program}/main.go")];
+        let made = cache::made_of(&clients().join("go"), &format!("go-{program}"), &files, |from, to| {
+            workspace::progress(&format!("building a program in Go: {program}"));
             std::fs::create_dir_all(to)?;
             let mut build = Command::new(&go);
-            build.args(["build", "-modcacherw", "-o"]).arg(to.join(name)).arg(".").current_dir(from);
+            build
+                .args(["build", "-modcacherw", "-o"])
+                .arg(to.join(program))
+                .arg(format!("./{program}"))
+                .current_dir(from);
             build.envs(cache::go_environment()?);
             finished(build, "go")
         })?;
-        Ok(Some(Library { program: made.join(name), args: Vec::new(), environment: Vec::new() }))
+        Ok(Some(Library { program: made.join(program), args: Vec::new(), environment: Vec::new() }))
+    }
+
+    /// A Java program of one file with the libraries of `tests/clients/java/jars.txt`; none where there is no JDK on this machine.
+    pub fn java(file: &str) -> Result<Option<Library>> {
+        let (Some(java), Some(javac)) = (wheel::on_path("java"), wheel::on_path("javac")) else { return Ok(None) };
+        let made = cache::made_of(&clients().join("java"), "java-clients", &["jars.txt", file], |from, to| {
+            workspace::progress("getting the Redis client for Java (Maven Central: lettuce)");
+            std::fs::create_dir_all(to.join("jars"))?;
+            let mut get = Command::new("python3");
+            get.arg(from.join("jars.py")).arg(from.join("jars.txt")).arg(to.join("jars"));
+            finished(get, "python3, which fetches the Redis client for Java")?;
+            let mut compile = Command::new(&javac);
+            compile.arg("-cp").arg(to.join("jars/*")).arg("-d").arg(to.join("classes")).arg(from.join(file));
+            finished(compile, "javac")
+        })?;
+        let path = std::env::join_paths([made.join("jars/*"), made.join("classes")])?.into();
+        let args = vec!["-XX:TieredStopAtLevel=1".into(), "-cp".into(), path, file.trim_end_matches(".java").into()];
+        Ok(Some(Library { program: java, args, environment: Vec::new() }))
     }
 
     /// Runs it; what it printed, or an error with that and how it ended.

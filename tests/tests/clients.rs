@@ -110,7 +110,7 @@ fn ioredis() -> Result<()> {
 
 #[test]
 fn go_redis() -> Result<()> {
-    match Library::go()? {
+    match Library::go("everyday")? {
         Some(library) => everyday("go-redis", &PATHS, |args| library.run(args)),
         None => {
             workspace::progress("there is no Go on this machine: go-redis is left out");

@@ -123,7 +123,7 @@ impl History {
         let file = workspace::scratch("history")?.join("history");
         std::fs::write(&file, &lines.0)?;
         let porcupine =
-            Library::porcupine()?.context("a history is checked by a program in Go, and there is none here")?;
+            Library::go("porcupine")?.context("a history is checked by a program in Go, and there is none here")?;
         let told = porcupine.run(&[&file])?;
         eprintln!("{:?}; {}", lines.1, told.trim_end());
         Ok(())
