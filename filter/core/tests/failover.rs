@@ -1,0 +1,235 @@
+//! How soon after a promotion a key whose master died is served again, by a clock that only the test moves.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
+
+use redis_mesh_core::proxy::config::Document;
+use redis_mesh_core::proxy::{CarrierId, ClientId, Output, Proxy};
+use redis_mesh_core::resp::encode;
+use redis_mesh_core::resp::request::{Parser, Progress};
+use redis_mesh_core::wire;
+use serde_json::json;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What a byte takes from one end to the other.
+const WAY: Duration = Duration::from_micros(200);
+/// How often the client asks.
+const TURN: Duration = Duration::from_micros(500);
+
+/// The first half of the slots is the first's until it dies, and the third's after that.
+fn node(number: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, number], 6379))
+}
+
+/// An entry of CLUSTER SLOTS.
+fn range(out: &mut Vec<u8>, first: u64, last: u64, nodes: &[SocketAddr]) {
+    encode::array(out, 2 + nodes.len());
+    encode::integer(out, first);
+    encode::integer(out, last);
+    for node in nodes {
+        encode::array(out, 3);
+        encode::bulk(out, node.ip().to_string().as_bytes());
+        encode::integer(out, u64::from(node.port()));
+        encode::bulk(out, b"id");
+    }
+}
+
+struct Connection {
+    to: SocketAddr,
+    /// Bytes on their way, with the time of their arrival.
+    coming: VecDeque<(Duration, Vec<u8>)>,
+}
+
+struct World {
+    proxy: Proxy,
+    client: ClientId,
+    connections: BTreeMap<CarrierId, Connection>,
+    /// What the client has said and the machine hasn't taken.
+    waiting: Vec<u8>,
+    received: Vec<u8>,
+    now: Duration,
+    is_dead: bool,
+    is_promoted: bool,
+    /// How often nodes were asked who has what.
+    probes: usize,
+}
+
+impl World {
+    fn new(seed: u8) -> World {
+        let document = json!({"name": "n", "revision": 1, "hosts": [{
+            "host": "h:6379", "path": "native",
+            "targets": [{"destination": "c:6379", "cluster": true, "upstream": {"cluster": "c"}}],
+            "routes": [{"match": "any", "target": 0}],
+        }]});
+        let mut proxy = Proxy::new([seed; 32]);
+        let client = proxy.open(Document::from_json(document.to_string().as_bytes()).unwrap().host);
+        World {
+            proxy,
+            client,
+            connections: BTreeMap::new(),
+            waiting: Vec::new(),
+            received: Vec::new(),
+            now: Duration::from_secs(1),
+            is_dead: false,
+            is_promoted: false,
+            probes: 0,
+        }
+    }
+
+    fn master(&self) -> SocketAddr {
+        node(if self.is_promoted { 3 } else { 1 })
+    }
+
+    /// What a node answers to what it was sent at once.
+    fn answer(&mut self, of: SocketAddr, data: &[u8]) -> Vec<u8> {
+        let (mut out, mut at) = (Vec::new(), 0);
+        while at < data.len() {
+            let mut parser = Parser::default();
+            let Ok(Progress::Complete(length)) = parser.parse(&data[at..], &wire::Limits::default()) else {
+                panic!("half a command: {}", data.escape_ascii())
+            };
+            let frame = parser.frame(&data[at..]).to_vec();
+            let args: Vec<&[u8]> = parser.args().iter().map(|span| span.of(&frame)).collect();
+            at += length;
+            match args.as_slice() {
+                [b"PING"] => out.extend_from_slice(b"+PONG\r\n"),
+                [b"CLUSTER", b"INFO"] => {
+                    let epoch = 3 + u8::from(self.is_promoted);
+                    // While nobody has those slots, nobody calls the cluster ok; before that it takes a while to notice.
+                    let state = if self.is_dead && !self.is_promoted { "fail" } else { "ok" };
+                    encode::bulk(
+                        &mut out,
+                        format!("cluster_state:{state}\r\ncluster_current_epoch:{epoch}\r\n").as_bytes(),
+                    );
+                }
+                [b"CLUSTER", b"SLOTS"] => {
+                    self.probes += 1;
+                    let first = if self.is_promoted { vec![node(3)] } else { vec![node(1), node(3)] };
+                    encode::array(&mut out, 2);
+                    range(&mut out, 0, 8191, &first);
+                    range(&mut out, 8192, 16383, &[node(2)]);
+                }
+                [b"INCR", key] => {
+                    // Keys of the first half.
+                    assert_eq!(*key, b"{b}");
+                    if of == self.master() {
+                        out.extend_from_slice(b":1\r\n");
+                    } else {
+                        out.extend_from_slice(format!("-MOVED 3300 {}\r\n", self.master()).as_bytes());
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        out
+    }
+
+    fn offer(&mut self) {
+        let taken = self.proxy.read(self.client, &self.waiting, self.now);
+        self.waiting.drain(..taken);
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.proxy.poll() {
+            match output {
+                Output::Open(id, address) => {
+                    let to = address.node.unwrap_or(node(2));
+                    if self.is_dead && to == node(1) {
+                        self.proxy.lost(id, self.now);
+                    } else {
+                        self.connections.insert(id, Connection { to, coming: VecDeque::new() });
+                    }
+                }
+                Output::Send(id) => {
+                    let data = self.proxy.take_upstream(id);
+                    let Some(to) = self.connections.get(&id).map(|connection| connection.to) else { continue };
+                    let answer = self.answer(to, &data);
+                    let at = self.now + WAY * 2;
+                    self.connections.get_mut(&id).unwrap().coming.push_back((at, answer));
+                }
+                Output::Write(id) => {
+                    let data = self.proxy.take_downstream(id);
+                    self.received.extend_from_slice(&data);
+                }
+                Output::Resume(_) => self.offer(),
+                Output::CloseCarrier(id) => drop(self.connections.remove(&id)),
+                Output::CloseClient(_) | Output::AbortClient(_) => panic!("the client is closed"),
+            }
+        }
+    }
+
+    /// Time passes, and with it arrives what is due.
+    fn turn(&mut self) {
+        self.now += TURN;
+        let now = self.now;
+        for id in self.connections.keys().copied().collect::<Vec<_>>() {
+            while let Some(connection) = self.connections.get_mut(&id)
+                && let Some((_, data)) = connection.coming.pop_front_if(|(at, _)| *at <= now)
+            {
+                self.proxy.reply(id, &data, now);
+                self.drain();
+            }
+        }
+        while self.proxy.next_tick().is_some_and(|due| due <= now) {
+            self.proxy.tick(now);
+            self.drain();
+        }
+    }
+
+    /// Asks again and again until that time, or until it is served. Whether it was.
+    fn ask_until(&mut self, end: Duration, is_over: impl Fn(&[u8]) -> bool) -> bool {
+        while self.now < end {
+            if self.received.is_empty() {
+                self.waiting.extend_from_slice(b"*2\r\n$4\r\nINCR\r\n$3\r\n{b}\r\n");
+                self.offer();
+                self.drain();
+            }
+            for _ in 0..200 {
+                if self.received.ends_with(b"\r\n") {
+                    break;
+                }
+                self.turn();
+            }
+            let reply = std::mem::take(&mut self.received);
+            assert!(reply.ends_with(b"\r\n"), "no reply");
+            if is_over(&reply) {
+                return true;
+            }
+            self.turn();
+        }
+        false
+    }
+
+    fn kill(&mut self) {
+        self.is_dead = true;
+        let lost: Vec<CarrierId> =
+            self.connections.iter().filter(|(_, one)| one.to == node(1)).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.connections.remove(&id);
+            self.proxy.lost(id, self.now);
+            self.drain();
+        }
+    }
+}
+
+#[test]
+fn a_key_is_served_less_than_a_hundred_milliseconds_after_the_promotion() {
+    let mut longest = Duration::ZERO;
+    for seed in 0..24 {
+        let mut world = World::new(seed);
+        assert!(world.ask_until(Duration::from_secs(2), |reply| reply == b":1\r\n"));
+        world.kill();
+        // Servers take their time, anything from a part of a second to many.
+        let promotion = world.now + Duration::from_millis(311 + u64::from(seed) * 173);
+        let was_served = world.ask_until(promotion, |reply| reply == b":1\r\n");
+        assert!(!was_served, "by a master that is dead");
+        (world.is_promoted, world.probes) = (true, 0);
+        let begin = world.now;
+        assert!(world.ask_until(begin + Duration::from_secs(30), |reply| reply == b":1\r\n"), "seed {seed}");
+        longest = longest.max(world.now - begin);
+        // Two are enough: one may have been under way.
+        assert!(world.probes <= 2, "seed {seed}: {} probes", world.probes);
+    }
+    assert!(longest < Duration::from_millis(100), "{longest:?}");
+}
