@@ -13,6 +13,7 @@ fn the_filter_is_small() -> anyhow::Result<()> {
 #[test]
 fn the_module_fits_into_a_configmap() -> anyhow::Result<()> {
     let bytes = std::fs::metadata(native::build()?)?.len();
-    assert!(bytes <= 1_000_000, "the module has {bytes} bytes");
+    // All of it may have 1 MiB, in whatever names.
+    assert!(bytes <= 1_040_000, "the module has {bytes} bytes");
     Ok(())
 }

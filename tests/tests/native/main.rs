@@ -1,6 +1,7 @@
 //! The native data path on a real Envoy.
 
 mod cluster;
+mod logins;
 mod names;
 mod rendered;
 mod scripts;

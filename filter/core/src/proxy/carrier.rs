@@ -3,6 +3,7 @@
 use super::Address;
 use super::client::Client;
 use super::config::Upstream;
+use super::login::has_no_password;
 use super::queue::Sequence;
 use super::scripts::Digest;
 use super::slab::Id;
@@ -156,6 +157,9 @@ pub struct Carrier {
     pub patience: Option<Duration>,
 }
 
+/// What Redis answers to a command of a client that hasn't logged in.
+const NOAUTH: &str = "NOAUTH Authentication required.";
+
 /// How long a connection may take to come about, its greeting included. Envoy's own `connect_timeout` is shorter as a rule.
 const GREETING: Duration = Duration::from_secs(10);
 
@@ -164,7 +168,7 @@ impl Carrier {
     pub fn new(line: Line, purpose: Use, now: Duration) -> Carrier {
         let (mut out, mut expected) = (Vec::new(), VecDeque::new());
         let mut greet = |greeting: Greeting| expected.push_back(Expected::Greeting(greeting).into());
-        if let Some(login) = &line.upstream.login {
+        if let Some(login) = line.upstream.login_command() {
             out.extend_from_slice(login);
             greet(Greeting::Login);
         }
@@ -264,21 +268,24 @@ impl Carrier {
     pub fn greeted(&mut self, greeting: Greeting, reply: &[u8]) {
         if let Some(error) = reply.strip_prefix(b"-") {
             let cluster = &self.line.upstream.cluster;
+            let is_clients = self.line.upstream.is_clients();
+            let as_said = || String::from_utf8_lossy(error.trim_ascii_end()).into_owned();
             let refusal = match greeting {
                 // Redis that has no password is as good as logged in.
-                Greeting::Login
-                    if error.starts_with(b"ERR AUTH <password> called without any password")
-                        || error.starts_with(b"ERR Client sent AUTH, but no password is set") =>
-                {
-                    None
-                }
+                Greeting::Login if has_no_password(reply) => None,
+                // Of others' logins nothing follows from it.
+                Greeting::Login if is_clients => Some((as_said(), false)),
                 Greeting::Login => Some((format!("ERR redis-mesh: {cluster} refused the login"), true)),
+                Greeting::Hello | Greeting::Ping if error.starts_with(b"NOAUTH") => {
+                    let text = match is_clients {
+                        true => NOAUTH.to_owned(),
+                        false => format!("ERR redis-mesh: {cluster} asks for a password, and none is configured"),
+                    };
+                    Some((text, true))
+                }
                 Greeting::Hello => Some((format!("ERR redis-mesh: {cluster} doesn't speak RESP3; use RESP2"), false)),
                 // As Redis says it: it is the client who has asked for it.
-                Greeting::Select => Some((String::from_utf8_lossy(error.trim_ascii_end()).into_owned(), false)),
-                Greeting::Ping if error.starts_with(b"NOAUTH") => {
-                    Some((format!("ERR redis-mesh: {cluster} asks for a password, and none is configured"), true))
-                }
+                Greeting::Select => Some((as_said(), false)),
                 // A Redis that isn't a node of a cluster any more, one that loads its data, a user who may not PING: what it
                 // says to commands tells more.
                 Greeting::Readonly | Greeting::Ping => None,

@@ -2,6 +2,7 @@
 
 use super::carrier::Carrier;
 use super::config::Config;
+use super::login::Presented;
 use super::place::Place;
 use super::queue::{ReplyQueue, Sequence};
 use super::slab::Id;
@@ -36,6 +37,10 @@ pub struct Client {
     pub database: u32,
     /// The database that it selects if no server objects.
     pub selecting: Option<u32>,
+    /// What it has logged in with at the servers.
+    pub login: Option<Arc<[u8]>>,
+    /// What it wants to log in with.
+    pub presented: Option<Presented>,
     /// What it hears of its commands (CLIENT REPLY).
     pub hearing: Hearing,
     /// A transaction that it has begun.
@@ -188,6 +193,8 @@ impl Client {
             name: Vec::new(),
             database: 0,
             selecting: None,
+            login: None,
+            presented: None,
             hearing: Hearing::On,
             transaction: None,
             queue: ReplyQueue::default(),

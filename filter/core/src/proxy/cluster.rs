@@ -3,7 +3,7 @@
 use super::carrier::{Carrier, Expected, Line, Use};
 use super::client::{Client, Link, Wait};
 use super::config::Upstream;
-use super::links::{Access, Missing};
+use super::links::{Access, Missing, peer};
 use super::{Alarm, CarrierId, Output, Proxy};
 use crate::cluster::read_policy::{self, choose};
 use crate::cluster::topology::Topology;
@@ -100,7 +100,10 @@ impl Proxy {
             }
         }
         let Some(cluster) = self.clusters.get(index) else { return Err(Missing::Error(String::new())) };
-        let text = || format!("ERR redis-mesh: {}: {}", cluster.upstream.cluster, cluster.why);
+        let text = || match cluster.upstream.is_clients() && cluster.why.starts_with("NOAUTH") {
+            true => cluster.why.clone(),
+            false => format!("ERR redis-mesh: {}: {}", cluster.upstream.cluster, cluster.why),
+        };
         cluster.topology.as_ref().ok_or_else(|| Missing::Error(text()))
     }
 
@@ -144,8 +147,7 @@ impl Proxy {
         let Some(nodes) = cluster.topology.as_ref().and_then(|topology| topology.shards().get(shard)) else {
             return Err(Missing::Wait(Wait::Cluster(index)));
         };
-        let is_up =
-            |node: SocketAddr| self.down.get(&(upstream.clone(), Some(node))).is_none_or(|down| down.until <= now);
+        let is_up = |node: SocketAddr| self.down.get(&peer(&upstream, Some(node))).is_none_or(|down| down.until <= now);
         let Some((node, readonly)): Option<read_policy::Choice> = choose(policy, nodes, is_up, &mut self.random) else {
             let cluster = &upstream.cluster;
             return Err(Missing::Error(format!(
@@ -223,7 +225,7 @@ impl Proxy {
             let mut nodes: Vec<SocketAddr> = cluster.topology.iter().flat_map(Topology::nodes).collect();
             nodes.retain(|node| !cluster.tried.contains(&Some(*node)));
             let up: Vec<SocketAddr> =
-                nodes.iter().copied().filter(|node| self.is_up(&(upstream.clone(), Some(*node)), now)).collect();
+                nodes.iter().copied().filter(|node| self.is_up(&peer(&upstream, Some(*node)), now)).collect();
             let node = match up.get(self.random.below(up.len().max(1) as u32) as usize) {
                 Some(node) => Some(*node),
                 None if !cluster.tried.contains(&None) => None,
@@ -268,7 +270,7 @@ impl Proxy {
     /// What the rules don't lead to any more is asked nothing: it may refuse the login by now.
     pub(super) fn retire_clusters(&mut self, wanted: &HashSet<Upstream>) {
         for cluster in &mut self.clusters {
-            cluster.is_wanted = wanted.contains(&cluster.upstream);
+            cluster.is_wanted = wanted.contains(&cluster.upstream.of_rules());
         }
     }
 
@@ -342,7 +344,7 @@ impl Proxy {
         cluster.failures = 0;
         let upstream = cluster.upstream.clone();
         // While a node is down, another may be promoted at any moment.
-        let troubled = masters.iter().any(|node| !self.is_up(&(upstream.clone(), Some(*node)), now));
+        let troubled = masters.iter().any(|node| !self.is_up(&peer(&upstream, Some(*node)), now));
         if let Some(cluster) = self.clusters.get_mut(index) {
             cluster.next = now + SOON;
             if let Some(before) = cluster.calm.replace(now + CALM) {
@@ -353,7 +355,8 @@ impl Proxy {
         if !is_ok || troubled {
             self.alarms.insert((now + SOON, Alarm::Cluster(index)));
         }
-        self.down.retain(|(of, node), _| *of != upstream || node.is_none_or(|node| nodes.contains(&node)));
+        let known_as = upstream.of_any_login();
+        self.down.retain(|(of, node), _| *of != known_as || node.is_none_or(|node| nodes.contains(&node)));
         for id in self.carriers.ids().collect::<Vec<_>>() {
             let Some(carrier) = self.carriers.get_mut(id) else { continue };
             let Line { upstream: of, node: Some(node), readonly, .. } = &carrier.line else { continue };

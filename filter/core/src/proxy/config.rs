@@ -1,11 +1,11 @@
 //! What a listener's clients get, compiled for the machine that opens connections itself.
 
-use crate::config::{ConfigError, auth_command, check_limits, check_mirrors, router};
+pub use super::upstream::{Login, Upstream};
+use crate::config::{ConfigError, check_limits, check_mirrors, router};
 use crate::downstream::auth::ClientAuth;
 use crate::fault::Faults;
 use crate::route::{Matched, Router};
 use crate::wire::{self, DataPath, ReadPolicy};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub struct Config {
     pub limits: wire::Limits,
     /// What clients must present.
     pub client_auth: Option<ClientAuth>,
+    /// A client's own login goes to the servers: none is asked for or brought here.
+    pub passes_auth: bool,
     /// Commands that reveal or change credentials are refused.
     pub guarded: bool,
     /// How long Redis may take for a reply.
@@ -92,43 +94,6 @@ pub struct Route {
     pub faults: Faults,
 }
 
-/// How a Redis is reached.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Upstream {
-    /// The name of its cluster in Envoy.
-    pub cluster: Arc<str>,
-    /// The login there, as the command to send.
-    pub login: Option<Arc<[u8]>>,
-    /// See [`wire::Upstream::nodes`].
-    pub nodes: Option<Arc<str>>,
-}
-
-impl fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let login = self.login.as_ref().map(|_| "[redacted]");
-        let mut shown = f.debug_struct("Upstream");
-        shown.field("cluster", &self.cluster).field("login", &login).field("nodes", &self.nodes).finish()
-    }
-}
-
-impl Upstream {
-    fn new(upstream: Option<&wire::Upstream>, is_cluster: bool) -> Result<Upstream, String> {
-        let Some(upstream) = upstream else { return Err("upstream: path native needs one".into()) };
-        if upstream.cluster.is_empty() {
-            return Err("upstream.cluster: it has no name".into());
-        }
-        if upstream.nodes.is_some() && !is_cluster {
-            return Err("upstream.nodes: only of a Redis Cluster".into());
-        }
-        let login = upstream.login.as_ref();
-        Ok(Upstream {
-            cluster: upstream.cluster.as_str().into(),
-            login: login.map(|login| auth_command(login.username.as_deref(), &login.password).into()),
-            nodes: upstream.nodes.as_deref().map(Into::into),
-        })
-    }
-}
-
 impl Document {
     /// Parses and compiles the JSON document.
     pub fn from_json(json: &[u8]) -> Result<Document, ConfigError> {
@@ -173,6 +138,15 @@ impl Config {
         for (index, target) in host.targets.iter().enumerate() {
             targets.push(Target::new(target).map_err(|problem| format!("targets[{index}]: {problem}"))?);
         }
+        let has_login = |target: &Target| {
+            let mut mirrors = target.mirrors.iter().map(|mirror| &mirror.upstream);
+            target.upstream.login.is_some() || mirrors.any(|upstream| upstream.login.is_some())
+        };
+        let passes_auth = host.client_auth.is_none() && !targets.iter().any(has_login);
+        if passes_auth {
+            // Not to mirrors, which nobody asks whether they let a client in.
+            targets.iter_mut().for_each(|target| target.upstream.login = Some(Login::none_yet()));
+        }
         let Some(first) = targets.first() else { return Err("targets: at least one is needed".into()) };
         let single = targets.iter().all(|target| target.upstream == first.upstream);
         let mut routes = Vec::with_capacity(host.routes.len());
@@ -198,6 +172,7 @@ impl Config {
             host: host.host.clone(),
             limits: limits.clone(),
             client_auth: host.client_auth.as_ref().map(ClientAuth::new).transpose()?,
+            passes_auth,
             guarded: host.guard_credentials && !host.allow_admin_commands,
             op_timeout: (host.op_timeout_ms > 0).then(|| Duration::from_millis(host.op_timeout_ms)),
             read_policy: host.read_policy,
@@ -289,9 +264,22 @@ mod tests {
         assert_eq!(policies, [ReadPolicy::PreferMaster, ReadPolicy::Replica]);
         assert_eq!(host.op_timeout, Some(Duration::from_millis(250)));
         assert_eq!(host.targets.iter().map(|target| target.is_cluster).collect::<Vec<_>>(), [false, true]);
-        assert_eq!(host.targets[0].upstream.login.as_deref(), Some(&b"*2\r\n$4\r\nAUTH\r\n$1\r\np\r\n"[..]));
+        assert_eq!(host.targets[0].upstream.login_command(), Some(&b"*2\r\n$4\r\nAUTH\r\n$1\r\np\r\n"[..]));
         assert_eq!(host.targets[1].upstream.nodes.as_deref(), Some("b nodes"));
         assert!(!host.single);
+    }
+
+    #[test]
+    fn clients_log_in_themselves_where_nobody_else_does() {
+        let passes = |document: &serde_json::Value| compile(document).unwrap().host;
+        let mut document = document();
+        assert!(!passes(&document).passes_auth && passes(&document).targets[1].upstream.login.is_none());
+        document["hosts"][0]["targets"][0]["upstream"].as_object_mut().unwrap().remove("login");
+        let host = passes(&document);
+        assert!(host.passes_auth && host.targets.iter().all(|target| target.upstream.is_clients()));
+        document["hosts"][0]["clientAuth"] =
+            serde_json::json!({"salt": "00".repeat(16), "passwordSha256": ["00".repeat(32)]});
+        assert!(!passes(&document).passes_auth);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::gather::Gather;
+use super::login::Presented;
 use super::place::{Edit, Part, Place, Routed};
 use super::session;
 use super::subscription::Change;
@@ -33,6 +34,8 @@ pub(super) enum Decision {
     Exec(Transaction),
     /// What has been watched is watched no more; then this is answered.
     Unwatch(Vec<u8>),
+    /// Servers are asked whether they let the client in.
+    Present(Presented),
     /// Another database is selected.
     Select(u32),
     /// Subscriptions begin or end.
@@ -214,6 +217,10 @@ impl Proxy {
             _ if OF_A_REPLICA.contains(&command.name) => {
                 Decision::Refuse(format!("ERR redis-mesh: {} needs the direct data path", shown(command)))
             }
+            "auth" if client.config.passes_auth => match Presented::by_auth(args) {
+                Ok(presented) => Decision::Present(presented),
+                Err(text) => Decision::Deny(text),
+            },
             "auth" => match self.log_in(client, args) {
                 Ok(()) => ok(),
                 Err(text) => Decision::Deny(text),

@@ -31,6 +31,11 @@ pub(super) struct Down {
 /// A Redis, or a node of a cluster.
 pub(super) type Peer = (Upstream, Option<SocketAddr>);
 
+/// What is known of a Redis or a node, is known by this.
+pub(super) fn peer(upstream: &Upstream, node: Option<SocketAddr>) -> Peer {
+    (upstream.of_any_login(), node)
+}
+
 /// How a command is to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -81,7 +86,8 @@ impl Proxy {
                 if !found.is_cluster {
                     return Ok(Link::Unknown);
                 }
-                let link = Link::Cluster(self.cluster_of(&found.upstream));
+                let upstream = found.upstream.presented(client.login.as_ref());
+                let link = Link::Cluster(self.cluster_of(&upstream));
                 if let Some(known) = client.links.get_mut(target) {
                     *known = link;
                 }
@@ -91,7 +97,8 @@ impl Proxy {
     }
 
     fn line_of(&self, client: &Client, target: usize) -> Result<Line, Missing> {
-        let upstream = client.config.targets.get(target).ok_or_else(nowhere)?.upstream.clone();
+        let upstream = &client.config.targets.get(target).ok_or_else(nowhere)?.upstream;
+        let upstream = upstream.presented(client.login.as_ref());
         Ok(Line { upstream, node: None, resp3: client.resp3, database: client.database, readonly: false })
     }
 
@@ -152,8 +159,7 @@ impl Proxy {
 
     /// Opens a connection, unless it is too early to try again.
     pub(super) fn open_line(&mut self, line: Line, purpose: Use, now: Duration) -> Result<CarrierId, Missing> {
-        let peer = (line.upstream.clone(), line.node);
-        if let Some(down) = self.down.get(&peer).filter(|down| down.until > now) {
+        if let Some(down) = self.down.get(&peer(&line.upstream, line.node)).filter(|down| down.until > now) {
             return Err(Missing::Error(down.why.clone()));
         }
         let carrier = Carrier::new(line, purpose, now);
@@ -246,7 +252,7 @@ impl Proxy {
                     self.lost_because(id, Lost::Silent, now);
                 }
                 Some(deadline) => self.patrol_by(Some(deadline)),
-                None if is_idle && carrier.purpose == Use::Parked => {
+                None if is_idle && may_end(carrier) => {
                     let end = carrier.progress + PARKED;
                     if end <= now { self.drop_carrier(id) } else { self.patrol_by(Some(end)) }
                 }
@@ -312,6 +318,12 @@ impl Proxy {
     }
 }
 
+/// Whether a connection ends when it isn't used for a while: nobody may come who needs it.
+pub(super) fn may_end(carrier: &Carrier) -> bool {
+    let has_clients_login = carrier.line.upstream.is_clients() && carrier.line.upstream.login_command().is_some();
+    carrier.purpose == Use::Parked || carrier.purpose == Use::Shared && has_clients_login
+}
+
 /// How a connection was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lost {
@@ -323,8 +335,8 @@ pub(super) enum Lost {
     Replaced,
 }
 
-/// How long a connection waits for somebody who needs one of his own.
-const PARKED: Duration = Duration::from_secs(60);
+/// How long a connection waits for somebody who needs it.
+pub(super) const PARKED: Duration = Duration::from_secs(60);
 /// How many of one kind may wait.
 const MOST_PARKED: usize = 64;
 

@@ -34,6 +34,8 @@ pub enum Combine {
     Scan(Box<Names>),
     /// One of the names, if any (RANDOMKEY).
     Random(Box<Names>),
+    /// Servers' answers to a login, and what a client gets where it is let in, if that isn't what they say (HELLO).
+    Login(Option<Vec<u8>>),
     /// The first one, without what it says of being a node of a Redis Cluster (INFO).
     Standalone,
 }
@@ -79,12 +81,15 @@ impl Merge {
             let found = replies.iter().find(|reply| !is_error(reply)).or(replies.first());
             return Some(found.cloned().unwrap_or_default());
         }
+        if let Combine::Login(hello) = &self.combine {
+            return Some(super::login::combine(&replies, hello.as_ref()).unwrap_or_default());
+        }
         // What failed for some has failed.
         if let Some(error) = replies.iter().find(is_error) {
             return Some(error.clone());
         }
         let combined = match &self.combine {
-            Combine::Same | Combine::Any => replies.first().cloned(),
+            Combine::Same | Combine::Any | Combine::Login(_) => replies.first().cloned(),
             Combine::Keys(owners) => keys(owners, &replies),
             Combine::Sum => numbers(&replies, |a, b| a.saturating_add(b)),
             Combine::Least => numbers(&replies, i64::min),

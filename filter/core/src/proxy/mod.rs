@@ -16,6 +16,7 @@ pub mod config;
 mod decide;
 mod gather;
 mod links;
+mod login;
 mod merge;
 mod names;
 mod own;
@@ -30,6 +31,7 @@ mod slab;
 mod subscription;
 mod tally;
 mod transaction;
+mod upstream;
 
 use crate::random::Random;
 use crate::resp::encode;
@@ -178,12 +180,17 @@ impl Proxy {
                 // Where it leads may have changed.
                 transaction.is_doomed |= transaction.len() > 0;
             }
+            if !config.passes_auth {
+                (client.login, client.presented) = (None, None);
+            }
             // A connection of its own stays as long as it leads where it should; a login is asked for once.
             let cluster =
                 |config: &Config, target: usize| config.targets.get(target).map(|to| to.upstream.cluster.clone());
-            let stays = |target: usize| cluster(&before, target) == cluster(config, target);
+            let has_turned = before.passes_auth != config.passes_auth;
+            let stays = |target: usize| !has_turned && cluster(&before, target) == cluster(config, target);
             let home = |config: &Config| config.home().and_then(|target| cluster(config, target));
-            let is_cut = !client.subscriptions.carriers.is_empty() && home(&before) != home(config);
+            let is_moved = has_turned || home(&before) != home(config);
+            let is_cut = !client.subscriptions.carriers.is_empty() && is_moved;
             match client.own.filter(|own| !stays(own.place.target)) {
                 Some(own) if own.is_special => self.cut_off(id),
                 Some(own) => {
@@ -212,7 +219,7 @@ impl Proxy {
         for id in self.carriers.ids().collect::<Vec<_>>() {
             let Some(carrier) = self.carriers.get_mut(id) else { continue };
             let is_common = matches!(carrier.purpose, carrier::Use::Shared | carrier::Use::Parked);
-            if !is_common || wanted.contains(&carrier.line.upstream) {
+            if !is_common || wanted.contains(&carrier.line.upstream.of_rules()) {
                 continue;
             }
             carrier.is_retired = true;
@@ -432,6 +439,9 @@ impl Proxy {
         {
             client.database = database;
             client.unlink();
+        }
+        if client.queue.is_empty() {
+            client.enter();
         }
         if client.is_closing && client.queue.is_empty() && !client.is_closed {
             client.is_closed = true;

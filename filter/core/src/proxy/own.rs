@@ -120,6 +120,7 @@ impl Proxy {
         self.disown(client);
         (client.resp3, client.is_authenticated, client.transaction) = (false, false, None);
         (client.database, client.selecting, client.lost_watch, client.is_monitor) = (0, None, false, false);
+        (client.login, client.presented) = (None, None);
         client.hearing = super::client::Hearing::On;
         client.name.clear();
         client.unlink();

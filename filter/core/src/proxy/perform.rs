@@ -209,6 +209,7 @@ impl Proxy {
                 self.unwatch(client, now);
                 client.answer(&reply);
             }
+            Decision::Present(presented) => return self.present(id, client, presented, now),
             Decision::Select(index) => return self.select(id, client, index, now),
             Decision::Subscribe(change) => return self.subscribe(id, client, change, request.args, now),
             Decision::Monitor => return self.monitor(id, client, now),

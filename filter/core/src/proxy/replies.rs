@@ -1,7 +1,8 @@
 //! What Redis answers, and to whom it goes; what becomes of commands whose connection is lost, or that another node has to get.
 
 use super::carrier::{Awaited, Carrier, Expected, Refusal, Use};
-use super::links::Lost;
+use super::config::Upstream;
+use super::links::{Lost, PARKED, may_end, peer};
 use super::transaction::each_command;
 use super::{Alarm, CarrierId, ClientId, Output, Proxy};
 use crate::cluster::redirect::Redirect;
@@ -32,10 +33,11 @@ impl Proxy {
         let was_greeted = carrier.is_greeted;
         let is_right = self.distribute(id, &mut carrier, data, now);
         if carrier.is_greeted && !was_greeted {
-            self.down.remove(&(carrier.line.upstream.clone(), carrier.line.node));
+            self.down.remove(&peer(&carrier.line.upstream, carrier.line.node));
         }
         let is_refused = carrier.refusal.is_some();
         let is_over = carrier.is_retired && carrier.expected.is_empty();
+        let ends = may_end(&carrier);
         let (is_idle, purpose, deadline) = (carrier.expected.is_empty(), carrier.purpose, carrier.deadline());
         self.carriers.give_back(id, carrier);
         if !is_right || is_refused {
@@ -48,6 +50,9 @@ impl Proxy {
         // What has been waiting for the greeting, or a command that is sent once more.
         self.announce_upstream(id);
         self.patrol_by(deadline);
+        if is_idle && ends {
+            self.patrol_by(Some(now + PARKED));
+        }
         if is_idle && was_greeted {
             match purpose {
                 Use::Own(client) | Use::Pushes(client) => self.release(client, id, now),
@@ -190,6 +195,7 @@ impl Proxy {
                     if reply.first() == Some(&b'-') {
                         to.selecting = None;
                     }
+                    to.heard(&reply);
                     to.queue.part(sequence, part, reply, &mut to.out);
                 }
                 self.answered(client);
@@ -344,13 +350,14 @@ impl Proxy {
         if !refusal.is_general {
             return;
         }
-        let leads_there = |upstream: &super::config::Upstream| *upstream == carrier.line.upstream;
+        // Where clients log in themselves, it is theirs.
+        let leads_there = |upstream: &Upstream| !upstream.is_clients() && *upstream == carrier.line.upstream;
         self.hosts.count_where(Stat::LoginFailures, |config| {
             config.targets.iter().any(|target| {
                 leads_there(&target.upstream) || target.mirrors.iter().any(|mirror| leads_there(&mirror.upstream))
             })
         });
-        self.hold_off((carrier.line.upstream.clone(), carrier.line.node), refusal.text.clone(), now);
+        self.hold_off(peer(&carrier.line.upstream, carrier.line.node), refusal.text.clone(), now);
     }
 
     /// A connection could not be opened, or is gone.
@@ -377,7 +384,7 @@ impl Proxy {
             }
         };
         if !carrier.is_greeted && carrier.refusal.is_none() {
-            self.hold_off((carrier.line.upstream.clone(), carrier.line.node), text.clone(), now);
+            self.hold_off(peer(&carrier.line.upstream, carrier.line.node), text.clone(), now);
         }
         if let Use::Probe(index) = carrier.purpose {
             return self.probe_lost(index, id, text.trim_start_matches("ERR redis-mesh: "), now);

@@ -3,6 +3,7 @@
 use super::client::{Client, Hearing};
 use super::decide::{Decision, Over, bulk, number, ok, shown};
 use super::gather::Gather;
+use super::login::{self, Presented};
 use super::place::{Edit, Place};
 use super::{ClientId, Proxy};
 use crate::command::Command;
@@ -38,7 +39,9 @@ impl Proxy {
             Ok(hello) => hello,
             Err(text) => return Decision::Deny(text),
         };
+        let presented = credentials.filter(|_| client.config.passes_auth);
         if let Some((username, password)) = credentials
+            && presented.is_none()
             && self.check(client, Some(username), password).is_err()
         {
             return Decision::Deny(auth::WRONGPASS.into());
@@ -56,14 +59,22 @@ impl Proxy {
             if !is_name(name) {
                 return Decision::Deny(BAD_NAME.into());
             }
-            client.name = name.to_vec();
+            if presented.is_none() {
+                client.name = name.to_vec();
+            }
+        }
+        let reply = hello::reply(resp3, number_of(id));
+        if let Some((username, password)) = presented {
+            let name = name.map(<[u8]>::to_vec);
+            let hello = Some(login::Hello { resp3, name, reply });
+            return Decision::Present(Presented { hello, ..Presented::new(&[username, password]) });
         }
         if client.resp3 != resp3 {
             client.resp3 = resp3;
             // Each protocol has connections of its own.
             client.unlink();
         }
-        Decision::Answer(hello::reply(resp3, number_of(id)))
+        Decision::Answer(reply)
     }
 }
 
