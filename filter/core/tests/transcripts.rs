@@ -54,6 +54,7 @@ transcripts! {
     proxy_session
     proxy_resp3
     proxy_mirror
+    proxy_detour
     proxy_handshake_refused
     protocol_error
 }

@@ -215,6 +215,12 @@ impl Command {
         if self.arity < 0 { arguments >= needed } else { arguments == needed }
     }
 
+    /// Whether redis_proxy, which looks at the first argument, takes something else for its key. A Redis Cluster then sends it on to the right
+    /// node.
+    pub fn strays(&self) -> bool {
+        self.legacy_keys.0 != 1 && !self.specs.is_empty()
+    }
+
     /// Whether it may change data or reach other clients, so that a replica or a read-only mirror mustn't get it.
     pub fn is_write(&self) -> bool {
         self.flags.intersects(Flags(Flags::WRITE.0 | Flags::MAY_REPLICATE.0))

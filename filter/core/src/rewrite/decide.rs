@@ -48,6 +48,8 @@ pub(super) struct Plan {
     /// The route of the first key.
     pub(super) route: Option<u32>,
     pub(super) mirrored: bool,
+    /// It goes by a detour, on which what is sent behind it would overtake it.
+    pub(super) strays: bool,
 }
 
 impl Rewriter {
@@ -82,6 +84,7 @@ impl Rewriter {
         plan.edits.clear();
         plan.route = None;
         plan.mirrored = false;
+        plan.strays = false;
         let mut decision = self.decide(env, known, args, &mut plan, sink);
         if let Decision::Forward | Decision::Send(_) = decision {
             let fault = waited.or_else(|| draw(env, args, plan.route));
@@ -116,6 +119,7 @@ impl Rewriter {
             && !self.transaction.open
             && self.reply_mode == ReplyMode::On
             && known.command.accepts(args.count)
+            && !known.command.strays()
             // Not taken for a tag.
             && args.get(1).first() != Some(&1)
     }

@@ -151,10 +151,13 @@ impl Rewriter {
             self.reply_mode = mode;
         }
         let unchanged = |edit: &ArgEdit| edit.strip == 0 && tag_of(env.host, edit.tag).is_empty();
-        if plan.edits.iter().all(unchanged) {
+        if plan.edits.iter().all(unchanged) && !plan.strays {
             return Step::Verbatim;
         }
         write_edited(args, &plan.edits, |tag| tag_of(env.host, tag), sink.write());
+        if plan.strays {
+            self.close_gate(env, sink);
+        }
         Step::Edited
     }
 
@@ -180,8 +183,7 @@ impl Rewriter {
                 });
             }
         }
-        self.inject(env, Form::Echo, Vec::new(), Then::OpenGate, sink.write());
-        self.gate = Gate::Reply;
+        self.close_gate(env, sink);
     }
 }
 

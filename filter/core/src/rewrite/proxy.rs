@@ -51,6 +51,10 @@ impl Rewriter {
             if !command.accepts(args.count) {
                 return wrong_arity(command);
             }
+            plan.strays = strays(env, command);
+            if plan.strays && self.unsettled {
+                return self.settle(env, sink);
+            }
             return match self.keyed(env, container, command, args, plan) {
                 Ok(()) => Decision::Forward,
                 Err(text) => Decision::Refuse(text),
@@ -97,11 +101,7 @@ impl Rewriter {
             }
             "exec" | "discard" => return Decision::Deny(format!("ERR {upper} without MULTI")),
             // redis_proxy runs a transaction on a connection of its own, where it would overtake what was sent before.
-            "multi" if self.unsettled => {
-                self.inject(env, Form::Echo, Vec::new(), Then::OpenGate, sink.write());
-                self.gate = Gate::Reply;
-                return Decision::Wait;
-            }
+            "multi" if self.unsettled => return self.settle(env, sink),
             "multi" => return Decision::Forward,
             "info" if !single => return Decision::Answer(self.info(env)),
             // redis_proxy looks at the first section only, and of some it knows nothing: an empty reply.
@@ -143,6 +143,18 @@ impl Rewriter {
             }
             Proxy::Scan | Proxy::AllShards | Proxy::RandomShard => Decision::Forward,
         }
+    }
+
+    /// Waits until all that was sent is answered.
+    fn settle(&mut self, env: &mut Env<'_>, sink: &mut Sink<'_>) -> Decision {
+        self.close_gate(env, sink);
+        Decision::Wait
+    }
+
+    /// What comes next waits until all that was sent is answered.
+    pub(super) fn close_gate(&mut self, env: &mut Env<'_>, sink: &mut Sink<'_>) {
+        self.inject(env, Form::Echo, Vec::new(), Then::OpenGate, sink.write());
+        self.gate = Gate::Reply;
     }
 
     /// Routes a command by its keys; the error is the refusal.
@@ -261,7 +273,9 @@ impl Rewriter {
             _ => {}
         }
         let supported = match container.proxy {
-            Proxy::Simple | Proxy::SplitPairs => true,
+            // Inside a transaction no detour is taken.
+            Proxy::Simple => !strays(env, command),
+            Proxy::SplitPairs => true,
             Proxy::SplitKeys => container.name != "exists",
             _ => false,
         };
@@ -314,6 +328,11 @@ impl Rewriter {
         encode::text(&mut out, self.resp3, &text);
         out
     }
+}
+
+/// True for a command that redis_proxy sends to the wrong node of a Redis Cluster, from which it takes a detour to the right one.
+fn strays(env: &Env<'_>, command: &Command) -> bool {
+    command.strays() && env.host.targets.iter().any(|target| target.cluster)
 }
 
 /// The argument by which redis_proxy routes a command; `None`: several of them.

@@ -165,8 +165,7 @@ impl Rewriter {
                     if in_resp3 {
                         self.replies.expect(Expected::Reply(Shape::Plain));
                     }
-                    self.inject(env, Form::Echo, Vec::new(), Then::OpenGate, sink.write());
-                    self.gate = Gate::Reply;
+                    self.close_gate(env, sink);
                 }
                 if in_resp3 {
                     self.inject(env, Form::Echo, Vec::new(), Then::Shaping(false), sink.write());
