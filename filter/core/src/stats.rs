@@ -64,6 +64,11 @@ impl Stats {
         self.0[stat as usize] += 1;
     }
 
+    /// Counts several.
+    pub fn add(&mut self, stat: Stat, times: u64) {
+        self.0[stat as usize] += times;
+    }
+
     /// The increment of one counter.
     pub fn of(&self, stat: Stat) -> u64 {
         self.0[stat as usize]

@@ -7,7 +7,7 @@ use super::place::Place;
 use super::queue::{ReplyQueue, Sequence};
 use super::slab::Id;
 use super::subscription::Subscriptions;
-use super::tally::{Host, Stopwatch};
+use super::tally::{Host, Run, Stopwatch};
 use super::transaction::Transaction;
 use crate::fault::Injected;
 use crate::resp::request::Parser;
@@ -21,6 +21,8 @@ pub struct Client {
     pub config: Arc<Config>,
     /// Where its counters are.
     pub(super) host: Id<Host>,
+    /// What it has sent and nobody was told of.
+    pub(super) run: Run,
     /// When its commands were read; absent where nobody asks.
     pub(super) watch: Option<Box<Stopwatch>>,
     /// The command under way.
@@ -185,6 +187,7 @@ impl Client {
             is_monitor: false,
             config,
             host,
+            run: Run::default(),
             watch: None,
             parser: Parser::default(),
             buffer: Vec::new(),

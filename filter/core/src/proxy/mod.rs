@@ -247,6 +247,7 @@ impl Proxy {
         let taken = self.take(id, &mut client, data, now);
         client.is_stalled =
             !client.is_closing && (taken < data.len() || !client.buffer.is_empty() && !client.may_go_on());
+        self.count_run(&mut client);
         self.announce(id, &mut client);
         self.clients.give_back(id, client);
         taken
@@ -404,6 +405,16 @@ impl Proxy {
     fn count(&mut self, client: &Client, stat: Stat) {
         if let Some(tally) = self.hosts.tally(client.host) {
             tally.stats.count(stat);
+        }
+    }
+
+    /// Counts what a client has sent.
+    fn count_run(&mut self, client: &mut Client) {
+        if client.run.is_empty() {
+            return;
+        }
+        if let Some(tally) = self.hosts.tally(client.host) {
+            client.run.tell(tally);
         }
     }
 

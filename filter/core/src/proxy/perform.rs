@@ -66,7 +66,7 @@ impl Proxy {
         let mut decision = self.decide(id, client, known, args);
         let first_time = client.drawn.is_none();
         if first_time {
-            self.count(client, Stat::Commands);
+            client.run.command();
         }
         if let Some(watch) = &mut client.watch {
             watch.begin(now);
@@ -127,8 +127,11 @@ impl Proxy {
             Step::Waits => client.drawn = client.drawn.or(Some(None)),
             Step::Taken => {
                 client.drawn = None;
-                if let Some(tally) = to.and_then(|to| Some((to, self.hosts.tally(client.host)?))) {
-                    tally.1.route(tally.0);
+                if let Some(to) = to
+                    && !client.run.goes_by(to)
+                {
+                    self.count_run(client);
+                    let _ = client.run.goes_by(to);
                 }
                 let end = client.queue.end();
                 if let Some(watch) = &mut client.watch {
@@ -274,7 +277,7 @@ impl Proxy {
             if let Some((matched, _)) = client.config.route(first)
                 && let Some(tally) = self.hosts.tally(client.host)
             {
-                tally.route(matched.route as usize);
+                tally.route(matched.route as usize, 1);
             }
         }
         Ok(Step::Taken)
@@ -337,6 +340,9 @@ impl Proxy {
         now: Duration,
         write: impl Fn(&mut Vec<u8>),
     ) {
+        if client.config.targets.get(target).is_none_or(|target| target.mirrors.is_empty()) {
+            return;
+        }
         let config = client.config.clone();
         let mirrors = config.targets.get(target).map(|target| target.mirrors.as_slice()).unwrap_or_default();
         let mut is_mirrored = false;

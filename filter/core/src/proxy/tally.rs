@@ -43,13 +43,53 @@ impl Tally {
         self.answered.clear();
     }
 
-    pub(super) fn route(&mut self, route: usize) {
+    pub(super) fn route(&mut self, route: usize, times: u64) {
         if self.routes.len() <= route {
             self.routes.resize(route + 1, 0);
         }
         if let Some(count) = self.routes.get_mut(route) {
-            *count += 1;
+            *count += times;
         }
+    }
+}
+
+/// What a client has sent since its host's tally was told: most of it goes by one route.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    commands: u64,
+    route: usize,
+    times: u64,
+}
+
+impl Run {
+    /// A command has come.
+    pub fn command(&mut self) {
+        self.commands += 1;
+    }
+
+    /// A command goes by a route. False: by another one than those before, which have to be told first.
+    #[must_use]
+    pub fn goes_by(&mut self, route: usize) -> bool {
+        if self.times > 0 && self.route != route {
+            return false;
+        }
+        self.route = route;
+        self.times += 1;
+        true
+    }
+
+    /// Tells, and begins anew.
+    pub fn tell(&mut self, tally: &mut Tally) {
+        tally.stats.add(Stat::Commands, self.commands);
+        if self.times > 0 {
+            tally.route(self.route, self.times);
+        }
+        (self.commands, self.times) = (0, 0);
+    }
+
+    /// True if there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.commands == 0 && self.times == 0
     }
 }
 
