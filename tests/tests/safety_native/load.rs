@@ -15,9 +15,12 @@ use crate::history::{History, Operation};
 /// How long a reply may take at the worst: clients aren't forgotten.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two rounds of a client, so that histories stay short enough to be checked.
-const PAUSE: Duration = Duration::from_millis(4);
+pub const PAUSE: Duration = Duration::from_millis(4);
 /// Keys that clients share, of either kind.
-const SHARED: usize = 12;
+pub const SHARED: usize = 12;
+
+/// Who listens to a channel of his own.
+const LISTENERS: usize = 3;
 
 /// What all clients have in common.
 pub struct Load {
@@ -28,10 +31,10 @@ pub struct Load {
 }
 
 /// Random enough, and the same in every run.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n
     }
@@ -45,6 +48,9 @@ impl Load {
         std::thread::scope(|scope| -> Result<()> {
             let load = &load;
             let mut threads: Vec<_> = (0..clients).map(|number| scope.spawn(move || load.ask(number))).collect();
+            threads.extend((clients..clients + 3).map(|number| scope.spawn(move || load.transact(number))));
+            threads.extend((0..LISTENERS).map(|number| scope.spawn(move || load.listen(number))));
+            threads.push(scope.spawn(|| load.publish(LISTENERS)));
             threads.push(scope.spawn(|| load.vanish()));
             threads.push(scope.spawn(|| load.read_slowly()));
             let happened = faults(load);
@@ -67,7 +73,7 @@ impl Load {
         })
     }
 
-    fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.ends.load(Ordering::Relaxed)
     }
 
@@ -136,7 +142,7 @@ impl Load {
         Ok(())
     }
 
-    fn connect(&self) -> Result<Client> {
+    pub fn connect(&self) -> Result<Client> {
         let client = Client::connect(self.addr)?;
         client.set_patience(PATIENCE)?;
         Ok(client)
@@ -202,7 +208,7 @@ impl Load {
 }
 
 /// True if a connection has ended; an error if no reply came: nobody is forgotten.
-fn ended(error: &anyhow::Error) -> Result<bool> {
+pub fn ended(error: &anyhow::Error) -> Result<bool> {
     ensure!(!error.to_string().contains("no reply in time"), "a client was forgotten");
     Ok(true)
 }

@@ -6,6 +6,7 @@ mod faults;
 mod history;
 mod load;
 mod scene;
+mod sessions;
 mod vanishing;
 
 use std::time::Duration;
