@@ -1,6 +1,7 @@
 //! `just bench`: what each way from a client to Redis costs.
 
 mod envoy_config;
+mod fanout;
 mod goals;
 mod histogram;
 mod idle;
@@ -68,6 +69,9 @@ fn run(options: &Options) -> Result<()> {
     }
     if options.wants_part("latency") {
         report.latency = Some(latency::measure(options, &redis, &filter)?);
+    }
+    if options.wants_part("fanout") {
+        report.fanout = Some(fanout::measure(options, &redis, &filter)?);
     }
     if options.wants_part("memory") {
         report.memory = Some(memory::measure(options, &filter)?);

@@ -14,17 +14,17 @@ pub const HELP: &str = "\
 What it costs: requests per second, latency, and the proxy's CPU time per request, on every way from a
 client to Redis (direct, tcp_proxy, redis_proxy, the native module, the wasm filter before each, and
 twemproxy where `nutcracker` is installed), measured in interleaved rounds on this machine. Also: latency
-at a fixed rate, memory under clients that don't read and a Redis that stands still, the cost of many
-routes, and the memory of idle connections. The report compares with the native path's goals.
+at a fixed rate, pub/sub, memory under clients that don't read and a Redis that stands still, the cost of
+many routes, and the memory of idle connections. The report compares with the native path's goals.
 
 Usage: just bench [OPTIONS]
 
 Options:
   --quick         A short run that shows that everything works; its numbers mean little
   --rounds N      Rounds (21; with --quick 2). The report shows medians and minima
-  --only LIST     Only these parts: paths, latency, memory, routes, idle; or only these works: get, set,
-                  transaction, 64b, 4kb, 100kb, 1mb, p1, p16, p64 (pipeline), c10, c50, c1000 (connections),
-                  server, cluster. Separated by commas, such as get,64b,p64
+  --only LIST     Only these parts: paths, latency, fanout, memory, routes, idle; or only these works: get,
+                  set, transaction, 64b, 4kb, 100kb, 1mb, p1, p16, p64 (pipeline), c10, c50, c1000
+                  (connections), server, cluster. Separated by commas, such as get,64b,p64
   --filter FILE   A built wasm filter; otherwise it is built
   --against FILE  Another filter, measured on the same ways in the same rounds; may be repeated
   --out DIR       Where benchmark.md and benchmark.svg go (reports)
@@ -35,7 +35,7 @@ within one run, bear company better than requests per second do.
 ";
 
 /// The parts of a run.
-pub const PARTS: [&str; 5] = ["paths", "latency", "memory", "routes", "idle"];
+pub const PARTS: [&str; 6] = ["paths", "latency", "fanout", "memory", "routes", "idle"];
 
 /// See [`HELP`].
 #[derive(Clone, Debug)]

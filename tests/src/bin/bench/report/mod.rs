@@ -1,5 +1,6 @@
 //! The report as Markdown.
 
+mod fanout;
 mod goals;
 mod latency;
 mod memory;
@@ -14,6 +15,7 @@ use redis_mesh_tests::figures::thousands;
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::{native, wheel};
 
+use crate::fanout::Fanout;
 use crate::idle::Idle;
 use crate::latency::Latency;
 use crate::memory::Memory;
@@ -35,6 +37,8 @@ pub struct Report {
     pub idle: Option<Idle>,
     /// Latency at a fixed rate.
     pub latency: Option<Latency>,
+    /// Pub/sub.
+    pub fanout: Option<Fanout>,
     /// Clients that don't read, a Redis that stands still.
     pub memory: Option<Memory>,
 }
@@ -43,7 +47,7 @@ impl Report {
     /// A report of a run that is about to begin.
     pub fn new(options: &Options, redis: &Redis, filter: &Path) -> Result<Report> {
         let setting = setting(options, redis, filter)?;
-        Ok(Report { setting, paths: None, routes: None, idle: None, latency: None, memory: None })
+        Ok(Report { setting, paths: None, routes: None, idle: None, latency: None, fanout: None, memory: None })
     }
 
     /// The report.
@@ -58,6 +62,9 @@ impl Report {
         }
         if let Some(latency) = &self.latency {
             latency::section(&mut out, latency);
+        }
+        if let Some(fanout) = &self.fanout {
+            fanout::section(&mut out, fanout);
         }
         if let Some(memory) = &self.memory {
             memory::section(&mut out, memory);
