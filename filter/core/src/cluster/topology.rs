@@ -102,6 +102,16 @@ impl Topology {
         self.owners.get(usize::from(slot)).and_then(|owner| usize::from(*owner).checked_sub(1))
     }
 
+    /// Who serves a slot.
+    pub fn master(&self, slot: u16) -> Option<SocketAddr> {
+        self.shards.get(self.owner(slot)?).map(|shard| shard.master)
+    }
+
+    /// True if some slot is served by another according to that.
+    pub fn leads_elsewhere(&self, other: &Topology) -> bool {
+        (0..SLOTS).any(|slot| self.master(slot) != other.master(slot))
+    }
+
     /// All shards.
     pub fn shards(&self) -> &[Shard] {
         &self.shards

@@ -59,8 +59,10 @@ pub struct Awaited {
     pub what: Expected,
     /// Bytes of [`Carrier::kept`] that belong to it: the command, to be sent to another node.
     pub kept: u32,
-    /// How often it has been sent on already.
+    /// How often it has been sent on, since it was last tried again.
     pub hops: u8,
+    /// How often it has been tried again.
+    pub tries: u8,
     /// The command only reads.
     pub is_read: bool,
     /// The command, or one of the transaction, names a script that the server may not know.
@@ -69,7 +71,7 @@ pub struct Awaited {
 
 impl From<Expected> for Awaited {
     fn from(what: Expected) -> Awaited {
-        Awaited { what, kept: 0, hops: 0, is_read: false, names_scripts: false }
+        Awaited { what, kept: 0, hops: 0, tries: 0, is_read: false, names_scripts: false }
     }
 }
 
@@ -149,6 +151,8 @@ pub struct Carrier {
     pub redirect: Option<Redirect>,
     /// Scripts that were brought over it.
     pub scripts: HashSet<Digest>,
+    /// Its client has changed its state for good, so that nobody else may have it.
+    pub is_changed: bool,
     /// No new commands are to go over it; it ends when nothing is expected any more.
     pub is_retired: bool,
     /// When something was last heard or, if nothing had been expected, asked.
@@ -206,6 +210,7 @@ impl Carrier {
             pushes_to: None,
             redirect: None,
             scripts: HashSet::new(),
+            is_changed: false,
             is_retired: false,
             progress: now,
             patience: None,
@@ -308,6 +313,7 @@ impl Carrier {
 
     /// True if a client may have it for itself: it is as new.
     pub fn is_as_new(&self) -> bool {
-        self.is_greeted && self.expected.is_empty() && self.refusal.is_none() && !self.is_retired
+        let is_usable = self.refusal.is_none() && !self.is_retired && !self.is_changed;
+        self.is_greeted && self.expected.is_empty() && is_usable
     }
 }

@@ -63,6 +63,8 @@ pub struct Client {
     pub lost_watch: bool,
     /// What it has subscribed to.
     pub subscriptions: Subscriptions,
+    /// The end of its queue when it last began or ended a subscription.
+    pub subscribed: Sequence,
     /// It is told of all commands (MONITOR).
     pub is_monitor: bool,
     /// It takes nothing more at the moment.
@@ -184,6 +186,7 @@ impl Client {
             own: None,
             lost_watch: false,
             subscriptions: Subscriptions::default(),
+            subscribed: 0,
             is_monitor: false,
             config,
             host,
@@ -251,6 +254,11 @@ impl Client {
     /// True if it has subscribed to something by RESP2, so that it may do little else.
     pub fn is_subscriber(&self) -> bool {
         !self.resp3 && !self.subscriptions.is_empty()
+    }
+
+    /// True if what it is to be answered are subscriptions that begin or end, and nothing else.
+    pub fn is_subscribing(&self) -> bool {
+        !self.queue.is_empty() && self.queue.end() == self.subscribed
     }
 
     /// Forgets how targets are reached.

@@ -56,12 +56,14 @@ impl Cluster {
         self.topology.as_ref()?.shards().get(shard).map(|shard| shard.master)
     }
 
-    /// Takes in that a node has a slot.
-    pub(super) fn move_slot(&mut self, slot: u16, to: SocketAddr) {
-        if let Some(topology) = &mut self.topology {
-            topology.move_slot(slot, to);
-            self.masters = vec![[None; 2]; topology.shards().len()];
-        }
+    /// Takes in that a node has a slot. False: that was known.
+    fn move_slot(&mut self, slot: u16, to: SocketAddr) -> bool {
+        let Some(topology) = self.topology.as_mut().filter(|topology| topology.master(slot) != Some(to)) else {
+            return false;
+        };
+        topology.move_slot(slot, to);
+        self.masters = vec![[None; 2]; topology.shards().len()];
+        true
     }
 }
 
@@ -206,10 +208,22 @@ impl Proxy {
     /// A node has told of a change.
     pub(super) fn moved(&mut self, upstream: &Upstream, slot: u16, to: SocketAddr, now: Duration) {
         if let Some(index) = self.clusters.iter().position(|cluster| cluster.upstream == *upstream) {
-            if let Some(cluster) = self.clusters.get_mut(index) {
-                cluster.move_slot(slot, to);
+            if self.clusters.get_mut(index).is_some_and(|cluster| cluster.move_slot(slot, to)) {
+                self.hold_all(index);
             }
             self.refresh_by(index, now + CHANGED);
+        }
+    }
+
+    /// Commands lead elsewhere from now on. Those under way may have to follow there, and mustn't be overtaken.
+    fn hold_all(&mut self, index: usize) {
+        for id in self.clients.ids().collect::<Vec<_>>() {
+            let Some(client) = self.clients.get_mut(id).filter(|client| !client.queue.is_empty()) else { continue };
+            let leads_there =
+                client.links.iter().any(|link| matches!(link, Link::Cluster(cluster) if *cluster == index));
+            if leads_there && client.waits_for != Some(Wait::Answers) {
+                client.waits_for = Some(Wait::AnswersBefore(client.queue.end()));
+            }
         }
     }
 
@@ -339,10 +353,14 @@ impl Proxy {
         let nodes: HashSet<SocketAddr> = topology.nodes().collect();
         let is_ok = topology.is_ok;
         cluster.masters = vec![[None; 2]; topology.shards().len()];
+        let leads_elsewhere = cluster.topology.as_ref().is_some_and(|before| before.leads_elsewhere(&topology));
         cluster.topology = Some(topology);
         cluster.tried.clear();
         cluster.failures = 0;
         let upstream = cluster.upstream.clone();
+        if leads_elsewhere {
+            self.hold_all(index);
+        }
         // While a node is down, another may be promoted at any moment.
         let troubled = masters.iter().any(|node| !self.is_up(&peer(&upstream, Some(*node)), now));
         if let Some(cluster) = self.clusters.get_mut(index) {

@@ -57,6 +57,7 @@ impl Proxy {
         if let Some(own) = client.own.filter(|own| own.is_held())
             && client.config.is_same(own.place, place)
         {
+            self.agree(client, own.carrier, now);
             return Ok(own.carrier);
         }
         match self.known(client, place.target)? {

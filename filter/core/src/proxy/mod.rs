@@ -9,6 +9,7 @@
 //! **Invariant:** a reply goes to the client whose command it answers, or to nobody. Every connection knows for each reply
 //! to come whose it is; where replies can no longer be told, the connection is closed, and everybody who waits gets an error.
 
+mod again;
 mod carrier;
 mod client;
 mod cluster;
@@ -16,6 +17,7 @@ pub mod config;
 mod decide;
 mod gather;
 mod links;
+mod load;
 mod login;
 mod merge;
 mod names;
@@ -38,12 +40,13 @@ use crate::resp::encode;
 use crate::resp::request::Progress;
 use crate::rewrite::args::Args;
 use crate::stats::Stat;
+use again::Retry;
 use carrier::{Carrier, Line};
 use client::{Client, Wait};
 use cluster::Cluster;
 use config::Config;
 use links::{Down, Peer};
-use replies::Retry;
+pub use load::Load;
 use slab::{Id, Slab};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -231,7 +234,7 @@ impl Proxy {
         }
     }
 
-    /// Bytes of a client. Returns how many were taken; the rest is to be offered again after [`Output::Resume`].
+    /// Bytes of a client. Returns how many were taken; the rest is to be offered again after [`Output::Resume`], and no less of it.
     pub fn read(&mut self, id: ClientId, data: &[u8], now: Duration) -> usize {
         self.clock = now;
         let Some(mut client) = self.clients.lend(id) else { return data.len() };

@@ -27,7 +27,10 @@ impl Proxy {
         now: Duration,
     ) -> Result<Step, Missing> {
         let own = match client.own {
-            Some(own) if own.is_held() && client.config.is_same(own.place, place) => own,
+            Some(own) if own.is_held() && client.config.is_same(own.place, place) => {
+                self.agree(client, own.carrier, now);
+                own
+            }
             // What is watched in one place can't be carried out in another.
             Some(own) if own.is_watching && over == Over::Watching => {
                 let is_elsewhere = own.place.target != place.target;
@@ -69,12 +72,24 @@ impl Proxy {
         Ok(Step::Taken)
     }
 
+    /// The client may have chosen the other protocol since it has a connection of its own.
+    pub(super) fn agree(&mut self, client: &Client, link: CarrierId, now: Duration) {
+        let Some(carrier) = self.carriers.get_mut(link).filter(|carrier| carrier.line.resp3 != client.resp3) else {
+            return;
+        };
+        carrier.line.resp3 = client.resp3;
+        let version: &[u8] = if client.resp3 { b"3" } else { b"2" };
+        self.send(link, Expected::Nobody.into(), None, now, |out| encode::command(out, &[b"HELLO", version]));
+    }
+
     /// Keys are watched no more.
     pub(super) fn unwatch(&mut self, client: &mut Client, now: Duration) {
         client.lost_watch = false;
         let Some(own) = client.own.as_mut().filter(|own| own.is_watching) else { return };
         own.is_watching = false;
         let carrier = own.carrier;
+        // What follows may go over another connection and mustn't overtake what went over this one.
+        client.waits_for = Some(Wait::Answers);
         self.send(carrier, Expected::Nobody.into(), None, now, |out| encode::command(out, &[b"UNWATCH"]));
     }
 
@@ -94,10 +109,12 @@ impl Proxy {
                     return self.park(carrier, now);
                 }
                 let subscriptions = &mut client.subscriptions;
-                if !client.is_monitor && subscriptions.spares(carrier) && subscriptions.carriers.contains(&carrier) {
-                    subscriptions.carriers.retain(|kept| *kept != carrier);
-                    self.park(carrier, now);
+                if subscriptions.carriers.contains(&carrier) && (client.is_monitor || !subscriptions.spares(carrier)) {
+                    return;
                 }
+                // Or it has been replaced, while it had still to hear that nothing is watched any more.
+                subscriptions.carriers.retain(|kept| *kept != carrier);
+                self.park(carrier, now);
             }
         }
     }
@@ -149,6 +166,9 @@ impl Proxy {
         let merge = Merge::new(Combine::Same, links.len(), client.resp3);
         let sequence = client.queue.expect_parts(merge, client.is_mute());
         for (part, link) in links.into_iter().enumerate() {
+            if let Some(own) = self.carriers.get_mut(link).filter(|link| link.purpose != Use::Shared) {
+                own.is_changed = true;
+            }
             let expected = Expected::Part(id, sequence, part as u32);
             self.send(link, expected.into(), client.config.op_timeout, now, |out| {
                 encode::command(out, &[b"SELECT", index.to_string().as_bytes()]);
@@ -170,11 +190,26 @@ impl Proxy {
     ) -> Result<Step, Missing> {
         let is_first = change.begins && client.subscriptions.carriers.is_empty();
         let is_for_all = !change.begins && args.count == 1;
-        if (is_first || is_for_all || change.kind == Kind::Shard) && !client.queue.is_empty() {
-            // By then it is known what there is; and a client of RESP2 that has subscribed gets nothing out of turn.
+        let follows_others = !client.queue.is_empty() && !client.is_subscribing();
+        if follows_others || (is_first || is_for_all || change.kind == Kind::Shard) && !client.queue.is_empty() {
+            // Nothing overtakes anything; by then it is known what there is; and a client of RESP2 that has subscribed gets
+            // nothing out of turn.
             return Err(Missing::Wait(Wait::Answers));
         }
-        let names: Vec<Vec<u8>> = match is_for_all {
+        self.change_all(id, client, change, args, now)?;
+        client.subscribed = client.queue.end();
+        Ok(Step::Taken)
+    }
+
+    fn change_all(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        change: Change,
+        args: &Args<'_>,
+        now: Duration,
+    ) -> Result<(), Missing> {
+        let names: Vec<Vec<u8>> = match !change.begins && args.count == 1 {
             true => client.subscriptions.names(change.kind),
             false => (1..args.count).map(|index| args.get(index).to_vec()).collect(),
         };
@@ -185,12 +220,12 @@ impl Proxy {
         if names.is_empty() {
             let reply = client.subscriptions.confirm(change, None, None, client.resp3);
             client.answer(&reply);
-            return Ok(Step::Taken);
+            return Ok(());
         }
         if change.begins {
             let carrier = self.subscriber(id, client, change, &names, now)?;
             self.change(id, client, change, &names, carrier, now);
-            return Ok(Step::Taken);
+            return Ok(());
         }
         for name in names {
             match client.subscriptions.carrier(change.kind, &name).or(client.subscriptions.carriers.first().copied()) {
@@ -201,7 +236,7 @@ impl Proxy {
                 }
             }
         }
-        Ok(Step::Taken)
+        Ok(())
     }
 
     fn change(

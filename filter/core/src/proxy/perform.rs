@@ -10,6 +10,7 @@ use super::merge::Merge;
 use super::place::{Edit, Part, Place, write, write_part};
 use super::renames::Renames;
 use super::scripts::{self, Digest};
+use super::subscription::Change;
 use super::transaction::{Apart, Transaction};
 use super::{Alarm, CarrierId, ClientId, Proxy, Step};
 use crate::cluster::slot::slot;
@@ -59,10 +60,15 @@ impl Proxy {
         now: Duration,
     ) -> Step {
         client.waits_for = None;
+        let known = Known::of(args);
+        if client.is_subscribing() && known.is_none_or(|known| Change::of(known.command.name).is_none()) {
+            // It goes over another connection than the subscriptions before it.
+            self.wait_for(client, Wait::Answers);
+            return Step::Waits;
+        }
         if client.hearing == Hearing::Skip {
             client.hearing = Hearing::Skipping;
         }
-        let known = Known::of(args);
         let mut decision = self.decide(id, client, known, args);
         let first_time = client.drawn.is_none();
         if first_time {
@@ -100,6 +106,10 @@ impl Proxy {
                     self.count(client, Stat::FaultErrors);
                     if let Decision::Exec(_) = decision {
                         self.unwatch(client, now);
+                    }
+                    if let Some(transaction) = &mut client.transaction {
+                        // As after any other error in it.
+                        transaction.is_doomed = true;
                     }
                     decision = Decision::Deny("Fault Injected: Error".into());
                 }

@@ -1,10 +1,11 @@
 //! What Redis answers, and to whom it goes; what becomes of commands whose connection is lost, or that another node has to get.
 
+use super::again::{AGAIN, Retry};
 use super::carrier::{Awaited, Carrier, Expected, Refusal, Use};
 use super::config::Upstream;
 use super::links::{Lost, PARKED, may_end, peer};
 use super::transaction::each_command;
-use super::{Alarm, CarrierId, ClientId, Output, Proxy};
+use super::{CarrierId, ClientId, Output, Proxy};
 use crate::cluster::redirect::Redirect;
 use crate::resp::encode;
 use crate::stats::Stat;
@@ -13,17 +14,6 @@ use std::time::Duration;
 
 /// How often a command may be sent on to another node.
 const HOPS: u8 = 8;
-/// How often a command of which only some keys have moved is tried again, and how soon.
-const AGAIN: (u8, Duration) = (100, Duration::from_millis(20));
-
-/// A command that is to be tried again.
-pub(super) struct Retry {
-    awaited: Awaited,
-    bytes: Vec<u8>,
-    line: super::carrier::Line,
-    patience: Option<Duration>,
-}
-
 impl Proxy {
     /// Bytes of Redis.
     pub fn reply(&mut self, id: CarrierId, data: &[u8], now: Duration) {
@@ -168,7 +158,7 @@ impl Proxy {
                     _ => None,
                 };
                 match redirect {
-                    Some(redirect) => self.redirect(carrier, expected, redirect, &reply, now),
+                    Some(redirect) => self.redirect((id, carrier), expected, redirect, &reply, now),
                     None => {
                         carrier.drop_kept(expected);
                         self.give(expected.what, reply);
@@ -211,11 +201,23 @@ impl Proxy {
     }
 
     /// A node hasn't executed a command, and says who would.
-    fn redirect(&mut self, carrier: &mut Carrier, expected: Awaited, redirect: Redirect, reply: &[u8], now: Duration) {
+    fn redirect(
+        &mut self,
+        (id, carrier): (CarrierId, &mut Carrier),
+        expected: Awaited,
+        redirect: Redirect,
+        reply: &[u8],
+        now: Duration,
+    ) {
         let bytes = carrier.take_kept(expected);
         let mut line = carrier.line.clone();
-        let awaited = Awaited { hops: expected.hops + 1, ..expected };
-        let is_exhausted = expected.hops >= HOPS && redirect != Redirect::TryAgain || expected.hops >= AGAIN.0;
+        let (awaited, is_exhausted) = match redirect {
+            // While keys are on their way, each try may lead from node to node.
+            Redirect::TryAgain => {
+                (Awaited { hops: 0, tries: expected.tries.saturating_add(1), ..expected }, expected.tries >= AGAIN.0)
+            }
+            _ => (Awaited { hops: expected.hops + 1, ..expected }, expected.hops >= HOPS),
+        };
         let to: Option<(SocketAddr, bool)> = match redirect {
             Redirect::Moved(slot, Some(to)) => {
                 self.moved(&line.upstream, slot, to, now);
@@ -227,7 +229,8 @@ impl Proxy {
                 None
             }
             Redirect::TryAgain => {
-                if !is_exhausted && carrier.purpose == Use::Shared {
+                if !is_exhausted && carrier.purpose == Use::Shared && !self.is_followed(carrier, expected.what, &bytes)
+                {
                     self.hold_behind(expected.what);
                     self.try_again(Retry { awaited, bytes, line, patience: carrier.patience }, now);
                     return;
@@ -247,7 +250,7 @@ impl Proxy {
         (line.node, line.readonly) = (Some(node), false);
         let retry = Retry { awaited, bytes, line, patience: carrier.patience };
         match carrier.purpose {
-            Use::Own(client) | Use::Pushes(client) => self.send_over_another(client, retry, asks, now),
+            Use::Own(client) | Use::Pushes(client) => self.send_over_another(client, (id, carrier), retry, asks, now),
             Use::Shared | Use::Parked | Use::Probe(_) => self.send_on(retry, asks, now),
         }
     }
@@ -264,7 +267,7 @@ impl Proxy {
     }
 
     /// Sends a command once more, over a shared connection.
-    fn send_on(&mut self, retry: Retry, asks: bool, now: Duration) {
+    pub(super) fn send_on(&mut self, retry: Retry, asks: bool, now: Duration) {
         let Retry { awaited, bytes, line, patience } = retry;
         match self.line(line, now) {
             Ok(link) => {
@@ -282,31 +285,54 @@ impl Proxy {
     }
 
     /// What a client does over a connection of its own has to be done at another node.
-    fn send_over_another(&mut self, id: ClientId, retry: Retry, asks: bool, now: Duration) {
+    fn send_over_another(
+        &mut self,
+        id: ClientId,
+        (from, carrier): (CarrierId, &mut Carrier),
+        retry: Retry,
+        asks: bool,
+        now: Duration,
+    ) {
         let Retry { awaited, bytes, line, patience } = retry;
-        let opened = self.own_carrier(id, line, false, now);
-        let client = self.clients.get_mut(id);
-        let own = client.and_then(|client| {
-            let own = client.own.as_mut()?;
-            // Keys that were watched before, if there were any, aren't watched there.
-            client.lost_watch |= own.is_watching;
-            Some(own)
-        });
-        match (opened, own) {
-            (Ok(link), Some(own)) => {
-                let before = std::mem::replace(&mut own.carrier, link);
-                self.orphan(before);
+        let Some(own) = self.clients.get(id).and_then(|client| client.own) else {
+            return self.fail(awaited.what, "ERR redis-mesh: the cluster is changing; try again");
+        };
+        // What was sent before it may have led there already.
+        let is_there = self.carriers.get(own.carrier).is_some_and(|other| other.line.node == line.node);
+        let link = if is_there { Ok(own.carrier) } else { self.own_carrier(id, line, false, now) };
+        match link {
+            Ok(link) => {
+                if link != own.carrier
+                    && let Some(client) = self.clients.get_mut(id)
+                {
+                    // Keys that were watched before, if there were any, aren't watched there.
+                    client.lost_watch |= own.is_watching;
+                    client.own = Some(super::client::Own { carrier: link, ..own });
+                    // Replies may be to come over the one before. Nobody else is to have it then.
+                    carrier.is_changed = true;
+                    if own.carrier != from {
+                        self.retire_own(own.carrier);
+                    }
+                }
                 self.bring_all(link, awaited, &bytes, patience, now);
                 if asks {
                     self.send(link, Expected::Nobody.into(), patience, now, |out| encode::command(out, &[b"ASKING"]));
                 }
                 self.send_burst(link, awaited, &bytes, patience, now);
             }
-            (Ok(link), None) => self.drop_carrier(link),
-            (Err(super::links::Missing::Error(text)), _) => self.fail(awaited.what, &text),
-            (Err(super::links::Missing::Wait(_)), _) => {
+            Err(super::links::Missing::Error(text)) => self.fail(awaited.what, &text),
+            Err(super::links::Missing::Wait(_)) => {
                 self.fail(awaited.what, "ERR redis-mesh: the cluster is changing; try again")
             }
+        }
+    }
+
+    /// A connection of a client's own ends when nothing is to come over it any more.
+    fn retire_own(&mut self, id: CarrierId) {
+        let Some(carrier) = self.carriers.get_mut(id) else { return };
+        carrier.is_changed = true;
+        if carrier.expected.is_empty() {
+            self.drop_carrier(id);
         }
     }
 
@@ -329,20 +355,6 @@ impl Proxy {
             }
         }
         self.send(link, awaited, patience, now, |out| out.extend_from_slice(bytes));
-    }
-
-    fn try_again(&mut self, retry: Retry, now: Duration) {
-        self.retried += 1;
-        self.retries.insert((now + AGAIN.1, self.retried), retry);
-        self.alarms.insert((now + AGAIN.1, Alarm::Retry));
-    }
-
-    /// Commands that have waited are sent again.
-    pub(super) fn retry(&mut self, now: Duration) {
-        while let Some(entry) = self.retries.first_entry().filter(|entry| entry.key().0 <= now) {
-            let retry = entry.remove();
-            self.send_on(retry, false, now);
-        }
     }
 
     /// Redis refuses what a connection begins with.
@@ -393,6 +405,8 @@ impl Proxy {
             self.suspect(&carrier.line.upstream, now);
         }
         let mut is_begun = carrier.framer.is_open() && carrier.whole.is_empty();
+        let is_cut = self.is_cut_with(id, carrier.purpose);
+        let mut is_told = false;
         while let Some(expected) = carrier.expected.pop_front() {
             let bytes = carrier.take_kept(expected);
             if std::mem::take(&mut is_begun)
@@ -409,20 +423,20 @@ impl Proxy {
                 self.elsewhere(Retry { awaited: expected, bytes, line, patience: carrier.patience }, &text, now);
                 continue;
             }
+            if let Expected::Subscription(.., more) = expected.what {
+                // Who is cut off hears nothing more; otherwise, one error answers a command for several channels.
+                if is_cut {
+                    continue;
+                }
+                if std::mem::replace(&mut is_told, more > 0) {
+                    self.give(expected.what, Vec::new());
+                    continue;
+                }
+            }
             self.fail(expected.what, &text);
         }
         match carrier.purpose {
-            Use::Pushes(client) => {
-                // Subscriptions, and what a client is to be told, are lost with it; the client has to know.
-                let is_its = self.clients.get(client).is_some_and(|client| {
-                    client.is_monitor
-                        || client.own.is_some_and(|own| own.carrier == id)
-                        || !client.subscriptions.spares(id)
-                });
-                if is_its {
-                    self.cut_off(client);
-                }
-            }
+            Use::Pushes(client) if is_cut => self.cut_off(client),
             Use::Own(client) => {
                 if let Some(client) = self.clients.get_mut(client)
                     && let Some(own) = client.own.filter(|own| own.carrier == id)
@@ -431,8 +445,16 @@ impl Proxy {
                     client.own = None;
                 }
             }
-            Use::Shared | Use::Parked | Use::Probe(_) => {}
+            Use::Pushes(_) | Use::Shared | Use::Parked | Use::Probe(_) => {}
         }
+    }
+
+    /// Subscriptions, and what a client is to be told, are lost with a connection; the client has to know.
+    fn is_cut_with(&self, id: CarrierId, purpose: Use) -> bool {
+        let Use::Pushes(client) = purpose else { return false };
+        self.clients.get(client).is_some_and(|client| {
+            client.is_monitor || client.own.is_some_and(|own| own.carrier == id) || !client.subscriptions.spares(id)
+        })
     }
 
     /// Whether a command whose connection was lost may be sent to another node of its shard: it only reads, and others may answer.

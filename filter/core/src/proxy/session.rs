@@ -1,6 +1,6 @@
 //! What a client says of itself: who it is, what it is called, in which protocol and database.
 
-use super::client::{Client, Hearing};
+use super::client::{Client, Hearing, Wait};
 use super::decide::{Decision, Over, bulk, number, ok, shown};
 use super::gather::Gather;
 use super::login::{self, Presented};
@@ -71,8 +71,9 @@ impl Proxy {
         }
         if client.resp3 != resp3 {
             client.resp3 = resp3;
-            // Each protocol has connections of its own.
+            // Each protocol has connections of its own, and nothing overtakes what went over those of the other.
             client.unlink();
+            client.waits_for = Some(Wait::Answers);
         }
         Decision::Answer(reply)
     }
