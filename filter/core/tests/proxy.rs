@@ -1,5 +1,5 @@
-//! The machine that opens connections itself, before stand-ins of Redis: in pieces of random size, with connections that break,
-//! against what one Redis would have answered.
+//! The machine that opens connections itself, before stand-ins of Redis, in pieces of random size. Random sessions are in
+//! `sessions`.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -478,76 +478,4 @@ fn scripts_are_found_where_they_are_not_known() {
     assert_eq!(say(&mut world, &["MULTI", &call, "EXEC"]), "+OK +QUEUED *1 :6 ");
     // What is to be forgotten is forgotten.
     assert_eq!(say(&mut world, &["SCRIPT FLUSH", &call]), format!("+OK {missing}"));
-}
-
-/// Random sessions of several clients, each on keys of its own, with connections that break. Each client gets exactly one reply a
-/// command, in order, and each is either what Redis would have said or an error that says what has happened.
-#[test]
-fn random_sessions() {
-    let mut breaks = 0;
-    for seed in 0..300 {
-        let mut world = World::new(seed);
-        let config = compiled(&two());
-        let mut sessions: Vec<(ClientId, Vec<String>, Redis)> = Vec::new();
-        for _ in 0..3 {
-            sessions.push((world.client(&config), Vec::new(), Redis::default()));
-        }
-        let may_break = seed % 3 == 0;
-        for _ in 0..60 {
-            let index = world.random.below(3) as usize;
-            let key = |random: &mut Random| {
-                format!("{}{index}-{}", if random.below(2) == 0 { "a:" } else { "b:" }, random.below(4))
-            };
-            let (x, y) = (key(&mut world.random), key(&mut world.random));
-            let value = format!("v{}", world.random.below(1000)).repeat(1 + world.random.below(40) as usize);
-            let args: Vec<&str> = match world.random.below(5) {
-                0 => vec!["SET", &x, &value],
-                1 => vec!["GET", &x],
-                2 => vec!["MGET", &x, &y, &x],
-                3 => vec!["DEL", &x],
-                _ => vec!["MSET", &x, &value, &y, &value],
-            };
-            let (id, expected, reference) = &mut sessions[index];
-            let mut out = Vec::new();
-            reference.perform(&args.iter().map(|arg| arg.as_bytes().to_vec()).collect::<Vec<_>>(), &mut out);
-            expected.push(String::from_utf8_lossy(&out).into_owned());
-            let id = *id;
-            world.say(id, &command(&args));
-            for _ in 0..world.random.below(4) {
-                world.arrive();
-            }
-            if may_break && world.random.below(20) == 0 {
-                let ids: Vec<CarrierId> = world.connections.keys().copied().collect();
-                if let Some(id) = ids.get(world.random.below(ids.len().max(1) as u32) as usize) {
-                    world.connections.remove(id);
-                    world.proxy.lost(*id, world.now);
-                    world.drain();
-                    breaks += 1;
-                }
-            }
-        }
-        world.settle();
-        for (id, expected, _) in &sessions {
-            let caller = &world.clients[id];
-            let received = String::from_utf8_lossy(&caller.received).into_owned();
-            if !may_break {
-                assert_eq!(received, expected.concat(), "seed {seed}");
-                continue;
-            }
-            let mut replies = 0;
-            let mut rest = caller.received.as_slice();
-            let mut framer = redis_mesh_core::resp::framer::Framer::default();
-            while !rest.is_empty() {
-                let (used, is_complete) = framer.feed(rest).unwrap();
-                rest = &rest[used..];
-                replies += usize::from(is_complete);
-            }
-            if caller.is_closed {
-                assert!(replies < expected.len(), "seed {seed}");
-            } else {
-                assert_eq!(replies, expected.len(), "seed {seed}: {received}");
-            }
-        }
-    }
-    assert!(breaks > 50, "{breaks}");
 }

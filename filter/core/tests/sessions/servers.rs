@@ -1,0 +1,232 @@
+//! The servers: Redis alone, and the nodes of a Redis Cluster, with what they store and who is connected to them.
+
+use super::cluster::View;
+use super::connection::Connection;
+use super::journal::{Execution, Journal};
+use super::store::{Args, Key, Popped, Store, WRONG_TYPE, null_array};
+use redis_mesh_core::proxy::CarrierId;
+use redis_mesh_core::random::Random;
+use redis_mesh_core::resp::encode;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A Redis alone, or a Redis Cluster: what clients know by one name.
+pub struct Site {
+    pub name: &'static str,
+    pub password: Option<&'static str>,
+    /// Copies go there, and nobody looks at what comes of them.
+    pub is_mirror: bool,
+    /// Of a Redis Cluster: who has which slots, in truth.
+    pub truth: Option<View>,
+    /// Indexes of its shards; a Redis alone is one.
+    pub shards: Vec<usize>,
+}
+
+/// A process.
+pub struct Node {
+    pub site: usize,
+    pub shard: usize,
+    /// Of a node of a cluster.
+    pub address: Option<SocketAddr>,
+    pub is_alive: bool,
+    /// What it knows of its cluster.
+    pub view: Option<View>,
+}
+
+/// What is stored together.
+#[derive(Default)]
+pub struct Shard {
+    pub store: Store,
+    /// What replicas have of it.
+    pub copy: Store,
+    versions: BTreeMap<Key, u64>,
+}
+
+impl Shard {
+    pub fn version(&self, key: &Key) -> u64 {
+        self.versions.get(key).copied().unwrap_or(0)
+    }
+
+    pub fn touch(&mut self, key: &Key) {
+        *self.versions.entry(key.clone()).or_default() += 1;
+    }
+}
+
+pub struct Servers {
+    pub random: Random,
+    pub now: Duration,
+    pub sites: Vec<Site>,
+    pub nodes: Vec<Node>,
+    pub shards: Vec<Shard>,
+    pub connections: BTreeMap<CarrierId, Connection>,
+    pub journal: Journal,
+    /// What was executed as copies.
+    pub copies: Journal,
+    /// Slots that are on their way: from which shard to which.
+    pub moving: BTreeMap<u16, (usize, usize)>,
+    /// Numbers those who wait, so that the first is served first.
+    pub waiting: u64,
+    /// Clients that wait, with when they give up.
+    pub alarms: Vec<(Duration, CarrierId, u64)>,
+}
+
+impl Servers {
+    pub fn new(random: Random) -> Servers {
+        Servers {
+            random,
+            now: Duration::ZERO,
+            sites: Vec::new(),
+            nodes: Vec::new(),
+            shards: Vec::new(),
+            connections: BTreeMap::new(),
+            journal: Journal::default(),
+            copies: Journal::default(),
+            moving: BTreeMap::new(),
+            waiting: 0,
+            alarms: Vec::new(),
+        }
+    }
+
+    /// Executes a command that concerns only what is stored, and notes it down.
+    pub fn execute(&mut self, id: CarrierId, args: &Args, transaction: Option<u64>) -> Vec<u8> {
+        let Some(connection) = self.connections.get(&id) else { return Vec::new() };
+        let (node, db, resp3) = (connection.node, connection.db, connection.resp3);
+        let (shard, by_master) = (self.nodes[node].shard, self.is_master(node));
+        let number = self.next(node);
+        let mut changed = Vec::new();
+        let kept = &mut self.shards[shard];
+        if self.random.below(2) == 0 {
+            kept.copy = kept.store.clone();
+        }
+        let name = args[0].to_ascii_lowercase();
+        let store = if by_master { &mut kept.store } else { &mut kept.copy };
+        let reply = match store.execute(db, resp3, args, &mut changed) {
+            Some(reply) => reply,
+            None => match name.as_slice() {
+                b"ping" => b"+PONG\r\n".to_vec(),
+                b"publish" => self.publish(node, args),
+                b"blpop" => self.pop(node, db, args).unwrap_or_else(|| null_array(resp3).to_vec()),
+                other => panic!("a Redis got {}", other.escape_ascii()),
+            },
+        };
+        for key in changed {
+            self.changed(node, (db, key));
+        }
+        self.note(number, id, args, &reply, transaction);
+        reply
+    }
+
+    pub fn is_master(&self, node: usize) -> bool {
+        let node_ = &self.nodes[node];
+        self.sites[node_.site].truth.as_ref().is_none_or(|truth| truth.masters[&node_.shard] == node)
+    }
+
+    pub fn next(&mut self, node: usize) -> u64 {
+        self.journal_of(node).next()
+    }
+
+    fn journal_of(&mut self, node: usize) -> &mut Journal {
+        if self.sites[self.nodes[node].site].is_mirror { &mut self.copies } else { &mut self.journal }
+    }
+
+    pub fn note(&mut self, number: u64, id: CarrierId, args: &Args, reply: &[u8], transaction: Option<u64>) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let node = connection.node;
+        let execution = Execution {
+            number,
+            at: self.now,
+            site: self.nodes[node].site,
+            by_master: self.is_master(node),
+            db: connection.db,
+            resp3: connection.resp3,
+            args: args.clone(),
+            reply: reply.to_vec(),
+            transaction,
+        };
+        self.journal_of(node).add(execution);
+    }
+
+    pub fn changed(&mut self, node: usize, key: Key) {
+        let (site, shard) = (self.nodes[node].site, self.nodes[node].shard);
+        self.shards[shard].touch(&key);
+        self.journal_of(node).changed(site, key);
+    }
+
+    /// PUBLISH: all nodes of a cluster tell those who have subscribed there.
+    fn publish(&mut self, node: usize, args: &Args) -> Vec<u8> {
+        let (site, channel, payload) = (self.nodes[node].site, &args[1], &args[2]);
+        let mut count = 0;
+        for connection in self.connections.values_mut() {
+            if self.nodes[connection.node].site != site || !connection.channels.contains(channel) {
+                continue;
+            }
+            count += 1;
+            let kind = if connection.resp3 { b'>' } else { b'*' };
+            let later = &mut connection.output;
+            encode::header(later, kind, 3);
+            for word in [&b"message"[..], channel, payload] {
+                encode::bulk(later, word);
+            }
+        }
+        let mut out = Vec::new();
+        encode::integer(&mut out, count);
+        out
+    }
+
+    /// BLPOP, as far as there is something to be had at once.
+    pub fn pop(&mut self, node: usize, db: u32, args: &Args) -> Option<Vec<u8>> {
+        let shard = self.nodes[node].shard;
+        let mut out = Vec::new();
+        match self.shards[shard].store.pop(db, &args[1..args.len() - 1])? {
+            Popped::Element(key, element) => {
+                encode::array(&mut out, 2);
+                encode::bulk(&mut out, &key);
+                encode::bulk(&mut out, &element);
+                self.changed(node, (db, key));
+            }
+            Popped::WrongType => out.extend_from_slice(WRONG_TYPE),
+        }
+        Some(out)
+    }
+
+    /// Those who wait get what has come.
+    pub fn serve_those_who_wait(&mut self, shard: usize) {
+        let mut waiting: Vec<(u64, CarrierId)> = Vec::new();
+        for (id, connection) in &self.connections {
+            if let Some(blocked) = connection.blocked.as_ref().filter(|_| self.nodes[connection.node].shard == shard) {
+                waiting.push((blocked.number, *id));
+            }
+        }
+        waiting.sort_unstable();
+        for (_, id) in waiting {
+            let Some(connection) = self.connections.get(&id) else { continue };
+            let Some(blocked) = &connection.blocked else { continue };
+            let (node, db, args) = (connection.node, connection.db, blocked.args.clone());
+            let number = self.next(node);
+            if let Some(reply) = self.pop(node, db, &args).filter(|reply| reply != WRONG_TYPE) {
+                self.note(number, id, &args, &reply, None);
+                self.unblock(id, &reply);
+            }
+        }
+    }
+
+    /// A client has waited for long enough.
+    pub fn give_up(&mut self, id: CarrierId, number: u64) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(blocked) = connection.blocked.as_ref().filter(|blocked| blocked.number == number) else { return };
+        let (args, reply) = (blocked.args.clone(), null_array(connection.resp3));
+        let number = self.next(connection.node);
+        self.note(number, id, &args, reply, None);
+        self.unblock(id, reply);
+    }
+
+    /// A client that waits gets this, and what it has said meanwhile is heard.
+    pub fn unblock(&mut self, id: CarrierId, reply: &[u8]) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.blocked = None;
+            connection.output.extend_from_slice(reply);
+        }
+        self.receive(id, b"");
+    }
+}

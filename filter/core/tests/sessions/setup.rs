@@ -1,0 +1,206 @@
+//! What a run is about: rules, and where they lead.
+
+use super::cluster::View;
+use super::servers::{Node, Servers, Shard, Site};
+use redis_mesh_core::cluster::slot::slot;
+use redis_mesh_core::proxy::config::Config;
+use redis_mesh_core::random::Random;
+use redis_mesh_core::wire;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub const PASSWORD: &str = "sesame";
+const SALT: [u8; 16] = [7; 16];
+
+/// Numbers of sites.
+pub const ONE: usize = 0;
+pub const TWO: usize = 1;
+pub const CLUSTER: usize = 2;
+pub const COPY: usize = 3;
+
+/// Where a key lives.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub site: usize,
+    pub slot: Option<u16>,
+}
+
+/// The rules of a run.
+pub struct Setup {
+    pub host: wire::Host,
+    /// By the beginning of a key: which site takes it, and whether the beginning is removed.
+    pub routes: Vec<(&'static str, usize, bool)>,
+    /// The site of commands without a key.
+    pub home: Option<usize>,
+    /// Nothing goes wrong.
+    pub is_calm: bool,
+    /// Slots move.
+    pub moves_slots: bool,
+    /// Replicas may answer.
+    pub reads_replicas: bool,
+}
+
+fn upstream(site: usize) -> Option<wire::Upstream> {
+    let login = (site == ONE).then(|| wire::UpstreamLogin { username: None, password: "secret".into() });
+    Some(wire::Upstream { cluster: SITES[site].to_owned(), login, nodes: (site == CLUSTER).then(|| "nodes".into()) })
+}
+
+const SITES: [&str; 4] = ["one", "two", "cluster", "copy"];
+
+impl Setup {
+    pub fn new(random: &mut Random) -> Setup {
+        let routes: Vec<(&'static str, usize, bool)> = match random.below(7) {
+            0 => vec![("", TWO, false)],
+            1 => vec![("a:", ONE, false), ("", TWO, false)],
+            2 => vec![("", CLUSTER, false)],
+            3 => vec![("a:", ONE, false), ("c:", CLUSTER, false), ("", TWO, false)],
+            4 => vec![("p:", ONE, true), ("", CLUSTER, false)],
+            5 => vec![("a:", TWO, false), ("p:", TWO, true), ("", TWO, false)],
+            _ => vec![("a:", ONE, false), ("c:", CLUSTER, false)],
+        };
+        let one_in = |random: &mut Random, n: u32| random.below(n) == 0;
+        let is_mirrored = one_in(random, 4);
+        let policy = match random.below(8) {
+            0 => wire::ReadPolicy::PreferReplica,
+            1 => wire::ReadPolicy::Any,
+            2 => wire::ReadPolicy::Replica,
+            3 => wire::ReadPolicy::PreferMaster,
+            _ => wire::ReadPolicy::Master,
+        };
+        let mirror = wire::Mirror {
+            destination: "copy:6379".into(),
+            per_million: if one_in(random, 2) { 1_000_000 } else { 500_000 },
+            exclude_read_commands: one_in(random, 2),
+            cluster: false,
+            upstream: upstream(COPY),
+        };
+        let target = |site: usize| wire::Target {
+            destination: SITES[site].to_owned(),
+            cluster: site == CLUSTER,
+            mirrors: if is_mirrored { vec![mirror.clone()] } else { Vec::new() },
+            tags: Vec::new(),
+            upstream: upstream(site),
+        };
+        let route = |(index, (prefix, _, remove_prefix)): (usize, &(&str, usize, bool))| wire::Route {
+            key: if prefix.is_empty() { wire::KeyMatch::Any } else { wire::KeyMatch::Prefix((*prefix).to_owned()) },
+            remove_prefix: *remove_prefix,
+            target: index as u32,
+            read_policy: None,
+            faults: Vec::new(),
+        };
+        let mut faults = Vec::new();
+        let fault = |kind, delay_ms| wire::Fault {
+            kind,
+            per_million: 100_000,
+            delay_ms,
+            commands: vec!["incrby".into(), "getrange".into(), "MGET".into(), "exec".into()],
+        };
+        match random.below(6) {
+            0 => faults.push(fault(wire::FaultKind::Error, 0)),
+            1 => faults.push(fault(wire::FaultKind::Delay, 7)),
+            2 => faults.extend([fault(wire::FaultKind::Delay, 40), fault(wire::FaultKind::Error, 3)]),
+            _ => {}
+        }
+        let hash = Sha256::new().chain_update(SALT).chain_update(PASSWORD).finalize();
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let client_auth = wire::ClientAuth { username: None, salt: hex(&SALT), password_sha256: vec![hex(&hash)] };
+        let host = wire::Host {
+            host: "h:6379".into(),
+            selector: wire::Selector::default(),
+            path: wire::DataPath::Native,
+            client_auth: one_in(random, 3).then_some(client_auth),
+            upstream_login: None,
+            handshake: None,
+            guard_credentials: false,
+            allow_admin_commands: false,
+            case_insensitive: false,
+            read_policy: policy,
+            command_stats: one_in(random, 2),
+            op_timeout_ms: if one_in(random, 4) { 400 } else { 0 },
+            targets: routes.iter().map(|(_, site, _)| target(*site)).collect(),
+            routes: routes.iter().enumerate().map(route).collect(),
+            faults,
+        };
+        let home = routes.iter().find(|(prefix, ..)| prefix.is_empty()).map(|(_, site, _)| *site);
+        Setup {
+            host,
+            routes,
+            home,
+            is_calm: one_in(random, 2),
+            moves_slots: one_in(random, 2),
+            reads_replicas: policy != wire::ReadPolicy::Master,
+        }
+    }
+
+    pub fn compiled(&self) -> Arc<Config> {
+        Arc::new(Config::new(&self.host, &wire::Limits::default()).unwrap())
+    }
+
+    /// Where a key lives, and under which name.
+    pub fn place<'a>(&self, key: &'a [u8]) -> (Place, &'a [u8]) {
+        let (prefix, site, is_removed) =
+            self.routes.iter().find(|(prefix, ..)| key.starts_with(prefix.as_bytes())).unwrap();
+        let name = if *is_removed { &key[prefix.len()..] } else { key };
+        (Place { site: *site, slot: (*site == CLUSTER).then(|| slot(name)) }, name)
+    }
+
+    /// The sites that the rules lead to.
+    pub fn sites(&self) -> BTreeSet<usize> {
+        self.routes.iter().map(|(_, site, _)| *site).collect()
+    }
+}
+
+/// All servers that a run may lead to.
+pub fn servers(random: Random) -> Servers {
+    let mut servers = Servers::new(random);
+    for (number, name) in SITES.into_iter().enumerate() {
+        let mut site = Site {
+            name,
+            password: (number == ONE).then_some("secret"),
+            is_mirror: number == COPY,
+            truth: None,
+            shards: Vec::new(),
+        };
+        let (shards, members) = if number == CLUSTER { (3, 2) } else { (1, 1) };
+        let mut view = View {
+            epoch: 1,
+            is_ok: true,
+            shards: Vec::new(),
+            moved: BTreeMap::new(),
+            masters: BTreeMap::new(),
+            members: BTreeMap::new(),
+            failed: BTreeSet::new(),
+        };
+        for _ in 0..shards {
+            let shard = servers.shards.len();
+            servers.shards.push(Shard::default());
+            site.shards.push(shard);
+            view.shards.push(shard);
+            view.masters.insert(shard, servers.nodes.len());
+            for _ in 0..members {
+                let index = servers.nodes.len();
+                view.members.entry(shard).or_default().push(index);
+                let address = SocketAddr::from(([10, 9, 0, index as u8], 7000));
+                servers.nodes.push(Node {
+                    site: number,
+                    shard,
+                    address: (number == CLUSTER).then_some(address),
+                    is_alive: true,
+                    view: None,
+                });
+            }
+        }
+        if number == CLUSTER {
+            servers
+                .nodes
+                .iter_mut()
+                .filter(|node| node.site == CLUSTER)
+                .for_each(|node| node.view = Some(view.clone()));
+            site.truth = Some(view);
+        }
+        servers.sites.push(site);
+    }
+    servers
+}
