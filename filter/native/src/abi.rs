@@ -80,6 +80,7 @@ unsafe extern "C" {
     pub fn envoy_dynamic_module_callback_network_filter_drain_write_buffer(filter: Opaque, len: usize) -> bool;
 
     pub fn envoy_dynamic_module_callback_network_filter_write(filter: Opaque, data: Buffer, end_stream: bool);
+    pub fn envoy_dynamic_module_callback_network_filter_enable_half_close(filter: Opaque, enabled: bool);
     pub fn envoy_dynamic_module_callback_network_filter_inject_read_data(
         filter: Opaque,
         data: Buffer,

@@ -280,6 +280,12 @@ impl Filter {
         self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_close(raw, abi::NO_FLUSH) });
     }
 
+    /// When the peer says nothing more, the read hook says so, and the connection stays.
+    pub fn enable_half_close(&self) {
+        // SAFETY: the filter is alive.
+        self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_enable_half_close(raw, true) });
+    }
+
     /// Stops reading from the connection, or goes on: then the read hook is called again with all that the buffer holds, in a
     /// later turn of the event loop. Envoy counts the calls.
     pub fn read_disable(&self, disable: bool) {

@@ -151,10 +151,10 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_read(
     _envoy: Opaque,
     module: Opaque,
     len: usize,
-    _end_stream: bool,
+    end_stream: bool,
 ) -> u32 {
     // SAFETY: passed on to the caller.
-    unsafe { on(module, abi::STOP, |instance| status(instance.read(len))) }
+    unsafe { on(module, abi::STOP, |instance| status(instance.read(len, end_stream))) }
 }
 
 /// Bytes for the peer are in the write buffer.

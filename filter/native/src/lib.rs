@@ -100,9 +100,9 @@ impl Instance {
         }
     }
 
-    fn read(&self, len: usize) -> Action {
+    fn read(&self, len: usize, is_end: bool) -> Action {
         match self {
-            Instance::Client(client) => client.read(len),
+            Instance::Client(client) => client.read(len, is_end),
             Instance::Anchor(anchor) => anchor.read(),
             Instance::Carrier(carrier) => carrier.read(),
         }

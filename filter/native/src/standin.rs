@@ -379,6 +379,11 @@ extern "C" fn envoy_dynamic_module_callback_network_filter_close(filter: Opaque,
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_network_filter_enable_half_close(_filter: Opaque, enabled: bool) {
+    assert!(enabled);
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_callback_network_filter_read_disable(filter: Opaque, disable: bool) -> u32 {
     let connection = connection(filter);
     connection.disabled.set(connection.disabled.get() + if disable { 1 } else { -1 });

@@ -1,6 +1,7 @@
 //! The native data path on a real Envoy.
 
 mod cluster;
+mod half_closed;
 mod logins;
 mod names;
 mod rendered;
@@ -20,6 +21,7 @@ use redis_mesh_tests::native;
 use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::redis::Redis;
+use redis_mesh_tests::relay;
 use redis_mesh_tests::reply::Reply;
 use redis_mesh_tests::workspace;
 
@@ -170,6 +172,8 @@ fn what_a_vanished_client_has_asked_reaches_nobody() -> Result<()> {
             Ok(scene.upstream("one", "upstream_cx_tx_bytes_total")? >= sent + asked.len() as u64)
         })?;
         stays.send(&get("mine"))?;
+        // By a reset; one that only says nothing more might still read.
+        relay::linger(goes.stream());
         drop(goes);
         scene.wait_for("one client gone", |scene| Ok(scene.clients()? == 1))?;
         redis.resume()?;

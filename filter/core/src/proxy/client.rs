@@ -79,6 +79,10 @@ pub struct Client {
     pub waits_for: Option<Wait>,
     /// Bytes of pushes since it takes nothing more.
     pub unread: usize,
+    /// There was more to say than was taken when it was listened to last, or than could be done.
+    pub has_more: bool,
+    /// It says nothing more than that.
+    pub is_ended: bool,
     /// It is about to be closed.
     pub is_closing: bool,
     /// A host knows that.
@@ -213,6 +217,8 @@ impl Client {
             drawn: None,
             waits_for: None,
             unread: 0,
+            has_more: false,
+            is_ended: false,
             is_closing: false,
             is_closed: false,
         };

@@ -87,6 +87,9 @@ pub enum Output {
     CloseCarrier(CarrierId),
 }
 
+/// What hasn't been answered for that long by a server that may let it wait, waits.
+const IMMEDIATE: Duration = Duration::from_millis(100);
+
 /// Bytes that may wait for a connection before clients have to.
 const STAGED: usize = 1024 * 1024;
 
@@ -95,6 +98,8 @@ const STAGED: usize = 1024 * 1024;
 enum Alarm {
     /// A client has waited for that long.
     Client(ClientId),
+    /// A client has said its last a while ago.
+    Ended(ClientId),
     /// The nodes of a Redis Cluster are asked.
     Cluster(usize),
     /// They are asked although all is well.
@@ -243,7 +248,7 @@ impl Proxy {
         }
         if !client.is_closing && !client.may_go_on() && !data.is_empty() {
             // What it has to say waits where the client feels it.
-            client.is_stalled = true;
+            (client.is_stalled, client.has_more) = (true, true);
             self.clients.give_back(id, client);
             return 0;
         }
@@ -251,6 +256,7 @@ impl Proxy {
         client.is_stalled =
             !client.is_closing && (taken < data.len() || !client.buffer.is_empty() && !client.may_go_on());
         self.count_run(&mut client);
+        client.has_more = client.is_stalled;
         self.announce(id, &mut client);
         self.clients.give_back(id, client);
         taken
@@ -313,6 +319,30 @@ impl Proxy {
         at
     }
 
+    /// A client says nothing more than what has been offered so far. It gets its replies, then its connection ends.
+    pub fn ended(&mut self, id: ClientId, now: Duration) {
+        if let Some(client) = self.clients.get_mut(id).filter(|client| !client.is_ended) {
+            client.is_ended = true;
+            self.see_off(id, now);
+        }
+    }
+
+    /// Ends a client's connection when nothing is left to be told. As at Redis, a command that waits doesn't: who has said its
+    /// last may have gone altogether, and would take something with it that another waits for.
+    fn see_off(&mut self, id: ClientId, now: Duration) {
+        let Some(mut client) = self.clients.lend(id) else { return };
+        self.announce(id, &mut client);
+        let own = client.own.and_then(|own| self.carriers.get(own.carrier));
+        let since = own.filter(|carrier| !carrier.expected.is_empty()).map(|carrier| carrier.progress);
+        let is_open = !client.is_closed;
+        self.clients.give_back(id, client);
+        if is_open && since.is_some_and(|since| since + IMMEDIATE <= now) {
+            self.cut_off(id);
+        } else if is_open {
+            self.alarms.insert((now + IMMEDIATE, Alarm::Ended(id)));
+        }
+    }
+
     /// A client is gone. What it asked for is answered to nobody.
     pub fn closed(&mut self, id: ClientId) {
         if let Some(mut client) = self.clients.remove(id) {
@@ -352,6 +382,7 @@ impl Proxy {
                         self.wake(id);
                     }
                 }
+                Alarm::Ended(id) => self.see_off(id, now),
                 Alarm::Cluster(index) => self.refresh(index, now),
                 Alarm::Calm(index) => self.calm(index, now),
                 Alarm::Patrol => self.patrol(now),
@@ -457,6 +488,7 @@ impl Proxy {
         if client.queue.is_empty() {
             client.enter();
         }
+        client.is_closing |= client.is_ended && client.queue.is_empty() && !client.has_more;
         if client.is_closing && client.queue.is_empty() && !client.is_closed {
             client.is_closed = true;
             self.outputs.push_back(Output::CloseClient(id));

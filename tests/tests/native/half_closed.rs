@@ -1,0 +1,72 @@
+//! Clients that send everything, say so, and read afterwards, as `nc` does.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use redis_mesh_core::wire::KeyMatch;
+use redis_mesh_tests::client::{Client, encode, info_field};
+use redis_mesh_tests::listener::route;
+use redis_mesh_tests::reply::Reply;
+
+use crate::Scene;
+
+/// Sends all, says that there is no more, and gets what comes until the other side closes.
+fn say(mut client: Client, bytes: &[u8]) -> Result<Vec<Reply>> {
+    let mut writer = client.stream().try_clone()?;
+    let bytes = bytes.to_vec();
+    let thread = std::thread::spawn(move || -> std::io::Result<()> {
+        std::io::Write::write_all(&mut writer, &bytes)?;
+        writer.shutdown(std::net::Shutdown::Write)
+    });
+    let mut replies = Vec::new();
+    while let Ok(reply) = client.read() {
+        replies.push(reply);
+    }
+    thread.join().unwrap()?;
+    ensure!(client.is_closed_within(Duration::from_secs(10)), "the connection stays open");
+    Ok(replies)
+}
+
+#[test]
+fn a_half_closed_client_gets_its_replies() -> Result<()> {
+    let scene =
+        Scene::start(&["one", "two"], vec![route(KeyMatch::Prefix("b:".into()), 1), route(KeyMatch::Any, 0)], 1)?;
+    for count in [1, 100, 30_000] {
+        for server in &scene.servers {
+            server.forget()?;
+        }
+        let commands: Vec<u8> =
+            (0..count).flat_map(|i| encode(&["INCR", if i % 2 == 0 { "n" } else { "b:n" }])).collect();
+        let replies = say(scene.client()?, &commands)?;
+        ensure!(replies.len() == count, "{} replies to {count} commands", replies.len());
+        for (i, reply) in replies.iter().enumerate() {
+            ensure!(*reply == Reply::Integer(i as i64 / 2 + 1), "reply {i} is {reply:?}");
+        }
+    }
+    // More than fits anywhere, and half a command at the end.
+    let value = "x".repeat(1_000_000);
+    scene.client()?.ok(&["SET", "large", &value])?;
+    let commands = [encode(&["GET", "large"]).repeat(50), b"*2\r\n$3\r\nGET\r\n".to_vec()].concat();
+    ensure!(say(scene.client()?, &commands)? == vec![Reply::bulk(&value); 50]);
+    let lines = b"PING\r\nMULTI\r\nINCR x\r\nEXEC\r\nRPUSH l a\r\nBLPOP l 0\r\nSUBSCRIBE c\r\n";
+    let replies = say(scene.client()?, lines)?;
+    ensure!(replies.len() == 7 && replies[5] == Reply::bulks(&["l", "a"]), "{replies:?}");
+    ensure!(say(scene.client()?, b"")?.is_empty());
+    scene.wait_for("end of all connections", |scene| Ok(scene.clients()? == 0))
+}
+
+#[test]
+fn who_waits_and_has_said_its_last_takes_nothing() -> Result<()> {
+    let scene = Scene::one()?;
+    let blocked = || anyhow::Ok(info_field(&scene.servers[0].info("clients")?, "blocked_clients") == Some("1"));
+    let mut client = scene.client()?;
+    client.write(b"BLPOP list 0\r\nGET k\r\n")?;
+    scene.wait_for("one that waits", |_| blocked())?;
+    client.finish()?;
+    scene.wait_for("nobody waits", |_| Ok(!blocked()?))?;
+    ensure!(client.is_closed_within(Duration::from_secs(10)));
+    let mut other = scene.client()?;
+    other.ok(&["RPUSH", "list", "x"])?;
+    ensure!(other.line("LLEN list")? == Reply::Integer(1));
+    Ok(())
+}
