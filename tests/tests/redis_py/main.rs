@@ -16,8 +16,8 @@ use redis_mesh_tests::{native, workspace};
 /// How long a part of the suite may take.
 const PATIENCE: Duration = Duration::from_secs(550);
 
-/// The suite's directories, by what they test, and the files of each that talk to a server; the others need modules, Sentinel, TLS
-/// or a client for Redis Cluster, or no server at all.
+/// The suite's directories, by what they test, and the files of each that talk to a server; the others need modules, Sentinel, TLS,
+/// a proxy of their own or a client for Redis Cluster, or no server at all.
 const PARTS: [(&str, &[&str]); 2] = [
     (
         "tests",

@@ -161,7 +161,10 @@ func transactions(r *redis.Client, prefix string) {
 
 func waiting(r *redis.Client, prefix string) {
 	k := keys(prefix)
-	say("blpop in vain", r.BLPop(ctx, time.Second, k("queue")))
+	if prefix == "p:" {
+		// It waits for a whole second at least.
+		say("blpop in vain", r.BLPop(ctx, time.Second, k("queue")))
+	}
 	calls := []func() redis.Cmder{
 		func() redis.Cmder { return r.BLPop(ctx, 10*time.Second, k("none"), k("queue")) },
 		func() redis.Cmder { return r.BLMove(ctx, k("queue"), k("done"), "LEFT", "LEFT", 10*time.Second) },
