@@ -1,15 +1,15 @@
-//! Client libraries that people use, with their default handshakes, on both paths and with client authentication: each
+//! Client libraries that people use, with their default handshakes, on all paths and with client authentication: each
 //! runs a script of everyday commands (`tests/clients`) and checks what it gets.
 
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
 use redis_mesh_tests::client_library::Library;
-use redis_mesh_tests::envoy::Envoy;
+use redis_mesh_tests::envoy::{Envoy, Options};
 use redis_mesh_tests::net::Subnet;
-use redis_mesh_tests::redis::{Options, Redis};
+use redis_mesh_tests::redis::{Options as Server, Redis};
 use redis_mesh_tests::scene::Scene;
-use redis_mesh_tests::workspace;
+use redis_mesh_tests::{cli, native, workspace};
 
 /// The libraries; each has a server of its own, at `10 + i`.
 const LIBRARIES: [&str; 7] = ["redis-py", "node-redis", "ioredis", "redis-rs", "go-redis", "rq", "bullmq"];
@@ -17,7 +17,7 @@ const LIBRARIES: [&str; 7] = ["redis-py", "node-redis", "ioredis", "redis-rs", "
 /// What clients must present: user, password. Behind the last one Redis wants a login of its own.
 const LOGINS: [(&str, &str, &str); 3] = [("open", "", ""), ("password", "", "s3cret word"), ("user", "alice", "pa55")];
 
-const PATHS: [&str; 2] = ["direct", "proxy"];
+const PATHS: [&str; 3] = ["direct", "proxy", "native"];
 
 struct Mesh {
     subnet: Subnet,
@@ -26,7 +26,8 @@ struct Mesh {
 
 /// Where library `i` finds the host with login `j` on a path.
 fn listens(library: usize, login: usize, path: &str) -> u8 {
-    (100 + 6 * library + 2 * login) as u8 + u8::from(path == "proxy")
+    let path = PATHS.iter().position(|one| *one == path).unwrap_or_default();
+    (100 + 9 * library + 3 * login + path) as u8
 }
 
 fn mesh() -> Result<&'static Mesh> {
@@ -52,7 +53,9 @@ fn mesh() -> Result<&'static Mesh> {
                 }
             }
         }
-        let envoy = scene.start(2)?;
+        let module = native::build()?;
+        let config = cli::render_envoy_text(scene.manifests(), &["--module", &module.to_string_lossy()])?;
+        let envoy = Envoy::start_with(&config, &Options { concurrency: 2, ..Options::default() })?;
         Ok(Mesh { subnet, envoy })
     };
     MESH.get_or_init(|| start().map_err(|error| format!("{error:#}"))).as_ref().map_err(|error| anyhow!("{error}"))
@@ -62,10 +65,10 @@ fn mesh() -> Result<&'static Mesh> {
 fn everyday(library: &str, paths: &[&str], run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     let mesh = mesh()?;
     let i = LIBRARIES.iter().position(|name| *name == library).context("no such library")?;
-    let server = Redis::start_with(Options {
+    let server = Redis::start_with(Server {
         addr: Some(mesh.subnet.redis(10 + i as u8)),
         users: vec!["app on >upstream ~* &* +@all".into()],
-        ..Options::default()
+        ..Server::default()
     })?;
     for path in paths {
         for (j, (login, user, password)) in LOGINS.iter().enumerate() {
@@ -130,17 +133,17 @@ fn redis_rs() -> Result<()> {
     })
 }
 
-/// Queues of jobs block, subscribe and run scripts without keys, which is for `direct` alone.
+/// Queues of jobs block, subscribe and run scripts without keys, which isn't for `proxy`.
 #[test]
 fn rq() -> Result<()> {
     let library = Library::python("jobs.py")?;
-    everyday("rq", &["direct"], |args| library.run(args))
+    everyday("rq", &["direct", "native"], |args| library.run(args))
 }
 
 #[test]
 fn bullmq() -> Result<()> {
     let library = Library::javascript("jobs.js")?;
-    everyday("bullmq", &["direct"], |args| library.run(args))
+    everyday("bullmq", &["direct", "native"], |args| library.run(args))
 }
 
 /// The script in Rust.
@@ -171,7 +174,7 @@ mod rust {
             ensure!(open("wrong", 0)?.get_connection().is_err());
             ensure!(open("", 0)?.get_connection().and_then(|mut r| r.get::<_, Option<String>>("name")).is_err());
         }
-        if path == "direct" { everything(&client) } else { refusals(&client, &open("", 1)?, password) }
+        if path == "proxy" { refusals(&client, &open("", 1)?, password) } else { everything(&client) }
     }
 
     fn values(r: &mut Connection) -> Result<()> {

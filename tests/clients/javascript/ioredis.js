@@ -129,7 +129,7 @@ async function refusals(r) {
 async function main() {
   const r = connect();
   for (const part of [values, structures, pipelines, scriptsAndErrors, connections]) await part(r);
-  await (path === 'direct' ? everything(r) : refusals(connect()));
+  await (path === 'proxy' ? refusals(connect()) : everything(r));
   console.log(`ioredis ${require('ioredis/package.json').version}: all right`);
   process.exit(0);
 }

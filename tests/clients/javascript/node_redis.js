@@ -151,7 +151,7 @@ async function refusals(r) {
 async function main() {
   const r = await connect();
   for (const part of [values, structures, pipelines, scriptsAndErrors, connections]) await part(r);
-  await (path === 'direct' ? everything : refusals)(r);
+  await (path === 'proxy' ? refusals : everything)(r);
   await r.close();
   console.log(`node-redis ${require('@redis/client/package.json').version}: all right`);
 }

@@ -183,7 +183,7 @@ func main() {
 			must(stranger.Close())
 		}
 	}
-	if path == "direct" {
+	if path != "proxy" {
 		everything(r)
 	} else {
 		refusals(r)
