@@ -15,7 +15,7 @@ use redis_mesh_tests::reply::Reply;
 use crate::PATIENCE;
 use crate::faults::forgets_nothing;
 use crate::load::Load;
-use crate::scene::Scene;
+use crate::scene::{Scene, Setup};
 
 /// Three masters that call themselves by the addresses of relays, which stand between them and everybody.
 struct Hidden {
@@ -75,7 +75,8 @@ fn what_clients_of_a_cluster_see_is_what_one_redis_could_have_told() -> Result<(
     let subnet = Subnet::claim()?;
     let mut hidden = Hidden::start(&subnet)?;
     let nodes: Vec<_> = hidden.relays.iter().map(|(relay, _)| relay.addr()).collect();
-    let mut scene = Scene::start(subnet, true, native::redis_cluster("one.test:6379", &nodes), 2)?;
+    let setup = Setup { is_cluster: true, ..Setup::default() };
+    let mut scene = Scene::start(subnet, native::redis_cluster("one.test:6379", &nodes), &setup)?;
     let load = Load::run(scene.addr(), 12, |load| {
         load.wait_served(1000)?;
         // Slots move, of keys that are in use.
@@ -121,7 +122,8 @@ fn masters_and_replicas_die_and_nobody_gets_what_is_not_his() -> Result<()> {
     let shape = Shape { node_timeout: Duration::from_millis(1000), ..Shape::default() };
     let mut cluster = Cluster::start_with(shape)?;
     let upstream = native::redis_cluster("one.test:6379", &cluster.addrs());
-    let scene = Scene::start_with(Subnet::claim()?, true, upstream, 2, |host| host.read_policy = ReadPolicy::Any)?;
+    let setup = Setup { is_cluster: true, read_policy: ReadPolicy::Any, op_timeout: 3000, ..Setup::default() };
+    let scene = Scene::start(Subnet::claim()?, upstream, &setup)?;
     let load = Load::run(scene.addr(), 12, |load| {
         load.wait_served(1000)?;
         // What replicas have got survives.

@@ -10,7 +10,7 @@ use redis_mesh_tests::relay::Relay;
 use serde_json::Value;
 
 use crate::load::Load;
-use crate::scene::Scene;
+use crate::scene::{Scene, Setup};
 
 /// What is acknowledged is on disk.
 pub fn forgets_nothing() -> Vec<String> {
@@ -24,7 +24,7 @@ fn what_clients_see_is_what_one_redis_could_have_told() -> Result<()> {
     let mut redis = Redis::start_with(options)?;
     let relay = Relay::start(subnet.redis(31), redis.addr())?;
     let config: Value = serde_json::from_str(&Config::new().cluster("one.test:6379", &[relay.addr()]).text())?;
-    let mut scene = Scene::start(subnet, false, config["static_resources"]["clusters"][0].clone(), 2)?;
+    let mut scene = Scene::start(subnet, config["static_resources"]["clusters"][0].clone(), &Setup::default())?;
     let load = Load::run(scene.addr(), 12, |load| {
         load.wait_served(1000)?;
         for round in 0..2 {
@@ -58,6 +58,34 @@ fn what_clients_see_is_what_one_redis_could_have_told() -> Result<()> {
     let numbers = load.history.numbers();
     ensure!(numbers.done > 10_000 && numbers.unknown > 0 && numbers.refused > 0, "{numbers:?}");
     ensure!(load.reconnected() == 0, "{} connections of clients ended", load.reconnected());
+    load.history.check()?;
+    scene.check_is_empty()
+}
+
+/// Such as when the module itself comes in a new version: anchors and carriers end, and clients of the old listener.
+#[test]
+fn all_that_the_module_hangs_on_is_replaced_under_load() -> Result<()> {
+    let subnet = Subnet::claim()?;
+    let redis = Redis::start_at(subnet.redis(21))?;
+    let config: Value = serde_json::from_str(&Config::new().cluster("one.test:6379", &[redis.addr()]).text())?;
+    let setup = Setup { drain: 1, ..Setup::default() };
+    let mut scene = Scene::start(subnet, config["static_resources"]["clusters"][0].clone(), &setup)?;
+    let load = Load::run(scene.addr(), 12, |load| {
+        load.wait_served(1000)?;
+        for _ in 0..2 {
+            scene.push_internal_clusters()?;
+            load.wait_served(500)?;
+            scene.push_internal_listeners()?;
+            // Connections of the old ones end.
+            std::thread::sleep(Duration::from_millis(1500));
+            load.wait_served(500)?;
+            scene.push_listener()?;
+            std::thread::sleep(Duration::from_millis(1500));
+            load.wait_served(500)?;
+        }
+        Ok(())
+    })?;
+    ensure!(load.reconnected() > 0, "no client has met a new listener");
     load.history.check()?;
     scene.check_is_empty()
 }

@@ -59,8 +59,9 @@ impl Load {
                 .into_iter()
                 .map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("a client panicked")))
                 .collect();
-            happened?;
-            ended.into_iter().collect()
+            // A client that has given up is why nobody is served, rather than the other way round.
+            ended.into_iter().collect::<Result<()>>()?;
+            happened
         })?;
         Ok(load)
     }

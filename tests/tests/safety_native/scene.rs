@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use redis_mesh_core::wire::{Host, KeyMatch};
-use redis_mesh_tests::envoy::Envoy;
+use redis_mesh_core::wire::{Host, KeyMatch, ReadPolicy};
+use redis_mesh_tests::envoy::{Envoy, Options};
 use redis_mesh_tests::listener::{self, Config, route};
 use redis_mesh_tests::native;
 use redis_mesh_tests::net::Subnet;
@@ -15,47 +15,58 @@ use serde_json::{Value, json};
 
 use crate::PATIENCE;
 
-/// How long Redis may take for a reply.
-const OP_TIMEOUT: u64 = 400;
-
 pub struct Scene {
     pub envoy: Envoy,
     pub subnet: Subnet,
-    dir: PathBuf,
-    host: Host,
-    upstream: Value,
-    revision: u64,
+    pieces: Pieces,
+}
+
+/// How it is to be.
+pub struct Setup {
+    pub is_cluster: bool,
+    pub read_policy: ReadPolicy,
+    /// How long Redis may take for a reply, in milliseconds; 0: any time.
+    pub op_timeout: u64,
+    /// How long connections of a listener that was replaced may go on, in seconds.
+    pub drain: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup { is_cluster: false, read_policy: ReadPolicy::Master, op_timeout: 400, drain: 600 }
+    }
 }
 
 impl Scene {
     /// One destination, which is reached through this cluster of Envoy's.
-    pub fn start(subnet: Subnet, is_cluster: bool, upstream: Value, workers: u32) -> Result<Scene> {
-        Scene::start_with(subnet, is_cluster, upstream, workers, |_| ())
-    }
-
-    /// [`Scene::start`] with other rules.
-    pub fn start_with(
-        subnet: Subnet,
-        is_cluster: bool,
-        upstream: Value,
-        workers: u32,
-        change: impl FnOnce(&mut Host),
-    ) -> Result<Scene> {
+    pub fn start(subnet: Subnet, upstream: Value, setup: &Setup) -> Result<Scene> {
         let mut host = native::host(&["one"], vec![route(KeyMatch::Any, 0)]);
-        host.targets[0].cluster = is_cluster;
-        host.op_timeout_ms = OP_TIMEOUT;
-        change(&mut host);
+        host.targets[0].cluster = setup.is_cluster;
+        host.read_policy = setup.read_policy;
+        host.op_timeout_ms = setup.op_timeout;
         let dir = workspace::scratch("discovery")?;
-        write(&dir, "listeners", vec![proxy_listener(&subnet, 1, &host)?])?;
-        write(&dir, "clusters", vec![upstream.clone()])?;
         let source = |file: &str| json!({"path_config_source": {"path": dir.join(file)}, "resource_api_version": "V3"});
-        let config = json!({
-            "node": {"id": "testbed", "cluster": "testbed"},
-            "dynamic_resources": {"lds_config": source("listeners"), "cds_config": source("clusters")},
-            "static_resources": {},
-        });
-        let envoy = native::start_with(&config.to_string(), workers)?;
-        Ok(Scene { envoy, subnet, dir, host, upstream, revision: 1 })
+        let mut config: Value = serde_json::from_str(&native::text("{\"static_resources\": {}}")?)?;
+        config["node"] = json!({"id": "testbed", "cluster": "testbed"});
+        config["dynamic_resources"] = json!({"lds_config": source("listeners"), "cds_config": source("clusters")});
+        // What the module hangs on comes from files, too.
+        let mut internals = |kind: &str| match config["static_resources"][kind].take() {
+            Value::Array(list) => list,
+            _ => Vec::new(),
+        };
+        let internals = (internals("listeners"), internals("clusters"));
+        let scene = Pieces { dir, host, upstream, internals, revision: 1 };
+        scene.write_listeners(&subnet)?;
+        scene.write_clusters()?;
+        let args = ["--component-log-level", "dynamic_modules:info", "--drain-time-s", &setup.drain.to_string()];
+        let options = Options {
+            concurrency: 2,
+            log_level: Some("warning".to_owned()),
+            args: args.map(str::to_owned).to_vec(),
+            ..Options::default()
+        };
+        let envoy = Envoy::start_with(&config.to_string(), &options)?;
+        Ok(Scene { envoy, subnet, pieces: scene })
     }
 
     /// Where clients connect.
@@ -65,21 +76,46 @@ impl Scene {
 
     /// The listener comes anew, with rules that are written otherwise and mean the same.
     pub fn push_listener(&mut self) -> Result<()> {
-        self.revision += 1;
-        let mut host = self.host.clone();
-        let number = self.revision;
-        host.routes.insert(0, route(KeyMatch::Prefix(format!("nobody's:{number}:")), 0));
-        write(&self.dir, "listeners", vec![proxy_listener(&self.subnet, number, &host)?])?;
+        let number = self.pieces.next();
+        let nobodys = route(KeyMatch::Prefix(format!("nobody's:{number}:")), 0);
+        self.pieces.host.routes = vec![nobodys, route(KeyMatch::Any, 0)];
+        self.pieces.write_listeners(&self.subnet)?;
         let line = format!("redis-mesh: redis revision {number}");
         wait_until(&line, PATIENCE, || self.envoy.log().contains(&line))
     }
 
     /// The cluster comes anew, with another timeout.
     pub fn push_cluster(&mut self) -> Result<()> {
+        let number = self.pieces.next();
+        self.pieces.upstream["connect_timeout"] = format!("1.{number:03}s").into();
+        self.push_clusters()
+    }
+
+    /// The clusters of what the module hangs on come anew.
+    pub fn push_internal_clusters(&mut self) -> Result<()> {
+        let number = self.pieces.next();
+        for cluster in &mut self.pieces.internals.1 {
+            cluster["connect_timeout"] = format!("1.{number:03}s").into();
+        }
+        self.push_clusters()
+    }
+
+    /// The listeners of what the module hangs on come anew.
+    pub fn push_internal_listeners(&mut self) -> Result<()> {
+        let modified = || self.envoy.stat("listener_manager.listener_modified").map(Option::unwrap_or_default);
+        let before = modified()?;
+        let number = self.pieces.next();
+        for listener in &mut self.pieces.internals.0 {
+            listener["per_connection_buffer_limit_bytes"] = (1024 * 1024 + number).into();
+        }
+        self.pieces.write_listeners(&self.subnet)?;
+        // The revision has changed, too.
+        wait_until("new listeners", PATIENCE, || modified().is_ok_and(|now| now >= before + 3))
+    }
+
+    fn push_clusters(&mut self) -> Result<()> {
         let before = self.updates()?;
-        self.revision += 1;
-        self.upstream["connect_timeout"] = format!("{}.{:03}s", 1, self.revision).into();
-        write(&self.dir, "clusters", vec![self.upstream.clone()])?;
+        self.pieces.write_clusters()?;
         wait_until("a cluster's update", PATIENCE, || self.updates().is_ok_and(|now| now > before))
     }
 
@@ -103,21 +139,41 @@ impl Scene {
     }
 }
 
-fn proxy_listener(subnet: &Subnet, revision: u64, host: &Host) -> Result<Value> {
-    let filters = vec![native::proxy(&listener::config("redis", revision, host.clone()))?];
-    let config: Value = serde_json::from_str(&Config::new().listener("redis", subnet.redis(1), filters).text())?;
-    let mut listener = config["static_resources"]["listeners"][0].clone();
-    listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
-    Ok(listener)
+/// What is in the files.
+struct Pieces {
+    dir: PathBuf,
+    host: Host,
+    upstream: Value,
+    /// Listeners and clusters of what the module hangs on.
+    internals: (Vec<Value>, Vec<Value>),
+    revision: u64,
 }
 
-fn write(dir: &std::path::Path, name: &str, mut resources: Vec<Value>) -> Result<()> {
-    if name == "clusters" {
-        for cluster in &mut resources {
-            cluster["@type"] = json!("type.googleapis.com/envoy.config.cluster.v3.Cluster");
-        }
+impl Pieces {
+    fn next(&mut self) -> u64 {
+        self.revision += 1;
+        self.revision
     }
-    let new = dir.join("new");
-    std::fs::write(&new, json!({"resources": resources}).to_string())?;
-    std::fs::rename(&new, dir.join(name)).context("can't replace the file")
+
+    fn write_listeners(&self, subnet: &Subnet) -> Result<()> {
+        let filters = vec![native::proxy(&listener::config("redis", self.revision, self.host.clone()))?];
+        let config: Value = serde_json::from_str(&Config::new().listener("redis", subnet.redis(1), filters).text())?;
+        let listener = config["static_resources"]["listeners"][0].clone();
+        self.write("listeners", "listener.v3.Listener", self.internals.0.iter().chain([&listener]))
+    }
+
+    fn write_clusters(&self) -> Result<()> {
+        self.write("clusters", "cluster.v3.Cluster", self.internals.1.iter().chain([&self.upstream]))
+    }
+
+    fn write<'a>(&self, name: &str, kind: &str, resources: impl Iterator<Item = &'a Value>) -> Result<()> {
+        let typed = |resource: &Value| {
+            let mut resource = resource.clone();
+            resource["@type"] = format!("type.googleapis.com/envoy.config.{kind}").into();
+            resource
+        };
+        let new = self.dir.join("new");
+        std::fs::write(&new, json!({"resources": resources.map(typed).collect::<Vec<_>>()}).to_string())?;
+        std::fs::rename(&new, self.dir.join(name)).context("can't replace the file")
+    }
 }

@@ -15,13 +15,17 @@ use serde_json::Value;
 
 use crate::PATIENCE;
 use crate::load::Load;
-use crate::scene::Scene;
+use crate::scene::{Scene, Setup};
 
 fn scene() -> Result<(Redis, Scene)> {
     let subnet = Subnet::claim()?;
     let redis = Redis::start_at(subnet.redis(21))?;
     let config: Value = serde_json::from_str(&Config::new().cluster("one.test:6379", &[redis.addr()]).text())?;
-    let scene = Scene::start(subnet, false, config["static_resources"]["clusters"][0].clone(), 2)?;
+    let scene = Scene::start(
+        subnet,
+        config["static_resources"]["clusters"][0].clone(),
+        &Setup { op_timeout: 0, ..Setup::default() },
+    )?;
     Ok((redis, scene))
 }
 
