@@ -1,13 +1,14 @@
 //! redis-py's own test suite: what passes before Redis passes through the native data path, in RESP2 and RESP3, but for what
-//! `differences.txt` lists.
+//! `differences.txt` lists; and before a Redis Cluster, which the suite takes for one Redis, but for what any Redis Cluster denies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use redis_mesh_core::wire::KeyMatch;
 use redis_mesh_tests::client_library::Library;
+use redis_mesh_tests::cluster::{Cluster, Shape};
 use redis_mesh_tests::listener::{self, Config, route};
 use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::redis::{Options, Redis};
@@ -61,35 +62,44 @@ const PARTS: [(&str, &[&str]); 2] = [
 /// What became of each test.
 type Outcomes = BTreeMap<String, String>;
 
-/// What a lane shows.
+/// A way through the module.
+struct Way {
+    name: String,
+    listener: SocketAddr,
+    servers: Vec<SocketAddr>,
+    /// They are a Redis Cluster, which the suite takes for one Redis: what such a one denies isn't asked for.
+    is_cluster: bool,
+}
+
+/// What a way shows.
 struct Found {
-    all: Vec<String>,
-    /// What passes directly and through the module.
+    /// What passes directly and this way.
     same: BTreeSet<String>,
     /// What passes directly only.
     differ: BTreeSet<String>,
 }
 
-/// A part of the suite in one protocol, with servers of its own: one that is asked directly, one through the module.
+/// A part of the suite in one protocol, with a server that is asked directly.
 struct Lane {
-    name: String,
     tests: Vec<String>,
     protocol: &'static str,
     direct: Redis,
-    behind: Redis,
-    listener: SocketAddr,
+    ways: Vec<Way>,
 }
 
 impl Lane {
-    fn run(&self, tests: &[String], address: SocketAddr, server: &Redis) -> Result<Outcomes> {
+    fn run(&self, tests: &[String], address: SocketAddr, servers: &[SocketAddr]) -> Result<Outcomes> {
         let (pytest, suite) = Library::redis_py_suite()?;
         let outcomes = workspace::scratch("redis-py")?.join("outcomes");
-        let pytest = pytest.with("OUTCOMES", &outcomes).with("SERVER", server.addr().to_string());
+        let servers: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
+        let pytest = pytest.with("OUTCOMES", &outcomes).with("SERVERS", servers.join(","));
         let url = format!("--redis-url=redis://{address}/0");
         let protocol = format!("--protocol={}", self.protocol);
         let plugins =
             ["-p", "pytest_asyncio.plugin", "-p", "pytest_timeout", "-p", "outcomes", "-p", "no:cacheprovider"];
-        let mut args = vec!["-q", "-W", "ignore", "-m", "not onlycluster and not ssl", "--timeout=60", &url, &protocol];
+        // pytest's own form of tracebacks takes seconds for each.
+        let mut args = vec!["-q", "-W", "ignore", "--tb=native", "-m", "not onlycluster and not ssl", "--timeout=60"];
+        args.extend([url.as_str(), &protocol]);
         args.extend(plugins);
         let root = format!("--rootdir={}", suite.display());
         args.push(&root);
@@ -101,31 +111,44 @@ impl Lane {
         Ok(written.lines().filter_map(outcome).collect())
     }
 
-    fn compare(&self) -> Result<Found> {
-        let (direct, native) = std::thread::scope(|scope| {
-            let direct = scope.spawn(|| self.run(&self.tests, self.direct.addr(), &self.direct));
-            let native = self.run(&self.tests, self.listener, &self.behind);
-            (direct.join(), native)
+    /// All tests, and what each way shows.
+    fn compare(&self) -> Result<(Vec<String>, Vec<Found>)> {
+        let address = self.direct.addr();
+        let (direct, through): (Result<Outcomes>, Result<Vec<Outcomes>>) = std::thread::scope(|scope| {
+            let runs: Vec<_> =
+                self.ways.iter().map(|way| scope.spawn(|| self.run(&self.tests, way.listener, &way.servers))).collect();
+            let direct = self.run(&self.tests, address, &[address]);
+            let through = runs.into_iter().map(|run| run.join().unwrap_or_else(|_| bail!("a run panicked")));
+            (direct, through.collect())
         });
-        let direct = direct.map_err(|_| anyhow::anyhow!("a run panicked"))??;
-        let native = native?;
-        let passes = |outcomes: &Outcomes, test: &String| outcomes.get(test).is_some_and(|outcome| outcome == "passed");
-        let passed: BTreeSet<String> = direct.keys().filter(|test| passes(&direct, test)).cloned().collect();
-        ensure!(passed.len() > 900, "{}: only {} tests pass without the module", self.name, passed.len());
-        let (same, differ): (BTreeSet<String>, BTreeSet<String>) =
-            passed.into_iter().partition(|test| passes(&native, test));
-        println!("{}: {} pass directly and through the module, {} don't", self.name, same.len(), differ.len());
-        Ok(Found { all: direct.into_keys().collect(), same, differ })
+        let direct = direct?;
+        let passed: BTreeSet<&String> =
+            direct.iter().filter(|(_, outcome)| *outcome == "passed").map(|(test, _)| test).collect();
+        ensure!(passed.len() > 900, "only {} tests pass without the module", passed.len());
+        let mut found = Vec::new();
+        for (way, outcomes) in self.ways.iter().zip(through?) {
+            let outcome = |test: &String| outcomes.get(test).map_or("missing", String::as_str);
+            let all = passed.iter().copied().filter(|test| !way.is_cluster || outcome(test) != "denied").cloned();
+            let (same, differ): (BTreeSet<String>, BTreeSet<String>) = all.partition(|test| outcome(test) == "passed");
+            println!("{}: {} pass directly and through the module, {} don't", way.name, same.len(), differ.len());
+            ensure!(same.len() > 850, "{}: only {} tests pass", way.name, same.len());
+            found.push(Found { same, differ });
+        }
+        Ok((direct.into_keys().collect(), found))
     }
 }
 
-/// The listed tests.
-fn listed() -> Result<BTreeSet<String>> {
+/// The tests that are listed as different, everywhere and before a Redis Cluster.
+fn listed() -> Result<[BTreeSet<String>; 2]> {
     let text = include_str!("differences.txt");
-    let tests: BTreeSet<String> =
-        text.lines().filter(|line| line.contains("::")).map(|line| format!("tests/{line}")).collect();
-    ensure!(!tests.is_empty());
-    Ok(tests)
+    let (everywhere, cluster) = text.split_once("# Before a Redis Cluster only").context("no part about clusters")?;
+    let tests = |text: &str| -> BTreeSet<String> {
+        text.lines().filter(|line| line.contains("::")).map(|line| format!("tests/{line}")).collect()
+    };
+    let (everywhere, mut cluster) = (tests(everywhere), tests(cluster));
+    ensure!(!everywhere.is_empty() && everywhere.is_disjoint(&cluster));
+    cluster.extend(everywhere.iter().cloned());
+    Ok([everywhere, cluster])
 }
 
 /// The name without parameters.
@@ -136,55 +159,75 @@ fn bare(test: &str) -> &str {
 #[test]
 fn its_own_suite_passes() -> Result<()> {
     let subnet = Subnet::claim()?;
-    let server = |number: usize| {
+    let server = |number: u8| {
         // Some tests let a server answer with an error of their choice.
         let config = vec!["enable-debug-command yes".into()];
-        Redis::start_with(Options { addr: Some(subnet.redis(number as u8)), config, ..Options::default() })
+        Redis::start_with(Options { addr: Some(subnet.redis(number)), config, ..Options::default() })
     };
-    let (mut config, mut lanes) = (Config::new(), Vec::new());
+    let addrs = (0..3).map(|i| subnet.redis(200 + i)).collect();
+    let config = vec!["enable-debug-command yes".into()];
+    let shape = Shape { replicas: 0, addrs: Some(addrs), config, ..Shape::default() };
+    let cluster = Cluster::start_with(shape)?;
+    let mut nodes = native::host(&["nodes"], vec![route(KeyMatch::Any, 0)]);
+    nodes.targets[0].cluster = true;
+    let filters = vec![native::proxy(&listener::config("nodes", 1, nodes))?];
+    let mut config = Config::new().listener("nodes", subnet.redis(20), filters);
+    config = config.clusters(&[native::redis_cluster("nodes.test:6379", &cluster.addrs())]);
+    let (mut lanes, mut servers) = (Vec::new(), Vec::new());
     for (part, (directory, files)) in PARTS.into_iter().enumerate() {
         for (i, protocol) in ["2", "3"].into_iter().enumerate() {
-            let number = 2 * part + i;
+            let number = (2 * part + i) as u8;
             let name = format!("{directory}, RESP{protocol}");
             let (direct, behind) = (server(50 + number)?, server(100 + number)?);
-            let (listener, host) = (subnet.redis(1 + number as u8), format!("lane{number}"));
+            let (listener, host) = (subnet.redis(1 + number), format!("lane{number}"));
             let document = listener::config(&host, 1, native::host(&[&host], vec![route(KeyMatch::Any, 0)]));
             config = config.listener(&host, listener, vec![native::proxy(&document)?]);
             config = config.cluster(&format!("{host}.test:6379"), &[behind.addr()]);
             let tests = files.iter().map(|file| format!("{directory}/{file}")).collect();
-            lanes.push(Lane { name, tests, protocol, direct, behind, listener });
+            let mut ways = vec![Way { name, listener, servers: vec![behind.addr()], is_cluster: false }];
+            servers.push(behind);
+            // A suite at a time, as each empties all nodes.
+            if (directory, protocol) == ("tests", "3") {
+                let name = format!("{directory}, RESP{protocol}, a Redis Cluster");
+                ways.push(Way { name, listener: subnet.redis(20), servers: cluster.addrs(), is_cluster: true });
+            }
+            lanes.push(Lane { tests, protocol, direct, ways });
         }
     }
     let envoy = native::start(&config, 2)?;
     Library::redis_py_suite()?;
     let found: Vec<_> = std::thread::scope(|scope| {
         let runs: Vec<_> = lanes.iter().map(|lane| scope.spawn(|| lane.compare())).collect();
-        runs.into_iter().map(|run| run.join().unwrap_or_else(|_| anyhow::bail!("a lane panicked"))).collect()
+        runs.into_iter().map(|run| run.join().unwrap_or_else(|_| bail!("a lane panicked"))).collect()
     });
-    let listed = listed()?;
+    let [everywhere, of_cluster] = listed()?;
     let mut wrong = Vec::new();
-    let mut unknown = listed.clone();
+    let mut unknown = of_cluster.clone();
     for (lane, found) in lanes.iter().zip(found) {
-        let Found { all, same, differ } = found.with_context(|| lane.name.clone())?;
+        let (all, found) = found?;
         unknown.retain(|listed| all.iter().all(|test| bare(test) != listed));
-        let unlisted: Vec<String> = differ.into_iter().filter(|test| !listed.contains(bare(test))).collect();
-        if !unlisted.is_empty() {
-            // Many of its tests wait for a fixed time, which may not be enough while everything runs at once.
-            let again = lane.run(&unlisted, lane.listener, &lane.behind)?;
-            for test in unlisted {
-                let outcome = again.get(&test).map_or("missing", String::as_str);
-                println!("{}: {test} once more, alone: {outcome}", lane.name);
-                if outcome != "passed" {
-                    wrong.push(format!("{}: {test} passes directly only", lane.name));
+        for (way, Found { same, differ }) in lane.ways.iter().zip(found) {
+            let listed = if way.is_cluster { &of_cluster } else { &everywhere };
+            let unlisted: Vec<String> = differ.into_iter().filter(|test| !listed.contains(bare(test))).collect();
+            if !unlisted.is_empty() {
+                // Many of its tests wait for a fixed time, which may not be enough while everything runs at once.
+                let again = lane.run(&unlisted, way.listener, &way.servers)?;
+                for test in unlisted {
+                    let outcome = again.get(&test).map_or("missing", String::as_str);
+                    println!("{}: {test} once more, alone: {outcome}", way.name);
+                    if outcome != "passed" {
+                        wrong.push(format!("{}: {test} passes directly only", way.name));
+                    }
                 }
             }
+            let passing = same.iter().filter(|test| listed.contains(bare(test)));
+            wrong.extend(passing.map(|test| format!("{}: {test} is listed as different and passes", way.name)));
         }
-        let passing = same.iter().filter(|test| listed.contains(bare(test)));
-        wrong.extend(passing.map(|test| format!("{}: {test} is listed as different and passes", lane.name)));
     }
     wrong.extend(unknown.into_iter().map(|test| format!("{test} is listed, and there is no such test")));
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     let log = envoy.log();
     ensure!(!log.contains("panicked") && !log.contains("critical"), "Envoy's log:\n{log}");
+    drop(servers);
     Ok(())
 }
