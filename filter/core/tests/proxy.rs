@@ -29,6 +29,8 @@ struct Redis {
 #[derive(Default)]
 struct Connection {
     parser: Parser,
+    /// What hasn't reached Redis yet.
+    sent: Vec<u8>,
     input: Vec<u8>,
     output: VecDeque<u8>,
     is_authenticated: bool,
@@ -274,8 +276,8 @@ impl World {
                 Output::Open(_, address) => panic!("{address:?}"),
                 Output::Send(id) => {
                     let bytes = self.proxy.take_upstream(id);
-                    if let Some((name, connection)) = self.connections.get_mut(&id) {
-                        self.redis.get_mut(name).unwrap().serve(connection, &bytes);
+                    if let Some((_, connection)) = self.connections.get_mut(&id) {
+                        connection.sent.extend_from_slice(&bytes);
                     }
                     self.proxy.recycle(bytes);
                 }
@@ -293,12 +295,12 @@ impl World {
         }
     }
 
-    /// Some of what Redis has answered arrives; false where nothing is left.
+    /// Something reaches Redis, or some of what it has answered arrives; false where nothing is left.
     fn arrive(&mut self) -> bool {
         let waiting: Vec<CarrierId> = self
             .connections
             .iter()
-            .filter(|(_, (_, connection))| !connection.output.is_empty())
+            .filter(|(_, (_, connection))| !connection.sent.is_empty() || !connection.output.is_empty())
             .map(|(id, _)| *id)
             .collect();
         if waiting.is_empty() {
@@ -306,7 +308,12 @@ impl World {
         }
         let id = waiting[self.random.below(waiting.len() as u32) as usize];
         let size = 1 + self.random.below(40) as usize;
-        let (_, connection) = self.connections.get_mut(&id).unwrap();
+        let (name, connection) = self.connections.get_mut(&id).unwrap();
+        if connection.output.is_empty() || !connection.sent.is_empty() && self.random.below(2) == 0 {
+            let sent = std::mem::take(&mut connection.sent);
+            self.redis.get_mut(name).unwrap().serve(connection, &sent);
+            return true;
+        }
         let piece: Vec<u8> = connection.output.drain(..size.min(connection.output.len())).collect();
         self.proxy.reply(id, &piece, self.now);
         self.drain();
@@ -436,6 +443,50 @@ fn replies_to_a_client_that_is_gone_reach_nobody_else() {
     assert_eq!(world.received(second), "+OK $6 second ");
     assert_eq!(world.received(third), "$6 second ");
     assert_eq!(world.received(first), "");
+}
+
+#[test]
+fn connections_are_renewed_and_nothing_is_overtaken() {
+    for seed in 0..100 {
+        let mut world = World::new(seed);
+        let id = world.client(&compiled(&two()));
+        let mut expected = String::new();
+        let mut append = |world: &mut World, count: usize| {
+            for _ in 0..count {
+                expected.push(char::from(b'a' + world.random.below(26) as u8));
+                let value = expected[expected.len() - 1..].to_owned();
+                world.say(id, &command(&["APPEND", "b", &value]));
+                for _ in 0..world.random.below(3) {
+                    world.arrive();
+                }
+            }
+        };
+        append(&mut world, 5);
+        world.settle();
+        for _ in 0..3 {
+            world.now += Duration::from_secs(59);
+            append(&mut world, 5);
+            world.now += Duration::from_secs(2);
+            world.proxy.tick(world.now);
+            world.drain();
+            append(&mut world, 20);
+            world.settle();
+        }
+        world.received(id);
+        world.say(id, &command(&["GET", "b"]));
+        world.settle();
+        assert_eq!(world.received(id), format!("${} {expected} ", expected.len()), "seed {seed}");
+        let open = world.connections.values().filter(|(name, _)| name == "two").count();
+        assert_eq!((world.opened, open), (4, 1), "seed {seed}");
+        // One that isn't used ends.
+        world.now += Duration::from_secs(121);
+        world.proxy.tick(world.now);
+        world.drain();
+        assert!(world.connections.is_empty(), "seed {seed}");
+        world.say(id, &command(&["DEL", "b"]));
+        world.settle();
+        assert_eq!(world.received(id), ":1 ", "seed {seed}");
+    }
 }
 
 #[test]

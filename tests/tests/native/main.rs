@@ -3,6 +3,7 @@
 mod cluster;
 mod half_closed;
 mod logins;
+mod members;
 mod names;
 mod rendered;
 mod scripts;

@@ -153,6 +153,10 @@ pub struct Carrier {
     pub scripts: HashSet<Digest>,
     /// Its client has changed its state for good, so that nobody else may have it.
     pub is_changed: bool,
+    /// Commands for it wait until those over the connection that it takes the place of are answered.
+    pub is_held: bool,
+    /// What takes its place.
+    pub successor: Option<Id<Carrier>>,
     /// No new commands are to go over it; it ends when nothing is expected any more.
     pub is_retired: bool,
     /// When something was last heard or, if nothing had been expected, asked.
@@ -211,6 +215,8 @@ impl Carrier {
             redirect: None,
             scripts: HashSet::new(),
             is_changed: false,
+            is_held: false,
+            successor: None,
             is_retired: false,
             progress: now,
             patience: None,
@@ -229,7 +235,7 @@ impl Carrier {
         if self.expected.is_empty() {
             self.progress = now;
         }
-        let to = if self.is_greeted { &mut self.out } else { &mut self.staged };
+        let to = if self.is_greeted && !self.is_held { &mut self.out } else { &mut self.staged };
         let from = to.len();
         write(to);
         let mut awaited = Awaited { kept: 0, ..awaited };
@@ -301,6 +307,14 @@ impl Carrier {
         }
         if self.refusal.is_none() && !self.expected.iter().any(|next| matches!(next.what, Expected::Greeting(_))) {
             self.is_greeted = true;
+            self.release(self.is_held);
+        }
+    }
+
+    /// What waits for it may go out, unless it is held; that it is, may have changed.
+    pub fn release(&mut self, is_held: bool) {
+        self.is_held = is_held;
+        if self.is_greeted && !is_held {
             self.out.append(&mut self.staged);
         }
     }

@@ -272,6 +272,9 @@ impl Proxy {
 
     /// A connection is no longer to be found by others.
     pub(super) fn forget(&mut self, id: CarrierId, carrier: &Carrier) {
+        if let Some(successor) = carrier.successor {
+            self.succeed(successor);
+        }
         if self.lines.get(&carrier.line) == Some(&id) {
             self.lines.remove(&carrier.line);
         }

@@ -26,6 +26,7 @@ mod perform;
 mod place;
 mod queue;
 mod renames;
+mod renewal;
 mod replies;
 mod scripts;
 mod session;
@@ -104,6 +105,8 @@ enum Alarm {
     Cluster(usize),
     /// They are asked although all is well.
     Calm(usize),
+    /// A connection has served for a while.
+    Renewal(CarrierId),
     /// Connections are looked after.
     Patrol,
     /// Commands are tried again.
@@ -385,6 +388,7 @@ impl Proxy {
                 Alarm::Ended(id) => self.see_off(id, now),
                 Alarm::Cluster(index) => self.refresh(index, now),
                 Alarm::Calm(index) => self.calm(index, now),
+                Alarm::Renewal(id) => self.renew(id, now),
                 Alarm::Patrol => self.patrol(now),
                 Alarm::Retry => self.retry(now),
             }

@@ -25,7 +25,7 @@ impl Proxy {
         if carrier.is_greeted && !was_greeted {
             self.down.remove(&peer(&carrier.line.upstream, carrier.line.node));
         }
-        let is_refused = carrier.refusal.is_some();
+        let (is_refused, begins) = (carrier.refusal.is_some(), carrier.is_greeted && !was_greeted);
         let is_over = carrier.is_retired && carrier.expected.is_empty();
         let ends = may_end(&carrier);
         let (is_idle, purpose, deadline) = (carrier.expected.is_empty(), carrier.purpose, carrier.deadline());
@@ -36,6 +36,9 @@ impl Proxy {
         }
         if is_over {
             return self.drop_carrier(id);
+        }
+        if begins {
+            self.take_over(id, now);
         }
         // What has been waiting for the greeting, or a command that is sent once more.
         self.announce_upstream(id);
