@@ -55,6 +55,8 @@ pub struct Options {
     pub handshake_key: HandshakeKey,
     /// The dynamic module, where sidecars may have it.
     pub module: Option<Module>,
+    /// The files of versions before, by which open connections may still be served.
+    pub other_modules: BTreeSet<String>,
 }
 
 /// Labels of everything that we render.
@@ -322,10 +324,15 @@ fn native(pieces: &[Arc<Piece>], options: &Options) -> Vec<Planned> {
     let mut planned: Vec<Planned> = pieces.iter().filter_map(|piece| native_listener(piece, root_namespace)).collect();
     let natively = || pieces.iter().filter(|piece| piece.is_native);
     planned.extend(clusters_of(natively(), root_namespace, true));
-    if let Some(module) = options.module.as_ref().filter(|_| natively().next().is_some()) {
-        let name = overlay::module_name(module);
-        let content = Content::Module(module.clone());
-        planned.push(Planned { namespace: root_namespace.to_owned(), name, clients: None, content });
+    if natively().next().is_some() {
+        let others = options.other_modules.iter().map(|filename| Module::among_others(filename.clone()));
+        let modules: BTreeSet<Module> = options.module.iter().cloned().chain(others).collect();
+        planned.extend(modules.into_iter().map(|module| Planned {
+            namespace: root_namespace.to_owned(),
+            name: overlay::module_name(&module),
+            clients: None,
+            content: Content::Module(module),
+        }));
     }
     planned
 }

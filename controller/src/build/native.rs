@@ -22,7 +22,7 @@ const MODULE: &str = "redis_mesh";
 pub const FILTER: &str = "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter";
 
 /// The module, as an Envoy finds it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Module {
     /// The file, in the proxy's container.
     pub filename: String,

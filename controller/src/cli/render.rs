@@ -197,6 +197,7 @@ impl Istio {
             listen: self.listen,
             handshake_key,
             module: self.module,
+            other_modules: BTreeSet::new(),
         };
         let objects = mesh::build(&services, &options, self.revision, diagnostics);
         if diagnostics.has_errors() {
@@ -264,6 +265,11 @@ fn file(
 /// Where the filter may be.
 pub fn candidates() -> Vec<PathBuf> {
     beside(FILTER.0, FILTER.1)
+}
+
+/// Where the dynamic module may be.
+pub fn modules() -> Vec<PathBuf> {
+    beside(MODULE.0, MODULE.1)
 }
 
 fn beside(name: &str, built: &str) -> Vec<PathBuf> {

@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::build::envoy::Use;
 use crate::build::mesh::{Content, Group, Options, Piece, Planned};
 use crate::build::native::Module;
+use crate::build::overlay;
 use crate::build::{envoy_filter, wasm_plugin};
 use crate::inventory::Key;
 use crate::validate::destination::Destination;
@@ -130,6 +131,8 @@ pub struct Live {
     pub hosts: Vec<wire::Host>,
     /// It holds the configuration of a filter.
     pub is_per_host: bool,
+    /// It is for sidecars that have the dynamic module.
+    pub is_native: bool,
     /// What Istio says against it.
     pub rejected: Option<String>,
     /// The digest that was last settled, and the generation that it then had.
@@ -154,6 +157,7 @@ impl Live {
             purpose: annotation(PURPOSE).unwrap_or_default(),
             hosts: hosts.unwrap_or_default(),
             is_per_host: patches.iter().any(|patch| patch["applyTo"] == "EXTENSION_CONFIG"),
+            is_native: spec["workloadSelector"]["labels"].get(overlay::LABEL).is_some(),
             rejected: rejected(&object.data["status"]),
             settled: None,
         }

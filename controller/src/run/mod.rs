@@ -10,6 +10,7 @@ mod filter;
 mod handshake;
 mod http;
 mod lease;
+mod module;
 mod pass;
 mod reconcile;
 mod telemetry;
@@ -17,6 +18,7 @@ mod update_status;
 mod watch;
 mod world;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,10 +33,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 use crate::build::mesh;
+use crate::build::native::Module;
 use crate::quantity;
 use crate::validate;
 
 use filter::Filters;
+use module::{Delivered, Delivery};
 use reconcile::Reconciler;
 use telemetry::{LogFormat, Metrics};
 
@@ -66,6 +70,23 @@ pub struct Controller {
     /// Where proxies reach this controller [default: http://redis-mesh.NAMESPACE.svc.DOMAIN:8080]
     #[arg(long, value_name = "URL")]
     advertise_url: Option<String>,
+    /// A namespace whose pods may have the dynamic module for Envoy 1.40: it is kept there in the ConfigMap redis-mesh-module. Those
+    /// with the label redis-mesh.io/native=true, which mount it, are then served by it; repeatable
+    #[arg(long = "module-namespace", value_name = "NAME", conflicts_with = "module_path")]
+    module_namespaces: Vec<String>,
+    /// The dynamic module [default: libredis_mesh_native.so beside this program]
+    #[arg(long, value_name = "PATH", requires = "module_namespaces")]
+    module: Option<PathBuf>,
+    /// Where pods mount it
+    #[arg(long, value_name = "DIR", default_value = "/etc/redis-mesh")]
+    module_directory: String,
+    /// How long another version of the module is on its way into pods that run
+    #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = quantity::duration)]
+    module_delay: Duration,
+    /// Where pods with the label redis-mesh.io/native=true find the dynamic module, where it comes to them in another way. Another
+    /// version of it must have another path
+    #[arg(long, value_name = "PATH", value_parser = crate::cli::render::module)]
+    module_path: Option<Module>,
     /// Where to serve /metrics, /healthz, /readyz and the filter
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
@@ -122,6 +143,13 @@ impl Controller {
         let (leads, is_leader) = tokio::sync::watch::channel(lease::Leadership::default());
         let election = lease::Election::new(&client, &self.namespace, &self.lease, identity.clone());
         let election = tokio::spawn(election.run(leads));
+        let delivery = self.delivery(&client)?;
+        let has_module = delivery.is_some() || self.module_path.is_some();
+        let (delivers, delivered) = tokio::sync::watch::channel(Delivered::default());
+        let is_module_awaited = delivery.is_some();
+        if let Some(delivery) = delivery {
+            tokio::spawn(delivery.run(is_leader.clone(), delivers));
+        }
         let settings = reconcile::Settings {
             controller: self.namespace.clone(),
             identity,
@@ -132,18 +160,20 @@ impl Controller {
                 per_host: self.delivery == crate::cli::render::Delivery::PerHost,
                 listen: Vec::new(),
                 handshake_key,
-                module: None,
+                module: self.module_path,
+                other_modules: BTreeSet::new(),
             },
+            is_module_awaited,
             validate: validate::Options {
                 cluster_domain: self.cluster_domain,
-                module: validate::Module::Nobody,
+                module: if has_module { validate::Module::Sidecars } else { validate::Module::Nobody },
                 ..validate::Options::default()
             },
             debounce: self.debounce,
             max_debounce: self.max_debounce,
         };
         info!(version = env!("CARGO_PKG_VERSION"), listen = %self.listen, filter = filter_url, "begins");
-        let reconciler = Reconciler::new(client, settings, served.clone(), is_leader);
+        let reconciler = Reconciler::new(client, settings, served.clone(), is_leader, delivered);
         let result = tokio::select! {
             result = http::serve(listener, served) => result.map_err(|error| format!("--listen: {error}")),
             () = reconciler.run() => Ok(()),
@@ -167,6 +197,25 @@ impl Controller {
             })?,
         };
         Client::try_from(config).map_err(|error| chain(&error))
+    }
+
+    /// How the dynamic module gets to sidecars, where this controller does that.
+    fn delivery(&self, client: &Client) -> Result<Option<Delivery>, String> {
+        if self.module_namespaces.is_empty() {
+            return Ok(None);
+        }
+        let path = match &self.module {
+            Some(path) => path.clone(),
+            None => crate::cli::render::modules().into_iter().find(|path| path.is_file()).ok_or(
+                "there is no libredis_mesh_native.so beside this program; name the module with --module, or --module-path",
+            )?,
+        };
+        if !self.module_directory.starts_with('/') {
+            return Err("--module-directory: not an absolute path".to_owned());
+        }
+        let namespaces = self.module_namespaces.iter().cloned().collect();
+        let file = module::read(&path)?;
+        Ok(Some(Delivery::new(client.clone(), namespaces, &self.module_directory, file, self.module_delay)))
     }
 
     /// The filters to serve, and where proxies are told to fetch theirs.

@@ -47,6 +47,8 @@ struct Held {
     services: BTreeSet<(HostPort, Clients)>,
     /// Namespaces where listeners stay that may need clusters there.
     clusters_of: BTreeSet<String>,
+    /// The module's own internal listeners and clusters are missing.
+    natives: bool,
     /// Namespaces where a WasmPlugin lacks hosts that are still configured by themselves.
     everything_of: BTreeSet<String>,
 }
@@ -58,6 +60,7 @@ impl Held {
         if let Content::Plugin { .. } = &planned.content {
             self.everything_of.insert(key.key.namespace.clone());
         }
+        self.natives |= matches!(planned.content, Content::Module(_));
         let pieces = planned.content.pieces();
         self.clusters_of.insert(key.key.namespace.clone());
         for piece in pieces {
@@ -77,8 +80,10 @@ impl Held {
             Some(Content::Cluster { .. } | Content::NativeCluster { .. } | Content::Module(_)) => false,
             // That of the whole mesh is everybody's. Without a cluster, its filter refuses rather than misroutes.
             Some(Content::Plugin { .. }) => namespace != root_namespace && self.clusters_of.contains(namespace),
-            Some(Content::Listener { piece, .. } | Content::NativeListener { piece }) => {
-                self.services.contains(&(piece.service.address.clone(), piece.service.scope.clone()))
+            Some(content @ (Content::Listener { piece, .. } | Content::NativeListener { piece })) => {
+                let is_native = matches!(content, Content::NativeListener { .. });
+                is_native && self.natives
+                    || self.services.contains(&(piece.service.address.clone(), piece.service.scope.clone()))
             }
         }
     }
@@ -328,7 +333,8 @@ impl Reconciler {
             let may_be_needed = key.kind == envoy_filter::KIND
                 && key.key.name.contains(mesh::DESTINATION)
                 && needed.contains(key.key.namespace.as_str());
-            apply::is_prunable(live, &frozen) && !may_be_needed
+            let is_left = live.is_native && self.settings.is_module_awaited;
+            apply::is_prunable(live, &frozen) && !may_be_needed && !is_left
         });
         gone.map(|(key, _)| key.clone()).collect()
     }

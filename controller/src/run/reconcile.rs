@@ -19,6 +19,7 @@ use crate::validate;
 use super::apply::{Objects, RenderedKey};
 use super::http::Served;
 use super::lease::Leadership;
+use super::module::Delivered;
 use super::telemetry::Outcome;
 use super::watch::{self, Scope, Source, Told, Update};
 use super::world::{Evaluation, Kind, ObjectKey, World};
@@ -37,6 +38,8 @@ pub struct Settings {
     pub identity: String,
     /// How objects are rendered.
     pub mesh: mesh::Options,
+    /// The dynamic module is on its way to sidecars; until it is there, what makes them load it stays as it is.
+    pub is_module_awaited: bool,
     /// How names are read.
     pub validate: validate::Options,
     /// How long nothing must have changed.
@@ -75,6 +78,7 @@ pub struct Reconciler {
     pub(super) served: Arc<Served>,
     pub(super) recorder: Recorder,
     pub(super) is_leader: shared::Receiver<Leadership>,
+    pub(super) delivered: shared::Receiver<Delivered>,
     pub(super) updates: (mpsc::Sender<Update>, mpsc::Receiver<Update>),
     pub(super) world: World,
     pub(super) objects: Objects,
@@ -118,6 +122,7 @@ impl Reconciler {
         settings: Settings,
         served: Arc<Served>,
         is_leader: shared::Receiver<Leadership>,
+        delivered: shared::Receiver<Delivered>,
     ) -> Reconciler {
         let reporter = Reporter { controller: "redis-mesh".to_owned(), instance: Some(settings.identity.clone()) };
         Reconciler {
@@ -128,6 +133,7 @@ impl Reconciler {
             settings,
             served,
             is_leader,
+            delivered,
             updates: mpsc::channel(1024),
             known: BTreeMap::new(),
             users: BTreeMap::new(),
@@ -211,6 +217,7 @@ impl Reconciler {
                 self.is_stale = true;
                 return;
             }
+            () = next(&mut self.delivered) => self.take_module(),
             () = retry => self.retry_at = None,
         }
         let end = tokio::time::Instant::now() + self.settings.max_debounce;
@@ -221,6 +228,17 @@ impl Reconciler {
                 Ok(None) | Err(_) => return,
             }
         }
+    }
+
+    /// The dynamic module of this version is where sidecars find it.
+    fn take_module(&mut self) {
+        let Delivered::Present { module, others } = self.delivered.borrow_and_update().clone() else { return };
+        info!(module = module.filename, "sidecars that have the dynamic module are served by it");
+        self.settings.mesh.module = Some(module);
+        self.settings.mesh.other_modules = others;
+        self.settings.is_module_awaited = false;
+        self.world.mark_all();
+        self.is_stale = true;
     }
 
     fn take(&mut self, update: Update) {
@@ -389,5 +407,12 @@ impl Reconciler {
         let seconds = began.elapsed().as_secs_f64();
         self.served.metrics.reconciled(Outcome::of(&result), seconds, evaluated);
         debug!(evaluated, seconds, "reconciled");
+    }
+}
+
+/// Until something new is told; for ever where nothing more will be.
+async fn next(delivered: &mut shared::Receiver<Delivered>) {
+    if delivered.changed().await.is_err() {
+        std::future::pending().await
     }
 }

@@ -314,6 +314,11 @@ impl World {
         self.dirty.extend(keys);
     }
 
+    /// Has all objects looked at again.
+    pub fn mark_all(&mut self) {
+        self.dirty.extend(self.objects.keys().cloned());
+    }
+
     /// Has those looked at again that name a Secret.
     pub fn mark_users_of(&mut self, secret: &Key) {
         let users = range(&self.secret_users, |(key, _)| key == secret, (secret.clone(), FIRST));
@@ -329,8 +334,10 @@ impl World {
             Change::Service(service) => {
                 let key = Key::of(&service.metadata);
                 let mut service = *service;
+                // That it selects pods matters, not which.
+                let selector = inventory::selects_pods(&service).then(|| [(String::new(), String::new())].into());
                 if let Some(spec) = &mut service.spec {
-                    spec.selector = None;
+                    spec.selector = selector;
                 }
                 self.around(&key, |inventory| inventory.add_service(service));
             }
@@ -704,6 +711,7 @@ mod tests {
             listen: Vec::new(),
             handshake_key: HandshakeKey::given("key"),
             module: Some(Module::among_others("/module.so".to_owned())),
+            other_modules: BTreeSet::new(),
         }
     }
 

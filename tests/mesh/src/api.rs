@@ -18,6 +18,8 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("ServiceAccount", "v1", "serviceaccounts", true),
     ("EndpointSlice", "discovery.k8s.io/v1", "endpointslices", true),
     ("Lease", "coordination.k8s.io/v1", "leases", true),
+    ("Role", "rbac.authorization.k8s.io/v1", "roles", true),
+    ("RoleBinding", "rbac.authorization.k8s.io/v1", "rolebindings", true),
     ("ClusterRole", "rbac.authorization.k8s.io/v1", "clusterroles", false),
     ("ClusterRoleBinding", "rbac.authorization.k8s.io/v1", "clusterrolebindings", false),
     ("CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions", false),

@@ -211,10 +211,11 @@ impl Mesh {
     /// Lets sidecars have the dynamic module.
     pub fn give_module(&mut self) -> Result<()> {
         let module = native::build()?;
-        let arguments = vec!["--module".to_owned(), module.to_str().context("a path that is no text")?.to_owned()];
+        let module = module.to_str().context("a path that is no text")?;
         match &mut self.operator {
-            Operator::Rendered(rendered) => rendered.arguments = arguments,
+            Operator::Rendered(rendered) => rendered.arguments = ["--module", module].map(str::to_owned).into(),
             Operator::Controller(controller) => {
+                let arguments = ["--module-path", module].map(str::to_owned).into();
                 controller.restart_as(controller::Options { arguments, ..Default::default() })?
             }
         }
@@ -224,6 +225,11 @@ impl Mesh {
     /// Runs a task with a client whose sidecar has the dynamic module.
     pub fn natively(&mut self, task: impl FnOnce(&mut Mesh, &Pod) -> Result<()>) -> Result<()> {
         self.give_module()?;
+        self.with_native_client(task)
+    }
+
+    /// The same, where the module has come to sidecars in another way.
+    pub fn with_native_client(&mut self, task: impl FnOnce(&mut Mesh, &Pod) -> Result<()>) -> Result<()> {
         let shape = Shape {
             name: "native-client",
             namespace: "redis",

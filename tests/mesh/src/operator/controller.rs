@@ -147,8 +147,9 @@ impl Controller {
         Ok(self.get("/metrics")?.body)
     }
 
-    /// Starts it again in another way.
+    /// Starts it again in another way. It ends as it is asked to, so that its Lease is free at once.
     pub fn restart_as(&mut self, options: Options) -> Result<()> {
+        self.terminate();
         self.options = options;
         self.restart()
     }

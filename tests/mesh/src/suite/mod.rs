@@ -6,6 +6,7 @@ mod external;
 mod headless;
 mod metrics;
 mod mission;
+mod module;
 mod mtls;
 mod native;
 mod outages;
@@ -43,7 +44,16 @@ fn of_anybody() -> Vec<Test> {
 
 /// Tests that only the controller can pass.
 fn of_the_controller() -> Vec<Test> {
-    [conditions::TESTS, delivery::TESTS, rotation::TESTS, outages::TESTS, succession::TESTS, tenants::TESTS].concat()
+    [
+        conditions::TESTS,
+        module::TESTS,
+        delivery::TESTS,
+        rotation::TESTS,
+        outages::TESTS,
+        succession::TESTS,
+        tenants::TESTS,
+    ]
+    .concat()
 }
 
 /// Every test of this operator.

@@ -1,0 +1,203 @@
+//! The dynamic module's file on its way to sidecars.
+//!
+//! Pods mount two ConfigMaps of their namespace as one volume: the module of this version, without which they don't start, and that of
+//! the version before. A new file takes the kubelet of a node a while, so what makes sidecars load it comes later; what the version
+//! before has rendered stays until then, since it is made for that version's module.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::filter::sha256;
+use super::lease::Leadership;
+use crate::build::native::Module;
+
+/// The ConfigMap of the module of this version.
+const CURRENT: &str = "redis-mesh-module";
+/// The ConfigMap of the module of the version before.
+const PREVIOUS: &str = "redis-mesh-module-previous";
+/// When the file came into the ConfigMap in the place of another, in seconds since 1970.
+const SINCE: &str = "redis-mesh.io/since";
+/// How often it is looked whether all is as it should be.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// What has reached the sidecars.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Delivered {
+    /// Not the module of this version, or not yet.
+    #[default]
+    Awaited,
+    /// This module; connections from before may still be served by others.
+    Present {
+        /// The module of this version.
+        module: Module,
+        /// Those of versions before.
+        others: BTreeSet<String>,
+    },
+}
+
+/// The file, and where it has to be.
+pub struct Delivery {
+    client: Client,
+    namespaces: BTreeSet<String>,
+    directory: String,
+    file: Vec<u8>,
+    name: String,
+    delay: Duration,
+}
+
+/// Reads the file, and makes sure that it is one.
+pub fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("the module {} can't be read: {error}", path.display()))?;
+    if !bytes.starts_with(b"\x7fELF") {
+        return Err(format!("the module {} is no shared object (ELF)", path.display()));
+    }
+    // https://kubernetes.io/docs/concepts/configuration/configmap/: 1 MiB of data.
+    if bytes.len() >= 1024 * 1024 {
+        return Err(format!(
+            "the module {} has {} bytes, more than a ConfigMap takes; bring it to the pods in another way, and say where it is by --module-path",
+            path.display(),
+            bytes.len()
+        ));
+    }
+    Ok(bytes)
+}
+
+impl Delivery {
+    /// Of this file to these namespaces, where pods have it in a directory. What takes its place there does so `delay` before
+    /// it is used.
+    pub fn new(
+        client: Client,
+        namespaces: BTreeSet<String>,
+        directory: &str,
+        file: Vec<u8>,
+        delay: Duration,
+    ) -> Delivery {
+        let name = format!("redis_mesh-{}.so", &sha256(&file)[..12]);
+        Delivery { client, namespaces, directory: directory.trim_end_matches('/').to_owned(), file, name, delay }
+    }
+
+    /// Runs for as long as anybody wants to know. Only the leader writes.
+    pub async fn run(self, mut leads: watch::Receiver<Leadership>, delivered: watch::Sender<Delivered>) {
+        let mut said: BTreeMap<String, String> = BTreeMap::new();
+        loop {
+            if leads.borrow().holds() {
+                let state = self.look_after(&mut said).await;
+                delivered.send_if_modified(|known| {
+                    // A namespace that is added later has no pods that lack the file.
+                    let is_news = *known != state && state != Delivered::Awaited;
+                    if is_news {
+                        *known = state;
+                    }
+                    is_news
+                });
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PERIOD.min(self.delay.max(Duration::from_secs(1)))) => {}
+                changed = leads.changed() => if changed.is_err() { return },
+                () = delivered.closed() => return,
+            }
+        }
+    }
+
+    async fn look_after(&self, said: &mut BTreeMap<String, String>) -> Delivered {
+        let mut since = 0;
+        let mut others = BTreeSet::new();
+        let mut is_everywhere = true;
+        for namespace in &self.namespaces {
+            match self.keep(namespace).await {
+                Ok((arrived, other)) => {
+                    said.remove(namespace);
+                    since = since.max(arrived);
+                    others.extend(other.map(|name| self.path(&name)));
+                }
+                Err(error) => {
+                    // Where there is no such namespace, there are no pods.
+                    is_everywhere &= matches!(&error, kube::Error::Api(status) if status.code == 404);
+                    let error = super::chain(&error);
+                    if said.insert(namespace.clone(), error.clone()).as_ref() != Some(&error) {
+                        warn!(namespace, error, "the dynamic module can't be put into its ConfigMap");
+                    }
+                }
+            }
+        }
+        if !is_everywhere || now() < since.saturating_add(self.delay.as_secs()) {
+            return Delivered::Awaited;
+        }
+        Delivered::Present { module: Module::among_others(self.path(&self.name)), others }
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.directory)
+    }
+
+    /// Makes the ConfigMaps of a namespace what they should be. Returns since when the file is there, and the name of the other one.
+    async fn keep(&self, namespace: &str) -> Result<(u64, Option<String>), kube::Error> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let Some(mut current) = api.get_opt(CURRENT).await? else {
+            // No pod has started without it.
+            api.create(&PostParams::default(), &self.map(CURRENT, 0)).await?;
+            info!(namespace, module = self.name, "the dynamic module is there");
+            return Ok((0, file_of(api.get_opt(PREVIOUS).await?)));
+        };
+        let held = current.binary_data.as_ref().and_then(|files| files.get(&self.name));
+        if held.is_some_and(|held| held.0 == self.file) {
+            let since =
+                current.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SINCE)?.parse().ok());
+            return Ok((since.unwrap_or_default(), file_of(api.get_opt(PREVIOUS).await?)));
+        }
+        let before = file_of(Some(current.clone()));
+        if before.is_some() {
+            let mut previous = self.map(PREVIOUS, 0);
+            previous.binary_data = current.binary_data.clone();
+            match api.get_opt(PREVIOUS).await? {
+                Some(present) => {
+                    previous.metadata.resource_version = present.metadata.resource_version;
+                    api.replace(PREVIOUS, &PostParams::default(), &previous).await?;
+                }
+                None => {
+                    api.create(&PostParams::default(), &previous).await?;
+                }
+            }
+        }
+        let since = now();
+        let wanted = self.map(CURRENT, since);
+        (current.binary_data, current.data, current.immutable) = (wanted.binary_data, None, None);
+        current.metadata.annotations = wanted.metadata.annotations;
+        current.metadata.labels = wanted.metadata.labels;
+        current.metadata.managed_fields = None;
+        api.replace(CURRENT, &PostParams::default(), &current).await?;
+        info!(namespace, module = self.name, before, delay = ?self.delay, "another dynamic module is on its way to sidecars");
+        Ok((since, before))
+    }
+
+    fn map(&self, name: &str, since: u64) -> ConfigMap {
+        let labels = [("app.kubernetes.io/managed-by", "redis-mesh"), ("app.kubernetes.io/part-of", "redis-mesh")];
+        ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                labels: Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
+                annotations: Some([(SINCE.to_owned(), since.to_string())].into()),
+                ..ObjectMeta::default()
+            },
+            binary_data: Some([(self.name.clone(), ByteString(self.file.clone()))].into()),
+            ..ConfigMap::default()
+        }
+    }
+}
+
+fn file_of(map: Option<ConfigMap>) -> Option<String> {
+    map?.binary_data?.into_keys().next()
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+}
