@@ -68,6 +68,9 @@ impl Redis {
                 connection.is_authenticated = true;
                 out.extend_from_slice(b"+OK\r\n");
             }
+            b"auth" if self.password.is_none() => out.extend_from_slice(
+                b"-ERR AUTH <password> called without any password configured for the default user.\r\n",
+            ),
             b"auth" => out.extend_from_slice(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
             _ if self.password.is_some() && !connection.is_authenticated => {
                 out.extend_from_slice(b"-NOAUTH Authentication required.\r\n");
@@ -486,6 +489,35 @@ fn connections_are_renewed_and_nothing_is_overtaken() {
         world.say(id, &command(&["DEL", "b"]));
         world.settle();
         assert_eq!(world.received(id), ":1 ", "seed {seed}");
+    }
+}
+
+#[test]
+fn another_login_overtakes_nothing() {
+    for seed in 0..100 {
+        let mut world = World::new(seed);
+        let id = world.client(&compiled(&two()));
+        let mut all = String::new();
+        for number in 0..40 {
+            let value = char::from(b'a' + number % 26).to_string();
+            all.push_str(&value);
+            world.say(id, &command(&["APPEND", "b", &value]));
+            if world.random.below(4) == 0 {
+                let mut host = two();
+                let login = wire::UpstreamLogin { username: None, password: format!("secret {number}") };
+                host.targets[1].upstream.as_mut().unwrap().login = Some(login);
+                world.proxy.update(&compiled(&host));
+                world.drain();
+            }
+            for _ in 0..world.random.below(3) {
+                world.arrive();
+            }
+        }
+        world.settle();
+        world.received(id);
+        world.say(id, &command(&["GET", "b"]));
+        world.settle();
+        assert_eq!(world.received(id), format!("$40 {all} "), "seed {seed}");
     }
 }
 

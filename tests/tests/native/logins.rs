@@ -122,9 +122,9 @@ fn each_has_what_its_own_user_may() -> Result<()> {
             ensure!(client.read()? == Reply::ok() && client.read()? == Reply::ok());
         }
     }
-    // Those of one user share.
+    // Those of one user share; to watch, each needs one of its own for a moment.
     let opened = scene.upstream("one", "upstream_cx_total")?;
-    ensure!(opened <= 26, "{opened}");
+    ensure!(opened < 60, "{opened}");
     Ok(())
 }
 

@@ -187,6 +187,12 @@ impl Proxy {
             self.hosts.leave(std::mem::replace(&mut client.host, host));
             client.follow_watch();
             client.unlink();
+            let upstreams = |config: &Config| config.targets.iter().map(|to| to.upstream.clone()).collect::<Vec<_>>();
+            let is_same = upstreams(&before) == upstreams(config);
+            if !is_same && !client.queue.is_empty() && client.waits_for.is_none() {
+                // With a new login it may go over another connection to the same Redis, and mustn't overtake what it has said.
+                client.waits_for = Some(Wait::Answers);
+            }
             if let Some(transaction) = &mut client.transaction {
                 // Where it leads may have changed.
                 transaction.is_doomed |= transaction.len() > 0;
