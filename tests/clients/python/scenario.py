@@ -157,7 +157,7 @@ def connection(r):
     named = redis.Redis(host=host, port=port, client_name="scenario", decode_responses=True, **options)
     say("name", [named.client_getname(), named.client_setname("other"), named.client_getname()])
     info = named.client_info()
-    say("info", [info["name"], info["resp"], info["lib-name"]] if "lib-name" in info else [info["name"], info["resp"]])
+    say("info", [info["name"], info["resp"]])
     named.close()
     attempt("unknown", lambda: r.execute_command("NOSUCHCOMMAND", "x"))
     attempt("too few", lambda: r.execute_command("GET"))

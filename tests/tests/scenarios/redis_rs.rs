@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use redis::{Client, Commands, Connection, RedisResult, Script, Value, cmd, pipe};
@@ -29,6 +30,13 @@ impl Said {
     }
 }
 
+/// A connection on which nobody waits for ever.
+fn connect(client: &Client) -> RedisResult<Connection> {
+    let connection = client.get_connection()?;
+    connection.set_read_timeout(Some(Duration::from_secs(20)))?;
+    Ok(connection)
+}
+
 /// A name of the one slot of a prefix.
 fn key(prefix: &str, name: &str) -> String {
     format!("{prefix}{{{prefix}}}{name}")
@@ -38,7 +46,7 @@ fn key(prefix: &str, name: &str) -> String {
 pub fn scenario(host: &str, port: &str, protocol: &str) -> Result<String> {
     let protocol = if protocol == "default" { String::new() } else { format!("?protocol=resp{protocol}") };
     let client = Client::open(format!("redis://{host}:{port}{protocol}"))?;
-    let mut r = client.get_connection()?;
+    let mut r = connect(&client)?;
     let mut said = Said::default();
     said.each(&mut r, &["PING", "ECHO words", "CLIENT SETNAME scenario", "CLIENT GETNAME"].map(String::from));
     for prefix in PREFIXES {
@@ -96,7 +104,7 @@ fn values(said: &mut Said, r: &mut Connection, prefix: &str) -> Result<()> {
 }
 
 fn transactions(said: &mut Said, client: &Client, prefix: &str) -> Result<()> {
-    let (mut r, mut other) = (client.get_connection()?, client.get_connection()?);
+    let (mut r, mut other) = (connect(client)?, connect(client)?);
     let (t, h, watched) = (key(prefix, "t"), key(prefix, "h"), key(prefix, "watched"));
     let replies: Value =
         pipe().atomic().set(&t, 1).incr(&t, 1).hgetall(&h).get(key(prefix, "missing")).query(&mut r)?;
@@ -123,7 +131,7 @@ fn transactions(said: &mut Said, client: &Client, prefix: &str) -> Result<()> {
 }
 
 fn waiting(said: &mut Said, client: &Client, prefix: &str) -> Result<()> {
-    let (mut r, mut other) = (client.get_connection()?, client.get_connection()?);
+    let (mut r, mut other) = (connect(client)?, connect(client)?);
     let queue = key(prefix, "queue");
     let none: Option<(String, String)> = r.blpop(&queue, 0.05)?;
     said.say("blpop in vain", none);
@@ -182,7 +190,7 @@ fn pipelines(said: &mut Said, r: &mut Connection) -> Result<()> {
 }
 
 fn subscribers(said: &mut Said, client: &Client, is_resp3: bool) -> Result<()> {
-    let (mut r, mut other) = (client.get_connection()?, client.get_connection()?);
+    let (mut r, mut other) = (connect(client)?, connect(client)?);
     if is_resp3 {
         // What is pushed comes beside the replies of the same connection, which publishes itself.
         let (sender, pushed) = std::sync::mpsc::channel();
@@ -195,7 +203,9 @@ fn subscribers(said: &mut Said, client: &Client, is_resp3: bool) -> Result<()> {
         return Ok(());
     }
     let mut subscriber = r.as_pubsub();
-    subscriber.subscribe(&["news", "p:news"])?;
+    // One by one: redis-rs waits for the first answer of each command only.
+    subscriber.subscribe("news")?;
+    subscriber.subscribe("p:news")?;
     subscriber.psubscribe("ne*")?;
     let heard: [i64; 3] =
         [other.publish("news", "hello")?, other.publish("p:news", "hi")?, other.publish("nobody", "x")?];
