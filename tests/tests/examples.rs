@@ -60,6 +60,7 @@ examples! {
     client_auth: "client-auth",
     cluster: "cluster",
     prefix_routing: "prefix-routing",
+    all_of_redis: "all-of-redis",
     read_write_separation: "read-write-separation",
     mirroring: "mirroring",
     fault_error: "fault-error",
