@@ -34,9 +34,13 @@ lint:
 bench *arguments:
     cargo run --release -p redis-mesh-tests --bin bench -- {{arguments}}
 
-# Fuzz the rewriter (or `config`) for some seconds. Needs a nightly toolchain and cargo-fuzz.
+# Fuzz the rewriter (or `proxy`, `config`) for some seconds. Needs a nightly toolchain and cargo-fuzz.
 fuzz target="rewriter" seconds="60":
     cd filter/core && cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}} -max_len=4096
+
+# The module's tests, before a stand-in of Envoy, checked for undefined behaviour and leaks. Needs a nightly toolchain with miri.
+miri:
+    cargo +nightly miri test -p redis-mesh-native
 
 # Rewrite the goldens and generated examples after a change that is meant.
 bless:
