@@ -60,6 +60,7 @@ thread_local! {
     static CONNECTIONS: RefCell<Vec<(String, Rc<Connection>)>> = const { RefCell::new(Vec::new()) };
     static RESUMED: RefCell<Vec<Rc<Connection>>> = const { RefCell::new(Vec::new()) };
     static MISSING: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static CONFIGS: RefCell<Vec<*const crate::config::Config>> = const { RefCell::new(Vec::new()) };
     static LOG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     /// A cluster's name, and its healthy hosts by priority.
     static HOSTS: RefCell<(String, Vec<Vec<String>>)> = const { RefCell::new((String::new(), Vec::new())) };
@@ -84,9 +85,11 @@ fn connection(filter: Opaque) -> Rc<Connection> {
 pub fn configure(name: &str, config: &str) -> *const crate::config::Config {
     let buffer = |text: &str| Buffer { data: text.as_ptr(), len: text.len() };
     // SAFETY: both are valid for the call.
-    unsafe {
+    let config = unsafe {
         hooks::envoy_dynamic_module_on_network_filter_config_new(metrics::configuration(), buffer(name), buffer(config))
-    }
+    };
+    CONFIGS.with_borrow_mut(|all| all.extend((!config.is_null()).then_some(config)));
+    config
 }
 
 /// What has been logged.
@@ -286,6 +289,30 @@ pub fn bury() {
         // It may have gone with the one before.
         if !connection.module().is_null() {
             connection.destroy();
+        }
+    }
+}
+
+/// Ends a test in order: all that stands is destroyed, and nothing runs any more.
+pub struct End;
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        while let Some(connection) =
+            CONNECTIONS.with_borrow(|all| all.first().map(|(_, connection)| connection.clone()))
+        {
+            connection.destroy();
+        }
+        for config in CONFIGS.take() {
+            // SAFETY: it was made by `configure`, and nothing that stands has it any more.
+            unsafe { hooks::envoy_dynamic_module_on_network_filter_config_destroy(config.cast_mut()) };
+        }
+        // Only there does it matter, and only there tests come one after the other, so that nobody is waited for who has failed.
+        if cfg!(miri) {
+            crate::timer::end();
         }
     }
 }

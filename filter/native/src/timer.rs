@@ -5,6 +5,7 @@ use crate::envoy::{self, Level, Waker};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// A worker's alarm.
@@ -20,9 +21,11 @@ struct Set {
 struct State {
     alarms: BTreeMap<u64, Set>,
     running: bool,
+    /// Tests wait for it.
+    thread: Option<JoinHandle<()>>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { alarms: BTreeMap::new(), running: false });
+static STATE: Mutex<State> = Mutex::new(State { alarms: BTreeMap::new(), running: false, thread: None });
 static CHANGED: Condvar = Condvar::new();
 
 /// Every change under this lock is one assignment, so a panic leaves nothing half done.
@@ -43,7 +46,7 @@ impl Alarm {
         let mut state = state();
         if !state.running {
             match std::thread::Builder::new().name("redis-mesh-timer".into()).spawn(run) {
-                Ok(_) => state.running = true,
+                Ok(thread) => (state.running, state.thread) = (true, Some(thread)),
                 Err(error) => {
                     envoy::log(Level::Error, &format!("redis-mesh: no thread for timers: {error}"));
                     return false;
@@ -65,12 +68,14 @@ impl Alarm {
     /// Drops the waker. When this returns, the timer's thread doesn't use it, nor will it.
     pub fn retire(&self) {
         state().alarms.remove(&self.key);
+        CHANGED.notify_one();
     }
 }
 
+/// The thread ends with the last alarm, so that nothing of this module runs when nobody needs it.
 fn run() {
     let mut state = state();
-    loop {
+    while !state.alarms.is_empty() {
         let now = Instant::now();
         for alarm in state.alarms.values_mut().filter(|alarm| alarm.due.is_some_and(|due| due <= now)) {
             alarm.due = None;
@@ -85,4 +90,15 @@ fn run() {
             }
         };
     }
+    state.running = false;
+}
+
+/// Waits until the thread has ended, unless somebody else has an alarm.
+#[cfg(test)]
+pub fn end() {
+    let thread = {
+        let mut state = state();
+        if state.alarms.is_empty() { state.thread.take() } else { None }
+    };
+    drop(thread.map(JoinHandle::join));
 }

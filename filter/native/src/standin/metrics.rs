@@ -37,6 +37,7 @@ pub fn newest() -> usize {
 /// A configuration, of this number, is no longer needed.
 pub fn forget(config: *const Config, number: usize) {
     GONE.with_borrow_mut(|gone| gone.push(number));
+    super::CONFIGS.with_borrow_mut(|all| all.retain(|other| *other != config));
     // SAFETY: a test gives it back once.
     unsafe { hooks::envoy_dynamic_module_on_network_filter_config_destroy(config.cast_mut()) };
 }
