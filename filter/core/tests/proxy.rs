@@ -493,6 +493,26 @@ fn connections_are_renewed_and_nothing_is_overtaken() {
 }
 
 #[test]
+fn who_waits_for_a_connection_that_is_renewed_goes_on() {
+    let mut world = World::new(1);
+    let id = world.client(&compiled(&two()));
+    world.say(id, &command(&["SET", "b", "1"]));
+    world.settle();
+    world.say(id, &command(&["GET", "b"]));
+    // Envoy takes no more for it, and says nothing else until it ends.
+    let carrier = *world.connections.keys().next().unwrap();
+    world.proxy.upstream_full(carrier, true);
+    world.say(id, &command(&["GET", "b"]));
+    assert!(!world.clients[&id].waiting.is_empty());
+    world.now += Duration::from_secs(61);
+    world.proxy.tick(world.now);
+    world.drain();
+    world.settle();
+    assert_eq!(world.received(id), "+OK $1 1 $1 1 ");
+    assert!(!world.connections.contains_key(&carrier));
+}
+
+#[test]
 fn another_login_overtakes_nothing() {
     for seed in 0..100 {
         let mut world = World::new(seed);

@@ -275,6 +275,9 @@ impl Proxy {
         if let Some(successor) = carrier.successor {
             self.succeed(successor);
         }
+        if carrier.is_awaited {
+            self.wake_those_who_wait_for(Wait::Carrier(id));
+        }
         if self.lines.get(&carrier.line) == Some(&id) {
             self.lines.remove(&carrier.line);
         }

@@ -384,9 +384,6 @@ impl Proxy {
         self.clock = now;
         let Some(mut carrier) = self.carriers.remove(id) else { return };
         self.forget(id, &carrier);
-        if carrier.is_awaited {
-            self.wake_those_who_wait_for(super::client::Wait::Carrier(id));
-        }
         let cluster = carrier.line.upstream.cluster.clone();
         let text = match (&carrier.refusal, carrier.is_greeted, how) {
             (Some(refusal), ..) => refusal.text.clone(),
