@@ -1,5 +1,6 @@
 //! A Redis Cluster whose nodes die, stop, move slots, and can't be reached.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +12,7 @@ use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::relay::Relay;
 use redis_mesh_tests::reply::Reply;
+use serde_json::Value;
 
 use crate::PATIENCE;
 use crate::faults::forgets_nothing;
@@ -31,29 +33,40 @@ impl Hidden {
         config.push("cluster-require-full-coverage no".to_owned());
         let shape = Shape { replicas: 0, addrs: Some(nodes.clone()), config, ..Shape::default() };
         let cluster = Cluster::start_with(shape)?;
+        let mut hidden = Hidden { cluster, relays: Vec::new() };
+        hidden.move_behind(subnet, 31)?;
+        Ok(hidden)
+    }
+
+    /// All nodes call themselves by other addresses from now on, beginning with this host, and nobody is at those before.
+    fn move_behind(&mut self, subnet: &Subnet, first: u8) -> Result<()> {
         let mut relays = Vec::new();
-        for (node, host) in cluster.nodes.iter().zip(31..) {
+        for (node, host) in self.cluster.nodes.iter().zip(first..) {
             let (outside, inside) = (subnet.redis(host), node.addr());
-            let bus = |mut addr: std::net::SocketAddr| {
+            let bus = |mut addr: SocketAddr| {
                 addr.set_port(addr.port() + 10_000);
                 addr
             };
             relays.push((Relay::start(outside, inside)?, Relay::start(bus(outside), bus(inside))?));
             node.client()?.ok(&["CONFIG", "SET", "cluster-announce-ip", &outside.ip().to_string()])?;
         }
-        let hidden = Hidden { cluster, relays };
+        let addrs: Vec<String> = relays.iter().map(|(relay, _)| relay.addr().ip().to_string()).collect();
         wait_until("nodes at the addresses of relays", PATIENCE, || {
-            hidden.cluster.nodes.iter().all(|node| {
+            self.cluster.nodes.iter().all(|node| {
                 node.cmd(&["CLUSTER", "SLOTS"]).is_ok_and(|slots| {
-                    let known = |range: &Reply| {
-                        let ip = range.items()[2].items()[0].text();
-                        hidden.relays.iter().any(|(relay, _)| relay.addr().ip().to_string() == ip)
-                    };
+                    let known = |range: &Reply| addrs.contains(&range.items()[2].items()[0].text());
                     slots.items().len() >= 3 && slots.items().iter().all(known)
                 })
             })
         })?;
-        Ok(hidden)
+        self.relays = relays;
+        Ok(())
+    }
+
+    /// The cluster for Envoy.
+    fn upstream(&self) -> Value {
+        let nodes: Vec<_> = self.relays.iter().map(|(relay, _)| relay.addr()).collect();
+        native::redis_cluster("one.test:6379", &nodes)
     }
 
     /// Which node has a slot.
@@ -74,9 +87,8 @@ impl Hidden {
 fn what_clients_of_a_cluster_see_is_what_one_redis_could_have_told() -> Result<()> {
     let subnet = Subnet::claim()?;
     let mut hidden = Hidden::start(&subnet)?;
-    let nodes: Vec<_> = hidden.relays.iter().map(|(relay, _)| relay.addr()).collect();
     let setup = Setup { is_cluster: true, ..Setup::default() };
-    let mut scene = Scene::start(subnet, native::redis_cluster("one.test:6379", &nodes), &setup)?;
+    let mut scene = Scene::start(subnet, hidden.upstream(), &setup)?;
     let load = Load::run(scene.addr(), 12, |load| {
         load.wait_served(1000)?;
         // Slots move, of keys that are in use.
@@ -113,6 +125,32 @@ fn what_clients_of_a_cluster_see_is_what_one_redis_could_have_told() -> Result<(
     ensure!(numbers.done > 5_000 && numbers.unknown > 0 && numbers.refused > 0, "{numbers:?}");
     ensure!(load.reconnected() == 0, "{} connections of clients ended", load.reconnected());
     load.history.check()?;
+    scene.check_is_empty()
+}
+
+/// As in Kubernetes, where pods that start anew have other addresses.
+#[test]
+fn a_cluster_all_of_whose_nodes_have_moved_is_found_again() -> Result<()> {
+    let subnet = Subnet::claim()?;
+    let mut hidden = Hidden::start(&subnet)?;
+    let setup = Setup { is_cluster: true, ..Setup::default() };
+    let mut scene = Scene::start(subnet, hidden.upstream(), &setup)?;
+    let mut client = Client::connect(scene.addr())?;
+    let all: Vec<String> = (0..30).map(|i| format!("k{i}")).collect();
+    for key in &all {
+        client.ok(&["SET", key, key])?;
+    }
+    for first in [41, 51] {
+        hidden.move_behind(&scene.subnet, first)?;
+        scene.push_upstream(hidden.upstream())?;
+        // On a connection from before.
+        wait_until("all slots at their new addresses", PATIENCE, || {
+            all.iter().all(|key| client.cmd(&["GET", key]).is_ok_and(|reply| reply == Reply::bulk(key)))
+        })?;
+        client.ok(&["SET", "moved", &first.to_string()])?;
+        assert_eq!(Client::connect(scene.addr())?.line("GET moved")?, Reply::bulk(first.to_string()));
+    }
+    drop(client);
     scene.check_is_empty()
 }
 

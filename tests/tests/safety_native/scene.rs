@@ -91,6 +91,12 @@ impl Scene {
         self.push_clusters()
     }
 
+    /// The cluster comes anew, with other members.
+    pub fn push_upstream(&mut self, upstream: Value) -> Result<()> {
+        self.pieces.upstream = upstream;
+        self.push_clusters()
+    }
+
     /// The clusters of what the module hangs on come anew.
     pub fn push_internal_clusters(&mut self) -> Result<()> {
         let number = self.pieces.next();
