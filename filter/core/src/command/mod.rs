@@ -194,6 +194,8 @@ pub struct Command {
     pub legacy_keys: (i8, i8, i8),
     /// Where the keys are.
     pub specs: &'static [KeySpec],
+    /// Argument 1 is its key, and nothing else of it decides where it goes and how: most commands, and most of what is sent.
+    pub has_one_key: bool,
     /// By what the keys are found: the specs, or knowledge of the command's grammar where the specs don't suffice.
     pub extract: Extract,
     /// How redis_proxy treats it.
@@ -330,6 +332,7 @@ macro_rules! row {
                 begin: $begin,
                 find: $find,
             }),*],
+            has_one_key: false,
             extract: $crate::command::Extract::Specs,
             proxy: $crate::command::Proxy::Unsupported,
             split: $crate::command::Split::No,
@@ -337,11 +340,23 @@ macro_rules! row {
             returns_keys: false,
             subcommands: &[],
         }
+        .look_for_one_key()
     };
 }
 use row;
 
 impl Command {
+    const fn look_for_one_key(mut self) -> Self {
+        let flags = Flags(Flags::ADMIN.0 | Flags::BLOCKING.0 | Flags::PUBSUB.0 | Flags::NO_MULTI.0);
+        let is_key = match self.specs {
+            [KeySpec { flags, begin: Begin::Index(1), find: Find::Range { last: 0, .. } }] => {
+                !flags.intersects(KeyFlags(KeyFlags::NOT_KEY.0 | KeyFlags::INCOMPLETE.0))
+            }
+            _ => false,
+        };
+        self.has_one_key = is_key && !self.flags.intersects(flags);
+        self
+    }
     const fn proxy(mut self, proxy: Proxy) -> Self {
         self.proxy = proxy;
         self
@@ -356,6 +371,7 @@ impl Command {
     }
     const fn extract(mut self, extract: Extract) -> Self {
         self.extract = extract;
+        self.has_one_key = false;
         self
     }
     const fn returns_keys(mut self) -> Self {
@@ -364,6 +380,7 @@ impl Command {
     }
     const fn subcommands(mut self, subcommands: &'static [Command]) -> Self {
         self.subcommands = subcommands;
+        self.has_one_key = false;
         self
     }
 }

@@ -71,10 +71,7 @@ impl Carrier {
         self.expected.iter().any(|next| {
             let from = at;
             at += next.kept as usize;
-            next.what.is_later(owner) && {
-                let kept = self.kept.iter().skip(from).take(next.kept as usize);
-                slot_of(&kept.copied().collect::<Vec<_>>()) == slot
-            }
+            next.what.is_later(owner) && { slot_of(self.kept.behind(from, next.kept as usize)) == slot }
         })
     }
 }

@@ -3,6 +3,7 @@
 use super::Address;
 use super::client::Client;
 use super::config::Upstream;
+use super::kept::Kept;
 use super::login::has_no_password;
 use super::queue::Sequence;
 use super::scripts::Digest;
@@ -130,7 +131,7 @@ pub struct Carrier {
     /// Bytes to send when the greeting has been answered.
     staged: Vec<u8>,
     /// Commands that may have to be sent to another node, the oldest first.
-    pub kept: VecDeque<u8>,
+    pub kept: Kept,
     /// The greeting has been answered.
     pub is_greeted: bool,
     /// A host knows that there is something to send.
@@ -203,7 +204,7 @@ impl Carrier {
             expected,
             out,
             staged: Vec::new(),
-            kept: VecDeque::new(),
+            kept: Kept::default(),
             is_greeted: false,
             is_announced: false,
             is_full: false,
@@ -241,10 +242,17 @@ impl Carrier {
         let mut awaited = Awaited { kept: 0, ..awaited };
         if keeps {
             let written = to.get(from..).unwrap_or_default();
-            self.kept.extend(written);
+            self.kept.push(written);
             awaited.kept = written.len() as u32;
         }
         self.expected.push_back(awaited);
+    }
+
+    /// True if a host has to be told that there is something to send.
+    pub fn is_to_announce(&mut self) -> bool {
+        let is_news = !self.out.is_empty() && !self.is_announced && !self.is_full;
+        self.is_announced |= is_news;
+        is_news
     }
 
     /// Bytes that wait to be sent.
@@ -262,17 +270,21 @@ impl Carrier {
 
     /// Drops what was kept of the oldest command.
     pub fn drop_kept(&mut self, awaited: Awaited) {
-        drop(self.kept.drain(..(awaited.kept as usize).min(self.kept.len())));
+        if awaited.kept > 0 {
+            self.kept.drop_oldest(awaited.kept as usize);
+        }
     }
 
     /// What was kept of the oldest command.
-    pub fn oldest_kept(&self, awaited: Awaited) -> Vec<u8> {
-        self.kept.iter().take(awaited.kept as usize).copied().collect()
+    pub fn oldest_kept(&self, awaited: Awaited) -> &[u8] {
+        self.kept.behind(0, awaited.kept as usize)
     }
 
     /// Takes what was kept of the oldest command.
     pub fn take_kept(&mut self, awaited: Awaited) -> Vec<u8> {
-        self.kept.drain(..(awaited.kept as usize).min(self.kept.len())).collect()
+        let oldest = self.oldest_kept(awaited).to_vec();
+        self.drop_kept(awaited);
+        oldest
     }
 
     /// Takes in the answer to a greeting. What has been waiting goes out after the last one.

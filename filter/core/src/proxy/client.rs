@@ -151,6 +151,8 @@ impl Own {
 #[derive(Debug)]
 pub struct Window {
     open: usize,
+    /// As many as may ever be, with replies of that size.
+    most: usize,
     /// The size of replies, as a moving average.
     size: usize,
     /// Bytes of the one that is coming.
@@ -159,7 +161,7 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Window {
-        Window { open: 16, size: 0, coming: 0 }
+        Window { open: 16, most: WINDOW, size: 0, coming: 0 }
     }
 }
 
@@ -169,8 +171,11 @@ impl Window {
         self.coming += bytes;
         if is_complete {
             let size = std::mem::take(&mut self.coming);
-            self.size = (7 * self.size + size).div_ceil(8);
-            self.open = (self.open + 1).min(WINDOW).min((REPLIES / self.size.max(1)).max(1));
+            if size != self.size {
+                self.size = (7 * self.size + size).div_ceil(8);
+                self.most = (REPLIES / self.size.max(1)).clamp(1, WINDOW);
+            }
+            self.open = (self.open + 1).min(self.most);
         }
     }
 }

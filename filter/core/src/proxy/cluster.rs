@@ -56,6 +56,12 @@ impl Cluster {
         self.topology.as_ref()?.shards().get(shard).map(|shard| shard.master)
     }
 
+    /// The shared connection to the master of a slot, if it is known.
+    pub(super) fn at_hand(&self, slot: u16, resp3: bool) -> Option<CarrierId> {
+        let shard = self.topology.as_ref()?.owner(slot)?;
+        *self.masters.get(shard)?.get(usize::from(resp3))?
+    }
+
     /// Takes in that a node has a slot. False: that was known.
     fn move_slot(&mut self, slot: u16, to: SocketAddr) -> bool {
         let Some(topology) = self.topology.as_mut().filter(|topology| topology.master(slot) != Some(to)) else {
@@ -136,9 +142,7 @@ impl Proxy {
         let Some(cluster) = self.clusters.get(index) else { return Err(Missing::Error(String::new())) };
         let is_of_master = matches!(access, Access::Write | Access::Read(ReadPolicy::Master));
         let known = cluster.masters.get(shard).and_then(|known| *known.get(usize::from(resp3))?);
-        if let Some(link) = known.filter(|_| is_of_master)
-            && self.carriers.get(link).is_some_and(|carrier| carrier.refusal.is_none() && !carrier.is_retired)
-        {
+        if let Some(link) = known.filter(|link| is_of_master && self.is_usable(*link)) {
             return Ok(link);
         }
         let policy = match access {

@@ -47,6 +47,8 @@ pub struct Config {
     pub router: Router,
     /// Faults of the whole host.
     pub faults: Faults,
+    /// It, or a route, has faults.
+    pub has_faults: bool,
     /// All routes lead to one destination, so that commands without a key have a place to go.
     pub single: bool,
 }
@@ -168,6 +170,7 @@ impl Config {
                 faults: Faults::new(&route.faults).map_err(|error| format!("routes[{index}].{error}"))?,
             });
         }
+        let faults = Faults::new(&host.faults)?;
         Ok(Config {
             host: host.host.clone(),
             limits: limits.clone(),
@@ -177,10 +180,11 @@ impl Config {
             op_timeout: (host.op_timeout_ms > 0).then(|| Duration::from_millis(host.op_timeout_ms)),
             read_policy: host.read_policy,
             command_stats: host.command_stats,
+            has_faults: !faults.is_empty() || routes.iter().any(|route| !route.faults.is_empty()),
             targets,
             routes,
             router,
-            faults: Faults::new(&host.faults)?,
+            faults,
             single,
         })
     }

@@ -1,6 +1,6 @@
 //! What becomes of a command.
 
-use super::client::Client;
+use super::client::{Client, Hearing};
 use super::gather::Gather;
 use super::login::Presented;
 use super::place::{Edit, Part, Place, Routed};
@@ -109,6 +109,21 @@ pub(super) fn ok() -> Decision {
 /// A command's name as people write it.
 pub(super) fn shown(command: &Command) -> String {
     command.name.to_ascii_uppercase().replace('|', " ")
+}
+
+/// Where a command goes of which its one key decides everything, so that nothing else has to be looked at; its route, and how
+/// many bytes are to be removed from the key. `None`: it isn't such a command, or not at the moment.
+pub(super) fn directly(client: &Client, command: &Command, args: &Args<'_>) -> Option<(Place, usize, usize)> {
+    let is_plain = command.has_one_key
+        && !client.config.has_faults
+        && client.transaction.is_none()
+        && client.drawn.is_none()
+        && client.watch.is_none()
+        && client.hearing == Hearing::On
+        && client.may_command()
+        && !client.is_subscriber()
+        && command.accepts(args.count);
+    if is_plain { client.config.place(args.get(1)) } else { None }
 }
 
 impl Proxy {
@@ -351,5 +366,65 @@ fn route(client: &Client, command: &'static Command, args: &Args<'_>) -> Decisio
             let shown = args.quoted(index);
             Decision::Refuse(format!("ERR redis-mesh: no route of {} takes the key '{shown}'", config.host))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Document;
+    use super::*;
+    use crate::resp::request::Span;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn what_goes_directly_would_go_there_anyway() {
+        let document = serde_json::json!({"name": "n", "revision": 1, "hosts": [{
+            "host": "h:6379", "path": "native", "guardCredentials": true,
+            "targets": [
+                {"destination": "a:6379", "upstream": {"cluster": "a", "login": {"password": "p"}}},
+                {"destination": "b:6379", "cluster": true, "upstream": {"cluster": "b", "nodes": "b nodes"}},
+            ],
+            "routes": [
+                {"match": {"prefix": "b:"}, "target": 1, "removePrefix": true},
+                {"match": "any", "target": 0},
+            ],
+        }]});
+        let config = Document::from_json(document.to_string().as_bytes()).unwrap().host;
+        let mut proxy = Proxy::new([1; 32]);
+        let mut direct = Vec::new();
+        for container in command::all() {
+            for command in std::iter::once(container).chain(container.subcommands) {
+                for key in ["b:k", "k"] {
+                    let mut words: Vec<&str> = command.name.split('|').collect();
+                    words.resize(usize::from(command.arity.unsigned_abs()).max(words.len()), key);
+                    let (mut frame, mut spans) = (Vec::new(), Vec::new());
+                    for word in &words {
+                        spans.push(Span { start: frame.len() as u32, len: word.len() as u32 });
+                        frame.extend_from_slice(word.as_bytes());
+                    }
+                    let args = Args { frame: &frame, spans: &spans, count: spans.len() };
+                    let id = proxy.open(config.clone());
+                    let mut client = proxy.clients.lend(id).unwrap();
+                    let way = directly(&client, command, &args);
+                    let decision = proxy.decide(id, &mut client, Known::of(&args), &args);
+                    proxy.clients.give_back(id, client);
+                    let Some((place, route, strip)) = way else { continue };
+                    direct.push(command.name);
+                    match decision {
+                        Decision::Forward { place: to, route: Some(by), edits, over: Over::Shared } => {
+                            let edit: &[Edit] = if strip > 0 { &[(1, strip)] } else { &[] };
+                            assert_eq!((to, by, edits.as_slice()), (place, route, edit), "{words:?}");
+                        }
+                        _ => panic!("{words:?} is looked at"),
+                    }
+                }
+            }
+        }
+        for name in ["get", "set", "incr", "hset", "zadd", "lpush", "xadd", "bf.add", "pfadd"] {
+            assert!(direct.contains(&name), "{name}");
+        }
+        let looked_at = ["watch", "blpop", "spublish", "sort", "mget", "migrate", "xread", "eval"];
+        assert_eq!(direct.iter().find(|name| looked_at.contains(name)), None);
     }
 }

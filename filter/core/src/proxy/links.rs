@@ -77,6 +77,19 @@ impl Proxy {
         }
     }
 
+    /// The same, if there is nothing to be found out or opened.
+    pub(super) fn at_hand(&self, client: &Client, place: Place, access: Access) -> Option<CarrierId> {
+        if client.own.is_some() || access != Access::Write {
+            return None;
+        }
+        let link = match client.links.get(place.target)? {
+            Link::Carrier(link) => *link,
+            Link::Cluster(cluster) => self.clusters.get(*cluster)?.at_hand(place.slot?, client.resp3)?,
+            Link::Unknown => return None,
+        };
+        self.is_usable(link).then_some(link)
+    }
+
     /// How a target is reached, as far as it is known and still so.
     fn known(&mut self, client: &mut Client, target: usize) -> Result<Link, Missing> {
         match client.links.get(target).copied() {
@@ -144,7 +157,7 @@ impl Proxy {
     }
 
     /// True if new commands may go over a connection.
-    fn is_usable(&self, link: CarrierId) -> bool {
+    pub(super) fn is_usable(&self, link: CarrierId) -> bool {
         self.carriers.get(link).is_some_and(|carrier| carrier.refusal.is_none() && !carrier.is_retired)
     }
 
@@ -200,11 +213,16 @@ impl Proxy {
                 awaited.what,
                 Expected::Client(..) | Expected::Part(..) | Expected::Exec(..) | Expected::Subscription(..)
             );
+        // Otherwise somebody looks after it already.
+        let is_new = carrier.expected.is_empty() || carrier.patience != patience;
         carrier.patience = patience;
         carrier.send(awaited, keeps, now, write);
-        let deadline = carrier.deadline();
-        self.announce_upstream(link);
-        self.patrol_by(deadline);
+        if carrier.is_to_announce() {
+            self.outputs.push_back(Output::Send(link));
+        }
+        if is_new && let Some(carrier) = self.carriers.get(link) {
+            self.patrol_by(carrier.deadline());
+        }
     }
 
     /// Sees to it that somebody looks after connections at that time.

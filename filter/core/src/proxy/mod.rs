@@ -16,6 +16,7 @@ mod cluster;
 pub mod config;
 mod decide;
 mod gather;
+mod kept;
 mod links;
 mod load;
 mod login;
@@ -279,27 +280,23 @@ impl Proxy {
             held.extend_from_slice(data);
         }
         let buffer = if is_held { held.as_slice() } else { data };
+        let mut parser = std::mem::take(&mut client.parser);
         let mut at = 0;
         while client.may_go_on() && at < buffer.len() {
             let rest = buffer.get(at..).unwrap_or_default();
-            match client.parser.parse(rest, &client.config.limits) {
+            match parser.parse(rest, &client.config.limits) {
                 Ok(Progress::Partial) => break,
                 Ok(Progress::Nothing(length)) => {
-                    client.parser.reset();
+                    parser.reset();
                     at += length;
                 }
                 Ok(Progress::Complete(length)) => {
-                    let mut parser = std::mem::take(&mut client.parser);
-                    let inline = parser.is_inline();
                     let args = Args { frame: parser.frame(rest), spans: parser.args(), count: parser.args().len() };
-                    let raw = rest.get(..length).filter(|_| !inline);
-                    let step = self.command(id, client, &args, raw, now);
-                    if let Step::Waits = step {
-                        client.parser = parser;
+                    let raw = rest.get(..length).filter(|_| !parser.is_inline());
+                    if let Step::Waits = self.command(id, client, &args, raw, now) {
                         break;
                     }
                     parser.reset();
-                    client.parser = parser;
                     at += length;
                 }
                 Err(error) => {
@@ -312,6 +309,7 @@ impl Proxy {
                 }
             }
         }
+        client.parser = parser;
         if client.is_closing {
             return data.len();
         }
@@ -506,9 +504,7 @@ impl Proxy {
     }
 
     fn announce_upstream(&mut self, id: CarrierId) {
-        let Some(carrier) = self.carriers.get_mut(id) else { return };
-        if !carrier.out.is_empty() && !carrier.is_announced && !carrier.is_full {
-            carrier.is_announced = true;
+        if self.carriers.get_mut(id).is_some_and(Carrier::is_to_announce) {
             self.outputs.push_back(Output::Send(id));
         }
     }

@@ -4,7 +4,7 @@ use super::carrier::Line;
 use super::carrier::{Awaited, Expected};
 use super::client::{Client, Hearing, Wait};
 use super::config::Mirror;
-use super::decide::{CROSS, CROSS_SLOT, Decision, Over};
+use super::decide::{CROSS, CROSS_SLOT, Decision, Over, directly};
 use super::links::{Access, Missing};
 use super::merge::Merge;
 use super::place::{Edit, Part, Place, write, write_part};
@@ -41,7 +41,8 @@ impl Request<'_> {
 
     /// The script that it names.
     fn script(&self) -> Option<Digest> {
-        scripts::named(self.known?.command, self.args)
+        let command = self.known?.command;
+        if command.has_one_key { None } else { scripts::named(command, self.args) }
     }
 
     fn renames(&self, edits: &[Edit]) -> Option<Renames> {
@@ -65,6 +66,19 @@ impl Proxy {
             // It goes over another connection than the subscriptions before it.
             self.wait_for(client, Wait::Answers);
             return Step::Waits;
+        }
+        let request = Request { known, args, raw };
+        if let Some((place, route, strip)) = known.and_then(|known| directly(client, known.command, args)) {
+            client.run.command();
+            let edit = [(1, strip)];
+            let edits = if strip > 0 { &edit[..] } else { &[] };
+            let step = self.pass_on(id, client, request, (place, edits, Some(route)), now);
+            let step = self.or_missing(client, step);
+            match step {
+                Step::Waits => client.drawn = Some(None),
+                Step::Taken => self.went_by(client, route),
+            }
+            return step;
         }
         if client.hearing == Hearing::Skip {
             client.hearing = Hearing::Skipping;
@@ -115,33 +129,20 @@ impl Proxy {
                 }
             }
         }
-        let request = Request { known, args, raw };
         let sequence = client.queue.end();
         let to = match &decision {
             Decision::Forward { route, .. } => *route,
             _ => None,
         };
-        let step = match self.perform(id, client, request, decision, now) {
-            Ok(step) => step,
-            Err(Missing::Wait(wait)) => {
-                self.wait_for(client, wait);
-                Step::Waits
-            }
-            Err(Missing::Error(text)) => {
-                answer_error(client, &text);
-                Step::Taken
-            }
-        };
+        let step = self.perform(id, client, request, decision, now);
+        let step = self.or_missing(client, step);
         match step {
             // It is decided again, without a second draw.
             Step::Waits => client.drawn = client.drawn.or(Some(None)),
             Step::Taken => {
                 client.drawn = None;
-                if let Some(to) = to
-                    && !client.run.goes_by(to)
-                {
-                    self.count_run(client);
-                    let _ = client.run.goes_by(to);
+                if let Some(to) = to {
+                    self.went_by(client, to);
                 }
                 let end = client.queue.end();
                 if let Some(watch) = &mut client.watch {
@@ -156,6 +157,28 @@ impl Proxy {
             }
         }
         step
+    }
+
+    fn or_missing(&mut self, client: &mut Client, step: Result<Step, Missing>) -> Step {
+        match step {
+            Ok(step) => step,
+            Err(Missing::Wait(wait)) => {
+                self.wait_for(client, wait);
+                Step::Waits
+            }
+            Err(Missing::Error(text)) => {
+                answer_error(client, &text);
+                Step::Taken
+            }
+        }
+    }
+
+    /// Counts a command for its route.
+    fn went_by(&mut self, client: &mut Client, route: usize) {
+        if !client.run.goes_by(route) {
+            self.count_run(client);
+            let _ = client.run.goes_by(route);
+        }
     }
 
     fn perform(
@@ -188,22 +211,7 @@ impl Proxy {
                 queue(client, has_place.then_some(place), &written(request, &edits), request.renames(&edits));
             }
             Decision::Forward { place, edits, over: Over::Shared, route } => {
-                let policy = route.and_then(|route| client.config.routes.get(route)).map(|route| route.read_policy);
-                let access = match policy {
-                    Some(policy) if policy != ReadPolicy::Master && request.is_read() => Access::Read(policy),
-                    _ => Access::Write,
-                };
-                let link = self.link(client, place, access, now)?;
-                if self.is_full(link) {
-                    return Err(Missing::Wait(Wait::Carrier(link)));
-                }
-                let what = expect(id, client, request, &edits);
-                self.forward(client, link, what, request, now, |out| {
-                    write(request.args, &edits, request.raw, out);
-                });
-                self.mirror(client, place.target, request, &edits, now, |out| {
-                    write(request.args, &edits, request.raw, out)
-                });
+                return self.pass_on(id, client, request, (place, &edits, route), now);
             }
             Decision::Forward { place, edits, over, .. } => {
                 return self.over_own(id, client, request, (place, &edits, over), now);
@@ -234,6 +242,33 @@ impl Proxy {
                 client.answer(b"+RESET\r\n");
             }
         }
+        Ok(Step::Taken)
+    }
+
+    /// A command goes over a connection that clients share.
+    fn pass_on(
+        &mut self,
+        id: ClientId,
+        client: &mut Client,
+        request: Request<'_>,
+        (place, edits, route): (Place, &[Edit], Option<usize>),
+        now: Duration,
+    ) -> Result<Step, Missing> {
+        let policy = route.and_then(|route| client.config.routes.get(route)).map(|route| route.read_policy);
+        let access = match policy {
+            Some(policy) if policy != ReadPolicy::Master && request.is_read() => Access::Read(policy),
+            _ => Access::Write,
+        };
+        let link = match self.at_hand(client, place, access) {
+            Some(link) => link,
+            None => self.link(client, place, access, now)?,
+        };
+        if self.is_full(link) {
+            return Err(Missing::Wait(Wait::Carrier(link)));
+        }
+        let what = expect(id, client, request, edits);
+        self.forward(client, link, what, request, now, |out| write(request.args, edits, request.raw, out));
+        self.mirror(client, place.target, request, edits, now, |out| write(request.args, edits, request.raw, out));
         Ok(Step::Taken)
     }
 

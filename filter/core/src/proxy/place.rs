@@ -43,7 +43,8 @@ pub enum Routed {
 }
 
 impl Config {
-    fn place(&self, key: &[u8]) -> Option<(Place, usize, usize)> {
+    /// Where a key lives, its route, and how many bytes are to be removed from its beginning.
+    pub fn place(&self, key: &[u8]) -> Option<(Place, usize, usize)> {
         let (matched, route) = self.route(key)?;
         let strip = if route.remove_prefix { matched.prefix as usize } else { 0 };
         let is_cluster = self.is_cluster(route.target);

@@ -126,8 +126,10 @@ impl ReplyQueue {
             Slot::Parts(_) | Slot::Ready(_) => return,
         };
         if index == 0 {
-            self.held -= held.len();
-            out.append(held);
+            if !held.is_empty() {
+                self.held -= held.len();
+                out.append(held);
+            }
             out.extend_from_slice(bytes);
             if !self.is_begun {
                 self.note(bytes);
@@ -207,11 +209,16 @@ impl ReplyQueue {
         self.slots.pop_front();
         self.first += 1;
         self.is_begun = false;
-        out.append(&mut self.pushes);
+        if !self.pushes.is_empty() {
+            out.append(&mut self.pushes);
+        }
     }
 
     fn flush(&mut self, out: &mut Vec<u8>) {
         while let Some(slot) = self.slots.front_mut() {
+            if matches!(slot, Slot::Waiting(held) if held.is_empty()) {
+                return;
+            }
             if let Slot::Ready(bytes) | Slot::Waiting(bytes) = slot
                 && bytes.first() == Some(&b'-')
             {

@@ -57,6 +57,30 @@ impl Proxy {
 
     /// Gives replies to whom they belong. False: they can't be told.
     fn distribute(&mut self, id: CarrierId, carrier: &mut Carrier, data: &[u8], now: Duration) -> bool {
+        // Who has got replies and not been told yet: replies to one client come one after another.
+        let mut told = None;
+        let is_right = self.distribute_to(id, carrier, data, &mut told, now);
+        self.tell(&mut told, None);
+        is_right
+    }
+
+    /// Tells the client that has got replies before, unless it is this one again.
+    fn tell(&mut self, told: &mut Option<ClientId>, next: Option<ClientId>) {
+        if *told != next
+            && let Some(before) = std::mem::replace(told, next)
+        {
+            self.answered(before);
+        }
+    }
+
+    fn distribute_to(
+        &mut self,
+        id: CarrierId,
+        carrier: &mut Carrier,
+        data: &[u8],
+        told: &mut Option<ClientId>,
+        now: Duration,
+    ) -> bool {
         let mut at = 0;
         while at < data.len() {
             let rest = data.get(at..).unwrap_or_default();
@@ -80,6 +104,7 @@ impl Proxy {
             let piece = rest.get(..used).unwrap_or_default();
             at += used;
             if let Some(client) = carrier.pushes_to {
+                self.tell(told, None);
                 carrier.whole.extend_from_slice(piece);
                 if is_complete {
                     let frame = std::mem::take(&mut carrier.whole);
@@ -89,6 +114,7 @@ impl Proxy {
             }
             let Some(expected) = expected else { return false };
             if carrier.is_collected {
+                self.tell(told, None);
                 carrier.whole.extend_from_slice(piece);
                 if is_complete {
                     let reply = std::mem::take(&mut carrier.whole);
@@ -102,7 +128,7 @@ impl Proxy {
                     to.queue.reply(sequence, piece, is_complete, &mut to.out);
                     to.window.count(piece.len(), is_complete);
                 }
-                self.answered(client);
+                self.tell(told, Some(client));
             }
             if is_complete {
                 carrier.expected.pop_front();

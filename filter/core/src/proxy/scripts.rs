@@ -194,7 +194,7 @@ impl Proxy {
                 let is_last = self.clients.get(client).is_some_and(|client| client.queue.end() == sequence + 1);
                 let scripts = self.scripts.get(&carrier.line.upstream.cluster).filter(|_| is_last);
                 let kept = carrier.oldest_kept(expected);
-                let full = scripts.and_then(|all| in_full(&kept, |digest| all.bodies.get(&digest).cloned()));
+                let full = scripts.and_then(|all| in_full(kept, |digest| all.bodies.get(&digest).cloned()));
                 let Some(full) = full else { return false };
                 carrier.drop_kept(expected);
                 self.hold_behind(expected.what);

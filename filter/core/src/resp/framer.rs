@@ -44,6 +44,12 @@ impl Framer {
 
     /// Goes on with the reply under way, or begins one: how many bytes of `input` belong to it, and whether it ends there.
     pub fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), Malformed> {
+        if !self.is_open
+            && let Some(end) = short_string(input)
+        {
+            self.kind = b'$';
+            return Ok((end, true));
+        }
         let mut at = 0;
         while let Some(&byte) = input.get(at) {
             match self.state {
@@ -137,6 +143,21 @@ impl Framer {
         self.left = self.left.saturating_sub(1);
         !self.is_open
     }
+}
+
+/// Where a string of fewer than a thousand bytes ends, if all of it is there: most replies are, and most are short.
+fn short_string(input: &[u8]) -> Option<usize> {
+    let digit = |byte: u8| usize::from(byte - b'0');
+    let (length, head) = match *input {
+        [b'$', a @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a), 4),
+        [b'$', a @ b'0'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a) * 10 + digit(b), 5),
+        [b'$', a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            (digit(a) * 100 + digit(b) * 10 + digit(c), 6)
+        }
+        _ => return None,
+    };
+    let end = head + length + 2;
+    (end <= input.len()).then_some(end)
 }
 
 #[cfg(test)]

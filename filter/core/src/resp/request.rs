@@ -164,6 +164,14 @@ impl Parser {
             match buffer.first() {
                 None => return Ok(Progress::Partial),
                 Some(b'*') => {
+                    // Nearly all commands have fewer than ten arguments.
+                    if let [_, n @ b'1'..=b'9', b'\r', b'\n', ..] = *buffer
+                        && limits.max_arguments > 9
+                    {
+                        self.expected = u32::from(n - b'0');
+                        self.position = 4;
+                        return self.parse_arguments(buffer, limits);
+                    }
                     let Some((n, next)) = number(buffer, 1, limits.max_inline_bytes, ProtocolError::MultibulkLength)?
                     else {
                         return Ok(Progress::Partial);
@@ -180,6 +188,10 @@ impl Parser {
                 Some(_) => return self.parse_inline(buffer, limits),
             }
         }
+        self.parse_arguments(buffer, limits)
+    }
+
+    fn parse_arguments(&mut self, buffer: &[u8], limits: &Limits) -> Result<Progress, ProtocolError> {
         while (self.args.len() as u32) < self.expected {
             let len = match self.bulk {
                 Some(len) => len,
