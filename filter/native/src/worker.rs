@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+use turn::Turn;
 
 /// How soon a full upstream is looked at again, if it says nothing meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -52,6 +53,7 @@ struct Worker {
     employed: Cell<Option<*const Filter>>,
     /// What the alarm is set to.
     armed: Cell<Option<Duration>>,
+    turn: Turn,
 }
 
 /// An upstream connection that the proxy wants.
@@ -235,9 +237,18 @@ pub fn tick() {
     });
 }
 
+/// A turn of Envoy's event loop ends.
+pub fn end_turn() {
+    with(|worker| {
+        worker.turn.ended();
+        worker.perform_all(true);
+    });
+}
+
 /// A filter is going; if the alarm has its waker, that goes first.
 pub fn retire_waker(filter: &Filter) {
     with(|worker| {
+        worker.turn.retire(filter);
         if worker.employed.get().is_some_and(|employed| std::ptr::eq(employed, filter)) {
             worker.alarm.retire();
             worker.employed.set(None);
@@ -270,6 +281,7 @@ impl Worker {
             alarm: Alarm::default(),
             employed: Cell::new(None),
             armed: Cell::new(None),
+            turn: Turn::default(),
         }
     }
 
@@ -284,20 +296,38 @@ impl Worker {
 
     /// See the drain rule.
     fn perform(&self) {
+        self.perform_all(false);
+    }
+
+    fn perform_all(&self, is_end: bool) {
         if self.performing.replace(true) {
             return;
         }
         let _performing = Performing(&self.performing);
+        self.drain();
+        if !self.turn.is_idle() && !is_end && self.will_end() {
+            return;
+        }
+        while self.catch_up() {
+            self.drain();
+        }
+        self.report();
+        self.arm();
+    }
+
+    /// Performs all outputs, but puts off what can wait for the end of the turn.
+    fn drain(&self) {
         loop {
             let output = self.proxy.borrow_mut().poll();
             match output {
-                Some(Output::Write(id)) => self.write(id),
+                Some(output @ (Output::Write(_) | Output::Send(_))) => self.turn.put_off(output),
                 Some(Output::Resume(id)) => {
                     if let Some(client) = self.client(id) {
                         client.resume();
                     }
                 }
                 Some(Output::CloseClient(id)) => {
+                    self.catch_up();
                     if let Some(client) = self.client(id) {
                         client.filter.close();
                     }
@@ -308,8 +338,8 @@ impl Worker {
                     }
                 }
                 Some(Output::Open(id, address)) => self.open(id, address),
-                Some(Output::Send(id)) => self.send(id),
                 Some(Output::CloseCarrier(id)) => {
+                    self.catch_up();
                     let link = self.carriers.borrow_mut().remove(&id);
                     // One that was only asked for is turned away when it arrives.
                     if let Some(Link { stage: Stage::Arrived(carrier), .. }) = link {
@@ -319,8 +349,19 @@ impl Worker {
                 None => break,
             }
         }
-        self.report();
-        self.arm();
+    }
+
+    /// Does what was put off. False: there was nothing.
+    fn catch_up(&self) -> bool {
+        let is_late = !self.turn.is_idle();
+        while let Some(output) = self.turn.next() {
+            match output {
+                Output::Write(id) => self.write(id),
+                Output::Send(id) => self.send(id),
+                _ => {}
+            }
+        }
+        is_late
     }
 
     fn client(&self, id: ClientId) -> Option<Rc<Client>> {
@@ -466,19 +507,24 @@ impl Worker {
         }
     }
 
-    /// Finds a filter whose hook the alarm calls: the anchor, since it stays, or some client.
     fn employ(&self) {
+        self.lasting(|filter| {
+            if let Some(waker) = filter.waker()
+                && self.alarm.employ(waker)
+            {
+                self.employed.set(Some(std::ptr::from_ref(filter)));
+            }
+        });
+    }
+
+    /// Calls with a filter whose hooks can be called: that of the anchor, since it stays, or of some client. None is there: not at all.
+    fn lasting<T>(&self, call: impl FnOnce(&Filter) -> T) -> Option<T> {
         let anchor = self.up();
         let client = self.clients.borrow().values().next().cloned();
-        let filter = match (&anchor, &client) {
-            (Some(anchor), _) => &anchor.filter,
-            (None, Some(client)) => &client.filter,
-            (None, None) => return,
-        };
-        if let Some(waker) = filter.waker()
-            && self.alarm.employ(waker)
-        {
-            self.employed.set(Some(std::ptr::from_ref(filter)));
+        match (&anchor, &client) {
+            (Some(anchor), _) => Some(call(&anchor.filter)),
+            (None, Some(client)) => Some(call(&client.filter)),
+            (None, None) => None,
         }
     }
 }
@@ -486,3 +532,4 @@ impl Worker {
 mod report;
 #[cfg(test)]
 mod tests;
+mod turn;
