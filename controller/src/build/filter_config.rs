@@ -39,8 +39,10 @@ pub fn host(
         wire::DataPath::Native => (false, false, true),
     };
     let upstream_of = |destination: &Destination| {
-        let (cluster, nodes) = reach(destination);
-        is_native.then(|| wire::Upstream { cluster, login: destination.policy.login.as_ref().map(login), nodes })
+        is_native.then(|| {
+            let (cluster, nodes) = reach(destination);
+            wire::Upstream { cluster, login: destination.policy.login.as_ref().map(login), nodes }
+        })
     };
     let logins = service.destinations().iter().any(|destination| destination.policy.login.is_some());
     let upstream =
@@ -136,9 +138,10 @@ pub fn check(config: &wire::FilterConfig, service: &ValidatedService, diagnostic
         // What is already known to be wrong would only be found again, in other words.
         return;
     }
-    let compiled = match service.path {
-        wire::DataPath::Direct | wire::DataPath::Proxy => ProxyConfig::try_from(config.clone()).map(drop),
-        wire::DataPath::Native => Document::try_from(config.clone()).map(drop),
+    let is_native = config.hosts.iter().any(|host| host.path == wire::DataPath::Native);
+    let compiled = match is_native {
+        true => Document::try_from(config.clone()).map(drop),
+        false => ProxyConfig::try_from(config.clone()).map(drop),
     };
     if let Err(error) = compiled {
         diagnostics.add(&service.owner, "", Reason::Invalid, format!("the filter would refuse this: {error}"));

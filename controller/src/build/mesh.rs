@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redis_mesh_core::proxy::config::Document;
 use redis_mesh_core::wire;
 use serde_json::{Value, json};
 
@@ -134,11 +133,7 @@ impl Piece {
         let can_be = options.module.is_some() && self.service.native && !self.listeners.is_empty();
         self.is_native = can_be && destinations.iter().all(|destination| overlay::is_reachable(destination));
         if self.is_native {
-            let config = self.native_document(options, String::new(), 1);
-            if let Err(error) = Document::try_from(config) {
-                let message = format!("the dynamic module would refuse this: {error}");
-                diagnostics.add(&self.service.owner, "", Reason::Invalid, message);
-            }
+            filter_config::check(&self.native_document(options, String::new(), 1), &self.service, diagnostics);
         }
     }
 
@@ -238,22 +233,13 @@ pub enum Content {
         /// The service.
         piece: Arc<Piece>,
     },
-    /// The EnvoyFilter of a Redis Cluster for them.
-    NativeCluster {
-        /// The destination.
-        destination: Arc<Destination>,
-        /// Only for the clients of a namespace.
-        scope: Option<String>,
-        /// The services that lead there.
-        pieces: Vec<Arc<Piece>>,
-    },
     /// What the dynamic module itself needs.
     Module(Module),
     /// The EnvoyFilter of a destination.
     Cluster {
         /// The destination.
         destination: Arc<Destination>,
-        /// What it has to serve.
+        /// What it has to serve; the dynamic module: in sidecars that have it.
         usage: Use,
         /// Only for the clients of a namespace.
         scope: Option<String>,
@@ -389,9 +375,7 @@ impl Content {
     /// The services for which it is.
     pub fn pieces(&self) -> &[Arc<Piece>] {
         match self {
-            Content::Plugin { pieces, .. }
-            | Content::Cluster { pieces, .. }
-            | Content::NativeCluster { pieces, .. } => pieces.as_slice(),
+            Content::Plugin { pieces, .. } | Content::Cluster { pieces, .. } => pieces.as_slice(),
             Content::Listener { piece, .. } | Content::NativeListener { piece } => std::slice::from_ref(piece),
             // It is everybody's.
             Content::Module(_) => &[],
@@ -407,7 +391,6 @@ impl Planned {
             Content::Listener { .. }
             | Content::Cluster { .. }
             | Content::NativeListener { .. }
-            | Content::NativeCluster { .. }
             | Content::Module(_) => envoy_filter::KIND,
         }
     }
@@ -417,9 +400,7 @@ impl Planned {
         let pieces = self.content.pieces();
         let mut subjects: Vec<&Subject> = Vec::new();
         match &self.content {
-            Content::Cluster { destination, .. } | Content::NativeCluster { destination, .. } => {
-                subjects.extend(destination.policy.object.as_ref());
-            }
+            Content::Cluster { destination, .. } => subjects.extend(destination.policy.object.as_ref()),
             Content::Plugin { .. } | Content::Listener { .. } | Content::NativeListener { .. } | Content::Module(_) => {
                 let destinations = pieces.iter().flat_map(|piece| piece.service.destinations());
                 subjects.extend(destinations.filter_map(|destination| destination.policy.object.as_ref()));
@@ -451,17 +432,17 @@ impl Planned {
                 piece.listener(&self.namespace, &self.name, *per_host, options, revision)
             }
             Content::NativeListener { piece } => piece.native_listener(&self.namespace, &self.name, options, revision),
-            Content::NativeCluster { destination, scope, pieces } => {
-                let module = options.module.clone().unwrap_or_default();
-                let patches = overlay::cluster(destination, scope.as_deref(), &module);
-                overlay::object(&self.namespace, &self.name, &purpose_of(destination, pieces), patches)
-            }
             Content::Module(module) => {
                 overlay::object(&self.namespace, &self.name, overlay::PURPOSE, overlay::module(module))
             }
             Content::Cluster { destination, usage, scope, pieces } => {
-                let patch = envoy_filter::cluster(destination, *usage, scope.as_deref());
                 let purpose = purpose_of(destination, pieces);
+                if *usage == Use::Native {
+                    let module = options.module.clone().unwrap_or_default();
+                    let patches = overlay::cluster(destination, scope.as_deref(), &module);
+                    return overlay::object(&self.namespace, &self.name, &purpose, patches);
+                }
+                let patch = envoy_filter::cluster(destination, *usage, scope.as_deref());
                 envoy_filter::object(&self.namespace, &self.name, &purpose, patch.into_iter().collect())
             }
         }
@@ -712,7 +693,7 @@ fn clusters_of<'a>(
     }
     let mut found: BTreeMap<(&str, &HostPort, Option<String>), Wanted<'_>> = BTreeMap::new();
     for piece in pieces {
-        let usage = Use::of(piece.service.path);
+        let usage = if is_native { Use::Native } else { Use::of(piece.service.path) };
         for destination in piece.service.destinations() {
             let scope = circle(&piece.service, destination);
             let place = (piece.namespace.as_str(), &destination.address, scope.clone());
@@ -731,9 +712,9 @@ fn clusters_of<'a>(
         }
     }
     let planned = found.into_iter().filter_map(|((namespace, ..), wanted)| {
-        let is_wanted = match is_native {
-            true => wanted.destination.is_cluster(),
-            false => envoy_filter::changes_cluster(wanted.destination, wanted.usage),
+        let is_wanted = match wanted.usage {
+            Use::Native => wanted.destination.is_cluster(),
+            usage => envoy_filter::changes_cluster(wanted.destination, usage),
         };
         if !is_wanted {
             return None;
@@ -750,18 +731,11 @@ fn clusters_of<'a>(
             namespace,
             name,
             clients: wanted.kept_from.map(str::to_owned),
-            content: match is_native {
-                true => Content::NativeCluster {
-                    destination: wanted.destination.clone(),
-                    scope: wanted.scope,
-                    pieces: wanted.pieces,
-                },
-                false => Content::Cluster {
-                    destination: wanted.destination.clone(),
-                    usage: wanted.usage,
-                    scope: wanted.scope,
-                    pieces: wanted.pieces,
-                },
+            content: Content::Cluster {
+                destination: wanted.destination.clone(),
+                usage: wanted.usage,
+                scope: wanted.scope,
+                pieces: wanted.pieces,
             },
         })
     });

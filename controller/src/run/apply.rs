@@ -182,7 +182,6 @@ enum Source {
     Listener(Arc<Piece>, bool),
     Plugin(Vec<Arc<Piece>>, Vec<wire::Host>),
     NativeListener(Arc<Piece>),
-    NativeCluster(Arc<Destination>, Option<String>, Option<Arc<Piece>>),
     Module(Module),
     /// The piece is that of which the object says that it follows from it, where there is no RedisDestination.
     Cluster(Arc<Destination>, Use, Option<String>, Option<Arc<Piece>>),
@@ -198,9 +197,6 @@ impl Source {
             Content::Listener { piece, per_host } => Source::Listener(piece.clone(), *per_host),
             Content::Plugin { pieces, kept, .. } => Source::Plugin(pieces.clone(), kept.clone()),
             Content::NativeListener { piece } => Source::NativeListener(piece.clone()),
-            Content::NativeCluster { destination, scope, pieces } => {
-                Source::NativeCluster(destination.clone(), scope.clone(), named(destination, pieces))
-            }
             Content::Module(module) => Source::Module(module.clone()),
             Content::Cluster { destination, usage, scope, pieces } => {
                 Source::Cluster(destination.clone(), *usage, scope.clone(), named(destination, pieces))
@@ -223,11 +219,6 @@ impl Source {
                     && same(first.as_slice(), named(destination, pieces).as_slice())
             }
             (Source::NativeListener(known), Content::NativeListener { piece }) => Arc::ptr_eq(known, piece),
-            (Source::NativeCluster(known, clients, first), Content::NativeCluster { destination, scope, pieces }) => {
-                Arc::ptr_eq(known, destination)
-                    && clients == scope
-                    && same(first.as_slice(), named(destination, pieces).as_slice())
-            }
             (Source::Module(known), Content::Module(module)) => known == module,
             _ => false,
         }

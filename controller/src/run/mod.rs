@@ -146,7 +146,6 @@ impl Controller {
         let delivery = self.delivery(&client)?;
         let has_module = delivery.is_some() || self.module_path.is_some();
         let (delivers, delivered) = tokio::sync::watch::channel(Delivered::default());
-        let is_module_awaited = delivery.is_some();
         if let Some(delivery) = delivery {
             tokio::spawn(delivery.run(is_leader.clone(), delivers));
         }
@@ -163,7 +162,6 @@ impl Controller {
                 module: self.module_path,
                 other_modules: BTreeSet::new(),
             },
-            is_module_awaited,
             validate: validate::Options {
                 cluster_domain: self.cluster_domain,
                 module: if has_module { validate::Module::Sidecars } else { validate::Module::Nobody },

@@ -77,7 +77,7 @@ impl Held {
                 let is_cluster = key.kind == envoy_filter::KIND && key.key.name.contains(mesh::DESTINATION);
                 self.everything_of.contains(namespace) || is_cluster && self.clusters_of.contains(namespace)
             }
-            Some(Content::Cluster { .. } | Content::NativeCluster { .. } | Content::Module(_)) => false,
+            Some(Content::Cluster { .. } | Content::Module(_)) => false,
             // That of the whole mesh is everybody's. Without a cluster, its filter refuses rather than misroutes.
             Some(Content::Plugin { .. }) => namespace != root_namespace && self.clusters_of.contains(namespace),
             Some(content @ (Content::Listener { piece, .. } | Content::NativeListener { piece })) => {
@@ -274,7 +274,7 @@ impl Reconciler {
             let Some(operation) = self.objects.compare(key, planned, &self.settings.mesh) else { continue };
             created += usize::from(!self.objects.live().contains_key(key));
             let turn = match &planned.content {
-                Content::Cluster { .. } | Content::NativeCluster { .. } | Content::Module(_) => Turn::Clusters,
+                Content::Cluster { .. } | Content::Module(_) => Turn::Clusters,
                 Content::Listener { .. } | Content::NativeListener { .. } => Turn::Listeners,
                 Content::Plugin { .. } => {
                     let hosts = self.objects.live().get(key).map(|live| live.hosts.as_slice()).unwrap_or_default();
@@ -333,7 +333,7 @@ impl Reconciler {
             let may_be_needed = key.kind == envoy_filter::KIND
                 && key.key.name.contains(mesh::DESTINATION)
                 && needed.contains(key.key.namespace.as_str());
-            let is_left = live.is_native && self.settings.is_module_awaited;
+            let is_left = live.is_native && self.settings.awaits_module();
             apply::is_prunable(live, &frozen) && !may_be_needed && !is_left
         });
         gone.map(|(key, _)| key.clone()).collect()

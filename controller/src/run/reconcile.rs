@@ -38,14 +38,19 @@ pub struct Settings {
     pub identity: String,
     /// How objects are rendered.
     pub mesh: mesh::Options,
-    /// The dynamic module is on its way to sidecars; until it is there, what makes them load it stays as it is.
-    pub is_module_awaited: bool,
     /// How names are read.
     pub validate: validate::Options,
     /// How long nothing must have changed.
     pub debounce: Duration,
     /// How long changes wait at most.
     pub max_debounce: Duration,
+}
+
+impl Settings {
+    /// The dynamic module is on its way to sidecars; until it is there, what makes them load it stays as it is.
+    pub(super) fn awaits_module(&self) -> bool {
+        self.mesh.module.is_none() && self.validate.module == validate::Module::Sidecars
+    }
 }
 
 /// What became of one of our objects so far.
@@ -236,7 +241,6 @@ impl Reconciler {
         info!(module = module.filename, "sidecars that have the dynamic module are served by it");
         self.settings.mesh.module = Some(module);
         self.settings.mesh.other_modules = others;
-        self.settings.is_module_awaited = false;
         self.world.mark_all();
         self.is_stale = true;
     }

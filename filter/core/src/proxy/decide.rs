@@ -14,6 +14,7 @@ use crate::resp::encode;
 use crate::rewrite::args::Args;
 use crate::rewrite::decide::Known;
 use crate::rewrite::guard;
+use crate::rewrite::proxy::{EXEC_WITH_ARGUMENTS, EXECABORT};
 use crate::stats::Stat;
 
 /// What becomes of a command.
@@ -147,10 +148,7 @@ impl Proxy {
         if name == "exec" && args.count > 1 {
             client.transaction = None;
             let mut out = Vec::new();
-            encode::error(
-                &mut out,
-                b"EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command",
-            );
+            encode::error(&mut out, EXEC_WITH_ARGUMENTS.as_bytes());
             return Decision::Unwatch(out);
         }
         if !command.accepts(args.count) {
@@ -281,7 +279,7 @@ fn exec(client: &mut Client) -> Decision {
     let is_watching = client.own.is_some_and(|own| own.is_watching);
     if transaction.is_doomed {
         let mut out = Vec::new();
-        encode::error(&mut out, b"EXECABORT Transaction discarded because of previous errors.");
+        encode::error(&mut out, EXECABORT.as_bytes());
         return Decision::Unwatch(out);
     }
     if std::mem::take(&mut client.lost_watch) {
@@ -340,14 +338,12 @@ fn over(command: &Command, args: &Args<'_>) -> Over {
 /// Where a command goes by its keys.
 fn route(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
     let config = &client.config;
-    if let ("spublish", Some(target)) = (command.name, config.home()) {
+    if command.name == "spublish" {
         // A channel is no key: those who hear it have subscribed there.
+        let Some(target) = config.home() else { return super::gather::keyless(client, command, args) };
         let place = Place { target, slot: config.is_cluster(target).then(|| slot(args.get(1))) };
         let route = config.router.any().map(|any| any as usize);
         return Decision::Forward { place, route, edits: Vec::new(), over: Over::Shared };
-    }
-    if command.name == "spublish" {
-        return super::gather::keyless(client, command, args);
     }
     match config.places(command, args) {
         Routed::Keyless => super::gather::keyless(client, command, args),

@@ -216,29 +216,20 @@ impl ReplyQueue {
 
     fn flush(&mut self, out: &mut Vec<u8>) {
         while let Some(slot) = self.slots.front_mut() {
-            if matches!(slot, Slot::Waiting(held) if held.is_empty()) {
+            let is_whole = matches!(slot, Slot::Ready(_));
+            // Of one that somebody is to answer, the beginning can go out.
+            let (Slot::Ready(bytes) | Slot::Waiting(bytes)) = slot else { return };
+            if !bytes.is_empty() {
+                let mut bytes = std::mem::take(bytes);
+                self.held -= bytes.len();
+                self.note(&bytes);
+                self.is_begun = true;
+                out.append(&mut bytes);
+            }
+            if !is_whole {
                 return;
             }
-            if let Slot::Ready(bytes) | Slot::Waiting(bytes) = slot
-                && bytes.first() == Some(&b'-')
-            {
-                self.failed.push(self.first);
-            }
-            match slot {
-                Slot::Ready(reply) => {
-                    self.held -= reply.len();
-                    out.append(reply);
-                    self.pop(out);
-                }
-                // Its beginning can go out.
-                Slot::Waiting(held) => {
-                    self.held -= held.len();
-                    self.is_begun |= !held.is_empty();
-                    out.append(held);
-                    return;
-                }
-                Slot::Parts(_) | Slot::Renamed(..) | Slot::Mute(_) => return,
-            }
+            self.pop(out);
         }
     }
 }

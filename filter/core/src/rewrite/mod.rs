@@ -18,7 +18,7 @@ pub(crate) mod decide;
 mod direct;
 pub(crate) mod guard;
 mod perform;
-mod proxy;
+pub(crate) mod proxy;
 mod replies;
 mod session;
 mod upstream;

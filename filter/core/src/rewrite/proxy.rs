@@ -10,8 +10,8 @@ use crate::resp::encode;
 use std::fmt::Write;
 
 /// What EXEC answers when a command of the transaction was refused.
-pub(super) const EXECABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
-pub(super) const EXEC_WITH_ARGUMENTS: &str =
+pub(crate) const EXECABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
+pub(crate) const EXEC_WITH_ARGUMENTS: &str =
     "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command";
 
 /// Sections of INFO that redis_proxy leaves out.
