@@ -232,6 +232,7 @@ impl Carrier {
     }
 
     /// Sends a command: `write` appends it. With `keeps`, it is kept until its reply has come.
+    #[inline]
     pub fn send(&mut self, awaited: Awaited, keeps: bool, now: Duration, write: impl FnOnce(&mut Vec<u8>)) {
         if self.expected.is_empty() {
             self.progress = now;
@@ -249,6 +250,7 @@ impl Carrier {
     }
 
     /// True if a host has to be told that there is something to send.
+    #[inline]
     pub fn is_to_announce(&mut self) -> bool {
         let is_news = !self.out.is_empty() && !self.is_announced && !self.is_full;
         self.is_announced |= is_news;
@@ -269,6 +271,7 @@ impl Carrier {
     }
 
     /// Drops what was kept of the oldest command.
+    #[inline]
     pub fn drop_kept(&mut self, awaited: Awaited) {
         if awaited.kept > 0 {
             self.kept.drop_oldest(awaited.kept as usize);

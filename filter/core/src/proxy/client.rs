@@ -167,6 +167,7 @@ impl Default for Window {
 
 impl Window {
     /// Bytes of a reply have come, perhaps its last ones.
+    #[inline]
     pub fn count(&mut self, bytes: usize, is_complete: bool) {
         self.coming += bytes;
         if is_complete {
@@ -239,6 +240,7 @@ impl Client {
     }
 
     /// True if another command may be taken of it.
+    #[inline]
     pub fn may_go_on(&self) -> bool {
         !self.is_closing
             && !self.is_full

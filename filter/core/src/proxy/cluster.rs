@@ -57,6 +57,7 @@ impl Cluster {
     }
 
     /// The shared connection to the master of a slot, if it is known.
+    #[inline]
     pub(super) fn at_hand(&self, slot: u16, resp3: bool) -> Option<CarrierId> {
         let shard = self.topology.as_ref()?.owner(slot)?;
         *self.masters.get(shard)?.get(usize::from(resp3))?

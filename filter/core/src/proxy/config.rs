@@ -190,6 +190,7 @@ impl Config {
     }
 
     /// The route of a key with what it does; `None`: no route takes the key.
+    #[inline]
     pub fn route(&self, key: &[u8]) -> Option<(Matched, &Route)> {
         let matched = self.router.route(key)?;
         Some((matched, self.routes.get(matched.route as usize)?))

@@ -114,6 +114,7 @@ pub(super) fn shown(command: &Command) -> String {
 
 /// Where a command goes of which its one key decides everything, so that nothing else has to be looked at; its route, and how
 /// many bytes are to be removed from the key. `None`: it isn't such a command, or not at the moment.
+#[inline]
 pub(super) fn directly(client: &Client, command: &Command, args: &Args<'_>) -> Option<(Place, usize, usize)> {
     let is_plain = command.has_one_key
         && !client.config.has_faults

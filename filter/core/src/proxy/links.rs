@@ -78,6 +78,7 @@ impl Proxy {
     }
 
     /// The same, if there is nothing to be found out or opened.
+    #[inline]
     pub(super) fn at_hand(&self, client: &Client, place: Place, access: Access) -> Option<CarrierId> {
         if client.own.is_some() || access != Access::Write {
             return None;
@@ -157,6 +158,7 @@ impl Proxy {
     }
 
     /// True if new commands may go over a connection.
+    #[inline]
     pub(super) fn is_usable(&self, link: CarrierId) -> bool {
         self.carriers.get(link).is_some_and(|carrier| carrier.refusal.is_none() && !carrier.is_retired)
     }
@@ -198,6 +200,7 @@ impl Proxy {
     }
 
     /// Sends a command over a connection.
+    #[inline]
     pub(super) fn send(
         &mut self,
         link: CarrierId,

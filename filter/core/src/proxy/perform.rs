@@ -174,6 +174,7 @@ impl Proxy {
     }
 
     /// Counts a command for its route.
+    #[inline]
     fn went_by(&mut self, client: &mut Client, route: usize) {
         if !client.run.goes_by(route) {
             self.count_run(client);
@@ -273,6 +274,7 @@ impl Proxy {
     }
 
     /// Sends a command of a client.
+    #[inline]
     pub(super) fn forward(
         &mut self,
         client: &Client,
@@ -376,6 +378,7 @@ impl Proxy {
     }
 
     /// Sends copies. Nobody waits for their replies.
+    #[inline]
     pub(super) fn mirror(
         &mut self,
         client: &mut Client,
@@ -455,6 +458,7 @@ pub(super) fn answer_error(client: &mut Client, text: &str) {
 }
 
 /// Makes room for the reply to a command that goes to one place.
+#[inline]
 pub(super) fn expect(id: ClientId, client: &mut Client, request: Request<'_>, edits: &[Edit]) -> Expected {
     let is_mute = client.is_mute();
     let sequence = match request.renames(edits) {

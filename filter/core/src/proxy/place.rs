@@ -44,6 +44,7 @@ pub enum Routed {
 
 impl Config {
     /// Where a key lives, its route, and how many bytes are to be removed from its beginning.
+    #[inline]
     pub fn place(&self, key: &[u8]) -> Option<(Place, usize, usize)> {
         let (matched, route) = self.route(key)?;
         let strip = if route.remove_prefix { matched.prefix as usize } else { 0 };
@@ -120,6 +121,7 @@ impl Config {
 }
 
 /// The command, with what is to be removed from its keys removed; `raw` is the command as it came, if it came as an array.
+#[inline]
 pub fn write(args: &Args<'_>, edits: &[Edit], raw: Option<&[u8]>, out: &mut Vec<u8>) {
     if let Some(raw) = raw.filter(|_| edits.is_empty()) {
         return out.extend_from_slice(raw);

@@ -64,6 +64,7 @@ impl ReplyQueue {
     }
 
     /// A command that somebody is to answer.
+    #[inline]
     pub fn expect(&mut self, is_mute: bool) -> Sequence {
         self.add(if is_mute { Slot::Mute(1) } else { Slot::Waiting(Vec::new()) })
     }
@@ -102,6 +103,7 @@ impl ReplyQueue {
     }
 
     /// Bytes of a reply; `complete` with its last ones. What can go out is appended to `out`.
+    #[inline]
     pub fn reply(&mut self, sequence: Sequence, bytes: &[u8], complete: bool, out: &mut Vec<u8>) {
         let Some(index) = sequence.checked_sub(self.first) else { return };
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
@@ -150,6 +152,7 @@ impl ReplyQueue {
     }
 
     /// What goes out begins with this.
+    #[inline]
     fn note(&mut self, bytes: &[u8]) {
         if bytes.first() == Some(&b'-') {
             self.failed.push(self.first);
@@ -205,6 +208,7 @@ impl ReplyQueue {
         self.is_begun && sequence == self.first
     }
 
+    #[inline]
     fn pop(&mut self, out: &mut Vec<u8>) {
         self.slots.pop_front();
         self.first += 1;

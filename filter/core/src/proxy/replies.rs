@@ -65,6 +65,7 @@ impl Proxy {
     }
 
     /// Tells the client that has got replies before, unless it is this one again.
+    #[inline]
     fn tell(&mut self, told: &mut Option<ClientId>, next: Option<ClientId>) {
         if *told != next
             && let Some(before) = std::mem::replace(told, next)

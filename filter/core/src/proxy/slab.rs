@@ -101,22 +101,26 @@ impl<T> Slab<T> {
     }
 
     /// A thing, unless it is gone or lent.
+    #[inline]
     pub fn get_mut(&mut self, id: Id<T>) -> Option<&mut T> {
         self.place(id)?.thing.as_deref_mut()
     }
 
     /// A thing, unless it is gone or lent.
+    #[inline]
     pub fn get(&self, id: Id<T>) -> Option<&T> {
         let place = self.places.get(id.index as usize)?;
         place.thing.as_deref().filter(|_| place.is_taken && place.generation == id.generation)
     }
 
     /// Lends a thing.
+    #[inline]
     pub fn lend(&mut self, id: Id<T>) -> Option<Box<T>> {
         self.place(id)?.thing.take()
     }
 
     /// Takes it back; a thing that was removed meanwhile is dropped.
+    #[inline]
     pub fn give_back(&mut self, id: Id<T>, thing: Box<T>) {
         if let Some(place) = self.place(id) {
             place.thing = Some(thing);

@@ -69,6 +69,7 @@ impl Run {
 
     /// A command goes by a route. False: by another one than those before, which have to be told first.
     #[must_use]
+    #[inline]
     pub fn goes_by(&mut self, route: usize) -> bool {
         if self.times > 0 && self.route != route {
             return false;
