@@ -315,19 +315,18 @@ impl Worker {
         self.arm();
     }
 
-    /// Performs all outputs, but puts off what can wait for the end of the turn.
+    /// Performs all outputs, but puts off what is sent.
     fn drain(&self) {
         loop {
             let output = self.proxy.borrow_mut().poll();
             match output {
-                Some(output @ (Output::Write(_) | Output::Send(_))) => self.turn.put_off(output),
+                Some(Output::Write(id)) => self.write(id),
                 Some(Output::Resume(id)) => {
                     if let Some(client) = self.client(id) {
                         client.resume();
                     }
                 }
                 Some(Output::CloseClient(id)) => {
-                    self.catch_up();
                     if let Some(client) = self.client(id) {
                         client.filter.close();
                     }
@@ -338,8 +337,8 @@ impl Worker {
                     }
                 }
                 Some(Output::Open(id, address)) => self.open(id, address),
+                Some(Output::Send(id)) => self.turn.put_off(id),
                 Some(Output::CloseCarrier(id)) => {
-                    self.catch_up();
                     let link = self.carriers.borrow_mut().remove(&id);
                     // One that was only asked for is turned away when it arrives.
                     if let Some(Link { stage: Stage::Arrived(carrier), .. }) = link {
@@ -351,15 +350,11 @@ impl Worker {
         }
     }
 
-    /// Does what was put off. False: there was nothing.
+    /// Sends what was put off. False: there was nothing.
     fn catch_up(&self) -> bool {
         let is_late = !self.turn.is_idle();
-        while let Some(output) = self.turn.next() {
-            match output {
-                Output::Write(id) => self.write(id),
-                Output::Send(id) => self.send(id),
-                _ => {}
-            }
+        while let Some(id) = self.turn.next() {
+            self.send(id);
         }
         is_late
     }

@@ -1,16 +1,17 @@
-//! What is written and sent goes out at the end of a turn of Envoy's event loop, in one piece for each connection, however many
-//! connections had something to say in that turn. It takes no longer: Envoy itself writes to sockets in the next turn.
+//! What is sent goes out at the end of a turn of Envoy's event loop, in one piece for each connection to Redis, however many clients
+//! had something to say in that turn. It takes no longer: Envoy itself writes to sockets in the next turn, after it has read from
+//! others. For the same reason what is written to clients isn't put off: replies that come in two turns go out together.
 
 use super::Worker;
 use crate::envoy::{Call, Filter, Waker};
-use redis_mesh_core::proxy::Output;
+use redis_mesh_core::proxy::CarrierId;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 /// What waits for the end of a turn.
 #[derive(Default)]
 pub(super) struct Turn {
-    later: RefCell<VecDeque<Output>>,
+    later: RefCell<VecDeque<CarrierId>>,
     /// Tells of the end, and the filter whose waker it is.
     bell: RefCell<Option<(Waker, *const Filter)>>,
     /// It will tell.
@@ -18,13 +19,13 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Does this later.
-    pub(super) fn put_off(&self, output: Output) {
-        self.later.borrow_mut().push_back(output);
+    /// Sends later.
+    pub(super) fn put_off(&self, carrier: CarrierId) {
+        self.later.borrow_mut().push_back(carrier);
     }
 
     /// What was put off first.
-    pub(super) fn next(&self) -> Option<Output> {
+    pub(super) fn next(&self) -> Option<CarrierId> {
         self.later.borrow_mut().pop_front()
     }
 
@@ -49,7 +50,7 @@ impl Turn {
 }
 
 impl Worker {
-    /// Sees to it that [`Worker::end_turn`] is called. False: nobody is there who could.
+    /// Sees to it that [`Worker::perform_all`] is called at the end of the turn. False: nobody is there who could.
     pub(super) fn will_end(&self) -> bool {
         if self.turn.is_set.get() {
             return true;
