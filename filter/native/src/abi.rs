@@ -79,7 +79,11 @@ unsafe extern "C" {
     ) -> bool;
     pub fn envoy_dynamic_module_callback_network_filter_drain_write_buffer(filter: Opaque, len: usize) -> bool;
 
-    pub fn envoy_dynamic_module_callback_network_filter_write(filter: Opaque, data: Buffer, end_stream: bool);
+    pub fn envoy_dynamic_module_callback_network_filter_inject_write_data(
+        filter: Opaque,
+        data: Buffer,
+        end_stream: bool,
+    );
     pub fn envoy_dynamic_module_callback_network_filter_enable_half_close(filter: Opaque, enabled: bool);
     pub fn envoy_dynamic_module_callback_network_filter_inject_read_data(
         filter: Opaque,

@@ -254,10 +254,13 @@ impl Filter {
         });
     }
 
-    /// Writes to the peer of this connection. Envoy may call this filter's write and watermark hooks before it returns.
+    /// Writes to the peer of this connection, by way of the filters between it and this one. Envoy may call this filter's watermark
+    /// hooks before it returns.
     pub fn write(&self, data: &[u8]) {
         // SAFETY: the filter is alive; Envoy copies the bytes.
-        self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_write(raw, lend(data), false) });
+        self.call(|raw| unsafe {
+            abi::envoy_dynamic_module_callback_network_filter_inject_write_data(raw, lend(data), false);
+        });
     }
 
     /// Gives bytes to the next filter as if they had been read. Envoy heeds no limit here.

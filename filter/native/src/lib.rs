@@ -110,7 +110,7 @@ impl Instance {
 
     fn write(&self) -> Action {
         match self {
-            // What these two get is what this module writes.
+            // Nobody behind these two writes anything.
             Instance::Client(_) | Instance::Anchor(_) => Action::Continue,
             Instance::Carrier(carrier) => carrier.write(),
         }

@@ -412,8 +412,8 @@ extern "C" fn envoy_dynamic_module_callback_network_filter_drain_write_buffer(fi
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_callback_network_filter_write(filter: Opaque, data: Buffer, _end: bool) {
-    connection(filter).replied(text(data).as_bytes());
+extern "C" fn envoy_dynamic_module_callback_network_filter_inject_write_data(filter: Opaque, data: Buffer, _end: bool) {
+    connection(filter).written.borrow_mut().extend_from_slice(text(data).as_bytes());
 }
 
 #[unsafe(no_mangle)]

@@ -13,8 +13,8 @@ use crate::timer::Alarm;
 use crate::{Answer, config};
 use redis_mesh_core::proxy::config::Config;
 use redis_mesh_core::proxy::{Address, CarrierId, ClientId, Output, Proxy, Tally};
+use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -32,17 +32,17 @@ thread_local! {
 
 struct Worker {
     proxy: RefCell<Proxy>,
-    clients: RefCell<HashMap<ClientId, Rc<Client>>>,
-    carriers: RefCell<HashMap<CarrierId, Link>>,
+    clients: RefCell<FxHashMap<ClientId, Rc<Client>>>,
+    carriers: RefCell<FxHashMap<CarrierId, Link>>,
     /// The callouts of the anchor, one for each carrier that was asked for.
-    callouts: RefCell<HashMap<u64, CarrierId>>,
+    callouts: RefCell<FxHashMap<u64, CarrierId>>,
     /// Carriers whose upstream takes nothing more, and that have something to send.
     blocked: RefCell<Vec<Rc<Carrier>>>,
     anchor: RefCell<Standing>,
     /// Numbers the requests for an anchor.
     asked: Cell<u64>,
     /// Who counts for clients with certain rules, by the address of these, which is their own while they are kept.
-    metrics: RefCell<HashMap<usize, Arc<Metrics>>>,
+    metrics: RefCell<FxHashMap<usize, Arc<Metrics>>>,
     /// Used again and again.
     tally: RefCell<Tally>,
     /// Up to where configurations have been taken over.
