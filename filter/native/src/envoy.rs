@@ -354,15 +354,6 @@ impl Filter {
     }
 }
 
-/// What the scheduled hook is called for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// The alarm has gone off.
-    Alarm,
-    /// The turn of the event loop ends.
-    EndOfTurn,
-}
-
 /// See [`Filter::waker`].
 pub struct Waker {
     raw: Opaque,
@@ -373,11 +364,10 @@ pub struct Waker {
 unsafe impl Send for Waker {}
 
 impl Waker {
-    /// Has the hook called by the filter's event loop, if the filter is still there then: from another thread in a later turn, from
-    /// its own at the end of this one.
-    pub fn wake(&self, call: Call) {
+    /// Has the hook called in a later turn of the filter's event loop, if the filter is still there then.
+    pub fn wake(&self) {
         // SAFETY: the scheduler lives until the drop, and by `Filter::waker` the event loop does too.
-        unsafe { abi::envoy_dynamic_module_callback_network_filter_scheduler_commit(self.raw, call as u64) }
+        unsafe { abi::envoy_dynamic_module_callback_network_filter_scheduler_commit(self.raw, 0) }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::abi::{self, Buffer, Header, Opaque};
 use crate::config::Config;
-use crate::envoy::{self, Call, Filter, Level};
+use crate::envoy::{self, Filter, Level};
 use crate::node::Policy;
 use crate::{Action, Answer, Instance};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -225,10 +225,9 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_http_callout_don
 /// # Safety
 /// See above.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_scheduled(_envoy: Opaque, module: Opaque, event: u64) {
-    let hook = if event == Call::EndOfTurn as u64 { crate::worker::end_turn } else { crate::worker::tick };
+pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_scheduled(_envoy: Opaque, module: Opaque, _event: u64) {
     // SAFETY: passed on to the caller.
-    unsafe { on(module, (), |_| hook()) }
+    unsafe { on(module, (), |_| crate::worker::tick()) }
 }
 
 /// Events of a configuration; this module schedules none.

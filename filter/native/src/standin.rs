@@ -61,8 +61,6 @@ thread_local! {
     static RESUMED: RefCell<Vec<Rc<Connection>>> = const { RefCell::new(Vec::new()) };
     static MISSING: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     static CONFIGS: RefCell<Vec<*const crate::config::Config>> = const { RefCell::new(Vec::new()) };
-    /// Who is to be called, and for what.
-    static SCHEDULED: RefCell<VecDeque<(Rc<Connection>, u64)>> = const { RefCell::new(VecDeque::new()) };
     static LOG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     /// A cluster's name, and its healthy hosts by priority.
     static HOSTS: RefCell<(String, Vec<Vec<String>>)> = const { RefCell::new((String::new(), Vec::new())) };
@@ -76,25 +74,11 @@ fn text(buffer: Buffer) -> String {
     String::from_utf8_lossy(unsafe { crate::envoy::bytes(buffer) }).into_owned()
 }
 
-fn found(filter: Opaque) -> Option<Rc<Connection>> {
-    CONNECTIONS.with_borrow(|all| {
-        all.iter().map(|(_, connection)| connection).find(|c| Rc::as_ptr(c).cast_mut().cast() == filter).cloned()
-    })
-}
-
 fn connection(filter: Opaque) -> Rc<Connection> {
-    found(filter).expect("a filter that was destroyed is used")
-}
-
-/// A turn of the event loop ends: what was scheduled in it is called.
-fn end_turn() {
-    while let Some((connection, event)) = SCHEDULED.with_borrow_mut(VecDeque::pop_front) {
-        let module = connection.module();
-        if !module.is_null() {
-            // SAFETY: the connection isn't destroyed.
-            unsafe { hooks::envoy_dynamic_module_on_network_filter_scheduled(connection.raw(), module, event) };
-        }
-    }
+    let all = CONNECTIONS.with_borrow(|all| {
+        all.iter().map(|(_, connection)| connection).find(|c| Rc::as_ptr(c).cast_mut().cast() == filter).cloned()
+    });
+    all.expect("a filter that was destroyed is used")
 }
 
 /// A configured filter.
@@ -176,7 +160,6 @@ pub fn turn() -> bool {
             opened.answer("200");
         }
     }
-    end_turn();
     !idle
 }
 
@@ -209,7 +192,6 @@ impl Connection {
             let data = self.read.take();
             self.passed.borrow_mut().extend_from_slice(&data);
         }
-        end_turn();
     }
 
     /// The next filter writes to the peer.
@@ -219,7 +201,6 @@ impl Connection {
         unsafe { hooks::envoy_dynamic_module_on_network_filter_write(self.raw(), self.module(), data.len(), false) };
         let rest = self.write.take();
         self.written.borrow_mut().extend_from_slice(&rest);
-        end_turn();
     }
 
     /// The write buffer is above its high watermark, or below its low one.
@@ -237,7 +218,6 @@ impl Connection {
                 ),
             }
         }
-        end_turn();
     }
 
     /// Answers the callout that opened this connection.
@@ -298,7 +278,6 @@ impl Connection {
             connection.opener.take();
             connection.destroy();
         }
-        end_turn();
     }
 }
 
@@ -530,13 +509,9 @@ extern "C" fn envoy_dynamic_module_callback_network_filter_scheduler_new(filter:
     filter
 }
 
-/// The alarm's thread has another stand-in, and nobody there hears it: tests tick by themselves.
+/// A test wakes by itself: this comes from another thread, which has another stand-in.
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_callback_network_filter_scheduler_commit(waker: Opaque, event: u64) {
-    if let Some(connection) = found(waker) {
-        SCHEDULED.with_borrow_mut(|scheduled| scheduled.push_back((connection, event)));
-    }
-}
+extern "C" fn envoy_dynamic_module_callback_network_filter_scheduler_commit(_waker: Opaque, _event: u64) {}
 
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_callback_network_filter_scheduler_delete(waker: Opaque) {

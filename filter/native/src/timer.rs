@@ -1,7 +1,7 @@
 //! Wakes workers at given times: network filters have no timer of their own, so a thread of this module posts to the workers'
 //! event loops.
 
-use crate::envoy::{self, Call, Level, Waker};
+use crate::envoy::{self, Level, Waker};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -80,7 +80,7 @@ fn run() {
         for alarm in state.alarms.values_mut().filter(|alarm| alarm.due.is_some_and(|due| due <= now)) {
             alarm.due = None;
             // Under the lock, so that `retire` waits for it.
-            alarm.waker.wake(Call::Alarm);
+            alarm.waker.wake();
         }
         state = match state.alarms.values().filter_map(|alarm| alarm.due).min() {
             None => CHANGED.wait(state).unwrap_or_else(PoisonError::into_inner),

@@ -18,7 +18,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
-use turn::Turn;
 
 /// How soon a full upstream is looked at again, if it says nothing meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -53,7 +52,6 @@ struct Worker {
     employed: Cell<Option<*const Filter>>,
     /// What the alarm is set to.
     armed: Cell<Option<Duration>>,
-    turn: Turn,
 }
 
 /// An upstream connection that the proxy wants.
@@ -237,18 +235,9 @@ pub fn tick() {
     });
 }
 
-/// A turn of Envoy's event loop ends.
-pub fn end_turn() {
-    with(|worker| {
-        worker.turn.ended();
-        worker.perform_all(true);
-    });
-}
-
 /// A filter is going; if the alarm has its waker, that goes first.
 pub fn retire_waker(filter: &Filter) {
     with(|worker| {
-        worker.turn.retire(filter);
         if worker.employed.get().is_some_and(|employed| std::ptr::eq(employed, filter)) {
             worker.alarm.retire();
             worker.employed.set(None);
@@ -281,7 +270,6 @@ impl Worker {
             alarm: Alarm::default(),
             employed: Cell::new(None),
             armed: Cell::new(None),
-            turn: Turn::default(),
         }
     }
 
@@ -296,27 +284,10 @@ impl Worker {
 
     /// See the drain rule.
     fn perform(&self) {
-        self.perform_all(false);
-    }
-
-    fn perform_all(&self, is_end: bool) {
         if self.performing.replace(true) {
             return;
         }
         let _performing = Performing(&self.performing);
-        self.drain();
-        if !self.turn.is_idle() && !is_end && self.will_end() {
-            return;
-        }
-        while self.catch_up() {
-            self.drain();
-        }
-        self.report();
-        self.arm();
-    }
-
-    /// Performs all outputs, but puts off what is sent.
-    fn drain(&self) {
         loop {
             let output = self.proxy.borrow_mut().poll();
             match output {
@@ -337,7 +308,7 @@ impl Worker {
                     }
                 }
                 Some(Output::Open(id, address)) => self.open(id, address),
-                Some(Output::Send(id)) => self.turn.put_off(id),
+                Some(Output::Send(id)) => self.send(id),
                 Some(Output::CloseCarrier(id)) => {
                     let link = self.carriers.borrow_mut().remove(&id);
                     // One that was only asked for is turned away when it arrives.
@@ -348,15 +319,8 @@ impl Worker {
                 None => break,
             }
         }
-    }
-
-    /// Sends what was put off. False: there was nothing.
-    fn catch_up(&self) -> bool {
-        let is_late = !self.turn.is_idle();
-        while let Some(id) = self.turn.next() {
-            self.send(id);
-        }
-        is_late
+        self.report();
+        self.arm();
     }
 
     fn client(&self, id: ClientId) -> Option<Rc<Client>> {
@@ -502,24 +466,19 @@ impl Worker {
         }
     }
 
+    /// Finds a filter whose hook the alarm calls: the anchor, since it stays, or some client.
     fn employ(&self) {
-        self.lasting(|filter| {
-            if let Some(waker) = filter.waker()
-                && self.alarm.employ(waker)
-            {
-                self.employed.set(Some(std::ptr::from_ref(filter)));
-            }
-        });
-    }
-
-    /// Calls with a filter whose hooks can be called: that of the anchor, since it stays, or of some client. None is there: not at all.
-    fn lasting<T>(&self, call: impl FnOnce(&Filter) -> T) -> Option<T> {
         let anchor = self.up();
         let client = self.clients.borrow().values().next().cloned();
-        match (&anchor, &client) {
-            (Some(anchor), _) => Some(call(&anchor.filter)),
-            (None, Some(client)) => Some(call(&client.filter)),
-            (None, None) => None,
+        let filter = match (&anchor, &client) {
+            (Some(anchor), _) => &anchor.filter,
+            (None, Some(client)) => &client.filter,
+            (None, None) => return,
+        };
+        if let Some(waker) = filter.waker()
+            && self.alarm.employ(waker)
+        {
+            self.employed.set(Some(std::ptr::from_ref(filter)));
         }
     }
 }
@@ -527,4 +486,3 @@ impl Worker {
 mod report;
 #[cfg(test)]
 mod tests;
-mod turn;
