@@ -347,14 +347,14 @@ use row;
 
 impl Command {
     const fn look_for_one_key(mut self) -> Self {
-        let flags = Flags(Flags::ADMIN.0 | Flags::BLOCKING.0 | Flags::PUBSUB.0 | Flags::NO_MULTI.0);
+        let looked_at = Flags(Flags::ADMIN.0 | Flags::BLOCKING.0 | Flags::PUBSUB.0 | Flags::NO_MULTI.0);
         let is_key = match self.specs {
             [KeySpec { flags, begin: Begin::Index(1), find: Find::Range { last: 0, .. } }] => {
                 !flags.intersects(KeyFlags(KeyFlags::NOT_KEY.0 | KeyFlags::INCOMPLETE.0))
             }
             _ => false,
         };
-        self.has_one_key = is_key && !self.flags.intersects(flags);
+        self.has_one_key = is_key && !self.flags.intersects(looked_at);
         self
     }
     const fn proxy(mut self, proxy: Proxy) -> Self {

@@ -71,7 +71,7 @@ impl Carrier {
         self.expected.iter().any(|next| {
             let from = at;
             at += next.kept as usize;
-            next.what.is_later(owner) && { slot_of(self.kept.behind(from, next.kept as usize)) == slot }
+            next.what.is_later(owner) && slot_of(self.kept.behind(from, next.kept as usize)) == slot
         })
     }
 }
