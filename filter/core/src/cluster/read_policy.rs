@@ -18,23 +18,24 @@ pub fn choose(
     random: &mut Random,
 ) -> Option<Choice> {
     let master = (shard.master, false);
-    let mut replica = |from: &[SocketAddr]| {
-        let up: Vec<SocketAddr> = from.iter().copied().filter(|node| is_up(*node)).collect();
-        let among = if up.is_empty() { from } else { up.as_slice() };
-        among.get(random.below(among.len().max(1) as u32) as usize).map(|node| (*node, true))
+    let mut replica = |replicas: &[SocketAddr], or: Option<SocketAddr>| {
+        let all = || or.into_iter().chain(replicas.iter().copied());
+        let up = all().filter(|node| is_up(*node)).count();
+        let among = if up == 0 { all().count() } else { up };
+        let chosen = random.below(among.max(1) as u32) as usize;
+        all().filter(|node| up == 0 || is_up(*node)).nth(chosen).map(|node| (node, Some(node) != or))
     };
     match policy {
         ReadPolicy::Master => Some(master),
-        ReadPolicy::Replica => replica(&shard.replicas),
+        ReadPolicy::Replica => replica(&shard.replicas, None),
         ReadPolicy::PreferMaster => {
-            let other = if is_up(shard.master) { None } else { replica(&shard.replicas) };
+            let other = if is_up(shard.master) { None } else { replica(&shard.replicas, None) };
             Some(other.filter(|(node, _)| is_up(*node)).unwrap_or(master))
         }
-        ReadPolicy::PreferReplica => Some(replica(&shard.replicas).filter(|(node, _)| is_up(*node)).unwrap_or(master)),
-        ReadPolicy::Any => {
-            let all: Vec<SocketAddr> = std::iter::once(shard.master).chain(shard.replicas.iter().copied()).collect();
-            replica(&all).map(|(node, _)| (node, node != shard.master))
+        ReadPolicy::PreferReplica => {
+            Some(replica(&shard.replicas, None).filter(|(node, _)| is_up(*node)).unwrap_or(master))
         }
+        ReadPolicy::Any => replica(&shard.replicas, Some(shard.master)),
     }
 }
 

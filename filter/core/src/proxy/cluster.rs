@@ -19,6 +19,8 @@ pub(super) struct Cluster {
     topology: Option<Topology>,
     /// The shared connections to masters, by shard and protocol, as far as they are known.
     masters: Vec<[Option<CarrierId>; 2]>,
+    /// Those to replicas, by shard; with each whether it speaks RESP3.
+    replicas: Vec<Vec<(SocketAddr, bool, CarrierId)>>,
     /// The connection over which nodes are being asked.
     asking: Option<CarrierId>,
     /// What has been answered.
@@ -63,13 +65,26 @@ impl Cluster {
         *self.masters.get(shard)?.get(usize::from(resp3))?
     }
 
+    /// Forgets connections: shards may be others.
+    fn unlink(&mut self) {
+        let shards = self.topology.as_ref().map_or(0, |topology| topology.shards().len());
+        self.masters = vec![[None; 2]; shards];
+        self.replicas = vec![Vec::new(); shards];
+    }
+
+    /// The shared connection to a replica, if it is known.
+    fn replica(&self, shard: usize, node: SocketAddr, resp3: bool) -> Option<CarrierId> {
+        let known = self.replicas.get(shard)?.iter().find(|(of, speaks, _)| *of == node && *speaks == resp3);
+        known.map(|(.., link)| *link)
+    }
+
     /// Takes in that a node has a slot. False: that was known.
     fn move_slot(&mut self, slot: u16, to: SocketAddr) -> bool {
         let Some(topology) = self.topology.as_mut().filter(|topology| topology.master(slot) != Some(to)) else {
             return false;
         };
         topology.move_slot(slot, to);
-        self.masters = vec![[None; 2]; topology.shards().len()];
+        self.unlink();
         true
     }
 }
@@ -87,6 +102,7 @@ impl Proxy {
             upstream: upstream.clone(),
             topology: None,
             masters: Vec::new(),
+            replicas: Vec::new(),
             asking: None,
             answers: Vec::new(),
             tried: Vec::new(),
@@ -150,29 +166,41 @@ impl Proxy {
             Access::Write => ReadPolicy::Master,
             Access::Read(policy) => policy,
         };
-        let upstream = cluster.upstream.clone();
         let Some(nodes) = cluster.topology.as_ref().and_then(|topology| topology.shards().get(shard)) else {
             return Err(Missing::Wait(Wait::Cluster(index)));
         };
-        let is_up = |node: SocketAddr| self.down.get(&peer(&upstream, Some(node))).is_none_or(|down| down.until <= now);
+        let (upstream, down) = (&cluster.upstream, &self.down);
+        let is_up = |node: SocketAddr| {
+            down.is_empty() || down.get(&peer(upstream, Some(node))).is_none_or(|down| down.until <= now)
+        };
         let Some((node, readonly)): Option<read_policy::Choice> = choose(policy, nodes, is_up, &mut self.random) else {
             let cluster = &upstream.cluster;
             return Err(Missing::Error(format!(
                 "ERR redis-mesh: {cluster} has no replica for this key, and the read policy is REPLICA"
             )));
         };
-        let line = Line { upstream, node: Some(node), resp3, database: 0, readonly };
+        let known = cluster.replica(shard, node, resp3);
+        if let Some(link) = known.filter(|link| readonly && self.is_usable(*link)) {
+            return Ok(link);
+        }
+        let line = Line { upstream: upstream.clone(), node: Some(node), resp3, database: 0, readonly };
         let link = self.line(line, now);
-        match &link {
-            Ok(link) if !readonly => {
-                let place = self.clusters.get_mut(index).and_then(|cluster| cluster.masters.get_mut(shard));
-                if let Some(known) = place.and_then(|known| known.get_mut(usize::from(resp3))) {
+        match (&link, self.clusters.get_mut(index)) {
+            (Ok(link), Some(cluster)) if readonly => {
+                if let Some(known) = cluster.replicas.get_mut(shard) {
+                    known.retain(|(of, speaks, _)| *of != node || *speaks != resp3);
+                    known.push((node, resp3, *link));
+                }
+            }
+            (Ok(link), Some(cluster)) => {
+                let known = cluster.masters.get_mut(shard).and_then(|known| known.get_mut(usize::from(resp3)));
+                if let Some(known) = known {
                     *known = Some(*link);
                 }
             }
-            Ok(_) => {}
             // Perhaps another node has taken its place.
-            Err(_) => self.refresh_by(index, now + SOON),
+            (Err(_), _) => self.refresh_by(index, now + SOON),
+            (Ok(_), None) => {}
         }
         link
     }
@@ -357,9 +385,9 @@ impl Proxy {
         let masters: HashSet<SocketAddr> = topology.shards().iter().map(|shard| shard.master).collect();
         let nodes: HashSet<SocketAddr> = topology.nodes().collect();
         let is_ok = topology.is_ok;
-        cluster.masters = vec![[None; 2]; topology.shards().len()];
         let leads_elsewhere = cluster.topology.as_ref().is_some_and(|before| before.leads_elsewhere(&topology));
         cluster.topology = Some(topology);
+        cluster.unlink();
         cluster.tried.clear();
         cluster.failures = 0;
         let upstream = cluster.upstream.clone();
