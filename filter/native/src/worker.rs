@@ -44,6 +44,8 @@ struct Worker {
     metrics: RefCell<FxHashMap<usize, Arc<Metrics>>>,
     /// Used again and again.
     tally: RefCell<Tally>,
+    /// When Envoy was told what was counted.
+    told: Cell<Option<Duration>>,
     /// Up to where configurations have been taken over.
     seen: Cell<u64>,
     performing: Cell<bool>,
@@ -119,6 +121,8 @@ pub fn client_closed(client: &Rc<Client>, id: ClientId) {
             worker.anchor.take();
             worker.raise_anchor();
         }
+        // Nobody may be left whose hook an alarm could call.
+        worker.tell();
         worker.perform();
     });
 }
@@ -231,6 +235,7 @@ pub fn tick() {
             worker.proxy.borrow_mut().tick(now);
         }
         worker.unblock();
+        worker.tell();
         worker.perform();
     });
 }
@@ -264,6 +269,7 @@ impl Worker {
             anchor: RefCell::default(),
             metrics: RefCell::default(),
             tally: RefCell::default(),
+            told: Cell::new(None),
             asked: Cell::new(0),
             seen: Cell::new(0),
             performing: Cell::new(false),
@@ -455,7 +461,8 @@ impl Worker {
     /// only for an earlier time.
     fn arm(&self) {
         let blocked = !self.blocked.borrow().is_empty();
-        let next = self.proxy.borrow().next_tick().into_iter().chain(blocked.then(|| now() + LOOK_AGAIN)).min();
+        let alarm = self.proxy.borrow().next_tick();
+        let next = [alarm, self.report_due(), blocked.then(|| now() + LOOK_AGAIN)].into_iter().flatten().min();
         let Some(next) = next.filter(|next| self.armed.get().is_none_or(|armed| *next < armed)) else { return };
         if self.employed.get().is_none() {
             self.employ();

@@ -30,6 +30,17 @@ fn of_host(envoy: &Envoy, name: &str) -> Result<u64> {
     sample(envoy, &name)?.with_context(|| format!("no {name}"))
 }
 
+/// Workers tell Envoy now and then what they have counted.
+fn expect(envoy: &Envoy, expected: &[(&str, u64)]) -> Result<()> {
+    let is_told = |(name, value): &(&str, u64)| of_host(envoy, name).is_ok_and(|found| found == *value);
+    // Whatever isn't so by then is shown below.
+    let _ = wait_until("counters", PATIENCE, || expected.iter().all(is_told));
+    for (name, value) in expected {
+        assert_eq!(of_host(envoy, name)?, *value, "{name}");
+    }
+    Ok(())
+}
+
 fn of_route(envoy: &Envoy, route: &str) -> Result<Option<u64>> {
     sample(envoy, &format!("redis_mesh_route_commands_total{{{HOST},redis_route=\"{route}\"}}"))
 }
@@ -64,7 +75,6 @@ fn commands_are_counted_by_host_route_and_command() -> Result<()> {
         .cluster("one.test:6379", &[redis.addr()])
         .cluster("copy.test:6379", &[copy.addr()])
         .listener("redis", subnet.redis(1), vec![native::proxy(&document(1, host))?]);
-    // What is counted at the end of a call is there when its reply is; each worker counts for itself.
     let envoy = native::start(&config, 2)?;
     let mut client = Client::connect(subnet.redis(1))?;
     ensure!(client.line("GET x")?.is_error() && client.line("AUTH wrong")?.is_error());
@@ -91,15 +101,15 @@ fn commands_are_counted_by_host_route_and_command() -> Result<()> {
         ("clients_cut_off_total", 0),
         ("clients_active", 1),
     ];
-    for (name, value) in expected {
-        assert_eq!(of_host(&envoy, name)?, value, "{name}");
-    }
+    expect(&envoy, &expected)?;
+    wait_until("routes", PATIENCE, || of_route(&envoy, "*").is_ok_and(|n| n == Some(1)))?;
     assert_eq!([of_route(&envoy, "user:*")?, of_route(&envoy, "*")?], [Some(111), Some(1)]);
     let of = |name: &str, command: &str, more: &str| {
         let name = format!("redis_mesh_{name}{{{HOST},redis_command=\"{command}\"{more}}}");
         sample(&envoy, &name)?.with_context(|| format!("no {name}"))
     };
-    assert_eq!((of("command_errors_total", "lpush", "")?, of("command_errors_total", "get", "")?), (1, 1));
+    wait_until("the last command", PATIENCE, || of("command_errors_total", "lpush", "").is_ok_and(|n| n == 1))?;
+    assert_eq!(of("command_errors_total", "get", "")?, 1);
     // Envoy puts together what its threads have recorded every five seconds.
     wait_until("histograms", Duration::from_secs(20), || {
         of("command_duration_microseconds_count", "get", "").is_ok_and(|n| n == 101)
@@ -142,7 +152,8 @@ fn counting_goes_on_through_new_configurations() -> Result<()> {
         client.ok(&["SET", "new:x", "1"])?;
         client.ok(&["SET", "old:x", "1"])?;
     }
-    assert_eq!(of_host(&envoy, "commands_total")?, 5);
+    expect(&envoy, &[("commands_total", 5)])?;
+    wait_until("routes", PATIENCE, || of_route(&envoy, "*").is_ok_and(|n| n == Some(2)))?;
     assert_eq!([of_route(&envoy, "new:*")?, of_route(&envoy, "*")?], [Some(2), Some(2)]);
     assert_eq!(of_host(&envoy, "clients_active")?, 2);
     drop((old, new));
@@ -177,10 +188,9 @@ fn who_does_not_read_is_cut_off_and_counted() -> Result<()> {
         sent.is_ok() && of_host(&envoy, "clients_cut_off_total").is_ok_and(|n| n == 1)
     })?;
     ensure!(publisher.line("GET closed:x")?.is_error());
-    assert_eq!(of_host(&envoy, "upstream_login_failures_total")?, 1);
     publisher.write(b"*1\r\n!\r\n")?;
     ensure!(publisher.read()?.is_error(), "what isn't RESP");
-    assert_eq!(of_host(&envoy, "protocol_errors_total")?, 1);
+    expect(&envoy, &[("upstream_login_failures_total", 1), ("protocol_errors_total", 1)])?;
     wait_until("no client", PATIENCE, || of_host(&envoy, "clients_active").is_ok_and(|n| n == 0))?;
     Ok(())
 }

@@ -444,6 +444,21 @@ impl Proxy {
         self.hosts.take(into)
     }
 
+    /// True if [`Proxy::counted`] has something to tell.
+    pub fn has_counted(&self) -> bool {
+        self.hosts.has_moved()
+    }
+
+    /// True if it should be asked soon, since that takes up some room.
+    pub fn has_counted_much(&self) -> bool {
+        self.hosts.has_much()
+    }
+
+    /// The time of the last call that told it.
+    pub fn clock(&self) -> Duration {
+        self.clock
+    }
+
     fn count(&mut self, client: &Client, stat: Stat) {
         if let Some(tally) = self.hosts.tally(client.host) {
             tally.stats.count(stat);

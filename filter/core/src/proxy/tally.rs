@@ -19,6 +19,9 @@ pub struct Answered {
     pub is_error: bool,
 }
 
+/// Answered commands that are a lot to hold.
+const MUCH: usize = 4096;
+
 /// Increments.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -160,6 +163,17 @@ impl Hosts {
                 tally.stats.count(stat);
             }
         }
+    }
+
+    /// True if something was counted for one of the hosts.
+    pub fn has_moved(&self) -> bool {
+        !self.moved.is_empty()
+    }
+
+    /// True if that takes up some room.
+    pub fn has_much(&self) -> bool {
+        let much = |host: &Host| host.tally.answered.len() >= MUCH;
+        self.moved.iter().any(|id| self.all.get(*id).is_some_and(much))
     }
 
     /// What was counted for one of the hosts; `into` is cleared, and takes it.

@@ -6,6 +6,10 @@ use crate::metrics::Metrics;
 use std::collections::hash_map::Entry;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often Envoy is told at most: its counters are those of all workers.
+const PERIOD: Duration = Duration::from_millis(100);
 
 impl Worker {
     /// Keeps who counts for clients with certain rules, and no longer those whose Envoy is gone and whose rules nobody has.
@@ -19,8 +23,23 @@ impl Worker {
         }
     }
 
-    /// Tells Envoy what was counted.
+    /// Tells Envoy what was counted, unless it was told just now: then the alarm sees to it.
     pub(super) fn report(&self) {
+        let (clock, is_much) = (self.proxy.borrow().clock(), self.proxy.borrow().has_counted_much());
+        if is_much || self.report_due().is_some_and(|due| due <= clock) {
+            self.tell();
+        }
+    }
+
+    /// When Envoy is to be told; none: there is nothing to tell.
+    pub(super) fn report_due(&self) -> Option<Duration> {
+        let has_counted = self.proxy.borrow().has_counted();
+        has_counted.then(|| self.told.get().map_or(Duration::ZERO, |told| told + PERIOD))
+    }
+
+    /// Tells Envoy what was counted.
+    pub(super) fn tell(&self) {
+        self.told.set(Some(self.proxy.borrow().clock()));
         let mut tally = self.tally.take();
         loop {
             let counted = self.proxy.borrow_mut().counted(&mut tally);
