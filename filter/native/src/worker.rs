@@ -44,7 +44,7 @@ struct Worker {
     metrics: RefCell<FxHashMap<usize, Arc<Metrics>>>,
     /// Used again and again.
     tally: RefCell<Tally>,
-    /// When Envoy was told what was counted.
+    /// When Envoy was told what was counted; none: it is to be told at once.
     told: Cell<Option<Duration>>,
     /// Up to where configurations have been taken over.
     seen: Cell<u64>,
@@ -121,8 +121,8 @@ pub fn client_closed(client: &Rc<Client>, id: ClientId) {
             worker.anchor.take();
             worker.raise_anchor();
         }
-        // Nobody may be left whose hook an alarm could call.
-        worker.tell();
+        // Nobody may be left whose hook an alarm could call: what was counted is told now.
+        worker.told.take();
         worker.perform();
     });
 }
@@ -235,7 +235,7 @@ pub fn tick() {
             worker.proxy.borrow_mut().tick(now);
         }
         worker.unblock();
-        worker.tell();
+        worker.told.take();
         worker.perform();
     });
 }

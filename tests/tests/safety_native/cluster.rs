@@ -38,6 +38,15 @@ impl Hidden {
         Ok(hidden)
     }
 
+    /// One behind Envoy.
+    fn behind_envoy() -> Result<(Hidden, Scene)> {
+        let subnet = Subnet::claim()?;
+        let hidden = Hidden::start(&subnet)?;
+        let setup = Setup { is_cluster: true, ..Setup::default() };
+        let scene = Scene::start(subnet, hidden.upstream(), &setup)?;
+        Ok((hidden, scene))
+    }
+
     /// All nodes call themselves by other addresses from now on, beginning with this host, and nobody is at those before.
     fn move_behind(&mut self, subnet: &Subnet, first: u8) -> Result<()> {
         let mut relays = Vec::new();
@@ -85,10 +94,7 @@ impl Hidden {
 
 #[test]
 fn what_clients_of_a_cluster_see_is_what_one_redis_could_have_told() -> Result<()> {
-    let subnet = Subnet::claim()?;
-    let mut hidden = Hidden::start(&subnet)?;
-    let setup = Setup { is_cluster: true, ..Setup::default() };
-    let mut scene = Scene::start(subnet, hidden.upstream(), &setup)?;
+    let (mut hidden, mut scene) = Hidden::behind_envoy()?;
     let load = Load::run(scene.addr(), 12, |load| {
         load.wait_served(1000)?;
         // Slots move, of keys that are in use.
@@ -131,10 +137,7 @@ fn what_clients_of_a_cluster_see_is_what_one_redis_could_have_told() -> Result<(
 /// As in Kubernetes, where pods that start anew have other addresses.
 #[test]
 fn a_cluster_all_of_whose_nodes_have_moved_is_found_again() -> Result<()> {
-    let subnet = Subnet::claim()?;
-    let mut hidden = Hidden::start(&subnet)?;
-    let setup = Setup { is_cluster: true, ..Setup::default() };
-    let mut scene = Scene::start(subnet, hidden.upstream(), &setup)?;
+    let (mut hidden, mut scene) = Hidden::behind_envoy()?;
     let mut client = Client::connect(scene.addr())?;
     let all: Vec<String> = (0..30).map(|i| format!("k{i}")).collect();
     for key in &all {

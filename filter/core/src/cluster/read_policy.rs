@@ -18,8 +18,8 @@ pub fn choose(
     random: &mut Random,
 ) -> Option<Choice> {
     let master = (shard.master, false);
-    let mut replica = |replicas: &[SocketAddr], or: Option<SocketAddr>| {
-        let all = || or.into_iter().chain(replicas.iter().copied());
+    let mut replica = |or: Option<SocketAddr>| {
+        let all = || or.into_iter().chain(shard.replicas.iter().copied());
         let up = all().filter(|node| is_up(*node)).count();
         let among = if up == 0 { all().count() } else { up };
         let chosen = random.below(among.max(1) as u32) as usize;
@@ -27,15 +27,13 @@ pub fn choose(
     };
     match policy {
         ReadPolicy::Master => Some(master),
-        ReadPolicy::Replica => replica(&shard.replicas, None),
+        ReadPolicy::Replica => replica(None),
         ReadPolicy::PreferMaster => {
-            let other = if is_up(shard.master) { None } else { replica(&shard.replicas, None) };
+            let other = if is_up(shard.master) { None } else { replica(None) };
             Some(other.filter(|(node, _)| is_up(*node)).unwrap_or(master))
         }
-        ReadPolicy::PreferReplica => {
-            Some(replica(&shard.replicas, None).filter(|(node, _)| is_up(*node)).unwrap_or(master))
-        }
-        ReadPolicy::Any => replica(&shard.replicas, Some(shard.master)),
+        ReadPolicy::PreferReplica => Some(replica(None).filter(|(node, _)| is_up(*node)).unwrap_or(master)),
+        ReadPolicy::Any => replica(Some(shard.master)),
     }
 }
 

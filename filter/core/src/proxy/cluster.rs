@@ -61,7 +61,12 @@ impl Cluster {
     /// The shared connection to the master of a slot, if it is known.
     #[inline]
     pub(super) fn at_hand(&self, slot: u16, resp3: bool) -> Option<CarrierId> {
-        let shard = self.topology.as_ref()?.owner(slot)?;
+        self.master_link(self.topology.as_ref()?.owner(slot)?, resp3)
+    }
+
+    /// The shared connection to the master of a shard, if it is known.
+    #[inline]
+    fn master_link(&self, shard: usize, resp3: bool) -> Option<CarrierId> {
         *self.masters.get(shard)?.get(usize::from(resp3))?
     }
 
@@ -73,7 +78,7 @@ impl Cluster {
     }
 
     /// The shared connection to a replica, if it is known.
-    fn replica(&self, shard: usize, node: SocketAddr, resp3: bool) -> Option<CarrierId> {
+    fn replica_link(&self, shard: usize, node: SocketAddr, resp3: bool) -> Option<CarrierId> {
         let known = self.replicas.get(shard)?.iter().find(|(of, speaks, _)| *of == node && *speaks == resp3);
         known.map(|(.., link)| *link)
     }
@@ -158,7 +163,7 @@ impl Proxy {
     ) -> Result<CarrierId, Missing> {
         let Some(cluster) = self.clusters.get(index) else { return Err(Missing::Error(String::new())) };
         let is_of_master = matches!(access, Access::Write | Access::Read(ReadPolicy::Master));
-        let known = cluster.masters.get(shard).and_then(|known| *known.get(usize::from(resp3))?);
+        let known = cluster.master_link(shard, resp3);
         if let Some(link) = known.filter(|link| is_of_master && self.is_usable(*link)) {
             return Ok(link);
         }
@@ -179,7 +184,7 @@ impl Proxy {
                 "ERR redis-mesh: {cluster} has no replica for this key, and the read policy is REPLICA"
             )));
         };
-        let known = cluster.replica(shard, node, resp3);
+        let known = cluster.replica_link(shard, node, resp3);
         if let Some(link) = known.filter(|link| readonly && self.is_usable(*link)) {
             return Ok(link);
         }

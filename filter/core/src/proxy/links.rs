@@ -47,7 +47,21 @@ pub(super) enum Access {
 
 impl Proxy {
     /// The connection over which a client's command goes to a place.
+    #[inline]
     pub(super) fn link(
+        &mut self,
+        client: &mut Client,
+        place: Place,
+        access: Access,
+        now: Duration,
+    ) -> Result<CarrierId, Missing> {
+        match self.at_hand(client, place, access) {
+            Some(link) => Ok(link),
+            None => self.find_link(client, place, access, now),
+        }
+    }
+
+    fn find_link(
         &mut self,
         client: &mut Client,
         place: Place,
@@ -79,7 +93,7 @@ impl Proxy {
 
     /// The same, if there is nothing to be found out or opened.
     #[inline]
-    pub(super) fn at_hand(&self, client: &Client, place: Place, access: Access) -> Option<CarrierId> {
+    fn at_hand(&self, client: &Client, place: Place, access: Access) -> Option<CarrierId> {
         if client.own.is_some() || access != Access::Write {
             return None;
         }
@@ -220,12 +234,11 @@ impl Proxy {
         let is_new = carrier.expected.is_empty() || carrier.patience != patience;
         carrier.patience = patience;
         carrier.send(awaited, keeps, now, write);
+        let deadline = if is_new { carrier.deadline() } else { None };
         if carrier.is_to_announce() {
             self.outputs.push_back(Output::Send(link));
         }
-        if is_new && let Some(carrier) = self.carriers.get(link) {
-            self.patrol_by(carrier.deadline());
-        }
+        self.patrol_by(deadline);
     }
 
     /// Sees to it that somebody looks after connections at that time.

@@ -260,10 +260,7 @@ impl Proxy {
             Some(policy) if policy != ReadPolicy::Master && request.is_read() => Access::Read(policy),
             _ => Access::Write,
         };
-        let link = match self.at_hand(client, place, access) {
-            Some(link) => link,
-            None => self.link(client, place, access, now)?,
-        };
+        let link = self.link(client, place, access, now)?;
         if self.is_full(link) {
             return Err(Missing::Wait(Wait::Carrier(link)));
         }

@@ -25,20 +25,21 @@ impl Worker {
 
     /// Tells Envoy what was counted, unless it was told just now: then the alarm sees to it.
     pub(super) fn report(&self) {
-        let (clock, is_much) = (self.proxy.borrow().clock(), self.proxy.borrow().has_counted_much());
-        if is_much || self.report_due().is_some_and(|due| due <= clock) {
+        let clock = self.proxy.borrow().clock();
+        if self.report_due().is_some_and(|due| due <= clock) {
             self.tell();
         }
     }
 
     /// When Envoy is to be told; none: there is nothing to tell.
     pub(super) fn report_due(&self) -> Option<Duration> {
-        let has_counted = self.proxy.borrow().has_counted();
-        has_counted.then(|| self.told.get().map_or(Duration::ZERO, |told| told + PERIOD))
+        let proxy = self.proxy.borrow();
+        let told = self.told.get().filter(|_| !proxy.has_counted_much());
+        proxy.has_counted().then(|| told.map_or(Duration::ZERO, |told| told + PERIOD))
     }
 
     /// Tells Envoy what was counted.
-    pub(super) fn tell(&self) {
+    fn tell(&self) {
         self.told.set(Some(self.proxy.borrow().clock()));
         let mut tally = self.tally.take();
         loop {
