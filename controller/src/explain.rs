@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use redis_mesh_core::command::{self, Resolved};
 use redis_mesh_core::config::{ConfigError, Host, ProxyConfig};
-use redis_mesh_core::proxy::config::{Config, Document};
-use redis_mesh_core::proxy::{Output, Proxy};
+use redis_mesh_core::multiplexer::config::{Config, Document};
+use redis_mesh_core::multiplexer::{Multiplexer, Output};
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::request::{Parser, Progress};
-use redis_mesh_core::rewrite::{Edit, Env, Rewriter};
+use redis_mesh_core::rewriter::{Edit, Env, Rewriter};
 use redis_mesh_core::route::Router;
 use redis_mesh_core::stats::Stats;
 use redis_mesh_core::wire::{self, DataPath, FaultKind, KeyMatch};
@@ -93,7 +93,7 @@ pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<Strin
     }
     let outcome = match &machine {
         Machine::Rewriter(config) => run(config, config.hosts.first().ok_or(NO_HOST)?, &bytes)?,
-        Machine::Proxy(document) => serve(&document.host, &bytes)?,
+        Machine::Multiplexer(document) => serve(&document.host, &bytes)?,
     };
     match outcome {
         Outcome::Sent(commands) => {
@@ -243,7 +243,7 @@ enum Outcome {
 /// What decides on the data path.
 enum Machine {
     Rewriter(ProxyConfig),
-    Proxy(Document),
+    Multiplexer(Document),
 }
 
 const NO_HOST: &str = "the configuration has no host";
@@ -252,26 +252,26 @@ impl Machine {
     fn new(path: DataPath, document: wire::FilterConfig) -> Result<Machine, ConfigError> {
         match path {
             DataPath::Direct | DataPath::Proxy => ProxyConfig::try_from(document).map(Machine::Rewriter),
-            DataPath::Native => Document::try_from(document).map(Machine::Proxy),
+            DataPath::Native => Document::try_from(document).map(Machine::Multiplexer),
         }
     }
 
     fn router(&self) -> Result<&Router, String> {
         match self {
             Machine::Rewriter(config) => Ok(&config.hosts.first().ok_or(NO_HOST)?.router),
-            Machine::Proxy(document) => Ok(&document.host.router),
+            Machine::Multiplexer(document) => Ok(&document.host.router),
         }
     }
 }
 
 /// Has a command served by the machine of the dynamic module, as a client's first one.
 fn serve(host: &Arc<Config>, arguments: &[&[u8]]) -> Result<Outcome, String> {
-    let mut proxy = Proxy::new([0; 32]);
+    let mut proxy = Multiplexer::new([0; 32]);
     let client = proxy.open(host.clone());
     let mut request = Vec::new();
     encode::command(&mut request, arguments);
     let mut rest = request.as_slice();
-    let mut offer = |proxy: &mut Proxy| {
+    let mut offer = |proxy: &mut Multiplexer| {
         let taken = proxy.read(client, rest, Duration::ZERO);
         rest = rest.get(taken..).unwrap_or_default();
     };
@@ -291,7 +291,7 @@ fn serve(host: &Arc<Config>, arguments: &[&[u8]]) -> Result<Outcome, String> {
             }
             Output::Write(id) => replied.extend(proxy.take_downstream(id)),
             Output::Resume(_) => offer(&mut proxy),
-            Output::CloseClient(_) | Output::AbortClient(_) | Output::CloseCarrier(_) => {}
+            Output::CloseDownstream(_) | Output::AbortDownstream(_) | Output::CloseUpstream(_) => {}
         }
     }
     Ok(match (sent.is_empty(), replied.is_empty()) {

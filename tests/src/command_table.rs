@@ -201,7 +201,7 @@ pub fn generate(servers: &[Server]) -> Result<String> {
          use super::Extract::{{GeoRadius, Migrate, Sort, Streams}};\n\
          use super::Proxy::{{AllShards, Eval, Local, Object, RandomShard, Scan}};\n\
          use super::Proxy::{{Simple, SplitKeys, SplitPairs, Transaction}};\n\
-         use super::keys::{{keynum, range}};\n\
+         use super::key_spec::{{keynum, range}};\n\
          use super::reply::*;\n\
          use super::{{Begin, Command, Find, Split, row}};\n\n",
         sources.join(" and ")

@@ -8,7 +8,7 @@ use redis_mesh_core::command::{
     Command, Extract, Protocol, Proxy, Resolved, all, describe, lookup, lookup_subcommand, resolve,
 };
 use redis_mesh_core::resp::reply::{Measure, measure};
-use redis_mesh_core::resp3::{Head, Shape, exec_to_resp3, to_resp3, to_resp3_head};
+use redis_mesh_core::resp::resp3::{Head, Shape, exec_to_resp3, to_resp3, to_resp3_head};
 use redis_mesh_tests::command_table::{PROXY, Server, generate, path, start_servers};
 use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::line::words;

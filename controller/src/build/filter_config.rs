@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis_mesh_core::config::ProxyConfig;
-use redis_mesh_core::proxy::config::Document;
+use redis_mesh_core::multiplexer::config::Document;
 use redis_mesh_core::wire;
 use sha2::{Digest, Sha256};
 

@@ -1,4 +1,4 @@
-//! The compiled configuration of [`crate::rewrite::Rewriter`]: what [`crate::wire::FilterConfig`] says, in a form that can't
+//! The compiled configuration of [`crate::rewriter::Rewriter`]: what [`crate::wire::FilterConfig`] says, in a form that can't
 //! be wrong.
 
 use crate::downstream::auth::ClientAuth;

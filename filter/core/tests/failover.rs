@@ -2,8 +2,8 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 
-use redis_mesh_core::proxy::config::Document;
-use redis_mesh_core::proxy::{CarrierId, ClientId, Output, Proxy};
+use redis_mesh_core::multiplexer::config::Document;
+use redis_mesh_core::multiplexer::{ClientId, ConnectionId, Multiplexer, Output};
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::wire;
@@ -42,9 +42,9 @@ struct Connection {
 }
 
 struct World {
-    proxy: Proxy,
+    proxy: Multiplexer,
     client: ClientId,
-    connections: BTreeMap<CarrierId, Connection>,
+    connections: BTreeMap<ConnectionId, Connection>,
     /// What the client has said and the machine hasn't taken.
     waiting: Vec<u8>,
     received: Vec<u8>,
@@ -62,7 +62,7 @@ impl World {
             "targets": [{"destination": "c:6379", "cluster": true, "upstream": {"cluster": "c"}}],
             "routes": [{"match": "any", "target": 0}],
         }]});
-        let mut proxy = Proxy::new([seed; 32]);
+        let mut proxy = Multiplexer::new([seed; 32]);
         let client = proxy.open(Document::from_json(document.to_string().as_bytes()).unwrap().host);
         World {
             proxy,
@@ -153,8 +153,8 @@ impl World {
                     self.received.extend_from_slice(&data);
                 }
                 Output::Resume(_) => self.offer(),
-                Output::CloseCarrier(id) => drop(self.connections.remove(&id)),
-                Output::CloseClient(_) | Output::AbortClient(_) => panic!("the client is closed"),
+                Output::CloseUpstream(id) => drop(self.connections.remove(&id)),
+                Output::CloseDownstream(_) | Output::AbortDownstream(_) => panic!("the client is closed"),
             }
         }
     }
@@ -203,7 +203,7 @@ impl World {
 
     fn kill(&mut self) {
         self.is_dead = true;
-        let lost: Vec<CarrierId> =
+        let lost: Vec<ConnectionId> =
             self.connections.iter().filter(|(_, one)| one.to == node(1)).map(|(id, _)| *id).collect();
         for id in lost {
             self.connections.remove(&id);

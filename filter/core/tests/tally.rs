@@ -3,8 +3,8 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 
 use redis_mesh_core::command;
-use redis_mesh_core::proxy::config::{Config, Document};
-use redis_mesh_core::proxy::{CarrierId, ClientId, Output, Proxy, Tally};
+use redis_mesh_core::multiplexer::config::{Config, Document};
+use redis_mesh_core::multiplexer::{ClientId, ConnectionId, HostStats, Multiplexer, Output};
 use redis_mesh_core::stats::Stat;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -26,9 +26,9 @@ fn config(more: Value) -> Arc<Config> {
 }
 
 struct World {
-    proxy: Proxy,
+    proxy: Multiplexer,
     /// Connections, by the name of their cluster.
-    opened: Vec<(String, CarrierId)>,
+    opened: Vec<(String, ConnectionId)>,
     closed: Vec<ClientId>,
     /// What a client has said and the machine hasn't taken.
     waiting: Vec<u8>,
@@ -38,7 +38,7 @@ struct World {
 impl World {
     fn new() -> World {
         World {
-            proxy: Proxy::new([3; 32]),
+            proxy: Multiplexer::new([3; 32]),
             opened: Vec::new(),
             closed: Vec::new(),
             waiting: Vec::new(),
@@ -63,9 +63,9 @@ impl World {
                 Output::Open(id, address) => self.opened.push((address.cluster.to_string(), id)),
                 Output::Send(id) => drop(self.proxy.take_upstream(id)),
                 Output::Write(id) => drop(self.proxy.take_downstream(id)),
-                Output::CloseClient(id) | Output::AbortClient(id) => self.closed.push(id),
+                Output::CloseDownstream(id) | Output::AbortDownstream(id) => self.closed.push(id),
                 Output::Resume(id) => self.offer(id),
-                Output::CloseCarrier(_) => {}
+                Output::CloseUpstream(_) => {}
             }
         }
     }
@@ -79,7 +79,7 @@ impl World {
 
     /// All that was counted, by name.
     fn counted(&mut self) -> String {
-        let (mut tally, mut found) = (Tally::default(), Vec::new());
+        let (mut tally, mut found) = (HostStats::default(), Vec::new());
         while self.proxy.counted(&mut tally).is_some() {
             for stat in Stat::ALL {
                 found.push((stat.name().to_owned(), tally.stats.of(stat)));
@@ -185,7 +185,7 @@ fn a_new_configuration_has_counters_of_its_own() {
     world.say(client, "GET x\r\n");
     world.proxy.update(&after);
     world.say(client, "GET x\r\n");
-    let mut tally = Tally::default();
+    let mut tally = HostStats::default();
     let mut found = Vec::new();
     while let Some(of) = world.proxy.counted(&mut tally) {
         found.push((Arc::ptr_eq(&of, &before), tally.stats.of(Stat::Commands)));

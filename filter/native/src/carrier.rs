@@ -4,7 +4,7 @@ use crate::envoy::Filter;
 use crate::head::{self, Head};
 use crate::metrics::Metrics;
 use crate::{Action, node, worker};
-use redis_mesh_core::proxy::{Address, CarrierId};
+use redis_mesh_core::multiplexer::{Address, ConnectionId};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub const CLUSTER: &str = "redis_carrier";
 pub struct Carrier {
     pub filter: Filter,
     pub metrics: Arc<Metrics>,
-    id: Cell<Option<CarrierId>>,
+    id: Cell<Option<ConnectionId>>,
     phase: Cell<Phase>,
 }
 
@@ -57,7 +57,7 @@ impl Carrier {
         if self.filter.gone() { Action::Stop } else { Action::Continue }
     }
 
-    fn open(&self, id: CarrierId, address: &Address) {
+    fn open(&self, id: ConnectionId, address: &Address) {
         self.id.set(Some(id));
         self.metrics.carrier(true);
         if !self.filter.set_filter_state("envoy.tcp_proxy.cluster", &address.cluster) {
@@ -80,7 +80,7 @@ impl Carrier {
     }
 
     /// Whose it is, if it has arrived and not ended.
-    pub fn id(&self) -> Option<CarrierId> {
+    pub fn id(&self) -> Option<ConnectionId> {
         self.id.get()
     }
 

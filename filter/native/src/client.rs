@@ -4,7 +4,7 @@ use crate::config::Slot;
 use crate::envoy::Filter;
 use crate::metrics::Metrics;
 use crate::{Action, worker};
-use redis_mesh_core::proxy::ClientId;
+use redis_mesh_core::multiplexer::ClientId;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use crate::envoy::{self, Level, Meter};
 use crate::metrics::Metrics;
 use redis_mesh_core::config::json_of;
-use redis_mesh_core::proxy::config::{Config as Rules, Document};
+use redis_mesh_core::multiplexer::config::{Config as Rules, Document};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 /// One of the module's filters.
 pub enum Config {
     /// `proxy`: for clients.
-    Proxy(Arc<Slot>, Arc<Metrics>),
+    Multiplexer(Arc<Slot>, Arc<Metrics>),
     /// `anchor`: what carriers hang on.
     Anchor(Arc<Metrics>),
     /// `carrier`: a connection to Redis.
@@ -61,7 +61,7 @@ impl Config {
 
     /// Envoy's side of it goes; what holds this one's metrics finds nobody to tell.
     pub fn forget(&self) {
-        let (Config::Proxy(_, metrics) | Config::Anchor(metrics) | Config::Carrier(metrics)) = self;
+        let (Config::Multiplexer(_, metrics) | Config::Anchor(metrics) | Config::Carrier(metrics)) = self;
         metrics.forget();
     }
 }
@@ -94,7 +94,7 @@ fn configure(meter: Meter, bytes: &[u8]) -> Result<Config, String> {
     };
     GENERATION.store(generation, Ordering::Release);
     envoy::log(Level::Info, &format!("redis-mesh: {name} revision {revision}"));
-    Ok(Config::Proxy(slot, metrics))
+    Ok(Config::Multiplexer(slot, metrics))
 }
 
 /// Hands over the configurations that are newer than `seen`, and returns up to what has been seen now.

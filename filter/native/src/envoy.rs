@@ -5,7 +5,7 @@ mod meter;
 pub use meter::{Counter, Gauge, Histogram, Meter, Reading};
 
 use crate::abi::{self, Buffer, Header, Opaque};
-use redis_mesh_core::proxy::{CarrierId, ClientId, Proxy};
+use redis_mesh_core::multiplexer::{ClientId, ConnectionId, Multiplexer};
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
@@ -173,7 +173,7 @@ impl Filter {
     }
 
     /// Feeds a client's bytes to the proxy and drops those that it takes. Only within the read hook.
-    pub fn read(&self, proxy: &RefCell<Proxy>, client: ClientId, now: Duration) -> Read {
+    pub fn read(&self, proxy: &RefCell<Multiplexer>, client: ClientId, now: Duration) -> Read {
         let mut proxy = proxy.borrow_mut();
         let read = self.call(|raw| {
             // SAFETY: within the read hook the read buffer is valid; the proxy has no way to call Envoy.
@@ -193,7 +193,7 @@ impl Filter {
 
     /// Feeds what an upstream has sent to the proxy and drops it: nobody behind this filter gets it. Only within the write
     /// hook: Envoy keeps the address of a buffer that may be on its stack.
-    pub fn reply(&self, proxy: &RefCell<Proxy>, carrier: CarrierId, now: Duration) {
+    pub fn reply(&self, proxy: &RefCell<Multiplexer>, carrier: ConnectionId, now: Duration) {
         let mut proxy = proxy.borrow_mut();
         self.call(|raw| {
             // SAFETY: within the write hook the write buffer is valid; the proxy has no way to call Envoy.

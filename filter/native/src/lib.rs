@@ -1,6 +1,6 @@
 //! The core of redis-mesh as an Envoy network filter: a dynamic module for Envoy 1.40.
 //!
-//! This crate only translates: hooks and buffers of Envoy on one side, calls of [`redis_mesh_core::proxy::Proxy`] on the
+//! This crate only translates: hooks and buffers of Envoy on one side, calls of [`redis_mesh_core::multiplexer::Multiplexer`] on the
 //! other. It has three filters:
 //!
 //! * `proxy`, at the end of a listener's chain: a client;
@@ -67,7 +67,7 @@ enum Instance {
 impl Instance {
     fn new(config: &Config, filter: Filter) -> Instance {
         match config {
-            Config::Proxy(slot, metrics) => {
+            Config::Multiplexer(slot, metrics) => {
                 Instance::Client(Rc::new(Client::new(filter, slot.clone(), metrics.clone())))
             }
             Config::Anchor(metrics) => Instance::Anchor(Rc::new(Anchor::new(filter, metrics.clone()))),

@@ -6,8 +6,8 @@
 
 use crate::envoy::{Counter, Gauge, Histogram, Meter, Reading};
 use redis_mesh_core::command;
-use redis_mesh_core::proxy::Tally;
-use redis_mesh_core::proxy::config::Config as Rules;
+use redis_mesh_core::multiplexer::HostStats;
+use redis_mesh_core::multiplexer::config::Config as Rules;
 use redis_mesh_core::stats::Stat;
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ impl Metrics {
     pub fn of_clients(meter: Meter, rules: Arc<Rules>) -> Metrics {
         let labels = label("redis_host", &rules.host);
         let counter = |name: &str| meter.counter(&named(&labels, name));
-        let route = |route: &redis_mesh_core::proxy::config::Route| {
+        let route = |route: &redis_mesh_core::multiplexer::config::Route| {
             let name = shown(&route.name);
             let labels = format!("{labels}{}", label("redis_route", &name));
             (name, meter.counter(&named(&labels, "route_commands_total")))
@@ -119,14 +119,14 @@ impl Metrics {
 
     /// Counts what clients with these rules have done. False: Envoy's configuration is gone, and nothing was counted.
     #[must_use]
-    pub fn tell(&self, tally: &Tally, rules: &Arc<Rules>) -> bool {
+    pub fn tell(&self, tally: &HostStats, rules: &Arc<Rules>) -> bool {
         let Some(host) = &self.host else { return false };
         self.meter.read(|reading| host.tell(reading, tally, rules)).is_some()
     }
 }
 
 impl Host {
-    fn tell(&self, reading: &Reading, tally: &Tally, rules: &Arc<Rules>) {
+    fn tell(&self, reading: &Reading, tally: &HostStats, rules: &Arc<Rules>) {
         let add = |counter: Counter, by: u64| {
             if by > 0 {
                 reading.add(counter, by);

@@ -4,7 +4,7 @@
 //! cluster is never chosen in the place of one that is asked for: the connection fails.
 
 use crate::envoy::Hosts;
-use redis_mesh_core::proxy::Address;
+use redis_mesh_core::multiplexer::Address;
 use std::cell::{Cell, RefCell};
 
 /// The name under which a cluster's configuration refers to it.

@@ -11,8 +11,8 @@ use crate::envoy::Filter;
 use crate::metrics::Metrics;
 use crate::timer::Alarm;
 use crate::{Answer, config};
-use redis_mesh_core::proxy::config::Config;
-use redis_mesh_core::proxy::{Address, CarrierId, ClientId, Output, Proxy, Tally};
+use redis_mesh_core::multiplexer::config::Config;
+use redis_mesh_core::multiplexer::{Address, ClientId, ConnectionId, HostStats, Multiplexer, Output};
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -30,11 +30,11 @@ thread_local! {
 }
 
 struct Worker {
-    proxy: RefCell<Proxy>,
+    proxy: RefCell<Multiplexer>,
     clients: RefCell<FxHashMap<ClientId, Rc<Client>>>,
-    carriers: RefCell<FxHashMap<CarrierId, Link>>,
+    carriers: RefCell<FxHashMap<ConnectionId, Link>>,
     /// The callouts of the anchor, one for each carrier that was asked for.
-    callouts: RefCell<FxHashMap<u64, CarrierId>>,
+    callouts: RefCell<FxHashMap<u64, ConnectionId>>,
     /// Carriers whose upstream takes nothing more, and that have something to send.
     blocked: RefCell<Vec<Rc<Carrier>>>,
     anchor: RefCell<Standing>,
@@ -43,7 +43,7 @@ struct Worker {
     /// Who counts for clients with certain rules, by the address of these, which is their own while they are kept.
     metrics: RefCell<FxHashMap<usize, Arc<Metrics>>>,
     /// Used again and again.
-    tally: RefCell<Tally>,
+    tally: RefCell<HostStats>,
     /// When Envoy was told what was counted; none: it is to be told at once.
     told: Cell<Option<Duration>>,
     /// Up to where configurations have been taken over.
@@ -90,7 +90,7 @@ fn with<T>(call: impl FnOnce(&Worker) -> T) -> Option<T> {
 }
 
 /// An input to the proxy; then the outputs are performed.
-pub fn input(give: impl FnOnce(&RefCell<Proxy>, Duration)) {
+pub fn input(give: impl FnOnce(&RefCell<Multiplexer>, Duration)) {
     with(|worker| {
         worker.follow();
         give(&worker.proxy, now());
@@ -181,9 +181,9 @@ pub fn callout_ended(callout: u64) {
 }
 
 /// A carrier's request has arrived: where it is to lead. `None`: nobody wants it any more.
-pub fn carrier_arrived(carrier: &Rc<Carrier>, number: u64) -> Option<(CarrierId, Address)> {
+pub fn carrier_arrived(carrier: &Rc<Carrier>, number: u64) -> Option<(ConnectionId, Address)> {
     with(|worker| {
-        let id = CarrierId::of_number(number);
+        let id = ConnectionId::of_number(number);
         let mut carriers = worker.carriers.borrow_mut();
         let link = carriers.get_mut(&id).filter(|link| matches!(link.stage, Stage::Requested))?;
         link.stage = Stage::Arrived(carrier.clone());
@@ -193,7 +193,7 @@ pub fn carrier_arrived(carrier: &Rc<Carrier>, number: u64) -> Option<(CarrierId,
 }
 
 /// A carrier can be used: what the proxy had to send before, it doesn't tell again.
-pub fn carrier_opened(carrier: &Carrier, id: CarrierId) {
+pub fn carrier_opened(carrier: &Carrier, id: ConnectionId) {
     with(|worker| {
         worker.send_by(carrier, id);
         worker.perform();
@@ -201,7 +201,7 @@ pub fn carrier_opened(carrier: &Carrier, id: CarrierId) {
 }
 
 /// A carrier's connection has ended.
-pub fn carrier_closed(carrier: &Rc<Carrier>, id: CarrierId) {
+pub fn carrier_closed(carrier: &Rc<Carrier>, id: ConnectionId) {
     with(|worker| {
         let known = matches!(
             worker.carriers.borrow().get(&id),
@@ -215,7 +215,7 @@ pub fn carrier_closed(carrier: &Rc<Carrier>, id: CarrierId) {
 }
 
 /// Redis has sent something.
-pub fn carrier_replied(carrier: &Carrier, id: CarrierId) {
+pub fn carrier_replied(carrier: &Carrier, id: ConnectionId) {
     with(|worker| {
         worker.follow();
         carrier.filter.reply(&worker.proxy, id, now());
@@ -261,7 +261,7 @@ impl Worker {
             seed[8..16].copy_from_slice(&(now().as_nanos() as u64).to_le_bytes());
         }
         Worker {
-            proxy: RefCell::new(Proxy::new(seed)),
+            proxy: RefCell::new(Multiplexer::new(seed)),
             clients: RefCell::default(),
             carriers: RefCell::default(),
             callouts: RefCell::default(),
@@ -303,19 +303,19 @@ impl Worker {
                         client.resume();
                     }
                 }
-                Some(Output::CloseClient(id)) => {
+                Some(Output::CloseDownstream(id)) => {
                     if let Some(client) = self.client(id) {
                         client.filter.close();
                     }
                 }
-                Some(Output::AbortClient(id)) => {
+                Some(Output::AbortDownstream(id)) => {
                     if let Some(client) = self.client(id) {
                         client.filter.abort();
                     }
                 }
                 Some(Output::Open(id, address)) => self.open(id, address),
                 Some(Output::Send(id)) => self.send(id),
-                Some(Output::CloseCarrier(id)) => {
+                Some(Output::CloseUpstream(id)) => {
                     let link = self.carriers.borrow_mut().remove(&id);
                     // One that was only asked for is turned away when it arrives.
                     if let Some(Link { stage: Stage::Arrived(carrier), .. }) = link {
@@ -341,7 +341,7 @@ impl Worker {
         self.proxy.borrow_mut().recycle(data);
     }
 
-    fn send(&self, id: CarrierId) {
+    fn send(&self, id: ConnectionId) {
         let carrier = match self.carriers.borrow().get(&id) {
             Some(Link { stage: Stage::Arrived(carrier), .. }) => carrier.clone(),
             _ => return,
@@ -354,7 +354,7 @@ impl Worker {
         }
     }
 
-    fn send_by(&self, carrier: &Carrier, id: CarrierId) {
+    fn send_by(&self, carrier: &Carrier, id: ConnectionId) {
         let data = self.proxy.borrow_mut().take_upstream(id);
         if !data.is_empty() {
             carrier.send(&data);
@@ -380,7 +380,7 @@ impl Worker {
         }
     }
 
-    fn open(&self, id: CarrierId, address: Address) {
+    fn open(&self, id: ConnectionId, address: Address) {
         self.carriers.borrow_mut().insert(id, Link { address, stage: Stage::Waiting });
         match self.up() {
             Some(anchor) => self.request(&anchor, id),
@@ -424,7 +424,7 @@ impl Worker {
         }
     }
 
-    fn request(&self, anchor: &Anchor, id: CarrierId) {
+    fn request(&self, anchor: &Anchor, id: ConnectionId) {
         match self.carriers.borrow_mut().get_mut(&id) {
             Some(link) => link.stage = Stage::Requested,
             None => return,
@@ -437,7 +437,7 @@ impl Worker {
         }
     }
 
-    fn ids(&self, which: impl Fn(&Stage) -> bool) -> Vec<CarrierId> {
+    fn ids(&self, which: impl Fn(&Stage) -> bool) -> Vec<ConnectionId> {
         let carriers = self.carriers.borrow();
         carriers.iter().filter(|(_, link)| which(&link.stage)).map(|(id, _)| *id).collect()
     }
@@ -449,7 +449,7 @@ impl Worker {
     }
 
     /// A carrier has ended, or will not come.
-    fn lose_one(&self, id: CarrierId) {
+    fn lose_one(&self, id: ConnectionId) {
         let Some(link) = self.carriers.borrow_mut().remove(&id) else { return };
         if let Stage::Arrived(carrier) = link.stage {
             carrier.filter.abort();

@@ -1,7 +1,7 @@
 //! The core of redis-mesh as an Envoy network filter.
 //!
 //! This crate only translates: properties, buffers and callbacks of proxy-wasm on one side, calls of
-//! [`redis_mesh_core::rewrite::Rewriter`] on the other. It must stand directly before `tcp_proxy` or `redis_proxy`.
+//! [`redis_mesh_core::rewriter::Rewriter`] on the other. It must stand directly before `tcp_proxy` or `redis_proxy`.
 
 mod abi;
 mod plugin;

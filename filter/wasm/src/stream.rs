@@ -6,7 +6,7 @@ use crate::vm;
 use proxy_wasm::traits::{Context, StreamContext};
 use proxy_wasm::types::{Action, BufferType, PeerType};
 use redis_mesh_core::config::{Host, Path, ProxyConfig};
-use redis_mesh_core::rewrite::{Edit, Env, Gate, HEAD, ReplyNeed, Rewriter};
+use redis_mesh_core::rewriter::{Edit, Env, Gate, HEAD, ReplyNeed, Rewriter};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;

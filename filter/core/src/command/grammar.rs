@@ -1,7 +1,7 @@
 //! The keys of those commands whose grammar the key specs can't say, read as servers execute them.
 
 use super::Command;
-use super::keys::{Arguments, Extract, KeyFlags, Keys, KeysError, needed};
+use super::key_spec::{Arguments, Extract, KeyFlags, Keys, KeysError, needed};
 
 impl Command {
     /// The arguments that are patterns by which the command reaches keys that depend on its data: SORT's BY and GET.

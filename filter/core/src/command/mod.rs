@@ -4,15 +4,20 @@
 //! The facts are rows of `table.rs`, which is generated from real servers; the few facts that no server
 //! reports are kept by hand beside the generator. What is written here and in the modules below only reads rows.
 
+mod args;
 mod describe;
+pub mod glob;
 mod grammar;
+mod key_spec;
 mod keys;
 mod reply;
+pub mod script;
 mod table;
 
+pub use args::{Args, canonical, each_command};
 pub use describe::{Protocol, describe};
 pub use grammar::Patterns;
-pub use keys::{Access, Arguments, Begin, Extract, Find, Key, KeyFlags, KeySpec, Keys, KeysError};
+pub use key_spec::{Access, Arguments, Begin, Extract, Find, Key, KeyFlags, KeySpec, Keys, KeysError};
 pub use reply::{Reply, When};
 
 use std::fmt;

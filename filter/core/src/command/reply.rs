@@ -1,7 +1,7 @@
 //! What a command's reply looks like in RESP3, as far as RESP2 doesn't say it.
 
 use super::{Arguments, Command};
-use crate::resp3::Shape;
+use crate::resp::resp3::Shape;
 
 /// The shape of a command's reply, which may depend on its arguments.
 #[derive(Debug)]

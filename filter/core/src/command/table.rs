@@ -4,7 +4,7 @@ use super::Begin::{Index, Keyword};
 use super::Extract::{GeoRadius, Migrate, Sort, Streams};
 use super::Proxy::{AllShards, Eval, Local, Object, RandomShard, Scan};
 use super::Proxy::{Simple, SplitKeys, SplitPairs, Transaction};
-use super::keys::{keynum, range};
+use super::key_spec::{keynum, range};
 use super::reply::*;
 use super::{Begin, Command, Find, Split, row};
 

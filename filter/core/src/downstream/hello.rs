@@ -1,7 +1,7 @@
 //! HELLO (<https://redis.io/docs/latest/commands/hello/>), for the machines that answer it themselves.
 
+use crate::command::Args;
 use crate::resp::encode;
-use crate::rewrite::args::Args;
 
 /// The version that HELLO and INFO report where no Redis is asked: the oldest whose commands the table knows in full.
 pub const REDIS_VERSION: &str = "7.0.15";

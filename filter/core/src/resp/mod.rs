@@ -1,8 +1,10 @@
 //! RESP, the Redis serialization protocol (<https://redis.io/docs/latest/develop/reference/protocol-spec/>): framing
 //! without copying.
 
+pub mod elements;
 pub mod encode;
 pub mod framer;
 pub mod reply;
 pub mod request;
+pub mod resp3;
 pub mod value;

@@ -3,7 +3,7 @@
 use super::script::{Step, script};
 use super::store::Args;
 use super::world::{Event, World, micros};
-use redis_mesh_core::proxy::ClientId;
+use redis_mesh_core::multiplexer::ClientId;
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::framer::Framer;
 use redis_mesh_core::resp::value::Value;

@@ -3,7 +3,7 @@
 use super::servers::Servers;
 use super::store::{self, Args};
 use redis_mesh_core::cluster::slot::{SLOTS, slot};
-use redis_mesh_core::proxy::CarrierId;
+use redis_mesh_core::multiplexer::ConnectionId;
 use redis_mesh_core::resp::encode;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -86,7 +86,7 @@ impl Servers {
     }
 
     /// What a node of a cluster says to a command that it doesn't execute.
-    pub fn redirect(&self, id: CarrierId, args: &Args) -> Option<Vec<u8>> {
+    pub fn redirect(&self, id: ConnectionId, args: &Args) -> Option<Vec<u8>> {
         let connection = &self.connections[&id];
         let node = &self.nodes[connection.node];
         let view = node.view.as_ref()?;
@@ -150,7 +150,7 @@ impl Servers {
         }
         // Those who wait for a key that has gone are told so.
         let master = truth.masters[&from];
-        let gone: Vec<CarrierId> = self
+        let gone: Vec<ConnectionId> = self
             .connections
             .iter()
             .filter(|(_, connection)| connection.node == master)

@@ -2,7 +2,7 @@
 
 use super::servers::Servers;
 use super::store::{self, Args, Key, null_array};
-use redis_mesh_core::proxy::CarrierId;
+use redis_mesh_core::multiplexer::ConnectionId;
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::wire;
@@ -69,7 +69,7 @@ const DATABASES: u32 = 4;
 
 impl Servers {
     /// Bytes of a client.
-    pub fn receive(&mut self, id: CarrierId, data: &[u8]) {
+    pub fn receive(&mut self, id: ConnectionId, data: &[u8]) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.input.extend_from_slice(data);
         while let Some(connection) = self.connections.get_mut(&id) {
@@ -90,13 +90,13 @@ impl Servers {
         }
     }
 
-    fn say(&mut self, id: CarrierId, reply: &[u8]) {
+    fn say(&mut self, id: ConnectionId, reply: &[u8]) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.output.extend_from_slice(reply);
         }
     }
 
-    fn command(&mut self, id: CarrierId, args: Args) {
+    fn command(&mut self, id: ConnectionId, args: Args) {
         let name = args[0].to_ascii_lowercase();
         let connection = self.connections.get_mut(&id).unwrap();
         let node = connection.node;
@@ -142,7 +142,7 @@ impl Servers {
         self.serve_those_who_wait(shard);
     }
 
-    fn at_once(&mut self, id: CarrierId, name: &[u8], args: Args) {
+    fn at_once(&mut self, id: ConnectionId, name: &[u8], args: Args) {
         let connection = self.connections.get_mut(&id).unwrap();
         let node = connection.node;
         let is_cluster = self.nodes[node].address.is_some();
@@ -227,7 +227,7 @@ impl Servers {
         }
     }
 
-    fn blpop(&mut self, id: CarrierId, args: Args) {
+    fn blpop(&mut self, id: ConnectionId, args: Args) {
         if let Some(error) = self.redirect(id, &args) {
             return self.say(id, &error);
         }
@@ -245,7 +245,7 @@ impl Servers {
         self.connections.get_mut(&id).unwrap().blocked = Some(blocked);
     }
 
-    fn exec(&mut self, id: CarrierId) {
+    fn exec(&mut self, id: ConnectionId) {
         let connection = self.connections.get_mut(&id).unwrap();
         let Some((queued, is_aborted)) = connection.multi.take() else {
             panic!("EXEC without MULTI came to a Redis");

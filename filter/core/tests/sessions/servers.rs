@@ -4,7 +4,7 @@ use super::cluster::View;
 use super::connection::Connection;
 use super::journal::{Execution, Journal};
 use super::store::{Args, Key, Popped, Store, WRONG_TYPE, null_array};
-use redis_mesh_core::proxy::CarrierId;
+use redis_mesh_core::multiplexer::ConnectionId;
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
 use std::collections::BTreeMap;
@@ -59,7 +59,7 @@ pub struct Servers {
     pub sites: Vec<Site>,
     pub nodes: Vec<Node>,
     pub shards: Vec<Shard>,
-    pub connections: BTreeMap<CarrierId, Connection>,
+    pub connections: BTreeMap<ConnectionId, Connection>,
     pub journal: Journal,
     /// What was executed as copies.
     pub copies: Journal,
@@ -68,7 +68,7 @@ pub struct Servers {
     /// Numbers those who wait, so that the first is served first.
     pub waiting: u64,
     /// Clients that wait, with when they give up.
-    pub alarms: Vec<(Duration, CarrierId, u64)>,
+    pub alarms: Vec<(Duration, ConnectionId, u64)>,
 }
 
 impl Servers {
@@ -89,7 +89,7 @@ impl Servers {
     }
 
     /// Executes a command that concerns only what is stored, and notes it down.
-    pub fn execute(&mut self, id: CarrierId, args: &Args, transaction: Option<u64>) -> Vec<u8> {
+    pub fn execute(&mut self, id: ConnectionId, args: &Args, transaction: Option<u64>) -> Vec<u8> {
         let Some(connection) = self.connections.get(&id) else { return Vec::new() };
         let (node, db, resp3) = (connection.node, connection.db, connection.resp3);
         let (shard, by_master) = (self.nodes[node].shard, self.is_master(node));
@@ -130,7 +130,7 @@ impl Servers {
         if self.sites[self.nodes[node].site].is_mirror { &mut self.copies } else { &mut self.journal }
     }
 
-    pub fn note(&mut self, number: u64, id: CarrierId, args: &Args, reply: &[u8], transaction: Option<u64>) {
+    pub fn note(&mut self, number: u64, id: ConnectionId, args: &Args, reply: &[u8], transaction: Option<u64>) {
         let Some(connection) = self.connections.get(&id) else { return };
         let node = connection.node;
         let execution = Execution {
@@ -192,7 +192,7 @@ impl Servers {
 
     /// Those who wait get what has come.
     pub fn serve_those_who_wait(&mut self, shard: usize) {
-        let mut waiting: Vec<(u64, CarrierId)> = Vec::new();
+        let mut waiting: Vec<(u64, ConnectionId)> = Vec::new();
         for (id, connection) in &self.connections {
             if let Some(blocked) = connection.blocked.as_ref().filter(|_| self.nodes[connection.node].shard == shard) {
                 waiting.push((blocked.number, *id));
@@ -212,7 +212,7 @@ impl Servers {
     }
 
     /// A client has waited for long enough.
-    pub fn give_up(&mut self, id: CarrierId, number: u64) {
+    pub fn give_up(&mut self, id: ConnectionId, number: u64) {
         let Some(connection) = self.connections.get(&id) else { return };
         let Some(blocked) = connection.blocked.as_ref().filter(|blocked| blocked.number == number) else { return };
         let (args, reply) = (blocked.args.clone(), null_array(connection.resp3));
@@ -222,7 +222,7 @@ impl Servers {
     }
 
     /// A client that waits gets this, and what it has said meanwhile is heard.
-    pub fn unblock(&mut self, id: CarrierId, reply: &[u8]) {
+    pub fn unblock(&mut self, id: ConnectionId, reply: &[u8]) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.blocked = None;
             connection.output.extend_from_slice(reply);

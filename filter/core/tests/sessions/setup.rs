@@ -3,7 +3,7 @@
 use super::cluster::View;
 use super::servers::{Node, Servers, Shard, Site};
 use redis_mesh_core::cluster::slot::slot;
-use redis_mesh_core::proxy::config::Config;
+use redis_mesh_core::multiplexer::config::Config;
 use redis_mesh_core::random::Random;
 use redis_mesh_core::wire;
 use sha2::{Digest, Sha256};

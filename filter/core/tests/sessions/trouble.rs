@@ -3,7 +3,7 @@
 use super::setup::{CLUSTER, COPY};
 use super::world::{Event, World, micros};
 use redis_mesh_core::cluster::slot::slot;
-use redis_mesh_core::proxy::CarrierId;
+use redis_mesh_core::multiplexer::ConnectionId;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,8 +58,8 @@ impl World {
         }
     }
 
-    fn some_link(&mut self) -> Option<CarrierId> {
-        let all: Vec<CarrierId> = self.links.keys().copied().collect();
+    fn some_link(&mut self) -> Option<ConnectionId> {
+        let all: Vec<ConnectionId> = self.links.keys().copied().collect();
         all.get(self.random.below(all.len().max(1) as u32) as usize).copied()
     }
 
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// A connection ends. Something of what is under way may still arrive, at either end.
-    fn break_link(&mut self, id: CarrierId, told: Duration) {
+    fn break_link(&mut self, id: ConnectionId, told: Duration) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.is_broken = self.random.below(2) == 0;
         let end = self.now + micros(self.random.below(20_000));
@@ -82,7 +82,7 @@ impl World {
         self.at(told, Event::Lost(id));
     }
 
-    fn node_connections(&self, node: usize) -> Vec<CarrierId> {
+    fn node_connections(&self, node: usize) -> Vec<ConnectionId> {
         self.servers.connections.iter().filter(|(_, connection)| connection.node == node).map(|(id, _)| *id).collect()
     }
 
@@ -208,7 +208,7 @@ impl World {
             Trouble::Update => {
                 self.updates.push(self.now);
                 self.config = Arc::new(
-                    redis_mesh_core::proxy::config::Config::new(&self.setup.host, &Default::default()).unwrap(),
+                    redis_mesh_core::multiplexer::config::Config::new(&self.setup.host, &Default::default()).unwrap(),
                 );
                 self.proxy.update(&self.config.clone());
             }

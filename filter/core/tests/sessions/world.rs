@@ -5,8 +5,8 @@ use super::connection::Connection;
 use super::servers::Servers;
 use super::setup::{self, Setup};
 use super::trouble::Trouble;
-use redis_mesh_core::proxy::config::Config;
-use redis_mesh_core::proxy::{Address, CarrierId, ClientId, Output, Proxy};
+use redis_mesh_core::multiplexer::config::Config;
+use redis_mesh_core::multiplexer::{Address, ClientId, ConnectionId, Multiplexer, Output};
 use redis_mesh_core::random::Random;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ pub enum Event {
     /// A client goes on.
     Act(usize),
     /// A connection has come about, or hasn't.
-    Opened(CarrierId),
+    Opened(ConnectionId),
     /// Bytes come to a server.
-    ToServer(CarrierId, Vec<u8>),
+    ToServer(ConnectionId, Vec<u8>),
     /// Bytes come from a server.
-    FromServer(CarrierId, Vec<u8>),
+    FromServer(ConnectionId, Vec<u8>),
     /// A server hears that a connection has ended.
-    Ended(CarrierId),
+    Ended(ConnectionId),
     /// The proxy hears it.
-    Lost(CarrierId),
+    Lost(ConnectionId),
     /// A connection takes something again.
-    Unfull(CarrierId),
+    Unfull(ConnectionId),
     /// A client takes something again.
     Reads(usize),
     /// A client that waits at a server waits no longer.
-    GiveUp(CarrierId, u64),
+    GiveUp(ConnectionId, u64),
     /// Something goes wrong, or right again.
     Trouble(Trouble),
 }
@@ -53,10 +53,10 @@ pub struct Link {
 pub struct World {
     pub setup: Setup,
     pub config: Arc<Config>,
-    pub proxy: Proxy,
+    pub proxy: Multiplexer,
     pub random: Random,
     pub servers: Servers,
-    pub links: BTreeMap<CarrierId, Link>,
+    pub links: BTreeMap<ConnectionId, Link>,
     pub callers: Vec<Caller>,
     pub by_id: BTreeMap<ClientId, usize>,
     events: BTreeMap<(Duration, u64), Event>,
@@ -87,7 +87,7 @@ impl World {
         World {
             config: setup.compiled(),
             setup,
-            proxy: Proxy::new(key),
+            proxy: Multiplexer::new(key),
             servers: setup::servers(Random::new(key)),
             random,
             links: BTreeMap::new(),
@@ -178,7 +178,7 @@ impl World {
         }
     }
 
-    fn opened(&mut self, id: CarrierId) {
+    fn opened(&mut self, id: ConnectionId) {
         let Some(link) = self.links.get(&id) else { return };
         let Address { cluster, node } = link.address.clone();
         let nodes = &self.servers.nodes;
@@ -206,7 +206,7 @@ impl World {
     }
 
     /// What the proxy has to send goes on its way.
-    fn send(&mut self, id: CarrierId) {
+    fn send(&mut self, id: ConnectionId) {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.is_open) else { return };
         let bytes = self.proxy.take_upstream(id);
         let mut rest = bytes.as_slice();
@@ -224,7 +224,7 @@ impl World {
     }
 
     fn take_from_servers(&mut self) {
-        let mut said: Vec<(CarrierId, Vec<u8>)> = Vec::new();
+        let mut said: Vec<(ConnectionId, Vec<u8>)> = Vec::new();
         for (id, connection) in &mut self.servers.connections {
             if !connection.output.is_empty() {
                 said.push((*id, std::mem::take(&mut connection.output)));
@@ -250,7 +250,7 @@ impl World {
     }
 
     /// A connection ends at the server, when what is on its way there has come.
-    pub fn hang_up(&mut self, id: CarrierId, link: &Link) {
+    pub fn hang_up(&mut self, id: ConnectionId, link: &Link) {
         self.at(link.to_server, Event::Ended(id));
     }
 
@@ -280,7 +280,7 @@ impl World {
                         self.send(id);
                     }
                 }
-                Output::CloseCarrier(id) => {
+                Output::CloseUpstream(id) => {
                     self.tell(|| format!("{id:?} is closed"));
                     if let Some(link) = self.links.remove(&id) {
                         self.hang_up(id, &link);
@@ -296,7 +296,7 @@ impl World {
                         self.offer(*caller);
                     }
                 }
-                Output::CloseClient(id) | Output::AbortClient(id) => {
+                Output::CloseDownstream(id) | Output::AbortDownstream(id) => {
                     if let Some(caller) = self.by_id.remove(&id) {
                         self.tell(|| format!("client {caller} is closed"));
                         self.callers[caller].closed = Some(self.now);

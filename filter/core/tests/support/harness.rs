@@ -2,7 +2,7 @@
 
 use redis_mesh_core::config::ProxyConfig;
 use redis_mesh_core::random::Random;
-use redis_mesh_core::rewrite::{Edit, Env, Gate, HEAD, ReplyNeed, Rewriter};
+use redis_mesh_core::rewriter::{Edit, Env, Gate, HEAD, ReplyNeed, Rewriter};
 use redis_mesh_core::stats::Stats;
 use std::time::Duration;
 

@@ -1,0 +1,252 @@
+//! The vocabulary in which the table says where a command's keys are
+//! (<https://redis.io/docs/latest/develop/reference/key-specs/>), and the keys that are found.
+
+use std::fmt;
+
+use super::bits;
+
+/// A request's arguments, the command's name first. They may still be arriving.
+pub trait Arguments {
+    /// How many there are or will be.
+    fn count(&self) -> usize;
+    /// An argument, if it is there.
+    fn argument(&self, index: usize) -> Option<&[u8]>;
+}
+
+impl<T: AsRef<[u8]>> Arguments for [T] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+    fn argument(&self, index: usize) -> Option<&[u8]> {
+        self.get(index).map(AsRef::as_ref)
+    }
+}
+
+bits! {
+    /// What a command does with a key.
+    KeyFlags(u16) {
+        /// Reads the value, nothing else.
+        RO = "RO",
+        /// Reads and changes it.
+        RW = "RW",
+        /// Overwrites it without reading.
+        OW = "OW",
+        /// Deletes it.
+        RM = "RM",
+        ACCESS = "access",
+        UPDATE = "update",
+        INSERT = "insert",
+        DELETE = "delete",
+        /// A channel, which Redis Cluster places like a key.
+        NOT_KEY = "not_key",
+        /// The spec doesn't find all keys.
+        INCOMPLETE = "incomplete",
+        /// What is done depends on the arguments.
+        VARIABLE_FLAGS = "variable_flags",
+    }
+}
+
+/// What is done with a key, in one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// It is read.
+    Read,
+    /// It is read and changed, or one of the two as the arguments say.
+    ReadWrite,
+    /// It is overwritten.
+    Overwrite,
+    /// It is deleted.
+    Remove,
+}
+
+/// Where the search for keys begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begin {
+    /// At an argument.
+    Index(i8),
+    /// Behind a word, searched from an argument on; a negative one counts from the end, and the search goes backwards.
+    Keyword(&'static str, i8),
+    /// Can't be said by a spec.
+    Unknown,
+}
+
+/// Which arguments from there on are keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Find {
+    /// Up to the last, relative to the first (a negative one: to the end of the arguments), every step-th.
+    /// With a limit of 2 the first half of the arguments, of 3 the first third.
+    Range {
+        /// The last key.
+        last: i8,
+        /// The distance between keys.
+        step: i8,
+        /// The divisor, 0 and 1: none.
+        limit: i8,
+    },
+    /// As many as an argument says.
+    KeyNum {
+        /// The argument that says how many, relative to the beginning.
+        number: i8,
+        /// The first key, relative to the beginning.
+        first: i8,
+        /// The distance between keys.
+        step: i8,
+    },
+    /// Can't be said by a spec.
+    Unknown,
+}
+
+/// As the table writes it.
+pub(super) const fn range(last: i8, step: i8, limit: i8) -> Find {
+    Find::Range { last, step, limit }
+}
+
+/// As the table writes it.
+pub(super) const fn keynum(number: i8, first: i8, step: i8) -> Find {
+    Find::KeyNum { number, first, step }
+}
+
+/// One of a command's key specs.
+#[derive(Clone, Copy, Debug)]
+pub struct KeySpec {
+    /// What is done with these keys.
+    pub flags: KeyFlags,
+    /// Where they begin.
+    pub begin: Begin,
+    /// Which they are.
+    pub find: Find,
+}
+
+/// How a command's keys are found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extract {
+    /// By the specs.
+    Specs,
+    /// SORT key [BY p] [LIMIT o n] [GET p …] [STORE key]
+    Sort,
+    /// GEORADIUS and GEORADIUSBYMEMBER: STORE and STOREDIST, of which the last counts.
+    GeoRadius,
+    /// XREAD and XREADGROUP: options in any order, then STREAMS.
+    Streams,
+    /// MIGRATE host port key|"" db timeout … [KEYS key …]
+    Migrate,
+}
+
+/// Why a request's keys can't be told. It must not be sent anywhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeysError {
+    /// This argument is needed and hasn't arrived.
+    Missing(usize),
+    /// The arguments contradict the command's grammar: too few, a number of keys that isn't one or is too large.
+    Malformed,
+    /// Nobody can tell the command's keys from its arguments.
+    Unknown,
+}
+
+impl fmt::Display for KeysError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KeysError::Missing(_) => "not all arguments are there",
+            KeysError::Malformed => "syntax error",
+            KeysError::Unknown => "the command's keys can't be told",
+        })
+    }
+}
+
+/// An argument that is a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key {
+    /// Which argument.
+    pub index: usize,
+    /// What is done with it.
+    pub access: Access,
+    /// The same as its spec says it.
+    pub flags: KeyFlags,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Range {
+    first: usize,
+    /// One past the last.
+    end: usize,
+    step: usize,
+    flags: KeyFlags,
+}
+
+/// The keys of a request, in the order of the specs (as a rule the order of the arguments).
+#[derive(Clone, Copy)]
+pub struct Keys {
+    ranges: [Range; Keys::MOST_RANGES],
+    used: usize,
+}
+
+impl Keys {
+    /// No command has more specs; the generator checks it.
+    #[doc(hidden)]
+    pub const MOST_RANGES: usize = 3;
+
+    pub(super) const NONE: Keys =
+        Keys { ranges: [Range { first: 0, end: 0, step: 1, flags: KeyFlags(0) }; Keys::MOST_RANGES], used: 0 };
+
+    pub(super) fn push(&mut self, first: usize, end: usize, step: usize, flags: KeyFlags) -> Result<(), KeysError> {
+        let range = self.ranges.get_mut(self.used).ok_or(KeysError::Unknown)?;
+        *range = Range { first, end, step: step.max(1), flags };
+        self.used += 1;
+        Ok(())
+    }
+
+    pub(super) fn push_one(&mut self, index: usize, flags: KeyFlags) -> Result<(), KeysError> {
+        self.push(index, index + 1, 1, flags)
+    }
+
+    /// The keys one by one.
+    pub fn iter(&self) -> impl Iterator<Item = Key> + '_ {
+        self.ranges.iter().take(self.used).flat_map(|range| {
+            let (access, flags) = (range.flags.access(), range.flags);
+            (range.first..range.end).step_by(range.step).map(move |index| Key { index, access, flags })
+        })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ranges.iter().take(self.used).map(|range| range.end.saturating_sub(range.first).div_ceil(range.step)).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first key.
+    pub fn first(&self) -> Option<Key> {
+        self.iter().next()
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl KeyFlags {
+    fn access(self) -> Access {
+        if self.contains(KeyFlags::RW) {
+            Access::ReadWrite
+        } else if self.contains(KeyFlags::OW) {
+            Access::Overwrite
+        } else if self.contains(KeyFlags::RM) {
+            Access::Remove
+        } else {
+            Access::Read
+        }
+    }
+}
+
+/// An argument that must be there for the keys to be told.
+pub(super) fn needed<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Result<&[u8], KeysError> {
+    if index >= arguments.count() {
+        return Err(KeysError::Malformed);
+    }
+    arguments.argument(index).ok_or(KeysError::Missing(index))
+}

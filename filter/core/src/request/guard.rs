@@ -1,0 +1,101 @@
+//! Commands that are refused where somebody other than the client holds Redis's credentials: those that reveal or change
+//! credentials or take the server over.
+//!
+//! The rule is Redis's own `admin` flag (<https://redis.io/docs/latest/commands/command/#flags>), less what only reads
+//! what every client may know, plus MIGRATE, which can send keys and credentials anywhere.
+
+use crate::command::glob::{Case, glob};
+use crate::command::{Args, Command, Flags};
+
+/// Parameters of Redis whose values are credentials or lead to them.
+const SECRET_PARAMETERS: &[&[u8]] = &[
+    b"requirepass",
+    b"masterauth",
+    b"masteruser",
+    b"primaryauth",
+    b"primaryuser",
+    b"tls-key-file",
+    b"tls-key-file-pass",
+    b"tls-client-key-file",
+    b"tls-client-key-file-pass",
+    b"aclfile",
+    b"user",
+];
+
+/// Why a command is refused, or `None` if it may pass. `container` is the row of its name, `command` of its subcommand
+/// if it has one, else the same.
+pub fn refusal(container: &Command, command: &Command, args: &Args<'_>) -> Option<&'static str> {
+    match container.name {
+        "config" => {
+            if args.get(1).eq_ignore_ascii_case(b"get") {
+                let secret = !args.complete() || (2..args.spans.len()).any(|i| reveals(args.get(i)));
+                return secret.then_some("would reveal credentials");
+            }
+            let harmless = [&b"help"[..], b"resetstat"].iter().any(|s| args.get(1).eq_ignore_ascii_case(s));
+            return (!harmless).then_some("changes the server");
+        }
+        "acl" => {
+            let harmless =
+                [&b"whoami"[..], b"cat", b"help", b"genpass"].iter().any(|s| args.get(1).eq_ignore_ascii_case(s));
+            return (!harmless).then_some("reveals or changes credentials");
+        }
+        "migrate" => return Some("sends keys elsewhere"),
+        // `admin` by their flags, but they tell nothing that is secret.
+        "slowlog" | "latency" | "lastsave" | "commandlog" => return None,
+        _ => {}
+    }
+    let admin = |command: &Command| command.flags.contains(Flags::ADMIN);
+    // A subcommand that the table doesn't know could be an administrative one, too.
+    let unknown = args.count > 1 && container.name == command.name && container.subcommands.iter().any(admin);
+    if !(admin(container) || admin(command) || unknown) {
+        return None;
+    }
+    match command.name {
+        "client|list" | "client|info" | "cluster|links" => None,
+        _ => Some("administers the server"),
+    }
+}
+
+/// Longer patterns than this aren't looked at: no parameter has such a name.
+const LONGEST_PATTERN: usize = 128;
+
+/// Whether CONFIG GET could answer with a secret. What servers make of `[…]`, `\`, NUL (which ends a pattern for them) and
+/// bytes beyond ASCII has corners where a copy of it would differ, so that patterns with those are taken to reveal.
+fn reveals(pattern: &[u8]) -> bool {
+    let odd = |b: &u8| matches!(b, b'[' | b'\\' | 0 | 0x80..);
+    pattern.len() > LONGEST_PATTERN
+        || pattern.iter().any(odd)
+        || SECRET_PARAMETERS.iter().any(|p| glob(pattern, p, Case::Insensitive))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn globs() {
+        for (pattern, matches) in [
+            ("requirepass", true),
+            ("RequirePass", true),
+            ("*", true),
+            ("r*s", true),
+            ("*pass*", true),
+            ("re?uirepass", true),
+            ("****************x", false),
+            ("maxmemory*", false),
+            ("require", false),
+            ("requirepas?s", false),
+            ("", false),
+            // What follows matches at a Redis, each for a reason of its own.
+            ("*\0x", true),
+            ("[^\\R]equirepass", true),
+            ("[^a-Z]equirepass", true),
+        ] {
+            assert_eq!(reveals(pattern.as_bytes()), matches, "{pattern}");
+        }
+        assert!(reveals(b"[\xff-\x7f]equirepass"));
+        assert!(reveals(&[b'*'; 1000]));
+    }
+}
