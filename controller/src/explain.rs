@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis_mesh_core::command::{self, Resolved};
 use redis_mesh_core::config::{ConfigError, Host, ProxyConfig};
-use redis_mesh_core::multiplexer::config::{Config, Document};
+use redis_mesh_core::multiplexer::config::{HostConfig, ListenerConfig};
 use redis_mesh_core::multiplexer::{Multiplexer, Output};
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
@@ -243,7 +243,7 @@ enum Outcome {
 /// What decides on the data path.
 enum Machine {
     Rewriter(ProxyConfig),
-    Multiplexer(Document),
+    Multiplexer(ListenerConfig),
 }
 
 const NO_HOST: &str = "the configuration has no host";
@@ -252,7 +252,7 @@ impl Machine {
     fn new(path: DataPath, document: wire::FilterConfig) -> Result<Machine, ConfigError> {
         match path {
             DataPath::Direct | DataPath::Proxy => ProxyConfig::try_from(document).map(Machine::Rewriter),
-            DataPath::Native => Document::try_from(document).map(Machine::Multiplexer),
+            DataPath::Native => ListenerConfig::try_from(document).map(Machine::Multiplexer),
         }
     }
 
@@ -265,7 +265,7 @@ impl Machine {
 }
 
 /// Has a command served by the machine of the dynamic module, as a client's first one.
-fn serve(host: &Arc<Config>, arguments: &[&[u8]]) -> Result<Outcome, String> {
+fn serve(host: &Arc<HostConfig>, arguments: &[&[u8]]) -> Result<Outcome, String> {
     let mut proxy = Multiplexer::new([0; 32]);
     let client = proxy.open(host.clone());
     let mut request = Vec::new();

@@ -2,7 +2,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 
-use redis_mesh_core::multiplexer::config::Document;
+use redis_mesh_core::multiplexer::config::ListenerConfig;
 use redis_mesh_core::multiplexer::{ClientId, ConnectionId, Multiplexer, Output};
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::request::{Parser, Progress};
@@ -63,7 +63,7 @@ impl World {
             "routes": [{"match": "any", "target": 0}],
         }]});
         let mut proxy = Multiplexer::new([seed; 32]);
-        let client = proxy.open(Document::from_json(document.to_string().as_bytes()).unwrap().host);
+        let client = proxy.open(ListenerConfig::from_json(document.to_string().as_bytes()).unwrap().host);
         World {
             proxy,
             client,

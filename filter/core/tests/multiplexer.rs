@@ -3,7 +3,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 
-use redis_mesh_core::multiplexer::config::Config;
+use redis_mesh_core::multiplexer::config::HostConfig;
 use redis_mesh_core::multiplexer::{Address, ClientId, ConnectionId, Multiplexer, Output};
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
@@ -215,8 +215,8 @@ fn two() -> wire::Host {
     host(&[(wire::KeyMatch::Prefix("a:".into()), 0), (wire::KeyMatch::Any, 1)], &["one", "two"])
 }
 
-fn compiled(host: &wire::Host) -> Arc<Config> {
-    Arc::new(Config::new(host, &wire::Limits::default()).unwrap())
+fn compiled(host: &wire::Host) -> Arc<HostConfig> {
+    Arc::new(HostConfig::new(host, &wire::Limits::default()).unwrap())
 }
 
 impl World {
@@ -235,7 +235,7 @@ impl World {
         }
     }
 
-    fn client(&mut self, config: &Arc<Config>) -> ClientId {
+    fn client(&mut self, config: &Arc<HostConfig>) -> ClientId {
         let id = self.proxy.open(config.clone());
         self.clients.insert(id, Caller::default());
         id

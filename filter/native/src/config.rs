@@ -3,7 +3,7 @@
 use crate::envoy::{self, Level, Meter};
 use crate::metrics::Metrics;
 use redis_mesh_core::config::json_of;
-use redis_mesh_core::multiplexer::config::{Config as Rules, Document};
+use redis_mesh_core::multiplexer::config::{HostConfig as Rules, ListenerConfig};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -75,8 +75,8 @@ impl Slot {
 }
 
 fn configure(meter: Meter, bytes: &[u8]) -> Result<Config, String> {
-    let Document { name, revision, host: config } =
-        Document::from_json(json_of(bytes)).map_err(|error| error.to_string())?;
+    let ListenerConfig { name, revision, host: config } =
+        ListenerConfig::from_json(json_of(bytes)).map_err(|error| error.to_string())?;
     let metrics = Arc::new(Metrics::of_clients(meter, config.clone()));
     let mut slots = lock(&SLOTS);
     slots.retain(|_, slot| slot.strong_count() > 0);

@@ -7,7 +7,7 @@
 use crate::envoy::{Counter, Gauge, Histogram, Meter, Reading};
 use redis_mesh_core::command;
 use redis_mesh_core::multiplexer::HostStats;
-use redis_mesh_core::multiplexer::config::Config as Rules;
+use redis_mesh_core::multiplexer::config::HostConfig as Rules;
 use redis_mesh_core::stats::Stat;
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ impl Metrics {
     pub fn of_clients(meter: Meter, rules: Arc<Rules>) -> Metrics {
         let labels = label("redis_host", &rules.host);
         let counter = |name: &str| meter.counter(&named(&labels, name));
-        let route = |route: &redis_mesh_core::multiplexer::config::Route| {
+        let route = |route: &redis_mesh_core::multiplexer::config::RouteConfig| {
             let name = shown(&route.name);
             let labels = format!("{labels}{}", label("redis_route", &name));
             (name, meter.counter(&named(&labels, "route_commands_total")))

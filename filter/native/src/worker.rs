@@ -11,7 +11,7 @@ use crate::envoy::Filter;
 use crate::metrics::Metrics;
 use crate::timer::Alarm;
 use crate::{Answer, config};
-use redis_mesh_core::multiplexer::config::Config;
+use redis_mesh_core::multiplexer::config::HostConfig;
 use redis_mesh_core::multiplexer::{Address, ClientId, ConnectionId, HostStats, Multiplexer, Output};
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
@@ -99,7 +99,7 @@ pub fn input(give: impl FnOnce(&RefCell<Multiplexer>, Duration)) {
 }
 
 /// A client's connection is there.
-pub fn client_opened(client: &Rc<Client>, config: Arc<Config>, metrics: Arc<Metrics>) -> Option<ClientId> {
+pub fn client_opened(client: &Rc<Client>, config: Arc<HostConfig>, metrics: Arc<Metrics>) -> Option<ClientId> {
     with(|worker| {
         worker.follow();
         worker.count_with(metrics);

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use redis_mesh_core::multiplexer::config::{Config, Document};
+use redis_mesh_core::multiplexer::config::{HostConfig, ListenerConfig};
 use redis_mesh_core::multiplexer::{ConnectionId, ClientId, Output, Multiplexer};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -106,7 +106,7 @@ const REPLIES: [&str; 32] = [
 
 struct World {
     proxy: Multiplexer,
-    config: Arc<Config>,
+    config: Arc<HostConfig>,
     clients: Vec<(ClientId, Vec<u8>)>,
     carriers: Vec<ConnectionId>,
     now: Duration,
@@ -170,11 +170,11 @@ impl World {
 }
 
 thread_local! {
-    static CONFIGS: RefCell<Vec<Arc<Config>>> = RefCell::new(
+    static CONFIGS: RefCell<Vec<Arc<HostConfig>>> = RefCell::new(
         HOSTS
             .iter()
             .map(|host| format!(r#"{{"name": "n", "revision": 1, "limits": {{"maxHeldBytes": 100000, "maxArguments": 1000, "maxBulkBytes": 1000000}}, "hosts": [{host}]}}"#))
-            .map(|json| Document::from_json(json.as_bytes()).expect("it compiles").host)
+            .map(|json| ListenerConfig::from_json(json.as_bytes()).expect("it compiles").host)
             .collect()
     );
 }

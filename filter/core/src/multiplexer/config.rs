@@ -3,7 +3,7 @@
 use crate::config::{ConfigError, check_limits, check_mirrors, router};
 use crate::downstream::auth::ClientAuth;
 use crate::fault::Faults;
-pub use crate::multiplexer::upstream::endpoint::{Login, Upstream};
+pub use crate::multiplexer::upstream::endpoint::{Credentials, Endpoint};
 use crate::route::{Matched, Router};
 use crate::wire::{self, DataPath, ReadPolicy};
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use std::time::Duration;
 
 /// What [`wire::FilterConfig`] says on `native`, compiled.
 #[derive(Debug)]
-pub struct Document {
+pub struct ListenerConfig {
     /// See [`wire::FilterConfig::name`].
     pub name: String,
     /// See [`wire::FilterConfig::revision`].
     pub revision: u64,
     /// Its host.
-    pub host: Arc<Config>,
+    pub host: Arc<HostConfig>,
 }
 
 /// A managed host with its routes and the connections that these need.
 #[derive(Debug)]
-pub struct Config {
+pub struct HostConfig {
     /// `FQDN:port`, for messages and stats.
     pub host: String,
     /// Bounds on what clients may send.
@@ -40,9 +40,9 @@ pub struct Config {
     /// RequestPolicy long each command takes is counted too.
     pub command_stats: bool,
     /// Destinations with their mirrors.
-    pub targets: Vec<Target>,
+    pub targets: Vec<TargetConfig>,
     /// What each route does; indexes are the router's.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteConfig>,
     /// Matches keys.
     pub router: Router,
     /// Faults of the whole host.
@@ -55,24 +55,24 @@ pub struct Config {
 
 /// A destination with its mirrors.
 #[derive(Debug)]
-pub struct Target {
+pub struct TargetConfig {
     /// `FQDN:port`, for messages.
     pub destination: String,
     /// It is a Redis Cluster.
     pub is_cluster: bool,
     /// RequestPolicy it is reached.
-    pub upstream: Upstream,
+    pub upstream: Endpoint,
     /// Where copies go.
-    pub mirrors: Vec<Mirror>,
+    pub mirrors: Vec<MirrorConfig>,
 }
 
 /// A mirror of a target.
 #[derive(Debug)]
-pub struct Mirror {
+pub struct MirrorConfig {
     /// It is a Redis Cluster.
     pub is_cluster: bool,
     /// RequestPolicy it is reached.
-    pub upstream: Upstream,
+    pub upstream: Endpoint,
     /// Share of the commands that are mirrored, in parts per million.
     pub per_million: u32,
     /// Leave out commands that only read.
@@ -81,10 +81,10 @@ pub struct Mirror {
 
 /// What a route does with its keys.
 #[derive(Debug)]
-pub struct Route {
+pub struct RouteConfig {
     /// What it matches, as stats call it: `key`, `prefix*`, `~regex` or `*`.
     pub name: String,
-    /// Index into [`Config::targets`].
+    /// Index into [`HostConfig::targets`].
     pub target: usize,
     /// Remove the matched prefix.
     pub remove_prefix: bool,
@@ -96,32 +96,32 @@ pub struct Route {
     pub faults: Faults,
 }
 
-impl Document {
+impl ListenerConfig {
     /// Parses and compiles the JSON document.
-    pub fn from_json(json: &[u8]) -> Result<Document, ConfigError> {
+    pub fn from_json(json: &[u8]) -> Result<ListenerConfig, ConfigError> {
         let config: wire::FilterConfig = serde_json::from_slice(json).map_err(|e| ConfigError(e.to_string()))?;
-        Document::try_from(config)
+        ListenerConfig::try_from(config)
     }
 }
 
-impl TryFrom<wire::FilterConfig> for Document {
+impl TryFrom<wire::FilterConfig> for ListenerConfig {
     type Error = ConfigError;
 
-    fn try_from(config: wire::FilterConfig) -> Result<Document, ConfigError> {
+    fn try_from(config: wire::FilterConfig) -> Result<ListenerConfig, ConfigError> {
         check_limits(&config.limits)?;
         let [host] = config.hosts.as_slice() else {
             let count = config.hosts.len();
             return Err(ConfigError(format!("hosts: a listener has one on path native, and these are {count}")));
         };
-        let compiled = Config::new(host, &config.limits);
+        let compiled = HostConfig::new(host, &config.limits);
         let host = compiled.map_err(|problem| ConfigError(format!("hosts[0] ({}): {problem}", host.host)))?;
-        Ok(Document { name: config.name, revision: config.revision, host: Arc::new(host) })
+        Ok(ListenerConfig { name: config.name, revision: config.revision, host: Arc::new(host) })
     }
 }
 
-impl Config {
+impl HostConfig {
     /// Compiles a host. The error names the field.
-    pub fn new(host: &wire::Host, limits: &wire::Limits) -> Result<Config, String> {
+    pub fn new(host: &wire::Host, limits: &wire::Limits) -> Result<HostConfig, String> {
         match host.path {
             DataPath::Native => {}
             DataPath::Direct | DataPath::Proxy => return Err("path: the dynamic module serves only native".into()),
@@ -138,22 +138,22 @@ impl Config {
         let router = router(host)?;
         let mut targets = Vec::with_capacity(host.targets.len());
         for (index, target) in host.targets.iter().enumerate() {
-            targets.push(Target::new(target).map_err(|problem| format!("targets[{index}]: {problem}"))?);
+            targets.push(TargetConfig::new(target).map_err(|problem| format!("targets[{index}]: {problem}"))?);
         }
-        let has_login = |target: &Target| {
+        let has_login = |target: &TargetConfig| {
             let mut mirrors = target.mirrors.iter().map(|mirror| &mirror.upstream);
             target.upstream.login.is_some() || mirrors.any(|upstream| upstream.login.is_some())
         };
         let passes_auth = host.client_auth.is_none() && !targets.iter().any(has_login);
         if passes_auth {
             // Not to mirrors, which nobody asks whether they let a client in.
-            targets.iter_mut().for_each(|target| target.upstream.login = Some(Login::none_yet()));
+            targets.iter_mut().for_each(|target| target.upstream.login = Some(Credentials::none_yet()));
         }
         let Some(first) = targets.first() else { return Err("targets: at least one is needed".into()) };
         let single = targets.iter().all(|target| target.upstream == first.upstream);
         let mut routes = Vec::with_capacity(host.routes.len());
         for (index, route) in host.routes.iter().enumerate() {
-            routes.push(Route {
+            routes.push(RouteConfig {
                 name: match &route.key {
                     wire::KeyMatch::Exact(key) => key.clone(),
                     wire::KeyMatch::Prefix(prefix) => format!("{prefix}*"),
@@ -171,7 +171,7 @@ impl Config {
             });
         }
         let faults = Faults::new(&host.faults)?;
-        Ok(Config {
+        Ok(HostConfig {
             host: host.host.clone(),
             limits: limits.clone(),
             client_auth: host.client_auth.as_ref().map(ClientAuth::new).transpose()?,
@@ -191,7 +191,7 @@ impl Config {
 
     /// The route of a key with what it does; `None`: no route takes the key.
     #[inline]
-    pub fn route(&self, key: &[u8]) -> Option<(Matched, &Route)> {
+    pub fn route(&self, key: &[u8]) -> Option<(Matched, &RouteConfig)> {
         let matched = self.router.route(key)?;
         Some((matched, self.routes.get(matched.route as usize)?))
     }
@@ -215,26 +215,26 @@ impl Config {
     }
 }
 
-impl Target {
-    fn new(target: &wire::Target) -> Result<Target, String> {
+impl TargetConfig {
+    fn new(target: &wire::Target) -> Result<TargetConfig, String> {
         check_mirrors(&target.mirrors)?;
         if !target.tags.is_empty() {
             return Err("tags: only on path proxy".into());
         }
         let mut mirrors = Vec::with_capacity(target.mirrors.len());
         for (index, mirror) in target.mirrors.iter().enumerate() {
-            let upstream = Upstream::new(mirror.upstream.as_ref(), mirror.cluster);
-            mirrors.push(Mirror {
+            let upstream = Endpoint::new(mirror.upstream.as_ref(), mirror.cluster);
+            mirrors.push(MirrorConfig {
                 is_cluster: mirror.cluster,
                 upstream: upstream.map_err(|problem| format!("mirrors[{index}].{problem}"))?,
                 per_million: mirror.per_million,
                 exclude_read_commands: mirror.exclude_read_commands,
             });
         }
-        Ok(Target {
+        Ok(TargetConfig {
             destination: target.destination.clone(),
             is_cluster: target.cluster,
-            upstream: Upstream::new(target.upstream.as_ref(), target.cluster)?,
+            upstream: Endpoint::new(target.upstream.as_ref(), target.cluster)?,
             mirrors,
         })
     }
@@ -258,8 +258,8 @@ mod tests {
         }]})
     }
 
-    fn compile(document: &serde_json::Value) -> Result<Document, String> {
-        Document::from_json(document.to_string().as_bytes()).map_err(|error| error.0)
+    fn compile(document: &serde_json::Value) -> Result<ListenerConfig, String> {
+        ListenerConfig::from_json(document.to_string().as_bytes()).map_err(|error| error.0)
     }
 
     #[test]

@@ -25,10 +25,10 @@ use crate::resp::encode;
 use crate::resp::request::Progress;
 use crate::stats::Stat;
 use client::{Client, Wait};
-use config::Config;
+use config::HostConfig;
 pub use load::Load;
 use slot_map::{Id, SlotMap};
-pub use stats::{Answered, HostStats};
+pub use stats::{AnsweredCommand, HostStats};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -117,7 +117,7 @@ pub struct Multiplexer {
     /// By upstreams' clusters.
     scripts: HashMap<Arc<str>, scripts::Scripts>,
     random: Random,
-    hosts: stats::Hosts,
+    hosts: stats::StatsTable,
     /// The time of the last call that told it.
     clock: Duration,
     spare: Vec<Vec<u8>>,
@@ -148,20 +148,20 @@ impl Multiplexer {
             retried: 0,
             scripts: HashMap::new(),
             random: Random::new(seed),
-            hosts: stats::Hosts::default(),
+            hosts: stats::StatsTable::default(),
             clock: Duration::ZERO,
             spare: Vec::new(),
         }
     }
 
     /// A client has come.
-    pub fn open(&mut self, config: Arc<Config>) -> ClientId {
+    pub fn open(&mut self, config: Arc<HostConfig>) -> ClientId {
         let host = self.hosts.enter(&config);
         self.clients.insert(Client::new(config, host))
     }
 
     /// A host has new rules, which its clients get at once.
-    pub fn update(&mut self, config: &Arc<Config>) {
+    pub fn update(&mut self, config: &Arc<HostConfig>) {
         for id in self.clients.ids().collect::<Vec<_>>() {
             let Some(client) = self.clients.get_mut(id).filter(|client| client.config.host == config.host) else {
                 continue;
@@ -171,7 +171,8 @@ impl Multiplexer {
             self.hosts.leave(std::mem::replace(&mut client.host, host));
             client.follow_watch();
             client.unlink();
-            let upstreams = |config: &Config| config.targets.iter().map(|to| to.upstream.clone()).collect::<Vec<_>>();
+            let upstreams =
+                |config: &HostConfig| config.targets.iter().map(|to| to.upstream.clone()).collect::<Vec<_>>();
             let is_same = upstreams(&before) == upstreams(config);
             if !is_same && !client.queue.is_empty() && client.waits_for.is_none() {
                 // With a new login it may go over another connection to the same Redis, and mustn't overtake what it has said.
@@ -186,10 +187,10 @@ impl Multiplexer {
             }
             // A connection of its own stays as long as it leads where it should; a login is asked for once.
             let cluster =
-                |config: &Config, target: usize| config.targets.get(target).map(|to| to.upstream.cluster.clone());
+                |config: &HostConfig, target: usize| config.targets.get(target).map(|to| to.upstream.cluster.clone());
             let has_turned = before.passes_auth != config.passes_auth;
             let stays = |target: usize| !has_turned && cluster(&before, target) == cluster(config, target);
-            let home = |config: &Config| config.home().and_then(|target| cluster(config, target));
+            let home = |config: &HostConfig| config.home().and_then(|target| cluster(config, target));
             let is_moved = has_turned || home(&before) != home(config);
             let is_cut = !client.subscriptions.carriers.is_empty() && is_moved;
             match client.own.filter(|own| !stays(own.place.target)) {
@@ -423,7 +424,7 @@ impl Multiplexer {
 
     /// What has happened to the clients of one configuration since this was asked last; `None`: nothing to any. `into` takes
     /// it, whatever it held before. To be asked until it is `None`.
-    pub fn counted(&mut self, into: &mut HostStats) -> Option<Arc<Config>> {
+    pub fn counted(&mut self, into: &mut HostStats) -> Option<Arc<HostConfig>> {
         self.hosts.take(into)
     }
 

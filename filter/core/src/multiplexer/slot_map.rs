@@ -61,7 +61,7 @@ impl<T> std::fmt::Debug for Id<T> {
     }
 }
 
-struct RouteTarget<T> {
+struct Entry<T> {
     generation: u32,
     is_taken: bool,
     /// Absent while it is lent.
@@ -70,7 +70,7 @@ struct RouteTarget<T> {
 
 /// The things. One can be lent, so that it and the others are at hand at once.
 pub struct SlotMap<T> {
-    places: Vec<RouteTarget<T>>,
+    places: Vec<Entry<T>>,
     free: Vec<u32>,
 }
 
@@ -91,11 +91,11 @@ impl<T> SlotMap<T> {
             (place.is_taken, place.thing) = (true, thing);
             return Id { index, generation: place.generation, of: PhantomData };
         }
-        self.places.push(RouteTarget { generation: 0, is_taken: true, thing });
+        self.places.push(Entry { generation: 0, is_taken: true, thing });
         Id { index: (self.places.len() - 1) as u32, generation: 0, of: PhantomData }
     }
 
-    fn place(&mut self, id: Id<T>) -> Option<&mut RouteTarget<T>> {
+    fn place(&mut self, id: Id<T>) -> Option<&mut Entry<T>> {
         let place = self.places.get_mut(id.index as usize)?;
         (place.is_taken && place.generation == id.generation).then_some(place)
     }

@@ -1,16 +1,16 @@
 //! What has happened to the clients of a host since whoever exports it was told last.
 
 use crate::command::{self, Command};
-use crate::multiplexer::config::Config;
+use crate::multiplexer::config::HostConfig;
 use crate::multiplexer::slot_map::{Id, SlotMap};
 use crate::stats::{Stat, Stats};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A command that was answered: only of hosts with [`Config::command_stats`].
+/// A command that was answered: only of hosts with [`HostConfig::command_stats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answered {
+pub struct AnsweredCommand {
     /// Its index in [`command::all`].
     pub command: u16,
     /// From when it was read until its reply could go out as a whole.
@@ -19,7 +19,7 @@ pub struct Answered {
     pub is_error: bool,
 }
 
-/// Answered commands that are a lot to hold.
+/// AnsweredCommand commands that are a lot to hold.
 const MUCH: usize = 4096;
 
 /// Increments.
@@ -34,7 +34,7 @@ pub struct HostStats {
     /// By route: commands that went there. A command that is split counts for each part.
     pub routes: Vec<u64>,
     /// What took how long.
-    pub answered: Vec<Answered>,
+    pub answered: Vec<AnsweredCommand>,
 }
 
 impl HostStats {
@@ -58,13 +58,13 @@ impl HostStats {
 
 /// What a client has sent since its host's tally was told: most of it goes by one route.
 #[derive(Debug, Default)]
-pub(in crate::multiplexer) struct Run {
+pub(in crate::multiplexer) struct CommandRun {
     commands: u64,
     route: usize,
     times: u64,
 }
 
-impl Run {
+impl CommandRun {
     /// A command has come.
     pub fn command(&mut self) {
         self.commands += 1;
@@ -99,8 +99,8 @@ impl Run {
 
 /// A configuration that clients have, with what is counted of them.
 #[derive(Debug)]
-pub struct Host {
-    config: Arc<Config>,
+pub struct StatsEntry {
+    config: Arc<HostConfig>,
     clients: usize,
     tally: HostStats,
     is_moved: bool,
@@ -108,21 +108,21 @@ pub struct Host {
 
 /// All configurations that clients of this worker have.
 #[derive(Default)]
-pub(in crate::multiplexer) struct Hosts {
-    all: SlotMap<Host>,
+pub(in crate::multiplexer) struct StatsTable {
+    all: SlotMap<StatsEntry>,
     /// By the configuration's address, which is its own while it is kept here.
-    known: HashMap<usize, Id<Host>>,
+    known: HashMap<usize, Id<StatsEntry>>,
     /// Those where something was counted.
-    moved: Vec<Id<Host>>,
+    moved: Vec<Id<StatsEntry>>,
 }
 
-impl Hosts {
+impl StatsTable {
     /// A client gets this configuration.
-    pub fn enter(&mut self, config: &Arc<Config>) -> Id<Host> {
+    pub fn enter(&mut self, config: &Arc<HostConfig>) -> Id<StatsEntry> {
         let address = Arc::as_ptr(config) as usize;
         let all = &mut self.all;
         let id = *self.known.entry(address).or_insert_with(|| {
-            all.insert(Host { config: config.clone(), clients: 0, tally: HostStats::default(), is_moved: false })
+            all.insert(StatsEntry { config: config.clone(), clients: 0, tally: HostStats::default(), is_moved: false })
         });
         if let Some(host) = self.all.get_mut(id) {
             host.clients += 1;
@@ -131,7 +131,7 @@ impl Hosts {
     }
 
     /// A client has it no longer.
-    pub fn leave(&mut self, id: Id<Host>) {
+    pub fn leave(&mut self, id: Id<StatsEntry>) {
         let Some(host) = self.all.get_mut(id) else { return };
         host.clients = host.clients.saturating_sub(1);
         if host.clients == 0 && !host.is_moved {
@@ -139,14 +139,14 @@ impl Hosts {
         }
     }
 
-    fn forget(&mut self, id: Id<Host>) {
+    fn forget(&mut self, id: Id<StatsEntry>) {
         if let Some(host) = self.all.remove(id) {
             self.known.remove(&(Arc::as_ptr(&host.config) as usize));
         }
     }
 
     /// Where to count for a host.
-    pub fn tally(&mut self, id: Id<Host>) -> Option<&mut HostStats> {
+    pub fn tally(&mut self, id: Id<StatsEntry>) -> Option<&mut HostStats> {
         let host = self.all.get_mut(id)?;
         if !std::mem::replace(&mut host.is_moved, true) {
             self.moved.push(id);
@@ -155,7 +155,7 @@ impl Hosts {
     }
 
     /// Counts one for all hosts that such a thing concerns.
-    pub fn count_where(&mut self, stat: Stat, concerns: impl Fn(&Config) -> bool) {
+    pub fn count_where(&mut self, stat: Stat, concerns: impl Fn(&HostConfig) -> bool) {
         for id in self.all.ids().collect::<Vec<_>>() {
             if self.all.get(id).is_some_and(|host| concerns(&host.config))
                 && let Some(tally) = self.tally(id)
@@ -172,12 +172,12 @@ impl Hosts {
 
     /// True if that takes up some room.
     pub fn has_much(&self) -> bool {
-        let much = |host: &Host| host.tally.answered.len() >= MUCH;
+        let much = |host: &StatsEntry| host.tally.answered.len() >= MUCH;
         self.moved.iter().any(|id| self.all.get(*id).is_some_and(much))
     }
 
     /// What was counted for one of the hosts; `into` is cleared, and takes it.
-    pub fn take(&mut self, into: &mut HostStats) -> Option<Arc<Config>> {
+    pub fn take(&mut self, into: &mut HostStats) -> Option<Arc<HostConfig>> {
         let id = self.moved.pop()?;
         let host = self.all.get_mut(id)?;
         into.clear();
@@ -218,10 +218,14 @@ impl LatencyTracker {
     }
 
     /// All replies before `next` are out; those of `failed` were errors.
-    pub fn stop(&mut self, next: u64, failed: &[u64], now: Duration, answered: &mut Vec<Answered>) {
+    pub fn stop(&mut self, next: u64, failed: &[u64], now: Duration, answered: &mut Vec<AnsweredCommand>) {
         while let Some((sequence, command, begun)) = self.running.front().copied().filter(|(of, ..)| *of < next) {
             self.running.pop_front();
-            answered.push(Answered { command, took: now.saturating_sub(begun), is_error: failed.contains(&sequence) });
+            answered.push(AnsweredCommand {
+                command,
+                took: now.saturating_sub(begun),
+                is_error: failed.contains(&sequence),
+            });
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::cluster::View;
 use super::servers::{Node, Servers, Shard, Site};
 use redis_mesh_core::cluster::slot::slot;
-use redis_mesh_core::multiplexer::config::Config;
+use redis_mesh_core::multiplexer::config::HostConfig;
 use redis_mesh_core::random::Random;
 use redis_mesh_core::wire;
 use sha2::{Digest, Sha256};
@@ -134,8 +134,8 @@ impl Setup {
         }
     }
 
-    pub fn compiled(&self) -> Arc<Config> {
-        Arc::new(Config::new(&self.host, &wire::Limits::default()).unwrap())
+    pub fn compiled(&self) -> Arc<HostConfig> {
+        Arc::new(HostConfig::new(&self.host, &wire::Limits::default()).unwrap())
     }
 
     /// Where a key lives, and under which name.

@@ -208,7 +208,8 @@ impl World {
             Trouble::Update => {
                 self.updates.push(self.now);
                 self.config = Arc::new(
-                    redis_mesh_core::multiplexer::config::Config::new(&self.setup.host, &Default::default()).unwrap(),
+                    redis_mesh_core::multiplexer::config::HostConfig::new(&self.setup.host, &Default::default())
+                        .unwrap(),
                 );
                 self.proxy.update(&self.config.clone());
             }

@@ -5,7 +5,7 @@ use super::connection::Connection;
 use super::servers::Servers;
 use super::setup::{self, Setup};
 use super::trouble::Trouble;
-use redis_mesh_core::multiplexer::config::Config;
+use redis_mesh_core::multiplexer::config::HostConfig;
 use redis_mesh_core::multiplexer::{Address, ClientId, ConnectionId, Multiplexer, Output};
 use redis_mesh_core::random::Random;
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ pub struct Link {
 
 pub struct World {
     pub setup: Setup,
-    pub config: Arc<Config>,
+    pub config: Arc<HostConfig>,
     pub proxy: Multiplexer,
     pub random: Random,
     pub servers: Servers,

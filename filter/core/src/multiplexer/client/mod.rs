@@ -8,11 +8,11 @@ use crate::fault::Injected;
 use crate::multiplexer::client::reply_queue::{ReplyQueue, Sequence};
 use crate::multiplexer::client::subscription::Subscriptions;
 use crate::multiplexer::client::transaction::Transaction;
-use crate::multiplexer::config::Config;
-use crate::multiplexer::execute::login::Presented;
+use crate::multiplexer::config::HostConfig;
+use crate::multiplexer::execute::login::PresentedLogin;
 use crate::multiplexer::routing::target::RouteTarget;
 use crate::multiplexer::slot_map::Id;
-use crate::multiplexer::stats::{Host, LatencyTracker, Run};
+use crate::multiplexer::stats::{CommandRun, LatencyTracker, StatsEntry};
 use crate::multiplexer::upstream::connection::UpstreamConnection;
 use crate::resp::request::Parser;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Client {
     /// Its rules.
-    pub config: Arc<Config>,
+    pub config: Arc<HostConfig>,
     /// Where its counters are.
-    pub(in crate::multiplexer) host: Id<Host>,
+    pub(in crate::multiplexer) host: Id<StatsEntry>,
     /// What it has sent and nobody was told of.
-    pub(in crate::multiplexer) run: Run,
+    pub(in crate::multiplexer) run: CommandRun,
     /// When its commands were read; absent where nobody asks.
     pub(in crate::multiplexer) watch: Option<Box<LatencyTracker>>,
     /// The command under way.
@@ -46,7 +46,7 @@ pub struct Client {
     /// What it has logged in with at the servers.
     pub login: Option<Arc<[u8]>>,
     /// What it wants to log in with.
-    pub presented: Option<Presented>,
+    pub presented: Option<PresentedLogin>,
     /// What it hears of its commands (CLIENT REPLY).
     pub hearing: ReplyMode,
     /// A transaction that it has begun.
@@ -194,7 +194,7 @@ const HELD: usize = 1024 * 1024;
 
 impl Client {
     /// One that has just come.
-    pub(in crate::multiplexer) fn new(config: Arc<Config>, host: Id<Host>) -> Client {
+    pub(in crate::multiplexer) fn new(config: Arc<HostConfig>, host: Id<StatsEntry>) -> Client {
         let mut client = Client {
             links: vec![Link::Unknown; config.targets.len()],
             own: None,
@@ -204,7 +204,7 @@ impl Client {
             is_monitor: false,
             config,
             host,
-            run: Run::default(),
+            run: CommandRun::default(),
             watch: None,
             parser: Parser::default(),
             buffer: Vec::new(),

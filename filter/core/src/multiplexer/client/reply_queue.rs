@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 pub type Sequence = u64;
 
 #[derive(Debug)]
-enum Slot {
+enum QueuedReply {
     /// Somebody is to answer it. What has come so far, unless it could go out at once.
     Waiting(Vec<u8>),
     /// Several are to answer it.
@@ -24,7 +24,7 @@ enum Slot {
 /// Commands that have been taken and not yet answered.
 #[derive(Debug, Default)]
 pub struct ReplyQueue {
-    slots: VecDeque<Slot>,
+    slots: VecDeque<QueuedReply>,
     /// The number of the first of them.
     first: Sequence,
     /// Bytes of replies that wait.
@@ -66,20 +66,20 @@ impl ReplyQueue {
     /// A command that somebody is to answer.
     #[inline]
     pub fn expect(&mut self, is_mute: bool) -> Sequence {
-        self.add(if is_mute { Slot::Mute(1) } else { Slot::Waiting(Vec::new()) })
+        self.add(if is_mute { QueuedReply::Mute(1) } else { QueuedReply::Waiting(Vec::new()) })
     }
 
     /// A command that somebody is to answer with names of keys that the client knows otherwise.
     pub fn expect_renamed(&mut self, renames: KeyRewrite, is_mute: bool) -> Sequence {
-        self.add(if is_mute { Slot::Mute(1) } else { Slot::Renamed(Vec::new(), Box::new(renames)) })
+        self.add(if is_mute { QueuedReply::Mute(1) } else { QueuedReply::Renamed(Vec::new(), Box::new(renames)) })
     }
 
     /// A command that several are to answer.
     pub fn expect_parts(&mut self, merge: Aggregation, is_mute: bool) -> Sequence {
-        self.add(if is_mute { Slot::Mute(merge.parts()) } else { Slot::Parts(Box::new(merge)) })
+        self.add(if is_mute { QueuedReply::Mute(merge.parts()) } else { QueuedReply::Parts(Box::new(merge)) })
     }
 
-    fn add(&mut self, slot: Slot) -> Sequence {
+    fn add(&mut self, slot: QueuedReply) -> Sequence {
         self.slots.push_back(slot);
         self.end() - 1
     }
@@ -92,7 +92,7 @@ impl ReplyQueue {
             out.extend_from_slice(reply);
         } else {
             self.held += reply.len();
-            self.slots.push_back(Slot::Ready(reply.to_vec()));
+            self.slots.push_back(QueuedReply::Ready(reply.to_vec()));
         }
     }
 
@@ -108,24 +108,24 @@ impl ReplyQueue {
         let Some(index) = sequence.checked_sub(self.first) else { return };
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         let held = match slot {
-            Slot::Waiting(held) => held,
-            Slot::Renamed(held, renames) => {
+            QueuedReply::Waiting(held) => held,
+            QueuedReply::Renamed(held, renames) => {
                 self.held += bytes.len();
                 held.extend_from_slice(bytes);
                 if complete {
                     let renamed = renames.apply(held);
                     self.held = self.held - held.len() + renamed.len();
-                    *slot = Slot::Ready(renamed);
+                    *slot = QueuedReply::Ready(renamed);
                     self.flush(out);
                 }
                 return;
             }
-            Slot::Mute(_) => {
+            QueuedReply::Mute(_) => {
                 return if complete {
                     self.unheard(index as usize, out)
                 };
             }
-            Slot::Parts(_) | Slot::Ready(_) => return,
+            QueuedReply::Parts(_) | QueuedReply::Ready(_) => return,
         };
         if index == 0 {
             if !held.is_empty() {
@@ -147,7 +147,7 @@ impl ReplyQueue {
         held.extend_from_slice(bytes);
         if complete {
             let held = std::mem::take(held);
-            *slot = Slot::Ready(held);
+            *slot = QueuedReply::Ready(held);
         }
     }
 
@@ -172,7 +172,9 @@ impl ReplyQueue {
     /// A whole reply in the place of one of which something may have come.
     pub fn replace(&mut self, sequence: Sequence, bytes: &[u8], out: &mut Vec<u8>) {
         let index = sequence.checked_sub(self.first).map(|index| index as usize);
-        if let Some(Slot::Waiting(held) | Slot::Renamed(held, _)) = index.and_then(|index| self.slots.get_mut(index)) {
+        if let Some(QueuedReply::Waiting(held) | QueuedReply::Renamed(held, _)) =
+            index.and_then(|index| self.slots.get_mut(index))
+        {
             self.held -= held.len();
             held.clear();
         }
@@ -184,21 +186,21 @@ impl ReplyQueue {
         let Some(index) = sequence.checked_sub(self.first) else { return };
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         let merge = match slot {
-            Slot::Parts(merge) => merge,
-            Slot::Mute(_) => return self.unheard(index as usize, out),
-            Slot::Waiting(_) | Slot::Renamed(..) | Slot::Ready(_) => return,
+            QueuedReply::Parts(merge) => merge,
+            QueuedReply::Mute(_) => return self.unheard(index as usize, out),
+            QueuedReply::Waiting(_) | QueuedReply::Renamed(..) | QueuedReply::Ready(_) => return,
         };
         let Some(reply) = merge.part(part as usize, bytes) else { return };
         self.held += reply.len();
-        *slot = Slot::Ready(reply);
+        *slot = QueuedReply::Ready(reply);
         self.flush(out);
     }
 
     fn unheard(&mut self, index: usize, out: &mut Vec<u8>) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         match slot {
-            Slot::Mute(left) if *left > 1 => *left -= 1,
-            _ => *slot = Slot::Ready(Vec::new()),
+            QueuedReply::Mute(left) if *left > 1 => *left -= 1,
+            _ => *slot = QueuedReply::Ready(Vec::new()),
         }
         self.flush(out);
     }
@@ -220,9 +222,9 @@ impl ReplyQueue {
 
     fn flush(&mut self, out: &mut Vec<u8>) {
         while let Some(slot) = self.slots.front_mut() {
-            let is_whole = matches!(slot, Slot::Ready(_));
+            let is_whole = matches!(slot, QueuedReply::Ready(_));
             // Of one that somebody is to answer, the beginning can go out.
-            let (Slot::Ready(bytes) | Slot::Waiting(bytes)) = slot else { return };
+            let (QueuedReply::Ready(bytes) | QueuedReply::Waiting(bytes)) = slot else { return };
             if !bytes.is_empty() {
                 let mut bytes = std::mem::take(bytes);
                 self.held -= bytes.len();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// The kinds of subscriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum SubscriptionKind {
     /// SUBSCRIBE.
     Channel,
     /// PSUBSCRIBE.
@@ -19,37 +19,37 @@ pub enum Kind {
 
 /// A command that begins or ends subscriptions.
 #[derive(Clone, Copy, Debug)]
-pub struct Change {
+pub struct SubscriptionChange {
     /// Of what.
-    pub kind: Kind,
+    pub kind: SubscriptionKind,
     /// They begin.
     pub begins: bool,
 }
 
-impl Change {
+impl SubscriptionChange {
     /// By a command's name in lower case.
-    pub fn of(name: &str) -> Option<Change> {
+    pub fn of(name: &str) -> Option<SubscriptionChange> {
         let (kind, begins) = match name {
-            "subscribe" => (Kind::Channel, true),
-            "psubscribe" => (Kind::Pattern, true),
-            "ssubscribe" => (Kind::Shard, true),
-            "unsubscribe" => (Kind::Channel, false),
-            "punsubscribe" => (Kind::Pattern, false),
-            "sunsubscribe" => (Kind::Shard, false),
+            "subscribe" => (SubscriptionKind::Channel, true),
+            "psubscribe" => (SubscriptionKind::Pattern, true),
+            "ssubscribe" => (SubscriptionKind::Shard, true),
+            "unsubscribe" => (SubscriptionKind::Channel, false),
+            "punsubscribe" => (SubscriptionKind::Pattern, false),
+            "sunsubscribe" => (SubscriptionKind::Shard, false),
             _ => return None,
         };
-        Some(Change { kind, begins })
+        Some(SubscriptionChange { kind, begins })
     }
 
     /// The command's name.
     pub fn name(self) -> &'static str {
         match (self.kind, self.begins) {
-            (Kind::Channel, true) => "subscribe",
-            (Kind::Pattern, true) => "psubscribe",
-            (Kind::Shard, true) => "ssubscribe",
-            (Kind::Channel, false) => "unsubscribe",
-            (Kind::Pattern, false) => "punsubscribe",
-            (Kind::Shard, false) => "sunsubscribe",
+            (SubscriptionKind::Channel, true) => "subscribe",
+            (SubscriptionKind::Pattern, true) => "psubscribe",
+            (SubscriptionKind::Shard, true) => "ssubscribe",
+            (SubscriptionKind::Channel, false) => "unsubscribe",
+            (SubscriptionKind::Pattern, false) => "punsubscribe",
+            (SubscriptionKind::Shard, false) => "sunsubscribe",
         }
     }
 }
@@ -58,7 +58,7 @@ impl Change {
 #[derive(Debug, Default)]
 pub struct Subscriptions {
     /// By which connection each is kept.
-    kept: BTreeMap<(Kind, Vec<u8>), Id<UpstreamConnection>>,
+    kept: BTreeMap<(SubscriptionKind, Vec<u8>), Id<UpstreamConnection>>,
     /// Connections for them.
     pub carriers: Vec<Id<UpstreamConnection>>,
 }
@@ -75,18 +75,18 @@ impl Subscriptions {
     }
 
     /// What there is of a kind.
-    pub fn names(&self, kind: Kind) -> Vec<Vec<u8>> {
+    pub fn names(&self, kind: SubscriptionKind) -> Vec<Vec<u8>> {
         self.kept.keys().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect()
     }
 
     /// Which connection keeps one.
-    pub fn carrier(&self, kind: Kind, name: &[u8]) -> Option<Id<UpstreamConnection>> {
+    pub fn carrier(&self, kind: SubscriptionKind, name: &[u8]) -> Option<Id<UpstreamConnection>> {
         self.kept.get(&(kind, name.to_vec())).copied()
     }
 
     /// As many as Redis counts for such a command: channels and patterns together.
-    fn count(&self, kind: Kind) -> u64 {
-        let counts = |of: &Kind| (*of == Kind::Shard) == (kind == Kind::Shard);
+    fn count(&self, kind: SubscriptionKind) -> u64 {
+        let counts = |of: &SubscriptionKind| (*of == SubscriptionKind::Shard) == (kind == SubscriptionKind::Shard);
         self.kept.keys().filter(|(of, _)| counts(of)).count() as u64
     }
 
@@ -94,7 +94,7 @@ impl Subscriptions {
     /// several has.
     pub fn confirm(
         &mut self,
-        change: Change,
+        change: SubscriptionChange,
         name: Option<&[u8]>,
         carrier: Option<Id<UpstreamConnection>>,
         resp3: bool,
@@ -120,29 +120,29 @@ impl Subscriptions {
 
 /// What comes over a connection on which a client has subscribed.
 #[derive(Debug)]
-pub enum Arrival<'a> {
+pub enum PubSubFrame<'a> {
     /// A subscription has begun or ended.
-    Confirmed(Change, Option<&'a [u8]>),
+    Confirmed(SubscriptionChange, Option<&'a [u8]>),
     /// Something published, or another push.
     Push,
     /// A reply.
     Reply,
 }
 
-impl<'a> Arrival<'a> {
+impl<'a> PubSubFrame<'a> {
     /// What a whole frame is.
-    pub fn of(frame: &'a [u8], resp3: bool) -> Arrival<'a> {
-        let other = if resp3 { Arrival::Push } else { Arrival::Reply };
+    pub fn of(frame: &'a [u8], resp3: bool) -> PubSubFrame<'a> {
+        let other = if resp3 { PubSubFrame::Push } else { PubSubFrame::Reply };
         if frame.first() != Some(if resp3 { &b'>' } else { &b'*' }) {
-            return Arrival::Reply;
+            return PubSubFrame::Reply;
         }
         // Only the first word of what may be large.
         let mut elements = crate::resp::elements::Elements::of_push(frame);
         let Some(Value::Text(kind)) = elements.next().and_then(Value::parse) else { return other };
-        let change = std::str::from_utf8(kind).ok().and_then(Change::of);
+        let change = std::str::from_utf8(kind).ok().and_then(SubscriptionChange::of);
         match change {
-            Some(change) => Arrival::Confirmed(change, elements.next().and_then(|name| Value::parse(name)?.text())),
-            None if matches!(kind, b"message" | b"pmessage" | b"smessage") => Arrival::Push,
+            Some(change) => PubSubFrame::Confirmed(change, elements.next().and_then(|name| Value::parse(name)?.text())),
+            None if matches!(kind, b"message" | b"pmessage" | b"smessage") => PubSubFrame::Push,
             None => other,
         }
     }
@@ -156,12 +156,12 @@ mod tests {
 
     #[test]
     fn what_arrives() {
-        let show = |frame: &str| match Arrival::of(frame.replace(' ', "\r\n").as_bytes(), frame.starts_with('>')) {
-            Arrival::Confirmed(change, name) => {
+        let show = |frame: &str| match PubSubFrame::of(frame.replace(' ', "\r\n").as_bytes(), frame.starts_with('>')) {
+            PubSubFrame::Confirmed(change, name) => {
                 format!("{} {:?}", change.name(), name.map(<[u8]>::escape_ascii).map(|name| name.to_string()))
             }
-            Arrival::Push => "push".to_owned(),
-            Arrival::Reply => "reply".to_owned(),
+            PubSubFrame::Push => "push".to_owned(),
+            PubSubFrame::Reply => "reply".to_owned(),
         };
         assert_eq!(show("*3 $9 subscribe $1 a :1 "), "subscribe Some(\"a\")");
         assert_eq!(show(">3 $12 sunsubscribe $-1 :0 "), "sunsubscribe None");
@@ -177,7 +177,7 @@ mod tests {
         let mut all = Subscriptions::default();
         let carrier = Some(Id::of_number(1));
         let mut confirm = |name: &str, of: Option<&str>| {
-            let reply = all.confirm(Change::of(name).unwrap(), of.map(str::as_bytes), carrier, false);
+            let reply = all.confirm(SubscriptionChange::of(name).unwrap(), of.map(str::as_bytes), carrier, false);
             String::from_utf8_lossy(&reply).replace("\r\n", " ")
         };
         assert_eq!(confirm("subscribe", Some("a")), "*3 $9 subscribe $1 a :1 ");
@@ -186,6 +186,6 @@ mod tests {
         assert_eq!(confirm("subscribe", Some("a")), "*3 $9 subscribe $1 a :2 ");
         assert_eq!(confirm("unsubscribe", Some("a")), "*3 $11 unsubscribe $1 a :1 ");
         assert_eq!(confirm("unsubscribe", None), "*3 $11 unsubscribe $-1 :1 ");
-        assert_eq!((all.names(Kind::Pattern), all.spares(Id::of_number(1))), (vec![b"a".to_vec()], false));
+        assert_eq!((all.names(SubscriptionKind::Pattern), all.spares(Id::of_number(1))), (vec![b"a".to_vec()], false));
     }
 }

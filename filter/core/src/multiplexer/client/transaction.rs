@@ -2,7 +2,7 @@
 //! another client comes between them.
 
 use crate::command::script::ScriptDigest;
-use crate::multiplexer::config::Config;
+use crate::multiplexer::config::HostConfig;
 use crate::multiplexer::reply::key_rewrite::KeyRewrite;
 use crate::multiplexer::routing::target::RouteTarget;
 use crate::resp::encode;
@@ -25,7 +25,7 @@ pub struct Transaction {
 
 /// The keys of a transaction don't live together.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Apart {
+pub enum TransactionError {
     /// They route to different destinations.
     Destinations,
     /// They hash to different slots of a cluster.
@@ -44,16 +44,20 @@ impl Transaction {
     /// The others go elsewhere.
     pub fn queue(
         &mut self,
-        config: &Config,
+        config: &HostConfig,
         place: Option<RouteTarget>,
         command: &[u8],
         renames: Option<KeyRewrite>,
-    ) -> Result<(), Apart> {
+    ) -> Result<(), TransactionError> {
         if let (Some(known), Some(place)) = (self.place, place)
             && !config.is_same(known, place)
         {
             self.is_doomed = true;
-            return Err(if known.target == place.target { Apart::Slots } else { Apart::Destinations });
+            return Err(if known.target == place.target {
+                TransactionError::Slots
+            } else {
+                TransactionError::Destinations
+            });
         }
         self.place = self.place.or(place);
         self.commands.extend_from_slice(command);

@@ -2,7 +2,7 @@
 
 use crate::cluster::slot::slot;
 use crate::command::Args;
-use crate::multiplexer::client::subscription::{Arrival, Change, Kind};
+use crate::multiplexer::client::subscription::{PubSubFrame, SubscriptionChange, SubscriptionKind};
 use crate::multiplexer::client::{Client, Dedicated, Wait};
 use crate::multiplexer::execute::{Request, expect};
 use crate::multiplexer::reply::aggregate::{Aggregation, ResponsePolicy};
@@ -190,14 +190,16 @@ impl Multiplexer {
         &mut self,
         id: ClientId,
         client: &mut Client,
-        change: Change,
+        change: SubscriptionChange,
         args: &Args<'_>,
         now: Duration,
     ) -> Result<Step, Missing> {
         let is_first = change.begins && client.subscriptions.carriers.is_empty();
         let is_for_all = !change.begins && args.count == 1;
         let follows_others = !client.queue.is_empty() && !client.is_subscribing();
-        if follows_others || (is_first || is_for_all || change.kind == Kind::Shard) && !client.queue.is_empty() {
+        if follows_others
+            || (is_first || is_for_all || change.kind == SubscriptionKind::Shard) && !client.queue.is_empty()
+        {
             // Nothing overtakes anything; by then it is known what there is; and a client of RESP2 that has subscribed gets
             // nothing out of turn.
             return Err(Missing::Wait(Wait::Answers));
@@ -211,7 +213,7 @@ impl Multiplexer {
         &mut self,
         id: ClientId,
         client: &mut Client,
-        change: Change,
+        change: SubscriptionChange,
         args: &Args<'_>,
         now: Duration,
     ) -> Result<(), Missing> {
@@ -249,7 +251,7 @@ impl Multiplexer {
         &mut self,
         id: ClientId,
         client: &mut Client,
-        change: Change,
+        change: SubscriptionChange,
         names: &[Vec<u8>],
         carrier: ConnectionId,
         now: Duration,
@@ -274,7 +276,7 @@ impl Multiplexer {
         &mut self,
         id: ClientId,
         client: &mut Client,
-        change: Change,
+        change: SubscriptionChange,
         names: &[Vec<u8>],
         now: Duration,
     ) -> Result<ConnectionId, Missing> {
@@ -285,8 +287,10 @@ impl Multiplexer {
             )));
         };
         let is_cluster = client.config.is_cluster(target);
-        let of = (is_cluster && change.kind == Kind::Shard).then(|| names.first().map(|name| slot(name))).flatten();
-        if is_cluster && change.kind == Kind::Shard && names.iter().any(|name| Some(slot(name)) != of) {
+        let of = (is_cluster && change.kind == SubscriptionKind::Shard)
+            .then(|| names.first().map(|name| slot(name)))
+            .flatten();
+        if is_cluster && change.kind == SubscriptionKind::Shard && names.iter().any(|name| Some(slot(name)) != of) {
             return Err(Missing::Error(crate::multiplexer::routing::decide::CROSS_SLOT.into()));
         }
         let line = self.own_line(client, RouteTarget { target, slot: of }, now)?;
@@ -358,20 +362,20 @@ impl Multiplexer {
         frame: &[u8],
     ) -> usize {
         let Some(client) = self.clients.get_mut(id) else { return 1 };
-        let arrival = Arrival::of(frame, resp3);
+        let arrival = PubSubFrame::of(frame, resp3);
         match (arrival, expected) {
-            (Arrival::Confirmed(change, name), Some(PendingReply::Subscription(_, sequence, _))) => {
+            (PubSubFrame::Confirmed(change, name), Some(PendingReply::Subscription(_, sequence, _))) => {
                 let reply = client.subscriptions.confirm(change, name, Some(carrier), resp3);
                 client.queue.reply(sequence, &reply, true, &mut client.out);
                 1
             }
             // A node has given away a slot, and with it the channels in it.
-            (Arrival::Confirmed(change, name), _) => {
+            (PubSubFrame::Confirmed(change, name), _) => {
                 let told = client.subscriptions.confirm(change, name, None, resp3);
                 self.push(id, &told);
                 0
             }
-            (Arrival::Reply, Some(PendingReply::Subscription(_, sequence, more))) => {
+            (PubSubFrame::Reply, Some(PendingReply::Subscription(_, sequence, more))) => {
                 // An error: the only answer for all of them.
                 client.queue.replace(sequence, frame, &mut client.out);
                 for next in 1..=u64::from(more) {
@@ -379,7 +383,7 @@ impl Multiplexer {
                 }
                 1 + more as usize
             }
-            (Arrival::Push | Arrival::Reply, _) => {
+            (PubSubFrame::Push | PubSubFrame::Reply, _) => {
                 let config = &client.config;
                 let names = client.own.filter(|own| own.carrier == carrier && KeyNames::decide(config));
                 let names = names.map(|own| KeyNames::new(config.clone(), vec![own.place.target], None, (0, 0)));

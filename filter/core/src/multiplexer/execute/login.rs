@@ -13,18 +13,18 @@ use std::time::Duration;
 
 /// What a client presents, until servers have answered.
 #[derive(Clone, Debug)]
-pub struct Presented {
+pub struct PresentedLogin {
     /// AUTH, as it is sent.
     pub login: Arc<[u8]>,
     /// What else it says if it is let in (HELLO).
-    pub hello: Option<Hello>,
+    pub hello: Option<HelloChange>,
     /// A server has let it in.
     pub is_accepted: bool,
 }
 
 /// What HELLO changes.
 #[derive(Clone, Debug)]
-pub struct Hello {
+pub struct HelloChange {
     /// The protocol.
     pub resp3: bool,
     /// The client's name.
@@ -33,21 +33,21 @@ pub struct Hello {
     pub reply: Vec<u8>,
 }
 
-impl Presented {
+impl PresentedLogin {
     /// What stands in AUTH.
-    pub fn by_auth(args: &Args<'_>) -> Result<Presented, String> {
+    pub fn by_auth(args: &Args<'_>) -> Result<PresentedLogin, String> {
         match args.count {
-            2 => Ok(Presented::new(&[args.get(1)])),
-            3 => Ok(Presented::new(&[args.get(1), args.get(2)])),
+            2 => Ok(PresentedLogin::new(&[args.get(1)])),
+            3 => Ok(PresentedLogin::new(&[args.get(1), args.get(2)])),
             _ => Err("ERR syntax error".into()),
         }
     }
 
     /// A password, perhaps behind a user's name.
-    pub fn new(words: &[&[u8]]) -> Presented {
+    pub fn new(words: &[&[u8]]) -> PresentedLogin {
         let mut command = Vec::new();
         encode::command(&mut command, &[&[&b"AUTH"[..]], words].concat());
-        Presented { login: command.into(), hello: None, is_accepted: false }
+        PresentedLogin { login: command.into(), hello: None, is_accepted: false }
     }
 }
 
@@ -74,7 +74,7 @@ impl Multiplexer {
         &mut self,
         id: ClientId,
         client: &mut Client,
-        presented: Presented,
+        presented: PresentedLogin,
         now: Duration,
     ) -> Result<Step, Missing> {
         if !client.queue.is_empty() {
@@ -136,7 +136,7 @@ impl Client {
     pub(in crate::multiplexer) fn enter(&mut self) {
         let Some(presented) = self.presented.take().filter(|presented| presented.is_accepted) else { return };
         self.login = Some(presented.login);
-        if let Some(Hello { resp3, name, .. }) = presented.hello {
+        if let Some(HelloChange { resp3, name, .. }) = presented.hello {
             self.resp3 = resp3;
             if let Some(name) = name {
                 self.name = name;

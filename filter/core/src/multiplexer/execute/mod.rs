@@ -7,10 +7,10 @@ use crate::cluster::slot::slot;
 use crate::command::Args;
 use crate::command::Command;
 use crate::command::script::{self, ScriptDigest};
-use crate::multiplexer::client::subscription::Change;
-use crate::multiplexer::client::transaction::{Apart, Transaction};
+use crate::multiplexer::client::subscription::SubscriptionChange;
+use crate::multiplexer::client::transaction::{Transaction, TransactionError};
 use crate::multiplexer::client::{Client, ReplyMode, Wait};
-use crate::multiplexer::config::Mirror;
+use crate::multiplexer::config::MirrorConfig;
 use crate::multiplexer::reply::aggregate::Aggregation;
 use crate::multiplexer::reply::key_rewrite::KeyRewrite;
 use crate::multiplexer::routing::decide::{CROSS, CROSS_SLOT, Decision, Over, directly};
@@ -65,7 +65,7 @@ impl Multiplexer {
     ) -> Step {
         client.waits_for = None;
         let known = Known::of(args);
-        if client.is_subscribing() && known.is_none_or(|known| Change::of(known.command.name).is_none()) {
+        if client.is_subscribing() && known.is_none_or(|known| SubscriptionChange::of(known.command.name).is_none()) {
             // It goes over another connection than the subscriptions before it.
             self.wait_for(client, Wait::Answers);
             return Step::Waits;
@@ -421,7 +421,7 @@ impl Multiplexer {
     fn mirror_link(
         &mut self,
         client: &Client,
-        mirror: &Mirror,
+        mirror: &MirrorConfig,
         request: Request<'_>,
         keys: &[Edit],
         now: Duration,
@@ -483,8 +483,8 @@ fn queue(client: &mut Client, place: Option<RouteTarget>, command: &[u8], rename
     }
     match transaction.queue(&config, place, command, renames) {
         Ok(()) => client.answer(b"+QUEUED\r\n"),
-        Err(Apart::Destinations) => answer_error(client, CROSS),
-        Err(Apart::Slots) => answer_error(client, CROSS_SLOT),
+        Err(TransactionError::Destinations) => answer_error(client, CROSS),
+        Err(TransactionError::Slots) => answer_error(client, CROSS_SLOT),
     }
 }
 

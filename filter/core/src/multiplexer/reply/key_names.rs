@@ -1,7 +1,7 @@
 //! KeyNames of keys that are asked of several places at once, as a client knows them.
 
 use crate::command::glob::{Case, glob};
-use crate::multiplexer::config::Config;
+use crate::multiplexer::config::HostConfig;
 use crate::resp::elements::Elements;
 use crate::resp::encode;
 use crate::resp::value::Value;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// What is known about those who are asked for names.
 #[derive(Debug)]
 pub struct KeyNames {
-    config: Arc<Config>,
+    config: Arc<HostConfig>,
     /// The target of each part.
     targets: Vec<usize>,
     /// What names must match.
@@ -30,12 +30,12 @@ pub fn cursor(text: &[u8]) -> Option<(u64, u64)> {
 
 impl KeyNames {
     /// Of these targets.
-    pub fn new(config: Arc<Config>, targets: Vec<usize>, pattern: Option<Vec<u8>>, leg: (u64, u64)) -> KeyNames {
+    pub fn new(config: Arc<HostConfig>, targets: Vec<usize>, pattern: Option<Vec<u8>>, leg: (u64, u64)) -> KeyNames {
         KeyNames { config, targets, pattern, leg }
     }
 
     /// True if names have to be looked at one by one: a place may hold keys that no route leads to, or under other names.
-    pub fn decide(config: &Config) -> bool {
+    pub fn decide(config: &HostConfig) -> bool {
         !matches!(config.routes.as_slice(), [route] if !route.remove_prefix && config.router.any() == Some(0))
     }
 

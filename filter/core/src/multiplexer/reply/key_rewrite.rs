@@ -9,7 +9,7 @@ use crate::resp::value::Value;
 
 /// Which parts of a reply name keys. Errors may do so too ([`named_in_error`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum KeyPositions {
     /// None.
     Nowhere,
     /// The first element (BLPOP, LMPOP).
@@ -22,7 +22,7 @@ pub enum Shape {
 #[derive(Debug)]
 pub enum KeyRewrite {
     /// The keys of a command: what a server calls each, and what the client does.
-    Of(Shape, Vec<(Vec<u8>, Vec<u8>)>),
+    Of(KeyPositions, Vec<(Vec<u8>, Vec<u8>)>),
     /// Of EXEC: those of its commands, by their numbers.
     Exec(Vec<(usize, KeyRewrite)>),
 }
@@ -34,10 +34,12 @@ impl KeyRewrite {
             return None;
         }
         let shape = match command.name {
-            "blpop" | "brpop" | "bzpopmax" | "bzpopmin" | "lmpop" | "blmpop" | "zmpop" | "bzmpop" => Shape::First,
-            "xread" | "xreadgroup" => Shape::Each,
-            "xautoclaim" | "xclaim" | "xpending" => Shape::Nowhere,
-            name if name.starts_with("xgroup|") || name.starts_with("xinfo|") => Shape::Nowhere,
+            "blpop" | "brpop" | "bzpopmax" | "bzpopmin" | "lmpop" | "blmpop" | "zmpop" | "bzmpop" => {
+                KeyPositions::First
+            }
+            "xread" | "xreadgroup" => KeyPositions::Each,
+            "xautoclaim" | "xclaim" | "xpending" => KeyPositions::Nowhere,
+            name if name.starts_with("xgroup|") || name.starts_with("xinfo|") => KeyPositions::Nowhere,
             _ => return None,
         };
         let name = |(index, strip): &Edit| {
@@ -68,14 +70,14 @@ impl KeyRewrite {
         }
     }
 
-    fn write_shape(&self, shape: Shape, reply: &[u8], out: &mut Vec<u8>) {
+    fn write_shape(&self, shape: KeyPositions, reply: &[u8], out: &mut Vec<u8>) {
         let is_map = reply.first() == Some(&b'%');
         write_elements(reply, out, |index, element, out| {
             let is_name = match shape {
-                Shape::Nowhere => false,
-                Shape::First => index == 0,
-                Shape::Each if is_map => index % 2 == 0,
-                Shape::Each => return self.write_shape(Shape::First, element, out),
+                KeyPositions::Nowhere => false,
+                KeyPositions::First => index == 0,
+                KeyPositions::Each if is_map => index % 2 == 0,
+                KeyPositions::Each => return self.write_shape(KeyPositions::First, element, out),
             };
             match Value::parse(element).filter(|_| is_name) {
                 Some(Value::Text(key)) => encode::bulk(out, self.name(key)),
@@ -138,22 +140,22 @@ mod tests {
     #[test]
     fn keys_have_the_clients_names() {
         let names = vec![(b"k".to_vec(), b"r:k".to_vec())];
-        let check = |shape: Shape, reply: &str, expected: &str| {
+        let check = |shape: KeyPositions, reply: &str, expected: &str| {
             let out = KeyRewrite::Of(shape, names.clone()).apply(reply.replace(' ', "\r\n").as_bytes());
             assert_eq!(String::from_utf8_lossy(&out).replace("\r\n", " "), expected);
         };
-        check(Shape::First, "*2 $1 k $1 k ", "*2 $3 r:k $1 k ");
-        check(Shape::First, "*2 $1 x $1 k ", "*2 $1 x $1 k ");
-        check(Shape::First, "*-1 ", "*-1 ");
-        check(Shape::First, "_ ", "_ ");
-        check(Shape::Each, "*2 *2 $1 k *0 *2 $1 x *0 ", "*2 *2 $3 r:k *0 *2 $1 x *0 ");
-        check(Shape::Each, "%1 $1 k *1 $1 k ", "%1 $3 r:k *1 $1 k ");
-        check(Shape::Each, "*-1 ", "*-1 ");
+        check(KeyPositions::First, "*2 $1 k $1 k ", "*2 $3 r:k $1 k ");
+        check(KeyPositions::First, "*2 $1 x $1 k ", "*2 $1 x $1 k ");
+        check(KeyPositions::First, "*-1 ", "*-1 ");
+        check(KeyPositions::First, "_ ", "_ ");
+        check(KeyPositions::Each, "*2 *2 $1 k *0 *2 $1 x *0 ", "*2 *2 $3 r:k *0 *2 $1 x *0 ");
+        check(KeyPositions::Each, "%1 $1 k *1 $1 k ", "%1 $3 r:k *1 $1 k ");
+        check(KeyPositions::Each, "*-1 ", "*-1 ");
     }
 
     #[test]
     fn errors_have_the_clients_names_too() {
-        let of = || KeyRewrite::Of(Shape::Each, vec![(b"k".to_vec(), b"r:k".to_vec())]);
+        let of = || KeyRewrite::Of(KeyPositions::Each, vec![(b"k".to_vec(), b"r:k".to_vec())]);
         let check = |text: &str, expected: &str| {
             let reply = |text: &str| format!("-{text}\r\n");
             assert_eq!(String::from_utf8_lossy(&of().apply(reply(text).as_bytes())), reply(expected));

@@ -5,7 +5,7 @@ pub(in crate::multiplexer) mod key_names;
 pub(in crate::multiplexer) mod key_rewrite;
 
 use crate::command::each_command;
-use crate::multiplexer::config::Upstream;
+use crate::multiplexer::config::Endpoint;
 use crate::multiplexer::upstream::connection::{InFlight, PendingReply, Purpose, Refusal, UpstreamConnection};
 use crate::multiplexer::upstream::pool::{Loss, PARKED, may_end, peer};
 use crate::multiplexer::upstream::redirect::Redirect;
@@ -422,7 +422,7 @@ impl Multiplexer {
             return;
         }
         // Where clients log in themselves, it is theirs.
-        let leads_there = |upstream: &Upstream| !upstream.is_clients() && *upstream == carrier.line.upstream;
+        let leads_there = |upstream: &Endpoint| !upstream.is_clients() && *upstream == carrier.line.upstream;
         self.hosts.count_where(Stat::LoginFailures, |config| {
             config.targets.iter().any(|target| {
                 leads_there(&target.upstream) || target.mirrors.iter().any(|mirror| leads_there(&mirror.upstream))

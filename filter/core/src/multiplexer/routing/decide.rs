@@ -3,10 +3,10 @@
 use crate::cluster::slot::slot;
 use crate::command::Args;
 use crate::command::{self, Command, Flags, Split};
-use crate::multiplexer::client::subscription::Change;
+use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::client::transaction::Transaction;
 use crate::multiplexer::client::{Client, ReplyMode};
-use crate::multiplexer::execute::login::Presented;
+use crate::multiplexer::execute::login::PresentedLogin;
 use crate::multiplexer::routing::fan_out::FanOut;
 use crate::multiplexer::routing::session;
 use crate::multiplexer::routing::target::{Edit, RouteTarget, Routing, SubCommand};
@@ -36,11 +36,11 @@ pub(in crate::multiplexer) enum Decision {
     /// What has been watched is watched no more; then this is answered.
     Unwatch(Vec<u8>),
     /// Servers are asked whether they let the client in.
-    Present(Presented),
+    Present(PresentedLogin),
     /// Another database is selected.
     Select(u32),
     /// Subscriptions begin or end.
-    Subscribe(Change),
+    Subscribe(SubscriptionChange),
     /// The client is told of all commands.
     Monitor,
     /// The connection begins anew.
@@ -168,7 +168,10 @@ impl Multiplexer {
                 format!("NOPERM redis-mesh: {name} {reason}; allowAdminCommands of the RedisService would permit it");
             return doom(client, Decision::Refuse(text));
         }
-        if client.is_subscriber() && Change::of(name).is_none() && !matches!(name, "ping" | "quit" | "reset") {
+        if client.is_subscriber()
+            && SubscriptionChange::of(name).is_none()
+            && !matches!(name, "ping" | "quit" | "reset")
+        {
             let text = format!(
                 "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
                 command.name
@@ -228,14 +231,14 @@ impl Multiplexer {
         command: &'static Command,
         args: &Args<'_>,
     ) -> Decision {
-        if let Some(change) = Change::of(command.name) {
+        if let Some(change) = SubscriptionChange::of(command.name) {
             return Decision::Subscribe(change);
         }
         match container.name {
             _ if OF_A_REPLICA.contains(&command.name) => {
                 Decision::Refuse(format!("ERR redis-mesh: {} needs the direct data path", shown(command)))
             }
-            "auth" if client.config.passes_auth => match Presented::by_auth(args) {
+            "auth" if client.config.passes_auth => match PresentedLogin::by_auth(args) {
                 Ok(presented) => Decision::Present(presented),
                 Err(text) => Decision::Deny(text),
             },
@@ -375,7 +378,7 @@ fn route(client: &Client, command: &'static Command, args: &Args<'_>) -> Decisio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::multiplexer::config::Document;
+    use crate::multiplexer::config::ListenerConfig;
     use crate::resp::request::Span;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -393,7 +396,7 @@ mod tests {
                 {"match": "any", "target": 0},
             ],
         }]});
-        let config = Document::from_json(document.to_string().as_bytes()).unwrap().host;
+        let config = ListenerConfig::from_json(document.to_string().as_bytes()).unwrap().host;
         let mut proxy = Multiplexer::new([1; 32]);
         let mut direct = Vec::new();
         for container in command::all() {

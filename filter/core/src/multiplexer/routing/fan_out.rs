@@ -4,7 +4,7 @@ use crate::command::Args;
 use crate::command::script;
 use crate::command::{Command, Tips};
 use crate::multiplexer::client::Client;
-use crate::multiplexer::config::Config;
+use crate::multiplexer::config::HostConfig;
 use crate::multiplexer::reply::aggregate::{Aggregation, ResponsePolicy};
 use crate::multiplexer::reply::key_names::{KeyNames, cursor};
 use crate::multiplexer::routing::decide::{Decision, Over, shown};
@@ -77,7 +77,7 @@ impl RequestPolicy {
     }
 }
 
-impl Config {
+impl HostConfig {
     /// The target of commands that no key decides about, such as PUBLISH: the one that takes all other keys.
     pub fn home(&self) -> Option<usize> {
         let of_any = || self.routes.get(self.router.any()? as usize).map(|route| route.target);
@@ -146,7 +146,7 @@ impl FanOut {
     }
 
     /// Whom it goes to: destinations, each once.
-    fn targets(&self, config: &Config) -> Vec<usize> {
+    fn targets(&self, config: &HostConfig) -> Vec<usize> {
         if !self.how.is_for_all() {
             return config.home().into_iter().collect();
         }
@@ -164,7 +164,7 @@ impl FanOut {
 
     fn combine(
         &self,
-        config: &std::sync::Arc<Config>,
+        config: &std::sync::Arc<HostConfig>,
         targets: Vec<usize>,
         args: &Args<'_>,
         leg: (u64, u64),
@@ -189,7 +189,7 @@ impl FanOut {
     }
 
     /// What is asked: where names are looked at here, all of them.
-    fn write(&self, config: &Config, args: &Args<'_>, cursor: u64, out: &mut Vec<u8>) {
+    fn write(&self, config: &HostConfig, args: &Args<'_>, cursor: u64, out: &mut Vec<u8>) {
         let renames = KeyNames::decide(config);
         let pattern = match self.how {
             RequestPolicy::Keys => Some(1),

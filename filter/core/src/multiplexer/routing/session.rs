@@ -5,7 +5,7 @@ use crate::command::Command;
 use crate::downstream::auth;
 use crate::downstream::hello::{self, Hello};
 use crate::multiplexer::client::{Client, ReplyMode, Wait};
-use crate::multiplexer::execute::login::{self, Presented};
+use crate::multiplexer::execute::login::{self, PresentedLogin};
 use crate::multiplexer::routing::decide::{Decision, Over, bulk, number, ok, shown};
 use crate::multiplexer::routing::fan_out::FanOut;
 use crate::multiplexer::routing::target::{Edit, RouteTarget};
@@ -66,8 +66,8 @@ impl Multiplexer {
         let reply = hello::reply(resp3, number_of(id));
         if let Some((username, password)) = presented {
             let name = name.map(<[u8]>::to_vec);
-            let hello = Some(login::Hello { resp3, name, reply });
-            return Decision::Present(Presented { hello, ..Presented::new(&[username, password]) });
+            let hello = Some(login::HelloChange { resp3, name, reply });
+            return Decision::Present(PresentedLogin { hello, ..PresentedLogin::new(&[username, password]) });
         }
         if client.resp3 != resp3 {
             client.resp3 = resp3;
@@ -234,15 +234,15 @@ fn set_info(args: &Args<'_>) -> Decision {
 fn client_line(id: ClientId, client: &Client) -> String {
     let multi = client.transaction.as_ref().map_or(-1, |transaction| transaction.len() as i64);
     let count = |kind| client.subscriptions.names(kind).len();
-    use crate::multiplexer::client::subscription::Kind;
+    use crate::multiplexer::client::subscription::SubscriptionKind;
     format!(
         "id={} addr=0.0.0.0:0 laddr=0.0.0.0:0 name={} db={} sub={} psub={} ssub={} multi={multi} cmd=client|info user=default resp={}\n",
         number_of(id),
         String::from_utf8_lossy(&client.name),
         client.database,
-        count(Kind::Channel),
-        count(Kind::Pattern),
-        count(Kind::Shard),
+        count(SubscriptionKind::Channel),
+        count(SubscriptionKind::Pattern),
+        count(SubscriptionKind::Shard),
         if client.resp3 { 3 } else { 2 },
     )
 }

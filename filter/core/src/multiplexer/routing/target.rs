@@ -3,13 +3,13 @@
 use crate::cluster::slot::slot;
 use crate::command::Args;
 use crate::command::{Command, Key, Split};
-use crate::multiplexer::config::Config;
+use crate::multiplexer::config::HostConfig;
 use crate::resp::encode;
 
 /// A destination, and in a Redis Cluster a slot of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteTarget {
-    /// Index into [`Config::targets`].
+    /// Index into [`HostConfig::targets`].
     pub target: usize,
     /// The slot; absent outside of a cluster, and for what has no key.
     pub slot: Option<u16>,
@@ -42,7 +42,7 @@ pub enum Routing {
     Unclear(String),
 }
 
-impl Config {
+impl HostConfig {
     /// Where a key lives, its route, and how many bytes are to be removed from its beginning.
     #[inline]
     pub fn place(&self, key: &[u8]) -> Option<(RouteTarget, usize, usize)> {

@@ -4,7 +4,7 @@ use crate::command::script::ScriptDigest;
 use crate::multiplexer::Address;
 use crate::multiplexer::client::Client;
 use crate::multiplexer::client::reply_queue::Sequence;
-use crate::multiplexer::config::Upstream;
+use crate::multiplexer::config::Endpoint;
 use crate::multiplexer::execute::login::has_no_password;
 use crate::multiplexer::slot_map::Id;
 use crate::multiplexer::upstream::redirect::Redirect;
@@ -80,7 +80,7 @@ impl From<PendingReply> for InFlight {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolKey {
     /// Where it leads.
-    pub upstream: Upstream,
+    pub upstream: Endpoint,
     /// A node of a Redis Cluster; absent: any.
     pub node: Option<SocketAddr>,
     /// The protocol: RESP2 and RESP3 replies differ.
@@ -226,7 +226,7 @@ impl UpstreamConnection {
 
     /// Where it leads.
     pub fn address(&self) -> Address {
-        let Upstream { cluster, nodes, .. } = &self.line.upstream;
+        let Endpoint { cluster, nodes, .. } = &self.line.upstream;
         let cluster = if self.line.node.is_some() { nodes.as_ref().unwrap_or(cluster) } else { cluster };
         Address { cluster: cluster.clone(), node: self.line.node }
     }

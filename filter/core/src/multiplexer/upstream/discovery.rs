@@ -3,7 +3,7 @@
 use crate::cluster::read_policy::{self, choose};
 use crate::cluster::topology::Topology;
 use crate::multiplexer::client::{Client, Link, Wait};
-use crate::multiplexer::config::Upstream;
+use crate::multiplexer::config::Endpoint;
 use crate::multiplexer::upstream::connection::{PendingReply, PoolKey, Purpose, UpstreamConnection};
 use crate::multiplexer::upstream::pool::{Access, Missing, peer};
 use crate::multiplexer::{ConnectionId, Multiplexer, Output, Timer};
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// A cluster.
 pub(in crate::multiplexer) struct Cluster {
-    upstream: Upstream,
+    upstream: Endpoint,
     topology: Option<Topology>,
     /// The shared connections to masters, by shard and protocol, as far as they are known.
     masters: Vec<[Option<ConnectionId>; 2]>,
@@ -96,7 +96,7 @@ impl Cluster {
 
 impl Multiplexer {
     /// The number of a cluster.
-    pub(in crate::multiplexer) fn cluster_of(&mut self, upstream: &Upstream) -> usize {
+    pub(in crate::multiplexer) fn cluster_of(&mut self, upstream: &Endpoint) -> usize {
         if let Some(known) = self.clusters.iter().position(|cluster| cluster.upstream == *upstream) {
             if let Some(cluster) = self.clusters.get_mut(known) {
                 cluster.is_wanted = true;
@@ -242,14 +242,14 @@ impl Multiplexer {
     }
 
     /// Something is amiss with a node.
-    pub(in crate::multiplexer) fn suspect(&mut self, upstream: &Upstream, now: Duration) {
+    pub(in crate::multiplexer) fn suspect(&mut self, upstream: &Endpoint, now: Duration) {
         if let Some(index) = self.clusters.iter().position(|cluster| cluster.upstream == *upstream) {
             self.refresh_by(index, now + SOON);
         }
     }
 
     /// A node has told of a change.
-    pub(in crate::multiplexer) fn moved(&mut self, upstream: &Upstream, slot: u16, to: SocketAddr, now: Duration) {
+    pub(in crate::multiplexer) fn moved(&mut self, upstream: &Endpoint, slot: u16, to: SocketAddr, now: Duration) {
         if let Some(index) = self.clusters.iter().position(|cluster| cluster.upstream == *upstream) {
             if self.clusters.get_mut(index).is_some_and(|cluster| cluster.move_slot(slot, to)) {
                 self.hold_all(index);
@@ -325,7 +325,7 @@ impl Multiplexer {
     }
 
     /// What the rules don't lead to any more is asked nothing: it may refuse the login by now.
-    pub(in crate::multiplexer) fn retire_clusters(&mut self, wanted: &HashSet<Upstream>) {
+    pub(in crate::multiplexer) fn retire_clusters(&mut self, wanted: &HashSet<Endpoint>) {
         for cluster in &mut self.clusters {
             cluster.is_wanted = wanted.contains(&cluster.upstream.of_rules());
         }

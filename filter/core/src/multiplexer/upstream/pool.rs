@@ -1,7 +1,7 @@
 //! Which connection a command goes over; connections are opened as they are needed, and not again and again where nobody answers.
 
 use crate::multiplexer::client::{Client, Link, Wait};
-use crate::multiplexer::config::Upstream;
+use crate::multiplexer::config::Endpoint;
 use crate::multiplexer::routing::target::RouteTarget;
 use crate::multiplexer::upstream::connection::{InFlight, PendingReply, PoolKey, Purpose, UpstreamConnection};
 use crate::multiplexer::{ClientId, ConnectionId, Multiplexer, Output, STAGED, Timer};
@@ -29,10 +29,10 @@ pub(in crate::multiplexer) struct Backoff {
 }
 
 /// A Redis, or a node of a cluster.
-pub(in crate::multiplexer) type Peer = (Upstream, Option<SocketAddr>);
+pub(in crate::multiplexer) type Peer = (Endpoint, Option<SocketAddr>);
 
 /// What is known of a Redis or a node, is known by this.
-pub(in crate::multiplexer) fn peer(upstream: &Upstream, node: Option<SocketAddr>) -> Peer {
+pub(in crate::multiplexer) fn peer(upstream: &Endpoint, node: Option<SocketAddr>) -> Peer {
     (upstream.of_any_login(), node)
 }
 

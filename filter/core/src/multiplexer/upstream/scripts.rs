@@ -13,7 +13,7 @@ use crate::command::script::{ScriptDigest, digest};
 use crate::multiplexer::ConnectionId;
 use crate::multiplexer::Multiplexer;
 use crate::multiplexer::client::Client;
-use crate::multiplexer::config::Upstream;
+use crate::multiplexer::config::Endpoint;
 use crate::multiplexer::upstream::connection::{InFlight, PendingReply, UpstreamConnection};
 use crate::resp::encode;
 use sha1::{Digest as _, Sha1};
@@ -101,7 +101,7 @@ impl Multiplexer {
         let mut shared = None;
         for target in &client.config.targets {
             let mirrors = target.mirrors.iter().map(|mirror| &mirror.upstream);
-            for Upstream { cluster, .. } in mirrors.chain([&target.upstream]) {
+            for Endpoint { cluster, .. } in mirrors.chain([&target.upstream]) {
                 match brought {
                     Some((digest, body)) => {
                         self.scripts.entry(cluster.clone()).or_default().learn(digest, body, &mut shared)

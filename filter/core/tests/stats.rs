@@ -3,7 +3,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 
 use redis_mesh_core::command;
-use redis_mesh_core::multiplexer::config::{Config, Document};
+use redis_mesh_core::multiplexer::config::{HostConfig, ListenerConfig};
 use redis_mesh_core::multiplexer::{ClientId, ConnectionId, HostStats, Multiplexer, Output};
 use redis_mesh_core::stats::Stat;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// One Redis for keys with `a:`, another for the rest.
-fn config(more: Value) -> Arc<Config> {
+fn config(more: Value) -> Arc<HostConfig> {
     let mut host = json!({
         "host": "h:6379", "path": "native", "commandStats": true,
         "targets": [
@@ -22,7 +22,7 @@ fn config(more: Value) -> Arc<Config> {
     });
     host.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let document = json!({"name": "n", "revision": 1, "hosts": [host]}).to_string();
-    Document::from_json(document.as_bytes()).unwrap().host
+    ListenerConfig::from_json(document.as_bytes()).unwrap().host
 }
 
 struct World {
