@@ -12,6 +12,7 @@ mod key_spec;
 mod keys;
 mod reply;
 pub mod script;
+pub mod sharing;
 mod table;
 
 pub use args::{Args, canonical, each_command};

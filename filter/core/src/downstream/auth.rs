@@ -104,6 +104,13 @@ pub fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// True if the reply to AUTH says that the server has no password, so that it lets in whoever comes.
+pub fn has_no_password(reply: &[u8]) -> bool {
+    [&b"-ERR AUTH <password> called without any password"[..], b"-ERR Client sent AUTH, but no password is set"]
+        .iter()
+        .any(|text| reply.starts_with(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

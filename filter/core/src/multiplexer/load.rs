@@ -1,21 +1,22 @@
-//! RequestPolicy much there is to do, so that a leak is seen.
+//! How much there is to do, so that a leak is seen.
 
-use crate::multiplexer::Multiplexer;
-use crate::multiplexer::upstream::connection::Purpose;
+use super::reply::Clients;
+use super::upstream::Upstreams;
+use super::upstream::pool_key::Purpose;
 
-/// What a machine holds.
+/// What a multiplexer holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Clients that are there.
+    /// Clients that are connected.
     pub clients: usize,
-    /// Connections to Redis that many share.
+    /// Connections to Redis that clients share.
     pub shared: usize,
     /// Connections of one client's own, or over which the nodes of a Redis Cluster are asked.
-    pub own: usize,
-    /// Connections that wait for somebody who needs one of his own.
-    pub parked: usize,
+    pub dedicated: usize,
+    /// Connections that wait for a client that needs one of its own.
+    pub idle: usize,
     /// Replies that are to come, and commands that will be sent again.
-    pub expected: usize,
+    pub pending: usize,
     /// Bytes that wait for a client or for Redis, or that are kept until a reply has come.
     pub bytes: usize,
 }
@@ -27,23 +28,22 @@ impl Load {
     }
 }
 
-impl Multiplexer {
-    /// What this machine holds.
-    pub fn load(&self) -> Load {
-        let mut load = Load { clients: self.clients.ids().count(), expected: self.retries.len(), ..Load::default() };
-        for client in self.clients.ids().filter_map(|id| self.clients.get(id)) {
-            load.bytes += client.buffer.len() + client.out.len() + client.queue.held();
-        }
-        for carrier in self.carriers.ids().filter_map(|id| self.carriers.get(id)) {
-            let kind = match carrier.purpose {
-                Purpose::Shared => &mut load.shared,
-                Purpose::Dedicated(_) | Purpose::Pushes(_) | Purpose::Probe(_) => &mut load.own,
-                Purpose::Parked => &mut load.parked,
-            };
-            *kind += 1;
-            load.expected += carrier.expected.len();
-            load.bytes += carrier.waiting() + carrier.kept.len() + carrier.whole.len();
-        }
-        load
+/// The load of these clients and upstreams.
+pub fn of(clients: &Clients, upstreams: &Upstreams) -> Load {
+    let mut load = Load { pending: upstreams.retries(), ..Load::default() };
+    for (_, client) in clients.iter() {
+        load.clients += 1;
+        load.bytes += client.input.buffer.len() + client.output.out.len() + client.output.queue.held();
     }
+    for (_, connection) in upstreams.pool.iter() {
+        let kind = match connection.purpose {
+            Purpose::Shared => &mut load.shared,
+            Purpose::Dedicated(_) | Purpose::Pushes(_) | Purpose::Discovery(_) => &mut load.dedicated,
+            Purpose::Idle => &mut load.idle,
+        };
+        *kind += 1;
+        load.pending += connection.pending.len();
+        load.bytes += connection.send.len() + connection.replay.len() + connection.reader.held();
+    }
+    load
 }

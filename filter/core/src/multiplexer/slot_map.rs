@@ -1,174 +1,181 @@
-//! Things by numbers that are never given twice.
+//! A map whose keys are numbers that are never given twice.
+//!
+//! A value is either in the map or gone. It can't be taken out for a while, so a look-up that finds nothing always means
+//! that the value was removed.
 
 use std::marker::PhantomData;
 
-/// A number of a thing of kind `T`.
-pub struct Id<T> {
+/// The number of a value; `K` tells numbers of different kinds apart.
+pub struct Id<K> {
     index: u32,
     generation: u32,
-    of: PhantomData<fn() -> T>,
+    kind: PhantomData<fn() -> K>,
 }
 
-impl<T> Id<T> {
-    /// As one number.
+impl<K> Id<K> {
+    fn new(index: u32, generation: u32) -> Id<K> {
+        Id { index, generation, kind: PhantomData }
+    }
+
+    /// The same as one integer, for a host that hands numbers through C.
     pub fn number(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
-    /// From such a number.
-    pub fn of_number(number: u64) -> Id<T> {
-        Id { index: number as u32, generation: (number >> 32) as u32, of: PhantomData }
+    /// Reads what [`Id::number`] returned.
+    pub fn of_number(number: u64) -> Id<K> {
+        Id::new(number as u32, (number >> 32) as u32)
     }
 }
 
-impl<T> Clone for Id<T> {
-    fn clone(&self) -> Id<T> {
+impl<K> Clone for Id<K> {
+    fn clone(&self) -> Id<K> {
         *self
     }
 }
 
-impl<T> Copy for Id<T> {}
+impl<K> Copy for Id<K> {}
 
-impl<T> PartialEq for Id<T> {
-    fn eq(&self, other: &Id<T>) -> bool {
+impl<K> PartialEq for Id<K> {
+    fn eq(&self, other: &Id<K>) -> bool {
         self.number() == other.number()
     }
 }
 
-impl<T> Eq for Id<T> {}
+impl<K> Eq for Id<K> {}
 
-impl<T> std::hash::Hash for Id<T> {
+impl<K> std::hash::Hash for Id<K> {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.number().hash(state);
     }
 }
 
-impl<T> PartialOrd for Id<T> {
-    fn partial_cmp(&self, other: &Id<T>) -> Option<std::cmp::Ordering> {
+impl<K> PartialOrd for Id<K> {
+    fn partial_cmp(&self, other: &Id<K>) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<T> Ord for Id<T> {
-    fn cmp(&self, other: &Id<T>) -> std::cmp::Ordering {
+impl<K> Ord for Id<K> {
+    fn cmp(&self, other: &Id<K>) -> std::cmp::Ordering {
         self.number().cmp(&other.number())
     }
 }
 
-impl<T> std::fmt::Debug for Id<T> {
+impl<K> std::fmt::Debug for Id<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", self.index, self.generation)
     }
 }
 
-struct Entry<T> {
+struct Slot<T> {
+    /// How often the slot has been given to another value.
     generation: u32,
-    is_taken: bool,
-    /// Absent while it is lent.
-    thing: Option<Box<T>>,
+    value: Option<Box<T>>,
 }
 
-/// The things. One can be lent, so that it and the others are at hand at once.
-pub struct SlotMap<T> {
-    places: Vec<Entry<T>>,
+/// Values by their numbers.
+pub struct SlotMap<K, T> {
+    slots: Vec<Slot<T>>,
     free: Vec<u32>,
+    kind: PhantomData<fn() -> K>,
 }
 
-impl<T> Default for SlotMap<T> {
-    fn default() -> SlotMap<T> {
-        SlotMap { places: Vec::new(), free: Vec::new() }
+impl<K, T> Default for SlotMap<K, T> {
+    fn default() -> SlotMap<K, T> {
+        SlotMap { slots: Vec::new(), free: Vec::new(), kind: PhantomData }
     }
 }
 
-impl<T> SlotMap<T> {
-    /// Keeps a thing.
-    pub fn insert(&mut self, thing: T) -> Id<T> {
-        let thing = Some(Box::new(thing));
+impl<K, T> SlotMap<K, T> {
+    /// Adds the value that `make` returns for its number.
+    pub fn insert_with(&mut self, make: impl FnOnce(Id<K>) -> T) -> Id<K> {
         if let Some(index) = self.free.pop()
-            && let Some(place) = self.places.get_mut(index as usize)
+            && let Some(slot) = self.slots.get_mut(index as usize)
         {
-            place.generation = place.generation.wrapping_add(1);
-            (place.is_taken, place.thing) = (true, thing);
-            return Id { index, generation: place.generation, of: PhantomData };
+            slot.generation = slot.generation.wrapping_add(1);
+            let id = Id::new(index, slot.generation);
+            slot.value = Some(Box::new(make(id)));
+            return id;
         }
-        self.places.push(Entry { generation: 0, is_taken: true, thing });
-        Id { index: (self.places.len() - 1) as u32, generation: 0, of: PhantomData }
+        let id = Id::new(self.slots.len() as u32, 0);
+        self.slots.push(Slot { generation: 0, value: Some(Box::new(make(id))) });
+        id
     }
 
-    fn place(&mut self, id: Id<T>) -> Option<&mut Entry<T>> {
-        let place = self.places.get_mut(id.index as usize)?;
-        (place.is_taken && place.generation == id.generation).then_some(place)
+    /// Adds a value.
+    pub fn insert(&mut self, value: T) -> Id<K> {
+        self.insert_with(|_| value)
     }
 
-    /// A thing, unless it is gone or lent.
+    /// Returns the value, or `None` if it was removed.
     #[inline]
-    pub fn get_mut(&mut self, id: Id<T>) -> Option<&mut T> {
-        self.place(id)?.thing.as_deref_mut()
+    pub fn get(&self, id: Id<K>) -> Option<&T> {
+        let slot = self.slots.get(id.index as usize)?;
+        if slot.generation == id.generation { slot.value.as_deref() } else { None }
     }
 
-    /// A thing, unless it is gone or lent.
+    /// Returns the value, or `None` if it was removed.
     #[inline]
-    pub fn get(&self, id: Id<T>) -> Option<&T> {
-        let place = self.places.get(id.index as usize)?;
-        place.thing.as_deref().filter(|_| place.is_taken && place.generation == id.generation)
+    pub fn get_mut(&mut self, id: Id<K>) -> Option<&mut T> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        if slot.generation == id.generation { slot.value.as_deref_mut() } else { None }
     }
 
-    /// Lends a thing.
-    #[inline]
-    pub fn lend(&mut self, id: Id<T>) -> Option<Box<T>> {
-        self.place(id)?.thing.take()
-    }
-
-    /// Takes it back; a thing that was removed meanwhile is dropped.
-    #[inline]
-    pub fn give_back(&mut self, id: Id<T>, thing: Box<T>) {
-        if let Some(place) = self.place(id) {
-            place.thing = Some(thing);
-        }
-    }
-
-    /// Removes a thing.
-    pub fn remove(&mut self, id: Id<T>) -> Option<Box<T>> {
-        let place = self.place(id)?;
-        place.is_taken = false;
-        let thing = place.thing.take();
+    /// Removes and returns the value.
+    pub fn remove(&mut self, id: Id<K>) -> Option<Box<T>> {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        let value = slot.value.take()?;
         self.free.push(id.index);
-        thing
+        Some(value)
     }
 
-    /// The numbers of all.
-    pub fn ids(&self) -> impl Iterator<Item = Id<T>> + '_ {
-        let taken = self.places.iter().enumerate().filter(|(_, place)| place.is_taken);
-        taken.map(|(index, place)| Id { index: index as u32, generation: place.generation, of: PhantomData })
+    /// Visits all values with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (Id<K>, &T)> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(|(index, slot)| Some((Id::new(index as u32, slot.generation), slot.value.as_deref()?)))
+    }
+
+    /// Visits all values with their numbers.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Id<K>, &mut T)> {
+        let slots = self.slots.iter_mut().enumerate();
+        slots.filter_map(|(index, slot)| Some((Id::new(index as u32, slot.generation), slot.value.as_deref_mut()?)))
+    }
+
+    /// Returns the numbers of all values, so that the map can change while they are gone through.
+    pub fn ids(&self) -> Vec<Id<K>> {
+        self.iter().map(|(id, _)| id).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    enum Tag {}
 
     #[test]
-    fn a_number_means_one_thing_only() {
-        let mut slab = SlotMap::default();
-        let first = slab.insert("a");
-        assert_eq!(slab.remove(first).as_deref(), Some(&"a"));
-        let second = slab.insert("b");
+    fn a_number_names_one_value_only() {
+        let mut map: SlotMap<Tag, &str> = SlotMap::default();
+        let first = map.insert("a");
+        assert_eq!(map.remove(first).as_deref(), Some(&"a"));
+        let second = map.insert("b");
         assert_ne!(first, second);
-        assert!(slab.get(first).is_none() && slab.remove(first).is_none());
-        assert_eq!(slab.get(Id::of_number(second.number())), Some(&"b"));
-        let lent = slab.lend(second).unwrap();
-        assert!(slab.get(second).is_none());
-        slab.give_back(second, lent);
-        assert_eq!((slab.get(second), slab.ids().count()), (Some(&"b"), 1));
+        assert!(map.get(first).is_none() && map.get_mut(first).is_none() && map.remove(first).is_none());
+        assert_eq!(map.get(Id::of_number(second.number())), Some(&"b"));
+        assert_eq!(map.iter().map(|(id, value)| (id, *value)).collect::<Vec<_>>(), [(second, "b")]);
+        assert_eq!(map.ids(), [second]);
     }
 
     #[test]
-    fn what_is_removed_while_it_is_lent_does_not_come_back() {
-        let mut slab = SlotMap::default();
-        let id = slab.insert(1);
-        let lent = slab.lend(id).unwrap();
-        slab.remove(id);
-        slab.give_back(id, lent);
-        assert_eq!((slab.get(id), slab.ids().count()), (None, 0));
+    fn a_value_can_know_its_number() {
+        let mut map: SlotMap<Tag, u64> = SlotMap::default();
+        for _ in 0..3 {
+            let id = map.insert_with(Id::number);
+            assert_eq!(map.get(id), Some(&id.number()));
+            map.remove(id);
+        }
     }
 }

@@ -46,7 +46,7 @@ impl HostStats {
         self.answered.clear();
     }
 
-    pub(in crate::multiplexer) fn route(&mut self, route: usize, times: u64) {
+    pub fn route(&mut self, route: usize, times: u64) {
         if self.routes.len() <= route {
             self.routes.resize(route + 1, 0);
         }
@@ -58,7 +58,7 @@ impl HostStats {
 
 /// What a client has sent since its host's tally was told: most of it goes by one route.
 #[derive(Debug, Default)]
-pub(in crate::multiplexer) struct CommandRun {
+pub struct CommandRun {
     commands: u64,
     route: usize,
     times: u64,
@@ -108,8 +108,8 @@ pub struct StatsEntry {
 
 /// All configurations that clients of this worker have.
 #[derive(Default)]
-pub(in crate::multiplexer) struct StatsTable {
-    all: SlotMap<StatsEntry>,
+pub struct StatsTable {
+    all: SlotMap<StatsEntry, StatsEntry>,
     /// By the configuration's address, which is its own while it is kept here.
     known: HashMap<usize, Id<StatsEntry>>,
     /// Those where something was counted.
@@ -156,7 +156,7 @@ impl StatsTable {
 
     /// Counts one for all hosts that such a thing concerns.
     pub fn count_where(&mut self, stat: Stat, concerns: impl Fn(&HostConfig) -> bool) {
-        for id in self.all.ids().collect::<Vec<_>>() {
+        for id in self.all.ids() {
             if self.all.get(id).is_some_and(|host| concerns(&host.config))
                 && let Some(tally) = self.tally(id)
             {
@@ -193,7 +193,7 @@ impl StatsTable {
 
 /// When the commands of a client were read whose replies haven't gone out.
 #[derive(Debug, Default)]
-pub(in crate::multiplexer) struct LatencyTracker {
+pub struct LatencyTracker {
     /// When the command under way was read first: it may be decided several times.
     begun: Option<Duration>,
     running: std::collections::VecDeque<(u64, u16, Duration)>,

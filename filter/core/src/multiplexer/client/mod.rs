@@ -1,41 +1,87 @@
-//! One client: what it has said of itself, and what it waits for.
+//! One client: its session, what it has asked for, and what its next command waits for.
 
-pub(in crate::multiplexer) mod reply_queue;
-pub(in crate::multiplexer) mod subscription;
-pub(in crate::multiplexer) mod transaction;
+pub mod login;
+pub mod reply_queue;
+pub mod subscription;
+pub mod transaction;
+mod window;
 
+use super::config::HostConfig;
+use super::ids::{ClientId, ClusterId, ConnectionId};
+use super::outbox::{Outbox, Output};
+use super::routing::target::RouteTarget;
+use super::stats::{CommandRun, LatencyTracker, StatsEntry, StatsTable};
+use super::upstream::pool::{DedicatedConnection, SharedConnection};
+use crate::downstream::auth::has_no_password;
 use crate::fault::Injected;
-use crate::multiplexer::client::reply_queue::{ReplyQueue, Sequence};
-use crate::multiplexer::client::subscription::Subscriptions;
-use crate::multiplexer::client::transaction::Transaction;
-use crate::multiplexer::config::HostConfig;
-use crate::multiplexer::execute::login::PresentedLogin;
-use crate::multiplexer::routing::target::RouteTarget;
-use crate::multiplexer::slot_map::Id;
-use crate::multiplexer::stats::{CommandRun, LatencyTracker, StatsEntry};
-use crate::multiplexer::upstream::connection::UpstreamConnection;
+use crate::resp::encode;
 use crate::resp::request::Parser;
+use crate::stats::Stat;
+use login::{HelloChange, PresentedLogin};
+use reply_queue::{ReplyQueue, Sequence};
 use std::sync::Arc;
 use std::time::Duration;
+use subscription::Subscriptions;
+use transaction::Transaction;
+use window::Window;
+
+/// Bytes of replies that may wait for replies before them.
+const MAX_HELD: usize = 1024 * 1024;
 
 /// A client.
 #[derive(Debug)]
 pub struct Client {
-    /// Its rules.
+    /// Its number.
+    pub id: ClientId,
+    /// The rules for it.
+    pub rules: Rules,
+    /// What it has said of itself.
+    pub session: Session,
+    /// Bytes that it has sent.
+    pub input: Input,
+    /// Replies, and bytes for it.
+    pub output: Downstream,
+    /// The transaction that it has begun.
+    pub transaction: Option<Transaction>,
+    /// The connection that it has for itself.
+    pub dedicated: DedicatedSlot,
+    /// What it has subscribed to.
+    pub subscriptions: Subscriptions,
+    /// What its next command waits for.
+    pub pause: Pause,
+    /// What it has done since it was counted last.
+    pub activity: Activity,
+    /// Whether more is to come of it, or for it.
+    pub life: Life,
+}
+
+/// The rules for a client.
+#[derive(Debug)]
+pub struct Rules {
+    /// The configuration of its host.
     pub config: Arc<HostConfig>,
-    /// Where its counters are.
-    pub(in crate::multiplexer) host: Id<StatsEntry>,
-    /// What it has sent and nobody was told of.
-    pub(in crate::multiplexer) run: CommandRun,
-    /// When its commands were read; absent where nobody asks.
-    pub(in crate::multiplexer) watch: Option<Box<LatencyTracker>>,
-    /// The command under way.
-    pub parser: Parser,
-    /// Bytes that have been taken and not yet understood.
-    pub buffer: Vec<u8>,
+    /// Where it is counted.
+    pub stats: StatsKey,
+    /// How each target is reached, as far as it was looked up; indexes are the configuration's.
+    pub lookups: Vec<TargetLookup>,
+}
+
+impl Rules {
+    /// Forgets how targets are reached.
+    pub fn forget_lookups(&mut self) {
+        self.lookups = vec![TargetLookup::Unknown; self.config.targets.len()];
+    }
+}
+
+/// The key of a host's counters.
+pub type StatsKey = super::slot_map::Id<StatsEntry>;
+
+/// What a client has said of itself.
+#[derive(Debug)]
+pub struct Session {
     /// It speaks RESP3.
     pub resp3: bool,
-    /// It has logged in.
+    /// It has presented what the configuration asks for.
     pub is_authenticated: bool,
     /// The name that it gave itself.
     pub name: Vec<u8>,
@@ -43,171 +89,17 @@ pub struct Client {
     pub database: u32,
     /// The database that it selects if no server objects.
     pub selecting: Option<u32>,
-    /// What it has logged in with at the servers.
+    /// AUTH with which it has logged in at the servers, in RESP.
     pub login: Option<Arc<[u8]>>,
-    /// What it wants to log in with.
+    /// What it wants to log in with at the servers.
     pub presented: Option<PresentedLogin>,
-    /// What it hears of its commands (CLIENT REPLY).
-    pub hearing: ReplyMode,
-    /// A transaction that it has begun.
-    pub transaction: Option<Transaction>,
-    /// Replies that are to come.
-    pub queue: ReplyQueue,
-    /// RequestPolicy many may be to come.
-    pub window: Window,
-    /// Bytes for it.
-    pub out: Vec<u8>,
-    /// A host knows that there are some.
-    pub is_announced: bool,
-    /// RequestPolicy each target is reached, as far as it is known.
-    pub links: Vec<Link>,
-    /// A connection of its own.
-    pub own: Option<Dedicated>,
-    /// The connection on which it watched keys was lost, so that they may have changed unseen.
-    pub lost_watch: bool,
-    /// What it has subscribed to.
-    pub subscriptions: Subscriptions,
-    /// The end of its queue when it last began or ended a subscription.
-    pub subscribed: Sequence,
-    /// It is told of all commands (MONITOR).
-    pub is_monitor: bool,
-    /// It takes nothing more at the moment.
-    pub is_full: bool,
-    /// It has more to say than was taken.
-    pub is_stalled: bool,
-    /// Nothing is taken of it before this time.
-    pub until: Option<Duration>,
-    /// The fault that was drawn for the command that waits.
-    pub drawn: Option<Option<Injected>>,
-    /// What its next command waits for.
-    pub waits_for: Option<Wait>,
-    /// Bytes of pushes since it takes nothing more.
-    pub unread: usize,
-    /// There was more to say than was taken when it was listened to last, or than could be done.
-    pub has_more: bool,
-    /// It says nothing more than that.
-    pub is_ended: bool,
-    /// It is about to be closed.
-    pub is_closing: bool,
-    /// A host knows that.
-    pub is_closed: bool,
+    /// Which replies it wants.
+    pub reply_mode: ReplyMode,
 }
 
-/// What a client hears of its commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplyMode {
-    /// Everything.
-    On,
-    /// Nothing of the next one.
-    Skip,
-    /// Nothing of this one, and then everything.
-    Skipping,
-    /// Nothing.
-    Off,
-}
-
-/// RequestPolicy a target is reached.
-#[derive(Clone, Copy, Debug)]
-pub enum Link {
-    /// That isn't known yet.
-    Unknown,
-    /// Over this connection.
-    UpstreamConnection(Id<UpstreamConnection>),
-    /// It is the Redis Cluster of this number.
-    Cluster(usize),
-}
-
-/// What a command waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// That this connection takes something.
-    UpstreamConnection(Id<UpstreamConnection>),
-    /// That the nodes of this Redis Cluster are known.
-    Cluster(usize),
-    /// That all commands before it are answered. So nothing overtakes what goes over another connection.
-    Answers,
-    /// That those before this one are answered.
-    AnswersBefore(Sequence),
-}
-
-/// A connection of a client's own.
-#[derive(Clone, Copy, Debug)]
-pub struct Dedicated {
-    /// It.
-    pub carrier: Id<UpstreamConnection>,
-    /// For which place it was opened.
-    pub place: RouteTarget,
-    /// The client watches keys over it.
-    pub is_watching: bool,
-    /// The client has changed its state for good (CLIENT TRACKING), so that all commands go over it.
-    pub is_special: bool,
-}
-
-impl Dedicated {
-    /// True if the client's commands for that place go over it.
-    pub fn is_held(&self) -> bool {
-        self.is_watching || self.is_special
-    }
-}
-
-/// RequestPolicy many commands of a client may be under way: more and more, but no more than make a megabyte of replies of the size
-/// that it gets. What is under way can't be stopped when the client doesn't read.
-#[derive(Debug)]
-pub struct Window {
-    open: usize,
-    /// As many as may ever be, with replies of that size.
-    most: usize,
-    /// The size of replies, as a moving average.
-    size: usize,
-    /// Bytes of the one that is coming.
-    coming: usize,
-}
-
-impl Default for Window {
-    fn default() -> Window {
-        Window { open: 16, most: WINDOW, size: 0, coming: 0 }
-    }
-}
-
-impl Window {
-    /// Bytes of a reply have come, perhaps its last ones.
-    #[inline]
-    pub fn count(&mut self, bytes: usize, is_complete: bool) {
-        self.coming += bytes;
-        if is_complete {
-            let size = std::mem::take(&mut self.coming);
-            if size != self.size {
-                self.size = (7 * self.size + size).div_ceil(8);
-                self.most = (REPLIES / self.size.max(1)).clamp(1, WINDOW);
-            }
-            self.open = (self.open + 1).min(self.most);
-        }
-    }
-}
-
-/// Commands of one client that may be under way.
-const WINDOW: usize = 1024;
-/// Bytes of replies that these may make.
-const REPLIES: usize = 1024 * 1024;
-/// Bytes of replies that may wait for others.
-const HELD: usize = 1024 * 1024;
-
-impl Client {
-    /// One that has just come.
-    pub(in crate::multiplexer) fn new(config: Arc<HostConfig>, host: Id<StatsEntry>) -> Client {
-        let mut client = Client {
-            links: vec![Link::Unknown; config.targets.len()],
-            own: None,
-            lost_watch: false,
-            subscriptions: Subscriptions::default(),
-            subscribed: 0,
-            is_monitor: false,
-            config,
-            host,
-            run: CommandRun::default(),
-            watch: None,
-            parser: Parser::default(),
-            buffer: Vec::new(),
+impl Default for Session {
+    fn default() -> Session {
+        Session {
             resp3: false,
             is_authenticated: false,
             name: Vec::new(),
@@ -215,76 +107,375 @@ impl Client {
             selecting: None,
             login: None,
             presented: None,
-            hearing: ReplyMode::On,
+            reply_mode: ReplyMode::On,
+        }
+    }
+}
+
+impl Session {
+    /// Nothing, in the client's protocol.
+    pub fn nil(&self) -> &'static [u8] {
+        if self.resp3 { b"_\r\n" } else { b"$-1\r\n" }
+    }
+
+    /// No array, in the client's protocol: EXEC of a transaction whose watched keys have changed.
+    pub fn nil_array(&self) -> &'static [u8] {
+        if self.resp3 { b"_\r\n" } else { b"*-1\r\n" }
+    }
+}
+
+/// Which replies a client wants (CLIENT REPLY, <https://redis.io/docs/latest/commands/client-reply/>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyMode {
+    /// All.
+    On,
+    /// All but that of the next command.
+    Skip,
+    /// Not that of this command, and then all.
+    Skipping,
+    /// None.
+    Off,
+}
+
+/// Bytes of a client.
+#[derive(Debug, Default)]
+pub struct Input {
+    /// Reads the command that is coming.
+    pub parser: Parser,
+    /// Bytes that were taken and are no whole command yet.
+    pub buffer: Vec<u8>,
+    /// There are bytes that were not taken; the host offers them again when it is told to.
+    pub is_stalled: bool,
+    /// There was more than was taken, or than could be done, when bytes came last.
+    pub has_more: bool,
+}
+
+/// Replies to a client, and bytes for it.
+#[derive(Debug, Default)]
+pub struct Downstream {
+    /// Commands whose replies are to come.
+    pub queue: ReplyQueue,
+    /// Bytes to write.
+    pub out: Vec<u8>,
+    /// How many commands may be under way.
+    pub window: Window,
+    /// A host was told that there are bytes to write.
+    is_announced: bool,
+    /// The client takes no bytes at present.
+    pub is_full: bool,
+    /// Bytes of pushes since it takes none.
+    pub unread: usize,
+}
+
+impl Downstream {
+    /// Bytes of a reply have come; `is_complete` with the last ones.
+    #[inline]
+    pub fn reply(&mut self, sequence: Sequence, bytes: &[u8], is_complete: bool) {
+        self.queue.reply(sequence, bytes, is_complete, &mut self.out);
+        self.window.count(bytes.len(), is_complete);
+    }
+
+    /// A whole reply takes the place of whatever has come.
+    pub fn replace(&mut self, sequence: Sequence, reply: &[u8]) {
+        self.window.count(reply.len(), true);
+        self.queue.replace(sequence, reply, &mut self.out);
+    }
+
+    /// The reply to a part of a command.
+    pub fn part(&mut self, sequence: Sequence, part: u32, reply: Vec<u8>) {
+        self.window.count(reply.len(), true);
+        self.queue.part(sequence, part, reply, &mut self.out);
+    }
+
+    /// Returns the bytes to write and leaves `spare` in their place.
+    pub fn take(&mut self, spare: Vec<u8>) -> Vec<u8> {
+        self.is_announced = false;
+        std::mem::replace(&mut self.out, spare)
+    }
+}
+
+/// How a target is reached.
+#[derive(Clone, Copy, Debug)]
+pub enum TargetLookup {
+    /// It wasn't looked up.
+    Unknown,
+    /// Over this shared connection.
+    Connection(SharedConnection),
+    /// It is this Redis Cluster.
+    Cluster(ClusterId),
+}
+
+/// The connection that a client has for itself, if any.
+#[derive(Debug, Default)]
+pub struct DedicatedSlot {
+    /// The connection.
+    pub connection: Option<Dedicated>,
+    /// A connection over which keys were watched was lost, so that they may have changed unseen.
+    pub lost_watch: bool,
+}
+
+/// A connection that a client has for itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Dedicated {
+    /// The connection.
+    pub connection: DedicatedConnection,
+    /// For which target it was opened.
+    pub target: RouteTarget,
+    /// The client watches keys over it.
+    pub is_watching: bool,
+    /// The client has changed its state for good (CLIENT TRACKING), so that all commands go over it.
+    pub is_special: bool,
+}
+
+impl Dedicated {
+    /// True if the client's commands for that target go over it.
+    pub fn is_held(&self) -> bool {
+        self.is_watching || self.is_special
+    }
+}
+
+/// What a client's next command waits for.
+#[derive(Debug, Default)]
+pub struct Pause {
+    /// Nothing is taken of the client before this time: an injected delay.
+    pub until: Option<Duration>,
+    /// The fault that was drawn for the command that waits; `Some(None)`: it was drawn that there is none.
+    pub injected_fault: Option<Option<Injected>>,
+    /// What else it waits for.
+    pub wait: Option<Wait>,
+}
+
+/// What a command waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// This connection takes no bytes.
+    Connection(ConnectionId),
+    /// The slots of this Redis Cluster aren't known.
+    Topology(ClusterId),
+    /// All commands before it are to be answered, so that nothing overtakes what goes over another connection.
+    Answers,
+    /// The commands before this one are to be answered.
+    AnswersBefore(Sequence),
+}
+
+/// What a client has done since it was counted last.
+#[derive(Debug, Default)]
+pub struct Activity {
+    /// Commands that it has sent.
+    pub run: CommandRun,
+    /// How long its commands take; absent where nobody asks.
+    pub latency: Option<Box<LatencyTracker>>,
+}
+
+/// Whether more is to come of a client, or for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It sends commands.
+    Open,
+    /// It has closed its sending side, and gets the replies that are to come.
+    HalfClosed,
+    /// Nothing more is taken of it. Its connection is closed when all commands are answered.
+    Closing,
+    /// A host was told to close its connection.
+    Closed,
+}
+
+impl Client {
+    /// A client that has just connected.
+    pub fn new(id: ClientId, config: Arc<HostConfig>, stats: StatsKey) -> Client {
+        let lookups = vec![TargetLookup::Unknown; config.targets.len()];
+        let mut client = Client {
+            id,
+            rules: Rules { config, stats, lookups },
+            session: Session::default(),
+            input: Input::default(),
+            output: Downstream::default(),
             transaction: None,
-            queue: ReplyQueue::default(),
-            window: Window::default(),
-            out: Vec::new(),
-            is_announced: false,
-            is_full: false,
-            is_stalled: false,
-            until: None,
-            drawn: None,
-            waits_for: None,
-            unread: 0,
-            has_more: false,
-            is_ended: false,
-            is_closing: false,
-            is_closed: false,
+            dedicated: DedicatedSlot::default(),
+            subscriptions: Subscriptions::default(),
+            pause: Pause::default(),
+            activity: Activity::default(),
+            life: Life::Open,
         };
-        client.follow_watch();
+        client.follow_command_stats();
         client
     }
 
     /// Begins or ends to look how long its commands take, as its rules say.
-    pub fn follow_watch(&mut self) {
-        if self.config.command_stats != self.watch.is_some() {
-            self.watch = self.config.command_stats.then(Box::default);
+    pub fn follow_command_stats(&mut self) {
+        let is_wanted = self.rules.config.command_stats;
+        if is_wanted != self.activity.latency.is_some() {
+            self.activity.latency = is_wanted.then(Box::default);
+        }
+    }
+
+    /// True if nothing more is taken of it.
+    #[inline]
+    pub fn is_closing(&self) -> bool {
+        matches!(self.life, Life::Closing | Life::Closed)
+    }
+
+    /// Nothing more is taken of it. Its connection is closed when all commands are answered.
+    pub fn begin_closing(&mut self) {
+        if self.life != Life::Closed {
+            self.life = Life::Closing;
         }
     }
 
     /// True if another command may be taken of it.
     #[inline]
     pub fn may_go_on(&self) -> bool {
-        !self.is_closing
-            && !self.is_full
-            && self.until.is_none()
+        !self.is_closing()
+            && !self.output.is_full
+            && self.pause.until.is_none()
             && !self.is_waiting()
-            && self.queue.len() < self.window.open
-            && self.queue.held() < HELD
+            && self.output.window.has_room(self.output.queue.len())
+            && self.output.queue.held() < MAX_HELD
     }
 
     fn is_waiting(&self) -> bool {
-        match self.waits_for {
+        match self.pause.wait {
             None => false,
-            Some(Wait::UpstreamConnection(_) | Wait::Cluster(_)) => true,
-            Some(Wait::Answers) => !self.queue.is_empty(),
-            Some(Wait::AnswersBefore(sequence)) => self.queue.next() < sequence,
+            Some(Wait::Connection(_) | Wait::Topology(_)) => true,
+            Some(Wait::Answers) => !self.output.queue.is_empty(),
+            Some(Wait::AnswersBefore(sequence)) => self.output.queue.next() < sequence,
         }
     }
 
-    /// True if it hears nothing of the command under way.
+    /// Its next command waits until the commands so far are answered, unless it waits for more.
+    pub fn wait_for_answers_so_far(&mut self) {
+        if self.pause.wait != Some(Wait::Answers) {
+            self.pause.wait = Some(Wait::AnswersBefore(self.output.queue.end()));
+        }
+    }
+
+    /// True if it doesn't want the reply to the command under way.
     pub fn is_mute(&self) -> bool {
-        self.hearing != ReplyMode::On
+        self.session.reply_mode != ReplyMode::On
     }
 
     /// True if it has subscribed to something by RESP2, so that it may do little else.
     pub fn is_subscriber(&self) -> bool {
-        !self.resp3 && !self.subscriptions.is_empty()
+        !self.session.resp3 && !self.subscriptions.is_empty()
     }
 
     /// True if what it is to be answered are subscriptions that begin or end, and nothing else.
     pub fn is_subscribing(&self) -> bool {
-        !self.queue.is_empty() && self.queue.end() == self.subscribed
-    }
-
-    /// Forgets how targets are reached.
-    pub fn unlink(&mut self) {
-        self.links = vec![Link::Unknown; self.config.targets.len()];
+        !self.output.queue.is_empty() && self.output.queue.end() == self.subscriptions.last_change
     }
 
     /// True if it may ask for anything.
     pub fn may_command(&self) -> bool {
-        self.is_authenticated || self.config.client_auth.is_none()
+        self.session.is_authenticated || self.rules.config.client_auth.is_none()
+    }
+
+    /// Answers the command under way, unless the client doesn't want the reply.
+    pub fn answer(&mut self, reply: &[u8]) {
+        if !self.is_mute() {
+            self.output.queue.answered(reply, &mut self.output.out);
+        }
+    }
+
+    /// Answers the command under way with an error, which is written without `-`.
+    pub fn answer_error(&mut self, text: &str) {
+        let mut reply = Vec::new();
+        encode::error(&mut reply, text.as_bytes());
+        self.answer(&reply);
+    }
+
+    /// Counts one event.
+    pub fn count(&self, stat: Stat, stats: &mut StatsTable) {
+        if let Some(host) = stats.tally(self.rules.stats) {
+            host.stats.count(stat);
+        }
+    }
+
+    /// Counts what it has sent since this was called last.
+    pub fn count_commands(&mut self, stats: &mut StatsTable) {
+        if !self.activity.run.is_empty()
+            && let Some(host) = stats.tally(self.rules.stats)
+        {
+            self.activity.run.tell(host);
+        }
+    }
+
+    /// Counts replies that have gone out.
+    pub fn count_replies(&mut self, stats: &mut StatsTable, now: Duration) {
+        let queue = &mut self.output.queue;
+        if queue.failed().is_empty() && self.activity.latency.is_none() {
+            return;
+        }
+        let failed = queue.take_failed();
+        let Some(host) = stats.tally(self.rules.stats) else { return };
+        host.errors += failed.len() as u64;
+        if let Some(latency) = &mut self.activity.latency {
+            latency.stop(queue.next(), &failed, now, &mut host.answered);
+        }
+    }
+
+    /// Sees to it that the host writes what there is, and does what was put off until all commands are answered.
+    pub fn announce(&mut self, outbox: &mut Outbox, stats: &mut StatsTable, now: Duration) {
+        self.count_replies(stats, now);
+        if !self.output.out.is_empty() && !self.output.is_announced {
+            self.output.is_announced = true;
+            outbox.push(Output::Write(self.id));
+        }
+        if !self.output.queue.is_empty() {
+            return;
+        }
+        if let Some(database) = self.session.selecting.take() {
+            self.session.database = database;
+            self.rules.forget_lookups();
+        }
+        self.log_in();
+        if self.life == Life::HalfClosed && !self.input.has_more {
+            self.life = Life::Closing;
+        }
+        if self.life == Life::Closing {
+            self.life = Life::Closed;
+            outbox.push(Output::CloseDownstream(self.id));
+        }
+    }
+
+    /// Tells the host to offer again what it has, if the client has waited and needn't any more.
+    pub fn wake(&mut self, outbox: &mut Outbox) {
+        if self.input.is_stalled && self.may_go_on() {
+            self.input.is_stalled = false;
+            outbox.push(Output::Resume(self.id));
+        }
+    }
+
+    /// Closes its connection, since nothing true could be said over it any more.
+    pub fn cut_off(&mut self, outbox: &mut Outbox) {
+        if self.life != Life::Closed {
+            self.life = Life::Closed;
+            outbox.push(Output::CloseDownstream(self.id));
+        }
+    }
+
+    /// A server has answered a part of a command, perhaps of the client's login.
+    pub fn note_part(&mut self, reply: &[u8]) {
+        let is_error = reply.first() == Some(&b'-');
+        if is_error {
+            self.session.selecting = None;
+        }
+        match &mut self.session.presented {
+            Some(_) if is_error && !has_no_password(reply) => self.session.presented = None,
+            Some(presented) => presented.is_accepted |= !is_error,
+            None => {}
+        }
+    }
+
+    /// All commands before have been answered: a login that was accepted counts from now on.
+    fn log_in(&mut self) {
+        let Some(presented) = self.session.presented.take().filter(|presented| presented.is_accepted) else { return };
+        self.session.login = Some(presented.login);
+        if let Some(HelloChange { resp3, name, .. }) = presented.hello {
+            self.session.resp3 = resp3;
+            if let Some(name) = name {
+                self.session.name = name;
+            }
+        }
+        self.rules.forget_lookups();
     }
 }

@@ -1,7 +1,7 @@
 //! What a client has subscribed to (<https://redis.io/docs/latest/develop/pubsub/>).
 
-use crate::multiplexer::slot_map::Id;
-use crate::multiplexer::upstream::connection::UpstreamConnection;
+use crate::multiplexer::client::reply_queue::Sequence;
+use crate::multiplexer::ids::ConnectionId;
 use crate::resp::encode;
 use crate::resp::value::Value;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ pub enum SubscriptionKind {
 }
 
 /// A command that begins or ends subscriptions.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscriptionChange {
     /// Of what.
     pub kind: SubscriptionKind,
@@ -58,9 +58,13 @@ impl SubscriptionChange {
 #[derive(Debug, Default)]
 pub struct Subscriptions {
     /// By which connection each is kept.
-    kept: BTreeMap<(SubscriptionKind, Vec<u8>), Id<UpstreamConnection>>,
+    kept: BTreeMap<(SubscriptionKind, Vec<u8>), ConnectionId>,
     /// Connections for them.
-    pub carriers: Vec<Id<UpstreamConnection>>,
+    pub connections: Vec<ConnectionId>,
+    /// The end of the client's reply queue when subscriptions last began or ended.
+    pub last_change: Sequence,
+    /// The client is told of all commands (MONITOR).
+    pub is_monitor: bool,
 }
 
 impl Subscriptions {
@@ -70,8 +74,23 @@ impl Subscriptions {
     }
 
     /// True if a connection keeps none.
-    pub fn spares(&self, carrier: Id<UpstreamConnection>) -> bool {
+    pub fn spares(&self, carrier: ConnectionId) -> bool {
         !self.kept.values().any(|kept| *kept == carrier)
+    }
+
+    /// True if anything that answers no command may come for the client.
+    pub fn has_any(&self) -> bool {
+        self.is_monitor || !self.is_empty()
+    }
+
+    /// True if a connection has to stay open for them.
+    pub fn needs(&self, connection: ConnectionId) -> bool {
+        self.connections.contains(&connection) && (self.is_monitor || !self.spares(connection))
+    }
+
+    /// A connection is closed, or not needed any more.
+    pub fn forget_connection(&mut self, connection: ConnectionId) {
+        self.connections.retain(|known| *known != connection);
     }
 
     /// What there is of a kind.
@@ -80,7 +99,7 @@ impl Subscriptions {
     }
 
     /// Which connection keeps one.
-    pub fn carrier(&self, kind: SubscriptionKind, name: &[u8]) -> Option<Id<UpstreamConnection>> {
+    pub fn connection(&self, kind: SubscriptionKind, name: &[u8]) -> Option<ConnectionId> {
         self.kept.get(&(kind, name.to_vec())).copied()
     }
 
@@ -96,7 +115,7 @@ impl Subscriptions {
         &mut self,
         change: SubscriptionChange,
         name: Option<&[u8]>,
-        carrier: Option<Id<UpstreamConnection>>,
+        carrier: Option<ConnectionId>,
         resp3: bool,
     ) -> Vec<u8> {
         if let Some(name) = name {
@@ -175,7 +194,7 @@ mod tests {
     #[test]
     fn counts() {
         let mut all = Subscriptions::default();
-        let carrier = Some(Id::of_number(1));
+        let carrier = Some(ConnectionId::of_number(1));
         let mut confirm = |name: &str, of: Option<&str>| {
             let reply = all.confirm(SubscriptionChange::of(name).unwrap(), of.map(str::as_bytes), carrier, false);
             String::from_utf8_lossy(&reply).replace("\r\n", " ")
@@ -186,6 +205,6 @@ mod tests {
         assert_eq!(confirm("subscribe", Some("a")), "*3 $9 subscribe $1 a :2 ");
         assert_eq!(confirm("unsubscribe", Some("a")), "*3 $11 unsubscribe $1 a :1 ");
         assert_eq!(confirm("unsubscribe", None), "*3 $11 unsubscribe $-1 :1 ");
-        assert_eq!((all.names(SubscriptionKind::Pattern), all.spares(Id::of_number(1))), (vec![b"a".to_vec()], false));
+        assert_eq!((all.names(SubscriptionKind::Pattern), all.spares(ConnectionId::of_number(1))), (vec![b"a".to_vec()], false));
     }
 }

@@ -1,171 +1,96 @@
-//! A client's own login, where no rules ask for one or bring one: servers decide, and the client's commands go over connections that
-//! were logged in the same way.
+//! Asking all servers whether they let a client in, or into a database.
 
-use crate::command::Args;
+use super::connect::connect;
+use super::{Context, Obstacle};
+use crate::multiplexer::client::login::PresentedLogin;
 use crate::multiplexer::client::{Client, Wait};
 use crate::multiplexer::reply::aggregate::{Aggregation, ResponsePolicy};
-use crate::multiplexer::upstream::connection::{PendingReply, PoolKey};
-use crate::multiplexer::upstream::pool::Missing;
-use crate::multiplexer::{ClientId, Multiplexer, Step};
+use crate::multiplexer::routing::target::RouteTarget;
+use crate::multiplexer::upstream::Route;
+use crate::multiplexer::upstream::discovery::{Missing, NodeAccess};
+use crate::multiplexer::upstream::pending::{Owner, PendingReply};
+use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::resp::encode;
-use std::sync::Arc;
-use std::time::Duration;
 
-/// What a client presents, until servers have answered.
-#[derive(Clone, Debug)]
-pub struct PresentedLogin {
-    /// AUTH, as it is sent.
-    pub login: Arc<[u8]>,
-    /// What else it says if it is let in (HELLO).
-    pub hello: Option<HelloChange>,
-    /// A server has let it in.
-    pub is_accepted: bool,
-}
-
-/// What HELLO changes.
-#[derive(Clone, Debug)]
-pub struct HelloChange {
-    /// The protocol.
-    pub resp3: bool,
-    /// The client's name.
-    pub name: Option<Vec<u8>>,
-    /// What it is told.
-    pub reply: Vec<u8>,
-}
-
-impl PresentedLogin {
-    /// What stands in AUTH.
-    pub fn by_auth(args: &Args<'_>) -> Result<PresentedLogin, String> {
-        match args.count {
-            2 => Ok(PresentedLogin::new(&[args.get(1)])),
-            3 => Ok(PresentedLogin::new(&[args.get(1), args.get(2)])),
-            _ => Err("ERR syntax error".into()),
+/// Asks all servers whether they let a client in.
+pub fn present(context: &mut Context<'_>, client: &mut Client, presented: PresentedLogin) -> Result<(), Obstacle> {
+    if !client.output.queue.is_empty() {
+        return Err(Obstacle::Wait(Wait::Answers));
+    }
+    if client.dedicated.connection.is_some() || client.subscriptions.has_any() {
+        // Its own connections would stay another's.
+        let text = "ERR redis-mesh: a client that watches keys, tracks or has subscribed can't log in as another; RESET first";
+        return Err(Obstacle::Error(text.into()));
+    }
+    let resp3 = presented.hello.as_ref().map_or(client.session.resp3, |hello| hello.resp3);
+    let mut keys: Vec<PoolKey> = Vec::new();
+    for target in &client.rules.config.targets {
+        let key = PoolKey::new(target.upstream.presented(Some(&presented.login)), resp3);
+        if !keys.contains(&key) {
+            keys.push(key);
         }
     }
-
-    /// A password, perhaps behind a user's name.
-    pub fn new(words: &[&[u8]]) -> PresentedLogin {
-        let mut command = Vec::new();
-        encode::command(&mut command, &[&[&b"AUTH"[..]], words].concat());
-        PresentedLogin { login: command.into(), hello: None, is_accepted: false }
-    }
-}
-
-/// Whether a server says that it has no password, so that it lets in whoever comes.
-pub fn has_no_password(reply: &[u8]) -> bool {
-    [&b"-ERR AUTH <password> called without any password"[..], b"-ERR Client sent AUTH, but no password is set"]
-        .iter()
-        .any(|text| reply.starts_with(text))
-}
-
-/// The answers of several servers to a login: all that ask for one have to let the client in.
-pub fn combine(replies: &[Vec<u8>], hello: Option<&Vec<u8>>) -> Option<Vec<u8>> {
-    let refusal = |reply: &&Vec<u8>| reply.first() == Some(&b'-') && !has_no_password(reply);
-    if let Some(refusal) = replies.iter().find(refusal) {
-        return Some(refusal.clone());
-    }
-    let accepted = replies.iter().find(|reply| reply.first() != Some(&b'-'));
-    accepted.map(|reply| hello.unwrap_or(reply)).or(replies.first()).cloned()
-}
-
-impl Multiplexer {
-    /// Asks all servers whether they let a client in.
-    pub(in crate::multiplexer) fn present(
-        &mut self,
-        id: ClientId,
-        client: &mut Client,
-        presented: PresentedLogin,
-        now: Duration,
-    ) -> Result<Step, Missing> {
-        if !client.queue.is_empty() {
-            return Err(Missing::Wait(Wait::Answers));
-        }
-        if client.own.is_some() || !client.subscriptions.is_empty() || client.is_monitor {
-            // Its own connections would stay another's.
-            let text = "ERR redis-mesh: a client that watches keys, tracks or has subscribed can't log in as another; RESET first";
-            return Err(Missing::Error(text.into()));
-        }
-        let resp3 = presented.hello.as_ref().map_or(client.resp3, |hello| hello.resp3);
-        let mut lines: Vec<PoolKey> = Vec::new();
-        for target in &client.config.targets {
-            let upstream = target.upstream.presented(Some(&presented.login));
-            let line = PoolKey { upstream, node: None, resp3, database: 0, readonly: false };
-            if !lines.contains(&line) {
-                lines.push(line);
+    let hello = presented.hello.as_ref().map(|hello| hello.reply.clone());
+    let login = presented.login.clone();
+    let aggregation = Aggregation::new(ResponsePolicy::Login(hello), keys.len(), client.session.resp3);
+    let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
+    client.session.presented = Some(presented);
+    client.pause.wait = Some(Wait::Answers);
+    let timeout = client.rules.config.op_timeout;
+    for (part, key) in keys.into_iter().enumerate() {
+        let part = part as u32;
+        match context.upstreams.shared(key, context.effects) {
+            // Each time anew: what has let another client in may not be right any more.
+            Ok(connection) => {
+                let to = PendingReply::Part(Owner { client: client.id, sequence }, part);
+                context.upstreams.verify(connection.id(), to, timeout, context.effects, &login);
             }
-        }
-        let hello = presented.hello.as_ref().map(|hello| hello.reply.clone());
-        let login = presented.login.clone();
-        let merge = Aggregation::new(ResponsePolicy::Login(hello), lines.len(), client.resp3);
-        let sequence = client.queue.expect_parts(merge, client.is_mute());
-        client.presented = Some(presented);
-        client.waits_for = Some(Wait::Answers);
-        for (part, line) in lines.into_iter().enumerate() {
-            let part = part as u32;
-            match self.line(line, now) {
-                // Each time anew: what has let another client in may not be right any more.
-                Ok(link) => {
-                    let expected = PendingReply::SubCommand(id, sequence, part).into();
-                    self.send(link, expected, client.config.op_timeout, now, |out| out.extend_from_slice(&login));
-                }
-                Err(Missing::Error(text)) => {
-                    let mut reply = Vec::new();
-                    encode::error(&mut reply, text.as_bytes());
-                    client.presented = None;
-                    client.queue.part(sequence, part, reply, &mut client.out);
-                }
-                Err(Missing::Wait(_)) => {}
+            Err(Missing::Error(text)) => {
+                let mut reply = Vec::new();
+                encode::error(&mut reply, text.as_bytes());
+                client.session.presented = None;
+                client.output.queue.part(sequence, part, reply, &mut client.output.out);
             }
+            Err(Missing::Topology(_)) => {}
         }
-        Ok(Step::Taken)
     }
+    Ok(())
 }
 
-impl Client {
-    /// A server has answered something to a part of a command, perhaps of its login.
-    pub(in crate::multiplexer) fn heard(&mut self, reply: &[u8]) {
-        let is_error = reply.first() == Some(&b'-');
-        match &mut self.presented {
-            Some(_) if is_error && !has_no_password(reply) => self.presented = None,
-            Some(presented) => presented.is_accepted |= !is_error,
-            None => {}
-        }
+/// Asks all servers for a database.
+pub fn select(context: &mut Context<'_>, client: &mut Client, index: u32) -> Result<(), Obstacle> {
+    if !client.output.queue.is_empty() {
+        return Err(Obstacle::Wait(Wait::Answers));
     }
-
-    /// All commands before have been answered: what has been let in counts from now on.
-    pub(in crate::multiplexer) fn enter(&mut self) {
-        let Some(presented) = self.presented.take().filter(|presented| presented.is_accepted) else { return };
-        self.login = Some(presented.login);
-        if let Some(HelloChange { resp3, name, .. }) = presented.hello {
-            self.resp3 = resp3;
-            if let Some(name) = name {
-                self.name = name;
-            }
+    let connections = connect_in(context, client, index)?;
+    let aggregation = Aggregation::new(ResponsePolicy::Same, connections.len(), client.session.resp3);
+    let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
+    let mut select = Vec::new();
+    encode::command(&mut select, &[b"SELECT", index.to_string().as_bytes()]);
+    for (part, connection) in connections.into_iter().enumerate() {
+        if let Route::Dedicated(own) = connection
+            && let Some(own) = context.upstreams.pool.get_mut(own.id())
+        {
+            own.is_tainted = true;
         }
-        self.unlink();
+        let to = PendingReply::Part(Owner { client: client.id, sequence }, part as u32);
+        let timeout = client.rules.config.op_timeout;
+        context.upstreams.verify(connection.id(), to, timeout, context.effects, &select);
     }
+    client.session.selecting = Some(index);
+    client.pause.wait = Some(Wait::Answers);
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    #[test]
-    fn all_that_ask_have_to_let_in() {
-        let (ok, wrong) = ("+OK\r\n", "-WRONGPASS x\r\n");
-        let none = "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?\r\n";
-        let check = |replies: &[&str], hello: Option<&str>, expected: &str| {
-            let replies: Vec<Vec<u8>> = replies.iter().map(|reply| reply.as_bytes().to_vec()).collect();
-            let combined = combine(&replies, hello.map(|hello| hello.as_bytes().to_vec()).as_ref()).unwrap();
-            assert_eq!(String::from_utf8(combined).unwrap(), expected);
-        };
-        check(&[ok], None, ok);
-        check(&[ok, none], None, ok);
-        check(&[none, ok], Some("%0\r\n"), "%0\r\n");
-        check(&[none, none], None, none);
-        check(&[ok, wrong], None, wrong);
-        check(&[none, wrong], Some("%0\r\n"), wrong);
-    }
+/// A connection to each target in a database that isn't the client's yet.
+fn connect_in(context: &mut Context<'_>, client: &mut Client, database: u32) -> Result<Vec<Route>, Obstacle> {
+    let before = std::mem::replace(&mut client.session.database, database);
+    client.rules.forget_lookups();
+    let targets = client.rules.config.targets.len();
+    let connections = (0..targets)
+        .map(|target| connect(context, client, RouteTarget { target, slot: None }, NodeAccess::Write))
+        .collect();
+    client.session.database = before;
+    client.rules.forget_lookups();
+    connections
 }

@@ -1,48 +1,60 @@
-//! Commands without a key: which of those behind get them, and how their answers become one.
+//! Commands without a key: which servers get them, and how the replies become one.
+//!
+//! Servers say both in the command's tips (<https://redis.io/docs/latest/develop/reference/command-tips/>).
 
-use crate::command::Args;
-use crate::command::script;
-use crate::command::{Command, Tips};
+use super::decision::{Decision, Forward, shown};
+use super::target::RouteTarget;
+use crate::command::sharing::{Sharing, sharing};
+use crate::command::{Args, Command, Tips};
 use crate::multiplexer::client::Client;
 use crate::multiplexer::config::HostConfig;
-use crate::multiplexer::reply::aggregate::{Aggregation, ResponsePolicy};
+use crate::multiplexer::reply::aggregate::ResponsePolicy;
 use crate::multiplexer::reply::key_names::{KeyNames, cursor};
-use crate::multiplexer::routing::decide::{Decision, Over, shown};
-use crate::multiplexer::routing::target::{self, RouteTarget};
-use crate::multiplexer::upstream::connection::{InFlight, PendingReply};
-use crate::multiplexer::upstream::pool::Missing;
-use crate::multiplexer::{ClientId, ConnectionId, Multiplexer, Step};
 use crate::resp::encode;
-use std::time::Duration;
+use std::sync::Arc;
 
-/// A command that concerns all that stands behind.
+/// A command that goes to all servers that it concerns.
 #[derive(Debug)]
-pub(in crate::multiplexer) struct FanOut {
-    command: &'static Command,
-    how: RequestPolicy,
+pub struct FanOut {
+    /// The row that rules the command.
+    pub command: &'static Command,
+    /// Which servers get it.
+    pub policy: RequestPolicy,
+    /// What kind of connection it needs.
+    pub sharing: Sharing,
 }
 
-/// RequestPolicy answers become one.
+/// Which servers get a command, and what becomes of their replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RequestPolicy {
+pub enum RequestPolicy {
+    /// All; their integers are added.
     Sum,
+    /// All; they answer the same.
     Same,
+    /// All; the least integer counts.
     Least,
+    /// All; true is what is true everywhere.
     All,
+    /// All; integers behind the same names are added.
     SumPairs,
+    /// All; the first reply that is no error counts.
     Any,
+    /// All; the elements of all arrays, each once.
     Union,
+    /// All; names of keys (KEYS).
     Keys,
+    /// One after the other; names of keys behind a cursor (SCAN).
     Scan,
+    /// All; one of the keys (RANDOMKEY).
     Random,
-    /// One after the other.
+    /// All; their texts one after the other.
     Text,
-    /// One is asked, whichever. What it says of being part of a Redis Cluster is left out.
+    /// Any one. What it says of being part of a Redis Cluster is left out.
     One,
 }
 
 impl RequestPolicy {
-    /// By what servers hint to proxies, and by name where a hint says no more than that it is special.
+    /// By the command's tips, and by name where a tip says no more than that it is special.
     fn of(command: &Command) -> RequestPolicy {
         match command.name {
             "keys" => return RequestPolicy::Keys,
@@ -61,19 +73,24 @@ impl RequestPolicy {
         if !has(Tips::REQUEST_ALL_SHARDS) && !has(Tips::REQUEST_ALL_NODES) {
             return RequestPolicy::One;
         }
-        let hints = [
+        let tips = [
             (Tips::RESPONSE_AGG_SUM, RequestPolicy::Sum),
             (Tips::RESPONSE_ALL_SUCCEEDED, RequestPolicy::Same),
             (Tips::RESPONSE_AGG_MIN, RequestPolicy::Least),
             (Tips::RESPONSE_AGG_LOGICAL_AND, RequestPolicy::All),
             (Tips::RESPONSE_ONE_SUCCEEDED, RequestPolicy::Any),
         ];
-        hints.into_iter().find(|(tip, _)| has(*tip)).map_or(RequestPolicy::One, |(_, how)| how)
+        tips.into_iter().find(|(tip, _)| has(*tip)).map_or(RequestPolicy::One, |(_, policy)| policy)
     }
 
-    /// True if it concerns what clients of all destinations have stored, not only one of these.
+    /// True if the command concerns what clients of all destinations have stored, not only one of these.
     fn is_for_all(self) -> bool {
         !matches!(self, RequestPolicy::One | RequestPolicy::Union | RequestPolicy::SumPairs)
+    }
+
+    /// True if names of keys come back.
+    fn returns_key_names(self) -> bool {
+        matches!(self, RequestPolicy::Keys | RequestPolicy::Scan | RequestPolicy::Random)
     }
 }
 
@@ -86,58 +103,53 @@ impl HostConfig {
 }
 
 /// What becomes of a command without a key.
-pub(in crate::multiplexer) fn keyless(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
-    let config = &client.config;
-    let how = RequestPolicy::of(command);
-    let names =
-        matches!(how, RequestPolicy::Keys | RequestPolicy::Scan | RequestPolicy::Random) && KeyNames::decide(config);
-    if names && how != RequestPolicy::Keys && client.transaction.is_some() {
+pub fn keyless(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
+    let config = &client.rules.config;
+    let (policy, sharing) = (RequestPolicy::of(command), sharing(command, args));
+    let has_names = policy.returns_key_names() && KeyNames::decide(config);
+    if has_names && policy != RequestPolicy::Keys && client.transaction.is_some() {
         return Decision::Refuse(format!("ERR redis-mesh: {} isn't served inside a transaction here", shown(command)));
     }
     let home = config.home();
-    let is_cluster = |target: usize| config.is_cluster(target);
     if let Some(target) = home
-        && !is_cluster(target)
-        && !names
-        && (config.single || !how.is_for_all())
+        && !config.is_cluster(target)
+        && !has_names
+        && (config.single || !policy.is_for_all())
     {
         let route = config.router.any().map(|any| any as usize);
-        let place = RouteTarget { target, slot: None };
-        return Decision::Forward { place, route, edits: Vec::new(), over: Over::Shared };
+        return Decision::Forward(Forward::keyless(RouteTarget { target, slot: None }, route, sharing));
     }
-    if home.is_none() && !how.is_for_all() {
+    if home.is_none() && !policy.is_for_all() {
         return Decision::Refuse(format!(
             "ERR redis-mesh: {} has no key, and none of the destinations served here is the one for all other keys",
             shown(command)
         ));
     }
-    if how == RequestPolicy::Scan && cursor(args.get(1)).is_none() {
+    if policy == RequestPolicy::Scan && cursor(args.get(1)).is_none() {
         return Decision::Deny("ERR invalid cursor".into());
     }
-    Decision::FanOut(FanOut { command, how })
+    Decision::FanOut(FanOut { command, policy, sharing })
 }
 
 impl FanOut {
     /// CLIENT KILL: connections to several servers.
-    pub(in crate::multiplexer) fn kill(command: &'static Command, args: &Args<'_>) -> FanOut {
-        // An address alone is of one connection.
-        FanOut { command, how: if args.count == 3 { RequestPolicy::Any } else { RequestPolicy::Sum } }
+    pub fn kill(command: &'static Command, args: &Args<'_>) -> FanOut {
+        // An address alone is that of one connection.
+        let policy = if args.count == 3 { RequestPolicy::Any } else { RequestPolicy::Sum };
+        FanOut { command, policy, sharing: sharing(command, args) }
     }
 
     /// A command about connections to several servers.
-    pub(in crate::multiplexer) fn of_clients(command: &'static Command) -> FanOut {
-        FanOut { command, how: RequestPolicy::of(command) }
+    pub fn of_clients(command: &'static Command, args: &Args<'_>) -> FanOut {
+        FanOut { command, policy: RequestPolicy::of(command), sharing: sharing(command, args) }
     }
 
-    /// What becomes of it in a transaction, which goes to one place.
-    pub(in crate::multiplexer) fn anywhere(&self, client: &Client) -> Decision {
-        match (self.how.is_for_all(), client.config.home()) {
-            (false, Some(target)) => Decision::Forward {
-                place: RouteTarget { target, slot: None },
-                route: None,
-                edits: Vec::new(),
-                over: Over::Shared,
-            },
+    /// What becomes of it in a transaction, which goes to one target.
+    pub fn anywhere(&self, client: &Client) -> Decision {
+        match (self.policy.is_for_all(), client.rules.config.home()) {
+            (false, Some(target)) => {
+                Decision::Forward(Forward::keyless(RouteTarget { target, slot: None }, None, self.sharing))
+            }
             _ => Decision::Refuse(format!(
                 "ERR redis-mesh: {} concerns several servers here, and a transaction goes to one",
                 shown(self.command)
@@ -145,9 +157,9 @@ impl FanOut {
         }
     }
 
-    /// Whom it goes to: destinations, each once.
-    fn targets(&self, config: &HostConfig) -> Vec<usize> {
-        if !self.how.is_for_all() {
+    /// The targets that get it, each once.
+    pub fn targets(&self, config: &HostConfig) -> Vec<usize> {
+        if !self.policy.is_for_all() {
             return config.home().into_iter().collect();
         }
         let mut targets: Vec<usize> = Vec::new();
@@ -162,15 +174,16 @@ impl FanOut {
         targets
     }
 
-    fn combine(
+    /// How the replies of these targets become one. `leg`: of SCAN, which of how many servers is asked.
+    pub fn response_policy(
         &self,
-        config: &std::sync::Arc<HostConfig>,
+        config: &Arc<HostConfig>,
         targets: Vec<usize>,
         args: &Args<'_>,
         leg: (u64, u64),
     ) -> ResponsePolicy {
         let names = |pattern: Option<Vec<u8>>| Box::new(KeyNames::new(config.clone(), targets.clone(), pattern, leg));
-        match self.how {
+        match self.policy {
             RequestPolicy::Sum => ResponsePolicy::Sum,
             RequestPolicy::Same => ResponsePolicy::Same,
             RequestPolicy::Least => ResponsePolicy::Least,
@@ -188,19 +201,19 @@ impl FanOut {
         }
     }
 
-    /// What is asked: where names are looked at here, all of them.
-    fn write(&self, config: &HostConfig, args: &Args<'_>, cursor: u64, out: &mut Vec<u8>) {
-        let renames = KeyNames::decide(config);
-        let pattern = match self.how {
+    /// Appends the command: where names are looked at here, it asks for all of them.
+    pub fn write(&self, config: &HostConfig, args: &Args<'_>, cursor: u64, out: &mut Vec<u8>) {
+        let looks_at_names = KeyNames::decide(config);
+        let pattern = match self.policy {
             RequestPolicy::Keys => Some(1),
             RequestPolicy::Scan => scan_pattern(args),
             _ => None,
         };
         encode::array(out, args.count);
         for index in 0..args.count {
-            if Some(index) == pattern && renames {
+            if Some(index) == pattern && looks_at_names {
                 encode::bulk(out, b"*");
-            } else if index == 1 && self.how == RequestPolicy::Scan {
+            } else if index == 1 && self.policy == RequestPolicy::Scan {
                 encode::bulk(out, cursor.to_string().as_bytes());
             } else {
                 encode::bulk(out, args.get(index));
@@ -209,73 +222,33 @@ impl FanOut {
     }
 }
 
-/// Which argument of SCAN is the pattern.
+/// The argument of SCAN that is the pattern.
 fn scan_pattern(args: &Args<'_>) -> Option<usize> {
-    (2..args.count.saturating_sub(1))
-        .step_by(2)
-        .find(|index| args.get(*index).eq_ignore_ascii_case(b"match"))
-        .map(|at| at + 1)
+    let options = (2..args.count.saturating_sub(1)).step_by(2);
+    options.into_iter().find(|index| args.get(*index).eq_ignore_ascii_case(b"match")).map(|at| at + 1)
 }
 
-impl Multiplexer {
-    /// Sends a command to all whom it concerns.
-    pub(in crate::multiplexer) fn gather(
-        &mut self,
-        id: ClientId,
-        client: &mut Client,
-        gather: &FanOut,
-        args: &Args<'_>,
-        now: Duration,
-    ) -> Result<Step, Missing> {
-        let config = client.config.clone();
-        let mut legs: Vec<(usize, Option<usize>)> = Vec::new();
-        for target in gather.targets(&config) {
-            match self.shards(client, target, now)? {
-                None => legs.push((target, None)),
-                Some(shards) if gather.how == RequestPolicy::One => {
-                    legs.extend((shards > 0).then_some((target, Some(0))))
-                }
-                Some(shards) => legs.extend((0..shards).map(|shard| (target, Some(shard)))),
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn policies_follow_from_the_tips_of_servers() {
+        for (name, policy) in [
+            ("dbsize", RequestPolicy::Sum),
+            ("flushall", RequestPolicy::Same),
+            ("wait", RequestPolicy::Least),
+            ("keys", RequestPolicy::Keys),
+            ("info", RequestPolicy::One),
+            ("publish", RequestPolicy::One),
+        ] {
+            assert_eq!(RequestPolicy::of(command::lookup(name.as_bytes()).unwrap()), policy, "{name}");
         }
-        let (mut asked, mut leg) = (0, (0, 0));
-        if gather.how == RequestPolicy::Scan {
-            let Some((next, cursor)) = cursor(args.get(1)) else { return Ok(Step::Taken) };
-            leg = (next, legs.len() as u64);
-            asked = cursor;
-            // Fewer than when the cursor was given: there is nothing more to be found.
-            let Some(one) = legs.get(next as usize).copied() else {
-                client.answer(b"*2\r\n$1\r\n0\r\n*0\r\n");
-                return Ok(Step::Taken);
-            };
-            legs = vec![one];
-        }
-        let mut links: Vec<ConnectionId> = Vec::with_capacity(legs.len());
-        for (target, shard) in &legs {
-            let link = self.link_to(client, *target, *shard, now)?;
-            if self.is_full(link) {
-                return Err(Missing::Wait(crate::multiplexer::client::Wait::UpstreamConnection(link)));
-            }
-            links.push(link);
-        }
-        if legs.is_empty() {
-            return Err(Missing::Error("ERR redis-mesh: no route leads anywhere".into()));
-        }
-        let targets: Vec<usize> = legs.iter().map(|(target, _)| *target).collect();
-        let merge = Aggregation::new(gather.combine(&config, targets, args, leg), legs.len(), client.resp3);
-        let sequence = client.queue.expect_parts(merge, client.is_mute());
-        let script = script::named(gather.command, args);
-        for (part, link) in links.into_iter().enumerate() {
-            if let Some(script) = script {
-                self.bring(link, script, config.op_timeout, now);
-            }
-            let expected = PendingReply::SubCommand(id, sequence, part as u32);
-            let awaited = InFlight { names_scripts: script.is_some(), ..expected.into() };
-            self.send(link, awaited, config.op_timeout, now, |out| match gather.how {
-                RequestPolicy::Keys | RequestPolicy::Scan => gather.write(&config, args, asked, out),
-                _ => target::write(args, &[], None, out),
-            });
-        }
-        Ok(Step::Taken)
+        let script = command::lookup(b"script").unwrap();
+        let of = |name: &str| RequestPolicy::of(command::lookup_subcommand(script, name.as_bytes()).unwrap());
+        assert_eq!((of("exists"), of("load"), of("kill")), (RequestPolicy::All, RequestPolicy::Same, RequestPolicy::Any));
     }
 }

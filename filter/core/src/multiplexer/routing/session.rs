@@ -1,165 +1,168 @@
-//! What a client says of itself: who it is, what it is called, in which protocol and database.
+//! Commands about the client itself: who it is, what it is called, in which protocol and database.
 
-use crate::command::Args;
-use crate::command::Command;
+use super::decision::{Decision, Forward, shown};
+use super::fan_out::FanOut;
+use super::target::{KeyEdit, RouteTarget};
+use crate::command::sharing::sharing;
+use crate::command::{Args, Command};
 use crate::downstream::auth;
+use crate::downstream::client_name;
 use crate::downstream::hello::{self, Hello};
-use crate::multiplexer::client::{Client, ReplyMode, Wait};
-use crate::multiplexer::execute::login::{self, PresentedLogin};
-use crate::multiplexer::routing::decide::{Decision, Over, bulk, number, ok, shown};
-use crate::multiplexer::routing::fan_out::FanOut;
-use crate::multiplexer::routing::target::{Edit, RouteTarget};
-use crate::multiplexer::{ClientId, Multiplexer};
+use crate::multiplexer::client::login::{HelloChange, PresentedLogin};
+use crate::multiplexer::client::subscription::SubscriptionKind;
+use crate::multiplexer::client::{Client, Wait};
+use crate::multiplexer::ids::ClientId;
+use crate::multiplexer::stats::StatsTable;
 use crate::resp::encode;
 use crate::stats::Stat;
 
-impl Multiplexer {
-    /// AUTH.
-    pub(in crate::multiplexer) fn log_in(&mut self, client: &mut Client, args: &Args<'_>) -> Result<(), String> {
-        let (username, password) = match args.count {
-            2 => (None, args.get(1)),
-            3 => (Some(args.get(1)), args.get(2)),
-            _ => return Err("ERR syntax error".into()),
-        };
-        self.check(client, username, password)
-    }
-
-    fn check(&mut self, client: &mut Client, username: Option<&[u8]>, password: &[u8]) -> Result<(), String> {
-        let Some(text) = auth::refusal(client.config.client_auth.as_ref(), username, password) else {
-            client.is_authenticated |= client.config.client_auth.is_some();
-            return Ok(());
-        };
-        self.count(client, Stat::AuthFailures);
-        Err(text.into())
-    }
-
-    /// HELLO.
-    pub(in crate::multiplexer) fn hello(&mut self, id: ClientId, client: &mut Client, args: &Args<'_>) -> Decision {
-        let Hello { resp3, credentials, name } = match Hello::parse(args) {
-            Ok(hello) => hello,
-            Err(text) => return Decision::Deny(text),
-        };
-        let presented = credentials.filter(|_| client.config.passes_auth);
-        if let Some((username, password)) = credentials
-            && presented.is_none()
-            && self.check(client, Some(username), password).is_err()
-        {
-            return Decision::Deny(auth::WRONGPASS.into());
-        }
-        let resp3 = resp3.unwrap_or(client.resp3);
-        if !client.may_command() {
-            self.count(client, Stat::Unauthenticated);
-            return Decision::Deny(hello::NOAUTH.into());
-        }
-        if client.resp3 != resp3 && (client.own.is_some_and(|own| own.is_special) || !client.subscriptions.is_empty()) {
-            // What its own connections push is written in the protocol that they were opened with.
-            return Decision::Refuse("ERR redis-mesh: HELLO can't change the protocol of a client that has subscriptions or CLIENT TRACKING; RESET first".into());
-        }
-        if let Some(name) = name {
-            if !is_name(name) {
-                return Decision::Deny(BAD_NAME.into());
-            }
-            if presented.is_none() {
-                client.name = name.to_vec();
-            }
-        }
-        let reply = hello::reply(resp3, number_of(id));
-        if let Some((username, password)) = presented {
-            let name = name.map(<[u8]>::to_vec);
-            let hello = Some(login::HelloChange { resp3, name, reply });
-            return Decision::Present(PresentedLogin { hello, ..PresentedLogin::new(&[username, password]) });
-        }
-        if client.resp3 != resp3 {
-            client.resp3 = resp3;
-            // Each protocol has connections of its own, and nothing overtakes what went over those of the other.
-            client.unlink();
-            client.waits_for = Some(Wait::Answers);
-        }
-        Decision::Answer(reply)
+/// AUTH, where the configuration says what clients must present.
+pub fn auth(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> Decision {
+    let (username, password) = match args.count {
+        2 => (None, args.get(1)),
+        3 => (Some(args.get(1)), args.get(2)),
+        _ => return Decision::Deny("ERR syntax error".into()),
+    };
+    match check(client, username, password, stats) {
+        Ok(()) => Decision::ok(),
+        Err(text) => Decision::Deny(text),
     }
 }
 
-const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+fn check(
+    client: &mut Client,
+    username: Option<&[u8]>,
+    password: &[u8],
+    stats: &mut StatsTable,
+) -> Result<(), String> {
+    let client_auth = client.rules.config.client_auth.as_ref();
+    let Some(text) = auth::refusal(client_auth, username, password) else {
+        client.session.is_authenticated |= client_auth.is_some();
+        return Ok(());
+    };
+    client.count(Stat::AuthFailures, stats);
+    Err(text.into())
+}
 
-fn is_name(name: &[u8]) -> bool {
-    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+/// HELLO.
+pub fn hello(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> Decision {
+    let Hello { resp3, credentials, name } = match Hello::parse(args) {
+        Ok(hello) => hello,
+        Err(text) => return Decision::Deny(text),
+    };
+    let presented = credentials.filter(|_| client.rules.config.passes_auth);
+    if let Some((username, password)) = credentials
+        && presented.is_none()
+        && check(client, Some(username), password, stats).is_err()
+    {
+        return Decision::Deny(auth::WRONGPASS.into());
+    }
+    let resp3 = resp3.unwrap_or(client.session.resp3);
+    if !client.may_command() {
+        client.count(Stat::Unauthenticated, stats);
+        return Decision::Deny(hello::NOAUTH.into());
+    }
+    let is_special = client.dedicated.connection.is_some_and(|dedicated| dedicated.is_special);
+    if client.session.resp3 != resp3 && (is_special || !client.subscriptions.is_empty()) {
+        // What its own connections push is written in the protocol that they were opened with.
+        return Decision::Refuse("ERR redis-mesh: HELLO can't change the protocol of a client that has subscriptions or CLIENT TRACKING; RESET first".into());
+    }
+    if let Some(name) = name {
+        if let Err(text) = client_name::check(name) {
+            return Decision::Deny(text.into());
+        }
+        if presented.is_none() {
+            client.session.name = name.to_vec();
+        }
+    }
+    let reply = hello::reply(resp3, number_of(client.id));
+    if let Some((username, password)) = presented {
+        let hello = Some(HelloChange { resp3, name: name.map(<[u8]>::to_vec), reply });
+        return Decision::Present(PresentedLogin { hello, ..PresentedLogin::new(&[username, password]) });
+    }
+    if client.session.resp3 != resp3 {
+        client.session.resp3 = resp3;
+        // Each protocol has connections of its own, and nothing overtakes what went over those of the other.
+        client.rules.forget_lookups();
+        client.pause.wait = Some(Wait::Answers);
+    }
+    Decision::Answer(reply)
 }
 
 /// SELECT.
-pub(in crate::multiplexer) fn select(client: &Client, args: &Args<'_>) -> Decision {
+pub fn select(client: &Client, args: &Args<'_>) -> Decision {
     let index = std::str::from_utf8(args.get(1)).ok().and_then(|text| text.parse::<i32>().ok());
     match index.map(u32::try_from) {
         None => Decision::Deny("ERR value is not an integer or out of range".into()),
         Some(Err(_)) => Decision::Deny("ERR DB index is out of range".into()),
-        Some(Ok(index)) if index == client.database => ok(),
+        Some(Ok(index)) if index == client.session.database => Decision::ok(),
         Some(Ok(0)) => Decision::Select(0),
-        Some(Ok(_)) if client.config.targets.iter().any(|target| target.is_cluster) => {
+        Some(Ok(_)) if client.rules.config.targets.iter().any(|target| target.is_cluster) => {
             Decision::Deny("ERR SELECT is not allowed in cluster mode".into())
         }
-        Some(Ok(_)) if client.own.is_some_and(|own| own.is_special) => {
+        Some(Ok(_)) if client.dedicated.connection.is_some_and(|dedicated| dedicated.is_special) => {
             Decision::Refuse("ERR redis-mesh: SELECT isn't served to a client that has CLIENT TRACKING".into())
         }
         Some(Ok(index)) => Decision::Select(index),
     }
 }
 
-/// CLIENT and its subcommands.
-pub(in crate::multiplexer) fn client_command(
-    id: ClientId,
-    client: &mut Client,
-    command: &'static Command,
-    args: &Args<'_>,
-) -> Decision {
+/// CLIENT and its subcommands (<https://redis.io/docs/latest/commands/client/>).
+pub fn client_command(client: &mut Client, command: &'static Command, args: &Args<'_>) -> Decision {
+    match command.own_name() {
+        "id" => Decision::integer(number_of(client.id)),
+        "getname" if client.session.name.is_empty() => Decision::Answer(client.session.nil().to_vec()),
+        "getname" => Decision::bulk(&client.session.name),
+        "setname" => match client_name::check(args.get(2)) {
+            Ok(()) => {
+                client.session.name = args.get(2).to_vec();
+                Decision::ok()
+            }
+            Err(text) => Decision::Deny(text.into()),
+        },
+        "setinfo" => match client_name::check_info(args) {
+            Ok(()) => Decision::ok(),
+            Err(text) => Decision::Deny(text),
+        },
+        "reply" => match client.session.reply_mode.switched(args.get(2)) {
+            Some(mode) => {
+                client.session.reply_mode = mode;
+                Decision::ok()
+            }
+            None => Decision::Deny("ERR syntax error".into()),
+        },
+        "info" => {
+            let mut out = Vec::new();
+            encode::text(&mut out, client.session.resp3, &client_line(client));
+            Decision::Answer(out)
+        }
+        _ => at_server(client, command, args),
+    }
+}
+
+/// Subcommands that a server answers.
+fn at_server(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
+    let config = &client.rules.config;
     let refuse = |why: &str| Decision::Refuse(format!("ERR redis-mesh: {} {why}", shown(command)));
-    let is_special = client.own.is_some_and(|own| own.is_special);
-    let one = client.config.keyless().filter(|target| !client.config.is_cluster(*target));
+    let has_word = |from: usize, word: &[u8]| (from..args.count).any(|i| args.get(i).eq_ignore_ascii_case(word));
+    let is_special = client.dedicated.connection.is_some_and(|dedicated| dedicated.is_special);
+    let one = config.keyless().filter(|target| !config.is_cluster(*target));
     // What is said to one server, over a connection whose state it concerns.
-    let forward = |over: Over| match one {
+    let forward = |edits: Vec<KeyEdit>| match one {
         Some(target) => {
-            Decision::Forward { place: RouteTarget { target, slot: None }, route: None, edits: Vec::new(), over }
+            let target = RouteTarget { target, slot: None };
+            Decision::Forward(Forward { edits, ..Forward::keyless(target, None, sharing(command, args)) })
         }
         None => refuse("is served only where all routes lead to one Redis that is no Redis Cluster"),
     };
     match command.own_name() {
-        "id" => Decision::Answer(number(number_of(id))),
-        "getname" if client.name.is_empty() => {
-            Decision::Answer(if client.resp3 { b"_\r\n".to_vec() } else { b"$-1\r\n".to_vec() })
-        }
-        "getname" => Decision::Answer(bulk(&client.name)),
-        "setname" if !is_name(args.get(2)) => Decision::Deny(BAD_NAME.into()),
-        "setname" => {
-            client.name = args.get(2).to_vec();
-            ok()
-        }
-        "setinfo" => set_info(args),
-        "reply" => {
-            let mode = args.get(2).to_ascii_lowercase();
-            client.hearing = match (mode.as_slice(), client.hearing) {
-                (b"on", _) => ReplyMode::On,
-                (b"off", _) | (b"skip", ReplyMode::Off) => ReplyMode::Off,
-                (b"skip", _) => ReplyMode::Skip,
-                _ => return Decision::Deny("ERR syntax error".into()),
-            };
-            ok()
-        }
-        "info" => {
-            let mut out = Vec::new();
-            encode::text(&mut out, client.resp3, &client_line(id, client));
-            Decision::Answer(out)
-        }
-        "tracking" if (3..args.count).any(|index| args.get(index).eq_ignore_ascii_case(b"redirect")) => {
+        "tracking" if has_word(3, b"redirect") => {
             refuse("REDIRECT isn't served: the numbers of connections are not those of Redis; use RESP3")
         }
         "tracking" => match prefixes(client, args) {
-            Some(prefixes) => match forward(Over::Special) {
-                Decision::Forward { place, route, over, .. } => {
-                    Decision::Forward { place, route, edits: prefixes, over }
-                }
-                other => other,
-            },
+            Some(prefixes) => forward(prefixes),
             None => refuse("can't serve a PREFIX of which a route removes more"),
         },
-        "no-evict" | "no-touch" => forward(Over::Special),
         "caching" if !is_special => Decision::Deny(
             "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled"
                 .into(),
@@ -167,7 +170,7 @@ pub(in crate::multiplexer) fn client_command(
         "unblock" => refuse("isn't served: the numbers of connections are not those of Redis"),
         // Clients track only where there is one server.
         "getredir" if one.is_none() => Decision::Answer(b":-1\r\n".to_vec()),
-        "trackinginfo" if one.is_none() => Decision::Answer(not_tracking(client.resp3)),
+        "trackinginfo" if one.is_none() => Decision::Answer(not_tracking(client.session.resp3)),
         "kill" if one.is_none() => {
             let names_id = (2..args.count).step_by(2).any(|index| args.get(index).eq_ignore_ascii_case(b"id"));
             match names_id && args.count > 3 {
@@ -175,14 +178,14 @@ pub(in crate::multiplexer) fn client_command(
                 false => Decision::FanOut(FanOut::kill(command, args)),
             }
         }
-        "list" | "pause" | "unpause" if one.is_none() => Decision::FanOut(FanOut::of_clients(command)),
-        _ => forward(Over::Shared),
+        "list" | "pause" | "unpause" if one.is_none() => Decision::FanOut(FanOut::of_clients(command, args)),
+        _ => forward(Vec::new()),
     }
 }
 
-/// What is to be removed from the prefixes that CLIENT TRACKING names; none: keys of several prefixes would have to be told of.
-fn prefixes(client: &Client, args: &Args<'_>) -> Option<Vec<Edit>> {
-    let config = &client.config;
+/// What is removed from the prefixes that CLIENT TRACKING names; `None`: keys of several prefixes would have to be told of.
+fn prefixes(client: &Client, args: &Args<'_>) -> Option<Vec<KeyEdit>> {
+    let config = &client.rules.config;
     let mut edits = Vec::new();
     for index in (4..args.count).filter(|index| args.get(index - 1).eq_ignore_ascii_case(b"prefix")) {
         let prefix = args.get(index);
@@ -211,38 +214,24 @@ fn not_tracking(resp3: bool) -> Vec<u8> {
     out
 }
 
-/// A client's number. No connection of a server has one that large, so nobody ends a stranger's by it; and it is exact where numbers
-/// are doubles.
+/// The number that CLIENT ID answers. No connection of a server has one that large, so a client that ends connections by number
+/// never ends a stranger's; and it is exact where numbers are doubles.
 fn number_of(id: ClientId) -> u64 {
     (1 << 52) + id.number()
 }
 
-/// CLIENT SETINFO.
-fn set_info(args: &Args<'_>) -> Decision {
-    let attribute = args.get(2).to_ascii_lowercase();
-    match attribute.as_slice() {
-        b"lib-name" | b"lib-ver" if is_name(args.get(3)) => ok(),
-        b"lib-name" | b"lib-ver" => Decision::Deny(format!(
-            "ERR {} cannot contain spaces, newlines or special characters.",
-            String::from_utf8_lossy(&attribute)
-        )),
-        _ => Decision::Deny(format!("ERR Unrecognized option '{}'", args.quoted(2))),
-    }
-}
-
-/// A client's line in CLIENT INFO, with those fields that this side knows.
-fn client_line(id: ClientId, client: &Client) -> String {
+/// The line of CLIENT INFO, with those fields that the multiplexer knows.
+fn client_line(client: &Client) -> String {
     let multi = client.transaction.as_ref().map_or(-1, |transaction| transaction.len() as i64);
     let count = |kind| client.subscriptions.names(kind).len();
-    use crate::multiplexer::client::subscription::SubscriptionKind;
     format!(
         "id={} addr=0.0.0.0:0 laddr=0.0.0.0:0 name={} db={} sub={} psub={} ssub={} multi={multi} cmd=client|info user=default resp={}\n",
-        number_of(id),
-        String::from_utf8_lossy(&client.name),
-        client.database,
+        number_of(client.id),
+        String::from_utf8_lossy(&client.session.name),
+        client.session.database,
         count(SubscriptionKind::Channel),
         count(SubscriptionKind::Pattern),
         count(SubscriptionKind::Shard),
-        if client.resp3 { 3 } else { 2 },
+        if client.session.resp3 { 3 } else { 2 },
     )
 }

@@ -16,15 +16,15 @@ pub struct RouteTarget {
 }
 
 /// An argument, and how many bytes are to be removed from its beginning.
-pub type Edit = (usize, usize);
+pub type KeyEdit = (usize, usize);
 
 /// A part of a command.
 #[derive(Debug)]
 pub struct SubCommand {
     /// Where it goes.
-    pub place: RouteTarget,
+    pub target: RouteTarget,
     /// Its keys.
-    pub keys: Vec<Edit>,
+    pub keys: Vec<KeyEdit>,
 }
 
 /// Where a command goes by its keys.
@@ -33,7 +33,7 @@ pub enum Routing {
     /// It has none.
     Keyless,
     /// All of them live together. `route` is the route of the first one.
-    One { place: RouteTarget, route: usize, edits: Vec<Edit> },
+    One { target: RouteTarget, route: usize, edits: Vec<KeyEdit> },
     /// They don't: the parts, and for each key in order its part.
     Several(Vec<SubCommand>, Vec<usize>),
     /// No route takes the key that is this argument.
@@ -64,7 +64,7 @@ impl HostConfig {
     }
 
     /// Where a command goes by its keys.
-    pub fn places(&self, command: &Command, args: &Args<'_>) -> Routing {
+    pub fn routing(&self, command: &Command, args: &Args<'_>) -> Routing {
         let keys = match command.keys(args) {
             Ok(keys) => keys,
             Err(error) => return Routing::Unclear(format!("ERR {error}")),
@@ -76,16 +76,16 @@ impl HostConfig {
         };
         let edit = (first.index, strip);
         let Some(second) = keys.next() else {
-            return Routing::One { place, route, edits: if strip > 0 { vec![edit] } else { Vec::new() } };
+            return Routing::One { target: place, route, edits: if strip > 0 { vec![edit] } else { Vec::new() } };
         };
-        self.several(args, SubCommand { place, keys: vec![edit] }, route, std::iter::once(second).chain(keys))
+        self.several(args, SubCommand { target: place, keys: vec![edit] }, route, std::iter::once(second).chain(keys))
     }
 
     fn several(&self, args: &Args<'_>, first: SubCommand, route: usize, keys: impl Iterator<Item = Key>) -> Routing {
         let (mut parts, mut owners) = (vec![first], vec![0]);
         // Of many keys in a cluster, most are in parts of their own.
         let mut by_slot: std::collections::HashMap<(usize, u16), usize> = std::collections::HashMap::new();
-        if let Some(SubCommand { place: RouteTarget { target, slot: Some(slot) }, .. }) = parts.first() {
+        if let Some(SubCommand { target: RouteTarget { target, slot: Some(slot) }, .. }) = parts.first() {
             by_slot.insert((*target, *slot), 0);
         }
         for key in keys {
@@ -93,10 +93,10 @@ impl HostConfig {
             let known = match place.slot.and_then(|slot| by_slot.get(&(place.target, slot))) {
                 Some(known) => Some(*known),
                 None if place.slot.is_some() && self.targets.len() == 1 => None,
-                None => parts.iter().position(|part| self.is_same(part.place, place)),
+                None => parts.iter().position(|part| self.is_same(part.target, place)),
             };
             let owner = known.unwrap_or_else(|| {
-                parts.push(SubCommand { place, keys: Vec::new() });
+                parts.push(SubCommand { target: place, keys: Vec::new() });
                 parts.len() - 1
             });
             if let Some(slot) = place.slot {
@@ -113,7 +113,7 @@ impl HostConfig {
                 edits.retain(|(_, strip)| *strip > 0);
                 // In the order of the arguments, which isn't that of the keys everywhere.
                 edits.sort_unstable();
-                Routing::One { place: one.place, route, edits }
+                Routing::One { target: one.target, route, edits }
             }
             _ => Routing::Several(parts, owners),
         }
@@ -122,7 +122,7 @@ impl HostConfig {
 
 /// The command, with what is to be removed from its keys removed; `raw` is the command as it came, if it came as an array.
 #[inline]
-pub fn write(args: &Args<'_>, edits: &[Edit], raw: Option<&[u8]>, out: &mut Vec<u8>) {
+pub fn write(args: &Args<'_>, edits: &[KeyEdit], raw: Option<&[u8]>, out: &mut Vec<u8>) {
     if let Some(raw) = raw.filter(|_| edits.is_empty()) {
         return out.extend_from_slice(raw);
     }

@@ -1,352 +1,289 @@
-//! One connection to Redis.
+//! One connection to Redis: what it is for, what is to come over it, and in which state it is.
 
+use super::handshake::{self, HandshakeStep, Refusal};
+use super::pending::{InFlight, Owner, PendingReply};
+use super::pool_key::{PoolKey, Purpose};
+use super::redirect::Redirect;
+use super::replay_buffer::ReplayBuffer;
+use super::reply_reader::{Frame, NotResp, ReadMode, ReplyReader, mode_of};
+use super::send_buffer::SendBuffer;
 use crate::command::script::ScriptDigest;
-use crate::multiplexer::Address;
-use crate::multiplexer::client::Client;
-use crate::multiplexer::client::reply_queue::Sequence;
-use crate::multiplexer::config::Endpoint;
-use crate::multiplexer::execute::login::has_no_password;
-use crate::multiplexer::slot_map::Id;
-use crate::multiplexer::upstream::redirect::Redirect;
-use crate::multiplexer::upstream::replay_buffer::ReplayBuffer;
-use crate::resp::encode;
-use crate::resp::framer::Framer;
+use crate::multiplexer::ids::{ClientId, ConnectionId};
 use std::collections::{HashSet, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What a reply answers.
+/// How long a connection may take to come about, its handshake included. Envoy's own `connect_timeout` is shorter as a rule.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How far a connection has come.
+#[derive(Debug)]
+pub enum Stage {
+    /// The replies of the handshake are to come. Commands are staged.
+    Handshake,
+    /// Commands are staged until those over the connection whose place this one takes are answered.
+    AwaitsPredecessor,
+    /// Commands are sent.
+    Ready,
+    /// Redis has refused the handshake.
+    Refused(Refusal),
+}
+
+/// Whether new commands may go over a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PendingReply {
-    /// Something that a connection begins with.
-    HandshakeStep(HandshakeStep),
-    /// A client's command.
-    Client(Id<Client>, Sequence),
-    /// A part of a client's command.
-    SubCommand(Id<Client>, Sequence, u32),
-    /// A client's command that begins or ends subscriptions, of which so many more are to be confirmed. In RESP3 a push
-    /// confirms each.
-    Subscription(Id<Client>, Sequence, u32),
-    /// A command that waits in a transaction, which Redis takes or refuses.
-    Queued,
-    /// A client's transaction of so many bytes, MULTI to EXEC.
-    Exec(Id<Client>, Sequence),
-    /// What is asked about a Redis Cluster.
-    Topology,
-    /// Nobody's.
-    Nobody,
+pub enum Retirement {
+    /// They may.
+    Serving,
+    /// They may not. The connection is closed when nothing is pending any more, and its successor, if it has one, begins.
+    Draining {
+        /// The connection that takes the place.
+        successor: Option<ConnectionId>,
+    },
 }
 
-/// What a connection begins with. Nothing of a client goes out before all of it is answered, so a connection that never came
-/// about has executed nothing, and a login that is refused stops nobody half-way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HandshakeStep {
-    /// AUTH.
-    Login,
-    /// HELLO 3.
-    Hello,
-    /// SELECT.
-    Select,
-    /// READONLY.
-    Readonly,
-    /// PING, where there is nothing else to say.
-    Ping,
-}
-
-/// A reply that is to come.
-#[derive(Clone, Copy, Debug)]
-pub struct InFlight {
-    /// What it answers.
-    pub what: PendingReply,
-    /// Bytes of [`UpstreamConnection::kept`] that belong to it: the command, to be sent to another node.
-    pub kept: u32,
-    /// RequestPolicy often it has been sent on, since it was last tried again.
-    pub hops: u8,
-    /// RequestPolicy often it has been tried again.
-    pub tries: u8,
-    /// The command only reads.
-    pub is_read: bool,
-    /// The command, or one of the transaction, names a script that the server may not know.
-    pub names_scripts: bool,
-}
-
-impl From<PendingReply> for InFlight {
-    fn from(what: PendingReply) -> InFlight {
-        InFlight { what, kept: 0, hops: 0, tries: 0, is_read: false, names_scripts: false }
-    }
-}
-
-/// Where a connection leads, and in which state. Clients who need the same share it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PoolKey {
-    /// Where it leads.
-    pub upstream: Endpoint,
-    /// A node of a Redis Cluster; absent: any.
-    pub node: Option<SocketAddr>,
-    /// The protocol: RESP2 and RESP3 replies differ.
-    pub resp3: bool,
-    /// The database.
-    pub database: u32,
-    /// READONLY has been said, so that a replica answers.
-    pub readonly: bool,
-}
-
-/// Whose a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Everybody's who needs its line.
-    Shared,
-    /// One client's, for commands that block or depend on the connection.
-    Dedicated(Id<Client>),
-    /// One client's, for its subscriptions, or to be told of every command: what isn't a reply is for the client.
-    Pushes(Id<Client>),
-    /// For questions about the Redis Cluster of this number.
-    Probe(usize),
-    /// Nobody's: in the state of a new connection, until somebody needs one of his own.
-    Parked,
-}
-
-/// Why nothing can be had over a connection.
-#[derive(Clone, Debug)]
-pub struct Refusal {
-    /// What clients are told.
-    pub text: String,
-    /// It would be the same on another connection to this Redis.
-    pub is_general: bool,
-}
-
-/// A connection.
+/// A connection to Redis.
 #[derive(Debug)]
 pub struct UpstreamConnection {
-    /// Where it leads.
-    pub line: PoolKey,
-    /// Whose it is.
+    /// Where it leads, and its protocol, database and login.
+    pub key: PoolKey,
+    /// What it is for.
     pub purpose: Purpose,
-    /// Where replies end.
-    pub framer: Framer,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Whether new commands may go over it.
+    pub retirement: Retirement,
+    /// Its client has changed its state for good, so that no other client may have it.
+    pub is_tainted: bool,
+    /// Reads replies.
+    pub reader: ReplyReader,
     /// Replies that are to come, the next one first.
-    pub expected: VecDeque<InFlight>,
-    /// Bytes to send.
-    pub out: Vec<u8>,
-    /// Bytes to send when the greeting has been answered.
-    staged: Vec<u8>,
+    pub pending: VecDeque<InFlight>,
     /// Commands that may have to be sent to another node, the oldest first.
-    pub kept: ReplayBuffer,
-    /// The greeting has been answered.
-    pub is_greeted: bool,
-    /// A host knows that there is something to send.
-    pub is_announced: bool,
-    /// Redis takes nothing more at the moment.
-    pub is_full: bool,
-    /// Clients wait until it takes more.
-    pub is_awaited: bool,
-    /// Why Redis refuses what it is greeted with.
-    pub refusal: Option<Refusal>,
-    /// A reply, or its beginning, that is needed as a whole.
-    pub whole: Vec<u8>,
-    /// The reply under way is needed as a whole.
-    pub is_collected: bool,
-    /// What is under way is no reply, or one that says so itself, and for this client.
-    pub pushes_to: Option<Id<Client>>,
-    /// What a node has said to a command of the transaction under way.
-    pub redirect: Option<Redirect>,
-    /// Scripts that were brought over it.
-    pub scripts: HashSet<ScriptDigest>,
-    /// Its client has changed its state for good, so that nobody else may have it.
-    pub is_changed: bool,
-    /// Commands for it wait until those over the connection that it takes the place of are answered.
-    pub is_held: bool,
-    /// What takes its place.
-    pub successor: Option<Id<UpstreamConnection>>,
-    /// No new commands are to go over it; it ends when nothing is expected any more.
-    pub is_retired: bool,
-    /// When something was last heard or, if nothing had been expected, asked.
-    pub progress: Duration,
-    /// RequestPolicy long Redis may be silent while something is expected.
-    pub patience: Option<Duration>,
+    pub replay: ReplayBuffer,
+    /// Bytes to send.
+    pub send: SendBuffer,
+    /// What is remembered of the transaction whose replies are coming, and of scripts.
+    pub memory: Memory,
+    /// When something was heard last or, if nothing was pending then, sent.
+    pub last_activity: Duration,
+    /// How long Redis may be silent while something is pending; `None`: as long as it takes.
+    pub response_timeout: Option<Duration>,
 }
 
-/// What Redis answers to a command of a client that hasn't logged in.
-const NOAUTH: &str = "NOAUTH Authentication required.";
+/// What is remembered of a connection's replies.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// The first redirection among the replies of the transaction under way.
+    pub redirect: Option<Redirect>,
+    /// The error with which Redis refused MULTI of the transaction under way.
+    pub multi_refused: Option<Vec<u8>>,
+    /// Scripts that were loaded over the connection.
+    pub scripts: HashSet<ScriptDigest>,
+}
 
-/// RequestPolicy long a connection may take to come about, its greeting included. Envoy's own `connect_timeout` is shorter as a rule.
-const GREETING: Duration = Duration::from_secs(10);
+/// What has come over a connection.
+#[derive(Debug)]
+pub enum Received<'d> {
+    /// A piece of the reply to a client's command; true with the last one.
+    Piece(PendingReply, &'d [u8], bool),
+    /// A whole reply.
+    Whole(InFlight, Vec<u8>),
+    /// A whole frame that isn't simply the next reply, for this client.
+    Push(ClientId, Vec<u8>),
+    /// Nothing that is to be told.
+    Nothing,
+}
 
 impl UpstreamConnection {
-    /// A connection that is about to be opened, with what it begins with.
-    pub fn new(line: PoolKey, purpose: Purpose, now: Duration) -> UpstreamConnection {
-        let (mut out, mut expected) = (Vec::new(), VecDeque::new());
-        let mut greet = |greeting: HandshakeStep| expected.push_back(PendingReply::HandshakeStep(greeting).into());
-        if let Some(login) = line.upstream.login_command() {
-            out.extend_from_slice(login);
-            greet(HandshakeStep::Login);
-        }
-        if line.resp3 {
-            encode::command(&mut out, &[b"HELLO", b"3"]);
-            greet(HandshakeStep::Hello);
-        }
-        if line.database != 0 {
-            encode::command(&mut out, &[b"SELECT", line.database.to_string().as_bytes()]);
-            greet(HandshakeStep::Select);
-        }
-        if line.readonly {
-            encode::command(&mut out, &[b"READONLY"]);
-            greet(HandshakeStep::Readonly);
-        }
-        if out.is_empty() {
-            encode::command(&mut out, &[b"PING"]);
-            greet(HandshakeStep::Ping);
-        }
+    /// A connection that is about to be opened.
+    pub fn new(key: PoolKey, purpose: Purpose, now: Duration) -> UpstreamConnection {
+        let mut out = Vec::new();
+        let steps = handshake::begin(&key, &mut out);
         UpstreamConnection {
-            line,
+            key,
             purpose,
-            framer: Framer::default(),
-            expected,
-            out,
-            staged: Vec::new(),
-            kept: ReplayBuffer::default(),
-            is_greeted: false,
-            is_announced: false,
-            is_full: false,
-            is_awaited: false,
-            refusal: None,
-            whole: Vec::new(),
-            is_collected: false,
-            pushes_to: None,
-            redirect: None,
-            scripts: HashSet::new(),
-            is_changed: false,
-            is_held: false,
-            successor: None,
-            is_retired: false,
-            progress: now,
-            patience: None,
+            stage: Stage::Handshake,
+            retirement: Retirement::Serving,
+            is_tainted: false,
+            reader: ReplyReader::default(),
+            pending: steps.into_iter().map(|step| PendingReply::Handshake(step).into()).collect(),
+            replay: ReplayBuffer::default(),
+            send: SendBuffer::new(out),
+            memory: Memory::default(),
+            last_activity: now,
+            response_timeout: None,
         }
     }
 
-    /// Where it leads.
-    pub fn address(&self) -> Address {
-        let Endpoint { cluster, nodes, .. } = &self.line.upstream;
-        let cluster = if self.line.node.is_some() { nodes.as_ref().unwrap_or(cluster) } else { cluster };
-        Address { cluster: cluster.clone(), node: self.line.node }
-    }
-
-    /// Sends a command: `write` appends it. With `keeps`, it is kept until its reply has come.
+    /// Queues a command that `write` appends. With `keeps`, its bytes are kept until its reply has come.
     #[inline]
-    pub fn send(&mut self, awaited: InFlight, keeps: bool, now: Duration, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.expected.is_empty() {
-            self.progress = now;
+    pub fn send(&mut self, in_flight: InFlight, keeps: bool, now: Duration, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.pending.is_empty() {
+            self.last_activity = now;
         }
-        let to = if self.is_greeted && !self.is_held { &mut self.out } else { &mut self.staged };
+        let to = self.send.writer(matches!(self.stage, Stage::Ready));
         let from = to.len();
         write(to);
-        let mut awaited = InFlight { kept: 0, ..awaited };
+        let mut in_flight = InFlight { replay: 0, ..in_flight };
         if keeps {
             let written = to.get(from..).unwrap_or_default();
-            self.kept.push(written);
-            awaited.kept = written.len() as u32;
+            self.replay.push(written);
+            in_flight.replay = written.len() as u32;
         }
-        self.expected.push_back(awaited);
+        self.pending.push_back(in_flight);
     }
 
-    /// True if a host has to be told that there is something to send.
+    /// Reads from the front of `input`, which isn't empty and is shortened by what was read.
+    ///
+    /// # Errors
+    /// The bytes are not RESP, or answer nothing.
     #[inline]
-    pub fn is_to_announce(&mut self) -> bool {
-        let is_news = !self.out.is_empty() && !self.is_announced && !self.is_full;
-        self.is_announced |= is_news;
-        is_news
+    pub fn receive<'d>(&mut self, input: &mut &'d [u8]) -> Result<Received<'d>, NotResp> {
+        if self.reader.is_between_frames() {
+            let first = input.first().copied().unwrap_or_default();
+            let next = self.pending.front();
+            let mode = match self.pushed_to(next, first) {
+                Some(client) => ReadMode::Push(client),
+                None => mode_of(next, self.key.node.is_some(), first),
+            };
+            self.reader.begin(mode);
+        }
+        match self.reader.read(input)? {
+            Frame::Incomplete => Ok(Received::Nothing),
+            Frame::Push(client, frame) => Ok(Received::Push(client, frame)),
+            Frame::Whole(reply) => {
+                let in_flight = self.pending.pop_front().ok_or(NotResp)?;
+                Ok(Received::Whole(in_flight, reply))
+            }
+            Frame::Piece(piece, is_complete) => {
+                let in_flight = self.pending.front().copied().ok_or(NotResp)?;
+                if is_complete {
+                    self.pending.pop_front();
+                    self.drop_replay(in_flight);
+                }
+                match in_flight.what {
+                    PendingReply::Ignored => Ok(Received::Nothing),
+                    what => Ok(Received::Piece(what, piece, is_complete)),
+                }
+            }
+        }
     }
 
-    /// Bytes that wait to be sent.
-    pub fn waiting(&self) -> usize {
-        self.out.len() + self.staged.len()
+    /// The client for which a frame with this first byte is, if it isn't simply the next reply.
+    #[inline]
+    fn pushed_to(&self, next: Option<&InFlight>, first: u8) -> Option<ClientId> {
+        let Purpose::Pushes(client) = self.purpose else { return None };
+        let is_pushed = match next.map(|next| next.what) {
+            Some(PendingReply::Handshake(_)) => false,
+            None | Some(PendingReply::Subscription(..)) => true,
+            Some(_) => self.key.resp3 && first == b'>',
+        };
+        is_pushed.then_some(client)
     }
 
-    /// So many of the replies that are to come have come.
+    /// Drops the next `count` pending replies: they have come.
     pub fn skip(&mut self, count: usize) {
         for _ in 0..count {
-            let Some(awaited) = self.expected.pop_front() else { return };
-            self.drop_kept(awaited);
+            let Some(in_flight) = self.pending.pop_front() else { return };
+            self.drop_replay(in_flight);
         }
     }
 
     /// Drops what was kept of the oldest command.
     #[inline]
-    pub fn drop_kept(&mut self, awaited: InFlight) {
-        if awaited.kept > 0 {
-            self.kept.drop_oldest(awaited.kept as usize);
+    pub fn drop_replay(&mut self, in_flight: InFlight) {
+        if in_flight.replay > 0 {
+            self.replay.drop_oldest(in_flight.replay as usize);
         }
     }
 
-    /// What was kept of the oldest command.
-    pub fn oldest_kept(&self, awaited: InFlight) -> &[u8] {
-        self.kept.behind(0, awaited.kept as usize)
-    }
-
-    /// Takes what was kept of the oldest command.
-    pub fn take_kept(&mut self, awaited: InFlight) -> Vec<u8> {
-        let oldest = self.oldest_kept(awaited).to_vec();
-        self.drop_kept(awaited);
+    /// Removes and returns what was kept of the oldest command.
+    pub fn take_replay(&mut self, in_flight: InFlight) -> Vec<u8> {
+        let oldest = self.replay.behind(0, in_flight.replay as usize).to_vec();
+        self.drop_replay(in_flight);
         oldest
     }
 
-    /// Takes in the answer to a greeting. What has been waiting goes out after the last one.
-    pub fn greeted(&mut self, greeting: HandshakeStep, reply: &[u8]) {
-        if let Some(error) = reply.strip_prefix(b"-") {
-            let cluster = &self.line.upstream.cluster;
-            let is_clients = self.line.upstream.is_clients();
-            let as_said = || String::from_utf8_lossy(error.trim_ascii_end()).into_owned();
-            let refusal = match greeting {
-                // Redis that has no password is as good as logged in.
-                HandshakeStep::Login if has_no_password(reply) => None,
-                // Of others' logins nothing follows from it.
-                HandshakeStep::Login if is_clients => Some((as_said(), false)),
-                HandshakeStep::Login => Some((format!("ERR redis-mesh: {cluster} refused the login"), true)),
-                HandshakeStep::Hello | HandshakeStep::Ping if error.starts_with(b"NOAUTH") => {
-                    let text = match is_clients {
-                        true => NOAUTH.to_owned(),
-                        false => format!("ERR redis-mesh: {cluster} asks for a password, and none is configured"),
-                    };
-                    Some((text, true))
-                }
-                HandshakeStep::Hello => {
-                    Some((format!("ERR redis-mesh: {cluster} doesn't speak RESP3; use RESP2"), false))
-                }
-                // As Redis says it: it is the client who has asked for it.
-                HandshakeStep::Select => Some((as_said(), false)),
-                // A Redis that isn't a node of a cluster any more, one that loads its data, a user who may not PING: what it
-                // says to commands tells more.
-                HandshakeStep::Readonly | HandshakeStep::Ping => None,
-            };
-            if let (None, Some((text, is_general))) = (&self.refusal, refusal) {
-                self.refusal = Some(Refusal { text, is_general });
-            }
+    /// Takes in the reply to a step of the handshake. What was staged becomes ready after the last one. Returns a refusal if it is
+    /// the first.
+    pub fn handshake_reply(&mut self, step: HandshakeStep, reply: &[u8]) -> Option<Refusal> {
+        if let Stage::Refused(_) = self.stage {
+            return None;
         }
-        if self.refusal.is_none()
-            && !self.expected.iter().any(|next| matches!(next.what, PendingReply::HandshakeStep(_)))
-        {
-            self.is_greeted = true;
-            self.release(self.is_held);
+        if let Some(refusal) = handshake::refusal(step, &self.key.endpoint, reply) {
+            self.stage = Stage::Refused(refusal.clone());
+            return Some(refusal);
+        }
+        if !self.pending.iter().any(|next| matches!(next.what, PendingReply::Handshake(_))) {
+            self.become_ready();
+        }
+        None
+    }
+
+    /// Takes in the reply to a command that was sent in a transaction: Redis queues it, or says why not.
+    pub fn note_queued(&mut self, reply: &[u8]) {
+        if reply.first() == Some(&b'-') && self.memory.redirect.is_none() {
+            self.memory.redirect = Redirect::parse(reply, self.key.node);
         }
     }
 
-    /// What waits for it may go out, unless it is held; that it is, may have changed.
-    pub fn release(&mut self, is_held: bool) {
-        self.is_held = is_held;
-        if self.is_greeted && !is_held {
-            self.out.append(&mut self.staged);
+    /// True if the same client has sent a later command whose bytes `is_of_interest`.
+    pub fn has_later(&self, owner: Owner, is_of_interest: impl Fn(&[u8]) -> bool) -> bool {
+        let mut at = 0;
+        self.pending.iter().any(|next| {
+            let from = at;
+            at += next.replay as usize;
+            next.what.is_after(owner) && is_of_interest(self.replay.behind(from, next.replay as usize))
+        })
+    }
+
+    /// Sends what was staged.
+    pub fn become_ready(&mut self) {
+        self.stage = Stage::Ready;
+        self.send.release_staged();
+    }
+
+    /// True if the handshake is complete.
+    pub fn is_established(&self) -> bool {
+        matches!(self.stage, Stage::Ready | Stage::AwaitsPredecessor)
+    }
+
+    /// Why Redis has refused the handshake, if it has.
+    pub fn refused(&self) -> Option<&Refusal> {
+        match &self.stage {
+            Stage::Refused(refusal) => Some(refusal),
+            Stage::Handshake | Stage::AwaitsPredecessor | Stage::Ready => None,
         }
     }
 
-    /// Until when Redis has to say something; none: it has all the time.
+    /// True if new commands may go over it.
+    #[inline]
+    pub fn is_usable(&self) -> bool {
+        self.retirement == Retirement::Serving && !matches!(self.stage, Stage::Refused(_))
+    }
+
+    /// True if nothing is to be sent and no reply is to come.
+    pub fn is_quiet(&self) -> bool {
+        self.pending.is_empty() && self.send.len() == 0
+    }
+
+    /// The time at which Redis will have been silent for too long; `None`: it may take all the time.
     pub fn deadline(&self) -> Option<Duration> {
-        let patience = if self.is_greeted { self.patience } else { Some(self.patience.unwrap_or(GREETING)) };
-        patience.filter(|_| !self.expected.is_empty()).map(|patience| self.progress + patience)
+        let timeout = match self.is_established() {
+            true => self.response_timeout,
+            false => Some(self.response_timeout.unwrap_or(HANDSHAKE_TIMEOUT)),
+        };
+        timeout.filter(|_| !self.pending.is_empty()).map(|timeout| self.last_activity + timeout)
     }
 
-    /// True if a client may have it for itself: it is as new.
+    /// True if it is in the state of a new connection, so that any client may have it for itself.
     pub fn is_as_new(&self) -> bool {
-        let is_usable = self.refusal.is_none() && !self.is_retired && !self.is_changed;
-        self.is_greeted && self.expected.is_empty() && is_usable
+        self.is_established() && self.pending.is_empty() && self.is_usable() && !self.is_tainted
+    }
+
+    /// True if it ends when it isn't used for a while, since nobody may come who needs it.
+    pub fn ends_when_idle(&self) -> bool {
+        let endpoint = &self.key.endpoint;
+        let has_clients_login = endpoint.is_clients() && endpoint.login_command().is_some();
+        self.purpose == Purpose::Idle || self.purpose == Purpose::Shared && has_clients_login
     }
 }

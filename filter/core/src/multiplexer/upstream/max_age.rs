@@ -1,56 +1,99 @@
-//! Connections that clients share are renewed once in a while. Envoy tells nobody when a cluster loses a member, and leaves connections
-//! to it alone: a pod that no service selects any more, or a master that was, might go on to be asked for ever.
+//! Shared connections are replaced once in a while. Envoy tells nobody when a cluster loses a member, and leaves connections to
+//! it alone: a pod that no service selects any more, or a master that was, might go on to be asked for ever.
 
-use crate::multiplexer::upstream::connection::Purpose;
-use crate::multiplexer::{ConnectionId, Multiplexer, Timer};
+use super::connection::{Retirement, Stage};
+use super::pool::Pool;
+use super::pool_key::Purpose;
+use crate::multiplexer::effects::Effects;
+use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::timers::Timer;
 use std::time::Duration;
 
-/// RequestPolicy long a connection serves. Nodes of a Redis Cluster are left when the cluster says so.
-const AGE: Duration = Duration::from_secs(60);
+/// How long a connection serves. Nodes of a Redis Cluster are left when the cluster says so.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
-impl Multiplexer {
-    /// A connection has been greeted. If it was opened to take another's place, it does now: first all that goes over that one
-    /// is answered, so that nothing is overtaken.
-    pub(in crate::multiplexer) fn take_over(&mut self, id: ConnectionId, now: Duration) {
-        let Some(carrier) = self.carriers.get(id) else { return };
-        if carrier.purpose != Purpose::Shared || carrier.line.node.is_some() || carrier.is_retired {
-            return;
-        }
-        let line = carrier.line.clone();
-        self.alarms.insert((now + AGE, Timer::Renewal(id)));
-        let Some(before) = self.lines.insert(line, id).filter(|before| *before != id) else { return };
-        let Some(old) = self.carriers.get_mut(before) else { return };
-        (old.is_retired, old.successor) = (true, Some(id));
-        let is_idle = old.expected.is_empty();
-        if let Some(carrier) = self.carriers.get_mut(id) {
-            carrier.is_held = true;
-        }
-        if is_idle {
-            self.drop_carrier(before);
-        }
+/// Takes in that a connection is established. If it was opened to take another's place, it does now: first everything that goes
+/// over that one is answered, so that nothing is overtaken.
+pub fn established(pool: &mut Pool, id: ConnectionId, effects: &mut Effects) {
+    let Some(connection) = pool.get(id) else { return };
+    let is_serving = connection.retirement == Retirement::Serving;
+    if connection.purpose != Purpose::Shared || connection.key.node.is_some() || !is_serving {
+        return;
+    }
+    effects.timers.add(effects.now + MAX_AGE, Timer::MaxAge(id));
+    let Some(before) = pool.make_current(id) else { return };
+    if pool.get(before).is_none() {
+        return;
+    }
+    if let Some(connection) = pool.get_mut(id) {
+        connection.stage = Stage::AwaitsPredecessor;
+    }
+    if pool.retire(before, Some(id)) {
+        pool.close(before, effects);
+    }
+}
+
+/// A connection has reached its maximum age. One that nobody has used is closed; any other gets a successor.
+pub fn reached(pool: &mut Pool, id: ConnectionId, effects: &mut Effects) {
+    let Some(connection) = pool.get(id) else { return };
+    if pool.current(&connection.key) != Some(id) {
+        return;
+    }
+    if connection.is_quiet() && effects.now.saturating_sub(connection.last_activity) >= MAX_AGE {
+        return pool.close(id, effects);
+    }
+    let key = connection.key.clone();
+    effects.timers.add(effects.now + MAX_AGE, Timer::MaxAge(id));
+    // Where the successor can't be opened, this connection goes on.
+    let _ = pool.open(key, Purpose::Shared, effects);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::multiplexer::upstream::endpoint::Endpoint;
+    use crate::multiplexer::upstream::pending::PendingReply;
+    use crate::multiplexer::upstream::pool_key::PoolKey;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn established_connection(pool: &mut Pool, id: ConnectionId, effects: &mut Effects) {
+        let connection = pool.get_mut(id).unwrap();
+        connection.pending.clear();
+        connection.become_ready();
+        let _ = connection.send.take(Vec::new());
+        established(pool, id, effects);
     }
 
-    /// All that went over the connection before has been answered.
-    pub(in crate::multiplexer) fn succeed(&mut self, id: ConnectionId) {
-        if let Some(carrier) = self.carriers.get_mut(id) {
-            carrier.release(false);
-            self.announce_upstream(id);
-        }
+    #[test]
+    fn a_successor_waits_for_what_is_pending_over_its_predecessor() {
+        let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
+        let key = PoolKey::new(Endpoint { cluster: "c".into(), login: None, nodes: None }, false);
+        let first = pool.shared(key.clone(), &mut effects).unwrap().id();
+        established_connection(&mut pool, first, &mut effects);
+        pool.send(first, PendingReply::Ignored.into(), None, &mut effects, |out| out.extend_from_slice(b"x"));
+        effects.now += MAX_AGE;
+        reached(&mut pool, first, &mut effects);
+        assert_eq!(pool.current(&key), Some(first), "the successor isn't established");
+        let ids = pool.ids();
+        let second = ids.into_iter().find(|id| *id != first).unwrap();
+        established_connection(&mut pool, second, &mut effects);
+        assert_eq!(pool.current(&key), Some(second));
+        pool.send(second, PendingReply::Ignored.into(), None, &mut effects, |out| out.extend_from_slice(b"y"));
+        let second_sends = |pool: &mut Pool| pool.get_mut(second).unwrap().send.take(Vec::new());
+        assert_eq!(second_sends(&mut pool), b"");
+        pool.close(first, &mut effects);
+        assert_eq!(second_sends(&mut pool), b"y");
     }
 
-    /// A connection has served for a while. One that nobody has used ends; of any other there will be a new one.
-    pub(in crate::multiplexer) fn renew(&mut self, id: ConnectionId, now: Duration) {
-        let Some(carrier) = self.carriers.get(id) else { return };
-        if self.lines.get(&carrier.line) != Some(&id) {
-            return;
-        }
-        let is_idle = carrier.expected.is_empty() && carrier.waiting() == 0;
-        if is_idle && now.saturating_sub(carrier.progress) >= AGE {
-            return self.drop_carrier(id);
-        }
-        let line = carrier.line.clone();
-        self.alarms.insert((now + AGE, Timer::Renewal(id)));
-        // Where that fails, this one goes on.
-        let _ = self.open_line(line, Purpose::Shared, now);
+    #[test]
+    fn a_connection_that_nobody_used_is_closed() {
+        let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
+        let key = PoolKey::new(Endpoint { cluster: "c".into(), login: None, nodes: None }, false);
+        let first = pool.shared(key.clone(), &mut effects).unwrap().id();
+        established_connection(&mut pool, first, &mut effects);
+        effects.now += MAX_AGE;
+        reached(&mut pool, first, &mut effects);
+        assert_eq!((pool.current(&key), pool.ids()), (None, vec![]));
     }
 }

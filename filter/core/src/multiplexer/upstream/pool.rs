@@ -1,399 +1,339 @@
-//! Which connection a command goes over; connections are opened as they are needed, and not again and again where nobody answers.
+//! The connection pool: connections by their pool keys, shared ones and idle ones.
 
-use crate::multiplexer::client::{Client, Link, Wait};
-use crate::multiplexer::config::Endpoint;
-use crate::multiplexer::routing::target::RouteTarget;
-use crate::multiplexer::upstream::connection::{InFlight, PendingReply, PoolKey, Purpose, UpstreamConnection};
-use crate::multiplexer::{ClientId, ConnectionId, Multiplexer, Output, STAGED, Timer};
-use crate::wire::ReadPolicy;
-use std::net::SocketAddr;
+use super::availability::{Availability, Peer};
+use super::connection::{Retirement, UpstreamConnection};
+use super::events::Event;
+use super::pending::InFlight;
+use super::pool_key::{PoolKey, Purpose};
+use crate::multiplexer::effects::Effects;
+use crate::multiplexer::ids::{ClientId, ConnectionId, ConnectionTag};
+use crate::multiplexer::outbox::Output;
+use crate::multiplexer::slot_map::SlotMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// Why there is no connection.
-#[derive(Debug)]
-pub(in crate::multiplexer) enum Missing {
-    /// The command waits for something.
-    Wait(Wait),
-    /// What the client is told.
-    Error(String),
-}
+/// How long a connection that nobody uses waits for somebody who needs it.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many idle connections of one pool key are kept.
+const MAX_IDLE: usize = 64;
 
-/// The first wait before a Redis that can't be reached is tried again, and the longest.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-
-/// A Redis that can't be reached, or refuses everybody.
-pub(in crate::multiplexer) struct Backoff {
-    pub(in crate::multiplexer) until: Duration,
-    wait: Duration,
-    why: String,
-}
-
-/// A Redis, or a node of a cluster.
-pub(in crate::multiplexer) type Peer = (Endpoint, Option<SocketAddr>);
-
-/// What is known of a Redis or a node, is known by this.
-pub(in crate::multiplexer) fn peer(upstream: &Endpoint, node: Option<SocketAddr>) -> Peer {
-    (upstream.of_any_login(), node)
-}
-
-/// RequestPolicy a command is to be answered.
+/// A connection that many clients share. Only the pool hands them out; what may be sent over one is a
+/// [`Shareable`](crate::command::sharing::Shareable) command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::multiplexer) enum Access {
-    /// By the master.
-    Write,
-    /// By whom this policy allows.
-    Read(ReadPolicy),
+pub struct SharedConnection(ConnectionId);
+
+/// A connection that one client has for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DedicatedConnection(ConnectionId);
+
+impl SharedConnection {
+    /// The connection's number.
+    #[inline]
+    pub fn id(self) -> ConnectionId {
+        self.0
+    }
 }
 
-impl Multiplexer {
-    /// The connection over which a client's command goes to a place.
+impl DedicatedConnection {
+    /// The connection's number.
+    pub fn id(self) -> ConnectionId {
+        self.0
+    }
+}
+
+/// The connections of a worker.
+#[derive(Default)]
+pub struct Pool {
+    connections: SlotMap<ConnectionTag, UpstreamConnection>,
+    shared: HashMap<PoolKey, ConnectionId>,
+    idle: HashMap<PoolKey, Vec<ConnectionId>>,
+    /// Which peers can't be reached at present.
+    pub availability: Availability,
+    /// Connections to nodes that have lost their role and don't answer. They are given up next.
+    pub replaced: Vec<ConnectionId>,
+    /// What clients have to be told.
+    pub events: VecDeque<Event<'static>>,
+}
+
+impl Pool {
+    /// Returns a connection, or `None` if it is closed.
     #[inline]
-    pub(in crate::multiplexer) fn link(
-        &mut self,
-        client: &mut Client,
-        place: RouteTarget,
-        access: Access,
-        now: Duration,
-    ) -> Result<ConnectionId, Missing> {
-        match self.at_hand(client, place, access) {
-            Some(link) => Ok(link),
-            None => self.find_link(client, place, access, now),
-        }
+    pub fn get(&self, id: ConnectionId) -> Option<&UpstreamConnection> {
+        self.connections.get(id)
     }
 
-    fn find_link(
+    /// Returns a connection, or `None` if it is closed.
+    #[inline]
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut UpstreamConnection> {
+        self.connections.get_mut(id)
+    }
+
+    /// Visits all connections.
+    pub fn iter(&self) -> impl Iterator<Item = (ConnectionId, &UpstreamConnection)> {
+        self.connections.iter()
+    }
+
+    /// Visits all connections.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnectionId, &mut UpstreamConnection)> {
+        self.connections.iter_mut()
+    }
+
+    /// The numbers of all connections.
+    pub fn ids(&self) -> Vec<ConnectionId> {
+        self.connections.ids()
+    }
+
+    /// The shared connection that new commands for this key go over at present.
+    pub fn current(&self, key: &PoolKey) -> Option<ConnectionId> {
+        self.shared.get(key).copied()
+    }
+
+    /// The shared connection of a key, opened if there is none.
+    ///
+    /// # Errors
+    /// The error for clients: the peer is backed off from.
+    pub fn shared(
         &mut self,
-        client: &mut Client,
-        place: RouteTarget,
-        access: Access,
-        now: Duration,
-    ) -> Result<ConnectionId, Missing> {
-        if let Some(own) = client.own.filter(|own| own.is_held())
-            && client.config.is_same(own.place, place)
+        key: PoolKey,
+        effects: &mut Effects,
+    ) -> Result<SharedConnection, String> {
+        if let Some(id) = self.current(&key) {
+            return Ok(SharedConnection(id));
+        }
+        let id = self.open(key.clone(), Purpose::Shared, effects)?;
+        self.shared.insert(key, id);
+        Ok(SharedConnection(id))
+    }
+
+    /// Makes a connection the one over which new commands for its key go. Returns the one whose place it takes.
+    pub fn make_current(&mut self, id: ConnectionId) -> Option<ConnectionId> {
+        let key = self.get(id)?.key.clone();
+        self.shared.insert(key, id).filter(|before| *before != id)
+    }
+
+    /// A connection for one client alone, an idle one where there is one. With `pushes`, frames that are no replies are for
+    /// the client.
+    ///
+    /// # Errors
+    /// The error for clients: the peer is backed off from.
+    pub fn dedicated(
+        &mut self,
+        client: ClientId,
+        key: PoolKey,
+        pushes: bool,
+        effects: &mut Effects,
+    ) -> Result<DedicatedConnection, String> {
+        let purpose = if pushes { Purpose::Pushes(client) } else { Purpose::Dedicated(client) };
+        while let Some(id) = self.idle.get_mut(&key).and_then(Vec::pop) {
+            if let Some(connection) = self.get_mut(id).filter(|connection| connection.is_as_new()) {
+                connection.purpose = purpose;
+                return Ok(DedicatedConnection(id));
+            }
+        }
+        self.open(key, purpose, effects).map(DedicatedConnection)
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// The error for clients: the peer is backed off from.
+    pub fn open(
+        &mut self,
+        key: PoolKey,
+        purpose: Purpose,
+        effects: &mut Effects,
+    ) -> Result<ConnectionId, String> {
+        if !self.availability.is_all_up()
+            && let Some(why) = self.availability.reason(&Peer::new(&key.endpoint, key.node), effects.now)
         {
-            self.agree(client, own.carrier, now);
-            return Ok(own.carrier);
+            return Err(why.to_owned());
         }
-        match self.known(client, place.target)? {
-            Link::UpstreamConnection(link) => Ok(link),
-            Link::Cluster(cluster) => {
-                let shard = self.shard(cluster, place.slot, now)?;
-                self.node(cluster, shard, access, client.resp3, now)
-            }
-            Link::Unknown => {
-                let line = self.line_of(client, place.target)?;
-                let link = self.line(line, now)?;
-                if let Some(known) = client.links.get_mut(place.target) {
-                    *known = Link::UpstreamConnection(link);
-                }
-                Ok(link)
-            }
-        }
+        let connection = UpstreamConnection::new(key, purpose, effects.now);
+        let (address, deadline) = (connection.key.address(), connection.deadline());
+        let id = self.connections.insert(connection);
+        effects.outbox.push(Output::Open(id, address));
+        self.announce(id, effects);
+        effects.timers.sweep_by(deadline);
+        Ok(id)
     }
 
-    /// The same, if there is nothing to be found out or opened.
+    /// Queues a command that `write` appends. `keeps`: see [`UpstreamConnection::send`].
     #[inline]
-    fn at_hand(&self, client: &Client, place: RouteTarget, access: Access) -> Option<ConnectionId> {
-        if client.own.is_some() || access != Access::Write {
-            return None;
-        }
-        let link = match client.links.get(place.target)? {
-            Link::UpstreamConnection(link) => *link,
-            Link::Cluster(cluster) => self.clusters.get(*cluster)?.at_hand(place.slot?, client.resp3)?,
-            Link::Unknown => return None,
-        };
-        self.is_usable(link).then_some(link)
-    }
-
-    /// RequestPolicy a target is reached, as far as it is known and still so.
-    fn known(&mut self, client: &mut Client, target: usize) -> Result<Link, Missing> {
-        match client.links.get(target).copied() {
-            Some(Link::UpstreamConnection(link)) if self.is_usable(link) => Ok(Link::UpstreamConnection(link)),
-            Some(Link::Cluster(cluster)) => Ok(Link::Cluster(cluster)),
-            _ => {
-                let Some(found) = client.config.targets.get(target) else { return Err(nowhere()) };
-                if !found.is_cluster {
-                    return Ok(Link::Unknown);
-                }
-                let upstream = found.upstream.presented(client.login.as_ref());
-                let link = Link::Cluster(self.cluster_of(&upstream));
-                if let Some(known) = client.links.get_mut(target) {
-                    *known = link;
-                }
-                Ok(link)
-            }
-        }
-    }
-
-    fn line_of(&self, client: &Client, target: usize) -> Result<PoolKey, Missing> {
-        let upstream = &client.config.targets.get(target).ok_or_else(nowhere)?.upstream;
-        let upstream = upstream.presented(client.login.as_ref());
-        Ok(PoolKey { upstream, node: None, resp3: client.resp3, database: client.database, readonly: false })
-    }
-
-    /// The line that a client's own connection to a place has to have.
-    pub(in crate::multiplexer) fn own_line(
+    pub fn send(
         &mut self,
-        client: &mut Client,
-        place: RouteTarget,
-        now: Duration,
-    ) -> Result<PoolKey, Missing> {
-        let line = self.line_of(client, place.target)?;
-        match self.known(client, place.target)? {
-            Link::Cluster(cluster) => {
-                let shard = self.shard(cluster, place.slot, now)?;
-                let node = self.clusters.get(cluster).and_then(|cluster| cluster.master(shard));
-                Ok(PoolKey { node, ..line })
-            }
-            Link::UpstreamConnection(_) | Link::Unknown => Ok(line),
+        id: ConnectionId,
+        in_flight: InFlight,
+        response_timeout: Option<Duration>,
+        effects: &mut Effects,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let keeps = (connection.key.node.is_some() || in_flight.names_scripts) && in_flight.what.is_replayable();
+        // Otherwise the connection is swept in time already.
+        let is_new = connection.pending.is_empty() || connection.response_timeout != response_timeout;
+        connection.response_timeout = response_timeout;
+        connection.send(in_flight, keeps, effects.now, write);
+        let deadline = if is_new { connection.deadline() } else { None };
+        if connection.send.announce() {
+            effects.outbox.push(Output::Send(id));
         }
+        effects.timers.sweep_by(deadline);
     }
 
-    /// The shared connection to a target, or to the master of a shard of it.
-    pub(in crate::multiplexer) fn link_to(
-        &mut self,
-        client: &mut Client,
-        target: usize,
-        shard: Option<usize>,
-        now: Duration,
-    ) -> Result<ConnectionId, Missing> {
-        match (self.known(client, target)?, shard) {
-            (Link::Cluster(cluster), Some(shard)) => self.node(cluster, shard, Access::Write, client.resp3, now),
-            _ => self.link(client, RouteTarget { target, slot: None }, Access::Write, now),
-        }
-    }
-
-    /// RequestPolicy many shards a target has; none: it is no cluster.
-    pub(in crate::multiplexer) fn shards(
-        &mut self,
-        client: &mut Client,
-        target: usize,
-        now: Duration,
-    ) -> Result<Option<usize>, Missing> {
-        match self.known(client, target)? {
-            Link::Cluster(cluster) => self.shard_count(cluster, now).map(Some),
-            Link::UpstreamConnection(_) | Link::Unknown => Ok(None),
+    /// Tells the host that there is something to send, if it has to be told.
+    pub fn announce(&mut self, id: ConnectionId, effects: &mut Effects) {
+        if self.connections.get_mut(id).is_some_and(|connection| connection.send.announce()) {
+            effects.outbox.push(Output::Send(id));
         }
     }
 
     /// True if new commands may go over a connection.
     #[inline]
-    pub(in crate::multiplexer) fn is_usable(&self, link: ConnectionId) -> bool {
-        self.carriers.get(link).is_some_and(|carrier| carrier.refusal.is_none() && !carrier.is_retired)
+    pub fn is_usable(&self, id: ConnectionId) -> bool {
+        self.get(id).is_some_and(UpstreamConnection::is_usable)
     }
 
-    /// The connection that clients share, opened if there is none.
-    pub(in crate::multiplexer) fn line(&mut self, line: PoolKey, now: Duration) -> Result<ConnectionId, Missing> {
-        if let Some(link) = self.lines.get(&line).copied() {
-            return Ok(link);
-        }
-        let id = self.open_line(line.clone(), Purpose::Shared, now)?;
-        self.lines.insert(line, id);
-        Ok(id)
-    }
-
-    /// Opens a connection, unless it is too early to try again.
-    pub(in crate::multiplexer) fn open_line(
-        &mut self,
-        line: PoolKey,
-        purpose: Purpose,
-        now: Duration,
-    ) -> Result<ConnectionId, Missing> {
-        if let Some(down) = self.down.get(&peer(&line.upstream, line.node)).filter(|down| down.until > now) {
-            return Err(Missing::Error(down.why.clone()));
-        }
-        let carrier = UpstreamConnection::new(line, purpose, now);
-        let address = carrier.address();
-        let deadline = carrier.deadline();
-        let id = self.carriers.insert(carrier);
-        self.outputs.push_back(Output::Open(id, address));
-        self.announce_upstream(id);
-        self.patrol_by(deadline);
-        Ok(id)
-    }
-
-    /// True if a Redis or a node isn't known not to answer.
-    pub(in crate::multiplexer) fn is_up(&self, peer: &Peer, now: Duration) -> bool {
-        self.down.get(peer).is_none_or(|down| down.until <= now)
-    }
-
-    /// Nobody answers there; it isn't tried again for a while.
-    pub(in crate::multiplexer) fn hold_off(&mut self, peer: Peer, why: String, now: Duration) {
-        let wait = self.down.get(&peer).map_or(BACK_OFF.0, |down| (down.wait * 2).min(BACK_OFF.1));
-        self.down.insert(peer, Backoff { until: now + wait, wait, why });
-    }
-
-    /// Sends a command over a connection.
+    /// True if a client's command has to wait until there is room.
     #[inline]
-    pub(in crate::multiplexer) fn send(
-        &mut self,
-        link: ConnectionId,
-        awaited: InFlight,
-        patience: Option<Duration>,
-        now: Duration,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) {
-        let Some(carrier) = self.carriers.get_mut(link) else { return };
-        // Another node may have to get it.
-        let keeps = (carrier.line.node.is_some() || awaited.names_scripts)
-            && matches!(
-                awaited.what,
-                PendingReply::Client(..)
-                    | PendingReply::SubCommand(..)
-                    | PendingReply::Exec(..)
-                    | PendingReply::Subscription(..)
-            );
-        // Otherwise somebody looks after it already.
-        let is_new = carrier.expected.is_empty() || carrier.patience != patience;
-        carrier.patience = patience;
-        carrier.send(awaited, keeps, now, write);
-        let deadline = if is_new { carrier.deadline() } else { None };
-        if carrier.is_to_announce() {
-            self.outputs.push_back(Output::Send(link));
-        }
-        self.patrol_by(deadline);
+    pub fn is_full(&self, id: ConnectionId) -> bool {
+        self.get(id).is_some_and(|connection| connection.send.has_no_room())
     }
 
-    /// Sees to it that somebody looks after connections at that time.
-    pub(in crate::multiplexer) fn patrol_by(&mut self, deadline: Option<Duration>) {
-        if let Some(deadline) = deadline
-            && self.patrol.is_none_or(|patrol| patrol > deadline)
-        {
-            if let Some(patrol) = self.patrol.replace(deadline) {
-                self.alarms.remove(&(patrol, Timer::Patrol));
-            }
-            self.alarms.insert((deadline, Timer::Patrol));
-        }
+    /// The shared connection of this number, if it is one that serves.
+    #[inline]
+    pub fn usable_shared(&self, id: ConnectionId) -> Option<SharedConnection> {
+        self.get(id).filter(|connection| connection.is_usable()).map(|_| SharedConnection(id))
     }
 
-    pub(in crate::multiplexer) fn is_full(&self, link: ConnectionId) -> bool {
-        self.carriers.get(link).is_some_and(|carrier| carrier.is_full || carrier.waiting() > STAGED)
+    /// Keeps a dedicated connection that its client doesn't need any more, if it is in the state of a new one. Returns false if
+    /// it has to be closed instead.
+    pub fn make_idle(&mut self, id: ConnectionId, effects: &mut Effects) -> bool {
+        let Some(connection) = self.connections.get_mut(id) else { return true };
+        let idle = self.idle.entry(connection.key.clone()).or_default();
+        if !connection.is_as_new() || idle.len() >= MAX_IDLE {
+            return false;
+        }
+        connection.purpose = Purpose::Idle;
+        connection.last_activity = effects.now;
+        connection.response_timeout = None;
+        idle.push(id);
+        effects.timers.sweep_by(Some(effects.now + IDLE_TIMEOUT));
+        true
     }
 
-    /// A client's command waits.
-    pub(in crate::multiplexer) fn wait_for(&mut self, client: &mut Client, wait: Wait) {
-        client.waits_for = Some(wait);
-        match wait {
-            Wait::UpstreamConnection(link) => {
-                if let Some(carrier) = self.carriers.get_mut(link) {
-                    carrier.is_awaited = true;
-                }
-            }
-            Wait::Cluster(cluster) => {
-                if let Some(cluster) = self.clusters.get_mut(cluster) {
-                    cluster.is_awaited = true;
-                }
-            }
-            Wait::Answers | Wait::AnswersBefore(_) => {}
+    /// Sees to it that no new commands go over a connection. Returns true if nothing is pending, so that it can be closed.
+    pub fn retire(&mut self, id: ConnectionId, successor: Option<ConnectionId>) -> bool {
+        let Some(connection) = self.connections.get_mut(id) else { return false };
+        connection.retirement = Retirement::Draining { successor };
+        if self.shared.get(&connection.key) == Some(&id) {
+            self.shared.remove(&connection.key);
         }
-    }
-
-    /// Looks after connections: whether Redis has been silent for too long, and whether they are still needed.
-    pub(in crate::multiplexer) fn patrol(&mut self, now: Duration) {
-        self.patrol = None;
-        for id in self.carriers.ids().collect::<Vec<_>>() {
-            let Some(carrier) = self.carriers.get(id) else { continue };
-            let is_idle = carrier.expected.is_empty() && carrier.waiting() == 0;
-            match carrier.deadline() {
-                Some(deadline) if deadline <= now => {
-                    self.outputs.push_back(Output::CloseUpstream(id));
-                    self.lost_because(id, Loss::Silent, now);
-                }
-                Some(deadline) => self.patrol_by(Some(deadline)),
-                None if is_idle && may_end(carrier) => {
-                    let end = carrier.progress + PARKED;
-                    if end <= now { self.drop_carrier(id) } else { self.patrol_by(Some(end)) }
-                }
-                None => {}
-            }
-        }
+        connection.pending.is_empty()
     }
 
     /// Closes a connection that nobody needs.
-    pub(in crate::multiplexer) fn drop_carrier(&mut self, id: ConnectionId) {
-        if let Some(carrier) = self.carriers.remove(id) {
-            self.forget(id, &carrier);
-            self.outputs.push_back(Output::CloseUpstream(id));
+    pub fn close(&mut self, id: ConnectionId, effects: &mut Effects) {
+        if self.remove(id, effects).is_some() {
+            effects.outbox.push(Output::CloseUpstream(id));
         }
     }
 
-    /// A connection is no longer to be found by others.
-    pub(in crate::multiplexer) fn forget(&mut self, id: ConnectionId, carrier: &UpstreamConnection) {
-        if let Some(successor) = carrier.successor {
-            self.succeed(successor);
-        }
-        if carrier.is_awaited {
-            self.wake_those_who_wait_for(Wait::UpstreamConnection(id));
-        }
-        if self.lines.get(&carrier.line) == Some(&id) {
-            self.lines.remove(&carrier.line);
-        }
-        if let Some(parked) = self.parked.get_mut(&carrier.line) {
-            parked.retain(|parked| *parked != id);
-            if parked.is_empty() {
-                self.parked.remove(&carrier.line);
-            }
-        }
-        if let Purpose::Pushes(client) | Purpose::Dedicated(client) = carrier.purpose
-            && let Some(client) = self.clients.get_mut(client)
+    /// Removes a connection, and tells those who wait for it. The host isn't told.
+    pub fn remove(&mut self, id: ConnectionId, effects: &mut Effects) -> Option<Box<UpstreamConnection>> {
+        let connection = self.connections.remove(id)?;
+        if let Retirement::Draining { successor: Some(successor) } = connection.retirement
+            && let Some(next) = self.connections.get_mut(successor)
         {
-            client.subscriptions.carriers.retain(|carrier| *carrier != id);
+            next.become_ready();
+            self.announce(successor, effects);
         }
-    }
-
-    /// A connection for one client alone.
-    pub(in crate::multiplexer) fn own_carrier(
-        &mut self,
-        id: ClientId,
-        line: PoolKey,
-        pushes: bool,
-        now: Duration,
-    ) -> Result<ConnectionId, Missing> {
-        let purpose = if pushes { Purpose::Pushes(id) } else { Purpose::Dedicated(id) };
-        while let Some(parked) = self.parked.get_mut(&line).and_then(Vec::pop) {
-            if let Some(carrier) = self.carriers.get_mut(parked).filter(|carrier| carrier.is_as_new()) {
-                carrier.purpose = purpose;
-                return Ok(parked);
+        if connection.send.is_awaited() {
+            self.events.push_back(Event::Writable(id));
+        }
+        if let Some(client) = connection.purpose.client() {
+            self.events.push_back(Event::Closed { client, connection: id });
+        }
+        if self.shared.get(&connection.key) == Some(&id) {
+            self.shared.remove(&connection.key);
+        }
+        if let Some(idle) = self.idle.get_mut(&connection.key) {
+            idle.retain(|idle| *idle != id);
+            if idle.is_empty() {
+                self.idle.remove(&connection.key);
             }
         }
-        self.open_line(line, purpose, now)
-    }
-
-    /// A connection is as new, and nobody's any more.
-    pub(in crate::multiplexer) fn park(&mut self, id: ConnectionId, now: Duration) {
-        let Some(carrier) = self.carriers.get_mut(id) else { return };
-        let parked = self.parked.entry(carrier.line.clone()).or_default();
-        if !carrier.is_as_new() || parked.len() >= MOST_PARKED {
-            return self.drop_carrier(id);
-        }
-        (carrier.purpose, carrier.progress, carrier.patience) = (Purpose::Parked, now, None);
-        parked.push(id);
-        self.patrol_by(Some(now + PARKED));
+        Some(connection)
     }
 }
 
-/// Whether a connection ends when it isn't used for a while: nobody may come who needs it.
-pub(in crate::multiplexer) fn may_end(carrier: &UpstreamConnection) -> bool {
-    let has_clients_login = carrier.line.upstream.is_clients() && carrier.line.upstream.login_command().is_some();
-    carrier.purpose == Purpose::Parked || carrier.purpose == Purpose::Shared && has_clients_login
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::multiplexer::upstream::connection::Stage;
+    use crate::multiplexer::upstream::endpoint::Endpoint;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
-/// RequestPolicy a connection was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::multiplexer) enum Loss {
-    /// It ended.
-    Ended,
-    /// Redis said nothing for too long.
-    Silent,
-    /// Its node is no longer what it was.
-    Replaced,
-}
+    fn key(cluster: &str) -> PoolKey {
+        PoolKey::new(Endpoint { cluster: cluster.into(), login: None, nodes: None }, false)
+    }
 
-/// RequestPolicy long a connection waits for somebody who needs it.
-pub(in crate::multiplexer) const PARKED: Duration = Duration::from_secs(60);
-/// RequestPolicy many of one kind may wait.
-const MOST_PARKED: usize = 64;
+    /// Answers the handshake.
+    fn establish(pool: &mut Pool, id: ConnectionId) {
+        let connection = pool.get_mut(id).unwrap();
+        connection.pending.clear();
+        connection.become_ready();
+        assert!(matches!(connection.stage, Stage::Ready));
+    }
 
-fn nowhere() -> Missing {
-    Missing::Error("ERR redis-mesh: the rules have changed under way; try again".to_owned())
+    #[test]
+    fn clients_with_the_same_key_share_a_connection() {
+        let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
+        let first = pool.shared(key("a"), &mut effects).unwrap();
+        assert_eq!(pool.shared(key("a"), &mut effects), Ok(first));
+        assert_ne!(pool.shared(PoolKey { database: 1, ..key("a") }, &mut effects), Ok(first));
+        assert!(!pool.retire(first.id(), None), "the reply of the handshake is to come");
+        assert!(!pool.is_usable(first.id()));
+        assert_ne!(pool.shared(key("a"), &mut effects), Ok(first));
+    }
+
+    #[test]
+    fn a_dedicated_connection_is_used_again_only_in_the_state_of_a_new_one() {
+        let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
+        let client = ClientId::of_number(7);
+        let take = |pool: &mut Pool, effects: &mut Effects| pool.dedicated(client, key("a"), false, effects).unwrap().id();
+        let first = take(&mut pool, &mut effects);
+        establish(&mut pool, first);
+        assert!(pool.make_idle(first, &mut effects));
+        assert_eq!(take(&mut pool, &mut effects), first);
+        pool.get_mut(first).unwrap().is_tainted = true;
+        assert!(!pool.make_idle(first, &mut effects));
+        pool.close(first, &mut effects);
+        assert_eq!(pool.events.pop_front(), Some(Event::Closed { client, connection: first }));
+        assert_ne!(take(&mut pool, &mut effects), first);
+    }
+
+    #[test]
+    fn a_successor_begins_when_its_predecessor_is_closed() {
+        let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
+        let old = pool.shared(key("a"), &mut effects).unwrap().id();
+        let new = pool.open(key("a"), Purpose::Shared, &mut effects).unwrap();
+        establish(&mut pool, new);
+        pool.get_mut(new).unwrap().stage = Stage::AwaitsPredecessor;
+        assert_eq!(pool.make_current(new), Some(old));
+        pool.retire(old, Some(new));
+        assert_eq!(pool.current(&key("a")), Some(new));
+        pool.close(old, &mut effects);
+        assert!(matches!(pool.get(new).unwrap().stage, Stage::Ready));
+    }
+
+    #[test]
+    fn a_peer_that_is_backed_off_from_is_not_tried() {
+        let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
+        pool.availability.back_off(Peer::new(&key("a").endpoint, None), "ERR down".into(), effects.now);
+        assert_eq!(pool.shared(key("a"), &mut effects), Err("ERR down".into()));
+        assert!(pool.shared(key("b"), &mut effects).is_ok());
+        effects.now += Duration::from_secs(1);
+        assert!(pool.shared(key("a"), &mut effects).is_ok());
+    }
 }

@@ -14,7 +14,7 @@ pub enum Redirect {
     /// Only some of the command's keys are there already.
     TryAgain,
     /// The cluster doesn't serve the slot at present.
-    Backoff,
+    ClusterDown,
 }
 
 impl Redirect {
@@ -23,7 +23,7 @@ impl Redirect {
         let mut words = reply.strip_prefix(b"-")?.trim_ascii_end().split(|byte| *byte == b' ');
         match words.next()? {
             b"TRYAGAIN" => Some(Redirect::TryAgain),
-            b"CLUSTERDOWN" => Some(Redirect::Backoff),
+            b"CLUSTERDOWN" => Some(Redirect::ClusterDown),
             kind @ (b"MOVED" | b"ASK") => {
                 let slot: u16 = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
                 let place = words.next()?;
@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(parse("-MOVED 1 :6381\r\n"), Some(Redirect::Moved(1, at("10.0.0.9:6381"))));
         assert_eq!(parse("-MOVED 1 redis-0.redis:6381\r\n"), Some(Redirect::Moved(1, None)));
         assert_eq!(parse("-TRYAGAIN Multiple keys request during rehashing of slot\r\n"), Some(Redirect::TryAgain));
-        assert_eq!(parse("-CLUSTERDOWN Hash slot not served\r\n"), Some(Redirect::Backoff));
+        assert_eq!(parse("-CLUSTERDOWN Hash slot not served\r\n"), Some(Redirect::ClusterDown));
         for other in
             ["-ERR x\r\n", "+MOVED 1 a:1\r\n", "-MOVED\r\n", "-MOVED x a:1\r\n", "-MOVED 1 a\r\n", "-MOVEDX 1 a:1\r\n"]
         {

@@ -1,92 +1,129 @@
-//! Commands whose keys are on their way from node to node: they are tried again until all of them have arrived.
+//! Commands that are sent again: to another node, or a little later because their keys are on their way from node to node.
 
+use super::pending::{InFlight, Owner};
+use super::pool_key::PoolKey;
 use crate::cluster::slot::slot;
 use crate::command::each_command;
-use crate::multiplexer::client::reply_queue::Sequence;
-use crate::multiplexer::upstream::connection::{InFlight, PendingReply, PoolKey, UpstreamConnection};
-use crate::multiplexer::{ClientId, Multiplexer, Timer};
+use crate::multiplexer::effects::Effects;
+use crate::multiplexer::timers::Timer;
 use crate::request::known::Known;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// RequestPolicy often a command of which only some keys have moved is tried again, and how soon.
-pub(in crate::multiplexer) const AGAIN: (u8, Duration) = (100, Duration::from_millis(20));
+/// How often a command of which only some keys have moved is retried.
+pub const MAX_RETRIES: u8 = 100;
+/// How soon.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// A command that is to be tried again.
-pub(in crate::multiplexer) struct Retry {
-    pub(in crate::multiplexer) awaited: InFlight,
-    pub(in crate::multiplexer) bytes: Vec<u8>,
-    pub(in crate::multiplexer) line: PoolKey,
-    pub(in crate::multiplexer) patience: Option<Duration>,
+/// A command that is to be sent again.
+#[derive(Debug)]
+pub struct Retry {
+    /// What its reply will answer.
+    pub in_flight: InFlight,
+    /// The command, or MULTI to EXEC of a transaction, in RESP.
+    pub bytes: Vec<u8>,
+    /// Where it is to be sent.
+    pub key: PoolKey,
+    /// How long Redis may be silent.
+    pub response_timeout: Option<Duration>,
 }
 
-impl Multiplexer {
-    /// True if its client has sent something else for the same slot since. That can't be called back, so a command that is tried
-    /// again would come after it.
-    pub(in crate::multiplexer) fn is_followed(
-        &self,
-        carrier: &UpstreamConnection,
-        what: PendingReply,
-        bytes: &[u8],
-    ) -> bool {
-        let Some(owner) = what.owner() else { return false };
-        let slot = slot_of(bytes);
-        let others = self.carriers.ids().filter_map(|id| self.carriers.get(id));
-        let others = others.filter(|other| other.line.upstream == carrier.line.upstream);
-        let mut waiting = self.retries.values();
-        std::iter::once(carrier).chain(others).any(|carrier| carrier.has_later(owner, slot))
-            || waiting.any(|retry| retry.awaited.what.is_later(owner) && slot_of(&retry.bytes) == slot)
-    }
-
-    /// Sends a command again, a little later.
-    pub(in crate::multiplexer) fn try_again(&mut self, retry: Retry, now: Duration) {
-        self.retried += 1;
-        self.retries.insert((now + AGAIN.1, self.retried), retry);
-        self.alarms.insert((now + AGAIN.1, Timer::Retry));
-    }
-
-    /// Commands that have waited are sent again.
-    pub(in crate::multiplexer) fn retry(&mut self, now: Duration) {
-        while let Some(entry) = self.retries.first_entry().filter(|entry| entry.key().0 <= now) {
-            let retry = entry.remove();
-            self.send_on(retry, false, now);
-        }
+impl PartialEq for Retry {
+    fn eq(&self, other: &Retry) -> bool {
+        self.in_flight.what == other.in_flight.what && self.bytes == other.bytes && self.key == other.key
     }
 }
 
-impl PendingReply {
-    /// Whose command it is, and which of them.
-    fn owner(self) -> Option<(ClientId, Sequence)> {
-        match self {
-            PendingReply::Client(client, sequence)
-            | PendingReply::Exec(client, sequence)
-            | PendingReply::SubCommand(client, sequence, _) => Some((client, sequence)),
-            _ => None,
-        }
-    }
-
-    fn is_later(self, (client, sequence): (ClientId, Sequence)) -> bool {
-        self.owner().is_some_and(|(other, later)| other == client && later > sequence)
+impl Retry {
+    /// The slot of the first key in it.
+    fn slot(&self) -> Option<u16> {
+        slot_of(&self.bytes)
     }
 }
 
-impl UpstreamConnection {
-    /// True if a client has sent something for a slot over this connection after that command.
-    fn has_later(&self, owner: (ClientId, Sequence), slot: Option<u16>) -> bool {
-        let mut at = 0;
-        self.expected.iter().any(|next| {
-            let from = at;
-            at += next.kept as usize;
-            next.what.is_later(owner) && slot_of(self.kept.behind(from, next.kept as usize)) == slot
-        })
+/// Commands that wait for their time.
+#[derive(Default)]
+pub struct RetryQueue {
+    /// By time, and in the order in which they came.
+    waiting: BTreeMap<(Duration, u64), Retry>,
+    added: u64,
+}
+
+impl RetryQueue {
+    /// Adds a command, to be sent in a little while.
+    pub fn add(&mut self, retry: Retry, effects: &mut Effects) {
+        let time = effects.now + RETRY_DELAY;
+        self.added += 1;
+        self.waiting.insert((time, self.added), retry);
+        effects.timers.add(time, Timer::Retry);
+    }
+
+    /// Removes and returns a command whose time has come.
+    pub fn pop(&mut self, now: Duration) -> Option<Retry> {
+        let entry = self.waiting.first_entry().filter(|entry| entry.key().0 <= now)?;
+        Some(entry.remove())
+    }
+
+    /// The number of commands that wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// True if a later command of the same client for the same slot waits.
+    pub fn has_later(&self, owner: Owner, slot: Option<u16>) -> bool {
+        self.waiting.values().any(|retry| retry.in_flight.what.is_after(owner) && retry.slot() == slot)
     }
 }
 
-/// The slot of a command, or of a transaction.
-fn slot_of(bytes: &[u8]) -> Option<u16> {
+/// The slot of the first key of a command, or of a transaction, in RESP.
+pub fn slot_of(bytes: &[u8]) -> Option<u16> {
     let mut found = None;
     each_command(bytes, |args| {
         let first = Known::of(args).and_then(|known| known.command.keys(args).ok()?.first());
         found = found.or(first.map(|first| slot(args.get(first.index))));
     });
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::multiplexer::ids::ClientId;
+    use crate::multiplexer::upstream::endpoint::Endpoint;
+    use crate::multiplexer::upstream::pending::PendingReply;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn retry(sequence: u64, command: &str) -> Retry {
+        let owner = Owner { client: ClientId::of_number(1), sequence };
+        let mut bytes = Vec::new();
+        crate::resp::encode::command(&mut bytes, &command.split(' ').map(str::as_bytes).collect::<Vec<_>>());
+        let endpoint = Endpoint { cluster: "c".into(), login: None, nodes: None };
+        let in_flight = PendingReply::Command(owner).into();
+        Retry { in_flight, bytes, key: PoolKey::new(endpoint, false), response_timeout: None }
+    }
+
+    #[test]
+    fn commands_are_sent_again_in_order_when_their_time_has_come() {
+        let (mut queue, mut effects) = (RetryQueue::default(), Effects::new([1; 32]));
+        queue.add(retry(1, "GET a"), &mut effects);
+        queue.add(retry(2, "GET b"), &mut effects);
+        assert_eq!((effects.timers.next(), queue.pop(effects.now)), (Some(RETRY_DELAY), None));
+        let now = RETRY_DELAY;
+        assert_eq!(queue.pop(now), Some(retry(1, "GET a")));
+        assert_eq!(queue.pop(now), Some(retry(2, "GET b")));
+        assert_eq!((queue.pop(now), queue.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_later_command_for_the_same_slot_is_found() {
+        let (mut queue, mut effects) = (RetryQueue::default(), Effects::new([1; 32]));
+        queue.add(retry(5, "SET {x}k v"), &mut effects);
+        let owner = |sequence| Owner { client: ClientId::of_number(1), sequence };
+        assert!(queue.has_later(owner(4), slot_of(&retry(4, "GET {x}").bytes)));
+        assert!(!queue.has_later(owner(5), slot_of(&retry(5, "GET {x}").bytes)));
+        assert!(!queue.has_later(owner(4), slot_of(&retry(4, "GET y").bytes)));
+        let other = Owner { client: ClientId::of_number(2), sequence: 4 };
+        assert!(!queue.has_later(other, slot_of(&retry(4, "GET {x}").bytes)));
+    }
 }

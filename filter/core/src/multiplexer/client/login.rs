@@ -1,0 +1,49 @@
+//! A client's own login, where the configuration neither asks clients for one nor brings one: servers decide, and the client's
+//! commands go over connections that were logged in the same way.
+
+use crate::command::Args;
+use crate::resp::encode;
+use std::sync::Arc;
+
+/// What a client presents, until the servers have answered.
+#[derive(Clone, Debug)]
+pub struct PresentedLogin {
+    /// AUTH, as it is sent.
+    pub login: Arc<[u8]>,
+    /// What else changes if the client is let in: HELLO says more than AUTH.
+    pub hello: Option<HelloChange>,
+    /// A server has let the client in.
+    pub is_accepted: bool,
+}
+
+/// What HELLO changes.
+#[derive(Clone, Debug)]
+pub struct HelloChange {
+    /// The protocol becomes RESP3, or RESP2.
+    pub resp3: bool,
+    /// The client's name.
+    pub name: Option<Vec<u8>>,
+    /// The reply to the client.
+    pub reply: Vec<u8>,
+}
+
+impl PresentedLogin {
+    /// What AUTH presents.
+    ///
+    /// # Errors
+    /// Redis's answer to other numbers of arguments.
+    pub fn by_auth(args: &Args<'_>) -> Result<PresentedLogin, String> {
+        match args.count {
+            2 => Ok(PresentedLogin::new(&[args.get(1)])),
+            3 => Ok(PresentedLogin::new(&[args.get(1), args.get(2)])),
+            _ => Err("ERR syntax error".into()),
+        }
+    }
+
+    /// A password, perhaps behind a user name.
+    pub fn new(words: &[&[u8]]) -> PresentedLogin {
+        let mut command = Vec::new();
+        encode::command(&mut command, &[&[&b"AUTH"[..]], words].concat());
+        PresentedLogin { login: command.into(), hello: None, is_accepted: false }
+    }
+}

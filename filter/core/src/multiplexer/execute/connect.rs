@@ -1,0 +1,185 @@
+//! The connection over which a client's command goes to a target.
+
+use super::{Context, Obstacle};
+use crate::multiplexer::client::{Client, TargetLookup};
+use crate::multiplexer::routing::target::RouteTarget;
+use crate::multiplexer::upstream::discovery::NodeAccess;
+use crate::multiplexer::upstream::pending::Control;
+use crate::multiplexer::upstream::pool::{DedicatedConnection, SharedConnection};
+use crate::multiplexer::upstream::pool_key::PoolKey;
+use crate::multiplexer::upstream::{Route, Upstreams};
+
+/// The connection over which a command that may be shared goes: the client's own where that is held for the target.
+///
+/// # Errors
+/// The command waits, or there is no connection.
+#[inline]
+pub fn connect(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    target: RouteTarget,
+    access: NodeAccess,
+) -> Result<Route, Obstacle> {
+    match cached(context.upstreams, client, target, access) {
+        Some(connection) => Ok(Route::Shared(connection)),
+        None => look_up(context, client, target, access),
+    }
+}
+
+/// The same, if nothing has to be found out or opened.
+#[inline]
+fn cached(
+    upstreams: &Upstreams,
+    client: &Client,
+    target: RouteTarget,
+    access: NodeAccess,
+) -> Option<SharedConnection> {
+    if client.dedicated.connection.is_some() || access != NodeAccess::Write {
+        return None;
+    }
+    let connection = match client.rules.lookups.get(target.target)? {
+        TargetLookup::Connection(connection) => connection.id(),
+        TargetLookup::Cluster(cluster) => upstreams.discovery.cached(*cluster, target.slot?, client.session.resp3)?,
+        TargetLookup::Unknown => return None,
+    };
+    upstreams.pool.usable_shared(connection)
+}
+
+fn look_up(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    target: RouteTarget,
+    access: NodeAccess,
+) -> Result<Route, Obstacle> {
+    if let Some(dedicated) = client.dedicated.connection.filter(|dedicated| dedicated.is_held())
+        && client.rules.config.is_same(dedicated.target, target)
+    {
+        agree_on_protocol(context, client, dedicated.connection);
+        return Ok(Route::Dedicated(dedicated.connection));
+    }
+    let connection = match look_up_target(context, client, target.target)? {
+        TargetLookup::Connection(connection) => connection,
+        TargetLookup::Cluster(cluster) => {
+            let shard = context.upstreams.shard(cluster, target.slot, context.effects)?;
+            context.upstreams.node(cluster, shard, access, client.session.resp3, context.effects)?
+        }
+        TargetLookup::Unknown => {
+            let key = key_of(client, target.target)?;
+            let connection = context.upstreams.shared(key, context.effects)?;
+            if let Some(known) = client.rules.lookups.get_mut(target.target) {
+                *known = TargetLookup::Connection(connection);
+            }
+            connection
+        }
+    };
+    Ok(Route::Shared(connection))
+}
+
+/// How a target is reached, as far as it was looked up and is still so.
+fn look_up_target(context: &mut Context<'_>, client: &mut Client, target: usize) -> Result<TargetLookup, Obstacle> {
+    match client.rules.lookups.get(target).copied() {
+        Some(TargetLookup::Connection(connection)) if context.upstreams.pool.is_usable(connection.id()) => {
+            Ok(TargetLookup::Connection(connection))
+        }
+        Some(TargetLookup::Cluster(cluster)) => Ok(TargetLookup::Cluster(cluster)),
+        Some(TargetLookup::Connection(_) | TargetLookup::Unknown) | None => {
+            let found = client.rules.config.targets.get(target).ok_or_else(rules_changed)?;
+            if !found.is_cluster {
+                return Ok(TargetLookup::Unknown);
+            }
+            let endpoint = found.upstream.presented(client.session.login.as_ref());
+            let lookup = TargetLookup::Cluster(context.upstreams.discovery.cluster_of(&endpoint));
+            if let Some(known) = client.rules.lookups.get_mut(target) {
+                *known = lookup;
+            }
+            Ok(lookup)
+        }
+    }
+}
+
+/// The pool key of a client's connections to a target.
+fn key_of(client: &Client, target: usize) -> Result<PoolKey, Obstacle> {
+    let endpoint = &client.rules.config.targets.get(target).ok_or_else(rules_changed)?.upstream;
+    let endpoint = endpoint.presented(client.session.login.as_ref());
+    Ok(PoolKey { database: client.session.database, ..PoolKey::new(endpoint, client.session.resp3) })
+}
+
+/// The pool key that a client's own connection to a target has to have.
+///
+/// # Errors
+/// The command waits, or no node serves the target.
+pub fn dedicated_key(context: &mut Context<'_>, client: &mut Client, target: RouteTarget) -> Result<PoolKey, Obstacle> {
+    let key = key_of(client, target.target)?;
+    match look_up_target(context, client, target.target)? {
+        TargetLookup::Cluster(cluster) => {
+            let shard = context.upstreams.shard(cluster, target.slot, context.effects)?;
+            Ok(PoolKey { node: context.upstreams.master(cluster, shard), ..key })
+        }
+        TargetLookup::Connection(_) | TargetLookup::Unknown => Ok(key),
+    }
+}
+
+/// The connection to a target, or to the master of a shard of it.
+///
+/// # Errors
+/// The command waits, or there is no connection.
+pub fn connect_to_shard(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    target: usize,
+    shard: Option<usize>,
+) -> Result<Route, Obstacle> {
+    match (look_up_target(context, client, target)?, shard) {
+        (TargetLookup::Cluster(cluster), Some(shard)) => {
+            let resp3 = client.session.resp3;
+            let connection = context.upstreams.node(cluster, shard, NodeAccess::Write, resp3, context.effects)?;
+            Ok(Route::Shared(connection))
+        }
+        _ => connect(context, client, RouteTarget { target, slot: None }, NodeAccess::Write),
+    }
+}
+
+/// The pool key of a connection to a target, or to the master of a shard of it, for one client alone.
+///
+/// # Errors
+/// The command waits.
+pub fn dedicated_key_of_shard(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    target: usize,
+    shard: Option<usize>,
+) -> Result<PoolKey, Obstacle> {
+    let key = key_of(client, target)?;
+    match (look_up_target(context, client, target)?, shard) {
+        (TargetLookup::Cluster(cluster), Some(shard)) => {
+            Ok(PoolKey { node: context.upstreams.master(cluster, shard), ..key })
+        }
+        _ => Ok(key),
+    }
+}
+
+/// The number of shards of a target; `None` if it is no Redis Cluster.
+///
+/// # Errors
+/// The command waits, or the shards aren't known.
+pub fn shards(context: &mut Context<'_>, client: &mut Client, target: usize) -> Result<Option<usize>, Obstacle> {
+    match look_up_target(context, client, target)? {
+        TargetLookup::Cluster(cluster) => Ok(Some(context.upstreams.shard_count(cluster, context.effects)?)),
+        TargetLookup::Connection(_) | TargetLookup::Unknown => Ok(None),
+    }
+}
+
+/// The client may have chosen the other protocol since it has a connection of its own.
+pub fn agree_on_protocol(context: &mut Context<'_>, client: &Client, connection: DedicatedConnection) {
+    let resp3 = client.session.resp3;
+    let Some(known) = context.upstreams.pool.get_mut(connection.id()).filter(|known| known.key.resp3 != resp3) else {
+        return;
+    };
+    known.key.resp3 = resp3;
+    let version: &[u8] = if resp3 { b"3" } else { b"2" };
+    context.upstreams.control(connection, Control::Hello, context.effects, &[b"HELLO", version]);
+}
+
+fn rules_changed() -> Obstacle {
+    Obstacle::Error("ERR redis-mesh: the rules have changed under way; try again".to_owned())
+}

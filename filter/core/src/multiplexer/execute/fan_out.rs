@@ -1,0 +1,156 @@
+//! Sending a command to all servers that it concerns.
+
+use super::connect::{connect_to_shard, dedicated_key_of_shard, shards};
+use super::forward::wait_for_room;
+use super::{Context, Obstacle};
+use crate::command::Args;
+use crate::command::script;
+use crate::command::sharing::{Shareable, Sharing};
+use crate::multiplexer::client::{Client, Wait};
+use crate::multiplexer::reply::aggregate::Aggregation;
+use crate::multiplexer::reply::key_names::cursor;
+use crate::multiplexer::routing::fan_out::{FanOut, RequestPolicy};
+use crate::multiplexer::routing::decision::shown;
+use crate::multiplexer::routing::target;
+use crate::multiplexer::upstream::Route;
+use crate::multiplexer::upstream::pending::{Control, InFlight, Owner, PendingReply};
+use std::time::Duration;
+
+/// A server that gets the command: a target, or a shard of it.
+type Leg = (usize, Option<usize>);
+
+/// Sends a command to all servers that it concerns.
+pub fn fan_out(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    fan_out: &FanOut,
+    args: &Args<'_>,
+) -> Result<(), Obstacle> {
+    let config = client.rules.config.clone();
+    let mut legs = legs(context, client, fan_out)?;
+    let (mut asked, mut position) = (0, (0, 0));
+    if fan_out.policy == RequestPolicy::Scan {
+        let Some((next, cursor)) = cursor(args.get(1)) else { return Ok(()) };
+        position = (next, legs.len() as u64);
+        asked = cursor;
+        // Fewer servers than when the cursor was given: there is nothing more to be found.
+        let Some(leg) = legs.get(next as usize).copied() else {
+            client.answer(b"*2\r\n$1\r\n0\r\n*0\r\n");
+            return Ok(());
+        };
+        legs = vec![leg];
+    }
+    if legs.is_empty() {
+        return Err(Obstacle::Error("ERR redis-mesh: no route leads anywhere".into()));
+    }
+    let connections = connect_all(context, client, fan_out, &legs)?;
+    let targets: Vec<usize> = legs.iter().map(|(target, _)| *target).collect();
+    let policy = fan_out.response_policy(&config, targets, args, position);
+    let aggregation = Aggregation::new(policy, legs.len(), client.session.resp3);
+    let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
+    let owner = Owner { client: client.id, sequence };
+    let script = script::named(fan_out.command, args);
+    for (part, connection) in connections.into_iter().enumerate() {
+        if let Some(script) = script {
+            context.upstreams.ensure_loaded(connection.id(), script, config.op_timeout, context.effects);
+        }
+        let to = PendingReply::Part(owner, part as u32);
+        let in_flight = InFlight { names_scripts: script.is_some(), ..to.into() };
+        send(context, client, fan_out, connection, in_flight, |out| match fan_out.policy {
+            RequestPolicy::Keys | RequestPolicy::Scan => fan_out.write(&config, args, asked, out),
+            _ => target::write(args, &[], None, out),
+        });
+    }
+    Ok(())
+}
+
+/// The servers that get the command.
+fn legs(context: &mut Context<'_>, client: &mut Client, fan_out: &FanOut) -> Result<Vec<Leg>, Obstacle> {
+    let config = client.rules.config.clone();
+    let mut legs: Vec<Leg> = Vec::new();
+    for target in fan_out.targets(&config) {
+        match shards(context, client, target)? {
+            None => legs.push((target, None)),
+            Some(shards) if fan_out.policy == RequestPolicy::One => {
+                legs.extend((shards > 0).then_some((target, Some(0))));
+            }
+            Some(shards) => legs.extend((0..shards).map(|shard| (target, Some(shard)))),
+        }
+    }
+    Ok(legs)
+}
+
+/// A connection to each server: shared ones, or the client's own for a command that waits at servers.
+fn connect_all(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    fan_out: &FanOut,
+    legs: &[Leg],
+) -> Result<Vec<Route>, Obstacle> {
+    let mut connections = Vec::with_capacity(legs.len());
+    match fan_out.sharing {
+        Sharing::Safe(_) => {
+            for (target, shard) in legs {
+                let connection = connect_to_shard(context, client, *target, *shard)?;
+                wait_for_room(context, connection)?;
+                connections.push(connection);
+            }
+        }
+        Sharing::Blocks | Sharing::AwaitsWrites => {
+            if !client.output.queue.is_empty() {
+                return Err(Obstacle::Wait(Wait::Answers));
+            }
+            let mut keys = Vec::with_capacity(legs.len());
+            for (target, shard) in legs {
+                keys.push(dedicated_key_of_shard(context, client, *target, *shard)?);
+            }
+            for key in keys {
+                match context.upstreams.dedicated(client.id, key, false, context.effects) {
+                    Ok(connection) => connections.push(Route::Dedicated(connection)),
+                    Err(missing) => {
+                        connections.iter().for_each(|opened| context.upstreams.release(opened.id(), context.effects));
+                        return Err(missing.into());
+                    }
+                }
+            }
+            client.pause.wait = Some(Wait::Answers);
+        }
+        Sharing::Watches | Sharing::ChangesConnection => {
+            let name = shown(fan_out.command);
+            return Err(Obstacle::Error(format!(
+                "ERR redis-mesh: {name} changes the connection, and several servers are behind it"
+            )));
+        }
+    }
+    Ok(connections)
+}
+
+fn send(
+    context: &mut Context<'_>,
+    client: &Client,
+    fan_out: &FanOut,
+    connection: Route,
+    in_flight: InFlight,
+    write: impl FnOnce(&mut Vec<u8>),
+) {
+    let timeout: Option<Duration> = client.rules.config.op_timeout;
+    match (connection, fan_out.sharing) {
+        (Route::Shared(shared), Sharing::Safe(shareable)) => {
+            let to: (_, Shareable) = (shared, shareable);
+            context.upstreams.send(to, in_flight, timeout, context.effects, write);
+        }
+        (Route::Dedicated(own), Sharing::Safe(_)) => {
+            context.upstreams.send_dedicated(own, in_flight, timeout, context.effects, write);
+        }
+        (Route::Dedicated(own), _) => {
+            if fan_out.sharing == Sharing::AwaitsWrites {
+                // Redis counts from the last command of this connection, which then is after all that the client has written.
+                context.upstreams.control(own, Control::Ping, context.effects, &[b"PING"]);
+            }
+            // It waits as long as it says itself.
+            context.upstreams.send_dedicated(own, in_flight, None, context.effects, write);
+        }
+        // Nothing else is ever connected.
+        (Route::Shared(_), _) => {}
+    }
+}

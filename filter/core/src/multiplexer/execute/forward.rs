@@ -1,0 +1,243 @@
+//! Sending commands to one target, in parts to several, and transactions.
+
+use super::connect::connect;
+use super::mirror::mirror;
+use super::{Context, Obstacle};
+use crate::command::script::{self, ScriptDigest};
+use crate::command::sharing::Shareable;
+use crate::command::{Args, Command};
+use crate::multiplexer::client::transaction::{Transaction, TransactionError};
+use crate::multiplexer::client::{Client, Wait};
+use crate::multiplexer::reply::aggregate::Aggregation;
+use crate::multiplexer::reply::key_rewrite::KeyRewrite;
+use crate::multiplexer::routing::decision::Forward;
+use crate::multiplexer::routing::target::{KeyEdit, RouteTarget, SubCommand, write, write_part};
+use crate::multiplexer::upstream::Route;
+use crate::multiplexer::upstream::discovery::NodeAccess;
+use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
+use crate::request::errors::{CROSSSLOT, CROSSSLOT_DESTINATIONS};
+use crate::request::known::Known;
+use crate::wire::ReadPolicy;
+
+/// Bytes that a transaction may hold.
+const MAX_TRANSACTION: usize = 64 * 1024 * 1024;
+
+/// A command as it came.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The rows of the command table that rule it.
+    pub known: Option<Known>,
+    /// Its arguments.
+    pub args: &'a Args<'a>,
+    /// Its bytes, if it came as an array.
+    pub raw: Option<&'a [u8]>,
+}
+
+impl Request<'_> {
+    /// True if it only reads.
+    #[inline]
+    pub fn is_read(&self) -> bool {
+        self.known.is_none_or(|known| known.command.is_read())
+    }
+
+    /// The script that it names.
+    #[inline]
+    pub fn script(&self) -> Option<ScriptDigest> {
+        let command = self.known?.command;
+        if command.has_one_key { None } else { script::named(command, self.args) }
+    }
+
+    fn key_rewrite(&self, edits: &[KeyEdit]) -> Option<KeyRewrite> {
+        KeyRewrite::of(self.known?.command, self.args, edits)
+    }
+
+    fn write(&self, edits: &[KeyEdit], out: &mut Vec<u8>) {
+        write(self.args, edits, self.raw, out);
+    }
+}
+
+/// Sends a command over a connection that clients share, or over the client's own where that is held for the target.
+#[inline]
+pub fn over_shared(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    request: Request<'_>,
+    (target, edits, route): (RouteTarget, &[KeyEdit], Option<usize>),
+    shareable: Shareable,
+) -> Result<(), Obstacle> {
+    let access = access(client, route, request.is_read());
+    let connection = connect(context, client, target, access)?;
+    wait_for_room(context, connection)?;
+    let to = expect(client, request, edits);
+    send(context, client, (connection, shareable), to, request, |out| request.write(edits, out));
+    mirror(context, client, target.target, (request, edits), shareable, |out| request.write(edits, out));
+    Ok(())
+}
+
+/// Which nodes may answer a command by its route.
+#[inline]
+fn access(client: &Client, route: Option<usize>, is_read: bool) -> NodeAccess {
+    let policy = route.and_then(|route| client.rules.config.routes.get(route)).map(|route| route.read_policy);
+    match policy {
+        Some(policy) if policy != ReadPolicy::Master && is_read => NodeAccess::Read(policy),
+        _ => NodeAccess::Write,
+    }
+}
+
+/// A connection that takes no more makes the command wait.
+#[inline]
+pub fn wait_for_room(context: &Context<'_>, connection: Route) -> Result<(), Obstacle> {
+    match context.upstreams.pool.is_full(connection.id()) {
+        true => Err(Obstacle::Wait(Wait::Connection(connection.id()))),
+        false => Ok(()),
+    }
+}
+
+/// Sends a command of a client. `write` appends it.
+#[inline]
+pub fn send(
+    context: &mut Context<'_>,
+    client: &Client,
+    (connection, shareable): (Route, Shareable),
+    to: PendingReply,
+    request: Request<'_>,
+    write: impl FnOnce(&mut Vec<u8>),
+) {
+    let timeout = client.rules.config.op_timeout;
+    let script = request.script();
+    if let Some(script) = script {
+        context.upstreams.ensure_loaded(connection.id(), script, timeout, context.effects);
+    }
+    let in_flight = InFlight { is_read: request.is_read(), names_scripts: script.is_some(), ..to.into() };
+    match connection {
+        Route::Shared(shared) => {
+            context.upstreams.send((shared, shareable), in_flight, timeout, context.effects, write);
+        }
+        Route::Dedicated(own) => context.upstreams.send_dedicated(own, in_flight, timeout, context.effects, write),
+    }
+}
+
+/// Makes room for the reply to a command that goes to one target.
+#[inline]
+pub fn expect(client: &mut Client, request: Request<'_>, edits: &[KeyEdit]) -> PendingReply {
+    let is_mute = client.is_mute();
+    let queue = &mut client.output.queue;
+    let sequence = match request.key_rewrite(edits) {
+        None => queue.expect(is_mute),
+        Some(rewrite) => queue.expect_renamed(rewrite, is_mute),
+    };
+    PendingReply::Command(Owner { client: client.id, sequence })
+}
+
+/// Sends a command to several targets in parts. `owners`: for each key, the index of its part.
+pub fn split(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    request: Request<'_>,
+    (parts, owners): (&[SubCommand], Vec<usize>),
+    shareable: Shareable,
+) -> Result<(), Obstacle> {
+    let Some(Known { command, .. }) = request.known else { return Ok(()) };
+    let mut connections = Vec::with_capacity(parts.len());
+    for part in parts {
+        let access = access_of_part(client, command, request, part);
+        let connection = connect(context, client, part.target, access)?;
+        wait_for_room(context, connection)?;
+        connections.push(connection);
+    }
+    let aggregation = Aggregation::of_keys(command.split, owners, parts.len(), client.session.resp3);
+    let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
+    let owner = Owner { client: client.id, sequence };
+    for (number, (part, connection)) in parts.iter().zip(connections).enumerate() {
+        let mut out = Vec::new();
+        write_part(command, request.args, part, &mut out);
+        let to = PendingReply::Part(owner, number as u32);
+        send(context, client, (connection, shareable), to, request, |to| to.extend_from_slice(&out));
+        let copy = |to: &mut Vec<u8>| to.extend_from_slice(&out);
+        mirror(context, client, part.target.target, (request, &part.keys), shareable, copy);
+        count_part(context, client, request, part);
+    }
+    Ok(())
+}
+
+/// Counts a part for the route of its first key.
+fn count_part(context: &mut Context<'_>, client: &Client, request: Request<'_>, part: &SubCommand) {
+    let first = part.keys.first().map(|(index, _)| request.args.get(*index)).unwrap_or_default();
+    if let Some((matched, _)) = client.rules.config.route(first)
+        && let Some(host) = context.stats.tally(client.rules.stats)
+    {
+        host.route(matched.route as usize, 1);
+    }
+}
+
+fn access_of_part(client: &Client, command: &Command, request: Request<'_>, part: &SubCommand) -> NodeAccess {
+    let key = part.keys.first().map(|(index, _)| request.args.get(*index)).unwrap_or_default();
+    let route = client.rules.config.route(key).map(|(matched, _)| matched.route as usize);
+    access(client, route, command.is_read())
+}
+
+/// Sends a transaction, MULTI to EXEC in one piece.
+pub fn exec(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    transaction: &mut Transaction,
+) -> Result<(), Obstacle> {
+    let target = match transaction.place() {
+        Some(target) => target,
+        None => RouteTarget { target: client.rules.config.home().unwrap_or_default(), slot: None },
+    };
+    let connection = connect(context, client, target, NodeAccess::Write)?;
+    wait_for_room(context, connection)?;
+    let is_mute = client.is_mute();
+    let sequence = match transaction.renames() {
+        None => client.output.queue.expect(is_mute),
+        Some(rewrite) => client.output.queue.expect_renamed(rewrite, is_mute),
+    };
+    let timeout = client.rules.config.op_timeout;
+    let id = connection.id();
+    for script in &transaction.scripts {
+        context.upstreams.ensure_loaded(id, *script, timeout, context.effects);
+    }
+    context.upstreams.expect_queued(id, transaction.len(), timeout, context.effects);
+    let owner = Owner { client: client.id, sequence };
+    let in_flight =
+        InFlight { names_scripts: !transaction.scripts.is_empty(), ..PendingReply::Exec(owner).into() };
+    match connection {
+        Route::Shared(shared) => {
+            let to = (shared, Shareable::of_transaction());
+            context.upstreams.send(to, in_flight, timeout, context.effects, |out| transaction.write(out));
+        }
+        Route::Dedicated(own) => {
+            context.upstreams.send_dedicated(own, in_flight, timeout, context.effects, |out| transaction.write(out));
+        }
+    }
+    if let Some(dedicated) = client.dedicated.connection.as_mut().filter(|own| own.connection.id() == id) {
+        // EXEC ends the watch, whatever comes of it. What follows may go over another connection and must not overtake it.
+        dedicated.is_watching = false;
+        client.pause.wait = Some(Wait::Answers);
+    }
+    Ok(())
+}
+
+/// Queues a command in the client's transaction.
+pub fn queue(client: &mut Client, request: Request<'_>, forward: &Forward) {
+    let config = client.rules.config.clone();
+    // A command without a key goes wherever the others go, but for one that is to be heard.
+    let is_heard = |command: &Command| matches!(command.name, "publish" | "spublish") && !config.single;
+    let is_bound = request.known.is_some_and(|known| known.command.has_keys() || is_heard(known.command));
+    let has_target = forward.target.slot.is_some() || !forward.edits.is_empty() || is_bound;
+    let mut command = Vec::new();
+    request.write(&forward.edits, &mut command);
+    let rewrite = request.key_rewrite(&forward.edits);
+    let Some(transaction) = &mut client.transaction else { return };
+    transaction.scripts.extend(request.script());
+    if transaction.held() + command.len() > MAX_TRANSACTION {
+        transaction.is_doomed = true;
+        return client.answer_error("ERR redis-mesh: too big a transaction");
+    }
+    match transaction.queue(&config, has_target.then_some(forward.target), &command, rewrite) {
+        Ok(()) => client.answer(b"+QUEUED\r\n"),
+        Err(TransactionError::Destinations) => client.answer_error(CROSSSLOT_DESTINATIONS),
+        Err(TransactionError::Slots) => client.answer_error(CROSSSLOT),
+    }
+}

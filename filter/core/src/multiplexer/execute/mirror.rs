@@ -1,0 +1,77 @@
+//! Copies of commands for mirrors. Nobody waits for their replies, and a mirror that doesn't keep up misses copies.
+
+use super::Context;
+use super::forward::Request;
+use crate::cluster::slot::slot;
+use crate::command::sharing::Shareable;
+use crate::multiplexer::client::Client;
+use crate::multiplexer::config::MirrorConfig;
+use crate::multiplexer::routing::target::KeyEdit;
+use crate::multiplexer::upstream::discovery::{Missing, NodeAccess};
+use crate::multiplexer::upstream::pending::PendingReply;
+use crate::multiplexer::upstream::pool::SharedConnection;
+use crate::multiplexer::upstream::pool_key::PoolKey;
+use crate::stats::Stat;
+
+/// Sends copies of a command to the mirrors of a target. `write` appends the copy. Only commands that
+/// may be shared have copies, since any other would hold up the copies behind it.
+#[inline]
+pub fn mirror(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    target: usize,
+    (request, keys): (Request<'_>, &[KeyEdit]),
+    shareable: Shareable,
+    write: impl Fn(&mut Vec<u8>),
+) {
+    if client.rules.config.targets.get(target).is_none_or(|target| target.mirrors.is_empty()) {
+        return;
+    }
+    let config = client.rules.config.clone();
+    let mirrors = config.targets.get(target).map(|target| target.mirrors.as_slice()).unwrap_or_default();
+    let mut is_mirrored = false;
+    for mirror in mirrors {
+        let is_left_out = mirror.exclude_read_commands && request.is_read();
+        if is_left_out || !context.effects.random.chance(mirror.per_million) {
+            continue;
+        }
+        let Ok(connection) = connect(context, client, mirror, request, keys) else { continue };
+        if context.upstreams.pool.is_full(connection.id()) {
+            continue;
+        }
+        is_mirrored = true;
+        let timeout = config.op_timeout;
+        if let Some(script) = request.script() {
+            context.upstreams.ensure_loaded(connection.id(), script, timeout, context.effects);
+        }
+        let to = PendingReply::Ignored.into();
+        context.upstreams.send((connection, shareable), to, timeout, context.effects, &write);
+    }
+    if is_mirrored {
+        client.count(Stat::Mirrored, context.stats);
+    }
+}
+
+fn connect(
+    context: &mut Context<'_>,
+    client: &Client,
+    mirror: &MirrorConfig,
+    request: Request<'_>,
+    keys: &[KeyEdit],
+) -> Result<SharedConnection, Missing> {
+    let endpoint = mirror.upstream.clone();
+    if !mirror.is_cluster {
+        let key = PoolKey { database: client.session.database, ..PoolKey::new(endpoint, false) };
+        return context.upstreams.shared(key, context.effects);
+    }
+    let first = || {
+        let found = request.known?.command.keys(request.args).ok()?.first()?;
+        let strip = keys.iter().find(|(index, _)| *index == found.index).map_or(0, |(_, strip)| *strip);
+        Some((found.index, strip))
+    };
+    let key = keys.first().copied().or_else(first);
+    let slot = key.map(|(index, strip)| slot(request.args.get(index).get(strip..).unwrap_or_default()));
+    let cluster = context.upstreams.discovery.cluster_of(&endpoint);
+    let shard = context.upstreams.shard(cluster, slot, context.effects)?;
+    context.upstreams.node(cluster, shard, NodeAccess::Write, false, context.effects)
+}

@@ -1,0 +1,180 @@
+//! Subscriptions and MONITOR: connections over which servers send what answers no command.
+
+use super::connect::{dedicated_key, shards};
+use super::{Context, Obstacle};
+use crate::cluster::slot::slot;
+use crate::command::Args;
+use crate::multiplexer::client::subscription::{SubscriptionChange, SubscriptionKind};
+use crate::multiplexer::client::{Client, TargetLookup, Wait};
+use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::reply::aggregate::{Aggregation, ResponsePolicy};
+use crate::multiplexer::routing::target::RouteTarget;
+use crate::multiplexer::upstream::discovery::Missing;
+use crate::multiplexer::upstream::pending::{Owner, PendingReply};
+use crate::multiplexer::upstream::pool_key::PoolKey;
+use crate::request::errors::CROSSSLOT;
+use crate::resp::encode;
+
+/// SUBSCRIBE and its like (<https://redis.io/docs/latest/develop/pubsub/>).
+pub fn subscribe(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    change: SubscriptionChange,
+    args: &Args<'_>,
+) -> Result<(), Obstacle> {
+    let is_first = change.begins && client.subscriptions.connections.is_empty();
+    let is_for_all = !change.begins && args.count == 1;
+    let is_alone = is_first || is_for_all || change.kind == SubscriptionKind::Shard;
+    let has_pending = !client.output.queue.is_empty();
+    if has_pending && (is_alone || !client.is_subscribing()) {
+        // Nothing overtakes anything; by then it is known what there is; and a client of RESP2 that has subscribed gets
+        // nothing out of turn.
+        return Err(Obstacle::Wait(Wait::Answers));
+    }
+    change_all(context, client, change, args)?;
+    client.subscriptions.last_change = client.output.queue.end();
+    Ok(())
+}
+
+fn change_all(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    change: SubscriptionChange,
+    args: &Args<'_>,
+) -> Result<(), Obstacle> {
+    let names: Vec<Vec<u8>> = match !change.begins && args.count == 1 {
+        true => client.subscriptions.names(change.kind),
+        false => (1..args.count).map(|index| args.get(index).to_vec()).collect(),
+    };
+    let resp3 = client.session.resp3;
+    if !resp3 {
+        // What comes after depends on whether there is a subscription by then.
+        client.pause.wait = Some(Wait::Answers);
+    }
+    if names.is_empty() {
+        let reply = client.subscriptions.confirm(change, None, None, resp3);
+        client.answer(&reply);
+        return Ok(());
+    }
+    if change.begins {
+        let connection = subscriber(context, client, change, &names)?;
+        send(context, client, change, &names, connection);
+        return Ok(());
+    }
+    for name in names {
+        let kept = client.subscriptions.connection(change.kind, &name);
+        match kept.or(client.subscriptions.connections.first().copied()) {
+            Some(connection) => send(context, client, change, &[name], connection),
+            None => {
+                let reply = client.subscriptions.confirm(change, Some(&name), None, resp3);
+                client.answer(&reply);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn send(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    change: SubscriptionChange,
+    names: &[Vec<u8>],
+    connection: ConnectionId,
+) {
+    let mut words: Vec<&[u8]> = vec![change.name().as_bytes()];
+    words.extend(names.iter().map(Vec::as_slice));
+    for index in 0..names.len() {
+        // Each channel is confirmed by itself.
+        let sequence = client.output.queue.expect(client.is_mute());
+        let owner = Owner { client: client.id, sequence };
+        let to = PendingReply::Subscription(owner, (names.len() - 1 - index) as u32);
+        context.upstreams.pool.send(connection, to.into(), None, context.effects, |out| {
+            if index == 0 {
+                encode::command(out, &words);
+            }
+        });
+    }
+}
+
+/// The connection on which a client subscribes: one for channels and patterns, and in a Redis Cluster one for each node that has shard
+/// channels.
+fn subscriber(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    change: SubscriptionChange,
+    names: &[Vec<u8>],
+) -> Result<ConnectionId, Obstacle> {
+    let Some(target) = client.rules.config.home() else {
+        return Err(Obstacle::Error(format!(
+            "ERR redis-mesh: {} needs a destination that is the one for all other keys, and there is none",
+            change.name().to_ascii_uppercase()
+        )));
+    };
+    let is_sharded = client.rules.config.is_cluster(target) && change.kind == SubscriptionKind::Shard;
+    let of = names.first().filter(|_| is_sharded).map(|name| slot(name));
+    if is_sharded && names.iter().any(|name| Some(slot(name)) != of) {
+        return Err(Obstacle::Error(CROSSSLOT.into()));
+    }
+    let key = dedicated_key(context, client, RouteTarget { target, slot: of })?;
+    let fits = |connection: &&ConnectionId| {
+        let known = context.upstreams.pool.get(**connection);
+        known.is_some_and(|known| of.is_none() || known.key.node == key.node)
+    };
+    if let Some(known) = client.subscriptions.connections.iter().find(fits) {
+        return Ok(*known);
+    }
+    let connection = context.upstreams.dedicated(client.id, key, true, context.effects)?.id();
+    client.subscriptions.connections.push(connection);
+    Ok(connection)
+}
+
+/// MONITOR: all servers tell.
+pub fn monitor(context: &mut Context<'_>, client: &mut Client) -> Result<(), Obstacle> {
+    if !client.output.queue.is_empty() {
+        return Err(Obstacle::Wait(Wait::Answers));
+    }
+    let keys = keys_of_all_servers(context, client)?;
+    let aggregation = Aggregation::new(ResponsePolicy::Same, keys.len(), client.session.resp3);
+    let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
+    for (part, key) in keys.into_iter().enumerate() {
+        let to = PendingReply::Part(Owner { client: client.id, sequence }, part as u32);
+        match context.upstreams.dedicated(client.id, key, true, context.effects) {
+            Ok(connection) => {
+                client.subscriptions.connections.push(connection.id());
+                context.upstreams.send_dedicated(connection, to.into(), None, context.effects, |out| {
+                    encode::command(out, &[b"MONITOR"]);
+                });
+            }
+            Err(Missing::Error(text)) => {
+                let mut reply = Vec::new();
+                encode::error(&mut reply, text.as_bytes());
+                client.output.queue.part(sequence, part as u32, reply, &mut client.output.out);
+            }
+            Err(Missing::Topology(_)) => {}
+        }
+    }
+    client.subscriptions.is_monitor = true;
+    Ok(())
+}
+
+/// The pool keys of the client's own connections to all targets, and to all masters of those that are Redis Clusters.
+fn keys_of_all_servers(context: &mut Context<'_>, client: &mut Client) -> Result<Vec<PoolKey>, Obstacle> {
+    let mut keys = Vec::new();
+    for target in 0..client.rules.config.targets.len() {
+        let key = dedicated_key(context, client, RouteTarget { target, slot: None })?;
+        match shards(context, client, target)? {
+            None => keys.push(key),
+            Some(shards) => {
+                for shard in 0..shards {
+                    let node = match client.rules.lookups.get(target) {
+                        Some(TargetLookup::Cluster(cluster)) => context.upstreams.master(*cluster, shard),
+                        _ => None,
+                    };
+                    keys.push(PoolKey { node, ..key.clone() });
+                }
+            }
+        }
+    }
+    keys.dedup();
+    Ok(keys)
+}

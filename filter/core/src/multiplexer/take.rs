@@ -1,0 +1,131 @@
+//! Taking commands from the bytes of a client, and new rules for it.
+
+use super::client::{Client, Dedicated, Wait};
+use super::config::HostConfig;
+use super::effects::Effects;
+use super::execute::{Context, Step, command};
+use super::upstream::Upstreams;
+use crate::command::Args;
+use crate::resp::encode;
+use crate::resp::request::{Parser, Progress};
+use crate::stats::Stat;
+use std::sync::Arc;
+
+/// Takes bytes of a client. Returns how many were taken; the rest is to be offered again.
+pub fn take(context: &mut Context<'_>, client: &mut Client, data: &[u8]) -> usize {
+    if client.pause.until.is_some_and(|until| until <= context.effects.now) {
+        client.pause.until = None;
+    }
+    if !client.is_closing() && !client.may_go_on() && !data.is_empty() {
+        // What it sends waits where the client feels it.
+        (client.input.is_stalled, client.input.has_more) = (true, true);
+        return 0;
+    }
+    let taken = take_commands(context, client, data);
+    let is_held = !client.input.buffer.is_empty() && !client.may_go_on();
+    client.input.is_stalled = !client.is_closing() && (taken < data.len() || is_held);
+    client.count_commands(context.stats);
+    client.input.has_more = client.input.is_stalled;
+    client.announce(&mut context.effects.outbox, context.stats, context.effects.now);
+    taken
+}
+
+fn take_commands(context: &mut Context<'_>, client: &mut Client, data: &[u8]) -> usize {
+    // Bytes of a command that began before come first. Without them, nothing is copied that is there as a whole.
+    let mut held = std::mem::take(&mut client.input.buffer);
+    let is_held = !held.is_empty();
+    if is_held {
+        held.extend_from_slice(data);
+    }
+    let buffer = if is_held { held.as_slice() } else { data };
+    let mut parser = std::mem::take(&mut client.input.parser);
+    let at = parse(context, client, &mut parser, buffer);
+    client.input.parser = parser;
+    if client.is_closing() {
+        return data.len();
+    }
+    if is_held {
+        held.drain(..at);
+        client.input.buffer = held;
+        return data.len();
+    }
+    if client.may_go_on() {
+        // The beginning of a command.
+        client.input.buffer.extend_from_slice(buffer.get(at..).unwrap_or_default());
+        return data.len();
+    }
+    at
+}
+
+/// Executes the commands in `buffer` as far as the client may go on. Returns how many bytes they have.
+fn parse(context: &mut Context<'_>, client: &mut Client, parser: &mut Parser, buffer: &[u8]) -> usize {
+    let mut at = 0;
+    while client.may_go_on() && at < buffer.len() {
+        let rest = buffer.get(at..).unwrap_or_default();
+        match parser.parse(rest, &client.rules.config.limits) {
+            Ok(Progress::Partial) => break,
+            Ok(Progress::Nothing(length)) => {
+                parser.reset();
+                at += length;
+            }
+            Ok(Progress::Complete(length)) => {
+                let args = Args { frame: parser.frame(rest), spans: parser.args(), count: parser.args().len() };
+                let raw = rest.get(..length).filter(|_| !parser.is_inline());
+                if let Step::Waits = command(context, client, &args, raw) {
+                    break;
+                }
+                parser.reset();
+                at += length;
+            }
+            Err(error) => {
+                client.count(Stat::ProtocolErrors, context.stats);
+                let mut reply = Vec::new();
+                encode::error(&mut reply, format!("ERR Protocol error: {error}").as_bytes());
+                client.output.queue.answered(&reply, &mut client.output.out);
+                client.begin_closing();
+                at = buffer.len();
+            }
+        }
+    }
+    at
+}
+
+/// Gives a client new rules.
+pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &mut Upstreams, effects: &mut Effects) {
+    let before = std::mem::replace(&mut client.rules.config, config.clone());
+    client.follow_command_stats();
+    client.rules.forget_lookups();
+    let endpoints = |config: &HostConfig| config.targets.iter().map(|to| to.upstream.clone()).collect::<Vec<_>>();
+    let is_same = endpoints(&before) == endpoints(config);
+    if !is_same && !client.output.queue.is_empty() && client.pause.wait.is_none() {
+        // With a new login it may go over another connection to the same Redis, and must not overtake what it has sent.
+        client.pause.wait = Some(Wait::Answers);
+    }
+    if let Some(transaction) = &mut client.transaction {
+        // Where it leads may have changed.
+        transaction.is_doomed |= transaction.len() > 0;
+    }
+    if !config.passes_auth {
+        (client.session.login, client.session.presented) = (None, None);
+    }
+    // A connection of its own stays as long as it leads where it should; a login is asked for once.
+    let cluster = |config: &HostConfig, target: usize| config.targets.get(target).map(|to| to.upstream.cluster.clone());
+    let has_turned = before.passes_auth != config.passes_auth;
+    let stays = |own: &Dedicated| {
+        let target = own.target.target;
+        !has_turned && cluster(&before, target) == cluster(config, target)
+    };
+    let home = |config: &HostConfig| config.home().and_then(|target| cluster(config, target));
+    let is_moved = has_turned || home(&before) != home(config);
+    let is_cut = !client.subscriptions.connections.is_empty() && is_moved;
+    match client.dedicated.connection.filter(|own| !stays(own)) {
+        Some(own) if own.is_special => client.cut_off(&mut effects.outbox),
+        Some(own) => {
+            client.dedicated.lost_watch |= own.is_watching;
+            client.dedicated.connection = None;
+            upstreams.pool.close(own.connection.id(), effects);
+        }
+        None if is_cut => client.cut_off(&mut effects.outbox),
+        None => {}
+    }
+}

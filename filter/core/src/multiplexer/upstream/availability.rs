@@ -1,0 +1,123 @@
+//! Which Redis servers can't be reached at present. They are not tried again and again: the wait doubles with each failure.
+
+use super::endpoint::Endpoint;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// The first wait before a Redis that can't be reached is tried again.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+/// The longest wait.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+
+/// A Redis, or a node of a Redis Cluster. All logins that clients present at it are one, since there can be any number of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Peer {
+    endpoint: Endpoint,
+    node: Option<SocketAddr>,
+}
+
+impl Peer {
+    /// The peer that connections to this node of an endpoint reach.
+    pub fn new(endpoint: &Endpoint, node: Option<SocketAddr>) -> Peer {
+        Peer { endpoint: endpoint.of_any_login(), node }
+    }
+}
+
+struct Backoff {
+    until: Duration,
+    wait: Duration,
+    why: String,
+}
+
+/// Peers that are backed off from.
+#[derive(Default)]
+pub struct Availability {
+    backoffs: HashMap<Peer, Backoff>,
+}
+
+impl Availability {
+    /// True if nothing is backed off from, which spares the construction of a peer.
+    pub fn is_all_up(&self) -> bool {
+        self.backoffs.is_empty()
+    }
+
+    /// True unless the peer is backed off from.
+    pub fn is_up(&self, peer: &Peer, now: Duration) -> bool {
+        self.reason(peer, now).is_none()
+    }
+
+    /// Why the peer is backed off from; `None` if it isn't.
+    pub fn reason(&self, peer: &Peer, now: Duration) -> Option<&str> {
+        let backoff = self.backoffs.get(peer).filter(|backoff| backoff.until > now)?;
+        Some(&backoff.why)
+    }
+
+    /// Notes that the peer can't be reached, or refuses everybody: `why` is what clients are told until it is tried again.
+    pub fn back_off(&mut self, peer: Peer, why: String, now: Duration) {
+        let before = self.backoffs.get(&peer);
+        let wait = before.map_or(FIRST_BACKOFF, |backoff| (backoff.wait * 2).min(LONGEST_BACKOFF));
+        self.backoffs.insert(peer, Backoff { until: now + wait, wait, why });
+    }
+
+    /// Notes that the peer has answered.
+    pub fn succeeded(&mut self, peer: &Peer) {
+        self.backoffs.remove(peer);
+    }
+
+    /// Forgets nodes of an endpoint that `is_node` says are none any more.
+    pub fn retain_nodes(&mut self, endpoint: &Endpoint, is_node: impl Fn(SocketAddr) -> bool) {
+        let endpoint = endpoint.of_any_login();
+        self.backoffs.retain(|peer, _| peer.endpoint != endpoint || peer.node.is_none_or(&is_node));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn the_wait_doubles_up_to_a_bound_and_ends_with_success() {
+        let at = Duration::from_millis;
+        let endpoint = Endpoint { cluster: "c".into(), login: None, nodes: None };
+        let peer = Peer::new(&endpoint, None);
+        let mut availability = Availability::default();
+        let mut now = Duration::ZERO;
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            availability.back_off(peer.clone(), "it is down".into(), now);
+            let begun = now;
+            while !availability.is_up(&peer, now) {
+                assert_eq!(availability.reason(&peer, now), Some("it is down"));
+                now += at(10);
+            }
+            waits.push((now - begun).as_millis());
+        }
+        assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
+        availability.succeeded(&peer);
+        assert!(availability.is_all_up());
+        availability.back_off(peer.clone(), String::new(), now);
+        assert!(availability.is_up(&peer, now + at(50)));
+    }
+
+    #[test]
+    fn nodes_that_have_left_are_forgotten() {
+        let endpoint = |cluster: &str| Endpoint { cluster: cluster.into(), login: None, nodes: None };
+        let node = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
+        let mut availability = Availability::default();
+        let peers = [
+            Peer::new(&endpoint("a"), None),
+            Peer::new(&endpoint("a"), Some(node(1))),
+            Peer::new(&endpoint("a"), Some(node(2))),
+            Peer::new(&endpoint("b"), Some(node(1))),
+        ];
+        for peer in &peers {
+            availability.back_off(peer.clone(), String::new(), Duration::ZERO);
+        }
+        availability.retain_nodes(&endpoint("a"), |known| known == node(2));
+        let up: Vec<bool> = peers.iter().map(|peer| availability.is_up(peer, Duration::ZERO)).collect();
+        assert_eq!(up, [false, true, false, false]);
+    }
+}

@@ -1,0 +1,429 @@
+//! Finding out who serves which slots of a Redis Cluster, and again when that changes.
+//!
+//! Nodes are asked CLUSTER INFO and CLUSTER SLOTS over a connection of its own: those that are known, and at last whichever
+//! Envoy chooses, since all may have moved.
+
+mod redis_cluster;
+
+use super::availability::Peer;
+use super::connection::UpstreamConnection;
+use super::endpoint::Endpoint;
+use super::events::Event;
+use super::pending::PendingReply;
+use super::pool::{Pool, SharedConnection};
+use super::pool_key::{PoolKey, Purpose};
+use crate::cluster::read_policy::choose;
+use crate::cluster::topology::Topology;
+use crate::multiplexer::effects::Effects;
+use crate::multiplexer::ids::{ClusterId, ConnectionId};
+use crate::multiplexer::timers::Timer;
+use crate::resp::encode;
+use crate::wire::ReadPolicy;
+use redis_cluster::{REFRESH_SOON, RedisCluster};
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How soon nodes are asked again after an answer told of a change.
+const REFRESH_AFTER_CHANGE: Duration = Duration::from_millis(250);
+/// How soon they are asked again when all is well: replicas come and go without a word.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a node may take to answer.
+const INQUIRY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection to a node that has lost its role may be silent, with replies to come.
+const STALLED: Duration = Duration::from_millis(500);
+
+/// Which node of a shard answers a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeAccess {
+    /// The master.
+    Write,
+    /// A node that this policy allows.
+    Read(ReadPolicy),
+}
+
+impl NodeAccess {
+    fn policy(self) -> ReadPolicy {
+        match self {
+            NodeAccess::Write => ReadPolicy::Master,
+            NodeAccess::Read(policy) => policy,
+        }
+    }
+}
+
+/// Why there is no connection for a command.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The topology of this cluster is being asked for.
+    Topology(ClusterId),
+    /// The error for the client.
+    Error(String),
+}
+
+/// The Redis Clusters of a worker.
+#[derive(Default)]
+pub struct Discovery {
+    clusters: Vec<RedisCluster>,
+}
+
+impl Discovery {
+    /// The index of a cluster, which is added if it isn't known.
+    pub fn cluster_of(&mut self, endpoint: &Endpoint) -> ClusterId {
+        if let Some(known) = self.find(endpoint) {
+            if let Some(cluster) = self.clusters.get_mut(known) {
+                cluster.is_wanted = true;
+            }
+            return known;
+        }
+        self.clusters.push(RedisCluster::new(endpoint.clone()));
+        self.clusters.len() - 1
+    }
+
+    fn find(&self, endpoint: &Endpoint) -> Option<ClusterId> {
+        self.clusters.iter().position(|cluster| cluster.endpoint == *endpoint)
+    }
+
+    /// The shared connection to the master of a slot, if it was looked up.
+    #[inline]
+    pub fn cached(&self, cluster: ClusterId, slot: u16, resp3: bool) -> Option<ConnectionId> {
+        self.clusters.get(cluster)?.cached(slot, resp3)
+    }
+
+    /// The master of a shard.
+    pub fn master(&self, cluster: ClusterId, shard: usize) -> Option<SocketAddr> {
+        self.clusters.get(cluster)?.master(shard)
+    }
+
+    /// A client waits for a cluster's topology.
+    pub fn await_topology(&mut self, cluster: ClusterId) {
+        if let Some(cluster) = self.clusters.get_mut(cluster) {
+            cluster.is_awaited = true;
+        }
+    }
+
+    /// What is known of a cluster. Where nothing is, nodes are asked.
+    fn topology(&mut self, index: ClusterId, pool: &mut Pool, effects: &mut Effects) -> Result<&Topology, Missing> {
+        let is_unknown = |all: &[RedisCluster]| all.get(index).is_some_and(|cluster| cluster.topology.is_none());
+        if is_unknown(&self.clusters) {
+            self.refresh(index, pool, effects);
+            if self.clusters.get(index).is_some_and(|cluster| cluster.inquiry.connection.is_some()) {
+                return Err(Missing::Topology(index));
+            }
+        }
+        let Some(cluster) = self.clusters.get(index) else { return Err(Missing::Error(String::new())) };
+        cluster.topology.as_ref().ok_or_else(|| Missing::Error(cluster.error()))
+    }
+
+    /// The number of shards of a cluster.
+    ///
+    /// # Errors
+    /// The topology isn't known.
+    pub fn shard_count(
+        &mut self,
+        index: ClusterId,
+        pool: &mut Pool,
+        effects: &mut Effects,
+    ) -> Result<usize, Missing> {
+        self.topology(index, pool, effects).map(|topology| topology.shards().len())
+    }
+
+    /// The shard that serves a slot; without a slot, the first one.
+    ///
+    /// # Errors
+    /// The topology isn't known, or no node serves the slot.
+    pub fn shard(
+        &mut self,
+        index: ClusterId,
+        slot: Option<u16>,
+        pool: &mut Pool,
+        effects: &mut Effects,
+    ) -> Result<usize, Missing> {
+        let topology = self.topology(index, pool, effects)?;
+        let Some(slot) = slot else { return Ok(0) };
+        topology.owner(slot).ok_or_else(|| {
+            self.refresh_by(index, effects.now + REFRESH_SOON, effects);
+            Missing::Error("CLUSTERDOWN Hash slot not served".to_owned())
+        })
+    }
+
+    /// The shared connection to a node of a shard.
+    ///
+    /// # Errors
+    /// No node of the shard may answer, or the one that may is backed off from.
+    pub fn node(
+        &mut self,
+        (index, shard): (ClusterId, usize),
+        access: NodeAccess,
+        resp3: bool,
+        pool: &mut Pool,
+        effects: &mut Effects,
+    ) -> Result<SharedConnection, Missing> {
+        let Some(cluster) = self.clusters.get_mut(index) else { return Err(Missing::Error(String::new())) };
+        let policy = access.policy();
+        let known = cluster.cached_master(shard, resp3).filter(|_| policy == ReadPolicy::Master);
+        if let Some(connection) = known.and_then(|known| pool.usable_shared(known)) {
+            return Ok(connection);
+        }
+        let Some(nodes) = cluster.topology.as_ref().and_then(|topology| topology.shards().get(shard)) else {
+            return Err(Missing::Topology(index));
+        };
+        let (endpoint, now) = (&cluster.endpoint, effects.now);
+        let is_up = |node: SocketAddr| {
+            let availability = &pool.availability;
+            availability.is_all_up() || availability.is_up(&Peer::new(endpoint, Some(node)), now)
+        };
+        let Some((node, readonly)) = choose(policy, nodes, is_up, &mut effects.random) else {
+            let cluster = &endpoint.cluster;
+            return Err(Missing::Error(format!(
+                "ERR redis-mesh: {cluster} has no replica for this key, and the read policy is REPLICA"
+            )));
+        };
+        let known = cluster.cached_replica(shard, node, resp3).filter(|_| readonly);
+        if let Some(connection) = known.and_then(|known| pool.usable_shared(known)) {
+            return Ok(connection);
+        }
+        let key = PoolKey { node: Some(node), readonly, ..PoolKey::new(endpoint.clone(), resp3) };
+        match pool.shared(key, effects) {
+            Ok(connection) if readonly => {
+                cluster.cache_replica(shard, node, resp3, connection.id());
+                Ok(connection)
+            }
+            Ok(connection) => {
+                cluster.cache_master(shard, resp3, connection.id());
+                Ok(connection)
+            }
+            Err(text) => {
+                // Perhaps another node has taken its place.
+                self.refresh_by(index, effects.now + REFRESH_SOON, effects);
+                Err(Missing::Error(text))
+            }
+        }
+    }
+
+    /// The pool key of the master of the shard to which the replica of a pool key belongs.
+    pub fn master_of_replica(&self, key: &PoolKey) -> Option<PoolKey> {
+        let cluster = self.clusters.get(self.find(&key.endpoint)?)?;
+        let node = key.node?;
+        let shards = cluster.topology.as_ref()?.shards();
+        let shard = shards.iter().find(|shard| shard.replicas.contains(&node))?;
+        Some(PoolKey { node: Some(shard.master), readonly: false, ..key.clone() })
+    }
+
+    /// Nodes are to be asked at that time, or before.
+    fn refresh_by(&mut self, index: ClusterId, time: Duration, effects: &mut Effects) {
+        let Some(cluster) = self.clusters.get_mut(index) else { return };
+        let inquiry = &mut cluster.inquiry;
+        if inquiry.connection.is_none() && (inquiry.not_before > time || inquiry.not_before == Duration::ZERO) {
+            inquiry.not_before = time;
+        }
+        effects.timers.add(time, Timer::Discovery(index));
+    }
+
+    /// Something is amiss with a node.
+    pub fn suspect(&mut self, endpoint: &Endpoint, effects: &mut Effects) {
+        if let Some(index) = self.find(endpoint) {
+            self.refresh_by(index, effects.now + REFRESH_SOON, effects);
+        }
+    }
+
+    /// A node has told that another one serves a slot.
+    pub fn moved(&mut self, endpoint: &Endpoint, slot: u16, to: SocketAddr, pool: &mut Pool, effects: &mut Effects) {
+        let Some(index) = self.find(endpoint) else { return };
+        if self.clusters.get_mut(index).is_some_and(|cluster| cluster.move_slot(slot, to)) {
+            pool.events.push_back(Event::SlotsMoved(index));
+        }
+        self.refresh_by(index, effects.now + REFRESH_AFTER_CHANGE, effects);
+    }
+
+    /// Asks a node, unless one is being asked or it is too early.
+    pub fn refresh(&mut self, index: ClusterId, pool: &mut Pool, effects: &mut Effects) {
+        loop {
+            let Some(cluster) = self.clusters.get_mut(index) else { return };
+            let inquiry = &cluster.inquiry;
+            if inquiry.connection.is_some() || inquiry.not_before > effects.now || !cluster.is_wanted {
+                return;
+            }
+            let Some(node) = next_to_ask(cluster, pool, effects) else { return self.nobody_could_tell(index, pool, effects) };
+            cluster.inquiry.tried.push(node);
+            let key = PoolKey { node, ..PoolKey::new(cluster.endpoint.clone(), false) };
+            match pool.open(key, Purpose::Discovery(index), effects) {
+                Ok(connection) => {
+                    cluster.inquiry.connection = Some(connection);
+                    cluster.inquiry.answers.clear();
+                    for word in ["INFO", "SLOTS"] {
+                        pool.send(connection, PendingReply::Topology.into(), Some(INQUIRY_TIMEOUT), effects, |out| {
+                            encode::command(out, &[b"CLUSTER", word.as_bytes()]);
+                        });
+                    }
+                    return;
+                }
+                Err(why) => cluster.inquiry.why = without_prefix(&why).to_owned(),
+            }
+        }
+    }
+
+    /// Asks a node although nothing is amiss, if the cluster is in use.
+    pub fn periodic_refresh(&mut self, index: ClusterId, pool: &mut Pool, effects: &mut Effects) {
+        let Some(cluster) = self.clusters.get_mut(index) else { return };
+        cluster.periodic_refresh = None;
+        let endpoint = &cluster.endpoint;
+        let is_used = |connection: &UpstreamConnection| {
+            connection.purpose == Purpose::Shared
+                && connection.key.endpoint == *endpoint
+                && effects.now.saturating_sub(connection.last_activity) <= REFRESH_INTERVAL * 2
+        };
+        if pool.iter().any(|(_, connection)| is_used(connection)) {
+            self.refresh(index, pool, effects);
+        }
+    }
+
+    /// Clusters to which no rules lead any more are asked nothing: they may refuse the login by now.
+    pub fn retire_unused(&mut self, wanted: &HashSet<Endpoint>) {
+        for cluster in &mut self.clusters {
+            cluster.is_wanted = wanted.contains(&cluster.endpoint.of_rules());
+        }
+    }
+
+    fn nobody_could_tell(&mut self, index: ClusterId, pool: &mut Pool, effects: &mut Effects) {
+        let Some(cluster) = self.clusters.get_mut(index) else { return };
+        let next = effects.now + cluster.inquiry.failed();
+        cluster.inquiry.not_before = next;
+        if cluster.topology.is_some() {
+            effects.timers.add(next, Timer::Discovery(index));
+        }
+        self.wake_clients(index, pool);
+    }
+
+    fn wake_clients(&mut self, index: ClusterId, pool: &mut Pool) {
+        if self.clusters.get_mut(index).is_some_and(|cluster| std::mem::take(&mut cluster.is_awaited)) {
+            pool.events.push_back(Event::ClusterAnswered(index));
+        }
+    }
+
+    /// The node at the other end of `connection` has answered a question.
+    pub fn answered(
+        &mut self,
+        index: ClusterId,
+        connection: ConnectionId,
+        reply: Vec<u8>,
+        pool: &mut Pool,
+        effects: &mut Effects,
+    ) {
+        let from = pool.get(connection).and_then(|connection| connection.key.node);
+        let is_asked = |cluster: &&mut RedisCluster| cluster.inquiry.connection == Some(connection);
+        let Some(cluster) = self.clusters.get_mut(index).filter(is_asked) else { return };
+        cluster.inquiry.answers.push(reply);
+        let [info, slots] = cluster.inquiry.answers.as_slice() else { return };
+        let found = Topology::parse(info, slots, from);
+        cluster.inquiry.connection = None;
+        match found {
+            Ok(topology) if cluster.believes(&topology) => return self.learn(index, topology, pool, effects),
+            Ok(_) => cluster.inquiry.why = "the node that answered doesn't see the whole cluster".to_owned(),
+            Err(why) => cluster.inquiry.why = why,
+        }
+        self.refresh(index, pool, effects);
+    }
+
+    /// A connection over which a node was asked is lost.
+    pub fn connection_lost(
+        &mut self,
+        index: ClusterId,
+        connection: ConnectionId,
+        why: &str,
+        pool: &mut Pool,
+        effects: &mut Effects,
+    ) {
+        let is_asked = |cluster: &&mut RedisCluster| cluster.inquiry.connection == Some(connection);
+        let Some(cluster) = self.clusters.get_mut(index).filter(is_asked) else { return };
+        cluster.inquiry.connection = None;
+        cluster.inquiry.why = without_prefix(why).to_owned();
+        self.refresh(index, pool, effects);
+    }
+
+    fn learn(&mut self, index: ClusterId, topology: Topology, pool: &mut Pool, effects: &mut Effects) {
+        let Some(cluster) = self.clusters.get_mut(index) else { return };
+        let roles = Roles::of(&topology);
+        let is_ok = topology.is_ok;
+        let leads_elsewhere = cluster.topology.as_ref().is_some_and(|before| before.leads_elsewhere(&topology));
+        cluster.learn(topology);
+        cluster.inquiry.succeeded();
+        let endpoint = cluster.endpoint.clone();
+        if leads_elsewhere {
+            pool.events.push_back(Event::SlotsMoved(index));
+        }
+        let now = effects.now;
+        cluster.inquiry.not_before = now + REFRESH_SOON;
+        if let Some(before) = cluster.periodic_refresh.replace(now + REFRESH_INTERVAL) {
+            effects.timers.cancel(before, Timer::PeriodicRefresh(index));
+        }
+        effects.timers.add(now + REFRESH_INTERVAL, Timer::PeriodicRefresh(index));
+        // While a node is down, another may be promoted at any moment.
+        let is_down = |node: &SocketAddr| !pool.availability.is_up(&Peer::new(&endpoint, Some(*node)), now);
+        if !is_ok || roles.masters.iter().any(is_down) {
+            effects.timers.add(now + REFRESH_SOON, Timer::Discovery(index));
+        }
+        pool.availability.retain_nodes(&endpoint, |node| roles.nodes.contains(&node));
+        self.retire_connections(&endpoint, &roles, pool, effects);
+        self.wake_clients(index, pool);
+    }
+
+    /// Retires shared connections to nodes that have left or lost their role.
+    fn retire_connections(&mut self, endpoint: &Endpoint, roles: &Roles, pool: &mut Pool, effects: &mut Effects) {
+        let is_of_no_use = |connection: &UpstreamConnection| {
+            connection.purpose == Purpose::Shared
+                && connection.key.endpoint == *endpoint
+                && connection.key.node.is_some_and(|node| !roles.has(node, connection.key.readonly))
+        };
+        let all = pool.iter().filter(|(_, connection)| is_of_no_use(connection));
+        for id in all.map(|(id, _)| id).collect::<Vec<_>>() {
+            let is_stalled = pool
+                .get(id)
+                .is_some_and(|connection| effects.now.saturating_sub(connection.last_activity) > STALLED);
+            if pool.retire(id, None) {
+                pool.close(id, effects);
+            } else if is_stalled {
+                pool.replaced.push(id);
+            }
+        }
+    }
+}
+
+/// The nodes of a topology by their roles.
+struct Roles {
+    masters: HashSet<SocketAddr>,
+    nodes: HashSet<SocketAddr>,
+}
+
+impl Roles {
+    fn of(topology: &Topology) -> Roles {
+        Roles {
+            masters: topology.shards().iter().map(|shard| shard.master).collect(),
+            nodes: topology.nodes().collect(),
+        }
+    }
+
+    /// True if a connection to the node, read-only or not, is still of use.
+    fn has(&self, node: SocketAddr, readonly: bool) -> bool {
+        if readonly { self.nodes.contains(&node) } else { self.masters.contains(&node) }
+    }
+}
+
+/// The node to ask next, by chance among those that are known and up; `Some(None)`: whichever Envoy chooses. `None`: all were asked.
+fn next_to_ask(cluster: &RedisCluster, pool: &Pool, effects: &mut Effects) -> Option<Option<SocketAddr>> {
+    let tried = &cluster.inquiry.tried;
+    let mut nodes: Vec<SocketAddr> = cluster.topology.iter().flat_map(Topology::nodes).collect();
+    nodes.retain(|node| {
+        let peer = Peer::new(&cluster.endpoint, Some(*node));
+        !tried.contains(&Some(*node)) && pool.availability.is_up(&peer, effects.now)
+    });
+    match nodes.get(effects.random.below(nodes.len().max(1) as u32) as usize) {
+        Some(node) => Some(Some(*node)),
+        None if !tried.contains(&None) => Some(None),
+        None => None,
+    }
+}
+
+/// An error without the words that begin each of ours, to be quoted in another one.
+fn without_prefix(text: &str) -> &str {
+    text.trim_start_matches("ERR redis-mesh: ")
+}

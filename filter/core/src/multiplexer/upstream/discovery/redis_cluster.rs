@@ -1,0 +1,214 @@
+//! One Redis Cluster: who serves which slots, as far as it is known, and how its nodes are asked
+//! (<https://redis.io/docs/latest/commands/cluster-slots/>).
+
+use crate::cluster::topology::Topology;
+use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::upstream::endpoint::Endpoint;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How soon nodes may be asked again while something is amiss.
+pub const REFRESH_SOON: Duration = Duration::from_millis(50);
+/// The longest wait while no node can tell.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// A Redis Cluster.
+pub struct RedisCluster {
+    /// How its nodes are reached.
+    pub endpoint: Endpoint,
+    /// What is known of it.
+    pub topology: Option<Topology>,
+    /// Clients wait for its topology.
+    pub is_awaited: bool,
+    /// Some client's rules lead to it.
+    pub is_wanted: bool,
+    /// The question that is being asked.
+    pub inquiry: Inquiry,
+    /// The time of the periodic refresh, if one is due.
+    pub periodic_refresh: Option<Duration>,
+    links: Links,
+}
+
+/// How far the nodes have been asked.
+#[derive(Default)]
+pub struct Inquiry {
+    /// The connection over which a node is being asked.
+    pub connection: Option<ConnectionId>,
+    /// What that node has answered.
+    pub answers: Vec<Vec<u8>>,
+    /// The nodes that were asked since the last success; `None`: whichever Envoy chooses.
+    pub tried: Vec<Option<SocketAddr>>,
+    /// No node is asked before this time.
+    pub not_before: Duration,
+    /// How often in a row no node could tell.
+    failures: u32,
+    /// Why, for people.
+    pub why: String,
+}
+
+impl Inquiry {
+    /// No node could tell. Returns how long to wait before the next round.
+    pub fn failed(&mut self) -> Duration {
+        self.tried.clear();
+        self.failures += 1;
+        REFRESH_SOON.saturating_mul(1 << self.failures.min(6)).min(LONGEST_WAIT)
+    }
+
+    /// A node has told.
+    pub fn succeeded(&mut self) {
+        self.tried.clear();
+        self.failures = 0;
+    }
+}
+
+/// The shared connections to nodes, as far as they were looked up.
+#[derive(Default)]
+struct Links {
+    /// To masters, by shard and protocol.
+    masters: Vec<[Option<ConnectionId>; 2]>,
+    /// To replicas, by shard; with each whether it speaks RESP3.
+    replicas: Vec<Vec<(SocketAddr, bool, ConnectionId)>>,
+}
+
+impl RedisCluster {
+    /// A cluster of which nothing is known.
+    pub fn new(endpoint: Endpoint) -> RedisCluster {
+        RedisCluster {
+            endpoint,
+            topology: None,
+            is_awaited: false,
+            is_wanted: true,
+            inquiry: Inquiry::default(),
+            periodic_refresh: None,
+            links: Links::default(),
+        }
+    }
+
+    /// The master of a shard.
+    pub fn master(&self, shard: usize) -> Option<SocketAddr> {
+        self.topology.as_ref()?.shards().get(shard).map(|shard| shard.master)
+    }
+
+    /// The shared connection to the master of a slot, if it was looked up.
+    #[inline]
+    pub fn cached(&self, slot: u16, resp3: bool) -> Option<ConnectionId> {
+        self.cached_master(self.topology.as_ref()?.owner(slot)?, resp3)
+    }
+
+    /// The shared connection to the master of a shard, if it was looked up.
+    #[inline]
+    pub fn cached_master(&self, shard: usize, resp3: bool) -> Option<ConnectionId> {
+        *self.links.masters.get(shard)?.get(usize::from(resp3))?
+    }
+
+    /// The shared connection to a replica of a shard, if it was looked up.
+    pub fn cached_replica(&self, shard: usize, node: SocketAddr, resp3: bool) -> Option<ConnectionId> {
+        let known = self.links.replicas.get(shard)?.iter().find(|(of, speaks, _)| *of == node && *speaks == resp3);
+        known.map(|(.., connection)| *connection)
+    }
+
+    /// Remembers the shared connection to the master of a shard.
+    pub fn cache_master(&mut self, shard: usize, resp3: bool, connection: ConnectionId) {
+        if let Some(known) = self.links.masters.get_mut(shard).and_then(|known| known.get_mut(usize::from(resp3))) {
+            *known = Some(connection);
+        }
+    }
+
+    /// Remembers the shared connection to a replica of a shard.
+    pub fn cache_replica(&mut self, shard: usize, node: SocketAddr, resp3: bool, connection: ConnectionId) {
+        if let Some(known) = self.links.replicas.get_mut(shard) {
+            known.retain(|(of, speaks, _)| *of != node || *speaks != resp3);
+            known.push((node, resp3, connection));
+        }
+    }
+
+    /// Replaces what is known.
+    pub fn learn(&mut self, topology: Topology) {
+        self.topology = Some(topology);
+        self.forget_links();
+    }
+
+    /// Takes in that a node serves a slot. Returns false if that was known.
+    pub fn move_slot(&mut self, slot: u16, to: SocketAddr) -> bool {
+        let Some(topology) = self.topology.as_mut().filter(|topology| topology.master(slot) != Some(to)) else {
+            return false;
+        };
+        topology.move_slot(slot, to);
+        self.forget_links();
+        true
+    }
+
+    /// Shards may have other numbers.
+    fn forget_links(&mut self) {
+        let shards = self.topology.as_ref().map_or(0, |topology| topology.shards().len());
+        self.links = Links { masters: vec![[None; 2]; shards], replicas: vec![Vec::new(); shards] };
+    }
+
+    /// Whether what a node says replaces what is known. A node that has been cut off from the others goes on to tell what was
+    /// true before: it doesn't see a majority, or its epoch is older.
+    pub fn believes(&self, told: &Topology) -> bool {
+        match &self.topology {
+            None => true,
+            Some(known) => told.epoch >= known.epoch && (told.is_ok || !known.is_ok),
+        }
+    }
+
+    /// What clients are told while nothing is known.
+    pub fn error(&self) -> String {
+        let Inquiry { why, .. } = &self.inquiry;
+        match self.endpoint.is_clients() && why.starts_with("NOAUTH") {
+            true => why.clone(),
+            false => format!("ERR redis-mesh: {}: {why}", self.endpoint.cluster),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn told(epoch: u64, state: &str, master: u16) -> Topology {
+        let info = format!("cluster_state:{state}\r\ncluster_current_epoch:{epoch}\r\n");
+        let info = format!("${}\r\n{info}\r\n", info.len());
+        let slots = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$8\r\n10.0.0.1\r\n:{master}\r\n");
+        Topology::parse(info.as_bytes(), slots.as_bytes(), None).unwrap()
+    }
+
+    fn cluster() -> RedisCluster {
+        RedisCluster::new(Endpoint { cluster: "c".into(), login: None, nodes: None })
+    }
+
+    #[test]
+    fn a_node_that_was_cut_off_is_not_believed() {
+        let mut cluster = cluster();
+        assert!(cluster.believes(&told(1, "fail", 1)));
+        cluster.learn(told(5, "ok", 1));
+        assert!(cluster.believes(&told(5, "ok", 2)) && cluster.believes(&told(6, "ok", 2)));
+        assert!(!cluster.believes(&told(4, "ok", 2)) && !cluster.believes(&told(6, "fail", 2)));
+    }
+
+    #[test]
+    fn connections_are_looked_up_anew_when_slots_move() {
+        let (mut cluster, connection) = (cluster(), ConnectionId::of_number(9));
+        cluster.learn(told(1, "ok", 1));
+        cluster.cache_master(0, true, connection);
+        assert_eq!((cluster.cached(7, true), cluster.cached(7, false)), (Some(connection), None));
+        let node = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
+        assert!(!cluster.move_slot(7, node(1)));
+        assert_eq!(cluster.cached(7, true), Some(connection));
+        assert!(cluster.move_slot(7, node(2)));
+        assert_eq!((cluster.cached(7, true), cluster.cached(8, true)), (None, None));
+        assert_eq!((cluster.master(0), cluster.master(1)), (Some(node(1)), Some(node(2))));
+    }
+
+    #[test]
+    fn the_wait_between_rounds_grows_up_to_a_second() {
+        let mut inquiry = Inquiry::default();
+        let waits: Vec<u128> = (0..6).map(|_| inquiry.failed().as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
+        inquiry.succeeded();
+        assert_eq!(inquiry.failed().as_millis(), 100);
+    }
+}

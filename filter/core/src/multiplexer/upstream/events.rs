@@ -1,0 +1,127 @@
+//! What the Redis side tells the client side. [`Upstreams`](super::Upstreams) touches no client; it returns these.
+
+use super::endpoint::Endpoint;
+use super::pending::{Owner, PendingReply};
+use super::retry::Retry;
+use crate::multiplexer::client::reply_queue::Sequence;
+use crate::multiplexer::client::subscription::SubscriptionChange;
+use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
+
+/// What has happened at the Redis side.
+#[derive(Debug, PartialEq)]
+pub enum Event<'d> {
+    /// Bytes of the reply to a command have come; `is_complete` with the last ones.
+    Piece {
+        /// The command.
+        owner: Owner,
+        /// The bytes.
+        bytes: &'d [u8],
+        /// They are the last ones.
+        is_complete: bool,
+    },
+    /// A whole reply has come, or an error stands in its place.
+    Reply {
+        /// What it answers: a client's command, a part of one, or a transaction.
+        to: PendingReply,
+        /// The reply.
+        reply: Vec<u8>,
+    },
+    /// The rest of a reply will never come. If its beginning has reached the client, nothing that could follow would be
+    /// understood.
+    Truncated {
+        /// The command.
+        owner: Owner,
+        /// The error in place of the reply, if nothing of it has reached the client.
+        error: Vec<u8>,
+    },
+    /// A subscription has begun or ended.
+    SubscriptionChanged {
+        /// The client.
+        client: ClientId,
+        /// The connection that keeps it.
+        connection: ConnectionId,
+        /// The command that is answered; `None`: the server has ended the subscription by itself.
+        sequence: Option<Sequence>,
+        /// What has changed.
+        change: SubscriptionChange,
+        /// The channel or pattern; `None`: there was nothing to unsubscribe from.
+        name: Option<Vec<u8>>,
+    },
+    /// A command that begins or ends subscriptions has failed as a whole.
+    SubscriptionFailed {
+        /// The command's place for its first channel.
+        owner: Owner,
+        /// So many more places for its other channels follow.
+        more: u32,
+        /// The error.
+        reply: Vec<u8>,
+    },
+    /// A frame that answers no command has come for a client.
+    Push {
+        /// The client.
+        client: ClientId,
+        /// The connection over which it came.
+        connection: ConnectionId,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// A command is on its way to another node. What its client sends next must not overtake it.
+    Redirected(Owner),
+    /// A command over a client's dedicated connection has to be sent to another node.
+    RedirectedDedicated {
+        /// The client.
+        client: ClientId,
+        /// The connection over which the redirection came.
+        from: ConnectionId,
+        /// The command, with the node that has to get it.
+        retry: Retry,
+        /// ASKING has to be sent before it.
+        asks: bool,
+    },
+    /// A server doesn't know the script that a command names.
+    NoScript {
+        /// The command.
+        owner: Owner,
+        /// The connection.
+        connection: ConnectionId,
+        /// The command, to be sent again.
+        retry: Retry,
+        /// What the server has answered.
+        reply: Vec<u8>,
+    },
+    /// Nothing is pending on a connection that belongs to a client.
+    Idle {
+        /// The client.
+        client: ClientId,
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// A connection that belongs to a client is closed.
+    Closed {
+        /// The client.
+        client: ClientId,
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// A connection that belonged to a client was lost.
+    Lost {
+        /// The client.
+        client: ClientId,
+        /// The connection.
+        connection: ConnectionId,
+        /// Frames that are no replies came over it.
+        is_for_pushes: bool,
+        /// Subscriptions whose confirmation is not to come any more, with how many of the same command follow.
+        subscriptions: Vec<(Sequence, u32)>,
+        /// The error for them.
+        error: Vec<u8>,
+    },
+    /// A connection takes bytes again.
+    Writable(ConnectionId),
+    /// The slots of a Redis Cluster are known, or nobody could tell them.
+    ClusterAnswered(ClusterId),
+    /// Slots of a Redis Cluster are served by other nodes from now on.
+    SlotsMoved(ClusterId),
+    /// Redis has refused a login of the configuration.
+    LoginRefused(Endpoint),
+}

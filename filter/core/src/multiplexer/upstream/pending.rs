@@ -1,0 +1,104 @@
+//! Replies that are to come over a connection, and what each of them answers.
+
+use super::handshake::HandshakeStep;
+use crate::multiplexer::client::reply_queue::Sequence;
+use crate::multiplexer::ids::ClientId;
+
+/// A command of a client: whose it is, and its place in the client's order of commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The client.
+    pub client: ClientId,
+    /// The number of the command in the client's reply queue.
+    pub sequence: Sequence,
+}
+
+/// What a reply answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PendingReply {
+    /// A step of the connection's handshake.
+    Handshake(HandshakeStep),
+    /// A client's command.
+    Command(Owner),
+    /// The part of this number of a client's command that was sent to several servers.
+    Part(Owner, u32),
+    /// A client's command that begins or ends subscriptions, of which so many more are to be confirmed. In RESP3 a push
+    /// confirms each.
+    Subscription(Owner, u32),
+    /// A command that waits in a transaction; Redis queues or refuses it.
+    Queued,
+    /// A client's transaction: the reply is that of EXEC.
+    Exec(Owner),
+    /// A question about a Redis Cluster.
+    Topology,
+    /// A command that the multiplexer sends by itself, and whose failure matters.
+    Control(Control),
+    /// A copy for a mirror. Nobody reads the reply.
+    Ignored,
+}
+
+/// A command that the multiplexer sends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// MULTI before a client's transaction. If it is refused, the commands behind it are executed one by one.
+    Multi,
+    /// ASKING before a command that follows an ASK redirection. If it is refused, the node redirects the command again.
+    Asking,
+    /// HELLO on a connection that has been in use. If it is refused, replies are in another form than the client expects.
+    Hello,
+    /// UNWATCH. If it is refused, the connection goes on watching keys.
+    Unwatch,
+    /// SCRIPT LOAD. If it is refused, EVALSHA says NOSCRIPT.
+    LoadScript,
+    /// PING before WAIT, so that WAIT counts from a command of this connection. What it answers doesn't matter.
+    Ping,
+}
+
+/// A command under way: the reply that is to come, with what is needed to send the command again.
+#[derive(Clone, Copy, Debug)]
+pub struct InFlight {
+    /// What the reply answers.
+    pub what: PendingReply,
+    /// Bytes of the connection's replay buffer that belong to it: the command, to be sent to another node.
+    pub replay: u32,
+    /// How often it has followed a redirection, since it was last retried.
+    pub redirects: u8,
+    /// How often it has been retried after TRYAGAIN.
+    pub retries: u8,
+    /// The command only reads.
+    pub is_read: bool,
+    /// The command, or one of the transaction, names a script that the server may not know.
+    pub names_scripts: bool,
+}
+
+impl From<PendingReply> for InFlight {
+    fn from(what: PendingReply) -> InFlight {
+        InFlight { what, replay: 0, redirects: 0, retries: 0, is_read: false, names_scripts: false }
+    }
+}
+
+impl PendingReply {
+    /// The client's command that a node of a Redis Cluster may have to be asked again, if it is one.
+    pub fn command(self) -> Option<Owner> {
+        match self {
+            PendingReply::Command(owner) | PendingReply::Exec(owner) | PendingReply::Part(owner, _) => Some(owner),
+            PendingReply::Handshake(_)
+            | PendingReply::Subscription(..)
+            | PendingReply::Queued
+            | PendingReply::Topology
+            | PendingReply::Control(_)
+            | PendingReply::Ignored => None,
+        }
+    }
+
+    /// True if the same client has sent this command after `owner`'s.
+    pub fn is_after(self, owner: Owner) -> bool {
+        self.command().is_some_and(|other| other.client == owner.client && other.sequence > owner.sequence)
+    }
+
+    /// True if the bytes of the command are kept until its reply has come, so that it can be sent again.
+    #[inline]
+    pub fn is_replayable(self) -> bool {
+        self.command().is_some() || matches!(self, PendingReply::Subscription(..))
+    }
+}
