@@ -11,7 +11,7 @@ pub mod downstream;
 pub mod fault;
 pub mod multiplexer;
 pub mod random;
-pub(crate) mod request;
+pub mod request;
 pub mod resp;
 pub mod rewriter;
 pub mod route;

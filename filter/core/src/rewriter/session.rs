@@ -6,6 +6,7 @@ use crate::command::{Args, Command};
 use crate::config::Path;
 use crate::downstream::auth;
 use crate::downstream::hello::{self, Hello};
+use crate::request::errors;
 use crate::resp::encode;
 use crate::resp::resp3::Shape;
 use crate::stats::Stat;
@@ -20,12 +21,10 @@ impl Rewriter {
     /// A command that isn't allowed in the connection's present state.
     fn out_of_place(&self, name: &str) -> Option<Decision> {
         if self.transaction.open {
-            return Some(Decision::Refuse("ERR Command not allowed inside a transaction".into()));
+            return Some(Decision::Refuse(errors::NOT_IN_MULTI.into()));
         }
         if self.subscriber && !self.resp3 {
-            return Some(Decision::Refuse(format!(
-                "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
-            )));
+            return Some(Decision::Refuse(errors::not_for_subscribers(name)));
         }
         None
     }
@@ -47,9 +46,9 @@ impl Rewriter {
             2 => (None, args.get(1)),
             3 => (Some(args.get(1)), args.get(2)),
             0 | 1 => {
-                return Decision::Refuse("ERR wrong number of arguments for 'auth' command".into());
+                return Decision::Refuse(errors::wrong_arity("auth"));
             }
-            _ => return Decision::Refuse("ERR syntax error".into()),
+            _ => return Decision::Refuse(errors::SYNTAX.into()),
         };
         match self.log_in(env, username, password) {
             Ok(()) => Decision::Answer(b"+OK\r\n".to_vec()),
@@ -123,7 +122,7 @@ impl Rewriter {
     /// RESET.
     pub(super) fn reset(&mut self, env: &mut Env<'_>, args: &Args<'_>, sink: &mut Sink<'_>) -> Decision {
         if args.count != 1 {
-            return Decision::Refuse("ERR wrong number of arguments for 'reset' command".into());
+            return Decision::Refuse(errors::wrong_arity("reset"));
         }
         if env.host.path == Path::Direct && env.host.login.is_none() {
             // What it does is followed when it goes on: a fault may come before.
@@ -183,9 +182,9 @@ impl Rewriter {
             return None;
         }
         if (1..3).any(|i| args.get(i).contains(&0)) {
-            return Some(Decision::Refuse("ERR syntax error".into()));
+            return Some(Decision::Refuse(errors::SYNTAX.into()));
         }
-        let refusal = || Decision::Refuse("ERR Command not allowed inside a transaction".into());
+        let refusal = || Decision::Refuse(errors::NOT_IN_MULTI.into());
         self.transaction.open.then(refusal)
     }
 
@@ -251,7 +250,7 @@ impl Rewriter {
             }
             (b"no-evict" | b"no-touch", 3) => ok,
             (b"reply", 3) if args.get(2).eq_ignore_ascii_case(b"on") => ok,
-            (b"", _) => Decision::Refuse("ERR wrong number of arguments for 'client' command".into()),
+            (b"", _) => Decision::Refuse(errors::wrong_arity("client")),
             _ => {
                 Decision::Refuse(super::redis_proxy::needs(&format!("CLIENT {}", args.quoted(1).to_ascii_uppercase())))
             }

@@ -145,7 +145,9 @@ impl Multiplexer {
             self.count(client, Stat::Unauthenticated);
             return Decision::Deny("NOAUTH Authentication required.".into());
         }
-        let Some(Known { container, command }) = known else { return doom(client, Decision::Deny(args.unknown())) };
+        let Some(Known { container, command }) = known else {
+            return doom(client, Decision::Deny(crate::request::errors::unknown_command(args)));
+        };
         if container.name == command.name && !container.subcommands.is_empty() && args.count > 1 && name != "command" {
             let text = format!("ERR unknown subcommand '{}'. Try {} HELP.", args.quoted(1), name.to_ascii_uppercase());
             return doom(client, Decision::Deny(text));
