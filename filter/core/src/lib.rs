@@ -9,6 +9,7 @@ pub mod command;
 pub mod config;
 pub mod downstream;
 pub mod fault;
+pub mod hex;
 pub mod multiplexer;
 pub mod random;
 pub mod request;

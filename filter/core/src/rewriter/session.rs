@@ -1,10 +1,13 @@
 //! Commands about the connection itself: who the client is, which protocol it speaks, what state it is in.
 
 use super::markers::{Expected, Form, Then};
-use super::{Decision, Env, Gate, Login, ReplyMode, Rewriter, Sink, Transaction};
+use super::{Decision, Env, Gate, Login, Rewriter, Sink, Transaction};
 use crate::command::{Args, Command};
 use crate::config::Path;
-use crate::downstream::auth;
+use crate::downstream::auth::{self, Credentials};
+use crate::downstream::client_info::ClientInfo;
+use crate::downstream::client_name;
+use crate::downstream::client_reply::ReplyMode;
 use crate::downstream::hello::{self, Hello};
 use crate::request::errors;
 use crate::resp::encode;
@@ -42,23 +45,16 @@ impl Rewriter {
         if let Some(refusal) = self.out_of_place("auth") {
             return refusal;
         }
-        let (username, password) = match args.count {
-            2 => (None, args.get(1)),
-            3 => (Some(args.get(1)), args.get(2)),
-            0 | 1 => {
-                return Decision::Refuse(errors::wrong_arity("auth"));
-            }
-            _ => return Decision::Refuse(errors::SYNTAX.into()),
-        };
-        match self.log_in(env, username, password) {
-            Ok(()) => Decision::Answer(b"+OK\r\n".to_vec()),
-            Err(denied) => denied,
+        match Credentials::of_auth(args).map(|credentials| self.log_in(env, credentials)) {
+            Ok(Ok(())) => Decision::Answer(b"+OK\r\n".to_vec()),
+            Ok(Err(denied)) => denied,
+            Err(text) => Decision::Refuse(text),
         }
     }
 
     /// Checks a client's credentials; what to answer if they are wrong.
-    fn log_in(&mut self, env: &mut Env<'_>, username: Option<&[u8]>, password: &[u8]) -> Result<(), Decision> {
-        let Some(text) = auth::refusal(env.host.client_auth.as_ref(), username, password) else {
+    fn log_in(&mut self, env: &mut Env<'_>, credentials: Credentials<'_>) -> Result<(), Decision> {
+        let Some(text) = credentials.refusal(env.host.client_auth.as_ref()) else {
             self.authenticated |= env.host.client_auth.is_some();
             return Ok(());
         };
@@ -81,11 +77,8 @@ impl Rewriter {
         }
         match credentials {
             Some((username, password)) => {
-                if let Err(denied) = self.log_in(env, Some(username), password) {
-                    return match denied {
-                        Decision::Deny(_) => Decision::Deny(auth::WRONGPASS.into()),
-                        other => other,
-                    };
+                if self.log_in(env, Credentials { username: Some(username), password }).is_err() {
+                    return Decision::Deny(auth::WRONGPASS.into());
                 }
             }
             None if env.host.client_auth.is_some() && !self.authenticated => {
@@ -107,8 +100,8 @@ impl Rewriter {
             return Decision::Send(out);
         }
         if let Some(name) = name {
-            if !valid_name(name) {
-                return Decision::Refuse(BAD_NAME.into());
+            if let Err(text) = client_name::check(name) {
+                return Decision::Refuse(text.into());
             }
             self.name = name.to_vec();
         }
@@ -218,11 +211,13 @@ impl Rewriter {
         let ok = Decision::Answer(b"+OK\r\n".to_vec());
         let subcommand = args.get(1).to_ascii_lowercase();
         match (subcommand.as_slice(), args.count) {
-            (b"setname", 3) if valid_name(args.get(2)) => {
-                self.name = args.get(2).to_vec();
-                ok
-            }
-            (b"setname", 3) => Decision::Refuse(BAD_NAME.into()),
+            (b"setname", 3) => match client_name::check(args.get(2)) {
+                Ok(()) => {
+                    self.name = args.get(2).to_vec();
+                    ok
+                }
+                Err(text) => Decision::Refuse(text.into()),
+            },
             (b"getname", 2) => {
                 let mut out = Vec::new();
                 match self.name.is_empty() {
@@ -231,21 +226,17 @@ impl Rewriter {
                 }
                 Decision::Answer(out)
             }
-            (b"setinfo", 4) => ok,
+            (b"setinfo", 4) => client_name::check_info(args).map_or_else(Decision::Refuse, |()| ok),
             (b"id", 2) => {
                 let mut out = Vec::new();
                 encode::integer(&mut out, self.connection);
                 Decision::Answer(out)
             }
             (b"info", 2) => {
-                let text = format!(
-                    "id={} name={} db=0 resp={}\n",
-                    self.connection,
-                    String::from_utf8_lossy(&self.name),
-                    if self.resp3 { 3 } else { 2 }
-                );
+                let info =
+                    ClientInfo { id: self.connection, name: &self.name, resp3: self.resp3, ..ClientInfo::default() };
                 let mut out = Vec::new();
-                encode::text(&mut out, self.resp3, &text);
+                encode::text(&mut out, self.resp3, &info.to_string());
                 Decision::Answer(out)
             }
             (b"no-evict" | b"no-touch", 3) => ok,
@@ -256,11 +247,4 @@ impl Rewriter {
             }
         }
     }
-}
-
-const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
-
-fn valid_name(name: &[u8]) -> bool {
-    // Redis has no limit, but the name stays here as long as the connection.
-    name.len() <= 16 * 1024 && name.iter().all(|b| (b'!'..=b'~').contains(b))
 }
