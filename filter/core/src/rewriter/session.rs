@@ -76,16 +76,16 @@ impl Rewriter {
             return Decision::Forward;
         }
         match credentials {
-            Some((username, password)) => {
-                if self.log_in(env, Credentials { username: Some(username), password }).is_err() {
-                    return Decision::Deny(auth::WRONGPASS.into());
-                }
+            Some((username, password))
+                if self.log_in(env, Credentials { username: Some(username), password }).is_err() =>
+            {
+                return Decision::Deny(auth::WRONGPASS.into());
             }
             None if env.host.client_auth.is_some() && !self.authenticated => {
                 env.stats.count(Stat::Unauthenticated);
                 return Decision::Deny(hello::NOAUTH.into());
             }
-            None => {}
+            Some(_) | None => {}
         }
         if env.host.path == Path::Direct {
             if credentials.is_none() {
