@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis_mesh_core::command::{self, Resolved};
+use redis_mesh_core::command::Known;
 use redis_mesh_core::config::{ConfigError, Host, ProxyConfig};
 use redis_mesh_core::multiplexer::config::{HostConfig, ListenerConfig};
 use redis_mesh_core::multiplexer::{Multiplexer, Output};
@@ -59,10 +59,7 @@ pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<Strin
         },
     );
     let bytes: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-    let row = match command::resolve(bytes.as_slice()) {
-        Resolved::Command(row) | Resolved::Container(row) => Some(row),
-        Resolved::Unknown => None,
-    };
+    let row = Known::of(bytes.as_slice()).map(|known| known.command);
     let reads = row.is_some_and(|row| row.is_read());
     line(
         "command",

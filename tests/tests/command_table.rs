@@ -4,10 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
-use redis_mesh_core::command::{
-    Command, Extract, Protocol, Proxy, Resolved, all, describe, lookup, lookup_subcommand, resolve,
-};
-use redis_mesh_core::resp::reply::{Measure, measure};
+use redis_mesh_core::command::{Command, Extract, Known, Protocol, Proxy, all, describe, lookup, lookup_subcommand};
+use redis_mesh_core::resp::framer::Framer;
 use redis_mesh_core::resp::resp3::{Head, Shape, exec_to_resp3, to_resp3, to_resp3_head};
 use redis_mesh_tests::command_table::{PROXY, Server, generate, path, start_servers};
 use redis_mesh_tests::envoy::Envoy;
@@ -177,7 +175,7 @@ fn keys_found_by_grammar_are_those_that_the_servers_find() -> Result<()> {
         let mut client = server.client()?;
         for line in REQUESTS {
             let request = words(line)?;
-            let Resolved::Command(command) = resolve(&request[..]) else { panic!("{line}") };
+            let Some(command) = Known::of(&request[..]).and_then(Known::row) else { panic!("{line}") };
             let reply = client.cmd(&getkeys(&request))?;
             let (ours, theirs) = (keys(command, &request), indexed(&reply));
             ensure!(ours == theirs, "{title}: {line}: {ours:?}, by the server {theirs:?}: {reply:?}");
@@ -271,9 +269,9 @@ fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str
     let mut answered = BTreeSet::new();
     let mut transaction: Option<Vec<Shape>> = None;
     for ((request, resp2), resp3) in requests.iter().zip(&resp2).zip(&resp3) {
-        let (name, shape) = match resolve(&request[..]) {
-            Resolved::Command(command) => (command.name, command.reply_shape(&request[..])),
-            _ => ("", Shape::Plain),
+        let (name, shape) = match Known::of(&request[..]).and_then(Known::row) {
+            Some(command) => (command.name, command.reply_shape(&request[..])),
+            None => ("", Shape::Plain),
         };
         let mut ours = Vec::new();
         let consumed = match (name, &mut transaction) {
@@ -318,7 +316,7 @@ fn timeless(reply: Reply) -> Reply {
 
 /// Where the head alone is replaced, the rest as it was must make the same reply.
 fn head_suffices_or_says_so(resp2: &[u8], shape: Shape, resp3: &[u8]) -> Result<()> {
-    ensure!(measure(resp2) == Measure::Complete(resp2.len()));
+    ensure!(Framer::default().feed(resp2) == Ok((resp2.len(), true)));
     let line = resp2.iter().position(|byte| *byte == b'\n').context("no line")? + 1;
     let mut ours = Vec::new();
     match to_resp3_head(&resp2[..line], shape, &mut ours) {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use redis_mesh_core::command::{Proxy, Resolved, resolve};
+use redis_mesh_core::command::{Known, Proxy};
 use redis_mesh_tests::client::{Client, encode};
 use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::line::words;
@@ -205,10 +205,8 @@ fn compare(number: u8, path: &str, protocol: &str) -> Result<()> {
 fn every_supported_command_was_answered(compared: &[(Request, Reply)]) -> Result<()> {
     let answered: BTreeSet<&str> = compared
         .iter()
-        .filter_map(|(request, _)| match resolve(&request[..]) {
-            Resolved::Command(command) => Some(command.name),
-            _ => None,
-        })
+        .filter_map(|(request, _)| Known::of(&request[..]).and_then(Known::row))
+        .map(|command| command.name)
         .collect();
     let missing: Vec<&str> = redis_mesh_core::command::all()
         .iter()

@@ -3,7 +3,7 @@
 
 use crate::downstream::auth::ClientAuth;
 use crate::fault::Faults;
-use crate::route::{Matched, Router};
+use crate::route::Router;
 use crate::wire::{self, DataPath, Limits};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -66,8 +66,6 @@ pub struct Host {
     pub guarded: bool,
     /// Destinations with their mirrors.
     pub targets: Vec<Target>,
-    /// What each route does; indexes are the router's.
-    pub routes: Vec<RouteAction>,
     /// Faults of the routes that have some, in the order of the routes; they come before those of the host.
     pub route_faults: Vec<(u32, Faults)>,
     /// Matches keys.
@@ -97,15 +95,6 @@ pub struct Target {
     pub mirrors: Vec<wire::Mirror>,
     /// Tag for each subset of mirrors; empty means untagged.
     pub tags: Vec<Box<[u8]>>,
-}
-
-/// What a route does with its keys.
-#[derive(Debug)]
-pub struct RouteAction {
-    /// Index into [`Host::targets`].
-    pub target: u32,
-    /// Remove the matched prefix.
-    pub remove_prefix: bool,
 }
 
 /// Why a configuration is refused: the field and what is wrong with it.
@@ -235,8 +224,7 @@ pub(crate) fn router(host: &wire::Host) -> Result<Router, String> {
             return Err(format!("routes[{i}].removePrefix: only a prefix can be removed"));
         }
     }
-    Router::new(host.routes.iter().map(|route| &route.key), host.case_insensitive)
-        .map_err(|e| format!("routes[{}]: {}", e.route, e.problem))
+    Router::new(&host.routes, host.case_insensitive).map_err(|e| format!("routes[{}]: {}", e.route, e.problem))
 }
 
 /// True if it says what only the dynamic module can do.
@@ -280,14 +268,12 @@ impl Host {
             return Err("readPolicy, opTimeoutMs, upstream, mirrors' cluster: only on path native".into());
         }
         let router = router(host)?;
-        let mut routes = Vec::with_capacity(host.routes.len());
         let mut route_faults = Vec::new();
         for (i, route) in host.routes.iter().enumerate() {
             if !route.faults.is_empty() {
                 let faults = Faults::new(&route.faults).map_err(|e| format!("routes[{i}].{e}"))?;
                 route_faults.push((i as u32, faults));
             }
-            routes.push(RouteAction { target: route.target, remove_prefix: route.remove_prefix });
         }
         let mut targets = Vec::with_capacity(host.targets.len());
         for (i, target) in host.targets.iter().enumerate() {
@@ -329,10 +315,10 @@ impl Host {
             Path::Direct => true,
             Path::Proxy => first.tags.first().is_some_and(|tag| tag.is_empty()),
         };
-        let rewrites_keys = routes.iter().any(|r| r.remove_prefix);
+        let rewrites_keys = router.rewrites_keys();
         let delays = host.faults.iter().chain(host.routes.iter().flat_map(|r| &r.faults)).any(|f| f.delay_ms > 0);
         let mirrors = targets.iter().any(|t| !t.mirrors.is_empty());
-        let only_any = routes.len() == 1 && router.any().is_some();
+        let only_any = host.routes.len() == 1 && router.any().is_some();
         let login = host.upstream_login.as_ref().map(|l| auth_command(l.username.as_deref(), &l.password));
         let handshake = host.handshake.as_deref().map(|password| auth_command(None, password));
         let credentials = login.as_deref().or(handshake.as_deref()).unwrap_or_default();
@@ -349,7 +335,6 @@ impl Host {
             login_identity: u64::from_le_bytes(identity).max(1),
             guarded: host.guard_credentials && !host.allow_admin_commands,
             targets,
-            routes,
             route_faults,
             router,
             faults: Faults::new(&host.faults)?,
@@ -364,12 +349,6 @@ impl Host {
     pub fn faults_of(&self, route: u32) -> Option<&Faults> {
         let at = self.route_faults.binary_search_by_key(&route, |(route, _)| *route).ok()?;
         self.route_faults.get(at).map(|(_, faults)| faults)
-    }
-
-    /// The route of a key with what it does; `None`: no route takes the key.
-    pub fn route(&self, key: &[u8]) -> Option<(Matched, &RouteAction)> {
-        let matched = self.router.route(key)?;
-        Some((matched, self.routes.get(matched.route as usize)?))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which route a key takes: exact, then longest prefix, then regex in order, then the route without a match.
 
-use crate::wire::KeyMatch;
+use crate::wire::{KeyMatch, Route};
 use regex_lite::Regex;
 
 /// Bytes of a key that regular expressions are tried on.
@@ -14,9 +14,30 @@ pub struct Router {
     regexes: Vec<(Regex, u32)>,
     any: Option<u32>,
     case_insensitive: bool,
+    actions: Vec<RouteAction>,
 }
 
-/// Where a key goes.
+/// What a route does with the keys that it takes.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteAction {
+    /// Index of the target in the host's list of targets.
+    pub target: u32,
+    /// The matched prefix is removed from the key.
+    pub remove_prefix: bool,
+}
+
+/// The route of a key, with what the route does with the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRoute {
+    /// Index of the route.
+    pub route: u32,
+    /// Index of the target in the host's list of targets.
+    pub target: u32,
+    /// Number of bytes that are removed from the beginning of the key.
+    pub strip: u32,
+}
+
+/// The route that a key matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matched {
     /// Index of the route.
@@ -26,9 +47,14 @@ pub struct Matched {
 }
 
 impl Router {
-    /// Compiles the matches, in the order of the routes. The error names the route's index.
-    pub fn new<'a>(matches: impl Iterator<Item = &'a KeyMatch>, case_insensitive: bool) -> Result<Router, RouteError> {
-        let mut router = Router { case_insensitive, ..Router::default() };
+    /// Compiles the routes of a host.
+    ///
+    /// # Errors
+    /// The first route whose match is wrong, by its index.
+    pub fn new(routes: &[Route], case_insensitive: bool) -> Result<Router, RouteError> {
+        let action = |route: &Route| RouteAction { target: route.target, remove_prefix: route.remove_prefix };
+        let actions = routes.iter().map(action).collect();
+        let mut router = Router { case_insensitive, actions, ..Router::default() };
         let fold = |text: &str| -> Box<[u8]> {
             let mut bytes = text.as_bytes().to_vec();
             if case_insensitive {
@@ -36,7 +62,7 @@ impl Router {
             }
             bytes.into()
         };
-        for (index, key) in matches.enumerate() {
+        for (index, Route { key, .. }) in routes.iter().enumerate() {
             let route = index as u32;
             let error = |problem| Err(RouteError { route: index, problem });
             match key {
@@ -105,6 +131,25 @@ impl Router {
     /// The route that takes every key not taken by another.
     pub fn any(&self) -> Option<u32> {
         self.any
+    }
+
+    /// Finds the route of `key` together with what the route does; `None`: no route takes the key.
+    #[inline]
+    pub fn find(&self, key: &[u8]) -> Option<KeyRoute> {
+        let Matched { route, prefix } = self.route(key)?;
+        let action = self.actions.get(route as usize)?;
+        Some(KeyRoute { route, target: action.target, strip: if action.remove_prefix { prefix } else { 0 } })
+    }
+
+    /// The route of commands without a key: the one that takes every key not taken by another.
+    pub fn default_route(&self) -> Option<KeyRoute> {
+        let route = self.any?;
+        self.actions.get(route as usize).map(|action| KeyRoute { route, target: action.target, strip: 0 })
+    }
+
+    /// True if a route removes its prefix, so that a server knows keys by other names than clients do.
+    pub fn rewrites_keys(&self) -> bool {
+        self.actions.iter().any(|action| action.remove_prefix)
     }
 }
 
@@ -264,8 +309,19 @@ mod tests {
         KeyMatch::Regex(s.into())
     }
 
+    fn routes(matches: &[KeyMatch]) -> Vec<Route> {
+        let route = |key: &KeyMatch| Route {
+            key: key.clone(),
+            remove_prefix: false,
+            target: 0,
+            read_policy: None,
+            faults: Vec::new(),
+        };
+        matches.iter().map(route).collect()
+    }
+
     fn check(matches: &[KeyMatch], case_insensitive: bool, cases: &[(&str, Option<(u32, u32)>)]) {
-        let router = Router::new(matches.iter(), case_insensitive).unwrap();
+        let router = Router::new(&routes(matches), case_insensitive).unwrap();
         for (key, want) in cases {
             let want = want.map(|(route, prefix)| Matched { route, prefix });
             assert_eq!(router.route(key.as_bytes()), want, "{key}");
@@ -290,6 +346,19 @@ mod tests {
         );
         check(&matches[1..], false, &[("other", None)]);
         check(&matches, true, &[("USER:12", Some((4, 0))), ("uSeR:2", Some((2, 5)))]);
+    }
+
+    #[test]
+    fn routes_say_what_becomes_of_keys() {
+        let mut all = routes(&[prefix("a:"), KeyMatch::Any]);
+        (all[0].remove_prefix, all[1].target) = (true, 1);
+        let router = Router::new(&all, false).unwrap();
+        assert_eq!(router.find(b"a:k"), Some(KeyRoute { route: 0, target: 0, strip: 2 }));
+        assert_eq!(router.find(b"k"), Some(KeyRoute { route: 1, target: 1, strip: 0 }));
+        assert_eq!(router.default_route(), router.find(b"k"));
+        assert!(router.rewrites_keys());
+        let router = Router::new(&routes(&[prefix("a:")]), false).unwrap();
+        assert_eq!((router.find(b"k"), router.default_route(), router.rewrites_keys()), (None, None, false));
     }
 
     #[test]
@@ -318,7 +387,7 @@ mod tests {
             .into_iter()
             .collect();
         let chosen: Vec<KeyMatch> = words.iter().step_by(3).map(|w| prefix(w)).collect();
-        let router = Router::new(chosen.iter(), false).unwrap();
+        let router = Router::new(&routes(&chosen), false).unwrap();
         for word in &words {
             let want = words.iter().step_by(3).filter(|p| word.starts_with(*p)).map(|p| p.len()).max();
             assert_eq!(router.route(word.as_bytes()).map(|m| m.prefix as usize), want, "{word}");
@@ -334,7 +403,7 @@ mod tests {
 
     #[test]
     fn mistakes() {
-        let problem = |m: &[KeyMatch]| Router::new(m.iter(), false).unwrap_err();
+        let problem = |m: &[KeyMatch]| Router::new(&routes(m), false).unwrap_err();
         assert_eq!(problem(&[prefix("a"), prefix("")]).problem, RouteProblem::EmptyPrefix);
         assert_eq!(problem(&[prefix("a"), prefix("b"), prefix("a")]).problem, RouteProblem::Duplicate);
         assert_eq!(problem(&[KeyMatch::Any, KeyMatch::Any]).route, 1);

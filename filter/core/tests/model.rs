@@ -10,7 +10,7 @@ mod harness;
 use harness::Harness;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use redis_mesh_core::resp::reply::{Measure, measure};
+use redis_mesh_core::resp::framer::Framer;
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::wire::Limits;
 
@@ -185,7 +185,7 @@ proptest! {
         let harness = converse([DIRECT, SEVERAL, SINGLE][host], &sent, &pieces);
         let (mut at, mut replies) = (0, 0);
         while at < harness.client.len() {
-            let Measure::Complete(n) = measure(&harness.client[at..]) else {
+            let Ok((n, true)) = Framer::default().feed(&harness.client[at..]) else {
                 panic!("not RESP: {}", harness.client[at..].escape_ascii());
             };
             at += n;

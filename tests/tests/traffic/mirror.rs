@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use redis_mesh_core::command::{Resolved, resolve};
+use redis_mesh_core::command::Known;
 use redis_mesh_tests::line::words;
 use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::redis::Redis;
@@ -112,7 +112,9 @@ fn only_writes(main: &Redis, mirror: &Redis) -> Result<()> {
     let (mut arriving, mut staying) = (Vec::new(), Vec::new());
     for line in COMMANDS.lines().filter(|line| !line.is_empty()) {
         let request = words(line)?;
-        let Resolved::Command(command) = resolve(&request[..]) else { anyhow::bail!("{line}: no such command") };
+        let Some(command) = Known::of(&request[..]).and_then(Known::row) else {
+            anyhow::bail!("{line}: no such command")
+        };
         let reply = client.cmd(&request)?;
         ensure!(!reply.is_error(), "{line}: {reply:?}");
         if command.is_read() { staying.push(command.name) } else { arriving.push(command.name) }

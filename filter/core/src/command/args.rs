@@ -1,6 +1,6 @@
 //! A command's arguments, as they lie in its bytes.
 
-use super::Arguments;
+use super::key_spec::{Arguments, is_word};
 use crate::resp::encode;
 use crate::resp::request::{Parser, Progress, Span};
 use crate::wire::Limits;
@@ -27,16 +27,10 @@ impl<'a> Args<'a> {
         self.spans.len() == self.count
     }
 
-    /// Redis's answer to a command that it doesn't know.
-    pub fn unknown(&self) -> String {
-        let mut shown = String::new();
-        for i in 1..self.spans.len() {
-            if shown.len() >= 128 {
-                break;
-            }
-            shown.push_str(&format!("'{}' ", self.quoted(i)));
-        }
-        format!("ERR unknown command '{}', with args beginning with: {shown}", self.quoted(0))
+    /// True if argument `i` is `word`, in any case, as servers compare the words of a command: up to a NUL, which ends a C
+    /// string.
+    pub fn is_word(&self, i: usize, word: &[u8]) -> bool {
+        is_word(self.get(i), word)
     }
 
     /// Argument `i` as printable text of at most 128 characters, as Redis quotes it in errors.

@@ -2,8 +2,7 @@
 
 use super::glob::{Case, glob};
 use super::{
-    Arguments, Begin, Categories, Command, Find, Flags, KeyFlags, KeySpec, KeysError, Resolved, Tips, all, lookup,
-    resolve,
+    Arguments, Begin, Categories, Command, Find, Flags, KeyFlags, KeySpec, KeysError, Known, Tips, all, lookup,
 };
 
 /// The protocol that a client speaks.
@@ -33,10 +32,7 @@ type Offered<'a> = &'a dyn Fn(&Command) -> bool;
 
 fn answer(arguments: &dyn Arguments, offered: Offered<'_>, mut writer: Writer<'_>) {
     let count = arguments.count();
-    let row = match resolve(arguments) {
-        Resolved::Command(row) | Resolved::Container(row) => row,
-        Resolved::Unknown => return writer.error("ERR unknown command"),
-    };
+    let Some(Known { command: row, .. }) = Known::of(arguments) else { return writer.error("ERR unknown command") };
     if !row.subcommands.is_empty() && count > 1 {
         writer.out.extend_from_slice(b"-ERR unknown subcommand '");
         writer.echo(arguments.argument(1).unwrap_or_default());
@@ -306,7 +302,7 @@ impl Writer<'_> {
     }
 
     fn keys(&mut self, request: &dyn Arguments, offered: Offered<'_>, with_flags: bool) {
-        let (Resolved::Command(command) | Resolved::Container(command)) = resolve(request) else {
+        let Some(Known { command, .. }) = Known::of(request) else {
             return self.error("ERR Invalid command specified");
         };
         if !offered(command) {

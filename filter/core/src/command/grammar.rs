@@ -1,7 +1,7 @@
 //! The keys of those commands whose grammar the key specs can't say, read as servers execute them.
 
 use super::Command;
-use super::key_spec::{Arguments, Extract, KeyFlags, Keys, KeysError, needed};
+use super::key_spec::{Arguments, Extract, KeyFlags, Keys, KeysError, is_word, needed};
 
 impl Command {
     /// The arguments that are patterns by which the command reaches keys that depend on its data: SORT's BY and GET.
@@ -52,7 +52,7 @@ impl SortOption {
             (b"limit", SortOption::Limit),
             (b"store", SortOption::Store),
         ];
-        names.into_iter().find(|(name, _)| word.eq_ignore_ascii_case(name)).map(|(_, option)| option)
+        names.into_iter().find(|(name, _)| is_word(word, name)).map(|(_, option)| option)
     }
 
     fn values(self) -> usize {
@@ -78,7 +78,7 @@ pub(super) fn geo_radius<A: Arguments + ?Sized>(arguments: &A) -> Result<Keys, K
     let mut at = 5;
     while at < arguments.count() {
         let word = needed(arguments, at)?;
-        if word.eq_ignore_ascii_case(b"store") || word.eq_ignore_ascii_case(b"storedist") {
+        if is_word(word, b"store") || is_word(word, b"storedist") {
             store = Some(at + 1);
             at += 1;
         }
@@ -105,16 +105,16 @@ pub(super) fn migrate<A: Arguments + ?Sized>(arguments: &A) -> Result<Keys, Keys
     let mut at = 6;
     while at < arguments.count() {
         let word = needed(arguments, at)?;
-        if word.eq_ignore_ascii_case(b"keys") {
+        if is_word(word, b"keys") {
             if !needed(arguments, 3)?.is_empty() || at + 1 >= arguments.count() {
                 return Err(KeysError::Malformed);
             }
             keys.push(at + 1, arguments.count(), 1, KeyFlags::RW)?;
             return Ok(keys);
         }
-        at += if word.eq_ignore_ascii_case(b"auth") {
+        at += if is_word(word, b"auth") {
             2
-        } else if word.eq_ignore_ascii_case(b"auth2") {
+        } else if is_word(word, b"auth2") {
             3
         } else {
             1
@@ -130,13 +130,13 @@ pub(super) fn streams<A: Arguments + ?Sized>(command: &Command, arguments: &A) -
     loop {
         let word = needed(arguments, at)?;
         at += 1;
-        if word.eq_ignore_ascii_case(b"streams") {
+        if is_word(word, b"streams") {
             break;
-        } else if word.eq_ignore_ascii_case(b"block") || word.eq_ignore_ascii_case(b"count") {
+        } else if is_word(word, b"block") || is_word(word, b"count") {
             at += 1;
-        } else if word.eq_ignore_ascii_case(b"group") {
+        } else if is_word(word, b"group") {
             at += 2;
-        } else if !word.eq_ignore_ascii_case(b"noack") {
+        } else if !is_word(word, b"noack") {
             return Err(KeysError::Malformed);
         }
     }
@@ -155,13 +155,13 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    use super::super::{Resolved, resolve};
+    use super::super::Known;
 
     #[test]
     fn patterns_are_reported() {
         let patterns = |request: &str| {
             let arguments: Vec<&str> = request.split(' ').collect();
-            let Resolved::Command(command) = resolve(&arguments[..]) else { panic!() };
+            let Some(command) = Known::of(&arguments[..]).and_then(Known::row) else { panic!() };
             command.patterns(&arguments[..]).collect::<Vec<_>>()
         };
         assert_eq!(patterns("SORT k BY w_* GET # GET o_*->f STORE a*"), [3, 7]);

@@ -250,3 +250,9 @@ pub(super) fn needed<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Resu
     }
     arguments.argument(index).ok_or(KeysError::Missing(index))
 }
+
+/// True if an argument is `word`, in any case. Servers compare options as C strings, so an argument ends at a NUL.
+pub(super) fn is_word(argument: &[u8], word: &[u8]) -> bool {
+    let Some((head, rest)) = argument.split_at_checked(word.len()) else { return false };
+    head.eq_ignore_ascii_case(word) && matches!(rest, [] | [0, ..])
+}

@@ -4,7 +4,7 @@
 //! grammar than its specs say (XREADGROUP with its options in an unusual order, a repeated STORE), the command's
 //! grammar decides: a key that is overlooked would be executed where it doesn't belong.
 
-use super::key_spec::{Arguments, Begin, Extract, Find, KeyFlags, Keys, KeysError, needed};
+use super::key_spec::{Arguments, Begin, Extract, Find, KeyFlags, Keys, KeysError, is_word, needed};
 use super::{Command, Flags, grammar};
 
 impl Command {
@@ -78,7 +78,7 @@ impl Command {
 /// Where a keyword stands; forwards to the end, or from a place before the end backwards down to argument 2.
 fn find_keyword<A: Arguments + ?Sized>(arguments: &A, word: &str, from: i8) -> Result<Option<usize>, KeysError> {
     let count = arguments.count();
-    let matches = |index| needed(arguments, index).map(|argument| argument.eq_ignore_ascii_case(word.as_bytes()));
+    let matches = |index| needed(arguments, index).map(|argument| is_word(argument, word.as_bytes()));
     match usize::try_from(from) {
         Ok(from) => {
             for index in from..count {
@@ -137,12 +137,12 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    use super::super::{Access, Resolved, resolve};
+    use super::super::{Access, Known};
     use super::*;
 
     fn keys(request: &str) -> Result<Vec<usize>, KeysError> {
         let arguments: Vec<&str> = request.split(' ').map(|word| if word == "''" { "" } else { word }).collect();
-        let Resolved::Command(command) = resolve(&arguments[..]) else { panic!("{request}") };
+        let Some(command) = Known::of(&arguments[..]).and_then(Known::row) else { panic!("{request}") };
         let keys = command.keys(&arguments[..])?;
         let found: Vec<usize> = keys.iter().map(|key| key.index).collect();
         assert_eq!(keys.len(), found.len());
@@ -241,7 +241,7 @@ mod tests {
         }
         let keys = |there: &[&str], count| {
             let arguments = Partial(there, count);
-            let Resolved::Command(command) = resolve(&arguments) else { panic!() };
+            let Some(command) = Known::of(&arguments).and_then(Known::row) else { panic!() };
             command.keys(&arguments).map(|keys| keys.iter().map(|key| key.index).collect::<Vec<_>>())
         };
         assert_eq!(keys(&["set", "k"], 3), Ok(vec![1]));
@@ -254,7 +254,7 @@ mod tests {
     fn access_is_known() {
         let access = |request: &str| {
             let arguments: Vec<&str> = request.split(' ').collect();
-            let Resolved::Command(command) = resolve(&arguments[..]) else { panic!() };
+            let Some(command) = Known::of(&arguments[..]).and_then(Known::row) else { panic!() };
             command.keys(&arguments[..]).unwrap().iter().map(|key| key.access).collect::<Vec<_>>()
         };
         assert_eq!(access("GET k"), [Access::Read]);

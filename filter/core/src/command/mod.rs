@@ -10,6 +10,7 @@ pub mod glob;
 mod grammar;
 mod key_spec;
 mod keys;
+mod known;
 mod reply;
 pub mod script;
 pub mod sharing;
@@ -19,6 +20,7 @@ pub use args::{Args, canonical, each_command};
 pub use describe::{Protocol, describe};
 pub use grammar::Patterns;
 pub use key_spec::{Access, Arguments, Begin, Extract, Find, Key, KeyFlags, KeySpec, Keys, KeysError};
+pub use known::Known;
 pub use reply::{Reply, When};
 
 use std::fmt;
@@ -276,31 +278,6 @@ pub fn lookup_subcommand(container: &'static Command, name: &[u8]) -> Option<&'s
     container.subcommands.iter().find(|sub| sub.own_name().as_bytes().eq_ignore_ascii_case(name))
 }
 
-/// What a request's first arguments name.
-#[derive(Clone, Copy, Debug)]
-pub enum Resolved {
-    /// A command, or a subcommand of a container.
-    Command(&'static Command),
-    /// A container whose subcommand is missing or unknown.
-    Container(&'static Command),
-    /// Not in the table.
-    Unknown,
-}
-
-/// Finds the row that rules a request: the subcommand's where there is one.
-pub fn resolve<A: Arguments + ?Sized>(arguments: &A) -> Resolved {
-    let Some(command) = arguments.argument(0).and_then(lookup) else {
-        return Resolved::Unknown;
-    };
-    if command.subcommands.is_empty() {
-        return Resolved::Command(command);
-    }
-    match arguments.argument(1).and_then(|name| lookup_subcommand(command, name)) {
-        Some(subcommand) => Resolved::Command(subcommand),
-        None => Resolved::Container(command),
-    }
-}
-
 /// Where the search for a name begins in an index of so many slots (a power of two); the generator places by the same
 /// function.
 ///
@@ -382,6 +359,7 @@ impl Command {
     }
     const fn returns_keys(mut self) -> Self {
         self.returns_keys = true;
+        self.has_one_key = false;
         self
     }
     const fn subcommands(mut self, subcommands: &'static [Command]) -> Self {
@@ -438,10 +416,10 @@ mod tests {
 
     #[test]
     fn requests_resolve_to_the_subcommand() {
-        let name = |arguments: &[&str]| match resolve(arguments) {
-            Resolved::Command(command) => command.name.to_owned(),
-            Resolved::Container(command) => format!("{} …", command.name),
-            Resolved::Unknown => "?".to_owned(),
+        let name = |arguments: &[&str]| match Known::of(arguments).map(|known| known.row().ok_or(known.container)) {
+            Some(Ok(command)) => command.name.to_owned(),
+            Some(Err(container)) => format!("{} …", container.name),
+            None => "?".to_owned(),
         };
         assert_eq!(name(&["CONFIG", "Get", "x"]), "config|get");
         assert_eq!(name(&["config"]), "config …");
@@ -472,10 +450,7 @@ mod tests {
     fn what_redis_proxy_takes() {
         let on_proxy = |name: &str| {
             let arguments: Vec<&str> = name.split(' ').collect();
-            match resolve(&arguments[..]) {
-                Resolved::Command(command) | Resolved::Container(command) => command.is_on_proxy(),
-                Resolved::Unknown => false,
-            }
+            Known::of(&arguments[..]).is_some_and(|known| known.command.is_on_proxy())
         };
         for name in ["get", "client", "client setname", "cluster slots", "config get", "bf.add", "object freq"] {
             assert!(on_proxy(name), "{name}");

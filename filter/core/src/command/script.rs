@@ -1,6 +1,7 @@
 //! Scripts by their names (<https://redis.io/docs/latest/commands/evalsha/>).
 
 use super::{Args, Command};
+use crate::hex::to_bytes;
 
 /// By what EVALSHA names a script.
 pub type ScriptDigest = [u8; 20];
@@ -10,16 +11,9 @@ pub fn named(command: &Command, args: &Args<'_>) -> Option<ScriptDigest> {
     matches!(command.name, "evalsha" | "evalsha_ro").then(|| digest(args.get(1))).flatten()
 }
 
-/// 40 hexadecimal digits.
+/// Reads the 40 hexadecimal digits of a digest, in any case.
 pub fn digest(text: &[u8]) -> Option<ScriptDigest> {
-    let digits: &[u8; 40] = text.try_into().ok()?;
-    let (mut digest, mut pairs) = (ScriptDigest::default(), digits.chunks_exact(2));
-    for byte in &mut digest {
-        let value = |digit: &u8| char::from(*digit).to_digit(16);
-        let [high, low] = pairs.next()? else { return None };
-        *byte = (value(high)? << 4 | value(low)?) as u8;
-    }
-    Some(digest)
+    to_bytes(text)
 }
 
 #[cfg(test)]

@@ -1,5 +1,9 @@
 //! Whether a client may pass: the password that a RedisService asks of it.
 
+use crate::command::Args;
+pub use crate::hex::to_hex;
+use crate::hex::{from_hex, to_bytes};
+use crate::request::errors;
 use crate::wire;
 use sha2::{Digest, Sha256};
 
@@ -37,8 +41,8 @@ impl ClientAuth {
             .iter()
             .enumerate()
             .map(|(i, text)| {
-                let bytes = from_hex(text).and_then(|b| <[u8; 32]>::try_from(b).ok());
-                bytes.ok_or_else(|| format!("clientAuth.passwordSha256[{i}]: not the hexadecimal SHA-256"))
+                to_bytes(text.as_bytes())
+                    .ok_or_else(|| format!("clientAuth.passwordSha256[{i}]: not the hexadecimal SHA-256"))
             })
             .collect::<Result<_, _>>()?;
         let username = auth.username.as_ref().map(|u| u.as_bytes().into());
@@ -64,6 +68,44 @@ impl ClientAuth {
     }
 }
 
+/// What a client presents with AUTH or HELLO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials<'a> {
+    /// The user name; `None`: the client gives a password alone, which is that of the user `default`.
+    pub username: Option<&'a [u8]>,
+    /// The password, in clear.
+    pub password: &'a [u8],
+}
+
+impl<'a> Credentials<'a> {
+    /// Reads `AUTH [username] password` (<https://redis.io/docs/latest/commands/auth/>).
+    ///
+    /// # Errors
+    /// Redis's answer to another number of arguments.
+    pub fn of_auth(args: &Args<'a>) -> Result<Credentials<'a>, String> {
+        match args.count {
+            2 => Ok(Credentials { username: None, password: args.get(1) }),
+            3 => Ok(Credentials { username: Some(args.get(1)), password: args.get(2) }),
+            0 | 1 => Err(errors::wrong_arity("auth")),
+            _ => Err(errors::SYNTAX.into()),
+        }
+    }
+
+    /// What is wrong with the credentials, as Redis says it; `None`: they are right. Without a configured
+    /// [`ClientAuth`], the user `default` has no password, and any password is right.
+    pub fn refusal(&self, auth: Option<&ClientAuth>) -> Option<&'static str> {
+        refusal(auth, self.username, self.password)
+    }
+}
+
+/// True if a reply to AUTH says that the server asks nobody for a password, which is as good as a login. The texts are those
+/// of Redis 6 and later and of Valkey, and that of Redis before version 6.
+pub fn has_no_password(reply: &[u8]) -> bool {
+    [&b"-ERR AUTH <password> called without any password"[..], b"-ERR Client sent AUTH, but no password is set"]
+        .iter()
+        .any(|text| reply.starts_with(text))
+}
+
 /// What Redis answers to a wrong pair of user name and password.
 pub const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
@@ -85,30 +127,9 @@ pub fn refusal(auth: Option<&ClientAuth>, username: Option<&[u8]>, password: &[u
     }
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
-    let bytes = text.as_bytes();
-    if !bytes.len().is_multiple_of(2) {
-        return None;
-    }
-    bytes.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
-}
-
 /// The hash that [`wire::ClientAuth::password_sha256`] holds for a password.
 pub fn hash_password(salt: &[u8], password: &[u8]) -> String {
     to_hex(&Sha256::new().chain_update(salt).chain_update(password).finalize())
-}
-
-/// Lower-case hexadecimal.
-pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// True if the reply to AUTH says that the server has no password, so that it lets in whoever comes.
-pub fn has_no_password(reply: &[u8]) -> bool {
-    [&b"-ERR AUTH <password> called without any password"[..], b"-ERR Client sent AUTH, but no password is set"]
-        .iter()
-        .any(|text| reply.starts_with(text))
 }
 
 #[cfg(test)]

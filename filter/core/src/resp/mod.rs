@@ -4,7 +4,6 @@
 pub mod elements;
 pub mod encode;
 pub mod framer;
-pub mod reply;
 pub mod request;
 pub mod resp3;
 pub mod value;

@@ -4,6 +4,7 @@
 //! looks at a byte twice. It is stricter than Redis where leniency would let a client and two parsers disagree about where
 //! a command begins: every line ends in `\r\n`, numbers have no sign and no leading zero.
 
+use crate::hex::to_bytes;
 use crate::wire::Limits;
 use std::fmt;
 
@@ -343,11 +344,14 @@ fn quoted(line: &[u8], mut i: usize, quote: u8, out: &mut Vec<u8>) -> Result<usi
                 out.push(b'\'');
                 i += 2;
             }
-            [b'\\', b'x', high, low, ..] if quote == b'"' && high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                out.push(hex(high) << 4 | hex(low));
-                i += 4;
-            }
             [b'\\', escaped, ..] if quote == b'"' => {
+                if let [_, b'x', high, low, ..] = *rest
+                    && let Some([byte]) = to_bytes(&[high, low])
+                {
+                    out.push(byte);
+                    i += 4;
+                    continue;
+                }
                 out.push(match escaped {
                     b'n' => b'\n',
                     b'r' => b'\r',
@@ -363,15 +367,6 @@ fn quoted(line: &[u8], mut i: usize, quote: u8, out: &mut Vec<u8>) -> Result<usi
                 i += 1;
             }
         }
-    }
-}
-
-fn hex(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        b'a'..=b'f' => digit - b'a' + 10,
-        b'A'..=b'F' => digit - b'A' + 10,
-        _ => 0,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What becomes of a command.
 
 use super::*;
+use crate::request::errors;
 
 /// What becomes of a command.
 #[derive(Debug)]
@@ -115,7 +116,7 @@ impl Rewriter {
         let name = known.map(|k| k.container.name).unwrap_or_default();
         if !self.may_command(env) && !matches!(name, "auth" | "hello" | "reset" | "quit") {
             env.stats.count(Stat::Unauthenticated);
-            return Decision::Deny("NOAUTH Authentication required.".into());
+            return Decision::Deny(errors::NOAUTH.into());
         }
         let Some(Known { container, command }) = known else {
             return match env.host.path {
@@ -161,5 +162,5 @@ fn draw(env: &mut Env<'_>, args: &Args<'_>, route: Option<u32>) -> Option<Inject
 
 /// Redis's answer to a command that it doesn't know.
 pub(super) fn unknown(args: &Args<'_>) -> Decision {
-    Decision::Refuse(args.unknown())
+    Decision::Refuse(errors::unknown_command(args))
 }

@@ -60,7 +60,7 @@ impl Rewriter {
             ReplyMode::Off => {
                 sink.write();
             }
-            ReplyMode::SkipNext => {
+            ReplyMode::SkipNext | ReplyMode::Skipping => {
                 // Redis is going to leave one reply out: that of the nonce.
                 self.replies.inject_unanswered(env, Form::Echo, sink.write());
                 self.reply_mode = ReplyMode::On;
@@ -76,9 +76,8 @@ impl Rewriter {
     /// A command has gone to Redis: what CLIENT REPLY SKIP was about is over.
     pub(super) fn sent(&mut self) {
         self.unsettled = true;
-        if self.reply_mode == ReplyMode::SkipNext {
-            self.reply_mode = ReplyMode::On;
-        }
+        self.reply_mode.begin();
+        self.reply_mode.end();
     }
 
     pub(super) fn expect_reply(&mut self, known: Option<Known>, args: &Args<'_>) {
@@ -134,12 +133,7 @@ impl Rewriter {
             // One of the three kinds of subscriptions may be left. Redis knows; ours is only the better error.
             "unsubscribe" | "punsubscribe" | "sunsubscribe" if args.count == 1 => self.subscriber = false,
             "client" if args.count == 3 && args.get(1).eq_ignore_ascii_case(b"reply") => {
-                reply_mode = match args.get(2).to_ascii_lowercase().as_slice() {
-                    b"on" => Some(ReplyMode::On),
-                    b"off" => Some(ReplyMode::Off),
-                    b"skip" if self.reply_mode != ReplyMode::Off => Some(ReplyMode::SkipNext),
-                    _ => None,
-                };
+                reply_mode = self.reply_mode.switched(args.get(2));
             }
             _ => {}
         }

@@ -6,6 +6,9 @@
 //! while no answer is pending.
 
 use super::Env;
+use crate::downstream::auth::has_no_password;
+use crate::downstream::server_info;
+use crate::hex::write_upper;
 use crate::resp::encode;
 use crate::resp::resp3::{self, Head, Shape};
 use std::collections::VecDeque;
@@ -132,12 +135,12 @@ impl Replies {
     fn nonce(&mut self, env: &mut Env<'_>) -> [u8; NONCE] {
         let secret = self.secret.get_or_insert_with(|| {
             let mut text = [0u8; SECRET];
-            hexadecimal(&env.random.secret()[..SECRET / 2], &mut text);
+            write_upper(&env.random.secret()[..SECRET / 2], &mut text);
             Box::new(text)
         });
         let mut nonce = [0u8; NONCE];
         nonce[..SECRET].copy_from_slice(&secret[..]);
-        hexadecimal(&self.next.to_be_bytes(), &mut nonce[SECRET..]);
+        write_upper(&self.next.to_be_bytes(), &mut nonce[SECRET..]);
         nonce
     }
 
@@ -270,7 +273,7 @@ impl Replies {
             Then::CaptureInfo => self.capture = Some(Capture { whole: true, ..Capture::default() }),
             Then::Info => {
                 if let Some(captured) = captured {
-                    as_one_redis(&captured.bytes, out);
+                    out.extend_from_slice(&server_info::standalone(&captured.bytes));
                 }
             }
             Then::Verify => {
@@ -329,29 +332,6 @@ impl Replies {
     }
 }
 
-/// The reply of INFO, a string of either protocol, without what says that there is a cluster: redis_proxy says so of
-/// whatever stands behind it, and clients that believe it go looking for the nodes.
-fn as_one_redis(reply: &[u8], out: &mut Vec<u8>) {
-    let newline = memchr::memchr(b'\n', reply);
-    let text = newline.and_then(|newline| reply.get(newline + 1..reply.len().checked_sub(2)?));
-    let (Some(&kind @ (b'$' | b'=')), Some(text)) = (reply.first(), text) else {
-        out.extend_from_slice(reply);
-        return;
-    };
-    let mut edited = Vec::with_capacity(text.len() + 8);
-    for line in text.split_inclusive(|byte| *byte == b'\n') {
-        edited.extend_from_slice(match line {
-            b"redis_mode:cluster\r\n" => b"redis_mode:standalone\r\n",
-            b"server_mode:cluster\r\n" => b"server_mode:standalone\r\n",
-            b"cluster_enabled:1\r\n" => b"cluster_enabled:0\r\n",
-            _ => line,
-        });
-    }
-    encode::header(out, kind, edited.len() as u64);
-    out.extend_from_slice(&edited);
-    out.extend_from_slice(b"\r\n");
-}
-
 /// Whether `total` bytes that begin with `head` are one reply that isn't an aggregate.
 fn is_one_reply(head: &[u8], total: usize) -> bool {
     let Some(newline) = memchr::memchr(b'\n', head) else { return false };
@@ -382,21 +362,7 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 fn let_in(captured: &[u8]) -> bool {
     let Some(lines) = captured.strip_suffix(b"\r\n") else { return false };
     let line = memchr::memrchr(b'\n', lines).map_or(lines, |i| &lines[i + 1..]);
-    line == b"+OK" || no_password_asked(line)
-}
-
-/// A Redis without a password refuses AUTH with a password alone, and lets everybody in.
-pub fn no_password_asked(reply: &[u8]) -> bool {
-    let says = |text: &[u8]| find(reply, text).is_some();
-    reply.starts_with(b"-ERR") && (says(b"without any password configured") || says(b"no password is set"))
-}
-
-fn hexadecimal(bytes: &[u8], out: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
+    line == b"+OK" || has_no_password(line)
 }
 
 /// The reply around a nonce found at `found`: where it begins and ends, and the nonce's number if it has one. `None`: not

@@ -24,6 +24,8 @@ mod tcp_proxy;
 
 use crate::command::{self, Args, Proxy};
 use crate::config::{Host, Path, ProxyConfig};
+use crate::downstream::auth::has_no_password;
+use crate::downstream::client_reply::ReplyMode;
 use crate::fault::Injected;
 use crate::random::Random;
 use crate::request::guard;
@@ -34,7 +36,7 @@ use crate::resp::resp3::Shape;
 use crate::stats::{Stat, Stats};
 use decide::{Decision, Plan};
 use edits::{ArgEdit, TagRef, write_edited};
-use markers::{Expected, Form, Outcome, Replies, Then, no_password_asked};
+use markers::{Expected, Form, Outcome, Replies, Then};
 use std::time::Duration;
 use streaming::Body;
 
@@ -116,14 +118,6 @@ enum Login {
     Again(u64),
     /// Done with the credentials of this identity; 0: none were needed.
     Done(u64),
-}
-
-/// What the client has asked Redis to do with replies (CLIENT REPLY).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReplyMode {
-    On,
-    Off,
-    SkipNext,
 }
 
 /// A transaction that the client has opened.
@@ -453,7 +447,9 @@ impl Rewriter {
         env.stats.count(Stat::ProtocolErrors);
         match self.reply_mode {
             ReplyMode::On => {}
-            ReplyMode::SkipNext => self.replies.inject_unanswered(env, Form::Echo, sink.write()),
+            ReplyMode::SkipNext | ReplyMode::Skipping => {
+                self.replies.inject_unanswered(env, Form::Echo, sink.write());
+            }
             ReplyMode::Off => {
                 // Nothing would come back that could tell when to close.
                 sink.write();

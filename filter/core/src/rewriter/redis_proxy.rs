@@ -2,11 +2,11 @@
 
 use super::edits::{ArgEdit, TagRef};
 use super::markers::{Form, Then};
-use super::tcp_proxy::route_keys;
+use super::tcp_proxy::plan_keys;
 use super::{Decision, Env, Gate, Plan, Rewriter, Sink, Transaction};
 use crate::command::{self, Args, Command, Protocol, Proxy, Split};
 use crate::downstream::hello::REDIS_VERSION;
-use crate::request::errors::EXECABORT;
+use crate::request::errors::{self, CROSS_DESTINATION, EXECABORT};
 use crate::resp::encode;
 use std::fmt::Write;
 
@@ -95,7 +95,7 @@ impl Rewriter {
                 self.transaction = Transaction { open: true, refused: Some(reason), ..Transaction::default() };
                 return Decision::Answer(b"+OK\r\n".to_vec());
             }
-            "exec" | "discard" => return Decision::Deny(format!("ERR {upper} without MULTI")),
+            "exec" | "discard" => return Decision::Deny(errors::without_multi(&upper)),
             // redis_proxy runs a transaction on a connection of its own, where it would overtake what was sent before.
             "multi" if self.unsettled => return self.settle(env, sink),
             "multi" => return Decision::Forward,
@@ -169,7 +169,7 @@ impl Rewriter {
         if !host.keys_decide && !host.rewrites_keys {
             return Ok(());
         }
-        route_keys(host, command, args, plan)?;
+        plan_keys(host, command, args, plan)?;
         if host.single_destination {
             remains_like_a_tag(args, &plan.edits)?;
         }
@@ -179,7 +179,7 @@ impl Rewriter {
             if !host.single_destination {
                 return Err(several(env, &format!("{name}, which has no key,")));
             }
-            let any = host.router.any().and_then(|route| host.routes.get(route as usize));
+            let any = host.router.default_route();
             if let (Some(any), Some(arg)) = (any, routed_by(container)) {
                 let mask = self.mirror(env, any.target, command);
                 plan.mirrored = mask != 0;
@@ -192,7 +192,7 @@ impl Rewriter {
             TagRef::None => first,
         };
         if command.split == Split::No && plan.edits.iter().any(|e| target_of(e) != first) {
-            return Err("CROSSSLOT redis-mesh: keys route to different destinations".into());
+            return Err(CROSS_DESTINATION.into());
         }
         // One draw for each target of a command: its keys are mirrored together or not at all.
         let mut drawn: Vec<(u32, u32)> = Vec::new();
@@ -259,8 +259,8 @@ impl Rewriter {
             return self.in_refused_transaction(container.name, reason);
         }
         match container.name {
-            "multi" => return error("ERR MULTI calls can not be nested"),
-            "watch" => return error("ERR WATCH inside MULTI is not allowed"),
+            "multi" => return error(errors::NESTED_MULTI),
+            "watch" => return error(errors::WATCH_IN_MULTI),
             // Redis discards the transaction whose EXEC it refuses.
             "exec" => return Decision::Forward,
             "discard" if args.count == 1 => return Decision::Forward,
@@ -283,7 +283,7 @@ impl Rewriter {
             return Decision::Refuse(text);
         }
         if env.host.keys_decide || env.host.rewrites_keys {
-            let routed = route_keys(env.host, command, args, plan);
+            let routed = plan_keys(env.host, command, args, plan);
             if let Err(text) = routed.and_then(|()| remains_like_a_tag(args, &plan.edits)) {
                 return Decision::Refuse(text);
             }
@@ -365,7 +365,7 @@ fn several(env: &Env<'_>, what: &str) -> String {
 }
 
 pub(super) fn wrong_arity(command: &Command) -> Decision {
-    Decision::Refuse(format!("ERR wrong number of arguments for '{}' command", command.name))
+    Decision::Refuse(errors::wrong_arity(command.name))
 }
 
 fn time(env: &Env<'_>) -> Vec<u8> {

@@ -112,5 +112,5 @@ impl Rewriter {
 
 /// Whether the reply to a login says that we are in. redis_proxy always asks for its handshake.
 fn accepted(line: &[u8], path: Path) -> bool {
-    line.strip_suffix(b"\r").unwrap_or(line) == b"+OK" || path == Path::Direct && no_password_asked(line)
+    line.strip_suffix(b"\r").unwrap_or(line) == b"+OK" || path == Path::Direct && has_no_password(line)
 }

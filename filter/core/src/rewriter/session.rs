@@ -1,11 +1,15 @@
 //! Commands about the connection itself: who the client is, which protocol it speaks, what state it is in.
 
 use super::markers::{Expected, Form, Then};
-use super::{Decision, Env, Gate, Login, ReplyMode, Rewriter, Sink, Transaction};
+use super::{Decision, Env, Gate, Login, Rewriter, Sink, Transaction};
 use crate::command::{Args, Command};
 use crate::config::Path;
-use crate::downstream::auth;
+use crate::downstream::auth::{self, Credentials};
+use crate::downstream::client_info::ClientInfo;
+use crate::downstream::client_name;
+use crate::downstream::client_reply::ReplyMode;
 use crate::downstream::hello::{self, Hello};
+use crate::request::errors;
 use crate::resp::encode;
 use crate::resp::resp3::Shape;
 use crate::stats::Stat;
@@ -20,12 +24,10 @@ impl Rewriter {
     /// A command that isn't allowed in the connection's present state.
     fn out_of_place(&self, name: &str) -> Option<Decision> {
         if self.transaction.open {
-            return Some(Decision::Refuse("ERR Command not allowed inside a transaction".into()));
+            return Some(Decision::Refuse(errors::NOT_IN_MULTI.into()));
         }
         if self.subscriber && !self.resp3 {
-            return Some(Decision::Refuse(format!(
-                "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
-            )));
+            return Some(Decision::Refuse(errors::not_for_subscribers(name)));
         }
         None
     }
@@ -43,23 +45,16 @@ impl Rewriter {
         if let Some(refusal) = self.out_of_place("auth") {
             return refusal;
         }
-        let (username, password) = match args.count {
-            2 => (None, args.get(1)),
-            3 => (Some(args.get(1)), args.get(2)),
-            0 | 1 => {
-                return Decision::Refuse("ERR wrong number of arguments for 'auth' command".into());
-            }
-            _ => return Decision::Refuse("ERR syntax error".into()),
-        };
-        match self.log_in(env, username, password) {
-            Ok(()) => Decision::Answer(b"+OK\r\n".to_vec()),
-            Err(denied) => denied,
+        match Credentials::of_auth(args).map(|credentials| self.log_in(env, credentials)) {
+            Ok(Ok(())) => Decision::Answer(b"+OK\r\n".to_vec()),
+            Ok(Err(denied)) => denied,
+            Err(text) => Decision::Refuse(text),
         }
     }
 
     /// Checks a client's credentials; what to answer if they are wrong.
-    fn log_in(&mut self, env: &mut Env<'_>, username: Option<&[u8]>, password: &[u8]) -> Result<(), Decision> {
-        let Some(text) = auth::refusal(env.host.client_auth.as_ref(), username, password) else {
+    fn log_in(&mut self, env: &mut Env<'_>, credentials: Credentials<'_>) -> Result<(), Decision> {
+        let Some(text) = credentials.refusal(env.host.client_auth.as_ref()) else {
             self.authenticated |= env.host.client_auth.is_some();
             return Ok(());
         };
@@ -81,19 +76,16 @@ impl Rewriter {
             return Decision::Forward;
         }
         match credentials {
-            Some((username, password)) => {
-                if let Err(denied) = self.log_in(env, Some(username), password) {
-                    return match denied {
-                        Decision::Deny(_) => Decision::Deny(auth::WRONGPASS.into()),
-                        other => other,
-                    };
-                }
+            Some((username, password))
+                if self.log_in(env, Credentials { username: Some(username), password }).is_err() =>
+            {
+                return Decision::Deny(auth::WRONGPASS.into());
             }
             None if env.host.client_auth.is_some() && !self.authenticated => {
                 env.stats.count(Stat::Unauthenticated);
                 return Decision::Deny(hello::NOAUTH.into());
             }
-            None => {}
+            Some(_) | None => {}
         }
         if env.host.path == Path::Direct {
             if credentials.is_none() {
@@ -108,8 +100,8 @@ impl Rewriter {
             return Decision::Send(out);
         }
         if let Some(name) = name {
-            if !valid_name(name) {
-                return Decision::Refuse(BAD_NAME.into());
+            if let Err(text) = client_name::check(name) {
+                return Decision::Refuse(text.into());
             }
             self.name = name.to_vec();
         }
@@ -123,7 +115,7 @@ impl Rewriter {
     /// RESET.
     pub(super) fn reset(&mut self, env: &mut Env<'_>, args: &Args<'_>, sink: &mut Sink<'_>) -> Decision {
         if args.count != 1 {
-            return Decision::Refuse("ERR wrong number of arguments for 'reset' command".into());
+            return Decision::Refuse(errors::wrong_arity("reset"));
         }
         if env.host.path == Path::Direct && env.host.login.is_none() {
             // What it does is followed when it goes on: a fault may come before.
@@ -183,9 +175,9 @@ impl Rewriter {
             return None;
         }
         if (1..3).any(|i| args.get(i).contains(&0)) {
-            return Some(Decision::Refuse("ERR syntax error".into()));
+            return Some(Decision::Refuse(errors::SYNTAX.into()));
         }
-        let refusal = || Decision::Refuse("ERR Command not allowed inside a transaction".into());
+        let refusal = || Decision::Refuse(errors::NOT_IN_MULTI.into());
         self.transaction.open.then(refusal)
     }
 
@@ -219,11 +211,13 @@ impl Rewriter {
         let ok = Decision::Answer(b"+OK\r\n".to_vec());
         let subcommand = args.get(1).to_ascii_lowercase();
         match (subcommand.as_slice(), args.count) {
-            (b"setname", 3) if valid_name(args.get(2)) => {
-                self.name = args.get(2).to_vec();
-                ok
-            }
-            (b"setname", 3) => Decision::Refuse(BAD_NAME.into()),
+            (b"setname", 3) => match client_name::check(args.get(2)) {
+                Ok(()) => {
+                    self.name = args.get(2).to_vec();
+                    ok
+                }
+                Err(text) => Decision::Refuse(text.into()),
+            },
             (b"getname", 2) => {
                 let mut out = Vec::new();
                 match self.name.is_empty() {
@@ -232,36 +226,25 @@ impl Rewriter {
                 }
                 Decision::Answer(out)
             }
-            (b"setinfo", 4) => ok,
+            (b"setinfo", 4) => client_name::check_info(args).map_or_else(Decision::Refuse, |()| ok),
             (b"id", 2) => {
                 let mut out = Vec::new();
                 encode::integer(&mut out, self.connection);
                 Decision::Answer(out)
             }
             (b"info", 2) => {
-                let text = format!(
-                    "id={} name={} db=0 resp={}\n",
-                    self.connection,
-                    String::from_utf8_lossy(&self.name),
-                    if self.resp3 { 3 } else { 2 }
-                );
+                let info =
+                    ClientInfo { id: self.connection, name: &self.name, resp3: self.resp3, ..ClientInfo::default() };
                 let mut out = Vec::new();
-                encode::text(&mut out, self.resp3, &text);
+                encode::text(&mut out, self.resp3, &info.to_string());
                 Decision::Answer(out)
             }
             (b"no-evict" | b"no-touch", 3) => ok,
             (b"reply", 3) if args.get(2).eq_ignore_ascii_case(b"on") => ok,
-            (b"", _) => Decision::Refuse("ERR wrong number of arguments for 'client' command".into()),
+            (b"", _) => Decision::Refuse(errors::wrong_arity("client")),
             _ => {
                 Decision::Refuse(super::redis_proxy::needs(&format!("CLIENT {}", args.quoted(1).to_ascii_uppercase())))
             }
         }
     }
-}
-
-const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
-
-fn valid_name(name: &[u8]) -> bool {
-    // Redis has no limit, but the name stays here as long as the connection.
-    name.len() <= 16 * 1024 && name.iter().all(|b| (b'!'..=b'~').contains(b))
 }

@@ -122,8 +122,8 @@ impl Rewriter {
         }
         match env.host.path {
             Path::Direct if !env.host.keys_decide && !env.host.rewrites_keys => true,
-            Path::Direct => tcp_proxy::only_key_is_first(command),
-            Path::Proxy => command.proxy == Proxy::Simple && tcp_proxy::only_key_is_first(command),
+            Path::Direct => command.has_one_key,
+            Path::Proxy => command.proxy == Proxy::Simple && command.has_one_key,
         }
     }
 }

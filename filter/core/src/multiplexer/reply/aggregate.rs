@@ -100,7 +100,9 @@ impl Aggregation {
             ResponsePolicy::KeyNames(names) => names.keys(&replies),
             ResponsePolicy::Scan(names) => names.scan(&replies),
             ResponsePolicy::Random(names) => names.one(&replies, self.resp3),
-            ResponsePolicy::Standalone => replies.first().map(|reply| standalone(reply)),
+            ResponsePolicy::Standalone => {
+                replies.first().map(|reply| crate::downstream::server_info::standalone(reply))
+            }
         };
         Some(
             combined
@@ -156,34 +158,6 @@ fn write(value: &Value<'_>, out: &mut Vec<u8>) -> Option<()> {
         }
         Value::Error(_) | Value::Null => None,
     }
-}
-
-/// INFO of a node of a Redis Cluster, as a Redis alone says it: clients that look at it would try to reach nodes themselves.
-fn standalone(reply: &[u8]) -> Vec<u8> {
-    let Some(Value::Text(text)) = Value::parse(reply) else { return reply.to_vec() };
-    let (mut lines, mut is_changed) = (Vec::with_capacity(text.len()), false);
-    for line in text.split_inclusive(|byte| *byte == b'\n') {
-        let other: &[u8] = match line.trim_ascii_end() {
-            b"redis_mode:cluster" => b"redis_mode:standalone\r\n",
-            b"cluster_enabled:1" => b"cluster_enabled:0\r\n",
-            _ => line,
-        };
-        is_changed |= other != line;
-        lines.extend_from_slice(other);
-    }
-    if !is_changed {
-        return reply.to_vec();
-    }
-    let mut out = Vec::new();
-    if reply.first() == Some(&b'=') {
-        encode::header(&mut out, b'=', lines.len() as u64 + 4);
-        out.extend_from_slice(b"txt:");
-        out.extend(lines);
-        out.extend_from_slice(b"\r\n");
-    } else {
-        encode::bulk(&mut out, &lines);
-    }
-    out
 }
 
 fn union(replies: &[Vec<u8>]) -> Option<Vec<u8>> {

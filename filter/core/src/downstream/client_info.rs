@@ -1,0 +1,50 @@
+//! CLIENT INFO (<https://redis.io/docs/latest/commands/client-info/>), where no Redis is asked.
+
+use std::fmt;
+
+/// What a machine knows of a client. [`fmt::Display`] writes the line of CLIENT INFO with its line feed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientInfo<'a> {
+    /// The number that CLIENT ID answers.
+    pub id: u64,
+    /// The name that the client gave itself; empty: none.
+    pub name: &'a [u8],
+    /// The database that the client has selected.
+    pub database: u32,
+    /// Numbers of subscriptions to channels, patterns and shard channels.
+    pub subscriptions: [usize; 3],
+    /// Number of commands in the transaction that the client has opened; `None`: no transaction.
+    pub queued: Option<usize>,
+    /// The client speaks RESP3.
+    pub resp3: bool,
+}
+
+impl fmt::Display for ClientInfo<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [channels, patterns, shards] = self.subscriptions;
+        let (name, resp) = (String::from_utf8_lossy(self.name), if self.resp3 { 3 } else { 2 });
+        write!(f, "id={} addr=0.0.0.0:0 laddr=0.0.0.0:0 name={name} db={}", self.id, self.database)?;
+        write!(f, " sub={channels} psub={patterns} ssub={shards} multi=")?;
+        match self.queued {
+            Some(queued) => write!(f, "{queued}")?,
+            None => f.write_str("-1")?,
+        }
+        writeln!(f, " cmd=client|info user=default resp={resp}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn a_line() {
+        let info =
+            ClientInfo { id: 7, name: b"me", database: 1, subscriptions: [1, 2, 3], queued: Some(4), resp3: true };
+        let line = "id=7 addr=0.0.0.0:0 laddr=0.0.0.0:0 name=me db=1 sub=1 psub=2 ssub=3 multi=4 cmd=client|info user=default resp=3\n";
+        assert_eq!(info.to_string(), line);
+        assert!(ClientInfo::default().to_string().contains(" multi=-1 "));
+    }
+}
