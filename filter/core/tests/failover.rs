@@ -1,4 +1,5 @@
-//! How soon after a promotion a key whose master died is served again, by a clock that only the test moves.
+//! The time from the promotion of a replica until keys of the dead master are served again, by a
+//! clock that only the test moves.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -12,17 +13,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What a byte takes from one end to the other.
-const WAY: Duration = Duration::from_micros(200);
-/// How often the client asks.
-const TURN: Duration = Duration::from_micros(500);
+/// The time from the sending of a byte until its arrival.
+const LATENCY: Duration = Duration::from_micros(200);
+/// The step of the clock.
+const STEP: Duration = Duration::from_micros(500);
 
-/// The first half of the slots is the first's until it dies, and the third's after that.
+/// Returns the address of a node. Node 1 serves the first half of the slots until it dies, then
+/// its replica, node 3; node 2 serves the other half.
 fn node(number: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, number], 6379))
 }
 
-/// An entry of CLUSTER SLOTS.
+/// Appends an entry of the reply to CLUSTER SLOTS.
 fn range(out: &mut Vec<u8>, first: u64, last: u64, nodes: &[SocketAddr]) {
     encode::array(out, 2 + nodes.len());
     encode::integer(out, first);
@@ -35,23 +37,27 @@ fn range(out: &mut Vec<u8>, first: u64, last: u64, nodes: &[SocketAddr]) {
     }
 }
 
+/// A connection to a node.
 struct Connection {
     to: SocketAddr,
-    /// Bytes on their way, with the time of their arrival.
-    coming: VecDeque<(Duration, Vec<u8>)>,
+    /// Replies under way, with the times of their arrival.
+    arriving: VecDeque<(Duration, Vec<u8>)>,
 }
 
+/// A multiplexer with one client before a Redis Cluster.
 struct World {
-    proxy: Multiplexer,
+    multiplexer: Multiplexer,
     client: ClientId,
     connections: BTreeMap<ConnectionId, Connection>,
-    /// What the client has said and the machine hasn't taken.
+    /// Bytes of the client that the multiplexer hasn't taken.
     waiting: Vec<u8>,
     received: Vec<u8>,
     now: Duration,
+    /// True if node 1 is dead.
     is_dead: bool,
+    /// True if node 3 is a master.
     is_promoted: bool,
-    /// How often nodes were asked who has what.
+    /// The number of times that nodes were asked for the slots.
     probes: usize,
 }
 
@@ -62,10 +68,10 @@ impl World {
             "targets": [{"destination": "c:6379", "cluster": true, "upstream": {"cluster": "c"}}],
             "routes": [{"match": "any", "target": 0}],
         }]});
-        let mut proxy = Multiplexer::new([seed; 32]);
-        let client = proxy.open(ListenerConfig::from_json(document.to_string().as_bytes()).unwrap().host);
+        let mut multiplexer = Multiplexer::new([seed; 32]);
+        let client = multiplexer.open(ListenerConfig::from_json(document.to_string().as_bytes()).unwrap().host);
         World {
-            proxy,
+            multiplexer,
             client,
             connections: BTreeMap::new(),
             waiting: Vec::new(),
@@ -81,13 +87,13 @@ impl World {
         node(if self.is_promoted { 3 } else { 1 })
     }
 
-    /// What a node answers to what it was sent at once.
-    fn answer(&mut self, of: SocketAddr, data: &[u8]) -> Vec<u8> {
+    /// Returns the replies of a node to complete commands.
+    fn replies(&mut self, of: SocketAddr, data: &[u8]) -> Vec<u8> {
         let (mut out, mut at) = (Vec::new(), 0);
         while at < data.len() {
             let mut parser = Parser::default();
             let Ok(Progress::Complete(length)) = parser.parse(&data[at..], &wire::Limits::default()) else {
-                panic!("half a command: {}", data.escape_ascii())
+                panic!("an incomplete command: {}", data.escape_ascii())
             };
             let frame = parser.frame(&data[at..]).to_vec();
             let args: Vec<&[u8]> = parser.args().iter().map(|span| span.of(&frame)).collect();
@@ -96,7 +102,7 @@ impl World {
                 [b"PING"] => out.extend_from_slice(b"+PONG\r\n"),
                 [b"CLUSTER", b"INFO"] => {
                     let epoch = 3 + u8::from(self.is_promoted);
-                    // While nobody has those slots, nobody calls the cluster ok; before that it takes a while to notice.
+                    // A cluster isn't ok while no node serves a part of the slots.
                     let state = if self.is_dead && !self.is_promoted { "fail" } else { "ok" };
                     encode::bulk(
                         &mut out,
@@ -111,7 +117,7 @@ impl World {
                     range(&mut out, 8192, 16383, &[node(2)]);
                 }
                 [b"INCR", key] => {
-                    // Keys of the first half.
+                    // The key's slot is in the first half.
                     assert_eq!(*key, b"{b}");
                     if of == self.master() {
                         out.extend_from_slice(b":1\r\n");
@@ -126,30 +132,30 @@ impl World {
     }
 
     fn offer(&mut self) {
-        let taken = self.proxy.read(self.client, &self.waiting, self.now);
+        let taken = self.multiplexer.read(self.client, &self.waiting, self.now);
         self.waiting.drain(..taken);
     }
 
     fn drain(&mut self) {
-        while let Some(output) = self.proxy.poll() {
+        while let Some(output) = self.multiplexer.poll() {
             match output {
                 Output::Open(id, address) => {
                     let to = address.node.unwrap_or(node(2));
                     if self.is_dead && to == node(1) {
-                        self.proxy.lost(id, self.now);
+                        self.multiplexer.lost(id, self.now);
                     } else {
-                        self.connections.insert(id, Connection { to, coming: VecDeque::new() });
+                        self.connections.insert(id, Connection { to, arriving: VecDeque::new() });
                     }
                 }
                 Output::Send(id) => {
-                    let data = self.proxy.take_upstream(id);
+                    let data = self.multiplexer.take_upstream(id);
                     let Some(to) = self.connections.get(&id).map(|connection| connection.to) else { continue };
-                    let answer = self.answer(to, &data);
-                    let at = self.now + WAY * 2;
-                    self.connections.get_mut(&id).unwrap().coming.push_back((at, answer));
+                    let replies = self.replies(to, &data);
+                    let at = self.now + LATENCY * 2;
+                    self.connections.get_mut(&id).unwrap().arriving.push_back((at, replies));
                 }
                 Output::Write(id) => {
-                    let data = self.proxy.take_downstream(id);
+                    let data = self.multiplexer.take_downstream(id);
                     self.received.extend_from_slice(&data);
                 }
                 Output::Resume(_) => self.offer(),
@@ -159,26 +165,27 @@ impl World {
         }
     }
 
-    /// Time passes, and with it arrives what is due.
-    fn turn(&mut self) {
-        self.now += TURN;
+    /// Moves the clock by one step, and delivers what is due.
+    fn step(&mut self) {
+        self.now += STEP;
         let now = self.now;
         for id in self.connections.keys().copied().collect::<Vec<_>>() {
             while let Some(connection) = self.connections.get_mut(&id)
-                && let Some((_, data)) = connection.coming.pop_front_if(|(at, _)| *at <= now)
+                && let Some((_, data)) = connection.arriving.pop_front_if(|(at, _)| *at <= now)
             {
-                self.proxy.reply(id, &data, now);
+                self.multiplexer.reply(id, &data, now);
                 self.drain();
             }
         }
-        while self.proxy.next_tick().is_some_and(|due| due <= now) {
-            self.proxy.tick(now);
+        while self.multiplexer.next_tick().is_some_and(|due| due <= now) {
+            self.multiplexer.tick(now);
             self.drain();
         }
     }
 
-    /// Asks again and again until that time, or until it is served. Whether it was.
-    fn ask_until(&mut self, end: Duration, is_over: impl Fn(&[u8]) -> bool) -> bool {
+    /// Sends INCR again and again until the given time, or until a reply satisfies the condition.
+    /// Returns true in the latter case.
+    fn send_until(&mut self, end: Duration, is_over: impl Fn(&[u8]) -> bool) -> bool {
         while self.now < end {
             if self.received.is_empty() {
                 self.waiting.extend_from_slice(b"*2\r\n$4\r\nINCR\r\n$3\r\n{b}\r\n");
@@ -189,14 +196,14 @@ impl World {
                 if self.received.ends_with(b"\r\n") {
                     break;
                 }
-                self.turn();
+                self.step();
             }
             let reply = std::mem::take(&mut self.received);
             assert!(reply.ends_with(b"\r\n"), "no reply");
             if is_over(&reply) {
                 return true;
             }
-            self.turn();
+            self.step();
         }
         false
     }
@@ -207,7 +214,7 @@ impl World {
             self.connections.iter().filter(|(_, one)| one.to == node(1)).map(|(id, _)| *id).collect();
         for id in lost {
             self.connections.remove(&id);
-            self.proxy.lost(id, self.now);
+            self.multiplexer.lost(id, self.now);
             self.drain();
         }
     }
@@ -218,17 +225,17 @@ fn a_key_is_served_less_than_a_hundred_milliseconds_after_the_promotion() {
     let mut longest = Duration::ZERO;
     for seed in 0..24 {
         let mut world = World::new(seed);
-        assert!(world.ask_until(Duration::from_secs(2), |reply| reply == b":1\r\n"));
+        assert!(world.send_until(Duration::from_secs(2), |reply| reply == b":1\r\n"));
         world.kill();
-        // Servers take their time, anything from a part of a second to many.
+        // The promotion takes from a part of a second to many seconds.
         let promotion = world.now + Duration::from_millis(311 + u64::from(seed) * 173);
-        let was_served = world.ask_until(promotion, |reply| reply == b":1\r\n");
+        let was_served = world.send_until(promotion, |reply| reply == b":1\r\n");
         assert!(!was_served, "by a master that is dead");
         (world.is_promoted, world.probes) = (true, 0);
         let begin = world.now;
-        assert!(world.ask_until(begin + Duration::from_secs(30), |reply| reply == b":1\r\n"), "seed {seed}");
+        assert!(world.send_until(begin + Duration::from_secs(30), |reply| reply == b":1\r\n"), "seed {seed}");
         longest = longest.max(world.now - begin);
-        // Two are enough: one may have been under way.
+        // Two are enough: one may have been in flight at the promotion.
         assert!(world.probes <= 2, "seed {seed}: {} probes", world.probes);
     }
     assert!(longest < Duration::from_millis(100), "{longest:?}");

@@ -1,9 +1,10 @@
-//! Random conversations against a reference: whatever a client sends, in whatever pieces, and however the next filter's answers
-//! are cut, commands reach the destinations that their keys route to, and replies come in the order of the commands.
+//! Random conversations of the rewriter with a reference of the next filter. Commands reach the
+//! destinations that their keys route to, and replies come in the order of the commands, whatever
+//! a client sends and however both directions are cut into pieces.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 #![cfg(not(target_arch = "wasm32"))]
 
-#[allow(dead_code, reason = "time passes in transcripts only")]
+#[allow(dead_code, reason = "only transcripts let time pass")]
 #[path = "support/harness.rs"]
 mod harness;
 
@@ -85,7 +86,8 @@ fn encode(words: &[Vec<u8>]) -> Vec<u8> {
     out
 }
 
-/// The commands in what went out; panics if it isn't a sequence of commands, with `rest` the incomplete end.
+/// Parses the commands that the next filter has got. Returns them with the number of their bytes,
+/// and panics if the bytes are no commands.
 fn commands(bytes: &[u8]) -> (Vec<Vec<Vec<u8>>>, usize) {
     let (mut at, mut all) = (0, Vec::new());
     loop {
@@ -102,7 +104,8 @@ fn commands(bytes: &[u8]) -> (Vec<Vec<Vec<u8>>>, usize) {
     }
 }
 
-/// What stands behind: answers every command with its own text, ECHO as Redis does, an unknown command with its error.
+/// Returns the reply of the next filter to a command: ECHO and errors as Redis gives them, a
+/// fixed reply for other commands.
 fn answer(command: &[Vec<u8>]) -> Vec<u8> {
     let name = command[0].to_ascii_uppercase();
     let bulk = |b: &[u8]| [format!("${}\r\n", b.len()).as_bytes(), b, b"\r\n"].concat();
@@ -115,7 +118,7 @@ fn answer(command: &[Vec<u8>]) -> Vec<u8> {
     }
 }
 
-/// Runs a conversation to its end.
+/// Runs a conversation to its end: the client sends these bytes in pieces of these sizes.
 fn converse(host: &str, sent: &[u8], pieces: &[usize]) -> Harness {
     let mut harness = Harness::new(Harness::config(host));
     let (mut at, mut answered) = (0, 0);
@@ -144,7 +147,7 @@ fn pieces() -> impl Strategy<Value = Vec<usize>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Pieces change nothing.
+    /// The sizes of the pieces make no difference.
     #[test]
     fn pieces_change_nothing(conversation in vec(vec(word(), 1..6), 1..12), pieces in pieces(), host in 0..3usize) {
         let host = [DIRECT, SEVERAL, SINGLE][host];
@@ -155,7 +158,8 @@ proptest! {
         prop_assert_eq!(whole.client.escape_ascii().to_string(), cut.client.escape_ascii().to_string());
     }
 
-    /// No key goes where it doesn't route to, and nothing but our tags begins with 0x01 where redis_proxy routes by it.
+    /// Keys go only to the destinations that they route to, and an argument by which redis_proxy
+    /// routes begins with 0x01 only if the rewriter has put a tag there.
     #[test]
     fn keys_go_where_they_route(conversation in vec(vec(word(), 1..6), 1..12), pieces in pieces()) {
         let sent: Vec<u8> = conversation.iter().flat_map(|c| encode(c)).collect();
@@ -174,7 +178,7 @@ proptest! {
         }
     }
 
-    /// Every command is answered once, in RESP.
+    /// Each command has one reply, in RESP.
     #[test]
     fn every_command_is_answered(conversation in vec(vec(word(), 1..6), 1..12), pieces in pieces(), host in 1..3usize) {
         let conversation: Vec<_> = conversation
@@ -194,16 +198,16 @@ proptest! {
         prop_assert_eq!(replies, conversation.len(), "{}", harness.client.escape_ascii());
     }
 
-    /// Bytes that are anything end in an answer or a closed connection.
+    /// Random bytes from a client lead to a reply or a closed connection.
     #[test]
     fn garbage_does_no_harm(sent in vec(prop_oneof![any::<u8>(), Just(b'\r'), Just(b'\n'), Just(b'*'), Just(b'$'), Just(b'1')], 0..300), pieces in pieces(), host in 0..3usize) {
         let harness = converse([DIRECT, SEVERAL, SINGLE][host], &sent, &pieces);
         commands(&harness.next);
     }
 
-    /// Replies that are anything don't stop the machine.
+    /// Random bytes in place of replies don't stop the rewriter.
     #[test]
-    fn garbage_from_behind_does_no_harm(replies in vec(vec(any::<u8>(), 0..40), 0..20), host in 0..3usize) {
+    fn garbage_from_the_next_filter_does_no_harm(replies in vec(vec(any::<u8>(), 0..40), 0..20), host in 0..3usize) {
         let mut harness = Harness::new(Harness::config([DIRECT, SEVERAL, SINGLE][host]));
         harness.send(&encode(&[b"HELLO".to_vec(), b"3".to_vec()]));
         harness.answer(b"+OK\r\n");
@@ -214,9 +218,10 @@ proptest! {
     }
 }
 
-/// A client that sends everything at once and closes its side gets its answers: the login goes out with the commands.
+/// A client that sends all commands at once and closes its side gets all replies, since the
+/// upstream login is sent together with the commands.
 #[test]
-fn a_client_that_ends_at_once() {
+fn a_client_that_closes_its_side_at_once_gets_its_replies() {
     let host = r#"{"host": "h:1", "path": "direct", "upstreamLogin": {"password": "s"}, "targets": [{"destination": "d:1"}], "routes": [{"match": "any", "target": 0}]}"#;
     let mut harness = Harness::new(Harness::config(host));
     harness.ending = true;

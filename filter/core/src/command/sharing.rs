@@ -150,7 +150,9 @@ mod tests {
 
     #[test]
     fn what_waits_or_changes_the_connection_is_not_shared() {
-        for request in ["GET k", "EVAL s 0", "XREAD STREAMS k 0", "CONFIG GET x", "PUBLISH c m", "FLUSHALL", "CLIENT LIST"] {
+        for request in
+            ["GET k", "EVAL s 0", "XREAD STREAMS k 0", "CONFIG GET x", "PUBLISH c m", "FLUSHALL", "CLIENT LIST"]
+        {
             assert!(matches!(of(request), Sharing::Safe(_)), "{request}");
         }
         for request in ["BLPOP k 0", "XREAD BLOCK 0 STREAMS k $", "XREAD block\0 0 STREAMS k $", "BZMPOP 0 1 k MIN"] {

@@ -1,55 +1,56 @@
-//! What a listener's clients get, compiled for the machine that opens connections itself.
+//! The configuration of the multiplexer, compiled from [`wire::FilterConfig`].
 
 use crate::config::{ConfigError, check_limits, check_mirrors, router};
 use crate::downstream::auth::ClientAuth;
 use crate::fault::Faults;
-pub use crate::multiplexer::upstream::endpoint::{Credentials, Endpoint};
+pub use crate::multiplexer::upstream::endpoint::{Endpoint, UpstreamAuth};
 use crate::route::{Matched, Router};
 use crate::wire::{self, DataPath, ReadPolicy};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What [`wire::FilterConfig`] says on `native`, compiled.
+/// A [`wire::FilterConfig`] of data path `native`, compiled. It belongs to one listener of Envoy.
 #[derive(Debug)]
 pub struct ListenerConfig {
     /// See [`wire::FilterConfig::name`].
     pub name: String,
     /// See [`wire::FilterConfig::revision`].
     pub revision: u64,
-    /// Its host.
+    /// The host whose clients connect to the listener.
     pub host: Arc<HostConfig>,
 }
 
-/// A managed host with its routes and the connections that these need.
+/// A managed host: its routes, the upstreams that they need, and what holds for its clients.
 #[derive(Debug)]
 pub struct HostConfig {
     /// `FQDN:port`, for messages and stats.
     pub host: String,
-    /// Bounds on what clients may send.
+    /// The limits of what clients may send.
     pub limits: wire::Limits,
-    /// What clients must present.
+    /// The credentials that clients must present; absent if none are required.
     pub client_auth: Option<ClientAuth>,
-    /// A client's own login goes to the servers: none is asked for or brought here.
+    /// True if a client's login is passed to the servers, since neither clients nor upstreams
+    /// have a configured one.
     pub passes_auth: bool,
-    /// Commands that reveal or change credentials are refused.
+    /// True if commands that reveal or change credentials are refused.
     pub guarded: bool,
-    /// RequestPolicy long Redis may take for a reply.
+    /// The time that a server may take for a reply; absent if it may take any time.
     pub op_timeout: Option<Duration>,
-    /// Which nodes answer a command without a key that only reads.
+    /// The nodes that serve commands without a key that only read.
     pub read_policy: ReadPolicy,
-    /// RequestPolicy long each command takes is counted too.
+    /// True if the latency of each command is counted.
     pub command_stats: bool,
-    /// Destinations with their mirrors.
+    /// The destinations with their mirrors.
     pub targets: Vec<TargetConfig>,
-    /// What each route does; indexes are the router's.
+    /// The routes, by the indexes that the router gives.
     pub routes: Vec<RouteConfig>,
-    /// Matches keys.
+    /// The router, which finds the route of a key.
     pub router: Router,
-    /// Faults of the whole host.
+    /// The faults of the whole host.
     pub faults: Faults,
-    /// It, or a route, has faults.
+    /// True if the host or one of its routes has faults.
     pub has_faults: bool,
-    /// All routes lead to one destination, so that commands without a key have a place to go.
+    /// True if all targets have the same upstream, so that commands without a key have a target.
     pub single: bool,
 }
 
@@ -58,46 +59,50 @@ pub struct HostConfig {
 pub struct TargetConfig {
     /// `FQDN:port`, for messages.
     pub destination: String,
-    /// It is a Redis Cluster.
+    /// True if the destination is a Redis Cluster.
     pub is_cluster: bool,
-    /// RequestPolicy it is reached.
+    /// The upstream through which the destination is reached.
     pub upstream: Endpoint,
-    /// Where copies go.
+    /// The destinations of copies.
     pub mirrors: Vec<MirrorConfig>,
 }
 
 /// A mirror of a target.
 #[derive(Debug)]
 pub struct MirrorConfig {
-    /// It is a Redis Cluster.
+    /// True if the mirror is a Redis Cluster.
     pub is_cluster: bool,
-    /// RequestPolicy it is reached.
+    /// The upstream through which the mirror is reached.
     pub upstream: Endpoint,
-    /// Share of the commands that are mirrored, in parts per million.
+    /// The share of the commands that are mirrored, in parts per million.
     pub per_million: u32,
-    /// Leave out commands that only read.
+    /// True if commands that only read are left out.
     pub exclude_read_commands: bool,
 }
 
-/// What a route does with its keys.
+/// A route: the target of its keys, and what is done with their commands.
 #[derive(Debug)]
 pub struct RouteConfig {
-    /// What it matches, as stats call it: `key`, `prefix*`, `~regex` or `*`.
+    /// The keys that match, as stats call them: `key`, `prefix*`, `~regex` or `*`.
     pub name: String,
-    /// Index into [`HostConfig::targets`].
+    /// An index into [`HostConfig::targets`].
     pub target: usize,
-    /// Remove the matched prefix.
+    /// True if the matched prefix is removed from keys.
     pub remove_prefix: bool,
-    /// That prefix.
+    /// The prefix that is removed; absent if none is.
     pub removed_prefix: Option<Box<[u8]>>,
-    /// Which nodes answer commands that only read.
+    /// The nodes that serve commands that only read.
     pub read_policy: ReadPolicy,
-    /// Its own faults, before those of the host.
+    /// The faults of the route, which come before those of the host.
     pub faults: Faults,
 }
 
 impl ListenerConfig {
-    /// Parses and compiles the JSON document.
+    /// Parses and compiles a JSON document.
+    ///
+    /// # Errors
+    /// The document isn't a [`wire::FilterConfig`], or isn't one of data path `native`. The error
+    /// names the field.
     pub fn from_json(json: &[u8]) -> Result<ListenerConfig, ConfigError> {
         let config: wire::FilterConfig = serde_json::from_slice(json).map_err(|e| ConfigError(e.to_string()))?;
         ListenerConfig::try_from(config)
@@ -120,56 +125,23 @@ impl TryFrom<wire::FilterConfig> for ListenerConfig {
 }
 
 impl HostConfig {
-    /// Compiles a host. The error names the field.
+    /// Compiles a host.
+    ///
+    /// # Errors
+    /// A field has a value that data path `native` doesn't know. The error names the field.
     pub fn new(host: &wire::Host, limits: &wire::Limits) -> Result<HostConfig, String> {
-        match host.path {
-            DataPath::Native => {}
-            DataPath::Direct | DataPath::Proxy => return Err("path: the dynamic module serves only native".into()),
-        }
-        if !host.selector.is_empty() {
-            return Err("selector: on path native the listener is the host's".into());
-        }
-        if host.upstream_login.is_some() {
-            return Err("upstreamLogin: on path native each upstream has its own".into());
-        }
-        if host.handshake.is_some() {
-            return Err("handshake: only on path proxy".into());
-        }
+        check_path(host)?;
         let router = router(host)?;
-        let mut targets = Vec::with_capacity(host.targets.len());
-        for (index, target) in host.targets.iter().enumerate() {
-            targets.push(TargetConfig::new(target).map_err(|problem| format!("targets[{index}]: {problem}"))?);
-        }
-        let has_login = |target: &TargetConfig| {
-            let mut mirrors = target.mirrors.iter().map(|mirror| &mirror.upstream);
-            target.upstream.login.is_some() || mirrors.any(|upstream| upstream.login.is_some())
-        };
-        let passes_auth = host.client_auth.is_none() && !targets.iter().any(has_login);
+        let mut targets = targets(host)?;
+        let passes_auth = host.client_auth.is_none() && !targets.iter().any(TargetConfig::has_login);
         if passes_auth {
-            // Not to mirrors, which nobody asks whether they let a client in.
-            targets.iter_mut().for_each(|target| target.upstream.login = Some(Credentials::none_yet()));
+            // Mirrors get no client's login: nobody waits for their replies, so none lets a
+            // client in.
+            targets.iter_mut().for_each(|target| target.upstream.login = Some(UpstreamAuth::none_yet()));
         }
         let Some(first) = targets.first() else { return Err("targets: at least one is needed".into()) };
         let single = targets.iter().all(|target| target.upstream == first.upstream);
-        let mut routes = Vec::with_capacity(host.routes.len());
-        for (index, route) in host.routes.iter().enumerate() {
-            routes.push(RouteConfig {
-                name: match &route.key {
-                    wire::KeyMatch::Exact(key) => key.clone(),
-                    wire::KeyMatch::Prefix(prefix) => format!("{prefix}*"),
-                    wire::KeyMatch::Regex(regex) => format!("~{regex}"),
-                    wire::KeyMatch::Any => "*".into(),
-                },
-                target: route.target as usize,
-                remove_prefix: route.remove_prefix,
-                removed_prefix: match &route.key {
-                    wire::KeyMatch::Prefix(prefix) if route.remove_prefix => Some(prefix.as_bytes().into()),
-                    _ => None,
-                },
-                read_policy: route.read_policy.unwrap_or(host.read_policy),
-                faults: Faults::new(&route.faults).map_err(|error| format!("routes[{index}].{error}"))?,
-            });
-        }
+        let routes = routes(host)?;
         let faults = Faults::new(&host.faults)?;
         Ok(HostConfig {
             host: host.host.clone(),
@@ -189,29 +161,83 @@ impl HostConfig {
         })
     }
 
-    /// The route of a key with what it does; `None`: no route takes the key.
+    /// Returns the route of a key, or `None` if no route matches it.
     #[inline]
     pub fn route(&self, key: &[u8]) -> Option<(Matched, &RouteConfig)> {
         let matched = self.router.route(key)?;
         Some((matched, self.routes.get(matched.route as usize)?))
     }
 
-    /// True if a target is a Redis Cluster.
+    /// Returns true if a target is a Redis Cluster.
     pub fn is_cluster(&self, target: usize) -> bool {
         self.targets.get(target).is_some_and(|target| target.is_cluster)
     }
 
-    /// The target of all keys there can be, where they are those of a server.
+    /// Returns the target of all keys, if there is one for all, it is no Redis Cluster, and its
+    /// keys have the names that clients know.
     pub fn plain(&self) -> Option<usize> {
         let target = self.keyless().filter(|target| !self.is_cluster(*target))?;
         let takes_all = self.router.any().is_some() && self.routes.iter().all(|route| !route.remove_prefix);
         takes_all.then_some(target)
     }
 
-    /// The target of commands without a key, where there is one for all.
+    /// Returns the target of commands without a key, if all routes lead to one upstream.
     pub fn keyless(&self) -> Option<usize> {
         let of_any = || self.routes.get(self.router.any()? as usize).map(|route| route.target);
         self.single.then(|| of_any().unwrap_or_default())
+    }
+}
+
+/// Checks the fields that are for other data paths.
+fn check_path(host: &wire::Host) -> Result<(), String> {
+    match host.path {
+        DataPath::Native => {}
+        DataPath::Direct | DataPath::Proxy => return Err("path: the dynamic module serves only native".into()),
+    }
+    if !host.selector.is_empty() {
+        return Err("selector: on path native the listener is the host's".into());
+    }
+    if host.upstream_login.is_some() {
+        return Err("upstreamLogin: on path native each upstream has its own".into());
+    }
+    if host.handshake.is_some() {
+        return Err("handshake: only on path proxy".into());
+    }
+    Ok(())
+}
+
+fn targets(host: &wire::Host) -> Result<Vec<TargetConfig>, String> {
+    let targets = host.targets.iter().enumerate();
+    let compile = |(index, target)| TargetConfig::new(target).map_err(|problem| format!("targets[{index}]: {problem}"));
+    targets.map(compile).collect()
+}
+
+fn routes(host: &wire::Host) -> Result<Vec<RouteConfig>, String> {
+    let compile = |(index, route)| {
+        RouteConfig::new(route, host.read_policy).map_err(|problem| format!("routes[{index}].{problem}"))
+    };
+    host.routes.iter().enumerate().map(compile).collect()
+}
+
+impl RouteConfig {
+    /// Compiles a route; `read_policy` is that of the host.
+    fn new(route: &wire::Route, read_policy: ReadPolicy) -> Result<RouteConfig, String> {
+        Ok(RouteConfig {
+            name: match &route.key {
+                wire::KeyMatch::Exact(key) => key.clone(),
+                wire::KeyMatch::Prefix(prefix) => format!("{prefix}*"),
+                wire::KeyMatch::Regex(regex) => format!("~{regex}"),
+                wire::KeyMatch::Any => "*".into(),
+            },
+            target: route.target as usize,
+            remove_prefix: route.remove_prefix,
+            removed_prefix: match &route.key {
+                wire::KeyMatch::Prefix(prefix) if route.remove_prefix => Some(prefix.as_bytes().into()),
+                _ => None,
+            },
+            read_policy: route.read_policy.unwrap_or(read_policy),
+            faults: Faults::new(&route.faults)?,
+        })
     }
 }
 
@@ -237,6 +263,12 @@ impl TargetConfig {
             upstream: Endpoint::new(target.upstream.as_ref(), target.cluster)?,
             mirrors,
         })
+    }
+
+    /// Returns true if the upstream or that of a mirror has a configured login.
+    fn has_login(&self) -> bool {
+        let mut mirrors = self.mirrors.iter().map(|mirror| &mirror.upstream);
+        self.upstream.login.is_some() || mirrors.any(|upstream| upstream.login.is_some())
     }
 }
 
@@ -275,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_log_in_themselves_where_nobody_else_does() {
+    fn clients_log_in_at_the_servers_where_no_login_is_configured() {
         let passes = |document: &serde_json::Value| compile(document).unwrap().host;
         let mut document = document();
         assert!(!passes(&document).passes_auth && passes(&document).targets[1].upstream.login.is_none());
@@ -288,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_field() {
         let mirror = serde_json::json!([{"destination": "m:6379", "perMillion": 1}]);
         let nodes = serde_json::json!({"cluster": "a", "nodes": "n"});
         for (pointer, value, expected) in [
@@ -309,6 +341,17 @@ mod tests {
             let error = compile(&document).unwrap_err();
             assert!(error.contains(expected), "{pointer}: {error}");
         }
+        for (pointer, expected) in [
+            ("/faults", "hosts[0] (h:6379): faults[0].perMillion"),
+            ("/routes/0/faults", "hosts[0] (h:6379): routes[0].faults[0].perMillion"),
+        ] {
+            let mut document = document();
+            let (parent, field) = pointer.rsplit_once('/').unwrap();
+            let fault = serde_json::json!([{"type": "error", "perMillion": 1_000_001}]);
+            document.pointer_mut(&format!("/hosts/0{parent}")).unwrap()[field] = fault;
+            let error = compile(&document).unwrap_err();
+            assert!(error.starts_with(expected), "{pointer}: {error}");
+        }
         let mut two = document();
         let hosts = two["hosts"].as_array_mut().unwrap();
         hosts.push(hosts[0].clone());
@@ -316,7 +359,88 @@ mod tests {
     }
 
     #[test]
-    fn the_other_machine_refuses_it() {
+    fn routes_know_their_keys() {
+        let mut document = document();
+        document["hosts"][0]["routes"] = serde_json::json!([
+            {"match": {"exact": "k"}, "target": 0},
+            {"match": {"prefix": "b:"}, "target": 1, "removePrefix": true},
+            {"match": {"regex": "^r[0-9]"}, "target": 0},
+        ]);
+        let host = compile(&document).unwrap().host;
+        let names: Vec<&str> = host.routes.iter().map(|route| route.name.as_str()).collect();
+        assert_eq!(names, ["k", "b:*", "~^r[0-9]"]);
+        let route = |key: &[u8]| host.route(key).map(|(matched, route)| (matched.route, route.target));
+        assert_eq!(
+            [route(b"k"), route(b"b:k"), route(b"r1"), route(b"x")],
+            [Some((0, 0)), Some((1, 1)), Some((2, 0)), None]
+        );
+        let prefixes: Vec<Option<&[u8]>> = host.routes.iter().map(|route| route.removed_prefix.as_deref()).collect();
+        assert_eq!(prefixes, [None, Some(&b"b:"[..]), None]);
+        assert_eq!([0, 1, 2].map(|target| host.is_cluster(target)), [false, true, false]);
+    }
+
+    #[test]
+    fn commands_without_a_key_have_a_target_where_all_routes_lead_to_one_upstream() {
+        let targets = |routes: serde_json::Value, is_cluster: bool| {
+            let mut document = document();
+            let target =
+                serde_json::json!({"destination": "a:6379", "cluster": is_cluster, "upstream": {"cluster": "a"}});
+            document["hosts"][0]["targets"] = serde_json::json!([target, target]);
+            document["hosts"][0]["routes"] = routes;
+            let host = compile(&document).unwrap().host;
+            (host.single, host.keyless(), host.plain())
+        };
+        let any = || serde_json::json!([{"match": "any", "target": 1}]);
+        assert_eq!(targets(any(), false), (true, Some(1), Some(1)));
+        // A server's key may be in another slot, or have another name, or none.
+        assert_eq!(targets(any(), true), (true, Some(1), None));
+        let prefix =
+            |removes: bool| serde_json::json!([{"match": {"prefix": "a:"}, "target": 1, "removePrefix": removes}]);
+        assert_eq!(targets(prefix(false), false), (true, Some(0), None));
+        let both = serde_json::json!([prefix(true)[0], any()[0]]);
+        assert_eq!(targets(both, false), (true, Some(1), None));
+        let host = compile(&document()).unwrap().host;
+        assert_eq!((host.single, host.keyless(), host.plain()), (false, None, None));
+    }
+
+    #[test]
+    fn switches_of_a_host() {
+        let host = |field: &str, value: serde_json::Value| {
+            let mut document = document();
+            document["hosts"][0][field] = value;
+            compile(&document).unwrap().host
+        };
+        let fault = || serde_json::json!([{"type": "error", "perMillion": 1}]);
+        assert!(host("faults", fault()).has_faults && !host("faults", serde_json::json!([])).has_faults);
+        let mut document = document();
+        document["hosts"][0]["routes"][0]["faults"] = fault();
+        assert!(compile(&document).unwrap().host.has_faults);
+        assert!(host("guardCredentials", true.into()).guarded && !host("allowAdminCommands", true.into()).guarded);
+        document["hosts"][0]["guardCredentials"] = true.into();
+        document["hosts"][0]["allowAdminCommands"] = true.into();
+        assert!(!compile(&document).unwrap().host.guarded);
+        assert_eq!(host("opTimeoutMs", 0.into()).op_timeout, None);
+        assert!(host("commandStats", true.into()).command_stats);
+    }
+
+    #[test]
+    fn mirrors_have_upstreams_too() {
+        let mut document = document();
+        let login = serde_json::json!({"password": "m"});
+        let upstream = serde_json::json!({"cluster": "m", "login": login});
+        let mirror =
+            serde_json::json!({"destination": "m:6379", "cluster": true, "perMillion": 7, "upstream": upstream});
+        document["hosts"][0]["targets"][0]["mirrors"] = serde_json::json!([mirror]);
+        document["hosts"][0]["targets"][0]["upstream"].as_object_mut().unwrap().remove("login");
+        let host = compile(&document).unwrap().host;
+        let [mirror] = host.targets[0].mirrors.as_slice() else { panic!() };
+        assert_eq!((mirror.is_cluster, mirror.per_million, mirror.exclude_read_commands), (true, 7, false));
+        // A mirror's login is a configured one as well.
+        assert!(!host.passes_auth && mirror.upstream.login_command().is_some());
+    }
+
+    #[test]
+    fn the_rewriter_refuses_the_document() {
         let compiled = crate::config::ProxyConfig::from_json(document().to_string().as_bytes());
         assert_eq!(compiled.unwrap_err().0, "hosts[0] (h:6379): path: native needs the dynamic module");
     }

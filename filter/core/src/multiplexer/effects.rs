@@ -21,11 +21,6 @@ pub struct Effects {
 impl Effects {
     /// Effects at time zero. `seed` must come from the operating system wherever clients are real.
     pub fn new(seed: [u8; 32]) -> Effects {
-        Effects {
-            now: Duration::ZERO,
-            outbox: Outbox::default(),
-            timers: Timers::default(),
-            random: Random::new(seed),
-        }
+        Effects { now: Duration::ZERO, outbox: Outbox::default(), timers: Timers::default(), random: Random::new(seed) }
     }
 }

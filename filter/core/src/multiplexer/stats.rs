@@ -1,44 +1,45 @@
-//! What has happened to the clients of a host since whoever exports it was told last.
+//! The counters of the clients of each host, which are taken and exported by the machine's host.
 
 use crate::command::{self, Command};
 use crate::multiplexer::config::HostConfig;
 use crate::multiplexer::slot_map::{Id, SlotMap};
 use crate::stats::{Stat, Stats};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A command that was answered: only of hosts with [`HostConfig::command_stats`].
+/// A command that was answered. It is recorded only for hosts with [`HostConfig::command_stats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnsweredCommand {
-    /// Its index in [`command::all`].
+    /// The index of the command in [`command::all`].
     pub command: u16,
-    /// From when it was read until its reply could go out as a whole.
+    /// The time from the reading of the command until its whole reply could be written.
     pub took: Duration,
-    /// The reply was an error.
+    /// True if the reply was an error.
     pub is_error: bool,
 }
 
-/// AnsweredCommand commands that are a lot to hold.
-const MUCH: usize = 4096;
+/// The number of answered commands of one host from which on they should be taken soon.
+const MANY_ANSWERED: usize = 4096;
 
-/// Increments.
+/// What the clients of one host have caused since it was taken last.
 #[derive(Debug, Default)]
 pub struct HostStats {
-    /// Those that both machines have.
+    /// The counters that the rewriter has as well.
     pub stats: Stats,
-    /// Replies that were errors, whoever said so.
+    /// Error replies, whether a server or this machine gave them.
     pub errors: u64,
-    /// Clients that were cut off because they didn't read.
+    /// Clients that were closed since they didn't read their replies.
     pub cut_off: u64,
-    /// By route: commands that went there. A command that is split counts for each part.
+    /// Commands by the route of their keys, an index into [`HostConfig::routes`]. A command that
+    /// is split counts once for each part.
     pub routes: Vec<u64>,
-    /// What took how long.
+    /// The commands that were answered.
     pub answered: Vec<AnsweredCommand>,
 }
 
 impl HostStats {
-    /// Sets everything to zero.
+    /// Sets everything to zero, and keeps the capacity.
     pub fn clear(&mut self) {
         self.stats = Stats::default();
         (self.errors, self.cut_off) = (0, 0);
@@ -56,21 +57,24 @@ impl HostStats {
     }
 }
 
-/// What a client has sent since its host's tally was told: most of it goes by one route.
+/// The commands of one client that haven't been added to its host's counters. Most commands of a
+/// client have one route, so that counting them costs no look-up.
 #[derive(Debug, Default)]
 pub struct CommandRun {
     commands: u64,
+    /// The route of the last `times` commands.
     route: usize,
     times: u64,
 }
 
 impl CommandRun {
-    /// A command has come.
+    /// Counts a command that was read.
     pub fn command(&mut self) {
         self.commands += 1;
     }
 
-    /// A command goes by a route. False: by another one than those before, which have to be told first.
+    /// Counts a command for a route. Returns false if the commands before it had another route;
+    /// these have to be added to the host's counters first, and this one hasn't been counted.
     #[must_use]
     #[inline]
     pub fn goes_by(&mut self, route: usize) -> bool {
@@ -82,145 +86,156 @@ impl CommandRun {
         true
     }
 
-    /// Tells, and begins anew.
-    pub fn tell(&mut self, tally: &mut HostStats) {
-        tally.stats.add(Stat::Commands, self.commands);
+    /// Adds everything to the host's counters, and begins anew.
+    pub fn tell(&mut self, host: &mut HostStats) {
+        host.stats.add(Stat::Commands, self.commands);
         if self.times > 0 {
-            tally.route(self.route, self.times);
+            host.route(self.route, self.times);
         }
         (self.commands, self.times) = (0, 0);
     }
 
-    /// True if there is nothing to tell.
+    /// Returns true if nothing was counted.
     pub fn is_empty(&self) -> bool {
         self.commands == 0 && self.times == 0
     }
 }
 
-/// A configuration that clients have, with what is counted of them.
+/// A configuration of a host that clients use or that something was counted for, with its
+/// counters.
 #[derive(Debug)]
 pub struct StatsEntry {
     config: Arc<HostConfig>,
+    /// The number of clients that use the configuration.
     clients: usize,
-    tally: HostStats,
-    is_moved: bool,
+    stats: HostStats,
+    /// True if something may have been counted, so that the entry is in [`StatsTable::changed`].
+    is_changed: bool,
 }
 
-/// All configurations that clients of this worker have.
+/// The counters of all configurations that clients of this worker use. Each configuration has its
+/// own, since the indexes of routes are valid for one configuration only.
 #[derive(Default)]
 pub struct StatsTable {
     all: SlotMap<StatsEntry, StatsEntry>,
-    /// By the configuration's address, which is its own while it is kept here.
-    known: HashMap<usize, Id<StatsEntry>>,
-    /// Those where something was counted.
-    moved: Vec<Id<StatsEntry>>,
+    /// The entries by the addresses of their configurations. An address isn't used again while an
+    /// entry holds its configuration.
+    by_address: HashMap<usize, Id<StatsEntry>>,
+    /// The entries that something may have been counted for.
+    changed: Vec<Id<StatsEntry>>,
 }
 
 impl StatsTable {
-    /// A client gets this configuration.
+    /// Notes that a client uses this configuration.
     pub fn enter(&mut self, config: &Arc<HostConfig>) -> Id<StatsEntry> {
         let address = Arc::as_ptr(config) as usize;
         let all = &mut self.all;
-        let id = *self.known.entry(address).or_insert_with(|| {
-            all.insert(StatsEntry { config: config.clone(), clients: 0, tally: HostStats::default(), is_moved: false })
+        let id = *self.by_address.entry(address).or_insert_with(|| {
+            let (config, stats) = (config.clone(), HostStats::default());
+            all.insert(StatsEntry { config, clients: 0, stats, is_changed: false })
         });
-        if let Some(host) = self.all.get_mut(id) {
-            host.clients += 1;
+        if let Some(entry) = self.all.get_mut(id) {
+            entry.clients += 1;
         }
         id
     }
 
-    /// A client has it no longer.
+    /// Notes that a client has ended, or uses another configuration from now on.
     pub fn leave(&mut self, id: Id<StatsEntry>) {
-        let Some(host) = self.all.get_mut(id) else { return };
-        host.clients = host.clients.saturating_sub(1);
-        if host.clients == 0 && !host.is_moved {
-            self.forget(id);
+        let Some(entry) = self.all.get_mut(id) else { return };
+        entry.clients = entry.clients.saturating_sub(1);
+        if entry.clients == 0 && !entry.is_changed {
+            self.remove(id);
         }
     }
 
-    fn forget(&mut self, id: Id<StatsEntry>) {
-        if let Some(host) = self.all.remove(id) {
-            self.known.remove(&(Arc::as_ptr(&host.config) as usize));
+    fn remove(&mut self, id: Id<StatsEntry>) {
+        if let Some(entry) = self.all.remove(id) {
+            self.by_address.remove(&(Arc::as_ptr(&entry.config) as usize));
         }
     }
 
-    /// Where to count for a host.
-    pub fn tally(&mut self, id: Id<StatsEntry>) -> Option<&mut HostStats> {
-        let host = self.all.get_mut(id)?;
-        if !std::mem::replace(&mut host.is_moved, true) {
-            self.moved.push(id);
+    /// Returns the counters of a host, for the caller to count something.
+    pub fn host(&mut self, id: Id<StatsEntry>) -> Option<&mut HostStats> {
+        let entry = self.all.get_mut(id)?;
+        if !std::mem::replace(&mut entry.is_changed, true) {
+            self.changed.push(id);
         }
-        Some(&mut host.tally)
+        Some(&mut entry.stats)
     }
 
-    /// Counts one for all hosts that such a thing concerns.
-    pub fn count_where(&mut self, stat: Stat, concerns: impl Fn(&HostConfig) -> bool) {
+    /// Counts one for all hosts whose configurations satisfy the condition.
+    pub fn count_where(&mut self, stat: Stat, is_concerned: impl Fn(&HostConfig) -> bool) {
         for id in self.all.ids() {
-            if self.all.get(id).is_some_and(|host| concerns(&host.config))
-                && let Some(tally) = self.tally(id)
+            if self.all.get(id).is_some_and(|entry| is_concerned(&entry.config))
+                && let Some(host) = self.host(id)
             {
-                tally.stats.count(stat);
+                host.stats.count(stat);
             }
         }
     }
 
-    /// True if something was counted for one of the hosts.
+    /// Returns true if something was counted that hasn't been taken.
     pub fn has_moved(&self) -> bool {
-        !self.moved.is_empty()
+        !self.changed.is_empty()
     }
 
-    /// True if that takes up some room.
+    /// Returns true if so many answered commands are recorded that they should be taken soon.
     pub fn has_much(&self) -> bool {
-        let much = |host: &StatsEntry| host.tally.answered.len() >= MUCH;
-        self.moved.iter().any(|id| self.all.get(*id).is_some_and(much))
+        let has_many = |entry: &StatsEntry| entry.stats.answered.len() >= MANY_ANSWERED;
+        self.changed.iter().any(|id| self.all.get(*id).is_some_and(has_many))
     }
 
-    /// What was counted for one of the hosts; `into` is cleared, and takes it.
+    /// Takes the counters of one host into `into`, which is cleared before, and returns the
+    /// configuration that they belong to. Returns `None` if nothing was counted for any host.
     pub fn take(&mut self, into: &mut HostStats) -> Option<Arc<HostConfig>> {
-        let id = self.moved.pop()?;
-        let host = self.all.get_mut(id)?;
+        let id = self.changed.pop()?;
+        let entry = self.all.get_mut(id)?;
         into.clear();
-        std::mem::swap(&mut host.tally, into);
-        host.is_moved = false;
-        let config = host.config.clone();
-        if host.clients == 0 {
-            self.forget(id);
+        std::mem::swap(&mut entry.stats, into);
+        entry.is_changed = false;
+        let config = entry.config.clone();
+        if entry.clients == 0 {
+            self.remove(id);
         }
         Some(config)
     }
 }
 
-/// When the commands of a client were read whose replies haven't gone out.
+/// The times at which those commands of one client were read whose replies haven't been written.
 #[derive(Debug, Default)]
 pub struct LatencyTracker {
-    /// When the command under way was read first: it may be decided several times.
+    /// The time at which the next command was read. It may be decided several times before it is
+    /// taken, if it has to wait.
     begun: Option<Duration>,
-    running: std::collections::VecDeque<(u64, u16, Duration)>,
+    /// For each command in flight the number of its reply, its index in [`command::all`], and the
+    /// time.
+    in_flight: VecDeque<(u64, u16, Duration)>,
 }
 
 impl LatencyTracker {
-    /// A command is decided.
+    /// Notes that a command was read, unless that was noted already.
     pub fn begin(&mut self, now: Duration) {
         self.begun.get_or_insert(now);
     }
 
-    /// It has been taken, and its reply is the one of this number.
+    /// Notes that the command was taken, and the number of its reply.
     pub fn taken(&mut self, sequence: u64, command: &'static Command) {
-        if let (Some(begun), Some(number)) = (self.begun.take(), number(command)) {
-            self.running.push_back((sequence, number, begun));
+        if let (Some(begun), Some(index)) = (self.begun.take(), index(command)) {
+            self.in_flight.push_back((sequence, index, begun));
         }
     }
 
-    /// It has been taken and has no reply.
+    /// Notes that the command was taken and has no reply.
     pub fn unanswered(&mut self) {
         self.begun = None;
     }
 
-    /// All replies before `next` are out; those of `failed` were errors.
+    /// Records the commands whose numbers are less than `next`, since their replies have been
+    /// written. `failed` has the numbers of those replies that were errors.
     pub fn stop(&mut self, next: u64, failed: &[u64], now: Duration, answered: &mut Vec<AnsweredCommand>) {
-        while let Some((sequence, command, begun)) = self.running.front().copied().filter(|(of, ..)| *of < next) {
-            self.running.pop_front();
+        while let Some((sequence, command, begun)) = self.in_flight.front().copied().filter(|(of, ..)| *of < next) {
+            self.in_flight.pop_front();
             answered.push(AnsweredCommand {
                 command,
                 took: now.saturating_sub(begun),
@@ -230,8 +245,8 @@ impl LatencyTracker {
     }
 }
 
-/// The index of a row of the table.
-fn number(command: &'static Command) -> Option<u16> {
+/// Returns the index of a command in [`command::all`]; subcommands have none.
+fn index(command: &'static Command) -> Option<u16> {
     let all = command::all();
     let offset = (std::ptr::from_ref(command) as usize).checked_sub(all.as_ptr() as usize)?;
     let index = offset / size_of::<Command>();
@@ -241,33 +256,170 @@ fn number(command: &'static Command) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::multiplexer::config::ListenerConfig;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn config(host: &str) -> Arc<HostConfig> {
+        let document = serde_json::json!({"name": "n", "revision": 1, "hosts": [{
+            "host": host, "path": "native",
+            "targets": [{"destination": "a:6379", "upstream": {"cluster": "a"}}],
+            "routes": [{"match": "any", "target": 0}],
+        }]});
+        ListenerConfig::from_json(document.to_string().as_bytes()).unwrap().host
+    }
+
+    fn commands(table: &mut StatsTable) -> Vec<(String, u64)> {
+        let (mut taken, mut all) = (HostStats::default(), Vec::new());
+        while let Some(config) = table.take(&mut taken) {
+            all.push((config.host.clone(), taken.stats.of(Stat::Commands)));
+        }
+        all.sort();
+        all
+    }
+
+    fn named(all: &[(&str, u64)]) -> Vec<(String, u64)> {
+        all.iter().map(|(host, count)| ((*host).to_owned(), *count)).collect()
+    }
 
     #[test]
-    fn rows_have_the_numbers_of_their_places() {
-        for (index, command) in command::all().iter().enumerate() {
-            assert_eq!(number(command), Some(index as u16));
-            // Those of subcommands stand elsewhere, or a number of another command would be theirs.
-            assert!(command.subcommands.iter().all(|sub| number(sub).is_none()));
+    fn rows_of_the_command_table_have_indexes() {
+        for (number, command) in command::all().iter().enumerate() {
+            assert_eq!(index(command), Some(number as u16));
+            // Rows of subcommands are in other tables: the index would be that of another
+            // command.
+            assert!(command.subcommands.iter().all(|sub| index(sub).is_none()));
         }
     }
 
     #[test]
-    fn a_reply_stops_the_watch_of_its_command_and_of_those_before() {
+    fn replies_are_timed_in_their_order() {
         let get = command::lookup(b"get").unwrap();
         let at = Duration::from_millis;
-        let (mut watch, mut answered) = (LatencyTracker::default(), Vec::new());
-        watch.begin(at(1));
-        // It is decided again, after it had to wait.
-        watch.begin(at(2));
-        watch.taken(7, get);
-        watch.begin(at(3));
-        watch.unanswered();
-        watch.begin(at(4));
-        watch.taken(8, get);
-        watch.stop(7, &[], at(5), &mut answered);
+        let (mut latency, mut answered) = (LatencyTracker::default(), Vec::new());
+        latency.begin(at(1));
+        // The command had to wait, and is decided again.
+        latency.begin(at(2));
+        latency.taken(7, get);
+        latency.begin(at(3));
+        latency.unanswered();
+        latency.begin(at(4));
+        latency.taken(8, get);
+        latency.stop(7, &[], at(5), &mut answered);
         assert!(answered.is_empty());
-        watch.stop(9, &[8], at(6), &mut answered);
+        latency.stop(9, &[8], at(6), &mut answered);
         let found: Vec<(Duration, bool)> = answered.iter().map(|one| (one.took, one.is_error)).collect();
         assert_eq!(found, [(at(5), false), (at(2), true)]);
+    }
+
+    #[test]
+    fn commands_without_a_time_or_an_index_are_not_recorded() {
+        let (mut latency, mut answered) = (LatencyTracker::default(), Vec::new());
+        latency.taken(0, command::lookup(b"get").unwrap());
+        latency.begin(Duration::from_millis(1));
+        latency.taken(1, command::lookup(b"client").unwrap().subcommands.first().unwrap());
+        latency.stop(9, &[], Duration::from_millis(2), &mut answered);
+        assert!(answered.is_empty());
+        // A clock that goes back gives no negative time.
+        latency.begin(Duration::from_millis(3));
+        latency.taken(2, command::lookup(b"get").unwrap());
+        latency.stop(9, &[], Duration::from_millis(2), &mut answered);
+        assert_eq!(answered.first().map(|one| one.took), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn counters_are_cleared() {
+        let mut host = HostStats { errors: 1, cut_off: 2, ..HostStats::default() };
+        host.stats.count(Stat::Commands);
+        host.route(2, 5);
+        host.route(0, 1);
+        host.answered.push(AnsweredCommand { command: 0, took: Duration::ZERO, is_error: false });
+        assert_eq!(host.routes, [1, 0, 5]);
+        host.clear();
+        assert_eq!((host.stats.of(Stat::Commands), host.errors, host.cut_off), (0, 0, 0));
+        assert!(host.routes.is_empty() && host.answered.is_empty());
+    }
+
+    #[test]
+    fn a_run_of_commands_has_one_route() {
+        let (mut run, mut host) = (CommandRun::default(), HostStats::default());
+        assert!(run.is_empty());
+        for _ in 0..3 {
+            run.command();
+            assert!(run.goes_by(1));
+        }
+        run.command();
+        assert!(!run.goes_by(0));
+        run.tell(&mut host);
+        assert_eq!((host.stats.of(Stat::Commands), host.routes.as_slice()), (4, &[0, 3][..]));
+        assert!(run.is_empty() && run.goes_by(0) && !run.is_empty());
+        run.tell(&mut host);
+        // Commands without a key have no route.
+        run.command();
+        run.tell(&mut host);
+        assert_eq!((host.stats.of(Stat::Commands), host.routes.as_slice()), (5, &[1, 3][..]));
+    }
+
+    #[test]
+    fn each_configuration_has_counters_while_it_is_used() {
+        let (mut table, one, two) = (StatsTable::default(), config("one"), config("two"));
+        let (first, second, other) = (table.enter(&one), table.enter(&one), table.enter(&two));
+        assert!(first == second && first != other && !table.has_moved());
+        table.host(first).unwrap().stats.add(Stat::Commands, 2);
+        table.host(second).unwrap().stats.add(Stat::Commands, 3);
+        table.host(other).unwrap().stats.add(Stat::Commands, 7);
+        assert!(table.has_moved() && !table.has_much());
+        assert_eq!(commands(&mut table), named(&[("one", 5), ("two", 7)]));
+        assert!(!table.has_moved() && commands(&mut table).is_empty());
+        table.leave(first);
+        table.host(second).unwrap().stats.count(Stat::Commands);
+        table.leave(second);
+        // The last client has ended, and the counters stay until they are taken.
+        assert_eq!(Arc::strong_count(&one), 2);
+        assert_eq!(commands(&mut table), named(&[("one", 1)]));
+        assert_eq!(Arc::strong_count(&one), 1);
+        assert!(table.host(second).is_none());
+        table.leave(second);
+        table.leave(other);
+        assert_eq!(Arc::strong_count(&two), 1);
+        assert!(table.all.ids().next().is_none() && table.by_address.is_empty());
+    }
+
+    #[test]
+    fn a_client_can_come_before_the_counters_of_the_last_one_are_taken() {
+        let (mut table, one) = (StatsTable::default(), config("one"));
+        let id = table.enter(&one);
+        table.host(id).unwrap().stats.count(Stat::Commands);
+        table.leave(id);
+        assert!(table.enter(&one) == id);
+        table.host(id).unwrap().stats.count(Stat::Commands);
+        assert_eq!(commands(&mut table), named(&[("one", 2)]));
+        assert!(table.host(id).is_some());
+    }
+
+    #[test]
+    fn a_fault_of_a_server_counts_for_all_hosts_that_it_concerns() {
+        let mut table = StatsTable::default();
+        let ids = ["one", "two", "three"].map(|host| table.enter(&config(host)));
+        table.count_where(Stat::Commands, |config| config.host != "two");
+        table.count_where(Stat::Commands, |config| config.host == "three");
+        assert_eq!(commands(&mut table), named(&[("one", 1), ("three", 2)]));
+        ids.into_iter().for_each(|id| table.leave(id));
+        assert!(table.all.ids().next().is_none());
+    }
+
+    #[test]
+    fn many_answered_commands_are_to_be_taken_soon() {
+        let mut table = StatsTable::default();
+        let id = table.enter(&config("one"));
+        let one = AnsweredCommand { command: 0, took: Duration::ZERO, is_error: false };
+        table.host(id).unwrap().answered.resize(MANY_ANSWERED - 1, one);
+        assert!(!table.has_much());
+        table.host(id).unwrap().answered.push(one);
+        assert!(table.has_much());
+        let mut taken = HostStats { errors: 9, ..HostStats::default() };
+        assert!(table.take(&mut taken).is_some() && !table.has_much());
+        assert_eq!((taken.answered.len(), taken.errors), (MANY_ANSWERED, 0));
+        assert!(table.host(id).unwrap().answered.is_empty());
     }
 }

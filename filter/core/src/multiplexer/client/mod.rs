@@ -13,6 +13,7 @@ use super::routing::target::RouteTarget;
 use super::stats::{CommandRun, LatencyTracker, StatsEntry, StatsTable};
 use super::upstream::pool::{DedicatedConnection, SharedConnection};
 use crate::downstream::auth::has_no_password;
+use crate::downstream::client_reply::ReplyMode;
 use crate::fault::Injected;
 use crate::resp::encode;
 use crate::resp::request::Parser;
@@ -77,7 +78,7 @@ impl Rules {
 pub type StatsKey = super::slot_map::Id<StatsEntry>;
 
 /// What a client has said of itself.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Session {
     /// It speaks RESP3.
     pub resp3: bool,
@@ -97,21 +98,6 @@ pub struct Session {
     pub reply_mode: ReplyMode,
 }
 
-impl Default for Session {
-    fn default() -> Session {
-        Session {
-            resp3: false,
-            is_authenticated: false,
-            name: Vec::new(),
-            database: 0,
-            selecting: None,
-            login: None,
-            presented: None,
-            reply_mode: ReplyMode::On,
-        }
-    }
-}
-
 impl Session {
     /// Nothing, in the client's protocol.
     pub fn nil(&self) -> &'static [u8] {
@@ -122,19 +108,6 @@ impl Session {
     pub fn nil_array(&self) -> &'static [u8] {
         if self.resp3 { b"_\r\n" } else { b"*-1\r\n" }
     }
-}
-
-/// Which replies a client wants (CLIENT REPLY, <https://redis.io/docs/latest/commands/client-reply/>).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplyMode {
-    /// All.
-    On,
-    /// All but that of the next command.
-    Skip,
-    /// Not that of this command, and then all.
-    Skipping,
-    /// None.
-    Off,
 }
 
 /// Bytes of a client.
@@ -351,7 +324,7 @@ impl Client {
 
     /// True if it doesn't want the reply to the command under way.
     pub fn is_mute(&self) -> bool {
-        self.session.reply_mode != ReplyMode::On
+        !self.session.reply_mode.is_on()
     }
 
     /// True if it has subscribed to something by RESP2, so that it may do little else.
@@ -385,7 +358,7 @@ impl Client {
 
     /// Counts one event.
     pub fn count(&self, stat: Stat, stats: &mut StatsTable) {
-        if let Some(host) = stats.tally(self.rules.stats) {
+        if let Some(host) = stats.host(self.rules.stats) {
             host.stats.count(stat);
         }
     }
@@ -393,7 +366,7 @@ impl Client {
     /// Counts what it has sent since this was called last.
     pub fn count_commands(&mut self, stats: &mut StatsTable) {
         if !self.activity.run.is_empty()
-            && let Some(host) = stats.tally(self.rules.stats)
+            && let Some(host) = stats.host(self.rules.stats)
         {
             self.activity.run.tell(host);
         }
@@ -406,7 +379,7 @@ impl Client {
             return;
         }
         let failed = queue.take_failed();
-        let Some(host) = stats.tally(self.rules.stats) else { return };
+        let Some(host) = stats.host(self.rules.stats) else { return };
         host.errors += failed.len() as u64;
         if let Some(latency) = &mut self.activity.latency {
             latency.stop(queue.next(), &failed, now, &mut host.answered);

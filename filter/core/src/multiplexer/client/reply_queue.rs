@@ -1,82 +1,94 @@
-//! Replies in the order in which a client asked, whoever answers first.
+//! The reply queue of a client: replies leave in the order of the client's commands, whichever
+//! connection answers first.
 
 use crate::multiplexer::reply::aggregate::Aggregation;
 use crate::multiplexer::reply::key_rewrite::KeyRewrite;
 use std::collections::VecDeque;
 
-/// The number of a command of a client.
+/// The number of a command of one client. The first command has the number 0.
 pub type Sequence = u64;
 
+/// The reply to one command, as far as it has arrived.
 #[derive(Debug)]
 enum QueuedReply {
-    /// Somebody is to answer it. What has come so far, unless it could go out at once.
+    /// One reply is outstanding. Holds the bytes that have arrived and couldn't be written yet.
     Waiting(Vec<u8>),
-    /// Several are to answer it.
+    /// Several replies are outstanding, which are aggregated into one.
     Parts(Box<Aggregation>),
-    /// Somebody is to answer it, and keys in the answer get other names. What has come so far.
+    /// One reply is outstanding, whose keys are rewritten when it is complete. Holds the bytes
+    /// that have arrived.
     Renamed(Vec<u8>, Box<KeyRewrite>),
-    /// Its reply waits for those before it.
+    /// The complete reply, which waits for the replies before it.
     Ready(Vec<u8>),
-    /// So many are to answer it, and the client has said that it doesn't want to hear (CLIENT REPLY OFF).
+    /// So many replies are outstanding. All of them are discarded, since the client has turned
+    /// replies off (<https://redis.io/docs/latest/commands/client-reply/>).
     Mute(u32),
 }
 
-/// Commands that have been taken and not yet answered.
+/// The replies to the commands of one client that are in flight, in the order of the commands.
+///
+/// Methods that take `out` append to it the bytes that can be written to the client now.
 #[derive(Debug, Default)]
 pub struct ReplyQueue {
     slots: VecDeque<QueuedReply>,
-    /// The number of the first of them.
+    /// The number of the command in the first slot.
     first: Sequence,
-    /// Bytes of replies that wait.
+    /// Bytes in all slots.
     held: usize,
-    /// SubCommand of the first one's reply has gone out.
+    /// True if a part of the first reply has been written.
     is_begun: bool,
-    /// What is no reply and waits until that one is complete.
+    /// Pushes that have arrived after the beginning of the first reply was written, and before
+    /// its end.
     pushes: Vec<u8>,
-    /// The numbers of replies that have gone out, or begun to, and are errors.
+    /// The numbers of the error replies that have been written, wholly or in part.
     failed: Vec<Sequence>,
 }
 
 impl ReplyQueue {
-    /// RequestPolicy many wait for an answer.
+    /// Returns the number of commands in flight.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// True if none does.
+    /// Returns true if no command is in flight.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// The number of the next command to be answered.
+    /// Returns the number of the command whose reply is written next.
     pub fn next(&self) -> Sequence {
         self.first
     }
 
-    /// The number that the next command gets.
+    /// Returns the number that the next command will have.
     pub fn end(&self) -> Sequence {
         self.first + self.slots.len() as u64
     }
 
-    /// Bytes that wait for others.
+    /// Returns the number of bytes that are buffered here because replies before them are
+    /// outstanding.
     pub fn held(&self) -> usize {
         self.held + self.pushes.len()
     }
 
-    /// A command that somebody is to answer.
+    /// Adds a command that one reply answers.
     #[inline]
     pub fn expect(&mut self, is_mute: bool) -> Sequence {
         self.add(if is_mute { QueuedReply::Mute(1) } else { QueuedReply::Waiting(Vec::new()) })
     }
 
-    /// A command that somebody is to answer with names of keys that the client knows otherwise.
-    pub fn expect_renamed(&mut self, renames: KeyRewrite, is_mute: bool) -> Sequence {
-        self.add(if is_mute { QueuedReply::Mute(1) } else { QueuedReply::Renamed(Vec::new(), Box::new(renames)) })
+    /// Adds a command that one reply answers, in which keys have to be rewritten.
+    pub fn expect_rewritten(&mut self, rewrite: KeyRewrite, is_mute: bool) -> Sequence {
+        self.add(if is_mute { QueuedReply::Mute(1) } else { QueuedReply::Renamed(Vec::new(), Box::new(rewrite)) })
     }
 
-    /// A command that several are to answer.
-    pub fn expect_parts(&mut self, merge: Aggregation, is_mute: bool) -> Sequence {
-        self.add(if is_mute { QueuedReply::Mute(merge.parts()) } else { QueuedReply::Parts(Box::new(merge)) })
+    /// Adds a command that several replies answer, one for each part of the aggregation.
+    pub fn expect_parts(&mut self, aggregation: Aggregation, is_mute: bool) -> Sequence {
+        self.add(if is_mute {
+            QueuedReply::Mute(aggregation.parts())
+        } else {
+            QueuedReply::Parts(Box::new(aggregation))
+        })
     }
 
     fn add(&mut self, slot: QueuedReply) -> Sequence {
@@ -84,10 +96,10 @@ impl ReplyQueue {
         self.end() - 1
     }
 
-    /// A command that is answered already.
+    /// Adds a command together with its complete reply.
     pub fn answered(&mut self, reply: &[u8], out: &mut Vec<u8>) {
         if self.slots.is_empty() {
-            self.note(reply);
+            self.note_error(reply);
             self.first += 1;
             out.extend_from_slice(reply);
         } else {
@@ -96,33 +108,36 @@ impl ReplyQueue {
         }
     }
 
-    /// Something that answers no command. It goes out as soon as it comes between two replies.
+    /// Takes a push, which answers no command
+    /// (<https://redis.io/docs/latest/develop/reference/protocol-spec/#pushes>). It is written at
+    /// once, or after the end of the reply that has been begun.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         let to = if self.is_begun { &mut self.pushes } else { out };
         to.extend_from_slice(bytes);
     }
 
-    /// Bytes of a reply; `complete` with its last ones. What can go out is appended to `out`.
+    /// Takes bytes of the reply to a command; `complete` says that they are the last ones. Bytes
+    /// for a command that isn't in flight, or that has several parts, are ignored.
     #[inline]
     pub fn reply(&mut self, sequence: Sequence, bytes: &[u8], complete: bool, out: &mut Vec<u8>) {
         let Some(index) = sequence.checked_sub(self.first) else { return };
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         let held = match slot {
             QueuedReply::Waiting(held) => held,
-            QueuedReply::Renamed(held, renames) => {
+            QueuedReply::Renamed(held, rewrite) => {
                 self.held += bytes.len();
                 held.extend_from_slice(bytes);
                 if complete {
-                    let renamed = renames.apply(held);
-                    self.held = self.held - held.len() + renamed.len();
-                    *slot = QueuedReply::Ready(renamed);
+                    let rewritten = rewrite.apply(held);
+                    self.held = self.held - held.len() + rewritten.len();
+                    *slot = QueuedReply::Ready(rewritten);
                     self.flush(out);
                 }
                 return;
             }
             QueuedReply::Mute(_) => {
                 return if complete {
-                    self.unheard(index as usize, out)
+                    self.discard(index as usize, out)
                 };
             }
             QueuedReply::Parts(_) | QueuedReply::Ready(_) => return,
@@ -134,7 +149,7 @@ impl ReplyQueue {
             }
             out.extend_from_slice(bytes);
             if !self.is_begun {
-                self.note(bytes);
+                self.note_error(bytes);
             }
             self.is_begun |= !bytes.is_empty();
             if complete {
@@ -151,25 +166,27 @@ impl ReplyQueue {
         }
     }
 
-    /// What goes out begins with this.
+    /// Notes that the first reply is an error, if `bytes`, its beginning, say so.
     #[inline]
-    fn note(&mut self, bytes: &[u8]) {
+    fn note_error(&mut self, bytes: &[u8]) {
         if bytes.first() == Some(&b'-') {
             self.failed.push(self.first);
         }
     }
 
-    /// Commands whose replies have gone out and are errors, since this was taken.
+    /// Returns the numbers of the commands whose replies were errors, written since
+    /// [`ReplyQueue::take_failed`] was called last.
     pub fn failed(&self) -> &[Sequence] {
         &self.failed
     }
 
-    /// Takes [`ReplyQueue::failed`].
+    /// Returns [`ReplyQueue::failed`], and forgets it.
     pub fn take_failed(&mut self) -> Vec<Sequence> {
         std::mem::take(&mut self.failed)
     }
 
-    /// A whole reply in the place of one of which something may have come.
+    /// Takes a complete reply in place of one of which some bytes may have arrived, but none may
+    /// have been written (see [`ReplyQueue::has_begun`]).
     pub fn replace(&mut self, sequence: Sequence, bytes: &[u8], out: &mut Vec<u8>) {
         let index = sequence.checked_sub(self.first).map(|index| index as usize);
         if let Some(QueuedReply::Waiting(held) | QueuedReply::Renamed(held, _)) =
@@ -181,22 +198,24 @@ impl ReplyQueue {
         self.reply(sequence, bytes, true, out);
     }
 
-    /// A whole reply to one of several parts.
+    /// Takes the complete reply to one part of a command. It is ignored if the command isn't in
+    /// flight or has no parts.
     pub fn part(&mut self, sequence: Sequence, part: u32, bytes: Vec<u8>, out: &mut Vec<u8>) {
         let Some(index) = sequence.checked_sub(self.first) else { return };
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
-        let merge = match slot {
-            QueuedReply::Parts(merge) => merge,
-            QueuedReply::Mute(_) => return self.unheard(index as usize, out),
+        let aggregation = match slot {
+            QueuedReply::Parts(aggregation) => aggregation,
+            QueuedReply::Mute(_) => return self.discard(index as usize, out),
             QueuedReply::Waiting(_) | QueuedReply::Renamed(..) | QueuedReply::Ready(_) => return,
         };
-        let Some(reply) = merge.part(part as usize, bytes) else { return };
+        let Some(reply) = aggregation.part(part as usize, bytes) else { return };
         self.held += reply.len();
         *slot = QueuedReply::Ready(reply);
         self.flush(out);
     }
 
-    fn unheard(&mut self, index: usize, out: &mut Vec<u8>) {
+    /// Counts a complete reply to a mute command. The last one leaves a reply without bytes.
+    fn discard(&mut self, index: usize, out: &mut Vec<u8>) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         match slot {
             QueuedReply::Mute(left) if *left > 1 => *left -= 1,
@@ -205,11 +224,13 @@ impl ReplyQueue {
         self.flush(out);
     }
 
-    /// True if bytes of this reply have gone out, so that nothing else can take its place.
+    /// Returns true if bytes of this reply have been written, so that no other reply can replace
+    /// it.
     pub fn has_begun(&self, sequence: Sequence) -> bool {
         self.is_begun && sequence == self.first
     }
 
+    /// Removes the first reply, all of which has been written.
     #[inline]
     fn pop(&mut self, out: &mut Vec<u8>) {
         self.slots.pop_front();
@@ -220,19 +241,21 @@ impl ReplyQueue {
         }
     }
 
+    /// Writes the complete replies at the front, and what has arrived of the one after them.
     fn flush(&mut self, out: &mut Vec<u8>) {
         while let Some(slot) = self.slots.front_mut() {
-            let is_whole = matches!(slot, QueuedReply::Ready(_));
-            // Of one that somebody is to answer, the beginning can go out.
+            let is_complete = matches!(slot, QueuedReply::Ready(_));
+            // The beginning of a reply that nothing has to change can be written before its end
+            // has arrived.
             let (QueuedReply::Ready(bytes) | QueuedReply::Waiting(bytes)) = slot else { return };
             if !bytes.is_empty() {
                 let mut bytes = std::mem::take(bytes);
                 self.held -= bytes.len();
-                self.note(&bytes);
+                self.note_error(&bytes);
                 self.is_begun = true;
                 out.append(&mut bytes);
             }
-            if !is_whole {
+            if !is_complete {
                 return;
             }
             self.pop(out);
@@ -243,9 +266,20 @@ impl ReplyQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::multiplexer::reply::aggregate::ResponsePolicy;
+    use crate::multiplexer::reply::key_rewrite::KeyPositions;
+
+    /// Rewrites the key `k` at the beginning of an array.
+    fn rewrite() -> KeyRewrite {
+        KeyRewrite::Of(KeyPositions::First, vec![(b"k".to_vec(), b"r:k".to_vec())])
+    }
+
+    fn sum(parts: usize) -> Aggregation {
+        Aggregation::new(ResponsePolicy::Sum, parts, false)
+    }
 
     #[test]
-    fn replies_go_out_in_the_order_of_the_commands() {
+    fn replies_leave_in_the_order_of_the_commands() {
         let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
         let (first, second) = (queue.expect(false), queue.expect(false));
         queue.answered(b"+3\r\n", &mut out);
@@ -261,13 +295,29 @@ mod tests {
         queue.answered(b"+5\r\n", &mut out);
         assert_eq!(out, b"+1\r\n+2\r\n+3\r\n+4\r\n+5\r\n");
         assert!(queue.is_empty() && queue.held() == 0);
-        // Nobody waits for these any more.
+        // The command isn't in flight any more.
         queue.reply(first, b"+1\r\n", true, &mut out);
         assert_eq!(out.len(), 20);
     }
 
     #[test]
-    fn pushes_come_between_replies() {
+    fn commands_are_numbered_from_zero() {
+        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
+        assert_eq!((queue.len(), queue.next(), queue.end()), (0, 0, 0));
+        queue.answered(b"+0\r\n", &mut out);
+        assert_eq!((queue.len(), queue.next(), queue.end()), (0, 1, 1));
+        assert_eq!((queue.expect(false), queue.expect(true)), (1, 2));
+        queue.answered(b"+3\r\n", &mut out);
+        assert_eq!((queue.len(), queue.next(), queue.end()), (3, 1, 4));
+        queue.reply(1, b"+1\r\n", true, &mut out);
+        assert_eq!((queue.len(), queue.next(), queue.end()), (2, 2, 4));
+        // A number that hasn't been given yet.
+        queue.reply(4, b"+4\r\n", true, &mut out);
+        assert_eq!((queue.len(), queue.held()), (2, 4));
+    }
+
+    #[test]
+    fn pushes_are_written_between_replies() {
         let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
         queue.push(b">0\r\n", &mut out);
         let (first, second) = (queue.expect(false), queue.expect(false));
@@ -285,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mute_command_has_its_place_and_no_reply() {
+    fn a_mute_command_has_a_number_and_no_reply() {
         let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
         let (first, second, third) = (queue.expect(false), queue.expect(true), queue.expect(false));
         queue.reply(third, b"+3\r\n", true, &mut out);
@@ -295,5 +345,132 @@ mod tests {
         queue.reply(second, b"123456789\r\n", true, &mut out);
         assert_eq!(out, b"+1\r\n+3\r\n");
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn keys_are_rewritten_when_the_reply_is_complete() {
+        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
+        let (first, second, third) =
+            (queue.expect_rewritten(rewrite(), false), queue.expect_rewritten(rewrite(), false), queue.expect(false));
+        queue.reply(third, b"+3\r\n", true, &mut out);
+        queue.reply(first, b"*2\r\n$1\r\nk", false, &mut out);
+        assert_eq!((out.len(), queue.held(), queue.has_begun(first)), (0, 13, false));
+        queue.reply(second, b"*2\r\n$1\r\nk\r\n$1\r\nv\r\n", true, &mut out);
+        // The rewritten reply of 20 bytes waits, too.
+        assert_eq!((out.len(), queue.held()), (0, 33));
+        queue.reply(first, b"\r\n$1\r\nw\r\n", true, &mut out);
+        assert_eq!(out, b"*2\r\n$3\r\nr:k\r\n$1\r\nw\r\n*2\r\n$3\r\nr:k\r\n$1\r\nv\r\n+3\r\n");
+        assert!(queue.is_empty() && queue.held() == 0);
+    }
+
+    #[test]
+    fn a_mute_command_whose_keys_would_be_rewritten_has_no_reply() {
+        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
+        let first = queue.expect_rewritten(rewrite(), true);
+        queue.answered(b"+2\r\n", &mut out);
+        queue.reply(first, b"*1\r\n$1\r\n", false, &mut out);
+        queue.reply(first, b"k\r\n", true, &mut out);
+        assert_eq!((out.as_slice(), queue.len(), queue.held()), (&b"+2\r\n"[..], 0, 0));
+    }
+
+    #[test]
+    fn parts_are_written_as_one_reply_in_order() {
+        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
+        let (first, second) = (queue.expect(false), queue.expect_parts(sum(2), false));
+        queue.answered(b"+3\r\n", &mut out);
+        queue.part(second, 1, b":1\r\n".to_vec(), &mut out);
+        assert_eq!(queue.held(), 4);
+        queue.part(second, 0, b":2\r\n".to_vec(), &mut out);
+        assert_eq!((out.len(), queue.held()), (0, 8));
+        queue.reply(first, b"+1\r\n", true, &mut out);
+        assert_eq!(out, b"+1\r\n:3\r\n+3\r\n");
+        assert!(queue.is_empty() && queue.held() == 0);
+        // The command isn't in flight any more.
+        queue.part(second, 0, b":2\r\n".to_vec(), &mut out);
+        assert_eq!(out.len(), 12);
+    }
+
+    #[test]
+    fn a_reply_to_the_wrong_kind_of_command_is_ignored() {
+        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
+        let (whole, parts) = (queue.expect(false), queue.expect_parts(sum(1), false));
+        queue.part(whole, 0, b":1\r\n".to_vec(), &mut out);
+        queue.reply(parts, b":1\r\n", true, &mut out);
+        queue.part(parts, 1, b":1\r\n".to_vec(), &mut out);
+        assert_eq!((out.len(), queue.len(), queue.held()), (0, 2, 0));
+        queue.part(parts, 0, b":2\r\n".to_vec(), &mut out);
+        // The reply is complete, so that no other can follow.
+        queue.part(parts, 0, b":3\r\n".to_vec(), &mut out);
+        queue.reply(parts, b":3\r\n", true, &mut out);
+        queue.reply(whole, b"+1\r\n", true, &mut out);
+        assert_eq!(out, b"+1\r\n:2\r\n");
+    }
+
+    #[test]
+    fn a_mute_command_waits_for_all_its_parts() {
+        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
+        let first = queue.expect_parts(sum(3), true);
+        queue.answered(b"+2\r\n", &mut out);
+        for part in [2, 0] {
+            queue.part(first, part, b":1\r\n".to_vec(), &mut out);
+            assert_eq!((out.len(), queue.len()), (0, 2));
+        }
+        queue.part(first, 1, b"-ERR x\r\n".to_vec(), &mut out);
+        assert_eq!((out.as_slice(), queue.len()), (&b"+2\r\n"[..], 0));
+        assert!(queue.failed().is_empty());
+    }
+
+    #[test]
+    fn a_reply_is_replaced_until_it_has_begun() {
+        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
+        let (first, second, third) =
+            (queue.expect(false), queue.expect(false), queue.expect_rewritten(rewrite(), false));
+        let fourth = queue.expect(true);
+        queue.reply(second, b"$9\r\n12", false, &mut out);
+        queue.reply(third, b"*2\r\n$1\r\nk", false, &mut out);
+        assert_eq!(queue.held(), 15);
+        assert!([first, second, third].iter().all(|sequence| !queue.has_begun(*sequence)));
+        queue.replace(second, b"-ERR x\r\n", &mut out);
+        queue.replace(third, b"-ERR yy\r\n", &mut out);
+        queue.replace(fourth, b"-ERR z\r\n", &mut out);
+        assert_eq!((out.len(), queue.held()), (0, 17));
+        queue.reply(first, b"+", false, &mut out);
+        assert!(queue.has_begun(first) && !queue.has_begun(second));
+        queue.reply(first, b"1\r\n", true, &mut out);
+        assert_eq!(out, b"+1\r\n-ERR x\r\n-ERR yy\r\n");
+        assert_eq!((queue.is_empty(), queue.held(), queue.failed()), (true, 0, &[1, 2][..]));
+        // None of them is in flight any more.
+        queue.replace(second, b"-ERR x\r\n", &mut out);
+        assert_eq!((out.len(), queue.has_begun(queue.next())), (21, false));
+    }
+
+    #[test]
+    fn a_reply_that_waited_has_begun_when_it_is_first() {
+        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
+        let (first, second) = (queue.expect(false), queue.expect(false));
+        queue.reply(first, b"", false, &mut out);
+        assert!(!queue.has_begun(first));
+        queue.reply(second, b"+", false, &mut out);
+        queue.reply(first, b"+1\r\n", true, &mut out);
+        assert!(queue.has_begun(second));
+        queue.reply(second, b"2\r\n", true, &mut out);
+        assert_eq!(out, b"+1\r\n+2\r\n");
+    }
+
+    #[test]
+    fn the_numbers_of_errors_are_noted_when_they_are_written() {
+        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
+        queue.answered(b"-ERR 0\r\n", &mut out);
+        let (first, second, third) = (queue.expect(false), queue.expect(false), queue.expect_parts(sum(1), false));
+        queue.answered(b"-ERR 4\r\n", &mut out);
+        queue.reply(second, b"-ERR 2\r\n", true, &mut out);
+        queue.part(third, 0, b"-ERR 3\r\n".to_vec(), &mut out);
+        assert_eq!(queue.failed(), [0]);
+        queue.reply(first, b"-ERR", false, &mut out);
+        // The error is noted with its first bytes, and once.
+        assert_eq!(queue.take_failed(), [0, 1]);
+        queue.reply(first, b"-1\r\n", true, &mut out);
+        assert_eq!(queue.take_failed(), [2, 3, 4]);
+        assert!(queue.failed().is_empty());
     }
 }

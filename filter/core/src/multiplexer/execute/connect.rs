@@ -28,12 +28,7 @@ pub fn connect(
 
 /// The same, if nothing has to be found out or opened.
 #[inline]
-fn cached(
-    upstreams: &Upstreams,
-    client: &Client,
-    target: RouteTarget,
-    access: NodeAccess,
-) -> Option<SharedConnection> {
+fn cached(upstreams: &Upstreams, client: &Client, target: RouteTarget, access: NodeAccess) -> Option<SharedConnection> {
     if client.dedicated.connection.is_some() || access != NodeAccess::Write {
         return None;
     }

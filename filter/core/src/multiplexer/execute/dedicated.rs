@@ -12,7 +12,7 @@ use crate::multiplexer::routing::target::write;
 use crate::multiplexer::upstream::Upstreams;
 use crate::multiplexer::upstream::pending::Control;
 use crate::multiplexer::upstream::retry::Retry;
-use crate::request::errors::{CROSSSLOT, CROSSSLOT_DESTINATIONS};
+use crate::request::errors::{CROSS_DESTINATION, CROSSSLOT};
 
 /// Sends a command over a connection of the client's own. Nothing overtakes anything: what was sent before has been answered, and
 /// what comes after waits for the answer.
@@ -55,7 +55,7 @@ fn choose(context: &mut Context<'_>, client: &mut Client, forward: &Forward) -> 
         // What is watched at one target can't be executed at another.
         Some(dedicated) if dedicated.is_watching && sharing == Sharing::Watches => {
             let is_elsewhere = dedicated.target.target != target.target;
-            Err(Obstacle::Error((if is_elsewhere { CROSSSLOT_DESTINATIONS } else { CROSSSLOT }).into()))
+            Err(Obstacle::Error((if is_elsewhere { CROSS_DESTINATION } else { CROSSSLOT }).into()))
         }
         _ if !client.output.queue.is_empty() => Err(Obstacle::Wait(Wait::Answers)),
         // A second connection would have to be kept beside this one.
@@ -74,7 +74,9 @@ fn choose(context: &mut Context<'_>, client: &mut Client, forward: &Forward) -> 
 /// Keys are watched no more.
 pub fn unwatch(context: &mut Context<'_>, client: &mut Client) {
     client.dedicated.lost_watch = false;
-    let Some(dedicated) = client.dedicated.connection.as_mut().filter(|dedicated| dedicated.is_watching) else { return };
+    let Some(dedicated) = client.dedicated.connection.as_mut().filter(|dedicated| dedicated.is_watching) else {
+        return;
+    };
     dedicated.is_watching = false;
     // What follows may go over another connection and must not overtake what went over this one.
     client.pause.wait = Some(Wait::Answers);

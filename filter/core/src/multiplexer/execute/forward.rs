@@ -15,7 +15,7 @@ use crate::multiplexer::routing::target::{KeyEdit, RouteTarget, SubCommand, writ
 use crate::multiplexer::upstream::Route;
 use crate::multiplexer::upstream::discovery::NodeAccess;
 use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
-use crate::request::errors::{CROSSSLOT, CROSSSLOT_DESTINATIONS};
+use crate::request::errors::{CROSS_DESTINATION, CROSSSLOT};
 use crate::request::known::Known;
 use crate::wire::ReadPolicy;
 
@@ -124,7 +124,7 @@ pub fn expect(client: &mut Client, request: Request<'_>, edits: &[KeyEdit]) -> P
     let queue = &mut client.output.queue;
     let sequence = match request.key_rewrite(edits) {
         None => queue.expect(is_mute),
-        Some(rewrite) => queue.expect_renamed(rewrite, is_mute),
+        Some(rewrite) => queue.expect_rewritten(rewrite, is_mute),
     };
     PendingReply::Command(Owner { client: client.id, sequence })
 }
@@ -164,7 +164,7 @@ pub fn split(
 fn count_part(context: &mut Context<'_>, client: &Client, request: Request<'_>, part: &SubCommand) {
     let first = part.keys.first().map(|(index, _)| request.args.get(*index)).unwrap_or_default();
     if let Some((matched, _)) = client.rules.config.route(first)
-        && let Some(host) = context.stats.tally(client.rules.stats)
+        && let Some(host) = context.stats.host(client.rules.stats)
     {
         host.route(matched.route as usize, 1);
     }
@@ -177,21 +177,17 @@ fn access_of_part(client: &Client, command: &Command, request: Request<'_>, part
 }
 
 /// Sends a transaction, MULTI to EXEC in one piece.
-pub fn exec(
-    context: &mut Context<'_>,
-    client: &mut Client,
-    transaction: &mut Transaction,
-) -> Result<(), Obstacle> {
-    let target = match transaction.place() {
+pub fn exec(context: &mut Context<'_>, client: &mut Client, transaction: &mut Transaction) -> Result<(), Obstacle> {
+    let target = match transaction.target() {
         Some(target) => target,
         None => RouteTarget { target: client.rules.config.home().unwrap_or_default(), slot: None },
     };
     let connection = connect(context, client, target, NodeAccess::Write)?;
     wait_for_room(context, connection)?;
     let is_mute = client.is_mute();
-    let sequence = match transaction.renames() {
+    let sequence = match transaction.key_rewrite() {
         None => client.output.queue.expect(is_mute),
-        Some(rewrite) => client.output.queue.expect_renamed(rewrite, is_mute),
+        Some(rewrite) => client.output.queue.expect_rewritten(rewrite, is_mute),
     };
     let timeout = client.rules.config.op_timeout;
     let id = connection.id();
@@ -200,8 +196,7 @@ pub fn exec(
     }
     context.upstreams.expect_queued(id, transaction.len(), timeout, context.effects);
     let owner = Owner { client: client.id, sequence };
-    let in_flight =
-        InFlight { names_scripts: !transaction.scripts.is_empty(), ..PendingReply::Exec(owner).into() };
+    let in_flight = InFlight { names_scripts: !transaction.scripts.is_empty(), ..PendingReply::Exec(owner).into() };
     match connection {
         Route::Shared(shared) => {
             let to = (shared, Shareable::of_transaction());
@@ -237,7 +232,7 @@ pub fn queue(client: &mut Client, request: Request<'_>, forward: &Forward) {
     }
     match transaction.queue(&config, has_target.then_some(forward.target), &command, rewrite) {
         Ok(()) => client.answer(b"+QUEUED\r\n"),
-        Err(TransactionError::Destinations) => client.answer_error(CROSSSLOT_DESTINATIONS),
+        Err(TransactionError::Destinations) => client.answer_error(CROSS_DESTINATION),
         Err(TransactionError::Slots) => client.answer_error(CROSSSLOT),
     }
 }

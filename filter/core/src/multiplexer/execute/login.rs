@@ -19,7 +19,8 @@ pub fn present(context: &mut Context<'_>, client: &mut Client, presented: Presen
     }
     if client.dedicated.connection.is_some() || client.subscriptions.has_any() {
         // Its own connections would stay another's.
-        let text = "ERR redis-mesh: a client that watches keys, tracks or has subscribed can't log in as another; RESET first";
+        let text =
+            "ERR redis-mesh: a client that watches keys, tracks or has subscribed can't log in as another; RESET first";
         return Err(Obstacle::Error(text.into()));
     }
     let resp3 = presented.hello.as_ref().map_or(client.session.resp3, |hello| hello.resp3);

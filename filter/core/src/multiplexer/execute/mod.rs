@@ -19,9 +19,9 @@ use crate::command::sharing::Sharing;
 use crate::command::{Args, Command};
 use crate::fault::Injected;
 use crate::multiplexer::client::subscription::SubscriptionChange;
+use crate::multiplexer::timers::Timer;
 use crate::request::known::Known;
 use crate::stats::Stat;
-use crate::multiplexer::timers::Timer;
 use forward::Request;
 
 /// What a client's command works with beside its client.

@@ -1,4 +1,8 @@
-//! KeyNames of keys that are asked of several places at once, as a client knows them.
+//! The names of keys in the replies to commands that ask several servers for keys (KEYS, SCAN,
+//! RANDOMKEY), and in what a server pushes about changed keys.
+//!
+//! A server knows its keys by other names than the client where a route removes a prefix, and may
+//! hold keys that no route leads to.
 
 use crate::command::glob::{Case, glob};
 use crate::multiplexer::config::HostConfig;
@@ -7,39 +11,43 @@ use crate::resp::encode;
 use crate::resp::value::Value;
 use std::sync::Arc;
 
-/// What is known about those who are asked for names.
+/// What is needed to give the keys in a reply the names that the client has for them.
 #[derive(Debug)]
 pub struct KeyNames {
     config: Arc<HostConfig>,
-    /// The target of each part.
+    /// The target of each part of the command, an index into [`HostConfig::targets`].
     targets: Vec<usize>,
-    /// What names must match.
+    /// The pattern that the client's names have to match (MATCH of SCAN, the argument of KEYS).
     pattern: Option<Vec<u8>>,
-    /// SCAN: which of how many is asked.
-    leg: (u64, u64),
+    /// SCAN: the index of the server that is asked, and the number of servers.
+    server: (u64, u64),
 }
 
-/// Bits of a cursor that tell who is asked.
-const LEG_BITS: u32 = 12;
+/// The number of low bits of a client's SCAN cursor that hold the index of a server. The bits
+/// above them hold the cursor of that server.
+const SERVER_BITS: u32 = 12;
 
-/// A cursor of a client: who is asked next, and by which cursor of his own.
+/// Splits a client's SCAN cursor into the index of the server that is asked next, and the cursor
+/// of that server.
 pub fn cursor(text: &[u8]) -> Option<(u64, u64)> {
     let number: u64 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    Some((number & ((1 << LEG_BITS) - 1), number >> LEG_BITS))
+    Some((number & ((1 << SERVER_BITS) - 1), number >> SERVER_BITS))
 }
 
 impl KeyNames {
-    /// Of these targets.
-    pub fn new(config: Arc<HostConfig>, targets: Vec<usize>, pattern: Option<Vec<u8>>, leg: (u64, u64)) -> KeyNames {
-        KeyNames { config, targets, pattern, leg }
+    /// Returns the names for the replies of these targets, one for each part of a command.
+    /// `server` is the index of the server that a SCAN asks, and the number of servers.
+    pub fn new(config: Arc<HostConfig>, targets: Vec<usize>, pattern: Option<Vec<u8>>, server: (u64, u64)) -> KeyNames {
+        KeyNames { config, targets, pattern, server }
     }
 
-    /// True if names have to be looked at one by one: a place may hold keys that no route leads to, or under other names.
+    /// Returns true if each key has to be looked at, since servers may hold keys that no route
+    /// leads to, or by other names than the clients.
     pub fn decide(config: &HostConfig) -> bool {
         !matches!(config.routes.as_slice(), [route] if !route.remove_prefix && config.router.any() == Some(0))
     }
 
-    /// The names under which a client reaches a key of a target.
+    /// Calls `each` with the names by which the client reaches a key of a target.
     fn visible(&self, target: usize, key: &[u8], mut each: impl FnMut(&[u8])) {
         let matches = |name: &[u8]| self.pattern.as_ref().is_none_or(|pattern| glob(pattern, name, Case::Sensitive));
         if !KeyNames::decide(&self.config) {
@@ -50,7 +58,7 @@ impl KeyNames {
         }
         let upstream = |target: usize| self.config.targets.get(target).map(|target| &target.upstream);
         for (index, route) in self.config.routes.iter().enumerate() {
-            // Targets may differ in nothing but their mirrors.
+            // The upstreams are compared, since targets may differ in nothing but their mirrors.
             if upstream(route.target) != upstream(target) {
                 continue;
             }
@@ -65,10 +73,11 @@ impl KeyNames {
         }
     }
 
-    fn collect(&self, replies: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+    /// Appends an array with the names of all keys in these arrays, one array for each target.
+    fn collect(&self, arrays: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
         let (mut count, mut names) = (0, Vec::new());
-        for (reply, target) in replies.iter().zip(&self.targets) {
-            for element in Elements::of(reply) {
+        for (array, target) in arrays.iter().zip(&self.targets) {
+            for element in Elements::of(array) {
                 let Some(Value::Text(key)) = Value::parse(element) else { return None };
                 self.visible(*target, key, |name| {
                     count += 1;
@@ -81,24 +90,26 @@ impl KeyNames {
         Some(())
     }
 
-    /// All names in arrays of keys.
+    /// Returns the reply to KEYS, given the replies of all targets.
     pub fn keys(&self, replies: &[Vec<u8>]) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         self.collect(&replies.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut out)?;
         Some(out)
     }
 
-    /// The reply to SCAN: the next cursor, and names.
+    /// Returns the reply to SCAN, given the reply of one server: the next cursor, and names
+    /// (<https://redis.io/docs/latest/commands/scan/>). There is none if the server's cursor
+    /// doesn't fit into the client's.
     pub fn scan(&self, replies: &[Vec<u8>]) -> Option<Vec<u8>> {
         let mut elements = Elements::of(replies.first()?);
         let Value::Text(cursor) = Value::parse(elements.next()?)? else { return None };
         let cursor: u64 = std::str::from_utf8(cursor).ok()?.parse().ok()?;
-        let (leg, legs) = self.leg;
+        let (server, servers) = self.server;
         let next = match cursor {
-            0 if leg + 1 < legs => leg + 1,
+            0 if server + 1 < servers => server + 1,
             0 => 0,
-            cursor if cursor >> (u64::BITS - LEG_BITS) != 0 => return None,
-            cursor => cursor << LEG_BITS | leg,
+            cursor if cursor >> (u64::BITS - SERVER_BITS) != 0 => return None,
+            cursor => cursor << SERVER_BITS | server,
         };
         let mut out = Vec::new();
         encode::array(&mut out, 2);
@@ -107,21 +118,24 @@ impl KeyNames {
         Some(out)
     }
 
-    /// What a server pushes about keys that have changed (CLIENT TRACKING); none: it is something else, or about all keys.
+    /// Returns a server's push about changed keys with the client's names
+    /// (<https://redis.io/docs/latest/develop/reference/client-side-caching/>). There is none if
+    /// the push is another one, or concerns all keys, so that it can be written as it is.
     pub fn invalidated(&self, push: &[u8]) -> Option<Vec<u8>> {
         let mut elements = Elements::of_push(push);
-        let (word, keys) = (elements.next()?, elements.next()?);
-        if Value::parse(word)?.text()? != b"invalidate" || keys.first() != Some(&b'*') {
+        let (kind, keys) = (elements.next()?, elements.next()?);
+        if Value::parse(kind)?.text()? != b"invalidate" || keys.first() != Some(&b'*') {
             return None;
         }
         let mut out = Vec::new();
         encode::header(&mut out, b'>', 2);
-        out.extend_from_slice(word);
+        out.extend_from_slice(kind);
         self.collect(&[keys], &mut out)?;
         Some(out)
     }
 
-    /// One of several keys, or nothing.
+    /// Returns the reply to RANDOMKEY, given the replies of all targets: the first key that the
+    /// client can reach, or null.
     pub fn one(&self, replies: &[Vec<u8>], resp3: bool) -> Option<Vec<u8>> {
         let mut found = None;
         for (reply, target) in replies.iter().zip(&self.targets) {
@@ -143,13 +157,148 @@ impl KeyNames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::multiplexer::config::ListenerConfig;
+    use serde_json::json;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    /// Targets 0 and 1 are the same server with different mirrors, 2 is another one.
+    fn config(routes: serde_json::Value) -> Arc<HostConfig> {
+        let target = |cluster: &str| json!({"destination": "d:6379", "upstream": {"cluster": cluster}});
+        let mut mirrored = target("a");
+        mirrored["mirrors"] = json!([{"destination": "m:6379", "perMillion": 1, "upstream": {"cluster": "m"}}]);
+        let document = json!({"name": "n", "revision": 1, "hosts": [{
+            "host": "h:6379", "path": "native",
+            "targets": [target("a"), mirrored, target("b")],
+            "routes": routes,
+        }]});
+        ListenerConfig::from_json(document.to_string().as_bytes()).unwrap().host
+    }
+
+    /// `x:` and `y:` are removed before keys of one server; another one has the keys with `z:`.
+    fn several() -> Arc<HostConfig> {
+        config(json!([
+            {"match": {"prefix": "x:"}, "target": 0, "removePrefix": true},
+            {"match": {"prefix": "y:"}, "target": 1, "removePrefix": true},
+            {"match": {"prefix": "x:z:"}, "target": 2},
+            {"match": {"prefix": "z:"}, "target": 2},
+        ]))
+    }
+
+    fn names(config: Arc<HostConfig>, targets: &[usize], pattern: Option<&str>) -> KeyNames {
+        KeyNames::new(config, targets.to_vec(), pattern.map(|pattern| pattern.as_bytes().to_vec()), (0, 1))
+    }
+
+    /// A reply in which a space stands for CRLF.
+    fn reply(text: &str) -> Vec<u8> {
+        text.replace(' ', "\r\n").into_bytes()
+    }
+
+    fn shown(reply: Option<Vec<u8>>) -> Option<String> {
+        reply.map(|reply| String::from_utf8(reply).unwrap().replace("\r\n", " "))
+    }
 
     #[test]
     fn cursors() {
         assert_eq!(cursor(b"0"), Some((0, 0)));
-        assert_eq!(cursor(((7u64 << LEG_BITS) + 3).to_string().as_bytes()), Some((3, 7)));
-        assert_eq!(cursor(b"x"), None);
+        assert_eq!(cursor(((7u64 << SERVER_BITS) + 3).to_string().as_bytes()), Some((3, 7)));
+        assert_eq!(cursor(u64::MAX.to_string().as_bytes()), Some((4095, u64::MAX >> SERVER_BITS)));
+        for text in ["x", "", "-1", "18446744073709551616", " 1"] {
+            assert_eq!(cursor(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_are_looked_at_where_names_or_routes_differ() {
+        let decide = |routes| KeyNames::decide(&config(routes));
+        assert!(!decide(json!([{"match": "any", "target": 0}])));
+        assert!(decide(json!([{"match": {"prefix": "x:"}, "target": 0}])));
+        assert!(decide(json!([{"match": {"prefix": "x:"}, "target": 0, "removePrefix": true}])));
+        assert!(decide(json!([{"match": "any", "target": 0}, {"match": {"prefix": "x:"}, "target": 0}])));
+    }
+
+    #[test]
+    fn a_key_has_all_names_that_lead_to_it() {
+        let visible = |target: usize, key: &str, pattern: Option<&str>| {
+            let mut all = Vec::new();
+            let each = |name: &[u8]| all.push(String::from_utf8(name.to_vec()).unwrap());
+            names(several(), &[target], pattern).visible(target, key.as_bytes(), each);
+            all
+        };
+        for target in [0, 1] {
+            assert_eq!(visible(target, "k", None), ["x:k", "y:k"]);
+            assert_eq!(visible(target, "k", Some("y:*")), ["y:k"]);
+            // The longer prefix leads `x:z:k` to the other server.
+            assert_eq!(visible(target, "z:k", None), ["y:z:k"]);
+        }
+        assert_eq!(visible(2, "z:k", None), ["z:k"]);
+        assert_eq!(visible(2, "x:z:k", None), ["x:z:k"]);
+        assert_eq!(visible(2, "x:z:k", Some("z:*")), Vec::<String>::new());
+        // No route leads to these.
+        assert_eq!(visible(2, "k", None), Vec::<String>::new());
+        assert_eq!(visible(2, "y:k", None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn keys_of_all_targets() {
+        let keys = |pattern, replies: [&str; 2]| shown(names(several(), &[0, 2], pattern).keys(&replies.map(reply)));
+        assert_eq!(keys(None, ["*1 $1 k ", "*2 $3 z:k $1 k "]).unwrap(), "*3 $3 x:k $3 y:k $3 z:k ");
+        assert_eq!(keys(Some("[xz]:*"), ["*1 $1 k ", "*1 $3 z:k "]).unwrap(), "*2 $3 x:k $3 z:k ");
+        assert_eq!(keys(None, ["~1 $1 k ", "*0 "]).unwrap(), "*2 $3 x:k $3 y:k ");
+        assert_eq!(keys(None, ["*1 $-1 ", "*0 "]), None);
+        // A reply that is no array has no keys.
+        assert_eq!(keys(None, ["+OK ", ":1 "]).unwrap(), "*0 ");
+    }
+
+    #[test]
+    fn one_route_for_all_keys_leaves_names_as_they_are() {
+        let one = || config(json!([{"match": "any", "target": 0}]));
+        let keys = |pattern| shown(names(one(), &[0], pattern).keys(&[reply("*2 $1 k $3 x:k ")])).unwrap();
+        assert_eq!((keys(None), keys(Some("x*"))), ("*2 $1 k $3 x:k ".into(), "*1 $3 x:k ".into()));
+    }
+
+    #[test]
+    fn a_scan_goes_from_server_to_server() {
+        let scan = |server, text: &str| shown(KeyNames::new(several(), vec![0], None, server).scan(&[reply(text)]));
+        assert_eq!(scan((0, 3), "*2 $1 0 *1 $1 k ").unwrap(), "*2 $1 1 *2 $3 x:k $3 y:k ");
+        assert_eq!(scan((1, 3), "*2 $1 5 *0 ").unwrap(), format!("*2 $5 {} *0 ", (5 << SERVER_BITS) + 1));
+        assert_eq!(scan((2, 3), "*2 $1 0 *0 ").unwrap(), "*2 $1 0 *0 ");
+        let cursor = |cursor: u64| format!("*2 ${} {cursor} *0 ", cursor.to_string().len());
+        let largest = u64::MAX >> SERVER_BITS;
+        assert_eq!(scan((2, 3), &cursor(largest)).unwrap(), cursor(largest << SERVER_BITS | 2));
+        assert_eq!(scan((2, 3), &cursor(largest + 1)), None);
+        for text in ["*2 :0 *0 ", "*2 $1 x *0 ", "*1 $1 0 ", "*2 $1 0 *1 :1 ", "*0 ", "+OK ", ""] {
+            assert_eq!(scan((0, 3), text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn changed_keys_have_all_names_that_lead_to_them() {
+        let push = |text: &str| shown(names(several(), &[0], None).invalidated(&reply(text)));
+        assert_eq!(push(">2 $10 invalidate *1 $1 k ").unwrap(), ">2 $10 invalidate *2 $3 x:k $3 y:k ");
+        assert_eq!(push(">2 $10 invalidate *2 $3 z:k $1 l ").unwrap(), ">2 $10 invalidate *3 $5 y:z:k $3 x:l $3 y:l ");
+        assert_eq!(push(">2 +invalidate *0 ").unwrap(), ">2 +invalidate *0 ");
+        for text in [
+            ">2 $10 invalidate _ ",
+            ">2 $10 invalidate *1 :1 ",
+            ">3 $7 message $1 a *0 ",
+            ">1 $10 invalidate ",
+            ">0 ",
+            "",
+        ] {
+            assert_eq!(push(text), None, "{text}");
+        }
+        let other = names(several(), &[2], None).invalidated(&reply(">2 $10 invalidate *1 $1 k "));
+        assert_eq!(shown(other).unwrap(), ">2 $10 invalidate *0 ");
+    }
+
+    #[test]
+    fn one_key_that_the_client_can_reach() {
+        let one =
+            |replies: [&str; 2], resp3| shown(names(several(), &[2, 0], None).one(&replies.map(reply), resp3)).unwrap();
+        assert_eq!(one(["$1 k ", "$1 l "], false), "$3 x:l ");
+        assert_eq!(one(["$3 z:k ", "$1 l "], false), "$3 z:k ");
+        assert_eq!(one(["$1 k ", "$-1 "], false), "$-1 ");
+        assert_eq!(one([":1 ", "_ "], true), "_ ");
     }
 }

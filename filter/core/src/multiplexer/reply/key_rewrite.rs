@@ -1,4 +1,5 @@
-//! Keys that a reply names, by the names that the client has for them: where a route removes a prefix, a server knows others.
+//! The rewriting of keys in replies: where a route removes a prefix, a server knows a key by a
+//! shorter name than the client, and some replies and errors contain that name.
 
 use crate::command::Args;
 use crate::command::Command;
@@ -7,33 +8,36 @@ use crate::resp::elements::Elements;
 use crate::resp::encode;
 use crate::resp::value::Value;
 
-/// Which parts of a reply name keys. Errors may do so too ([`named_in_error`]).
+/// The positions of keys in a reply. Errors may contain a key, too, see [`key_in_error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyPositions {
-    /// None.
+    /// The reply contains no key.
     Nowhere,
     /// The first element (BLPOP, LMPOP).
     First,
-    /// The first element of each element, or in RESP3 the keys of the map (XREAD).
+    /// The first element of each element, in RESP3 the keys of the map (XREAD).
     Each,
 }
 
-/// What a reply's names become.
+/// A rewrite of the keys in a reply.
 #[derive(Debug)]
 pub enum KeyRewrite {
-    /// The keys of a command: what a server calls each, and what the client does.
+    /// The reply to one command. For each of its keys, the server's name and the client's.
     Of(KeyPositions, Vec<(Vec<u8>, Vec<u8>)>),
-    /// Of EXEC: those of its commands, by their numbers.
+    /// The reply to EXEC. The rewrites of the replies in it, with their indexes, in ascending
+    /// order.
     Exec(Vec<(usize, KeyRewrite)>),
 }
 
 impl KeyRewrite {
-    /// Of a command from whose keys this is removed; none: its reply names no keys, or their names stay.
+    /// Returns the rewrite for the reply to a command whose arguments are edited like this. There
+    /// is none if the reply contains no keys or the keys are the same for the server and the
+    /// client.
     pub fn of(command: &Command, args: &Args<'_>, edits: &[Edit]) -> Option<KeyRewrite> {
         if edits.is_empty() {
             return None;
         }
-        let shape = match command.name {
+        let positions = match command.name {
             "blpop" | "brpop" | "bzpopmax" | "bzpopmin" | "lmpop" | "blmpop" | "zmpop" | "bzmpop" => {
                 KeyPositions::First
             }
@@ -42,14 +46,15 @@ impl KeyRewrite {
             name if name.starts_with("xgroup|") || name.starts_with("xinfo|") => KeyPositions::Nowhere,
             _ => return None,
         };
-        let name = |(index, strip): &Edit| {
+        let names = |(index, strip): &Edit| {
             let key = args.get(*index);
             (key.get(*strip..).unwrap_or_default().to_vec(), key.to_vec())
         };
-        Some(KeyRewrite::Of(shape, edits.iter().map(name).collect()))
+        Some(KeyRewrite::Of(positions, edits.iter().map(names).collect()))
     }
 
-    /// The reply as the client knows its keys. What isn't of the shape, such as nothing, stays.
+    /// Returns a complete reply with the client's names. A reply of another type, such as null,
+    /// stays as it is.
     pub fn apply(&self, reply: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(reply.len() + 64);
         self.write(reply, &mut out);
@@ -59,53 +64,55 @@ impl KeyRewrite {
     fn write(&self, reply: &[u8], out: &mut Vec<u8>) {
         match self {
             KeyRewrite::Of(..) if reply.first() == Some(&b'-') => self.write_error(reply, out),
-            KeyRewrite::Of(shape, _) => self.write_shape(*shape, reply, out),
+            KeyRewrite::Of(positions, _) => self.write_reply(*positions, reply, out),
             KeyRewrite::Exec(commands) => {
                 let mut commands = commands.iter().peekable();
                 write_elements(reply, out, |index, element, out| match commands.next_if(|(at, _)| *at == index) {
-                    Some((_, renames)) => renames.write(element, out),
+                    Some((_, rewrite)) => rewrite.write(element, out),
                     None => out.extend_from_slice(element),
                 });
             }
         }
     }
 
-    fn write_shape(&self, shape: KeyPositions, reply: &[u8], out: &mut Vec<u8>) {
+    fn write_reply(&self, positions: KeyPositions, reply: &[u8], out: &mut Vec<u8>) {
         let is_map = reply.first() == Some(&b'%');
         write_elements(reply, out, |index, element, out| {
-            let is_name = match shape {
+            let is_key = match positions {
                 KeyPositions::Nowhere => false,
                 KeyPositions::First => index == 0,
                 KeyPositions::Each if is_map => index % 2 == 0,
-                KeyPositions::Each => return self.write_shape(KeyPositions::First, element, out),
+                KeyPositions::Each => return self.write_reply(KeyPositions::First, element, out),
             };
-            match Value::parse(element).filter(|_| is_name) {
-                Some(Value::Text(key)) => encode::bulk(out, self.name(key)),
+            match Value::parse(element).filter(|_| is_key) {
+                Some(Value::Text(key)) => encode::bulk(out, self.client_name(key)),
                 _ => out.extend_from_slice(element),
             }
         });
     }
 
     fn write_error(&self, reply: &[u8], out: &mut Vec<u8>) {
-        match named_in_error(reply) {
+        match key_in_error(reply) {
             Some((before, key, after)) => {
-                let text = [before.get(1..).unwrap_or_default(), self.name(key), after.trim_ascii_end()].concat();
+                let text =
+                    [before.get(1..).unwrap_or_default(), self.client_name(key), after.trim_ascii_end()].concat();
                 encode::error(out, &text);
             }
             None => out.extend_from_slice(reply),
         }
     }
 
-    fn name<'a>(&'a self, key: &'a [u8]) -> &'a [u8] {
+    /// Returns the client's name of a key, or the key itself if the command didn't have it.
+    fn client_name<'a>(&'a self, key: &'a [u8]) -> &'a [u8] {
         let names = match self {
             KeyRewrite::Of(_, names) => names.as_slice(),
             KeyRewrite::Exec(_) => &[],
         };
-        names.iter().find(|(known, _)| known == key).map_or(key, |(_, name)| name)
+        names.iter().find(|(server_name, _)| server_name == key).map_or(key, |(_, name)| name)
     }
 }
 
-/// An array or a map whose elements are written anew, one by one; anything else as it is.
+/// Writes an array or a map with its elements as `write` writes them; other replies as they are.
 fn write_elements(reply: &[u8], out: &mut Vec<u8>, mut write: impl FnMut(usize, &[u8], &mut Vec<u8>)) {
     let head = memchr::memchr(b'\n', reply).map_or(reply.len(), |end| end + 1);
     let (head, rest) = reply.split_at_checked(head).unwrap_or((reply, &[]));
@@ -118,8 +125,9 @@ fn write_elements(reply: &[u8], out: &mut Vec<u8>, mut write: impl FnMut(usize, 
     }
 }
 
-/// The key that an error about consumer groups names, with what stands around it.
-fn named_in_error(reply: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+/// Returns the key in an error about a consumer group, with the text before and after it
+/// (<https://redis.io/docs/latest/commands/xreadgroup/>).
+fn key_in_error(reply: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let is_last = reply.starts_with(b"-NOGROUP No such consumer group '");
     let (begin, end) = match is_last {
         true => (memchr::memmem::rfind(reply, b"' for key name '")? + 16, memchr::memrchr(b'\'', reply)?),
@@ -134,23 +142,82 @@ fn named_in_error(reply: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command;
+    use crate::resp::request::Parser;
+    use crate::wire;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn keys_have_the_clients_names() {
         let names = vec![(b"k".to_vec(), b"r:k".to_vec())];
-        let check = |shape: KeyPositions, reply: &str, expected: &str| {
-            let out = KeyRewrite::Of(shape, names.clone()).apply(reply.replace(' ', "\r\n").as_bytes());
+        let check = |positions: KeyPositions, reply: &str, expected: &str| {
+            let out = KeyRewrite::Of(positions, names.clone()).apply(reply.replace(' ', "\r\n").as_bytes());
             assert_eq!(String::from_utf8_lossy(&out).replace("\r\n", " "), expected);
         };
         check(KeyPositions::First, "*2 $1 k $1 k ", "*2 $3 r:k $1 k ");
         check(KeyPositions::First, "*2 $1 x $1 k ", "*2 $1 x $1 k ");
         check(KeyPositions::First, "*-1 ", "*-1 ");
         check(KeyPositions::First, "_ ", "_ ");
+        check(KeyPositions::First, "*1 :1 ", "*1 :1 ");
+        check(KeyPositions::First, "", "");
         check(KeyPositions::Each, "*2 *2 $1 k *0 *2 $1 x *0 ", "*2 *2 $3 r:k *0 *2 $1 x *0 ");
         check(KeyPositions::Each, "%1 $1 k *1 $1 k ", "%1 $3 r:k *1 $1 k ");
         check(KeyPositions::Each, "*-1 ", "*-1 ");
+        check(KeyPositions::Each, "*2 $1 k :1 ", "*2 $1 k :1 ");
+        check(KeyPositions::Nowhere, "*1 $1 k ", "*1 $1 k ");
+    }
+
+    /// The rewrite of a command from each of whose keys the first two bytes are removed.
+    fn of(line: &str) -> Option<KeyRewrite> {
+        let (mut frame, mut parser) = (Vec::new(), Parser::default());
+        encode::command(&mut frame, &line.split(' ').map(str::as_bytes).collect::<Vec<_>>());
+        parser.parse(&frame, &wire::Limits::default()).unwrap();
+        let args = Args { frame: &frame, spans: parser.args(), count: parser.args().len() };
+        let command = command::lookup(args.get(0)).unwrap();
+        let keys = (1..args.count).filter(|index| args.get(*index).starts_with(b"r:"));
+        KeyRewrite::of(command, &args, &keys.map(|index| (index, 2)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn commands_whose_replies_contain_keys() {
+        let names = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(server, client)| (server.as_bytes().to_vec(), client.as_bytes().to_vec()))
+                .collect::<Vec<_>>()
+        };
+        for (line, positions, expected) in [
+            ("BLPOP r:a r:b 0", KeyPositions::First, names(&[("a", "r:a"), ("b", "r:b")])),
+            ("BLPOP a r:b 0", KeyPositions::First, names(&[("b", "r:b")])),
+            ("LMPOP 1 r:a LEFT", KeyPositions::First, names(&[("a", "r:a")])),
+            ("XREAD STREAMS r:a r:b 0 0", KeyPositions::Each, names(&[("a", "r:a"), ("b", "r:b")])),
+            ("XPENDING r:a g", KeyPositions::Nowhere, names(&[("a", "r:a")])),
+        ] {
+            let Some(KeyRewrite::Of(found, pairs)) = of(line) else { panic!("{line}") };
+            assert_eq!((found, pairs), (positions, expected), "{line}");
+        }
+        // No key is edited, or the reply contains none.
+        for line in ["BLPOP a b 0", "GET r:a", "MGET r:a r:b"] {
+            assert!(of(line).is_none(), "{line}");
+        }
+    }
+
+    #[test]
+    fn each_reply_of_a_transaction_has_a_rewrite_for_itself() {
+        let first =
+            |client: &str| KeyRewrite::Of(KeyPositions::First, vec![(b"k".to_vec(), client.as_bytes().to_vec())]);
+        let exec = KeyRewrite::Exec(vec![(0, first("a:k")), (2, first("b:k"))]);
+        let check = |reply: &str, expected: &str| {
+            let out = exec.apply(reply.replace(' ', "\r\n").as_bytes());
+            assert_eq!(String::from_utf8(out).unwrap().replace("\r\n", " "), expected);
+        };
+        check("*3 *1 $1 k *1 $1 k *1 $1 k ", "*3 *1 $3 a:k *1 $1 k *1 $3 b:k ");
+        // The transaction was discarded, since a watched key has changed.
+        check("*-1 ", "*-1 ");
+        check("_ ", "_ ");
+        check("-EXECABORT x ", "-EXECABORT x ");
+        check("*1 *1 $1 k ", "*1 *1 $3 a:k ");
     }
 
     #[test]
@@ -159,11 +226,11 @@ mod tests {
         let check = |text: &str, expected: &str| {
             let reply = |text: &str| format!("-{text}\r\n");
             assert_eq!(String::from_utf8_lossy(&of().apply(reply(text).as_bytes())), reply(expected));
-            // As one of the answers of a transaction.
+            // The same as one of the replies in the reply to EXEC.
             let all = |text: &str| format!("*3\r\n+OK\r\n{}*1\r\n*2\r\n$1\r\nk\r\n*0\r\n", reply(text));
-            let renamed = all(expected).replace("$1\r\nk", "$3\r\nr:k");
+            let rewritten = all(expected).replace("$1\r\nk", "$3\r\nr:k");
             let exec = KeyRewrite::Exec(vec![(1, of()), (2, of())]);
-            assert_eq!(String::from_utf8_lossy(&exec.apply(all(text).as_bytes())), renamed);
+            assert_eq!(String::from_utf8_lossy(&exec.apply(all(text).as_bytes())), rewritten);
         };
         check("NOGROUP No such key 'k' or consumer group 'g'", "NOGROUP No such key 'r:k' or consumer group 'g'");
         check(

@@ -165,7 +165,7 @@ impl Delivery<'_> {
         if client.output.unread > MAX_UNREAD && client.life != Life::Closed {
             // As Redis does with clients that don't read (`client-output-buffer-limit pubsub`).
             client.life = Life::Closed;
-            if let Some(host) = self.stats.tally(client.rules.stats) {
+            if let Some(host) = self.stats.host(client.rules.stats) {
                 host.cut_off += 1;
             }
             self.effects.outbox.push(Output::AbortDownstream(id));
@@ -176,7 +176,13 @@ impl Delivery<'_> {
 
     /// A server doesn't know a script. It has executed nothing, so the command is sent again with the script in full, unless others of
     /// the client may have been executed behind it.
-    fn unknown_script(&mut self, owner: Owner, connection: ConnectionId, retry: super::upstream::retry::Retry, reply: Vec<u8>) {
+    fn unknown_script(
+        &mut self,
+        owner: Owner,
+        connection: ConnectionId,
+        retry: super::upstream::retry::Retry,
+        reply: Vec<u8>,
+    ) {
         let to = retry.in_flight.what;
         let Some(client) = self.clients.get_mut(owner.client) else { return };
         let is_last = client.output.queue.end() == owner.sequence + 1;

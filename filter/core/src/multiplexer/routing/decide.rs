@@ -8,12 +8,11 @@ use crate::cluster::slot::slot;
 use crate::command::sharing::{self, Shareable, Sharing, sharing};
 use crate::command::{self, Args, Command, Flags, Split};
 use crate::multiplexer::client::Client;
-use crate::multiplexer::client::ReplyMode;
 use crate::multiplexer::client::login::PresentedLogin;
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::client::transaction::Transaction;
 use crate::multiplexer::stats::StatsTable;
-use crate::request::errors::{CROSSSLOT, CROSSSLOT_DESTINATIONS, EXEC_WITH_ARGUMENTS, EXECABORT};
+use crate::request::errors::{self, CROSS_DESTINATION, CROSSSLOT, EXEC_WITH_ARGUMENTS, EXECABORT};
 use crate::request::guard;
 use crate::request::known::Known;
 use crate::resp::encode;
@@ -50,7 +49,7 @@ pub fn fast_path(client: &Client, command: &Command, args: &Args<'_>) -> Option<
         && client.transaction.is_none()
         && client.pause.injected_fault.is_none()
         && client.activity.latency.is_none()
-        && client.session.reply_mode == ReplyMode::On
+        && client.session.reply_mode.is_on()
         && client.may_command()
         && !client.is_subscriber()
         && command.accepts(args.count);
@@ -66,16 +65,22 @@ pub fn decide(client: &mut Client, known: Option<Known>, args: &Args<'_>, stats:
     let name = known.map(|known| known.container.name).unwrap_or_default();
     if !client.may_command() && !matches!(name, "auth" | "hello" | "reset" | "quit") {
         client.count(Stat::Unauthenticated, stats);
-        return Decision::Deny("NOAUTH Authentication required.".into());
+        return Decision::Deny(errors::NOAUTH.into());
     }
-    let Some(Known { container, command }) = known else { return doom(client, Decision::Deny(args.unknown())) };
+    let Some(Known { container, command }) = known else {
+        return doom(client, Decision::Deny(errors::unknown_command(args)));
+    };
     if let Some(decision) = refuse(client, container, command, args) {
         return decision;
     }
     if let Some(decision) = decide_by_name(client, name) {
         return decision;
     }
-    if client.transaction.is_some() { queue(client, container, command, args) } else { alone(client, container, command, args, stats) }
+    if client.transaction.is_some() {
+        queue(client, container, command, args)
+    } else {
+        alone(client, container, command, args, stats)
+    }
 }
 
 /// What forbids a command whatever else it says.
@@ -88,16 +93,14 @@ fn refuse(
     let name = container.name;
     let config = &client.rules.config;
     if container.name == command.name && !container.subcommands.is_empty() && args.count > 1 && name != "command" {
-        let text = format!("ERR unknown subcommand '{}'. Try {} HELP.", args.quoted(1), name.to_ascii_uppercase());
-        return Some(doom(client, Decision::Deny(text)));
+        return Some(doom(client, Decision::Deny(errors::unknown_subcommand(container, args))));
     }
     if name == "exec" && args.count > 1 {
         client.transaction = None;
         return Some(Decision::Unwatch(error(EXEC_WITH_ARGUMENTS)));
     }
     if !command.accepts(args.count) {
-        let text = format!("ERR wrong number of arguments for '{}' command", command.name);
-        return Some(doom(client, Decision::Deny(text)));
+        return Some(doom(client, Decision::Deny(errors::wrong_arity(command.name))));
     }
     if config.guarded
         && let Some(reason) = guard::refusal(container, command, args)
@@ -109,11 +112,7 @@ fn refuse(
     }
     let is_of_subscribers = SubscriptionChange::of(name).is_some() || matches!(name, "ping" | "quit" | "reset");
     if client.is_subscriber() && !is_of_subscribers {
-        let text = format!(
-            "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
-            command.name
-        );
-        return Some(Decision::Deny(text));
+        return Some(Decision::Deny(errors::not_for_subscribers(command.name)));
     }
     if matches!(name, "cluster" | "clusterscan") && config.targets.iter().any(|target| target.is_cluster) {
         return Some(doom(client, Decision::Deny(NO_CLUSTER.into())));
@@ -124,20 +123,20 @@ fn refuse(
 /// Commands that are about the transaction or the connection.
 fn decide_by_name(client: &mut Client, name: &str) -> Option<Decision> {
     let decision = match (name, client.transaction.is_some()) {
-        ("multi", true) => Decision::Deny("ERR MULTI calls can not be nested".into()),
-        ("watch", true) => Decision::Deny("ERR WATCH inside MULTI is not allowed".into()),
+        ("multi", true) => Decision::Deny(errors::NESTED_MULTI.into()),
+        ("watch", true) => Decision::Deny(errors::WATCH_IN_MULTI.into()),
         ("multi", false) => {
             let watched = client.dedicated.connection.filter(|dedicated| dedicated.is_watching);
             client.transaction = Some(Transaction::at(watched.map(|dedicated| dedicated.target)));
             Decision::ok()
         }
         ("exec", true) => exec(client),
-        ("exec", false) => Decision::Deny("ERR EXEC without MULTI".into()),
+        ("exec", false) => Decision::Deny(errors::without_multi("EXEC")),
         ("discard", true) => {
             client.transaction = None;
             Decision::Unwatch(b"+OK\r\n".to_vec())
         }
-        ("discard", false) => Decision::Deny("ERR DISCARD without MULTI".into()),
+        ("discard", false) => Decision::Deny(errors::without_multi("DISCARD")),
         ("unwatch", false) => Decision::Unwatch(b"+OK\r\n".to_vec()),
         ("reset", _) => Decision::Reset,
         ("quit", _) => {
@@ -152,7 +151,7 @@ fn decide_by_name(client: &mut Client, name: &str) -> Option<Decision> {
 /// What becomes of a command inside of a transaction.
 fn queue(client: &mut Client, container: &'static Command, command: &'static Command, args: &Args<'_>) -> Decision {
     if command.flags.contains(Flags::NO_MULTI) || matches!(container.name, "auth" | "hello") {
-        return doom(client, Decision::Deny("ERR Command not allowed inside a transaction".into()));
+        return doom(client, Decision::Deny(errors::NOT_IN_MULTI.into()));
     }
     if !sharing::may_be_queued(command) {
         let text = format!("ERR redis-mesh: {} isn't served inside a transaction", shown(command));
@@ -257,7 +256,7 @@ fn apart(parts: &[SubCommand]) -> Decision {
     let first = targets.next();
     match targets.all(|target| Some(target) == first) {
         true => Decision::Deny(CROSSSLOT.into()),
-        false => Decision::Refuse(CROSSSLOT_DESTINATIONS.into()),
+        false => Decision::Refuse(CROSS_DESTINATION.into()),
     }
 }
 
@@ -274,7 +273,9 @@ fn route(client: &Client, command: &'static Command, args: &Args<'_>) -> Decisio
     }
     match config.routing(command, args) {
         Routing::Keyless => keyless(client, command, args),
-        Routing::One { target, route, edits } => Decision::Forward(Forward { target, route: Some(route), edits, sharing }),
+        Routing::One { target, route, edits } => {
+            Decision::Forward(Forward { target, route: Some(route), edits, sharing })
+        }
         Routing::Several(parts, owners) => match sharing {
             Sharing::Safe(shareable) if command.split != Split::No => Decision::Split(parts, owners, shareable),
             _ => apart(&parts),

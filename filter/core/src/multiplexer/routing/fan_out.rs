@@ -249,6 +249,9 @@ mod tests {
         }
         let script = command::lookup(b"script").unwrap();
         let of = |name: &str| RequestPolicy::of(command::lookup_subcommand(script, name.as_bytes()).unwrap());
-        assert_eq!((of("exists"), of("load"), of("kill")), (RequestPolicy::All, RequestPolicy::Same, RequestPolicy::Any));
+        assert_eq!(
+            (of("exists"), of("load"), of("kill")),
+            (RequestPolicy::All, RequestPolicy::Same, RequestPolicy::Any)
+        );
     }
 }

@@ -5,7 +5,8 @@ use super::fan_out::FanOut;
 use super::target::{KeyEdit, RouteTarget};
 use crate::command::sharing::sharing;
 use crate::command::{Args, Command};
-use crate::downstream::auth;
+use crate::downstream::auth::{self, Credentials};
+use crate::downstream::client_info::ClientInfo;
 use crate::downstream::client_name;
 use crate::downstream::hello::{self, Hello};
 use crate::multiplexer::client::login::{HelloChange, PresentedLogin};
@@ -18,25 +19,16 @@ use crate::stats::Stat;
 
 /// AUTH, where the configuration says what clients must present.
 pub fn auth(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> Decision {
-    let (username, password) = match args.count {
-        2 => (None, args.get(1)),
-        3 => (Some(args.get(1)), args.get(2)),
-        _ => return Decision::Deny("ERR syntax error".into()),
-    };
-    match check(client, username, password, stats) {
+    let checked = Credentials::of_auth(args).and_then(|credentials| check(client, credentials, stats));
+    match checked {
         Ok(()) => Decision::ok(),
         Err(text) => Decision::Deny(text),
     }
 }
 
-fn check(
-    client: &mut Client,
-    username: Option<&[u8]>,
-    password: &[u8],
-    stats: &mut StatsTable,
-) -> Result<(), String> {
+fn check(client: &mut Client, credentials: Credentials<'_>, stats: &mut StatsTable) -> Result<(), String> {
     let client_auth = client.rules.config.client_auth.as_ref();
-    let Some(text) = auth::refusal(client_auth, username, password) else {
+    let Some(text) = credentials.refusal(client_auth) else {
         client.session.is_authenticated |= client_auth.is_some();
         return Ok(());
     };
@@ -53,7 +45,7 @@ pub fn hello(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> De
     let presented = credentials.filter(|_| client.rules.config.passes_auth);
     if let Some((username, password)) = credentials
         && presented.is_none()
-        && check(client, Some(username), password, stats).is_err()
+        && check(client, Credentials { username: Some(username), password }, stats).is_err()
     {
         return Decision::Deny(auth::WRONGPASS.into());
     }
@@ -222,16 +214,14 @@ fn number_of(id: ClientId) -> u64 {
 
 /// The line of CLIENT INFO, with those fields that the multiplexer knows.
 fn client_line(client: &Client) -> String {
-    let multi = client.transaction.as_ref().map_or(-1, |transaction| transaction.len() as i64);
     let count = |kind| client.subscriptions.names(kind).len();
-    format!(
-        "id={} addr=0.0.0.0:0 laddr=0.0.0.0:0 name={} db={} sub={} psub={} ssub={} multi={multi} cmd=client|info user=default resp={}\n",
-        number_of(client.id),
-        String::from_utf8_lossy(&client.session.name),
-        client.session.database,
-        count(SubscriptionKind::Channel),
-        count(SubscriptionKind::Pattern),
-        count(SubscriptionKind::Shard),
-        if client.session.resp3 { 3 } else { 2 },
-    )
+    let info = ClientInfo {
+        id: number_of(client.id),
+        name: &client.session.name,
+        database: client.session.database,
+        subscriptions: [SubscriptionKind::Channel, SubscriptionKind::Pattern, SubscriptionKind::Shard].map(count),
+        queued: client.transaction.as_ref().map(|transaction| transaction.len()),
+        resp3: client.session.resp3,
+    };
+    info.to_string()
 }

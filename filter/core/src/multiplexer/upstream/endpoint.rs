@@ -1,35 +1,41 @@
-//! RequestPolicy a Redis is reached, and as whom.
+//! The endpoint of an upstream: the Envoy cluster through which a Redis is reached, and the login
+//! there.
 
 use crate::config::auth_command;
 use crate::wire;
 use std::fmt;
 use std::sync::Arc;
 
-/// RequestPolicy a Redis is reached.
+/// The way to a Redis or a Redis Cluster. Connections with different endpoints are never shared.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
-    /// The name of its cluster in Envoy.
+    /// The name of the cluster in Envoy.
     pub cluster: Arc<str>,
-    /// As whom; absent: as nobody.
-    pub login: Option<Credentials>,
+    /// The login with which connections begin; absent if they begin without one.
+    pub login: Option<UpstreamAuth>,
     /// See [`wire::Upstream::nodes`].
     pub nodes: Option<Arc<str>>,
 }
 
-/// A login at a Redis, as the command to send. **Invariant:** a connection that was logged in with what a client has presented serves
-/// only clients that have presented the same, each of whom the server has let in.
+/// A login at a Redis, as the AUTH command to send
+/// (<https://redis.io/docs/latest/commands/auth/>).
+///
+/// **Invariant:** a connection that was logged in with a client's credentials serves only clients
+/// that have presented the same credentials, each of which the server has accepted.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Credentials {
-    /// That of the rules.
+pub enum UpstreamAuth {
+    /// The login of the configuration.
     Configured(Arc<[u8]>),
-    /// A client's own; empty: it has presented none. So it is where no rules ask for a login or bring one.
+    /// The login that a client has presented; empty while it has presented none. Endpoints have
+    /// it if the configuration has no login, see
+    /// [`HostConfig::passes_auth`](crate::multiplexer::config::HostConfig::passes_auth).
     Presented(Arc<[u8]>),
 }
 
-impl Credentials {
-    /// That of a client that has presented none.
-    pub fn none_yet() -> Credentials {
-        Credentials::Presented(Arc::default())
+impl UpstreamAuth {
+    /// Returns the login of a client that has presented none.
+    pub fn none_yet() -> UpstreamAuth {
+        UpstreamAuth::Presented(Arc::default())
     }
 }
 
@@ -42,7 +48,10 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// That of the rules.
+    /// Compiles an upstream; `is_cluster` says whether it is a Redis Cluster.
+    ///
+    /// # Errors
+    /// The upstream is absent, or a field of it has a wrong value. The error names the field.
     pub fn new(upstream: Option<&wire::Upstream>, is_cluster: bool) -> Result<Endpoint, String> {
         let Some(upstream) = upstream else { return Err("upstream: path native needs one".into()) };
         if upstream.cluster.is_empty() {
@@ -54,44 +63,46 @@ impl Endpoint {
         let command = |login: &wire::UpstreamLogin| auth_command(login.username.as_deref(), &login.password);
         Ok(Endpoint {
             cluster: upstream.cluster.as_str().into(),
-            login: upstream.login.as_ref().map(|login| Credentials::Configured(command(login).into())),
+            login: upstream.login.as_ref().map(|login| UpstreamAuth::Configured(command(login).into())),
             nodes: upstream.nodes.as_deref().map(Into::into),
         })
     }
 
-    /// What a connection begins with, if it logs in.
+    /// Returns the AUTH command with which a connection begins, if it begins with one.
     pub fn login_command(&self) -> Option<&[u8]> {
         match &self.login {
-            Some(Credentials::Configured(command)) => Some(command),
-            Some(Credentials::Presented(command)) => Some(&**command).filter(|command| !command.is_empty()),
+            Some(UpstreamAuth::Configured(command)) => Some(command),
+            Some(UpstreamAuth::Presented(command)) => Some(&**command).filter(|command| !command.is_empty()),
             None => None,
         }
     }
 
-    /// True if clients log in themselves.
+    /// Returns true if clients present the login.
     pub fn is_clients(&self) -> bool {
-        matches!(self.login, Some(Credentials::Presented(_)))
+        matches!(self.login, Some(UpstreamAuth::Presented(_)))
     }
 
-    /// The same for a client that has presented this.
+    /// Returns the endpoint for a client that has presented this AUTH command. It is the same
+    /// endpoint if the configuration decides about the login.
     pub fn presented(&self, login: Option<&Arc<[u8]>>) -> Endpoint {
         match login.filter(|_| self.is_clients()) {
-            Some(login) => Endpoint { login: Some(Credentials::Presented(login.clone())), ..self.clone() },
+            Some(login) => Endpoint { login: Some(UpstreamAuth::Presented(login.clone())), ..self.clone() },
             None => self.clone(),
         }
     }
 
-    /// The same for a client that has presented nothing, as the rules have it.
+    /// Returns the endpoint as the configuration has it, without any client's credentials.
     pub fn of_rules(&self) -> Endpoint {
-        let login = if self.is_clients() { Some(Credentials::none_yet()) } else { self.login.clone() };
+        let login = if self.is_clients() { Some(UpstreamAuth::none_yet()) } else { self.login.clone() };
         Endpoint { login, ..self.clone() }
     }
 
-    /// By what it is known that it can't be reached: one for all logins that clients present, of which there can be any number.
+    /// Returns the endpoint by which failures to connect are recorded. It is one and the same for
+    /// all credentials that clients present, since clients could present any number of them.
     pub fn of_any_login(&self) -> Endpoint {
         let login = match &self.login {
-            Some(Credentials::Presented(command)) if !command.is_empty() => {
-                Some(Credentials::Presented(Arc::from(&b"*"[..])))
+            Some(UpstreamAuth::Presented(command)) if !command.is_empty() => {
+                Some(UpstreamAuth::Presented(Arc::from(&b"*"[..])))
             }
             other => other.clone(),
         };
@@ -106,23 +117,53 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
-    fn logins_are_kept_apart() {
-        let with = |login: Option<Credentials>| Endpoint { cluster: "c".into(), login, nodes: None };
+    fn logins_have_different_endpoints() {
+        let with = |login: Option<UpstreamAuth>| Endpoint { cluster: "c".into(), login, nodes: None };
         let (a, b): (Arc<[u8]>, Arc<[u8]>) = (Arc::from(&b"a"[..]), Arc::from(&b"b"[..]));
-        let own = with(Some(Credentials::none_yet()));
-        assert_eq!((own.login_command(), own.presented(Some(&a)).login_command()), (None, Some(&b"a"[..])));
-        assert_ne!(own.presented(Some(&a)), own.presented(Some(&b)));
-        assert_ne!(own.presented(Some(&a)), with(Some(Credentials::Configured(a.clone()))));
-        assert_eq!(own.presented(Some(&a)).of_rules(), own);
-        assert_eq!(own.presented(Some(&a)).of_any_login(), own.presented(Some(&b)).of_any_login());
-        assert_ne!(own.presented(Some(&a)).of_any_login(), own.of_any_login());
-        // Where the rules say who logs in, nothing that a client presents changes it.
-        for ours in [with(None), with(Some(Credentials::Configured(b.clone())))] {
+        let clients = with(Some(UpstreamAuth::none_yet()));
+        assert_eq!((clients.login_command(), clients.presented(Some(&a)).login_command()), (None, Some(&b"a"[..])));
+        assert_ne!(clients.presented(Some(&a)), clients.presented(Some(&b)));
+        assert_ne!(clients.presented(Some(&a)), with(Some(UpstreamAuth::Configured(a.clone()))));
+        assert_eq!(clients.presented(Some(&a)).of_rules(), clients);
+        assert_eq!(clients.presented(Some(&a)).of_any_login(), clients.presented(Some(&b)).of_any_login());
+        assert_ne!(clients.presented(Some(&a)).of_any_login(), clients.of_any_login());
+        // Where the configuration has a login, or none, nothing that a client presents changes
+        // it.
+        for configured in [with(None), with(Some(UpstreamAuth::Configured(b.clone())))] {
             assert_eq!(
-                (ours.presented(Some(&a)), ours.of_rules(), ours.of_any_login()),
-                (ours.clone(), ours.clone(), ours)
+                (configured.presented(Some(&a)), configured.of_rules(), configured.of_any_login()),
+                (configured.clone(), configured.clone(), configured)
             );
         }
-        assert!(!format!("{:?}", own.presented(Some(&a))).contains('a') || format!("{own:?}").contains("[redacted]"));
+        assert!(
+            !format!("{:?}", clients.presented(Some(&a))).contains('a')
+                || format!("{clients:?}").contains("[redacted]")
+        );
+    }
+
+    #[test]
+    fn upstreams_are_compiled() {
+        let wire = |document: serde_json::Value| serde_json::from_value::<wire::Upstream>(document).unwrap();
+        let login = serde_json::json!({"username": "u", "password": "p"});
+        let upstream = wire(serde_json::json!({"cluster": "c", "login": login, "nodes": "n"}));
+        let endpoint = Endpoint::new(Some(&upstream), true).unwrap();
+        assert_eq!((&*endpoint.cluster, endpoint.nodes.as_deref()), ("c", Some("n")));
+        assert_eq!(endpoint.login_command(), Some(&b"*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$1\r\np\r\n"[..]));
+        assert!(!endpoint.is_clients());
+        let error = |upstream: Option<&wire::Upstream>| Endpoint::new(upstream, false).unwrap_err();
+        assert_eq!(error(None), "upstream: path native needs one");
+        assert_eq!(error(Some(&upstream)), "upstream.nodes: only of a Redis Cluster");
+        assert_eq!(error(Some(&wire(serde_json::json!({"cluster": ""})))), "upstream.cluster: it has no name");
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        for login in
+            [UpstreamAuth::Configured(Arc::from(&b"hidden"[..])), UpstreamAuth::Presented(Arc::from(&b"hidden"[..]))]
+        {
+            let endpoint = Endpoint { cluster: "c".into(), login: Some(login), nodes: None };
+            let shown = format!("{endpoint:?}");
+            assert!(shown.contains("[redacted]") && !shown.contains("hidden") && !shown.contains("104"), "{shown}");
+        }
     }
 }

@@ -91,11 +91,11 @@ pub fn refusal(step: HandshakeStep, endpoint: &Endpoint, reply: &[u8]) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::multiplexer::upstream::endpoint::Credentials;
+    use crate::multiplexer::upstream::endpoint::UpstreamAuth;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    fn endpoint(login: Option<Credentials>) -> Endpoint {
+    fn endpoint(login: Option<UpstreamAuth>) -> Endpoint {
         Endpoint { cluster: "c".into(), login, nodes: None }
     }
 
@@ -108,7 +108,7 @@ mod tests {
         };
         let key = PoolKey::new(endpoint(None), false);
         check(key.clone(), "[Ping] *1 $4 PING ");
-        let login = Credentials::Configured(b"*2\r\n$4\r\nAUTH\r\n$1\r\np\r\n"[..].into());
+        let login = UpstreamAuth::Configured(b"*2\r\n$4\r\nAUTH\r\n$1\r\np\r\n"[..].into());
         check(
             PoolKey { endpoint: endpoint(Some(login)), resp3: true, database: 5, readonly: true, ..key },
             "[Login, Hello, Select, Readonly] *2 $4 AUTH $1 p *2 $5 HELLO $1 3 *2 $6 SELECT $1 5 *1 $8 READONLY ",
@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn refusals() {
-        let ours = endpoint(Some(Credentials::Configured(b"x"[..].into())));
-        let clients = endpoint(Some(Credentials::none_yet()));
+        let ours = endpoint(Some(UpstreamAuth::Configured(b"x"[..].into())));
+        let clients = endpoint(Some(UpstreamAuth::none_yet()));
         let check = |step, endpoint: &Endpoint, reply: &str, expected: Option<(&str, bool)>| {
             let found = refusal(step, endpoint, reply.as_bytes());
             let found = found.as_ref().map(|refusal| (refusal.text.as_str(), refusal.is_general));
@@ -133,7 +133,12 @@ mod tests {
         check(HandshakeStep::Ping, &endpoint(None), "-NOAUTH x\r\n", Some((asks, true)));
         check(HandshakeStep::Ping, &ours, "-LOADING x\r\n", None);
         check(HandshakeStep::Readonly, &ours, "-ERR x\r\n", None);
-        check(HandshakeStep::Select, &ours, "-ERR DB index is out of range\r\n", Some(("ERR DB index is out of range", false)));
+        check(
+            HandshakeStep::Select,
+            &ours,
+            "-ERR DB index is out of range\r\n",
+            Some(("ERR DB index is out of range", false)),
+        );
         let resp2 = "ERR redis-mesh: c doesn't speak RESP3; use RESP2";
         check(HandshakeStep::Hello, &ours, "-ERR unknown command\r\n", Some((resp2, false)));
     }

@@ -170,7 +170,13 @@ impl Upstreams {
     }
 
     /// Sends a command of the multiplexer's own over a dedicated connection.
-    pub fn control(&mut self, connection: DedicatedConnection, control: Control, effects: &mut Effects, words: &[&[u8]]) {
+    pub fn control(
+        &mut self,
+        connection: DedicatedConnection,
+        control: Control,
+        effects: &mut Effects,
+        words: &[&[u8]],
+    ) {
         let to = PendingReply::Control(control).into();
         self.pool.send(connection.id(), to, None, effects, |out| encode::command(out, words));
     }
@@ -207,7 +213,11 @@ impl Upstreams {
     /// commands of the multiplexer's own are pending: then it is used again when they are answered.
     pub fn abandon(&mut self, connection: ConnectionId, effects: &mut Effects) {
         let is_clients = |in_flight: &InFlight| !matches!(in_flight.what, PendingReply::Control(_));
-        if self.pool.get(connection).is_some_and(|known| known.pending.iter().any(is_clients) || known.pending.is_empty()) {
+        if self
+            .pool
+            .get(connection)
+            .is_some_and(|known| known.pending.iter().any(is_clients) || known.pending.is_empty())
+        {
             self.pool.close(connection, effects);
         }
     }

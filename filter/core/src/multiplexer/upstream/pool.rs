@@ -92,11 +92,7 @@ impl Pool {
     ///
     /// # Errors
     /// The error for clients: the peer is backed off from.
-    pub fn shared(
-        &mut self,
-        key: PoolKey,
-        effects: &mut Effects,
-    ) -> Result<SharedConnection, String> {
+    pub fn shared(&mut self, key: PoolKey, effects: &mut Effects) -> Result<SharedConnection, String> {
         if let Some(id) = self.current(&key) {
             return Ok(SharedConnection(id));
         }
@@ -137,12 +133,7 @@ impl Pool {
     ///
     /// # Errors
     /// The error for clients: the peer is backed off from.
-    pub fn open(
-        &mut self,
-        key: PoolKey,
-        purpose: Purpose,
-        effects: &mut Effects,
-    ) -> Result<ConnectionId, String> {
+    pub fn open(&mut self, key: PoolKey, purpose: Purpose, effects: &mut Effects) -> Result<ConnectionId, String> {
         if !self.availability.is_all_up()
             && let Some(why) = self.availability.reason(&Peer::new(&key.endpoint, key.node), effects.now)
         {
@@ -301,7 +292,8 @@ mod tests {
     fn a_dedicated_connection_is_used_again_only_in_the_state_of_a_new_one() {
         let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
         let client = ClientId::of_number(7);
-        let take = |pool: &mut Pool, effects: &mut Effects| pool.dedicated(client, key("a"), false, effects).unwrap().id();
+        let take =
+            |pool: &mut Pool, effects: &mut Effects| pool.dedicated(client, key("a"), false, effects).unwrap().id();
         let first = take(&mut pool, &mut effects);
         establish(&mut pool, first);
         assert!(pool.make_idle(first, &mut effects));

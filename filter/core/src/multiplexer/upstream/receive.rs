@@ -167,8 +167,10 @@ impl Upstreams {
                 let text = text.trim_start_matches('-');
                 encode::error(
                     &mut told,
-                    format!("ERR redis-mesh: MULTI was refused ({text}); the commands may have been executed one by one")
-                        .as_bytes(),
+                    format!(
+                        "ERR redis-mesh: MULTI was refused ({text}); the commands may have been executed one by one"
+                    )
+                    .as_bytes(),
                 );
                 connection.memory.multi_refused = Some(told);
             }
@@ -208,7 +210,10 @@ impl Upstreams {
                     _ => None,
                 };
                 let connection = id;
-                (Event::SubscriptionChanged { client, connection, sequence, change, name }, usize::from(sequence.is_some()))
+                (
+                    Event::SubscriptionChanged { client, connection, sequence, change, name },
+                    usize::from(sequence.is_some()),
+                )
             }
             // The only answer for all channels of the command.
             (PubSubFrame::Reply, Some(PendingReply::Subscription(owner, more))) => {

@@ -1,24 +1,31 @@
-//! What a node of a cluster says about a key that isn't its own
+//! The errors by which a node of a Redis Cluster sends a client to another node, or asks it to
+//! wait
 //! (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#redirection-and-resharding>).
 
 use crate::cluster::topology::node;
 use std::net::SocketAddr;
 
-/// Why a node doesn't execute a command, and what to do about it.
+/// The reason why a node of a Redis Cluster hasn't executed a command.
+///
+/// The text comes from the network, and a script that a client runs can make an error with any
+/// text: neither the slot nor the address has been checked against what is known of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirect {
-    /// The slot belongs to another node. Absent: to one whose address the answer doesn't tell, or by a name.
+    /// The slot belongs to the node of this address (`MOVED`). The address is absent if the error
+    /// has a host name in its place.
     Moved(u16, Option<SocketAddr>),
-    /// This key is at another node already, while the slot is on its way there.
+    /// The slot is being migrated to the node of this address, and the key is there already or
+    /// doesn't exist (`ASK`). The address is absent if the error has a host name in its place.
     Ask(Option<SocketAddr>),
-    /// Only some of the command's keys are there already.
+    /// The slot is being migrated, and only some of the command's keys have been (`TRYAGAIN`).
     TryAgain,
-    /// The cluster doesn't serve the slot at present.
+    /// The cluster doesn't serve the slot at present (`CLUSTERDOWN`).
     ClusterDown,
 }
 
 impl Redirect {
-    /// Reads an error reply. `from`: the node that says it, since it may leave out a host that is its own.
+    /// Parses a complete reply; returns `None` if it isn't one of these errors. `from` is the
+    /// address of the node that has replied: an error without a host means that host.
     pub fn parse(reply: &[u8], from: Option<SocketAddr>) -> Option<Redirect> {
         let mut words = reply.strip_prefix(b"-")?.trim_ascii_end().split(|byte| *byte == b' ');
         match words.next()? {
@@ -26,9 +33,9 @@ impl Redirect {
             b"CLUSTERDOWN" => Some(Redirect::ClusterDown),
             kind @ (b"MOVED" | b"ASK") => {
                 let slot: u16 = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
-                let place = words.next()?;
-                let colon = memchr::memrchr(b':', place)?;
-                let (host, port) = (place.get(..colon)?, place.get(colon + 1..)?);
+                let endpoint = words.next()?;
+                let colon = memchr::memrchr(b':', endpoint)?;
+                let (host, port) = (endpoint.get(..colon)?, endpoint.get(colon + 1..)?);
                 let port: u16 = std::str::from_utf8(port).ok()?.parse().ok()?;
                 let address = node(host, port, from);
                 Some(if kind == b"MOVED" { Redirect::Moved(slot, address) } else { Redirect::Ask(address) })
@@ -46,8 +53,8 @@ mod tests {
 
     #[test]
     fn errors_of_a_node() {
-        let own = "10.0.0.9:7000".parse().ok();
-        let parse = |text: &str| Redirect::parse(text.as_bytes(), own);
+        let from = "10.0.0.9:7000".parse().ok();
+        let parse = |text: &str| Redirect::parse(text.as_bytes(), from);
         let at = |text: &str| Some(text.parse().unwrap());
         assert_eq!(parse("-MOVED 3999 127.0.0.1:6381\r\n"), Some(Redirect::Moved(3999, at("127.0.0.1:6381"))));
         assert_eq!(parse("-ASK 1 ::1:6381\r\n"), Some(Redirect::Ask(at("[::1]:6381"))));
@@ -60,5 +67,54 @@ mod tests {
         {
             assert_eq!(parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn hostile_errors() {
+        let from = "10.0.0.9:7000".parse().ok();
+        let parse = |text: &[u8]| Redirect::parse(text, from);
+        let at = |text: &str| Some(text.parse().unwrap());
+        // The slot isn't compared with the number of slots, 16384.
+        assert_eq!(parse(b"-MOVED 65535 1.2.3.4:1\r\n"), Some(Redirect::Moved(65535, at("1.2.3.4:1"))));
+        assert_eq!(parse(b"-MOVED +1 1.2.3.4:1\r\n"), Some(Redirect::Moved(1, at("1.2.3.4:1"))));
+        // What follows the address doesn't matter, and an ASK needs a slot, too.
+        assert_eq!(parse(b"-MOVED 1 1.2.3.4:1 x y\r\n"), Some(Redirect::Moved(1, at("1.2.3.4:1"))));
+        assert_eq!(parse(b"-ASK 1 1.2.3.4:0\r\n"), Some(Redirect::Ask(at("1.2.3.4:0"))));
+        assert_eq!(parse(b"-MOVED 1 ?:1\r\n"), Some(Redirect::Moved(1, at("10.0.0.9:1"))));
+        assert_eq!(Redirect::parse(b"-MOVED 1 :1\r\n", None), Some(Redirect::Moved(1, None)));
+        // These are host names as far as they matter here. An IPv6 address stands without
+        // brackets.
+        for host in ["[::1]", "a.b", "1.2.3", "1.2.3.4.5", "256.1.1.1", "01.2.3.4", "::1%eth0", "\0", "1.2.3.4\0"] {
+            assert_eq!(parse(format!("-MOVED 1 {host}:1\r\n").as_bytes()), Some(Redirect::Moved(1, None)), "{host}");
+        }
+        assert_eq!(parse(b"-MOVED 1 \xff\xfe:1\r\n"), Some(Redirect::Moved(1, None)));
+        for other in [
+            "",
+            "-",
+            "-\r\n",
+            "-MOVED 65536 1.2.3.4:1\r\n",
+            "-MOVED -1 1.2.3.4:1\r\n",
+            "-MOVED \u{0}1 1.2.3.4:1\r\n",
+            "-MOVED 1 1.2.3.4:\u{0}\r\n",
+            "-MOVED  1 1.2.3.4:1\r\n",
+            "-MOVED 1  1.2.3.4:1\r\n",
+            "-MOVED 1 \r\n",
+            "-MOVED 1 :\r\n",
+            "-MOVED 1 1.2.3.4:65536\r\n",
+            "-MOVED 1 1.2.3.4:-1\r\n",
+            "-MOVED 1 1.2.3.4:1:\r\n",
+            "-MOVED\t1\t1.2.3.4:1\r\n",
+            "-moved 1 1.2.3.4:1\r\n",
+            " -MOVED 1 1.2.3.4:1\r\n",
+            "-ASK 1.2.3.4:1\r\n",
+            "!22\r\nMOVED 1 1.2.3.4:1\r\n",
+            "$19\r\n-MOVED 1 1.2.3.4:1\r\n",
+        ] {
+            assert_eq!(parse(other.as_bytes()), None, "{other:?}");
+        }
+        // The first word decides, and nothing has to follow it.
+        assert_eq!(parse(b"-TRYAGAIN"), Some(Redirect::TryAgain));
+        assert_eq!(parse(b"-CLUSTERDOWN \0\xff"), Some(Redirect::ClusterDown));
+        assert_eq!(parse(b"-TRYAGAINST x\r\n"), None);
     }
 }

@@ -128,7 +128,9 @@ impl Upstreams {
         frame: &[u8],
         effects: &mut Effects,
     ) -> bool {
-        let Some(Redirect::Moved(slot, Some(to))) = node.and_then(|_| Redirect::parse(frame, node)) else { return false };
+        let Some(Redirect::Moved(slot, Some(to))) = node.and_then(|_| Redirect::parse(frame, node)) else {
+            return false;
+        };
         self.discovery.moved(endpoint, slot, to, &mut self.pool, effects);
         true
     }

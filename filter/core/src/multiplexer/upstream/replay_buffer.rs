@@ -1,20 +1,21 @@
-//! Commands that may have to be sent once more, one behind the other.
+//! The replay buffer of a connection: the commands in flight that may have to be sent again, to
+//! another node or over another connection.
 
-/// More capacity than this is given back when nothing is kept.
+/// The capacity in bytes above which an empty buffer is freed.
 const CAPACITY: usize = 256 * 1024;
-/// Room of what has been dropped that isn't used again at once.
+/// The number of dropped bytes from which on their room is used again.
 const DROPPED: usize = 16 * 1024;
 
-/// See the module. Bytes are added at the end and dropped from the beginning.
+/// A queue of commands as one sequence of bytes. The caller knows the length of each command.
 #[derive(Debug, Default)]
 pub struct ReplayBuffer {
     bytes: Vec<u8>,
-    /// Where the oldest begins.
+    /// The offset of the oldest command in `bytes`.
     start: usize,
 }
 
 impl ReplayBuffer {
-    /// Keeps a command behind the others.
+    /// Appends a command.
     pub fn push(&mut self, command: &[u8]) {
         if self.start > DROPPED && self.start > self.bytes.len() / 2 {
             drop(self.bytes.drain(..self.start));
@@ -23,13 +24,13 @@ impl ReplayBuffer {
         self.bytes.extend_from_slice(command);
     }
 
-    /// So many bytes, or as many as there are, behind that many older ones.
+    /// Returns the `length` bytes behind the `older` oldest ones, or fewer if there are fewer.
     pub fn behind(&self, older: usize, length: usize) -> &[u8] {
         let rest = self.bytes.get(self.start.saturating_add(older)..).unwrap_or_default();
         rest.get(..length).unwrap_or(rest)
     }
 
-    /// Drops so many bytes of the oldest.
+    /// Drops the `length` oldest bytes.
     pub fn drop_oldest(&mut self, length: usize) {
         self.start += length;
         if self.start >= self.bytes.len() {
@@ -41,7 +42,7 @@ impl ReplayBuffer {
         }
     }
 
-    /// RequestPolicy many bytes there are.
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         self.bytes.len() - self.start
     }
@@ -54,24 +55,38 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
-    fn the_oldest_goes_first() {
-        let (mut kept, mut expected) = (ReplayBuffer::default(), std::collections::VecDeque::new());
+    fn the_oldest_command_is_dropped_first() {
+        let (mut buffer, mut expected) = (ReplayBuffer::default(), std::collections::VecDeque::new());
         for round in 0..200_000usize {
             let command = vec![round as u8; round % 97];
-            kept.push(&command);
+            buffer.push(&command);
             expected.push_back(command);
-            // It grows and shrinks.
+            // The buffer grows and shrinks.
             while expected.len() > 300 * (round / 40_000 % 2) {
                 let oldest = expected.pop_front().unwrap();
-                assert_eq!(kept.behind(0, oldest.len()), oldest);
+                assert_eq!(buffer.behind(0, oldest.len()), oldest);
                 if let Some(next) = expected.front() {
-                    assert_eq!(kept.behind(oldest.len(), next.len()), next);
+                    assert_eq!(buffer.behind(oldest.len(), next.len()), next);
                 }
-                kept.drop_oldest(oldest.len());
+                buffer.drop_oldest(oldest.len());
             }
-            assert!(kept.bytes.len() <= 2 * kept.len() + 2 * DROPPED);
+            assert!(buffer.bytes.len() <= 2 * buffer.len() + 2 * DROPPED);
         }
-        kept.drop_oldest(usize::MAX / 2);
-        assert_eq!((kept.len(), kept.behind(0, 1), kept.behind(7, 1)), (0, &b""[..], &b""[..]));
+        buffer.drop_oldest(usize::MAX / 2);
+        assert_eq!((buffer.len(), buffer.behind(0, 1), buffer.behind(7, 1)), (0, &b""[..], &b""[..]));
+    }
+
+    #[test]
+    fn an_empty_buffer_that_was_large_is_freed() {
+        let mut buffer = ReplayBuffer::default();
+        buffer.push(&vec![0; CAPACITY + 1]);
+        buffer.drop_oldest(CAPACITY);
+        assert_eq!((buffer.len(), buffer.bytes.capacity() > CAPACITY), (1, true));
+        buffer.drop_oldest(1);
+        assert_eq!((buffer.len(), buffer.bytes.capacity()), (0, 0));
+        buffer.push(b"x");
+        assert_eq!(buffer.behind(0, 9), b"x");
+        buffer.drop_oldest(1);
+        assert!(buffer.bytes.capacity() > 0);
     }
 }

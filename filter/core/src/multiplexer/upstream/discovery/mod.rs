@@ -118,12 +118,7 @@ impl Discovery {
     ///
     /// # Errors
     /// The topology isn't known.
-    pub fn shard_count(
-        &mut self,
-        index: ClusterId,
-        pool: &mut Pool,
-        effects: &mut Effects,
-    ) -> Result<usize, Missing> {
+    pub fn shard_count(&mut self, index: ClusterId, pool: &mut Pool, effects: &mut Effects) -> Result<usize, Missing> {
         self.topology(index, pool, effects).map(|topology| topology.shards().len())
     }
 
@@ -243,7 +238,9 @@ impl Discovery {
             if inquiry.connection.is_some() || inquiry.not_before > effects.now || !cluster.is_wanted {
                 return;
             }
-            let Some(node) = next_to_ask(cluster, pool, effects) else { return self.nobody_could_tell(index, pool, effects) };
+            let Some(node) = next_to_ask(cluster, pool, effects) else {
+                return self.nobody_could_tell(index, pool, effects);
+            };
             cluster.inquiry.tried.push(node);
             let key = PoolKey { node, ..PoolKey::new(cluster.endpoint.clone(), false) };
             match pool.open(key, Purpose::Discovery(index), effects) {
@@ -376,9 +373,8 @@ impl Discovery {
         };
         let all = pool.iter().filter(|(_, connection)| is_of_no_use(connection));
         for id in all.map(|(id, _)| id).collect::<Vec<_>>() {
-            let is_stalled = pool
-                .get(id)
-                .is_some_and(|connection| effects.now.saturating_sub(connection.last_activity) > STALLED);
+            let is_stalled =
+                pool.get(id).is_some_and(|connection| effects.now.saturating_sub(connection.last_activity) > STALLED);
             if pool.retire(id, None) {
                 pool.close(id, effects);
             } else if is_stalled {

@@ -1,0 +1,56 @@
+//! Configurations of hosts.
+
+use redis_mesh_core::multiplexer::config::HostConfig;
+use redis_mesh_core::wire;
+use std::sync::Arc;
+
+/// The upstream of a server. The server `one` asks for a password.
+fn upstream(name: &str) -> Option<wire::Upstream> {
+    let login = wire::UpstreamLogin { username: None, password: "secret".into() };
+    Some(wire::Upstream { cluster: name.to_owned(), login: (name == "one").then_some(login), nodes: None })
+}
+
+/// Returns a host on data path `native` with routes to these destinations, one upstream for each.
+fn host(routes: &[(wire::KeyMatch, u32)], destinations: &[&str]) -> wire::Host {
+    let target = |name: &&str| wire::Target {
+        destination: (*name).to_owned(),
+        cluster: false,
+        mirrors: Vec::new(),
+        tags: Vec::new(),
+        upstream: upstream(name),
+    };
+    let route = |(key, target): &(wire::KeyMatch, u32)| wire::Route {
+        key: key.clone(),
+        remove_prefix: false,
+        target: *target,
+        read_policy: None,
+        faults: Vec::new(),
+    };
+    wire::Host {
+        host: "h:6379".into(),
+        selector: wire::Selector::default(),
+        path: wire::DataPath::Native,
+        client_auth: None,
+        upstream_login: None,
+        handshake: None,
+        guard_credentials: false,
+        allow_admin_commands: false,
+        case_insensitive: false,
+        read_policy: wire::ReadPolicy::default(),
+        command_stats: false,
+        op_timeout_ms: 0,
+        targets: destinations.iter().map(target).collect(),
+        routes: routes.iter().map(route).collect(),
+        faults: Vec::new(),
+    }
+}
+
+/// Returns a host that routes keys with `a:` to the server `one`, and all others to the server
+/// `two`.
+pub fn two() -> wire::Host {
+    host(&[(wire::KeyMatch::Prefix("a:".into()), 0), (wire::KeyMatch::Any, 1)], &["one", "two"])
+}
+
+pub fn compiled(host: &wire::Host) -> Arc<HostConfig> {
+    Arc::new(HostConfig::new(host, &wire::Limits::default()).unwrap())
+}

@@ -1,0 +1,147 @@
+//! Connections that fail, are refused, or are replaced by others.
+
+use crate::config::{compiled, two};
+use crate::world::{World, command};
+use redis_mesh_core::wire;
+use std::time::Duration;
+
+#[test]
+fn a_server_that_is_down_is_reported_at_once_and_tried_again() {
+    let mut world = World::new(3);
+    let id = world.client(&compiled(&two()));
+    world.redis.get_mut("two").unwrap().is_down = true;
+    for _ in 0..3 {
+        world.send(id, b"SET b 1\r\n");
+    }
+    assert_eq!(world.received(id), "-ERR redis-mesh: two can't be reached ".repeat(3));
+    assert_eq!(world.opened, 1, "there is no attempt for each command");
+    world.redis.get_mut("two").unwrap().is_down = false;
+    world.now += Duration::from_secs(3);
+    world.send(id, b"SET b 1\r\n");
+    world.settle();
+    assert_eq!(world.received(id), "+OK ");
+}
+
+#[test]
+fn a_refused_login_is_reported() {
+    let mut world = World::new(3);
+    world.redis.get_mut("one").unwrap().password = Some(b"other".to_vec());
+    let id = world.client(&compiled(&two()));
+    world.send(id, b"SET a:1 1\r\nSET b 1\r\nGET a:1\r\n");
+    world.settle();
+    assert_eq!(
+        world.received(id),
+        "-ERR redis-mesh: one refused the login +OK -ERR redis-mesh: one refused the login "
+    );
+    assert!(world.redis["one"].keys.is_empty());
+}
+
+#[test]
+fn replies_to_a_client_that_is_gone_reach_no_other_client() {
+    let mut world = World::new(5);
+    let config = compiled(&two());
+    let (first, second) = (world.client(&config), world.client(&config));
+    world.send(first, b"SET b first\r\nGET b\r\n");
+    world.send(second, b"SET c second\r\nGET c\r\n");
+    world.multiplexer.closed(first);
+    world.drain();
+    let third = world.client(&config);
+    world.send(third, b"GET c\r\n");
+    world.settle();
+    assert_eq!(world.received(second), "+OK $6 second ");
+    assert_eq!(world.received(third), "$6 second ");
+    assert_eq!(world.received(first), "");
+}
+
+#[test]
+fn connections_are_replaced_and_no_command_is_overtaken() {
+    for seed in 0..100 {
+        let mut world = World::new(seed);
+        let id = world.client(&compiled(&two()));
+        let mut expected = String::new();
+        let mut append = |world: &mut World, count: usize| {
+            for _ in 0..count {
+                expected.push(char::from(b'a' + world.random.below(26) as u8));
+                let value = expected[expected.len() - 1..].to_owned();
+                world.send(id, &command(&["APPEND", "b", &value]));
+                for _ in 0..world.random.below(3) {
+                    world.arrive();
+                }
+            }
+        };
+        append(&mut world, 5);
+        world.settle();
+        for _ in 0..3 {
+            world.now += Duration::from_secs(59);
+            append(&mut world, 5);
+            world.now += Duration::from_secs(2);
+            world.multiplexer.tick(world.now);
+            world.drain();
+            append(&mut world, 20);
+            world.settle();
+        }
+        world.received(id);
+        world.send(id, &command(&["GET", "b"]));
+        world.settle();
+        assert_eq!(world.received(id), format!("${} {expected} ", expected.len()), "seed {seed}");
+        let open = world.connections.values().filter(|(name, _)| name == "two").count();
+        assert_eq!((world.opened, open), (4, 1), "seed {seed}");
+        // A connection that isn't used is closed.
+        world.now += Duration::from_secs(121);
+        world.multiplexer.tick(world.now);
+        world.drain();
+        assert!(world.connections.is_empty(), "seed {seed}");
+        world.send(id, &command(&["DEL", "b"]));
+        world.settle();
+        assert_eq!(world.received(id), ":1 ", "seed {seed}");
+    }
+}
+
+#[test]
+fn a_client_goes_on_when_the_connection_that_it_waits_for_is_replaced() {
+    let mut world = World::new(1);
+    let id = world.client(&compiled(&two()));
+    world.send(id, &command(&["SET", "b", "1"]));
+    world.settle();
+    world.send(id, &command(&["GET", "b"]));
+    // Envoy takes no more bytes for the connection, and reports nothing else until its end.
+    let connection = *world.connections.keys().next().unwrap();
+    world.multiplexer.upstream_full(connection, true);
+    world.send(id, &command(&["GET", "b"]));
+    assert!(!world.clients[&id].waiting.is_empty());
+    world.now += Duration::from_secs(61);
+    world.multiplexer.tick(world.now);
+    world.drain();
+    world.settle();
+    assert_eq!(world.received(id), "+OK $1 1 $1 1 ");
+    assert!(!world.connections.contains_key(&connection));
+}
+
+#[test]
+fn no_command_is_overtaken_when_the_login_changes() {
+    for seed in 0..100 {
+        let mut world = World::new(seed);
+        let id = world.client(&compiled(&two()));
+        let mut all = String::new();
+        for number in 0..40 {
+            let value = char::from(b'a' + number % 26).to_string();
+            all.push_str(&value);
+            world.send(id, &command(&["APPEND", "b", &value]));
+            if world.random.below(4) == 0 {
+                let mut host = two();
+                let login = wire::UpstreamLogin { username: None, password: format!("secret {number}") };
+                host.targets[1].upstream.as_mut().unwrap().login = Some(login);
+                world.multiplexer.update(&compiled(&host));
+                world.drain();
+            }
+            for _ in 0..world.random.below(3) {
+                world.arrive();
+            }
+        }
+        world.settle();
+        world.received(id);
+        world.send(id, &command(&["GET", "b"]));
+        world.settle();
+        assert_eq!(world.received(id), format!("$40 {all} "), "seed {seed}");
+    }
+}
