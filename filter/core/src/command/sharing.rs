@@ -135,16 +135,14 @@ fn has_option<A: Arguments + ?Sized>(arguments: &A, option: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Resolved, all, resolve};
+    use super::super::{Known, all};
     use super::*;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn of(request: &str) -> Sharing {
         let arguments: Vec<&str> = request.split(' ').collect();
-        let (Resolved::Command(command) | Resolved::Container(command)) = resolve(&arguments[..]) else {
-            panic!("{request}")
-        };
+        let Known { command, .. } = Known::of(&arguments[..]).unwrap();
         sharing(command, &arguments[..])
     }
 

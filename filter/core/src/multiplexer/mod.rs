@@ -21,19 +21,19 @@
 //! [`upstream`] is the Redis side, which touches no client, and [`reply`] delivers what the Redis side tells. This module only wires
 //! them.
 
-pub mod client;
+mod client;
 pub mod config;
-pub mod effects;
+mod effects;
 mod execute;
-pub mod ids;
+mod ids;
 mod load;
-pub mod outbox;
-pub mod reply;
+mod outbox;
+mod reply;
 mod routing;
-pub mod slot_map;
-pub mod stats;
+mod slot_map;
+mod stats;
 mod take;
-pub mod timers;
+mod timers;
 mod upstream;
 
 pub use ids::{ClientId, ConnectionId};

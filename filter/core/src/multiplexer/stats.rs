@@ -47,6 +47,7 @@ impl HostStats {
         self.answered.clear();
     }
 
+    /// Counts commands that went by a route.
     pub fn route(&mut self, route: usize, times: u64) {
         if self.routes.len() <= route {
             self.routes.resize(route + 1, 0);
@@ -382,7 +383,7 @@ mod tests {
         table.leave(second);
         table.leave(other);
         assert_eq!(Arc::strong_count(&two), 1);
-        assert!(table.all.ids().next().is_none() && table.by_address.is_empty());
+        assert!(table.all.ids().is_empty() && table.by_address.is_empty());
     }
 
     #[test]
@@ -405,7 +406,7 @@ mod tests {
         table.count_where(Stat::Commands, |config| config.host == "three");
         assert_eq!(commands(&mut table), named(&[("one", 1), ("three", 2)]));
         ids.into_iter().for_each(|id| table.leave(id));
-        assert!(table.all.ids().next().is_none());
+        assert!(table.all.ids().is_empty());
     }
 
     #[test]

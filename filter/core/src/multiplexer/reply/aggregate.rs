@@ -450,7 +450,7 @@ mod tests {
         let none = "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?\r\n";
         let check = |replies: &[&str], hello: Option<&str>, expected: &str| {
             let replies: Vec<Vec<u8>> = replies.iter().map(|reply| reply.as_bytes().to_vec()).collect();
-            let combined = login(&replies, hello.map(|hello| hello.as_bytes().to_vec()).as_ref()).unwrap();
+            let combined = super::login(&replies, hello.map(|hello| hello.as_bytes().to_vec()).as_ref()).unwrap();
             assert_eq!(String::from_utf8(combined).unwrap(), expected);
         };
         check(&[ok], None, ok);

@@ -3,7 +3,7 @@
 
 use crate::command::Args;
 use crate::command::Command;
-use crate::multiplexer::routing::target::Edit;
+use crate::multiplexer::routing::target::KeyEdit;
 use crate::resp::elements::Elements;
 use crate::resp::encode;
 use crate::resp::value::Value;
@@ -33,7 +33,7 @@ impl KeyRewrite {
     /// Returns the rewrite for the reply to a command whose arguments are edited like this. There
     /// is none if the reply contains no keys or the keys are the same for the server and the
     /// client.
-    pub fn of(command: &Command, args: &Args<'_>, edits: &[Edit]) -> Option<KeyRewrite> {
+    pub fn of(command: &Command, args: &Args<'_>, edits: &[KeyEdit]) -> Option<KeyRewrite> {
         if edits.is_empty() {
             return None;
         }
@@ -46,7 +46,7 @@ impl KeyRewrite {
             name if name.starts_with("xgroup|") || name.starts_with("xinfo|") => KeyPositions::Nowhere,
             _ => return None,
         };
-        let names = |(index, strip): &Edit| {
+        let names = |(index, strip): &KeyEdit| {
             let key = args.get(*index);
             (key.get(*strip..).unwrap_or_default().to_vec(), key.to_vec())
         };

@@ -13,8 +13,9 @@ use super::slot_map::SlotMap;
 use super::stats::StatsTable;
 use super::upstream::Upstreams;
 use super::upstream::endpoint::Endpoint;
-use super::upstream::events::Event;
+use super::upstream::events::{Confirmation, Event, LostConnection};
 use super::upstream::pending::{Owner, PendingReply};
+use super::upstream::retry::Retry;
 use crate::stats::Stat;
 use key_names::KeyNames;
 
@@ -48,7 +49,8 @@ impl Delivery<'_> {
             }
             Event::Reply { to, reply } => self.reply(to, reply),
             Event::Truncated { owner, error } => self.truncated(owner, &error),
-            Event::SubscriptionChanged { client: id, connection, sequence, change, name } => {
+            Event::SubscriptionChanged(id, confirmation) => {
+                let Confirmation { connection, sequence, change, name } = *confirmation;
                 let Some(client) = self.clients.get_mut(id) else { return };
                 let kept_by = sequence.map(|_| connection);
                 let resp3 = client.session.resp3;
@@ -71,12 +73,12 @@ impl Delivery<'_> {
             }
             Event::RedirectedDedicated { client: id, from, retry, asks } => {
                 if let Some(client) = self.clients.get_mut(id) {
-                    dedicated::follow_redirect(self.upstreams, client, from, (retry, asks), self.effects);
+                    dedicated::follow_redirect(self.upstreams, client, from, (*retry, asks), self.effects);
                     self.announce(id);
                 }
             }
             Event::NoScript { owner, connection, retry, reply } => {
-                self.unknown_script(owner, connection, retry, reply);
+                self.unknown_script(owner, connection, *retry, reply);
             }
             Event::Idle { client, connection } => match self.clients.get_mut(client) {
                 Some(client) => dedicated::on_idle(self.upstreams, client, connection, self.effects),
@@ -87,10 +89,7 @@ impl Delivery<'_> {
                     client.subscriptions.forget_connection(connection);
                 }
             }
-            Event::Lost { client, connection, is_for_pushes, subscriptions, error } => {
-                let is_lost = Lost { connection, is_for_pushes, subscriptions, error };
-                self.lost(client, &is_lost);
-            }
+            Event::Lost(client, lost) => self.lost(client, &lost),
             Event::Writable(connection) => self.wake_all(Wait::Connection(connection)),
             Event::ClusterAnswered(cluster) => self.wake_all(Wait::Topology(cluster)),
             Event::SlotsMoved(cluster) => self.slots_moved(cluster),
@@ -176,13 +175,7 @@ impl Delivery<'_> {
 
     /// A server doesn't know a script. It has executed nothing, so the command is sent again with the script in full, unless others of
     /// the client may have been executed behind it.
-    fn unknown_script(
-        &mut self,
-        owner: Owner,
-        connection: ConnectionId,
-        retry: super::upstream::retry::Retry,
-        reply: Vec<u8>,
-    ) {
+    fn unknown_script(&mut self, owner: Owner, connection: ConnectionId, retry: Retry, reply: Vec<u8>) {
         let to = retry.in_flight.what;
         let Some(client) = self.clients.get_mut(owner.client) else { return };
         let is_last = client.output.queue.end() == owner.sequence + 1;
@@ -193,7 +186,7 @@ impl Delivery<'_> {
     }
 
     /// A connection that belonged to a client was lost.
-    fn lost(&mut self, id: ClientId, lost: &Lost) {
+    fn lost(&mut self, id: ClientId, lost: &LostConnection) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let dedicated = client.dedicated.connection.filter(|own| own.connection.id() == lost.connection);
         // Subscriptions, and what a client is to be told, are lost with the connection; the client has to know.
@@ -243,12 +236,4 @@ impl Delivery<'_> {
             })
         });
     }
-}
-
-/// A connection that belonged to a client, and is lost.
-struct Lost {
-    connection: ConnectionId,
-    is_for_pushes: bool,
-    subscriptions: Vec<(super::client::reply_queue::Sequence, u32)>,
-    error: Vec<u8>,
 }

@@ -85,8 +85,8 @@ pub struct Memory {
 pub enum Received<'d> {
     /// A piece of the reply to a client's command; true with the last one.
     Piece(PendingReply, &'d [u8], bool),
-    /// A whole reply.
-    Whole(InFlight, Vec<u8>),
+    /// The whole reply that the first pending one stands for.
+    Whole(Vec<u8>),
     /// A whole frame that isn't simply the next reply, for this client.
     Push(ClientId, Vec<u8>),
     /// Nothing that is to be told.
@@ -150,10 +150,7 @@ impl UpstreamConnection {
         match self.reader.read(input)? {
             Frame::Incomplete => Ok(Received::Nothing),
             Frame::Push(client, frame) => Ok(Received::Push(client, frame)),
-            Frame::Whole(reply) => {
-                let in_flight = self.pending.pop_front().ok_or(NotResp)?;
-                Ok(Received::Whole(in_flight, reply))
-            }
+            Frame::Whole(reply) => Ok(Received::Whole(reply)),
             Frame::Piece(piece, is_complete) => {
                 let in_flight = self.pending.front().copied().ok_or(NotResp)?;
                 if is_complete {

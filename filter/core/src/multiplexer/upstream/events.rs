@@ -34,19 +34,8 @@ pub enum Event<'d> {
         /// The error in place of the reply, if nothing of it has reached the client.
         error: Vec<u8>,
     },
-    /// A subscription has begun or ended.
-    SubscriptionChanged {
-        /// The client.
-        client: ClientId,
-        /// The connection that keeps it.
-        connection: ConnectionId,
-        /// The command that is answered; `None`: the server has ended the subscription by itself.
-        sequence: Option<Sequence>,
-        /// What has changed.
-        change: SubscriptionChange,
-        /// The channel or pattern; `None`: there was nothing to unsubscribe from.
-        name: Option<Vec<u8>>,
-    },
+    /// A subscription of this client has begun or ended.
+    SubscriptionChanged(ClientId, Box<Confirmation>),
     /// A command that begins or ends subscriptions has failed as a whole.
     SubscriptionFailed {
         /// The command's place for its first channel.
@@ -74,7 +63,7 @@ pub enum Event<'d> {
         /// The connection over which the redirection came.
         from: ConnectionId,
         /// The command, with the node that has to get it.
-        retry: Retry,
+        retry: Box<Retry>,
         /// ASKING has to be sent before it.
         asks: bool,
     },
@@ -85,7 +74,7 @@ pub enum Event<'d> {
         /// The connection.
         connection: ConnectionId,
         /// The command, to be sent again.
-        retry: Retry,
+        retry: Box<Retry>,
         /// What the server has answered.
         reply: Vec<u8>,
     },
@@ -103,19 +92,8 @@ pub enum Event<'d> {
         /// The connection.
         connection: ConnectionId,
     },
-    /// A connection that belonged to a client was lost.
-    Lost {
-        /// The client.
-        client: ClientId,
-        /// The connection.
-        connection: ConnectionId,
-        /// Frames that are no replies came over it.
-        is_for_pushes: bool,
-        /// Subscriptions whose confirmation is not to come any more, with how many of the same command follow.
-        subscriptions: Vec<(Sequence, u32)>,
-        /// The error for them.
-        error: Vec<u8>,
-    },
+    /// A connection that belonged to this client was lost.
+    Lost(ClientId, Box<LostConnection>),
     /// A connection takes bytes again.
     Writable(ConnectionId),
     /// The slots of a Redis Cluster are known, or nobody could tell them.
@@ -123,5 +101,43 @@ pub enum Event<'d> {
     /// Slots of a Redis Cluster are served by other nodes from now on.
     SlotsMoved(ClusterId),
     /// Redis has refused a login of the configuration.
-    LoginRefused(Endpoint),
+    LoginRefused(Box<Endpoint>),
+}
+
+/// A subscription that has begun or ended.
+#[derive(Debug, PartialEq)]
+pub struct Confirmation {
+    /// The connection that keeps it.
+    pub connection: ConnectionId,
+    /// The command that is answered; `None`: the server has ended the subscription by itself.
+    pub sequence: Option<Sequence>,
+    /// What has changed.
+    pub change: SubscriptionChange,
+    /// The channel or pattern; `None`: there was nothing to unsubscribe from.
+    pub name: Option<Vec<u8>>,
+}
+
+/// A connection that belonged to a client, and was lost.
+#[derive(Debug, PartialEq)]
+pub struct LostConnection {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Frames that are no replies came over it.
+    pub is_for_pushes: bool,
+    /// Subscriptions whose confirmation is not to come any more, with how many of the same command follow.
+    pub subscriptions: Vec<(Sequence, u32)>,
+    /// The error for them.
+    pub error: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn an_event_is_small_since_every_reply_is_one() {
+        assert!(size_of::<Event<'_>>() <= 64, "{}", size_of::<Event<'_>>());
+    }
 }

@@ -3,7 +3,7 @@
 use super::Upstreams;
 use super::availability::Peer;
 use super::connection::{Stage, UpstreamConnection};
-use super::events::Event;
+use super::events::{Event, LostConnection};
 use super::pending::{InFlight, PendingReply};
 use super::pool::IDLE_TIMEOUT;
 use super::pool_key::Purpose;
@@ -78,8 +78,8 @@ impl Upstreams {
         }
         if let Some(client) = connection.purpose.client() {
             let is_for_pushes = matches!(connection.purpose, Purpose::Pushes(_));
-            let lost = Event::Lost { client, connection: id, is_for_pushes, subscriptions, error };
-            self.pool.events.push_back(lost);
+            let lost = LostConnection { connection: id, is_for_pushes, subscriptions, error };
+            self.pool.events.push_back(Event::Lost(client, Box::new(lost)));
         }
     }
 

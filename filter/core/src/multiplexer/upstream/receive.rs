@@ -3,7 +3,7 @@
 use super::Upstreams;
 use super::availability::Peer;
 use super::connection::Received;
-use super::events::Event;
+use super::events::{Confirmation, Event};
 use super::handshake::Refusal;
 use super::loss::Loss;
 use super::max_age;
@@ -56,7 +56,7 @@ impl Upstreams {
                     return Some(Event::Piece { owner, bytes, is_complete });
                 }
                 Ok(Received::Piece(..) | Received::Nothing) => {}
-                Ok(Received::Whole(in_flight, reply)) => self.on_reply(receipt.connection, in_flight, reply, effects),
+                Ok(Received::Whole(reply)) => self.on_reply(receipt.connection, reply, effects),
                 Ok(Received::Push(client, frame)) => self.on_push(receipt.connection, client, frame, effects),
                 Err(_) => receipt.is_broken = true,
             }
@@ -103,8 +103,9 @@ impl Upstreams {
     }
 
     /// A whole reply has come.
-    fn on_reply(&mut self, id: ConnectionId, in_flight: InFlight, reply: Vec<u8>, effects: &mut Effects) {
+    fn on_reply(&mut self, id: ConnectionId, reply: Vec<u8>, effects: &mut Effects) {
         let Some(connection) = self.pool.get_mut(id) else { return };
+        let Some(in_flight) = connection.pending.pop_front() else { return };
         match in_flight.what {
             PendingReply::Handshake(step) => {
                 if let Some(refusal) = connection.handshake_reply(step, &reply) {
@@ -152,7 +153,7 @@ impl Upstreams {
         self.pool.availability.back_off(peer, refusal.text.clone(), effects.now);
         // A login that a client presented is its own.
         if !endpoint.is_clients() {
-            self.pool.events.push_back(Event::LoginRefused(endpoint));
+            self.pool.events.push_back(Event::LoginRefused(Box::new(endpoint)));
         }
     }
 
@@ -188,7 +189,7 @@ impl Upstreams {
         let bytes = connection.take_replay(in_flight);
         let response_timeout = connection.response_timeout;
         let retry = Retry { in_flight, bytes, key: connection.key.clone(), response_timeout };
-        self.pool.events.push_back(Event::NoScript { owner, connection: id, retry, reply });
+        self.pool.events.push_back(Event::NoScript { owner, connection: id, retry: Box::new(retry), reply });
     }
 
     /// A frame has come that isn't simply the next reply: to a client that has subscribed, tracks or monitors.
@@ -211,7 +212,7 @@ impl Upstreams {
                 };
                 let connection = id;
                 (
-                    Event::SubscriptionChanged { client, connection, sequence, change, name },
+                    Event::SubscriptionChanged(client, Box::new(Confirmation { connection, sequence, change, name })),
                     usize::from(sequence.is_some()),
                 )
             }

@@ -80,7 +80,12 @@ impl Upstreams {
                 self.reply(in_flight, nil.to_vec());
             }
             Some(client) => {
-                self.pool.events.push_back(Event::RedirectedDedicated { client, from: id, retry, asks });
+                self.pool.events.push_back(Event::RedirectedDedicated {
+                    client,
+                    from: id,
+                    retry: Box::new(retry),
+                    asks,
+                });
             }
             None => self.resend(retry, asks, effects),
         }
