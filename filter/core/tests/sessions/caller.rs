@@ -1,4 +1,4 @@
-//! A client: what it says, when, and what it hears.
+//! A client of the multiplexer: it sends the commands of its script and notes the replies.
 
 use super::script::{Step, script};
 use super::store::Args;
@@ -18,57 +18,62 @@ pub struct Sent {
     pub at: Duration,
 }
 
-/// A whole reply, or a message.
+/// A complete reply or message, with the time of its arrival.
 #[derive(Debug)]
 pub struct Frame {
     pub at: Duration,
     pub bytes: Vec<u8>,
 }
 
+/// A client.
 pub struct Caller {
     pub id: ClientId,
     script: VecDeque<Step>,
     pub sent: Vec<Sent>,
     pub replies: Vec<Frame>,
-    /// What was published.
+    /// The published messages.
     pub messages: Vec<Frame>,
     framer: Framer,
+    /// The beginning of a reply that isn't complete.
     frame: Vec<u8>,
-    /// Bytes that were not taken yet.
+    /// Bytes that the multiplexer hasn't taken.
     waiting: Vec<u8>,
-    /// How many of them have been offered already: no fewer are the next time.
+    /// The number of those bytes that have been offered already: the next offer is no shorter.
     offered: usize,
-    /// It goes on when it has heard this, or at that time.
+    /// The text of a reply that the client waits for, and the time at which it stops to wait.
     awaits: Option<(Vec<u8>, Duration)>,
-    /// How many replies there were when it asked for the next part of a scan.
+    /// The number of replies when the client last sent SCAN.
     scans: Option<usize>,
+    /// True if the client doesn't read.
     pub is_full: bool,
-    /// When the proxy closed it.
+    /// The time at which the multiplexer closed the connection.
     pub closed: Option<Duration>,
-    /// When it left.
+    /// The time at which the client closed the connection.
     pub left: Option<Duration>,
 }
 
 impl Caller {
-    pub fn is_there(&self) -> bool {
+    /// Returns true if the client is connected.
+    pub fn is_connected(&self) -> bool {
         self.closed.is_none() && self.left.is_none()
     }
 
-    /// Bytes of a reply that isn't there as a whole.
+    /// Returns the beginning of a reply that isn't complete.
     pub fn rest(&self) -> &[u8] {
         &self.frame
     }
 }
 
-/// True for what was published, which is no reply.
+/// Returns true for a published message, which is no reply.
 fn is_message(frame: &[u8]) -> bool {
     matches!(frame.first(), Some(b'>' | b'*'))
         && frame.get(1..).is_some_and(|rest| rest.starts_with(b"3\r\n$7\r\nmessage\r\n"))
 }
 
 impl World {
-    pub fn come(&mut self) {
-        let id = self.proxy.open(self.config.clone());
+    /// Connects a client with a new script.
+    pub fn connect(&mut self) {
+        let id = self.multiplexer.open(self.config.clone());
         let number = self.callers.len();
         let caller = Caller {
             id,
@@ -91,55 +96,30 @@ impl World {
         self.after(50_000, Event::Act(number));
     }
 
-    /// All clients leave.
-    pub fn leave(&mut self) {
+    /// Closes the connections of all clients.
+    pub fn disconnect_all(&mut self) {
         for id in std::mem::take(&mut self.by_id).into_keys() {
-            self.proxy.closed(id);
+            self.multiplexer.closed(id);
         }
         self.drain();
     }
 
-    /// A client goes on.
+    /// Lets a client take its next step, unless it waits for something.
     pub fn act(&mut self, number: usize) {
-        let caller = &mut self.callers[number];
-        if !caller.is_there() {
+        if !self.callers[number].is_connected() {
             return;
         }
-        if !caller.waiting.is_empty() {
-            // In the middle of what it says.
+        if !self.callers[number].waiting.is_empty() {
+            // A part of a command hasn't been taken.
             self.offer(number);
             return self.after(10_000, Event::Act(number));
         }
-        if let Some((text, until)) = &caller.awaits {
-            let is_heard =
-                caller.replies.iter().rev().take(20).any(|frame| memchr::memmem::find(&frame.bytes, text).is_some());
-            if !is_heard && *until > self.now {
-                return self.after(10_000, Event::Act(number));
-            }
-            caller.awaits = None;
-            if !is_heard {
-                caller.scans = None;
-            }
-        }
-        if let Some(before) = caller.scans {
-            // The next part, if this one has come.
-            let Some(reply) = caller.replies.get(before) else { return self.after(10_000, Event::Act(number)) };
-            let next = match Value::parse(&reply.bytes) {
-                Some(Value::Array(parts)) => parts.first().and_then(Value::text).unwrap_or(b"0").to_vec(),
-                _ => b"0".to_vec(),
-            };
-            caller.scans = None;
-            if next != b"0" {
-                caller.scans = Some(caller.replies.len());
-                self.token += 1;
-                let token = self.token;
-                self.say(number, vec![scan(&next, token)]);
-                return self.after(10_000, Event::Act(number));
-            }
+        if self.is_waiting(number) || self.continues_scan(number) {
+            return self.after(10_000, Event::Act(number));
         }
         let think = [100, 3_000, 60_000][self.random.below(3) as usize];
         match self.callers[number].script.pop_front() {
-            Some(Step::Say(commands)) => self.say(number, commands),
+            Some(Step::Send(commands)) => self.send_commands(number, commands),
             Some(Step::Pause) => {
                 return self.after(600_000, Event::Act(number));
             }
@@ -147,19 +127,19 @@ impl World {
                 let text = format!("#{token}");
                 self.callers[number].awaits =
                     Some((format!("{text}\r\n").into_bytes(), self.now + Duration::from_secs(4)));
-                self.say(number, vec![vec![b"PING".to_vec(), text.into_bytes()]]);
+                self.send_commands(number, vec![vec![b"PING".to_vec(), text.into_bytes()]]);
             }
             Some(Step::Scan(token)) => {
                 let caller = &mut self.callers[number];
                 caller.scans = Some(caller.replies.len());
-                self.say(number, vec![scan(b"0", token)]);
+                self.send_commands(number, vec![scan(b"0", token)]);
             }
             Some(Step::Leave) => {
-                self.tell(|| format!("client {number} leaves"));
+                self.log(|| format!("client {number} leaves"));
                 let caller = &mut self.callers[number];
                 caller.left = Some(self.now);
                 self.by_id.remove(&caller.id);
-                self.proxy.closed(caller.id);
+                self.multiplexer.closed(caller.id);
                 return;
             }
             None => return,
@@ -167,10 +147,47 @@ impl World {
         self.after(think, Event::Act(number));
     }
 
-    /// Commands in one go.
-    fn say(&mut self, number: usize, commands: Vec<Args>) {
+    /// Returns true if a client waits for the reply to a [`Step::Sync`].
+    fn is_waiting(&mut self, number: usize) -> bool {
+        let caller = &mut self.callers[number];
+        let Some((text, until)) = &caller.awaits else { return false };
+        let has_arrived =
+            caller.replies.iter().rev().take(20).any(|frame| memchr::memmem::find(&frame.bytes, text).is_some());
+        if !has_arrived && *until > self.now {
+            return true;
+        }
+        caller.awaits = None;
+        if !has_arrived {
+            caller.scans = None;
+        }
+        false
+    }
+
+    /// Sends the next SCAN if the reply to the last one has arrived and has a cursor. Returns
+    /// true while the scan isn't over.
+    fn continues_scan(&mut self, number: usize) -> bool {
+        let caller = &mut self.callers[number];
+        let Some(before) = caller.scans else { return false };
+        let Some(reply) = caller.replies.get(before) else { return true };
+        let next = match Value::parse(&reply.bytes) {
+            Some(Value::Array(parts)) => parts.first().and_then(Value::text).unwrap_or(b"0").to_vec(),
+            _ => b"0".to_vec(),
+        };
+        caller.scans = None;
+        if next == b"0" {
+            return false;
+        }
+        caller.scans = Some(caller.replies.len());
+        self.token += 1;
+        let token = self.token;
+        self.send_commands(number, vec![scan(&next, token)]);
+        true
+    }
+
+    /// Sends commands as one pipeline.
+    fn send_commands(&mut self, number: usize, commands: Vec<Args>) {
         for args in commands {
-            self.tell(|| {
+            self.log(|| {
                 let words: Vec<String> = args.iter().map(|arg| arg.escape_ascii().to_string()).collect();
                 format!("client {number}: {}", words.join(" "))
             });
@@ -182,43 +199,44 @@ impl World {
         self.offer(number);
     }
 
-    /// Bytes of a client, in pieces; without any, what was taken before is looked at again.
+    /// Offers the multiplexer the bytes of a client, in pieces. An offer without bytes lets the
+    /// multiplexer look again at what it has taken.
     pub fn offer(&mut self, number: usize) {
         let id = self.callers[number].id;
         loop {
             let waiting = std::mem::take(&mut self.callers[number].waiting);
-            if !self.callers[number].is_there() {
+            if !self.callers[number].is_connected() {
                 return;
             }
             let least = self.callers[number].offered.max(1);
             let end = (least + self.random.below(150) as usize).min(waiting.len());
-            let taken = self.proxy.read(id, &waiting[..end], self.now);
+            let taken = self.multiplexer.read(id, &waiting[..end], self.now);
             let caller = &mut self.callers[number];
             let rest = waiting[taken..].to_vec();
-            // Nothing else has been said meanwhile.
+            // The multiplexer hasn't asked for bytes within the call.
             assert!(caller.waiting.is_empty());
             (caller.waiting, caller.offered) = (rest, end - taken);
             self.drain();
-            // The rest comes later, or when it is asked for.
+            // The rest is offered later, or when the multiplexer asks for it.
             if taken < end || self.callers[number].waiting.is_empty() || self.random.below(10) == 0 {
                 return;
             }
         }
     }
 
-    /// A client hears something.
-    pub fn heard(&mut self, id: ClientId, bytes: &[u8]) {
+    /// Takes bytes that a client receives.
+    pub fn received(&mut self, id: ClientId, bytes: &[u8]) {
         let Some(number) = self.by_id.get(&id).copied() else { return };
         let mut rest = bytes;
         let now = self.now;
         while !rest.is_empty() {
             let caller = &mut self.callers[number];
-            let (used, is_complete) = caller.framer.feed(rest).expect("a client hears no RESP");
+            let (used, is_complete) = caller.framer.feed(rest).expect("a client receives bytes that aren't RESP");
             caller.frame.extend_from_slice(&rest[..used]);
             rest = &rest[used..];
             if is_complete {
                 let bytes = std::mem::take(&mut caller.frame);
-                self.tell(|| format!("client {number} hears {}", bytes.escape_ascii()));
+                self.log(|| format!("client {number} receives {}", bytes.escape_ascii()));
                 let caller = &mut self.callers[number];
                 let to = if is_message(&bytes) { &mut caller.messages } else { &mut caller.replies };
                 to.push(Frame { at: now, bytes });
@@ -226,14 +244,14 @@ impl World {
         }
         if !self.callers[number].is_full && self.random.below(40) == 0 {
             self.callers[number].is_full = true;
-            self.proxy.downstream_full(id, true);
+            self.multiplexer.downstream_full(id, true);
             let time = self.now + micros(self.random.below(30_000));
             self.at(time, Event::Reads(number));
         }
     }
 }
 
-/// A part of a scan. The number of keys that it asks for says whose it is.
+/// Returns a SCAN. The COUNT is the token by which its execution is found.
 fn scan(cursor: &[u8], token: u64) -> Args {
     vec![b"SCAN".to_vec(), cursor.to_vec(), b"COUNT".to_vec(), token.to_string().into_bytes()]
 }

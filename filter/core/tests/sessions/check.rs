@@ -1,10 +1,10 @@
-//! Whether a client heard what it should have: what servers have executed for it, once and in order, or an error where something
-//! went wrong.
+//! The check of one client: for each command the client has received the reply of the server that
+//! executed it, once and in order, or an error if there was trouble.
 
 use super::caller::{Caller, Frame, Sent};
 use super::journal::Execution;
 use super::keyless::{Interval, Scan};
-use super::setup::{PASSWORD, Place};
+use super::setup::{KeyTarget, PASSWORD};
 use super::store::{self, Key};
 use super::world::World;
 use redis_mesh_core::resp::encode;
@@ -12,51 +12,59 @@ use redis_mesh_core::resp::framer::Framer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+/// The outcome of a check; the error says what is wrong.
 pub type Checked = Result<(), String>;
 
-/// What a client has watched: where, which keys, and when.
+/// The keys of a WATCH, with the number and the time of its execution.
 pub struct Watched {
-    pub place: Place,
+    pub target: KeyTarget,
     pub keys: Vec<Key>,
     pub number: u64,
     pub at: Duration,
 }
 
+/// A transaction that hasn't been executed yet.
 pub struct Multi<'a> {
     pub queued: Vec<&'a Sent>,
     pub is_doomed: bool,
-    pub place: Option<Place>,
+    pub target: Option<KeyTarget>,
     pub at: Duration,
 }
 
-/// A client as it should be, command by command.
+/// The state that a client should have after each command, and the replies that are still to be
+/// checked.
 pub struct Checker<'a> {
     pub world: &'a World,
     pub caller: &'a Caller,
     replies: std::slice::Iter<'a, Frame>,
-    pub is_in: bool,
+    pub is_authenticated: bool,
     pub resp3: bool,
+    /// The index of the selected database.
     pub db: u32,
     pub multi: Option<Multi<'a>>,
+    /// True after CLIENT REPLY OFF.
     pub is_off: bool,
+    /// True if the next command has no reply, after CLIENT REPLY SKIP.
     pub skips: bool,
     pub name: String,
     pub channels: BTreeSet<Vec<u8>>,
     pub watched: Vec<Watched>,
     pub intervals: Vec<Interval>,
     pub scan: Scan,
-    /// Between MULTI and EXEC, unheard.
+    /// True between MULTI and EXEC while replies are turned off.
     pub is_silent: bool,
-    /// The last execution at each Redis, and in a Redis Cluster of each key.
+    /// The number of the last execution for each standalone Redis, and in the Redis Cluster for
+    /// each key.
     order: BTreeMap<(usize, Vec<u8>), u64>,
-    /// How many replies were errors because something went wrong.
+    /// The number of error replies that trouble has caused.
     pub errors: usize,
 }
 
-/// Why there is no more to check.
+/// The reason why a check ends.
 pub enum Stop {
-    /// The client has been closed, or has left.
+    /// The multiplexer or the client has closed the connection.
     Closed,
+    /// The check has failed.
     Wrong(String),
 }
 
@@ -66,11 +74,12 @@ impl From<String> for Stop {
     }
 }
 
+/// Returns a command in a readable form.
 pub fn shown(args: &[Vec<u8>]) -> String {
     args.iter().map(|arg| arg.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
 }
 
-/// The elements of an array.
+/// Returns the elements of an array.
 pub fn elements(reply: &[u8]) -> Vec<&[u8]> {
     let head = reply.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     let (mut rest, mut all) = (&reply[head..], Vec::new());
@@ -83,7 +92,7 @@ pub fn elements(reply: &[u8]) -> Vec<&[u8]> {
     all
 }
 
-/// True for an error that tells of something that went wrong behind.
+/// Returns true for an error that trouble at a server or a connection can cause.
 fn is_trouble(reply: &[u8]) -> bool {
     [&b"-ERR redis-mesh: "[..], b"-CLUSTERDOWN ", b"-TRYAGAIN "].iter().any(|beginning| reply.starts_with(beginning))
 }
@@ -94,7 +103,7 @@ impl<'a> Checker<'a> {
             world,
             caller,
             replies: caller.replies.iter(),
-            is_in: world.setup.host.client_auth.is_none(),
+            is_authenticated: world.setup.host.client_auth.is_none(),
             resp3: false,
             db: 0,
             multi: None,
@@ -111,6 +120,7 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Checks all commands of the client. Returns the number of errors that trouble has caused.
     pub fn check(mut self) -> Result<usize, String> {
         for sent in &self.caller.sent {
             match self.command(sent) {
@@ -120,10 +130,10 @@ impl<'a> Checker<'a> {
             }
         }
         if let Some(more) = self.replies.next() {
-            return Err(format!("a reply to nothing: {}", more.bytes.escape_ascii()));
+            return Err(format!("a reply without a command: {}", more.bytes.escape_ascii()));
         }
-        if !self.caller.rest().is_empty() && self.caller.is_there() {
-            return Err(format!("half a reply: {}", self.caller.rest().escape_ascii()));
+        if !self.caller.rest().is_empty() && self.caller.is_connected() {
+            return Err(format!("an incomplete reply: {}", self.caller.rest().escape_ascii()));
         }
         for sent in &self.caller.sent {
             self.at_most_once(sent)?;
@@ -132,13 +142,13 @@ impl<'a> Checker<'a> {
         Ok(self.errors)
     }
 
-    /// True if something was wrong with one of the sites meanwhile.
+    /// Returns true if one of the sites had trouble in this time.
     pub fn was_trouble(&self, sites: &BTreeSet<usize>, from: Duration, until: Duration) -> bool {
         let troubles = &self.world.troubles;
         troubles.iter().any(|(site, begin, end)| sites.contains(site) && *begin <= until && *end >= from)
     }
 
-    /// The next reply.
+    /// Returns the next reply.
     pub fn reply(&mut self, sent: &Sent) -> Result<&'a Frame, Stop> {
         match self.replies.next() {
             Some(frame) => {
@@ -146,12 +156,12 @@ impl<'a> Checker<'a> {
                     [&b"MOVED"[..], b"-ASK", b"10.9.0.", b"secret", b"EXECABORT Transaction discarded because of: "]
                 {
                     if memchr::memmem::find(&frame.bytes, secret).is_some() {
-                        return Err(format!("it hears {}", frame.bytes.escape_ascii()).into());
+                        return Err(format!("the client receives {}", frame.bytes.escape_ascii()).into());
                     }
                 }
                 Ok(frame)
             }
-            None if !self.caller.is_there() => {
+            None if !self.caller.is_connected() => {
                 if let Some(closed) = self.caller.closed
                     && !self.was_trouble(&self.world.setup.sites(), Duration::ZERO, closed)
                 {
@@ -163,7 +173,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// A reply that is exactly this.
+    /// Checks that the next reply is exactly this one.
     pub fn exactly(&mut self, sent: &Sent, expected: &[u8]) -> Result<(), Stop> {
         let frame = self.reply(sent)?;
         if frame.bytes != expected {
@@ -172,7 +182,8 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// An error that begins like this, and nothing was executed.
+    /// Checks that the next reply is an error that begins like this, and that the command wasn't
+    /// executed.
     pub fn refused(&mut self, sent: &Sent, beginning: &str) -> Result<(), Stop> {
         let frame = self.reply(sent)?;
         if !frame.bytes.starts_with(beginning.as_bytes()) {
@@ -181,10 +192,12 @@ impl<'a> Checker<'a> {
         Ok(self.nothing_executed(sent)?)
     }
 
+    /// Returns the executions of a command, those of its parts included.
     pub fn executions(&self, sent: &Sent) -> Vec<&'a Execution> {
         if sent.token == 0 { Vec::new() } else { self.world.servers.journal.of(sent.token) }
     }
 
+    /// Checks that a command wasn't executed.
     pub fn nothing_executed(&self, sent: &Sent) -> Checked {
         match self.executions(sent).first() {
             Some(_) => Err(format!("{} was executed all the same", shown(&sent.args))),
@@ -192,7 +205,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Nothing that writes is executed twice, whatever becomes of it, nor copied twice.
+    /// Checks that a command that writes was executed and mirrored at most once for each of its
+    /// keys.
     fn at_most_once(&self, sent: &Sent) -> Checked {
         let is_read = store::is_read(&sent.args)
             || matches!(sent.args[0].as_slice(), b"SUBSCRIBE" | b"WATCH" | b"PING" | b"ECHO");
@@ -207,92 +221,121 @@ impl<'a> Checker<'a> {
                     *seen.entry(&execution.args[index]).or_default() += 1;
                 }
             }
-            let mut said: BTreeMap<&[u8], usize> = BTreeMap::new();
+            let mut sent_for: BTreeMap<&[u8], usize> = BTreeMap::new();
             for index in store::keys(&sent.args) {
-                *said.entry(self.world.setup.place(&sent.args[index]).1).or_default() += 1;
+                *sent_for.entry(self.world.setup.target(&sent.args[index]).1).or_default() += 1;
             }
-            // A key of the same name at another destination is another key.
-            if let Some((key, _)) = seen.iter().find(|(key, count)| said.get(*key).is_none_or(|said| *count > said)) {
+            // Keys of the same name at two destinations are two keys.
+            if let Some((key, _)) = seen.iter().find(|(key, count)| sent_for.get(*key).is_none_or(|most| *count > most))
+            {
                 return Err(format!("{} was executed twice for {}", shown(&sent.args), key.escape_ascii()));
             }
         }
         Ok(())
     }
 
-    /// What was executed for a command outside of a transaction, and the reply to it.
+    /// Returns the targets of a command's keys.
+    pub fn targets(&self, sent: &Sent) -> BTreeSet<KeyTarget> {
+        store::keys(&sent.args).iter().map(|index| self.world.setup.target(&sent.args[*index]).0).collect()
+    }
+
+    /// Checks the executions of a command outside of a transaction, and the reply to it, unless
+    /// replies are turned off.
     pub fn executed(&mut self, sent: &Sent, frame: Option<&Frame>) -> Checked {
-        let places: BTreeSet<Place> =
-            store::keys(&sent.args).iter().map(|index| self.world.setup.place(&sent.args[*index]).0).collect();
-        let sites: BTreeSet<usize> = places.iter().map(|place| place.site).collect();
+        let targets = self.targets(sent);
+        let sites: BTreeSet<usize> = targets.iter().map(|target| target.site).collect();
         let until = frame.map_or(self.world.now, |frame| frame.at);
         let had_trouble = self.was_trouble(&sites, sent.at, until);
-        // Keys of a slot on its way are in two places until it has arrived, and what follows may have been sent already.
-        let is_torn = places.iter().any(|place| self.has_moved(&Some(place.clone()), sent.at, until));
-        if let Some(frame) = frame {
-            if frame.bytes.starts_with(b"-Fault Injected") {
-                let may = self.world.setup.host.faults.iter().any(|fault| {
-                    fault.kind == redis_mesh_core::wire::FaultKind::Error
-                        && fault.commands.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(&sent.args[0]))
-                });
-                return if may { self.nothing_executed(sent) } else { Err("a fault that isn't configured".into()) };
+        // The keys of a slot that is moving are on two nodes, and later commands may have been
+        // sent already.
+        let is_torn = targets.iter().any(|target| self.has_moved(&Some(target.clone()), sent.at, until));
+        match frame {
+            Some(frame) => {
+                if let Some(verdict) = self.is_excused(sent, frame, had_trouble, is_torn) {
+                    return verdict;
+                }
             }
-            if frame.bytes.starts_with(b"-TRYAGAIN ") && is_torn {
-                return Ok(());
-            }
-            if is_trouble(&frame.bytes) {
-                self.errors += 1;
-                let text = frame.bytes.escape_ascii();
-                return if had_trouble { Ok(()) } else { Err(format!("nothing was wrong, but {text}")) };
-            }
-        } else if had_trouble || is_torn || !self.world.setup.host.faults.is_empty() {
-            return Ok(());
+            None if had_trouble || is_torn || !self.world.setup.host.faults.is_empty() => return Ok(()),
+            None => {}
         }
         let executions = self.executions(sent);
-        let mut expected = Vec::new();
+        let expected = self.replies_by_key(sent, &executions)?;
+        // At each target, the executions come after those of the client's earlier commands.
+        for execution in &executions {
+            let Some(index) = store::keys(&execution.args).first().copied() else { continue };
+            let slot = targets.iter().find(|target| target.site == execution.site).and_then(|target| target.slot);
+            let slot = slot.map(|_| redis_mesh_core::cluster::slot::slot(&execution.args[index]));
+            self.in_order(KeyTarget { site: execution.site, slot }, execution)?;
+        }
+        frame.map_or(Ok(()), |frame| self.is_reply(sent, frame, &executions, &expected))
+    }
+
+    /// Checks an error that doesn't come from the command itself: an injected fault, or the
+    /// result of trouble. Returns `None` for another reply.
+    fn is_excused(&mut self, sent: &Sent, frame: &Frame, had_trouble: bool, is_torn: bool) -> Option<Checked> {
+        if frame.bytes.starts_with(b"-Fault Injected") {
+            let may = self.world.setup.host.faults.iter().any(|fault| {
+                fault.kind == redis_mesh_core::wire::FaultKind::Error
+                    && fault.commands.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(&sent.args[0]))
+            });
+            return Some(if may { self.nothing_executed(sent) } else { Err("a fault that isn't configured".into()) });
+        }
+        if frame.bytes.starts_with(b"-TRYAGAIN ") && is_torn {
+            return Some(Ok(()));
+        }
+        if !is_trouble(&frame.bytes) {
+            return None;
+        }
+        self.errors += 1;
+        let text = frame.bytes.escape_ascii();
+        Some(if had_trouble { Ok(()) } else { Err(format!("there was no trouble, but {text}")) })
+    }
+
+    /// Returns the reply of a server for each key of a command, or the error of one server.
+    fn replies_by_key(&self, sent: &Sent, executions: &[&Execution]) -> Result<Vec<Vec<u8>>, String> {
+        let mut replies = Vec::new();
         for index in store::keys(&sent.args) {
-            let (place, name) = self.world.setup.place(&sent.args[index]);
-            // The last time: a read may be asked twice.
+            let (target, name) = self.world.setup.target(&sent.args[index]);
+            // The last execution counts, since a read may be sent twice.
             let found = executions.iter().rev().find(|execution| {
-                execution.site == place.site
+                execution.site == target.site
                     && store::keys(&execution.args).iter().any(|at| execution.args[*at] == name)
             });
             let Some(execution) = found else {
                 return Err(format!("it wasn't executed for {}", name.escape_ascii()));
             };
-            self.is_as_the_client(execution, &place)?;
+            self.is_as_the_client(execution, &target)?;
             if execution.reply.starts_with(b"-") {
-                expected = vec![execution.reply.clone()];
-                break;
+                return Ok(vec![execution.reply.clone()]);
             }
             let at = store::keys(&execution.args).iter().position(|at| execution.args[*at] == name).unwrap();
-            expected.push(match sent.args[0].as_slice() {
+            replies.push(match sent.args[0].as_slice() {
                 b"MGET" => elements(&execution.reply)[at].to_vec(),
                 _ => execution.reply.clone(),
             });
         }
-        // Each place comes after what the client said before.
-        for execution in &executions {
-            let Some(index) = store::keys(&execution.args).first().copied() else { continue };
-            let slot = places.iter().find(|place| place.site == execution.site).and_then(|place| place.slot);
-            let slot = slot.map(|_| redis_mesh_core::cluster::slot::slot(&execution.args[index]));
-            self.in_order(Place { site: execution.site, slot }, execution)?;
-        }
-        let Some(frame) = frame else { return Ok(()) };
+        Ok(replies)
+    }
+
+    /// Checks the reply to a command with keys; `by_key` are the replies of
+    /// [`Checker::replies_by_key`].
+    fn is_reply(&self, sent: &Sent, frame: &Frame, executions: &[&Execution], by_key: &[Vec<u8>]) -> Checked {
         let reply = match sent.args[0].as_slice() {
-            _ if expected.first().is_some_and(|reply| reply.starts_with(b"-")) => {
+            _ if by_key.first().is_some_and(|reply| reply.starts_with(b"-")) => {
                 let is_one_of_them = executions.iter().any(|execution| execution.reply == frame.bytes);
                 return if is_one_of_them { Ok(()) } else { Err(format!("{}", frame.bytes.escape_ascii())) };
             }
-            b"MGET" => [format!("*{}\r\n", expected.len()).into_bytes(), expected.concat()].concat(),
+            b"MGET" => [format!("*{}\r\n", by_key.len()).into_bytes(), by_key.concat()].concat(),
             b"DEL" | b"EXISTS" => {
                 let number = |reply: &[u8]| String::from_utf8_lossy(reply)[1..].trim().parse::<u64>().unwrap();
-                // Of each part the last time, too.
-                let part = |execution: &&'a Execution| ((execution.site, &execution.args), number(&execution.reply));
-                let parts: BTreeMap<(usize, &store::Args), u64> = executions.iter().map(part).collect();
+                // The last execution of each part counts here, too.
+                let part =
+                    |execution: &&Execution| ((execution.site, execution.args.clone()), number(&execution.reply));
+                let parts: BTreeMap<(usize, store::Args), u64> = executions.iter().map(part).collect();
                 format!(":{}\r\n", parts.values().sum::<u64>()).into_bytes()
             }
-            b"BLPOP" => self.as_named(sent, &expected[0], &frame.bytes),
-            _ => expected[0].clone(),
+            b"BLPOP" => self.as_named(sent, &by_key[0], &frame.bytes),
+            _ => by_key[0].clone(),
         };
         if reply != frame.bytes {
             return Err(format!("{} instead of {}", frame.bytes.escape_ascii(), reply.escape_ascii()));
@@ -300,8 +343,8 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// What was popped, with a name that the client has for the list.
-    fn as_named(&self, sent: &Sent, reply: &[u8], heard: &[u8]) -> Vec<u8> {
+    /// Returns the reply to BLPOP with the name that the client has for the list.
+    fn as_named(&self, sent: &Sent, reply: &[u8], received: &[u8]) -> Vec<u8> {
         let [name, element] = elements(reply)[..] else { return reply.to_vec() };
         let bulk = |text: &[u8]| {
             let mut out = Vec::new();
@@ -309,14 +352,15 @@ impl<'a> Checker<'a> {
             out
         };
         let keys = store::keys(&sent.args).into_iter().map(|index| sent.args[index].as_slice());
-        let named = keys.filter(|key| bulk(self.world.setup.place(key).1) == name);
+        let named = keys.filter(|key| bulk(self.world.setup.target(key).1) == name);
         let mut replies = named.map(|key| [b"*2\r\n", bulk(key).as_slice(), element].concat());
-        replies.find(|reply| reply == heard).unwrap_or_default()
+        replies.find(|reply| reply == received).unwrap_or_default()
     }
 
-    pub fn is_as_the_client(&self, execution: &Execution, place: &Place) -> Checked {
-        if execution.site != place.site {
-            return Err(format!("site {} instead of {}", execution.site, place.site));
+    /// Checks that a server executed a command in the state that the client has.
+    pub fn is_as_the_client(&self, execution: &Execution, target: &KeyTarget) -> Checked {
+        if execution.site != target.site {
+            return Err(format!("site {} instead of {}", execution.site, target.site));
         }
         if (execution.db, execution.resp3) != (self.db, self.resp3) {
             return Err(format!(
@@ -330,24 +374,25 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// Nothing overtakes anything that a master executes for the same client.
-    pub fn in_order(&mut self, place: Place, execution: &Execution) -> Checked {
+    /// Checks that no other command of the client has overtaken an execution by a master.
+    pub fn in_order(&mut self, target: KeyTarget, execution: &Execution) -> Checked {
         if self.world.setup.reads_replicas && store::is_read(&execution.args) {
             return Ok(());
         }
         let all = || store::keys(&execution.args).into_iter().map(|index| execution.args[index].clone());
-        // While a slot is on its way, two nodes have its keys.
-        let keys: BTreeSet<Vec<u8>> = if place.slot.is_some() { all().collect() } else { [Vec::new()].into() };
+        // The keys of a slot that is moving are on two nodes.
+        let keys: BTreeSet<Vec<u8>> = if target.slot.is_some() { all().collect() } else { [Vec::new()].into() };
         for key in keys {
-            let last = self.order.entry((place.site, key)).or_default();
+            let last = self.order.entry((target.site, key)).or_default();
             if *last >= execution.number {
-                return Err("it was overtaken by what was said after it, or overtook what was said before".into());
+                return Err("a later command has overtaken it, or it an earlier one".into());
             }
             *last = execution.number;
         }
         Ok(())
     }
 
+    /// Returns true for the password of the configuration.
     pub fn is_password(word: Option<&Vec<u8>>) -> bool {
         word.is_some_and(|word| word == PASSWORD.as_bytes())
     }

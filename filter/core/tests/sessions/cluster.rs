@@ -1,4 +1,4 @@
-//! A Redis Cluster: what its nodes know of it, whom they send clients to, slots that move, masters that fail.
+//! A Redis Cluster: the state as each node knows it, redirections, and slots that move.
 
 use super::servers::Servers;
 use super::store::{self, Args};
@@ -7,30 +7,31 @@ use redis_mesh_core::multiplexer::ConnectionId;
 use redis_mesh_core::resp::encode;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A cluster as somebody sees it.
+/// The state of a cluster, as it is or as a node knows it.
 #[derive(Clone, Debug)]
 pub struct View {
     pub epoch: u64,
     pub is_ok: bool,
-    /// Indexes of shards, which have had equal parts of the slots.
+    /// The indexes of the shards. Each of them had an equal part of the slots at first.
     pub shards: Vec<usize>,
-    /// Slots that have gone to another.
+    /// The slots that have moved, with their shards.
     pub moved: BTreeMap<u16, usize>,
-    /// The master of each shard.
+    /// The masters of the shards.
     pub masters: BTreeMap<usize, usize>,
-    /// Nodes of each shard.
+    /// The nodes of the shards.
     pub members: BTreeMap<usize, Vec<usize>>,
-    /// Nodes that have failed.
+    /// The nodes that have failed.
     pub failed: BTreeSet<usize>,
 }
 
 impl View {
+    /// Returns the shard of a slot.
     pub fn owner(&self, slot: u16) -> usize {
         let part = usize::from(slot) * self.shards.len() / usize::from(SLOTS);
         self.moved.get(&slot).copied().unwrap_or(self.shards[part])
     }
 
-    /// Ranges of slots with the shard that has them.
+    /// Returns the ranges of slots, each with its shard.
     fn ranges(&self) -> Vec<(u16, u16, usize)> {
         let mut borders: BTreeSet<u16> = [0].into();
         for part in 1..self.shards.len() {
@@ -50,6 +51,7 @@ fn bulk_text(out: &mut Vec<u8>, text: &str) {
 }
 
 impl Servers {
+    /// Returns the reply of a node to CLUSTER INFO.
     pub fn cluster_info(&self, node: usize) -> Vec<u8> {
         let view = self.nodes[node].view.as_ref().unwrap();
         let state = if view.is_ok { "ok" } else { "fail" };
@@ -58,6 +60,7 @@ impl Servers {
         out
     }
 
+    /// Returns the reply of a node to CLUSTER SLOTS.
     pub fn cluster_slots(&self, node: usize) -> Vec<u8> {
         let view = self.nodes[node].view.as_ref().unwrap();
         let (mut out, ranges) = (Vec::new(), view.ranges());
@@ -80,12 +83,13 @@ impl Servers {
         out
     }
 
-    fn told(&self, kind: &str, slot: u16, node: usize) -> Option<Vec<u8>> {
+    /// Returns a MOVED or ASK that points at a node.
+    fn redirection(&self, kind: &str, slot: u16, node: usize) -> Option<Vec<u8>> {
         let address = self.nodes[node].address.unwrap();
         Some(format!("-{kind} {slot} {address}\r\n").into_bytes())
     }
 
-    /// What a node of a cluster says to a command that it doesn't execute.
+    /// Returns the error of a node for a command that it doesn't execute.
     pub fn redirect(&self, id: ConnectionId, args: &Args) -> Option<Vec<u8>> {
         let connection = &self.connections[&id];
         let node = &self.nodes[connection.node];
@@ -104,12 +108,12 @@ impl Servers {
             keys.iter().filter(|key| store.keys.contains_key(&(connection.db, (**key).clone()))).count()
         };
         let is_master = view.masters[&node.shard] == connection.node;
-        if let Some((from, to)) = self.moving.get(&slot).copied().filter(|_| is_master) {
+        if let Some((from, to)) = self.migrating.get(&slot).copied().filter(|_| is_master) {
             if node.shard == from && has(from) < keys.len() {
                 return if has(from) > 0 {
                     Some(b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n".to_vec())
                 } else {
-                    self.told("ASK", slot, view.masters[&to])
+                    self.redirection("ASK", slot, view.masters[&to])
                 };
             }
             if node.shard == to && connection.is_asking {
@@ -118,12 +122,12 @@ impl Servers {
             }
         }
         let serves = node.shard == owner && (is_master || connection.is_readonly && store::is_read(args));
-        if serves { None } else { self.told("MOVED", slot, view.masters[&owner]) }
+        if serves { None } else { self.redirection("MOVED", slot, view.masters[&owner]) }
     }
 
-    /// Some keys of a slot that is on its way, or all of them, go to where it goes.
-    pub fn carry(&mut self, slot_: u16, all: bool) {
-        let Some((from, to)) = self.moving.get(&slot_).copied() else { return };
+    /// Moves some or all keys of a slot that is moving.
+    pub fn migrate_keys(&mut self, slot_: u16, all: bool) {
+        let Some((from, to)) = self.migrating.get(&slot_).copied() else { return };
         let keys: Vec<store::Key> =
             self.shards[from].store.keys.keys().filter(|(_, key)| slot(key) == slot_).cloned().collect();
         for key in keys {
@@ -134,13 +138,13 @@ impl Servers {
                 self.shards[to].touch(&key);
             }
         }
-        self.serve_those_who_wait(to);
+        self.serve_blocked(to);
     }
 
-    /// A slot has arrived: both ends know it, the others hear of it later.
-    pub fn arrive(&mut self, site: usize, slot_: u16) {
-        self.carry(slot_, true);
-        let Some((from, to)) = self.moving.remove(&slot_) else { return };
+    /// Ends the move of a slot. The two masters know it at once, other nodes later.
+    pub fn finish_migration(&mut self, site: usize, slot_: u16) {
+        self.migrate_keys(slot_, true);
+        let Some((from, to)) = self.migrating.remove(&slot_) else { return };
         let truth = self.sites[site].truth.as_mut().unwrap();
         truth.moved.insert(slot_, to);
         truth.epoch += 1;
@@ -148,7 +152,7 @@ impl Servers {
         for shard in [from, to] {
             self.nodes[truth.masters[&shard]].view = Some(truth.clone());
         }
-        // Those who wait for a key that has gone are told so.
+        // Clients that are blocked on a key of the slot are redirected.
         let master = truth.masters[&from];
         let gone: Vec<ConnectionId> = self
             .connections
@@ -160,13 +164,13 @@ impl Servers {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            let told = self.told("MOVED", slot_, truth.masters[&to]).unwrap();
-            self.unblock(id, &told);
+            let error = self.redirection("MOVED", slot_, truth.masters[&to]).unwrap();
+            self.unblock(id, &error);
         }
     }
 
-    /// A node hears what is true.
-    pub fn hear(&mut self, node: usize) {
+    /// Lets a node learn the present state of its cluster.
+    pub fn learn(&mut self, node: usize) {
         self.nodes[node].view = self.sites[self.nodes[node].site].truth.clone();
     }
 }

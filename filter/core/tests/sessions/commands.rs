@@ -1,24 +1,26 @@
-//! What should become of each command of a client.
+//! The check of each command of a client: the state that follows, and the reply.
 
 use super::caller::Sent;
 use super::check::{Checker, Multi, Stop, Watched, elements};
 use super::journal::Execution;
-use super::setup::Place;
+use super::setup::KeyTarget;
 use super::store::{self, null, null_array};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+/// The outcome of the check of a command; the error says why there is no more to check.
 type Done = Result<(), Stop>;
 
 impl<'a> Checker<'a> {
+    /// Checks a command, and follows the state of the client.
     pub fn command(&mut self, sent: &'a Sent) -> Done {
         let is_skipped = std::mem::take(&mut self.skips);
         if self.is_off || is_skipped {
-            return self.unheard(sent);
+            return self.muted(sent);
         }
         let args = &sent.args;
         let name = args[0].as_slice();
-        if !self.is_in && !matches!(name, b"AUTH" | b"HELLO" | b"RESET" | b"QUIT") {
+        if !self.is_authenticated && !matches!(name, b"AUTH" | b"HELLO" | b"RESET" | b"QUIT") {
             return self.refused(sent, "-NOAUTH ");
         }
         if name == b"NOSUCH" || name == b"GETRANGE" && args.len() == 1 {
@@ -39,6 +41,12 @@ impl<'a> Checker<'a> {
         if self.multi.is_some() {
             return self.in_transaction(sent);
         }
+        self.outside_transaction(sent)
+    }
+
+    fn outside_transaction(&mut self, sent: &'a Sent) -> Done {
+        let args = &sent.args;
+        let name = args[0].as_slice();
         match name {
             b"PING" | b"ECHO" => {
                 let text = args.get(1).map(|text| format!("${}\r\n{}\r\n", text.len(), text.escape_ascii()));
@@ -56,15 +64,15 @@ impl<'a> Checker<'a> {
             b"QUIT" => {
                 self.exactly(sent, b"+OK\r\n")?;
                 if self.caller.closed.is_none() && self.caller.left.is_none() {
-                    return Err("it wasn't closed".to_owned().into());
+                    return Err("the client wasn't closed".to_owned().into());
                 }
                 Err(Stop::Closed)
             }
             b"MULTI" => {
                 self.exactly(sent, b"+OK\r\n")?;
                 let known = self.watched.iter().find(|watched| !watched.keys.is_empty());
-                let place = known.map(|watched| watched.place.clone());
-                self.multi = Some(Multi { queued: Vec::new(), is_doomed: false, place, at: sent.at });
+                let target = known.map(|watched| watched.target.clone());
+                self.multi = Some(Multi { queued: Vec::new(), is_doomed: false, target, at: sent.at });
                 Ok(())
             }
             b"EXEC" | b"DISCARD" => self.refused(sent, "-ERR "),
@@ -77,11 +85,11 @@ impl<'a> Checker<'a> {
             b"PUBLISH" => self.publish(sent),
             b"SCAN" => self.scan(sent),
             b"BLPOP" | b"RENAME" => {
-                let places = self.places(sent);
-                if places.len() > 1 {
+                let targets = self.targets(sent);
+                if targets.len() > 1 {
                     return self.refused(sent, "-CROSSSLOT ");
                 }
-                if name == b"BLPOP" && self.watched.iter().any(|watched| !places.contains(&watched.place)) {
+                if name == b"BLPOP" && self.watched.iter().any(|watched| !targets.contains(&watched.target)) {
                     let frame = self.reply(sent)?;
                     if frame.bytes.starts_with(b"-ERR redis-mesh: a client that watches") {
                         return Ok(self.nothing_executed(sent)?);
@@ -98,19 +106,17 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn places(&self, sent: &Sent) -> BTreeSet<Place> {
-        store::keys(&sent.args).iter().map(|index| self.world.setup.place(&sent.args[*index]).0).collect()
-    }
-
+    /// Notes that EXEC will be refused.
     fn doom(&mut self) {
         if let Some(multi) = &mut self.multi {
             multi.is_doomed = true;
         }
     }
 
+    /// Follows RESET.
     fn reset(&mut self, at: Duration) {
-        self.ends(None, at);
-        self.is_in = self.world.setup.host.client_auth.is_none();
+        self.end_subscriptions(None, at);
+        self.is_authenticated = self.world.setup.host.client_auth.is_none();
         (self.resp3, self.db, self.multi) = (false, 0, None);
         (self.is_off, self.skips) = (false, false);
         self.name.clear();
@@ -118,34 +124,38 @@ impl<'a> Checker<'a> {
         self.watched.clear();
     }
 
-    /// A command whose reply isn't heard.
-    fn unheard(&mut self, sent: &'a Sent) -> Done {
+    /// Checks a command whose reply is turned off.
+    fn muted(&mut self, sent: &'a Sent) -> Done {
         let name = sent.args[0].as_slice();
         match name {
-            // Who isn't in can't say it.
-            b"CLIENT" if self.is_in && sent.args.get(2).is_some_and(|mode| mode == b"ON") => {
+            // A client that hasn't logged in can't use CLIENT.
+            b"CLIENT" if self.is_authenticated && sent.args.get(2).is_some_and(|mode| mode == b"ON") => {
                 self.is_off = false;
-                // The one that ends it is heard.
+                // The command that turns replies on has a reply.
                 self.exactly(sent, b"+OK\r\n")
             }
             b"MULTI" => {
-                self.is_silent = self.is_in;
+                self.is_silent = self.is_authenticated;
                 Ok(())
             }
             b"EXEC" | b"DISCARD" => {
                 self.is_silent = false;
                 Ok(())
             }
-            _ if self.is_silent || !self.is_in || store::keys(&sent.args).is_empty() || sent.token == 0 => Ok(()),
+            _ if self.is_silent || !self.is_authenticated || store::keys(&sent.args).is_empty() || sent.token == 0 => {
+                Ok(())
+            }
             _ => Ok(self.executed(sent, None)?),
         }
     }
 
+    /// Checks AUTH.
     fn auth(&mut self, sent: &Sent) -> Done {
         if self.world.setup.host.client_auth.is_none() {
             let frame = self.reply(sent)?;
             let begins = |text: &str| frame.bytes.starts_with(text.as_bytes());
-            // Where no rules bring a login, servers are asked: these have no passwords.
+            // A login is passed to the servers if the configuration has none. They have no
+            // passwords.
             let is_asked = !self.world.setup.sites().contains(&super::setup::ONE);
             let may = begins("-ERR AUTH <password> called without any password")
                 || is_asked
@@ -158,7 +168,7 @@ impl<'a> Checker<'a> {
         if !Checker::is_password(sent.args.get(1)) {
             return self.refused(sent, "-ERR invalid password");
         }
-        self.is_in = true;
+        self.is_authenticated = true;
         self.exactly(sent, b"+OK\r\n")
     }
 
@@ -171,14 +181,14 @@ impl<'a> Checker<'a> {
         if logs_in && self.world.setup.host.client_auth.is_none() {
             return self.refused(sent, "-WRONGPASS ");
         }
-        if !self.is_in && !logs_in {
+        if !self.is_authenticated && !logs_in {
             return self.refused(sent, "-NOAUTH ");
         }
         let resp3 = args[1] == b"3";
         if resp3 != self.resp3 && !self.channels.is_empty() {
             return self.refused(sent, "-ERR redis-mesh: HELLO can't change");
         }
-        (self.resp3, self.is_in) = (resp3, true);
+        (self.resp3, self.is_authenticated) = (resp3, true);
         if args.get(2).is_some_and(|word| word == b"SETNAME") {
             self.name = String::from_utf8(args[3].clone()).unwrap();
         }
@@ -239,18 +249,18 @@ impl<'a> Checker<'a> {
     }
 
     fn watch(&mut self, sent: &Sent) -> Done {
-        let place = self.world.setup.place(&sent.args[1]).0;
+        let target = self.world.setup.target(&sent.args[1]).0;
         let frame = self.reply(sent)?;
-        if self.watched.iter().any(|watched| watched.place != place) && frame.bytes.starts_with(b"-CROSSSLOT ") {
+        if self.watched.iter().any(|watched| watched.target != target) && frame.bytes.starts_with(b"-CROSSSLOT ") {
             return Ok(self.nothing_executed(sent)?);
         }
         self.executed(sent, Some(frame))?;
         if let (b"+OK\r\n", Some(execution)) = (frame.bytes.as_slice(), self.executions(sent).last()) {
             let keys = execution.args[1..].iter().map(|key| (execution.db, key.clone())).collect();
-            self.watched.push(Watched { place, keys, number: execution.number, at: sent.at });
+            self.watched.push(Watched { target, keys, number: execution.number, at: sent.at });
         } else if frame.bytes.starts_with(b"-") {
-            // Whether it watches can't be known; the next transaction may be given up.
-            self.watched.push(Watched { place, keys: Vec::new(), number: 0, at: sent.at });
+            // The keys may be watched or not, and the next transaction may be discarded.
+            self.watched.push(Watched { target, keys: Vec::new(), number: 0, at: sent.at });
         }
         Ok(())
     }
@@ -281,13 +291,13 @@ impl<'a> Checker<'a> {
             }
             _ => {}
         }
-        let mut places = self.places(sent);
-        let known = self.multi.as_ref().and_then(|multi| multi.place.clone());
-        places.extend(known);
+        let mut targets = self.targets(sent);
+        let known = self.multi.as_ref().and_then(|multi| multi.target.clone());
+        targets.extend(known);
         let frame = self.reply(sent)?;
-        // Where a WATCH failed, the client may count as watching.
-        let is_elsewhere = self.watched.iter().any(|watched| !places.contains(&watched.place));
-        if (places.len() > 1 || is_elsewhere) && frame.bytes.starts_with(b"-CROSSSLOT ") {
+        // The client may count as watching after a WATCH that has failed.
+        let is_elsewhere = self.watched.iter().any(|watched| !targets.contains(&watched.target));
+        if (targets.len() > 1 || is_elsewhere) && frame.bytes.starts_with(b"-CROSSSLOT ") {
             self.doom();
             return Ok(());
         }
@@ -295,30 +305,31 @@ impl<'a> Checker<'a> {
             self.doom();
             return Ok(());
         }
-        if name == b"PING" && self.world.setup.home.is_none() && frame.bytes.starts_with(b"-ERR redis-mesh: ") {
+        if name == b"PING" && self.world.setup.keyless_site.is_none() && frame.bytes.starts_with(b"-ERR redis-mesh: ") {
             self.doom();
             return Ok(());
         }
-        if places.len() > 1 && self.may_have_lost_its_watch(frame.at) {
-            // Then nothing says any more where it has to go.
-            places = self.places(sent);
+        if targets.len() > 1 && self.may_have_lost_watch(frame.at) {
+            // If the watched keys were lost, they don't decide the target any more.
+            targets = self.targets(sent);
         }
-        if frame.bytes != b"+QUEUED\r\n" || places.len() > 1 {
+        if frame.bytes != b"+QUEUED\r\n" || targets.len() > 1 {
             return Err(format!("{} instead of QUEUED", frame.bytes.escape_ascii()).into());
         }
         if let Some(multi) = &mut self.multi {
-            multi.place = places.pop_first();
+            multi.target = targets.pop_first();
             multi.queued.push(sent);
         }
         Ok(())
     }
 
-    fn may_have_lost_its_watch(&self, until: Duration) -> bool {
+    /// Returns true if the connection on which the client watched keys may have been lost.
+    fn may_have_lost_watch(&self, until: Duration) -> bool {
         let is_empty = self.multi.as_ref().is_some_and(|multi| multi.queued.is_empty());
         is_empty
             && self.watched.iter().any(|watched| {
-                self.was_trouble(&[watched.place.site].into(), watched.at, until)
-                    || self.has_moved(&Some(watched.place.clone()), watched.at, until)
+                self.was_trouble(&[watched.target.site].into(), watched.at, until)
+                    || self.has_moved(&Some(watched.target.clone()), watched.at, until)
             })
     }
 
@@ -329,13 +340,13 @@ impl<'a> Checker<'a> {
         let executions: Vec<Vec<&Execution>> = multi.queued.iter().map(|queued| self.executions(queued)).collect();
         let begun = watched.iter().map(|watched| watched.at).min().unwrap_or(multi.at).min(multi.at);
         let mut sites: BTreeSet<usize> =
-            multi.place.iter().map(|place| place.site).chain(self.world.setup.home).collect();
-        sites.extend(watched.iter().map(|watched| watched.place.site));
+            multi.target.iter().map(|target| target.site).chain(self.world.setup.keyless_site).collect();
+        sites.extend(watched.iter().map(|watched| watched.target.site));
         let had_trouble = self.was_trouble(&sites, begun, frame.at);
-        let places = watched.iter().map(|watched| Some(watched.place.clone())).chain([multi.place.clone()]);
-        let had_moved = places.into_iter().any(|place| self.has_moved(&place, begun, frame.at));
+        let targets = watched.iter().map(|watched| Some(watched.target.clone())).chain([multi.target.clone()]);
+        let had_moved = targets.into_iter().any(|target| self.has_moved(&target, begun, frame.at));
         let nothing = || match executions.iter().flatten().next() {
-            Some(_) => Err(format!("{}, and it was executed all the same", frame.bytes.escape_ascii())),
+            Some(_) => Err(format!("{}, but it was executed", frame.bytes.escape_ascii())),
             None => Ok(()),
         };
         let was_updated = self.world.updates.iter().any(|at| (multi.at..=frame.at).contains(at));
@@ -351,7 +362,7 @@ impl<'a> Checker<'a> {
         if frame.bytes.starts_with(b"-") {
             self.errors += 1;
             let is_ours = frame.bytes.starts_with(b"-ERR redis-mesh: ") || frame.bytes.starts_with(b"-CLUSTERDOWN ");
-            // Keys of a slot on its way can be in two places until it has arrived.
+            // The keys of a slot that is moving can be on two nodes.
             let is_torn = frame.bytes.starts_with(b"-TRYAGAIN ") || frame.bytes.starts_with(b"-EXECABORT ");
             let is_right = is_ours && had_trouble || is_torn && (had_moved || had_trouble);
             return if is_right { Ok(()) } else { Err(format!("{}", frame.bytes.escape_ascii()).into()) };
@@ -360,25 +371,26 @@ impl<'a> Checker<'a> {
             nothing()?;
             let has_changed = watched.iter().any(|watched| {
                 let journal = &self.world.servers.journal;
-                watched.keys.iter().any(|key| journal.has_changed(watched.place.site, key, watched.number, u64::MAX))
+                watched.keys.iter().any(|key| journal.has_changed(watched.target.site, key, watched.number, u64::MAX))
             });
             let may = !watched.is_empty() && (has_changed || had_trouble || had_moved);
             return if may { Ok(()) } else { Err("nothing had changed".to_owned().into()) };
         }
-        let heard = elements(&frame.bytes);
-        if heard.len() != multi.queued.len() {
+        let received = elements(&frame.bytes);
+        if received.len() != multi.queued.len() {
             return Err(format!("{} for {} commands", frame.bytes.escape_ascii(), multi.queued.len()).into());
         }
-        self.carried_out(&multi, &watched, &executions, &heard)
+        self.executed_as_one(&multi, &watched, &executions, &received)
     }
 
-    /// Everything in one go, with nothing between, and nothing of what was watched had changed.
-    fn carried_out(
+    /// Checks that the commands of a transaction were executed in one piece, and that no watched
+    /// key had changed before.
+    fn executed_as_one(
         &mut self,
         multi: &Multi<'_>,
         watched: &[Watched],
         executions: &[Vec<&Execution>],
-        heard: &[&[u8]],
+        received: &[&[u8]],
     ) -> Done {
         let mut transaction = None;
         for (index, executions) in executions.iter().enumerate() {
@@ -390,17 +402,20 @@ impl<'a> Checker<'a> {
             };
             if execution.transaction.is_none() || transaction.is_some_and(|other| Some(other) != execution.transaction)
             {
-                return Err("it wasn't carried out as one transaction".to_owned().into());
+                return Err("it wasn't executed as one transaction".to_owned().into());
             }
             transaction = execution.transaction;
-            if heard[index] != execution.reply {
-                return Err(
-                    format!("{} instead of {}", heard[index].escape_ascii(), execution.reply.escape_ascii()).into()
-                );
+            if received[index] != execution.reply {
+                return Err(format!(
+                    "{} instead of {}",
+                    received[index].escape_ascii(),
+                    execution.reply.escape_ascii()
+                )
+                .into());
             }
-            let place = self.world.setup.place(&multi.queued[index].args[1]).0;
-            self.is_as_the_client(execution, &place)?;
-            self.in_order(place, execution)?;
+            let target = self.world.setup.target(&multi.queued[index].args[1]).0;
+            self.is_as_the_client(execution, &target)?;
+            self.in_order(target, execution)?;
         }
         let Some(transaction) = transaction else { return Ok(()) };
         for watched in watched {
@@ -408,7 +423,7 @@ impl<'a> Checker<'a> {
             let changed = watched
                 .keys
                 .iter()
-                .find(|key| journal.has_changed(watched.place.site, key, watched.number, transaction));
+                .find(|key| journal.has_changed(watched.target.site, key, watched.number, transaction));
             if let Some((_, key)) = changed {
                 return Err(format!("{} had changed since it was watched", key.escape_ascii()).into());
             }
@@ -416,8 +431,9 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    pub fn has_moved(&self, place: &Option<Place>, from: Duration, until: Duration) -> bool {
-        let slot = place.as_ref().and_then(|place| place.slot);
+    /// Returns true if the slot of a target was moving in this time, or had moved just before.
+    pub fn has_moved(&self, target: &Option<KeyTarget>, from: Duration, until: Duration) -> bool {
+        let slot = target.as_ref().and_then(|target| target.slot);
         self.world
             .moves
             .iter()

@@ -1,4 +1,4 @@
-//! A connection to a server, and what a server does with what comes over it.
+//! The server's end of a connection, and the commands that change its state.
 
 use super::servers::Servers;
 use super::store::{self, Args, Key, null_array};
@@ -9,23 +9,25 @@ use redis_mesh_core::wire;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A client that waits.
+/// A client that is blocked by BLPOP.
 pub struct Blocked {
     pub number: u64,
     pub args: Args,
 }
 
+/// The server's end of a connection.
 pub struct Connection {
     pub node: usize,
     parser: Parser,
     input: Vec<u8>,
-    /// What the server has said, and nobody has taken yet.
+    /// The bytes that the server has written and that aren't under way yet.
     pub output: Vec<u8>,
     is_authenticated: bool,
     pub resp3: bool,
     pub db: u32,
-    /// Commands since MULTI, and whether one of them was refused.
+    /// The commands since MULTI, and true if one of them was refused.
     multi: Option<(Vec<Args>, bool)>,
+    /// The watched keys with their versions.
     watched: Vec<(Key, u64)>,
     pub blocked: Option<Blocked>,
     pub channels: BTreeSet<Vec<u8>>,
@@ -52,6 +54,7 @@ impl Connection {
         }
     }
 
+    /// Writes the confirmation of a subscription.
     fn confirm(&mut self, kind: &str, channel: Option<&[u8]>) {
         let resp3 = self.resp3;
         let count = self.channels.len() as u64;
@@ -65,10 +68,11 @@ impl Connection {
     }
 }
 
+/// The number of databases of a standalone Redis.
 const DATABASES: u32 = 4;
 
 impl Servers {
-    /// Bytes of a client.
+    /// Takes bytes of a connection, and executes the commands that are complete.
     pub fn receive(&mut self, id: ConnectionId, data: &[u8]) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.input.extend_from_slice(data);
@@ -90,7 +94,7 @@ impl Servers {
         }
     }
 
-    fn say(&mut self, id: ConnectionId, reply: &[u8]) {
+    fn reply(&mut self, id: ConnectionId, reply: &[u8]) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.output.extend_from_slice(reply);
         }
@@ -110,10 +114,10 @@ impl Servers {
                 }
                 Some(_) => b"-WRONGPASS invalid username-password pair or user is disabled.\r\n",
             };
-            return self.say(id, reply);
+            return self.reply(id, reply);
         }
         if !connection.is_authenticated {
-            return self.say(id, b"-NOAUTH Authentication required.\r\n");
+            return self.reply(id, b"-NOAUTH Authentication required.\r\n");
         }
         if connection.multi.is_some() && !matches!(name.as_slice(), b"exec" | b"discard" | b"multi" | b"watch") {
             let redirect = self.redirect(id, &args);
@@ -131,7 +135,7 @@ impl Servers {
             }
             return;
         }
-        self.at_once(id, &name, args);
+        self.execute_at_once(id, &name, args);
         if let Some(connection) = self.connections.get_mut(&id)
             && connection.multi.is_none()
             && name != b"asking"
@@ -139,104 +143,113 @@ impl Servers {
             connection.is_asking = false;
         }
         let shard = self.nodes[node].shard;
-        self.serve_those_who_wait(shard);
+        self.serve_blocked(shard);
     }
 
-    fn at_once(&mut self, id: ConnectionId, name: &[u8], args: Args) {
+    /// Executes a command that isn't queued by a transaction.
+    fn execute_at_once(&mut self, id: ConnectionId, name: &[u8], args: Args) {
         let connection = self.connections.get_mut(&id).unwrap();
         let node = connection.node;
-        let is_cluster = self.nodes[node].address.is_some();
         match name {
             b"hello" => {
                 connection.resp3 = args[1] == b"3";
-                self.say(id, b"%1\r\n+server\r\n+redis\r\n");
+                self.reply(id, b"%1\r\n+server\r\n+redis\r\n");
             }
-            b"select" => {
-                let db: u32 = std::str::from_utf8(&args[1]).unwrap().parse().unwrap();
-                let reply: &[u8] = match db {
-                    DATABASES.. => b"-ERR DB index is out of range\r\n",
-                    1.. if is_cluster => b"-ERR SELECT is not allowed in cluster mode\r\n",
-                    _ => {
-                        connection.db = db;
-                        b"+OK\r\n"
-                    }
-                };
-                self.say(id, reply);
-            }
-            b"ping" => self.say(id, b"+PONG\r\n"),
+            b"select" => self.select(id, &args),
+            b"ping" => self.reply(id, b"+PONG\r\n"),
             b"readonly" => {
                 connection.is_readonly = true;
-                self.say(id, b"+OK\r\n");
+                self.reply(id, b"+OK\r\n");
             }
             b"asking" => {
                 connection.is_asking = true;
-                self.say(id, b"+OK\r\n");
+                self.reply(id, b"+OK\r\n");
             }
             b"cluster" => {
                 let reply = if args[1] == b"INFO" { self.cluster_info(node) } else { self.cluster_slots(node) };
-                self.say(id, &reply);
+                self.reply(id, &reply);
             }
             b"multi" => {
                 assert!(connection.multi.is_none(), "MULTI in a transaction came to a Redis");
                 connection.multi = Some((Vec::new(), false));
-                self.say(id, b"+OK\r\n");
+                self.reply(id, b"+OK\r\n");
             }
             b"exec" => self.exec(id),
             b"unwatch" => {
                 connection.watched.clear();
-                self.say(id, b"+OK\r\n");
+                self.reply(id, b"+OK\r\n");
             }
-            b"watch" => {
-                if let Some(error) = self.redirect(id, &args) {
-                    return self.say(id, &error);
-                }
-                let connection = self.connections.get_mut(&id).unwrap();
-                let (db, shard) = (connection.db, self.nodes[node].shard);
-                for key in &args[1..] {
-                    let key = (db, key.clone());
-                    let version = self.shards[shard].version(&key);
-                    connection.watched.push((key, version));
-                }
-                let number = self.next(node);
-                self.note(number, id, &args, b"+OK\r\n", None);
-                self.say(id, b"+OK\r\n");
-            }
-            b"subscribe" | b"unsubscribe" => {
-                let begins = name == b"subscribe";
-                let channels =
-                    if args.len() > 1 { args[1..].to_vec() } else { connection.channels.iter().cloned().collect() };
-                if channels.is_empty() {
-                    connection.confirm("unsubscribe", None);
-                }
-                for channel in &channels {
-                    if begins {
-                        connection.channels.insert(channel.clone());
-                    } else {
-                        connection.channels.remove(channel);
-                    }
-                    connection.confirm(if begins { "subscribe" } else { "unsubscribe" }, Some(channel));
-                }
-                let number = self.next(node);
-                self.note(number, id, &args, b"", None);
-            }
+            b"watch" => self.watch(id, &args),
+            b"subscribe" | b"unsubscribe" => self.subscribe(id, name == b"subscribe", &args),
             b"blpop" => self.blpop(id, args),
             _ => {
                 let reply = self.redirect(id, &args).unwrap_or_else(|| self.execute(id, &args, None));
-                self.say(id, &reply);
+                self.reply(id, &reply);
             }
         }
     }
 
+    fn select(&mut self, id: ConnectionId, args: &Args) {
+        let connection = self.connections.get_mut(&id).unwrap();
+        let is_cluster = self.nodes[connection.node].address.is_some();
+        let db: u32 = std::str::from_utf8(&args[1]).unwrap().parse().unwrap();
+        let reply: &[u8] = match db {
+            DATABASES.. => b"-ERR DB index is out of range\r\n",
+            1.. if is_cluster => b"-ERR SELECT is not allowed in cluster mode\r\n",
+            _ => {
+                connection.db = db;
+                b"+OK\r\n"
+            }
+        };
+        self.reply(id, reply);
+    }
+
+    fn watch(&mut self, id: ConnectionId, args: &Args) {
+        if let Some(error) = self.redirect(id, args) {
+            return self.reply(id, &error);
+        }
+        let connection = self.connections.get_mut(&id).unwrap();
+        let (node, db) = (connection.node, connection.db);
+        let shard = self.nodes[node].shard;
+        for key in &args[1..] {
+            let key = (db, key.clone());
+            let version = self.shards[shard].version(&key);
+            connection.watched.push((key, version));
+        }
+        let number = self.next(node);
+        self.note(number, id, args, b"+OK\r\n", None);
+        self.reply(id, b"+OK\r\n");
+    }
+
+    fn subscribe(&mut self, id: ConnectionId, begins: bool, args: &Args) {
+        let connection = self.connections.get_mut(&id).unwrap();
+        let node = connection.node;
+        let channels = if args.len() > 1 { args[1..].to_vec() } else { connection.channels.iter().cloned().collect() };
+        if channels.is_empty() {
+            connection.confirm("unsubscribe", None);
+        }
+        for channel in &channels {
+            if begins {
+                connection.channels.insert(channel.clone());
+            } else {
+                connection.channels.remove(channel);
+            }
+            connection.confirm(if begins { "subscribe" } else { "unsubscribe" }, Some(channel));
+        }
+        let number = self.next(node);
+        self.note(number, id, args, b"", None);
+    }
+
     fn blpop(&mut self, id: ConnectionId, args: Args) {
         if let Some(error) = self.redirect(id, &args) {
-            return self.say(id, &error);
+            return self.reply(id, &error);
         }
         let connection = self.connections.get_mut(&id).unwrap();
         let (node, db) = (connection.node, connection.db);
         let number = self.next(node);
         if let Some(reply) = self.pop(node, db, &args) {
             self.note(number, id, &args, &reply, None);
-            return self.say(id, &reply);
+            return self.reply(id, &reply);
         }
         let seconds: f64 = std::str::from_utf8(args.last().unwrap()).unwrap().parse().unwrap();
         self.waiting += 1;
@@ -253,13 +266,13 @@ impl Servers {
         let watched = std::mem::take(&mut connection.watched);
         let (shard, resp3) = (self.nodes[connection.node].shard, connection.resp3);
         if is_aborted {
-            return self.say(id, b"-EXECABORT Transaction discarded because of previous errors.\r\n");
+            return self.reply(id, b"-EXECABORT Transaction discarded because of previous errors.\r\n");
         }
         if let Some(error) = queued.iter().find_map(|args| self.redirect(id, args)) {
-            return self.say(id, &error);
+            return self.reply(id, &error);
         }
         if watched.iter().any(|(key, version)| self.shards[shard].version(key) != *version) {
-            return self.say(id, null_array(resp3));
+            return self.reply(id, null_array(resp3));
         }
         let transaction = self.journal.next();
         let mut out = Vec::new();
@@ -267,6 +280,6 @@ impl Servers {
         for args in &queued {
             out.extend(self.execute(id, args, Some(transaction)));
         }
-        self.say(id, &out);
+        self.reply(id, &out);
     }
 }

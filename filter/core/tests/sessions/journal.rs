@@ -1,37 +1,39 @@
-//! What servers have executed. Commands bear tokens, by which they are found again.
+//! The journal of executed commands. Commands contain tokens by which their executions are found.
 
 use super::store::{Args, Key};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A command that was executed.
+/// The execution of a command.
 #[derive(Clone, Debug)]
 pub struct Execution {
-    /// Its number among all.
+    /// The number of the execution in the order of all executions.
     pub number: u64,
     pub at: Duration,
-    /// Which Redis, or Redis Cluster.
+    /// The index of the site.
     pub site: usize,
-    /// By a master.
+    /// True if a master executed the command.
     pub by_master: bool,
     pub db: u32,
     pub resp3: bool,
     pub args: Args,
     pub reply: Vec<u8>,
-    /// The transaction that it was part of.
+    /// The number of the transaction that the command was part of.
     pub transaction: Option<u64>,
 }
 
+/// The executions at all sites, or at all mirrors.
 #[derive(Default)]
 pub struct Journal {
     number: u64,
     pub executions: Vec<Execution>,
     by_token: BTreeMap<u64, Vec<usize>>,
-    /// When a key was changed, and by whom.
+    /// For each key the numbers of the executions that changed it.
     changes: BTreeMap<(usize, Key), Vec<u64>>,
 }
 
-/// Whose a command is: what stands behind `#` in an argument, or the number that can be anything.
+/// Returns the token of a command: the digits after `#` in an argument, or a number that can have
+/// any value.
 pub fn token(args: &Args) -> Option<u64> {
     let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
     match args[0].to_ascii_lowercase().as_slice() {
@@ -47,11 +49,13 @@ pub fn token(args: &Args) -> Option<u64> {
 }
 
 impl Journal {
+    /// Returns the next number.
     pub fn next(&mut self) -> u64 {
         self.number += 1;
         self.number
     }
 
+    /// Records an execution.
     pub fn add(&mut self, execution: Execution) {
         if let Some(token) = token(&execution.args) {
             self.by_token.entry(token).or_default().push(self.executions.len());
@@ -59,18 +63,19 @@ impl Journal {
         self.executions.push(execution);
     }
 
-    /// Where a command was executed.
+    /// Returns the executions of the command with this token.
     pub fn of(&self, token: u64) -> Vec<&Execution> {
         let found = self.by_token.get(&token).map(Vec::as_slice).unwrap_or_default();
         found.iter().map(|index| &self.executions[*index]).collect()
     }
 
+    /// Records that the execution with the last number has changed a key.
     pub fn changed(&mut self, site: usize, key: Key) {
         let number = self.number;
         self.changes.entry((site, key)).or_default().push(number);
     }
 
-    /// True if a key was changed after one execution and before another.
+    /// Returns true if a key was changed after one execution and before another.
     pub fn has_changed(&self, site: usize, key: &Key, after: u64, before: u64) -> bool {
         let changes = self.changes.get(&(site, key.clone())).map(Vec::as_slice).unwrap_or_default();
         changes.iter().any(|number| (after + 1..before).contains(number))

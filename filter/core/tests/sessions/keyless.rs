@@ -1,25 +1,27 @@
-//! What should become of commands without a key: subscriptions, what is published, scans.
+//! Checks of commands without a key: subscriptions, PUBLISH and SCAN.
 
 use super::caller::Sent;
 use super::check::{Checked, Checker, Stop, elements};
 use super::journal::Execution;
-use super::setup::Place;
+use super::setup::KeyTarget;
 use super::world::World;
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::value::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+/// The outcome of the check of a command; the error says why there is no more to check.
 type Done = Result<(), Stop>;
 
-/// From which execution on a client has had a channel, and until when it wanted it.
+/// A subscription: the channel, the execution that began it, and the time at which the client
+/// ended it.
 pub struct Interval {
     pub channel: Vec<u8>,
     pub from: u64,
     pub until: Option<Duration>,
 }
 
-/// A scan under way.
+/// A scan that isn't over: the execution that began it, and the names that it has returned.
 #[derive(Default)]
 pub struct Scan {
     from: u64,
@@ -27,27 +29,29 @@ pub struct Scan {
 }
 
 impl Checker<'_> {
-    /// Where commands without a key go, unless they are refused because there is no such place.
-    fn home(&mut self, sent: &Sent) -> Result<Option<usize>, Stop> {
-        if self.world.setup.home.is_none() {
+    /// Returns the site of commands without a key. If there is none, the command is refused.
+    fn keyless_site(&mut self, sent: &Sent) -> Result<Option<usize>, Stop> {
+        if self.world.setup.keyless_site.is_none() {
             self.refused(sent, "-ERR redis-mesh: ")?;
         }
-        Ok(self.world.setup.home)
+        Ok(self.world.setup.keyless_site)
     }
 
-    fn in_order_at_home(&mut self, site: usize, execution: &Execution) -> Checked {
+    /// Checks the order of an execution, unless it may be on any node of the Redis Cluster.
+    fn keyless_in_order(&mut self, site: usize, execution: &Execution) -> Checked {
         if site == super::setup::CLUSTER {
             return Ok(());
         }
-        self.in_order(Place { site, slot: None }, execution)
+        self.in_order(KeyTarget { site, slot: None }, execution)
     }
 
+    /// Checks PUBLISH.
     pub fn publish(&mut self, sent: &Sent) -> Done {
-        let Some(home) = self.home(sent)? else { return Ok(()) };
+        let Some(site) = self.keyless_site(sent)? else { return Ok(()) };
         let frame = self.reply(sent)?;
         if frame.bytes.starts_with(b"-") {
             let text = frame.bytes.escape_ascii().to_string();
-            let may = self.was_trouble(&[home].into(), sent.at, frame.at);
+            let may = self.was_trouble(&[site].into(), sent.at, frame.at);
             self.errors += 1;
             return if may { Ok(()) } else { Err(text.into()) };
         }
@@ -55,22 +59,23 @@ impl Checker<'_> {
         let [execution] = executions.as_slice() else {
             return Err(format!("executed {} times", executions.len()).into());
         };
-        self.is_as_the_client(execution, &Place { site: home, slot: None })?;
-        self.in_order_at_home(home, execution)?;
+        self.is_as_the_client(execution, &KeyTarget { site, slot: None })?;
+        self.keyless_in_order(site, execution)?;
         if execution.reply != frame.bytes {
             return Err(format!("{} instead of {}", frame.bytes.escape_ascii(), execution.reply.escape_ascii()).into());
         }
         Ok(())
     }
 
+    /// Checks SUBSCRIBE and UNSUBSCRIBE.
     pub fn subscription(&mut self, sent: &Sent) -> Done {
         let begins = sent.args[0] == b"SUBSCRIBE";
-        let home = match begins {
-            true => match self.home(sent)? {
-                Some(home) => home,
+        let site = match begins {
+            true => match self.keyless_site(sent)? {
+                Some(site) => site,
                 None => return Ok(()),
             },
-            false => self.world.setup.home.unwrap_or_default(),
+            false => self.world.setup.keyless_site.unwrap_or_default(),
         };
         let named: Vec<Vec<u8>> =
             if sent.args.len() > 1 { sent.args[1..].to_vec() } else { self.channels.iter().cloned().collect() };
@@ -78,19 +83,19 @@ impl Checker<'_> {
         for (index, channel) in named.iter().enumerate() {
             let frame = self.reply(sent)?;
             if index == 0 && frame.bytes.starts_with(b"-ERR redis-mesh: ") {
-                // One error for all of them.
+                // One error is the reply to the whole command.
                 self.errors += 1;
-                let may = self.was_trouble(&[home].into(), sent.at, frame.at);
+                let may = self.was_trouble(&[site].into(), sent.at, frame.at);
                 return if may { Ok(()) } else { Err(frame.bytes.escape_ascii().to_string().into()) };
             }
             if begins {
                 if self.channels.insert(channel.clone()) {
-                    let from = number.ok_or("no server knows of it".to_owned())?;
+                    let from = number.ok_or("no server has executed it".to_owned())?;
                     self.intervals.push(Interval { channel: channel.clone(), from, until: None });
                 }
             } else {
                 self.channels.remove(channel);
-                self.ends(Some(channel), sent.at);
+                self.end_subscriptions(Some(channel), sent.at);
             }
             self.is_confirmed(begins, Some(channel), &frame.bytes)?;
         }
@@ -99,11 +104,12 @@ impl Checker<'_> {
             self.is_confirmed(false, None, &frame.bytes)?;
         }
         if begins && let Some(execution) = self.executions(sent).first() {
-            self.in_order_at_home(home, execution)?;
+            self.keyless_in_order(site, execution)?;
         }
         Ok(())
     }
 
+    /// Checks the confirmation of a subscription.
     fn is_confirmed(&self, begins: bool, channel: Option<&[u8]>, frame: &[u8]) -> Checked {
         let mut expected = Vec::new();
         encode::header(&mut expected, if self.resp3 { b'>' } else { b'*' }, 3);
@@ -119,8 +125,8 @@ impl Checker<'_> {
         }
     }
 
-    /// A channel isn't wanted any more, or none is.
-    pub fn ends(&mut self, channel: Option<&Vec<u8>>, at: Duration) {
+    /// Ends the subscription to a channel, or to all channels.
+    pub fn end_subscriptions(&mut self, channel: Option<&Vec<u8>>, at: Duration) {
         for interval in &mut self.intervals {
             if interval.until.is_none() && channel.is_none_or(|channel| interval.channel == *channel) {
                 interval.until = Some(at);
@@ -128,10 +134,10 @@ impl Checker<'_> {
         }
     }
 
-    /// What was published has come once, in order, and all of it.
+    /// Checks that each published message has arrived once and in order.
     pub fn messages(&self) -> Checked {
         let journal = &self.world.servers.journal;
-        let (mut last, mut heard) = (0, BTreeSet::new());
+        let (mut last, mut received) = (0, BTreeSet::new());
         for frame in &self.caller.messages {
             let parts = Value::parse(&frame.bytes);
             let Some([_, Value::Text(channel), Value::Text(text)]) = parts.as_ref().and_then(Value::array) else {
@@ -145,14 +151,15 @@ impl Checker<'_> {
             }
             let may =
                 self.intervals.iter().any(|interval| interval.channel == *channel && interval.from < execution.number);
-            // What came to a client that was closed before it was told so isn't looked at.
-            if !may && self.caller.is_there() {
+            // A message to a client that was closed may belong to a subscription whose
+            // confirmation was lost.
+            if !may && self.caller.is_connected() {
                 return Err(format!("message {token} isn't for this client"));
             }
             last = execution.number;
-            heard.insert(token);
+            received.insert(token);
         }
-        if !self.caller.is_there() {
+        if !self.caller.is_connected() {
             return Ok(());
         }
         for execution in journal.executions.iter().filter(|execution| execution.args[0] == b"PUBLISH") {
@@ -163,13 +170,14 @@ impl Checker<'_> {
                     && execution.at + Duration::from_secs(1) < until
             });
             let token = super::journal::token(&execution.args).unwrap();
-            if is_wanted && Some(execution.site) == self.world.setup.home && !heard.contains(&token) {
-                return Err(format!("message {token} never came"));
+            if is_wanted && Some(execution.site) == self.world.setup.keyless_site && !received.contains(&token) {
+                return Err(format!("message {token} hasn't arrived"));
             }
         }
         Ok(())
     }
 
+    /// Checks the names that SCAN has returned when its cursor is 0 again.
     pub fn scan(&mut self, sent: &Sent) -> Done {
         let frame = self.reply(sent)?;
         let mut scan = std::mem::take(&mut self.scan);
@@ -180,7 +188,7 @@ impl Checker<'_> {
         }
         if sent.args[1] == b"0" {
             let first = self.executions(sent).first().map(|execution| execution.number);
-            scan = Scan { from: first.ok_or("nobody was asked".to_owned())?, names: BTreeSet::new() };
+            scan = Scan { from: first.ok_or("no server was asked".to_owned())?, names: BTreeSet::new() };
         }
         let parts = elements(&frame.bytes);
         for name in elements(parts[1]) {
@@ -192,11 +200,12 @@ impl Checker<'_> {
             self.scan = scan;
             return Ok(());
         }
-        // Slots that move, and nodes that take over, may take keys past it.
-        if self.world.setup.is_calm && self.world.moves.is_empty() {
+        // A scan may miss keys that move to another node, and keys that a new master doesn't
+        // have.
+        if self.world.setup.is_trouble_free && self.world.moves.is_empty() {
             let expected = self.world.names(self.db, scan.from);
             if let Some(missing) = expected.iter().find(|name| !scan.names.contains(*name)) {
-                return Err(format!("it leaves out {}", missing.escape_ascii()).into());
+                return Err(format!("the scan leaves out {}", missing.escape_ascii()).into());
             }
         }
         Ok(())
@@ -204,7 +213,8 @@ impl Checker<'_> {
 }
 
 impl World {
-    /// The names by which clients reach the keys that have been there from a certain time to the end.
+    /// Returns the client's names of the keys that have existed from an execution until the end
+    /// of the run.
     fn names(&self, db: u32, from: u64) -> Vec<Vec<u8>> {
         let journal = &self.servers.journal;
         let mut removed: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();

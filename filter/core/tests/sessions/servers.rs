@@ -1,4 +1,5 @@
-//! The servers: Redis alone, and the nodes of a Redis Cluster, with what they store and who is connected to them.
+//! The servers: standalone ones and the nodes of a Redis Cluster, with their data and
+//! connections.
 
 use super::cluster::View;
 use super::connection::Connection;
@@ -11,48 +12,51 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A Redis alone, or a Redis Cluster: what clients know by one name.
+/// A standalone Redis or a Redis Cluster: a destination of the configuration.
 pub struct Site {
     pub name: &'static str,
     pub password: Option<&'static str>,
-    /// Copies go there, and nobody looks at what comes of them.
+    /// True if the site gets only copies, whose replies are ignored.
     pub is_mirror: bool,
-    /// Of a Redis Cluster: who has which slots, in truth.
+    /// The present state of a Redis Cluster; absent for a standalone Redis.
     pub truth: Option<View>,
-    /// Indexes of its shards; a Redis alone is one.
+    /// The indexes of the shards. A standalone Redis is one shard.
     pub shards: Vec<usize>,
 }
 
-/// A process.
+/// A server process.
 pub struct Node {
     pub site: usize,
     pub shard: usize,
-    /// Of a node of a cluster.
+    /// The address of a node of a cluster; absent for a standalone Redis.
     pub address: Option<SocketAddr>,
     pub is_alive: bool,
-    /// What it knows of its cluster.
+    /// The state of the cluster as the node knows it.
     pub view: Option<View>,
 }
 
-/// What is stored together.
+/// The data of a master and its replicas.
 #[derive(Default)]
 pub struct Shard {
     pub store: Store,
-    /// What replicas have of it.
+    /// The data as the replicas have it, which may be older.
     pub copy: Store,
     versions: BTreeMap<Key, u64>,
 }
 
 impl Shard {
+    /// Returns the number of changes of a key.
     pub fn version(&self, key: &Key) -> u64 {
         self.versions.get(key).copied().unwrap_or(0)
     }
 
+    /// Notes a change of a key.
     pub fn touch(&mut self, key: &Key) {
         *self.versions.entry(key.clone()).or_default() += 1;
     }
 }
 
+/// All servers of a run, and what they have executed.
 pub struct Servers {
     pub random: Random,
     pub now: Duration,
@@ -61,13 +65,14 @@ pub struct Servers {
     pub shards: Vec<Shard>,
     pub connections: BTreeMap<ConnectionId, Connection>,
     pub journal: Journal,
-    /// What was executed as copies.
+    /// The executions of mirrored commands.
     pub copies: Journal,
-    /// Slots that are on their way: from which shard to which.
-    pub moving: BTreeMap<u16, (usize, usize)>,
-    /// Numbers those who wait, so that the first is served first.
+    /// The slots that are moving, with the shards that they move from and to.
+    pub migrating: BTreeMap<u16, (usize, usize)>,
+    /// The number of the last client that was blocked, since clients are served in that order.
     pub waiting: u64,
-    /// Clients that wait, with when they give up.
+    /// The times at which the blocking of clients ends: connection, and number of the blocked
+    /// client.
     pub alarms: Vec<(Duration, ConnectionId, u64)>,
 }
 
@@ -82,32 +87,32 @@ impl Servers {
             connections: BTreeMap::new(),
             journal: Journal::default(),
             copies: Journal::default(),
-            moving: BTreeMap::new(),
+            migrating: BTreeMap::new(),
             waiting: 0,
             alarms: Vec::new(),
         }
     }
 
-    /// Executes a command that concerns only what is stored, and notes it down.
+    /// Executes a command that isn't about the connection, and records the execution.
     pub fn execute(&mut self, id: ConnectionId, args: &Args, transaction: Option<u64>) -> Vec<u8> {
         let Some(connection) = self.connections.get(&id) else { return Vec::new() };
         let (node, db, resp3) = (connection.node, connection.db, connection.resp3);
         let (shard, by_master) = (self.nodes[node].shard, self.is_master(node));
         let number = self.next(node);
         let mut changed = Vec::new();
-        let kept = &mut self.shards[shard];
+        let data = &mut self.shards[shard];
         if self.random.below(2) == 0 {
-            kept.copy = kept.store.clone();
+            data.copy = data.store.clone();
         }
         let name = args[0].to_ascii_lowercase();
-        let store = if by_master { &mut kept.store } else { &mut kept.copy };
+        let store = if by_master { &mut data.store } else { &mut data.copy };
         let reply = match store.execute(db, resp3, args, &mut changed) {
             Some(reply) => reply,
             None => match name.as_slice() {
                 b"ping" => b"+PONG\r\n".to_vec(),
                 b"publish" => self.publish(node, args),
                 b"blpop" => self.pop(node, db, args).unwrap_or_else(|| null_array(resp3).to_vec()),
-                other => panic!("a Redis got {}", other.escape_ascii()),
+                other => panic!("a Redis received {}", other.escape_ascii()),
             },
         };
         for key in changed {
@@ -122,6 +127,7 @@ impl Servers {
         self.sites[node_.site].truth.as_ref().is_none_or(|truth| truth.masters[&node_.shard] == node)
     }
 
+    /// Returns the number of the next execution.
     pub fn next(&mut self, node: usize) -> u64 {
         self.journal_of(node).next()
     }
@@ -130,6 +136,7 @@ impl Servers {
         if self.sites[self.nodes[node].site].is_mirror { &mut self.copies } else { &mut self.journal }
     }
 
+    /// Records the execution of a command.
     pub fn note(&mut self, number: u64, id: ConnectionId, args: &Args, reply: &[u8], transaction: Option<u64>) {
         let Some(connection) = self.connections.get(&id) else { return };
         let node = connection.node;
@@ -147,13 +154,14 @@ impl Servers {
         self.journal_of(node).add(execution);
     }
 
+    /// Records that a node has changed a key.
     pub fn changed(&mut self, node: usize, key: Key) {
         let (site, shard) = (self.nodes[node].site, self.nodes[node].shard);
         self.shards[shard].touch(&key);
         self.journal_of(node).changed(site, key);
     }
 
-    /// PUBLISH: all nodes of a cluster tell those who have subscribed there.
+    /// Executes PUBLISH: all nodes of a cluster send the message to their subscribers.
     fn publish(&mut self, node: usize, args: &Args) -> Vec<u8> {
         let (site, channel, payload) = (self.nodes[node].site, &args[1], &args[2]);
         let mut count = 0;
@@ -163,10 +171,10 @@ impl Servers {
             }
             count += 1;
             let kind = if connection.resp3 { b'>' } else { b'*' };
-            let later = &mut connection.output;
-            encode::header(later, kind, 3);
+            let out = &mut connection.output;
+            encode::header(out, kind, 3);
             for word in [&b"message"[..], channel, payload] {
-                encode::bulk(later, word);
+                encode::bulk(out, word);
             }
         }
         let mut out = Vec::new();
@@ -174,7 +182,7 @@ impl Servers {
         out
     }
 
-    /// BLPOP, as far as there is something to be had at once.
+    /// Executes BLPOP as far as it doesn't block.
     pub fn pop(&mut self, node: usize, db: u32, args: &Args) -> Option<Vec<u8>> {
         let shard = self.nodes[node].shard;
         let mut out = Vec::new();
@@ -190,8 +198,8 @@ impl Servers {
         Some(out)
     }
 
-    /// Those who wait get what has come.
-    pub fn serve_those_who_wait(&mut self, shard: usize) {
+    /// Serves the clients that are blocked on keys of a shard.
+    pub fn serve_blocked(&mut self, shard: usize) {
         let mut waiting: Vec<(u64, ConnectionId)> = Vec::new();
         for (id, connection) in &self.connections {
             if let Some(blocked) = connection.blocked.as_ref().filter(|_| self.nodes[connection.node].shard == shard) {
@@ -211,8 +219,8 @@ impl Servers {
         }
     }
 
-    /// A client has waited for long enough.
-    pub fn give_up(&mut self, id: ConnectionId, number: u64) {
+    /// Ends the blocking of a client whose time is over.
+    pub fn time_out(&mut self, id: ConnectionId, number: u64) {
         let Some(connection) = self.connections.get(&id) else { return };
         let Some(blocked) = connection.blocked.as_ref().filter(|blocked| blocked.number == number) else { return };
         let (args, reply) = (blocked.args.clone(), null_array(connection.resp3));
@@ -221,7 +229,8 @@ impl Servers {
         self.unblock(id, reply);
     }
 
-    /// A client that waits gets this, and what it has said meanwhile is heard.
+    /// Ends the blocking of a client with this reply, and executes the commands that it has sent
+    /// since.
     pub fn unblock(&mut self, id: ConnectionId, reply: &[u8]) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.blocked = None;

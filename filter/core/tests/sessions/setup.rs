@@ -1,4 +1,4 @@
-//! What a run is about: rules, and where they lead.
+//! The setup of a run: the configuration, the servers that it leads to, and the kinds of trouble.
 
 use super::cluster::View;
 use super::servers::{Node, Servers, Shard, Site};
@@ -11,64 +11,101 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// The password of clients, if they need one.
 pub const PASSWORD: &str = "sesame";
 const SALT: [u8; 16] = [7; 16];
 
-/// Numbers of sites.
+/// The indexes of the sites.
 pub const ONE: usize = 0;
 pub const TWO: usize = 1;
 pub const CLUSTER: usize = 2;
 pub const COPY: usize = 3;
 
-/// Where a key lives.
+/// The site of a key, and in the Redis Cluster the key's slot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct KeyTarget {
     pub site: usize,
     pub slot: Option<u16>,
 }
 
-/// The rules of a run.
+/// The configuration of a run, and the kinds of trouble.
 pub struct Setup {
     pub host: wire::Host,
-    /// By the beginning of a key: which site takes it, and whether the beginning is removed.
+    /// The routes: a prefix of keys, the site of these keys, and whether the prefix is removed.
     pub routes: Vec<(&'static str, usize, bool)>,
-    /// The site of commands without a key.
-    pub home: Option<usize>,
-    /// Nothing goes wrong.
-    pub is_calm: bool,
-    /// Slots move.
+    /// The site of keys without a prefix, which gets commands without a key, too. It is absent if
+    /// all routes have a prefix.
+    pub keyless_site: Option<usize>,
+    /// True if no connection and no server fails.
+    pub is_trouble_free: bool,
+    /// True if slots move.
     pub moves_slots: bool,
-    /// Replicas may answer.
+    /// True if replicas may serve reads.
     pub reads_replicas: bool,
 }
 
+/// Returns the upstream of a site. The site `one` asks for a password.
 fn upstream(site: usize) -> Option<wire::Upstream> {
     let login = (site == ONE).then(|| wire::UpstreamLogin { username: None, password: "secret".into() });
     Some(wire::Upstream { cluster: SITES[site].to_owned(), login, nodes: (site == CLUSTER).then(|| "nodes".into()) })
 }
 
+/// The names of the sites, as destinations and as clusters in Envoy.
 const SITES: [&str; 4] = ["one", "two", "cluster", "copy"];
 
+fn one_in(random: &mut Random, n: u32) -> bool {
+    random.below(n) == 0
+}
+
+fn random_routes(random: &mut Random) -> Vec<(&'static str, usize, bool)> {
+    match random.below(7) {
+        0 => vec![("", TWO, false)],
+        1 => vec![("a:", ONE, false), ("", TWO, false)],
+        2 => vec![("", CLUSTER, false)],
+        3 => vec![("a:", ONE, false), ("c:", CLUSTER, false), ("", TWO, false)],
+        4 => vec![("p:", ONE, true), ("", CLUSTER, false)],
+        5 => vec![("a:", TWO, false), ("p:", TWO, true), ("", TWO, false)],
+        _ => vec![("a:", ONE, false), ("c:", CLUSTER, false)],
+    }
+}
+
+fn random_policy(random: &mut Random) -> wire::ReadPolicy {
+    match random.below(8) {
+        0 => wire::ReadPolicy::PreferReplica,
+        1 => wire::ReadPolicy::Any,
+        2 => wire::ReadPolicy::Replica,
+        3 => wire::ReadPolicy::PreferMaster,
+        _ => wire::ReadPolicy::Master,
+    }
+}
+
+fn random_faults(random: &mut Random) -> Vec<wire::Fault> {
+    let fault = |kind, delay_ms| wire::Fault {
+        kind,
+        per_million: 100_000,
+        delay_ms,
+        commands: vec!["incrby".into(), "getrange".into(), "MGET".into(), "exec".into()],
+    };
+    match random.below(6) {
+        0 => vec![fault(wire::FaultKind::Error, 0)],
+        1 => vec![fault(wire::FaultKind::Delay, 7)],
+        2 => vec![fault(wire::FaultKind::Delay, 40), fault(wire::FaultKind::Error, 3)],
+        _ => Vec::new(),
+    }
+}
+
+fn client_auth() -> wire::ClientAuth {
+    let hash = Sha256::new().chain_update(SALT).chain_update(PASSWORD).finalize();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    wire::ClientAuth { username: None, salt: hex(&SALT), password_sha256: vec![hex(&hash)] }
+}
+
 impl Setup {
+    /// Returns a random setup.
     pub fn new(random: &mut Random) -> Setup {
-        let routes: Vec<(&'static str, usize, bool)> = match random.below(7) {
-            0 => vec![("", TWO, false)],
-            1 => vec![("a:", ONE, false), ("", TWO, false)],
-            2 => vec![("", CLUSTER, false)],
-            3 => vec![("a:", ONE, false), ("c:", CLUSTER, false), ("", TWO, false)],
-            4 => vec![("p:", ONE, true), ("", CLUSTER, false)],
-            5 => vec![("a:", TWO, false), ("p:", TWO, true), ("", TWO, false)],
-            _ => vec![("a:", ONE, false), ("c:", CLUSTER, false)],
-        };
-        let one_in = |random: &mut Random, n: u32| random.below(n) == 0;
+        let routes = random_routes(random);
         let is_mirrored = one_in(random, 4);
-        let policy = match random.below(8) {
-            0 => wire::ReadPolicy::PreferReplica,
-            1 => wire::ReadPolicy::Any,
-            2 => wire::ReadPolicy::Replica,
-            3 => wire::ReadPolicy::PreferMaster,
-            _ => wire::ReadPolicy::Master,
-        };
+        let policy = random_policy(random);
         let mirror = wire::Mirror {
             destination: "copy:6379".into(),
             per_million: if one_in(random, 2) { 1_000_000 } else { 500_000 },
@@ -90,22 +127,8 @@ impl Setup {
             read_policy: None,
             faults: Vec::new(),
         };
-        let mut faults = Vec::new();
-        let fault = |kind, delay_ms| wire::Fault {
-            kind,
-            per_million: 100_000,
-            delay_ms,
-            commands: vec!["incrby".into(), "getrange".into(), "MGET".into(), "exec".into()],
-        };
-        match random.below(6) {
-            0 => faults.push(fault(wire::FaultKind::Error, 0)),
-            1 => faults.push(fault(wire::FaultKind::Delay, 7)),
-            2 => faults.extend([fault(wire::FaultKind::Delay, 40), fault(wire::FaultKind::Error, 3)]),
-            _ => {}
-        }
-        let hash = Sha256::new().chain_update(SALT).chain_update(PASSWORD).finalize();
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let client_auth = wire::ClientAuth { username: None, salt: hex(&SALT), password_sha256: vec![hex(&hash)] };
+        let faults = random_faults(random);
+        let client_auth = client_auth();
         let host = wire::Host {
             host: "h:6379".into(),
             selector: wire::Selector::default(),
@@ -123,36 +146,37 @@ impl Setup {
             routes: routes.iter().enumerate().map(route).collect(),
             faults,
         };
-        let home = routes.iter().find(|(prefix, ..)| prefix.is_empty()).map(|(_, site, _)| *site);
+        let keyless_site = routes.iter().find(|(prefix, ..)| prefix.is_empty()).map(|(_, site, _)| *site);
         Setup {
             host,
             routes,
-            home,
-            is_calm: one_in(random, 2),
+            keyless_site,
+            is_trouble_free: one_in(random, 2),
             moves_slots: one_in(random, 2),
             reads_replicas: policy != wire::ReadPolicy::Master,
         }
     }
 
+    /// Returns the compiled configuration.
     pub fn compiled(&self) -> Arc<HostConfig> {
         Arc::new(HostConfig::new(&self.host, &wire::Limits::default()).unwrap())
     }
 
-    /// Where a key lives, and under which name.
-    pub fn place<'a>(&self, key: &'a [u8]) -> (Place, &'a [u8]) {
+    /// Returns the target of a key, and the server's name of the key.
+    pub fn target<'a>(&self, key: &'a [u8]) -> (KeyTarget, &'a [u8]) {
         let (prefix, site, is_removed) =
             self.routes.iter().find(|(prefix, ..)| key.starts_with(prefix.as_bytes())).unwrap();
         let name = if *is_removed { &key[prefix.len()..] } else { key };
-        (Place { site: *site, slot: (*site == CLUSTER).then(|| slot(name)) }, name)
+        (KeyTarget { site: *site, slot: (*site == CLUSTER).then(|| slot(name)) }, name)
     }
 
-    /// The sites that the rules lead to.
+    /// Returns the sites that the routes lead to.
     pub fn sites(&self) -> BTreeSet<usize> {
         self.routes.iter().map(|(_, site, _)| *site).collect()
     }
 }
 
-/// All servers that a run may lead to.
+/// Returns all servers, whether the routes of a run lead to them or not.
 pub fn servers(random: Random) -> Servers {
     let mut servers = Servers::new(random);
     for (number, name) in SITES.into_iter().enumerate() {

@@ -1,28 +1,28 @@
-//! What a Redis stores, and the commands that concern only that: the reference.
+//! The data of a Redis, and the commands that concern only data.
 
 use redis_mesh_core::resp::encode;
 use std::collections::{BTreeMap, VecDeque};
 
-/// A database and a key of it.
+/// The index of a database, and the name of a key.
 pub type Key = (u32, Vec<u8>);
-/// A command.
+/// The arguments of a command, with its name as the first one.
 pub type Args = Vec<Vec<u8>>;
 
-/// What a key holds.
+/// The value of a key.
 #[derive(Clone, Debug)]
 pub enum Value {
     Text(Vec<u8>),
     List(VecDeque<Vec<u8>>),
 }
 
-/// What BLPOP comes to.
+/// The outcome of BLPOP if a key exists.
 pub enum Popped {
-    /// An element of a list.
+    /// The name of a list, and the element that was removed from it.
     Element(Vec<u8>, Vec<u8>),
     WrongType,
 }
 
-/// The keys of a server.
+/// The keys and values of a server.
 #[derive(Clone, Default)]
 pub struct Store {
     pub keys: BTreeMap<Key, Value>,
@@ -30,7 +30,7 @@ pub struct Store {
 
 pub const WRONG_TYPE: &[u8] = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
 
-/// Which arguments of a command are keys.
+/// Returns the indexes of the arguments that are keys.
 pub fn keys(args: &Args) -> Vec<usize> {
     match args[0].to_ascii_lowercase().as_slice() {
         b"set" | b"append" | b"incrby" | b"getrange" | b"rpush" | b"lrange" => vec![1],
@@ -42,26 +42,30 @@ pub fn keys(args: &Args) -> Vec<usize> {
     }
 }
 
-/// Whether a command only reads.
+/// Returns true if a command only reads.
 pub fn is_read(args: &Args) -> bool {
     matches!(args[0].to_ascii_lowercase().as_slice(), b"getrange" | b"lrange" | b"mget" | b"exists" | b"scan")
 }
 
+/// Returns null in place of a string.
 pub fn null(resp3: bool) -> &'static [u8] {
     if resp3 { b"_\r\n" } else { b"$-1\r\n" }
 }
 
+/// Returns null in place of an array.
 pub fn null_array(resp3: bool) -> &'static [u8] {
     if resp3 { b"_\r\n" } else { b"*-1\r\n" }
 }
 
-/// Where SCAN finds a key: in an order that doesn't depend on which others there are.
+/// Returns the position of a key in the order of SCAN, which doesn't depend on other keys.
 fn hash(key: &[u8]) -> u32 {
     key.iter().fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 impl Store {
-    /// Executes a command; `changed` gets the keys that it has changed. None: it is no command of this kind.
+    /// Executes a command, and appends the keys that it has changed to `changed`. Returns `None`
+    /// if the command doesn't concern data only.
+    #[allow(clippy::too_many_lines, reason = "one arm for each command")]
     pub fn execute(&mut self, db: u32, resp3: bool, args: &Args, changed: &mut Vec<Vec<u8>>) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         let key = |index: usize| (db, args[index].clone());
@@ -100,7 +104,7 @@ impl Store {
                 changed.push(args[1].clone());
                 encode::integer(&mut out, held + by);
             }
-            // All of it: the end is past every end.
+            // The end is beyond the end of each value, so that the whole value is the reply.
             b"getrange" => match self.keys.get(&key(1)) {
                 None => encode::bulk(&mut out, b""),
                 Some(Value::Text(text)) => encode::bulk(&mut out, text),
@@ -151,7 +155,7 @@ impl Store {
         Some(out)
     }
 
-    /// Two keys at a time, or as many more as have one hash.
+    /// Returns two keys at a time, or more if several have the same position.
     fn scan(&self, db: u32, cursor: &[u8], out: &mut Vec<u8>) {
         let from: u64 = std::str::from_utf8(cursor).unwrap().parse().unwrap();
         let of_db = self.keys.keys().filter(|(of, _)| *of == db).map(|(_, key)| key);
@@ -168,7 +172,7 @@ impl Store {
         found.iter().for_each(|key| encode::bulk(out, key));
     }
 
-    /// The first element of the first list that has one: BLPOP.
+    /// Removes the first element of the first list that exists (BLPOP).
     pub fn pop(&mut self, db: u32, keys: &[Vec<u8>]) -> Option<Popped> {
         for key in keys {
             let at = (db, key.clone());

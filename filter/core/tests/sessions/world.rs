@@ -12,64 +12,69 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What happens at a certain time.
+/// An event that happens at a certain time.
 pub enum Event {
-    /// A client goes on.
+    /// A client takes its next step.
     Act(usize),
-    /// A connection has come about, or hasn't.
+    /// An attempt to connect succeeds or fails.
     Opened(ConnectionId),
-    /// Bytes come to a server.
+    /// Bytes arrive at a server.
     ToServer(ConnectionId, Vec<u8>),
-    /// Bytes come from a server.
+    /// Bytes of a server arrive at the multiplexer.
     FromServer(ConnectionId, Vec<u8>),
-    /// A server hears that a connection has ended.
+    /// A server gets to know that a connection has ended.
     Ended(ConnectionId),
-    /// The proxy hears it.
+    /// The multiplexer gets to know that a connection has ended.
     Lost(ConnectionId),
-    /// A connection takes something again.
+    /// A connection takes bytes again.
     Unfull(ConnectionId),
-    /// A client takes something again.
+    /// A client reads again.
     Reads(usize),
-    /// A client that waits at a server waits no longer.
-    GiveUp(ConnectionId, u64),
-    /// Something goes wrong, or right again.
+    /// The time of a client that is blocked at a server is over.
+    TimeOut(ConnectionId, u64),
+    /// A failure happens, or a step of the recovery from one.
     Trouble(Trouble),
 }
 
-/// A connection from the proxy to a server.
-pub struct Link {
+/// A connection between the multiplexer and a server, as the network sees it.
+pub struct Transport {
     address: Address,
+    /// The node at the other end; absent until the connection is open.
     pub node: Option<usize>,
     is_open: bool,
-    /// It has broken, so that nothing comes from the server any more.
+    /// True if the connection has broken, so that no bytes of the server arrive any more.
     pub is_broken: bool,
-    /// When the last bytes arrive at either end: none overtake others.
+    /// The times at which the last bytes arrive at either end, so that no bytes overtake others.
     to_server: Duration,
     from_server: Duration,
-    /// Microseconds that bytes need, at most.
-    slowness: u32,
+    /// The longest time under way, in microseconds.
+    latency: u32,
 }
 
+/// A multiplexer with its clients and servers. Events happen in the order of their times.
 pub struct World {
     pub setup: Setup,
     pub config: Arc<HostConfig>,
-    pub proxy: Multiplexer,
+    pub multiplexer: Multiplexer,
     pub random: Random,
     pub servers: Servers,
-    pub links: BTreeMap<ConnectionId, Link>,
+    pub transports: BTreeMap<ConnectionId, Transport>,
     pub callers: Vec<Caller>,
+    /// The indexes of the clients that are connected.
     pub by_id: BTreeMap<ClientId, usize>,
     events: BTreeMap<(Duration, u64), Event>,
+    /// The number of events that have been scheduled, which orders those of one time.
     scheduled: u64,
     pub now: Duration,
-    /// From when to when something was wrong with a site.
+    /// The times from which and until which a site had a failure.
     pub troubles: Vec<(usize, Duration, Duration)>,
-    /// Slots that moved, from when to when.
+    /// The slots that moved, with the times of the beginning and the end.
     pub moves: Vec<(u16, Duration, Duration)>,
-    /// When rules were told anew.
+    /// The times at which the multiplexer got the configuration anew.
     pub updates: Vec<Duration>,
-    /// Tells what happens, for whoever looks for a mistake.
-    pub is_told: bool,
+    /// True if each event is printed.
+    pub is_verbose: bool,
+    /// The last token that a command has got.
     pub token: u64,
 }
 
@@ -78,7 +83,7 @@ pub fn micros(count: u32) -> Duration {
 }
 
 impl World {
-    pub fn new(seed: u64, is_told: bool) -> World {
+    pub fn new(seed: u64, is_verbose: bool) -> World {
         let mut key = [7; 32];
         key[..8].copy_from_slice(&seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
         let mut random = Random::new(key);
@@ -87,10 +92,10 @@ impl World {
         World {
             config: setup.compiled(),
             setup,
-            proxy: Multiplexer::new(key),
+            multiplexer: Multiplexer::new(key),
             servers: setup::servers(Random::new(key)),
             random,
-            links: BTreeMap::new(),
+            transports: BTreeMap::new(),
             callers: Vec::new(),
             by_id: BTreeMap::new(),
             events: BTreeMap::new(),
@@ -99,40 +104,43 @@ impl World {
             troubles: Vec::new(),
             moves: Vec::new(),
             updates: Vec::new(),
-            is_told,
+            is_verbose,
             token: 1_000_000,
         }
     }
 
-    pub fn tell(&self, what: impl FnOnce() -> String) {
-        if self.is_told {
+    /// Prints what happens, if that is wanted.
+    pub fn log(&self, what: impl FnOnce() -> String) {
+        if self.is_verbose {
             println!("{:>12?} {}", self.now, what());
         }
     }
 
+    /// Schedules an event.
     pub fn at(&mut self, time: Duration, event: Event) {
         self.scheduled += 1;
         self.events.insert((time.max(self.now), self.scheduled), event);
     }
 
+    /// Schedules an event after a random time of less than `most` microseconds.
     pub fn after(&mut self, most: u32, event: Event) {
         let time = self.now + micros(self.random.below(most));
         self.at(time, event);
     }
 
-    /// Lets time pass until then.
+    /// Lets events happen until then.
     pub fn run(&mut self, end: Duration) {
         let mut turns = 0;
         loop {
             turns += 1;
-            assert!(turns < 1_000_000, "it never ends");
+            assert!(turns < 1_000_000, "the events never end");
             let event = self.events.first_key_value().map(|((time, _), _)| *time);
-            let tick = self.proxy.next_tick();
+            let tick = self.multiplexer.next_tick();
             let Some(next) = event.into_iter().chain(tick).min().filter(|next| *next <= end) else { break };
             self.now = self.now.max(next);
             self.servers.now = self.now;
             if tick.is_some_and(|tick| tick <= self.now) {
-                self.proxy.tick(self.now);
+                self.multiplexer.tick(self.now);
             } else if let Some((_, event)) = self.events.pop_first() {
                 self.happen(event);
             }
@@ -147,40 +155,40 @@ impl World {
             Event::Act(caller) => self.act(caller),
             Event::Opened(id) => self.opened(id),
             Event::ToServer(id, bytes) => {
-                self.tell(|| format!("{id:?} → {}", bytes.escape_ascii()));
+                self.log(|| format!("{id:?} → {}", bytes.escape_ascii()));
                 self.servers.receive(id, &bytes);
             }
             Event::FromServer(id, bytes) => {
-                if self.links.get(&id).is_some_and(|link| !link.is_broken) {
-                    self.tell(|| format!("{id:?} ← {}", bytes.escape_ascii()));
-                    self.proxy.reply(id, &bytes, self.now);
+                if self.transports.get(&id).is_some_and(|transport| !transport.is_broken) {
+                    self.log(|| format!("{id:?} ← {}", bytes.escape_ascii()));
+                    self.multiplexer.reply(id, &bytes, self.now);
                 }
             }
             Event::Ended(id) => drop(self.servers.connections.remove(&id)),
             Event::Lost(id) => {
-                if self.links.remove(&id).is_some() {
-                    self.tell(|| format!("{id:?} lost"));
-                    self.proxy.lost(id, self.now);
+                if self.transports.remove(&id).is_some() {
+                    self.log(|| format!("{id:?} lost"));
+                    self.multiplexer.lost(id, self.now);
                 }
             }
             Event::Unfull(id) => {
-                if self.links.contains_key(&id) {
-                    self.proxy.upstream_full(id, false);
+                if self.transports.contains_key(&id) {
+                    self.multiplexer.upstream_full(id, false);
                     self.send(id);
                 }
             }
             Event::Reads(caller) => {
                 self.callers[caller].is_full = false;
-                self.proxy.downstream_full(self.callers[caller].id, false);
+                self.multiplexer.downstream_full(self.callers[caller].id, false);
             }
-            Event::GiveUp(id, number) => self.servers.give_up(id, number),
-            Event::Trouble(trouble) => self.befall(trouble),
+            Event::TimeOut(id, number) => self.servers.time_out(id, number),
+            Event::Trouble(trouble) => self.disrupt(trouble),
         }
     }
 
     fn opened(&mut self, id: ConnectionId) {
-        let Some(link) = self.links.get(&id) else { return };
-        let Address { cluster, node } = link.address.clone();
+        let Some(transport) = self.transports.get(&id) else { return };
+        let Address { cluster, node } = transport.address.clone();
         let nodes = &self.servers.nodes;
         let fits = |index: &usize| {
             let of = &nodes[*index];
@@ -192,52 +200,54 @@ impl World {
         let found: Vec<usize> = (0..nodes.len()).filter(fits).collect();
         let node = found.get(self.random.below(found.len().max(1) as u32) as usize).copied();
         let Some(node) = node.filter(|node| self.servers.nodes[*node].is_alive) else {
-            self.tell(|| format!("{id:?} can't be opened"));
-            self.links.remove(&id);
-            return self.proxy.lost(id, self.now);
+            self.log(|| format!("{id:?} can't be opened"));
+            self.transports.remove(&id);
+            return self.multiplexer.lost(id, self.now);
         };
-        self.tell(|| format!("{id:?} leads to node {node}"));
+        self.log(|| format!("{id:?} leads to node {node}"));
         let has_password = self.servers.sites[self.servers.nodes[node].site].password.is_some();
         self.servers.connections.insert(id, Connection::new(node, !has_password));
-        if let Some(link) = self.links.get_mut(&id) {
-            (link.is_open, link.node) = (true, Some(node));
+        if let Some(transport) = self.transports.get_mut(&id) {
+            (transport.is_open, transport.node) = (true, Some(node));
         }
         self.send(id);
     }
 
-    /// What the proxy has to send goes on its way.
+    /// Takes the bytes that the multiplexer has for a connection, and sends them in pieces.
     fn send(&mut self, id: ConnectionId) {
-        let Some(link) = self.links.get_mut(&id).filter(|link| link.is_open) else { return };
-        let bytes = self.proxy.take_upstream(id);
+        let Some(transport) = self.transports.get_mut(&id).filter(|transport| transport.is_open) else { return };
+        let bytes = self.multiplexer.take_upstream(id);
         let mut rest = bytes.as_slice();
         let mut pieces = Vec::new();
         while !rest.is_empty() {
             let (piece, after) = rest.split_at((1 + self.random.below(200) as usize).min(rest.len()));
-            link.to_server = link.to_server.max(self.now + micros(self.random.below(link.slowness)));
-            pieces.push((link.to_server, piece.to_vec()));
+            transport.to_server = transport.to_server.max(self.now + micros(self.random.below(transport.latency)));
+            pieces.push((transport.to_server, piece.to_vec()));
             rest = after;
         }
         for (time, piece) in pieces {
             self.at(time, Event::ToServer(id, piece));
         }
-        self.proxy.recycle(bytes);
+        self.multiplexer.recycle(bytes);
     }
 
+    /// Takes the bytes that servers have written, and sends them in pieces.
     fn take_from_servers(&mut self) {
-        let mut said: Vec<(ConnectionId, Vec<u8>)> = Vec::new();
+        let mut written: Vec<(ConnectionId, Vec<u8>)> = Vec::new();
         for (id, connection) in &mut self.servers.connections {
             if !connection.output.is_empty() {
-                said.push((*id, std::mem::take(&mut connection.output)));
+                written.push((*id, std::mem::take(&mut connection.output)));
             }
         }
-        for (id, bytes) in said {
-            let Some(link) = self.links.get_mut(&id) else { continue };
+        for (id, bytes) in written {
+            let Some(transport) = self.transports.get_mut(&id) else { continue };
             let mut rest = bytes.as_slice();
             let mut pieces = Vec::new();
             while !rest.is_empty() {
                 let (piece, after) = rest.split_at((1 + self.random.below(120) as usize).min(rest.len()));
-                link.from_server = link.from_server.max(self.now + micros(self.random.below(link.slowness)));
-                pieces.push((link.from_server, piece.to_vec()));
+                transport.from_server =
+                    transport.from_server.max(self.now + micros(self.random.below(transport.latency)));
+                pieces.push((transport.from_server, piece.to_vec()));
                 rest = after;
             }
             for (time, piece) in pieces {
@@ -245,51 +255,52 @@ impl World {
             }
         }
         for (time, id, number) in std::mem::take(&mut self.servers.alarms) {
-            self.at(time, Event::GiveUp(id, number));
+            self.at(time, Event::TimeOut(id, number));
         }
     }
 
-    /// A connection ends at the server, when what is on its way there has come.
-    pub fn hang_up(&mut self, id: ConnectionId, link: &Link) {
-        self.at(link.to_server, Event::Ended(id));
+    /// Ends a connection at the server after the bytes under way have arrived there.
+    pub fn hang_up(&mut self, id: ConnectionId, transport: &Transport) {
+        self.at(transport.to_server, Event::Ended(id));
     }
 
+    /// Does what the multiplexer asks for, until nothing is left.
     pub fn drain(&mut self) {
-        while let Some(output) = self.proxy.poll() {
+        while let Some(output) = self.multiplexer.poll() {
             match output {
                 Output::Open(id, address) => {
-                    let slowness = [200, 2_000, 20_000][self.random.below(3) as usize];
-                    let link = Link {
+                    let latency = [200, 2_000, 20_000][self.random.below(3) as usize];
+                    let transport = Transport {
                         address,
                         node: None,
                         is_open: false,
                         is_broken: false,
                         to_server: Duration::ZERO,
                         from_server: Duration::ZERO,
-                        slowness,
+                        latency,
                     };
-                    self.links.insert(id, link);
-                    self.after(slowness, Event::Opened(id));
+                    self.transports.insert(id, transport);
+                    self.after(latency, Event::Opened(id));
                 }
                 Output::Send(id) => {
-                    let is_open = self.links.get(&id).is_some_and(|link| link.is_open);
+                    let is_open = self.transports.get(&id).is_some_and(|transport| transport.is_open);
                     if is_open && self.random.below(12) == 0 {
-                        self.proxy.upstream_full(id, true);
+                        self.multiplexer.upstream_full(id, true);
                         self.after(5_000, Event::Unfull(id));
                     } else {
                         self.send(id);
                     }
                 }
                 Output::CloseUpstream(id) => {
-                    self.tell(|| format!("{id:?} is closed"));
-                    if let Some(link) = self.links.remove(&id) {
-                        self.hang_up(id, &link);
+                    self.log(|| format!("{id:?} is closed"));
+                    if let Some(transport) = self.transports.remove(&id) {
+                        self.hang_up(id, &transport);
                     }
                 }
                 Output::Write(id) => {
-                    let bytes = self.proxy.take_downstream(id);
-                    self.heard(id, &bytes);
-                    self.proxy.recycle(bytes);
+                    let bytes = self.multiplexer.take_downstream(id);
+                    self.received(id, &bytes);
+                    self.multiplexer.recycle(bytes);
                 }
                 Output::Resume(id) => {
                     if let Some(caller) = self.by_id.get(&id) {
@@ -298,9 +309,9 @@ impl World {
                 }
                 Output::CloseDownstream(id) | Output::AbortDownstream(id) => {
                     if let Some(caller) = self.by_id.remove(&id) {
-                        self.tell(|| format!("client {caller} is closed"));
+                        self.log(|| format!("client {caller} is closed"));
                         self.callers[caller].closed = Some(self.now);
-                        self.proxy.closed(id);
+                        self.multiplexer.closed(id);
                     }
                 }
             }

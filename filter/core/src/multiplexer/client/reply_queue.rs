@@ -20,7 +20,7 @@ enum QueuedReply {
     Renamed(Vec<u8>, Box<KeyRewrite>),
     /// The complete reply, which waits for the replies before it.
     Ready(Vec<u8>),
-    /// So many replies are outstanding. All of them are discarded, since the client has turned
+    /// The number of outstanding replies, all of which are discarded: the client has turned
     /// replies off (<https://redis.io/docs/latest/commands/client-reply/>).
     Mute(u32),
 }

@@ -62,7 +62,7 @@ pub struct Aggregation {
 }
 
 impl Aggregation {
-    /// Returns an aggregation of so many replies.
+    /// Returns an aggregation of `parts` replies.
     pub fn new(policy: ResponsePolicy, parts: usize, resp3: bool) -> Aggregation {
         Aggregation { policy, replies: vec![None; parts], resp3 }
     }
