@@ -20,8 +20,9 @@ pub fn build() -> Result<PathBuf> {
     Ok(built.insert(path).clone())
 }
 
-/// Runs `filter/build KIND`, the one way in which everything in this repository builds what Envoy loads, and returns the path of
-/// `artefact`, which is relative to the target directory. The first build, which takes its time, shows Cargo's progress.
+/// Runs `filter/build KIND`, the one way in which everything in this repository builds what Envoy
+/// loads, and returns the path of `artefact`, which is relative to the target directory. The first
+/// build, which takes its time, shows Cargo's progress.
 pub(crate) fn build_artefact(what: &str, kind: &str, artefact: &str) -> Result<PathBuf> {
     let path = workspace::target_dir().join(artefact);
     let quiet = path.is_file().then_some("--quiet");

@@ -6,13 +6,15 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use redis_mesh_tests::{filter, native, workspace};
 
-/// What the wasm filter may have: a ConfigMap or an image layer carries it, and every Envoy compiles it.
+/// What the wasm filter may have: a ConfigMap or an image layer carries it, and every Envoy
+/// compiles it.
 const FILTER: u64 = 460_000;
 
 /// What the module may have, however it is delivered.
 const MODULE: u64 = 2_000_000;
 
-/// What a ConfigMap can carry of the module: all of a ConfigMap may have 1 MiB, its metadata and the encoding included.
+/// What a ConfigMap can carry of the module: all of a ConfigMap may have 1 MiB, its metadata and
+/// the encoding included.
 const CONFIG_MAP: u64 = 1_040_000;
 
 #[test]

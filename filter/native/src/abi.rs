@@ -1,6 +1,8 @@
-//! The C functions of Envoy's dynamic modules, ABI v0.2.0, that this crate calls, and the types in their signatures.
+//! The C functions of Envoy's dynamic modules, ABI v0.2.0, that this crate calls, and the types in
+//! their signatures.
 //!
-//! The source is `source/extensions/dynamic_modules/abi/abi.h` of Envoy 1.40.0. A new ABI touches this file and `hooks.rs`.
+//! The source is `source/extensions/dynamic_modules/abi/abi.h` of Envoy 1.40.0. A new ABI touches
+//! this file and `hooks.rs`.
 
 use std::ffi::c_void;
 
@@ -10,8 +12,8 @@ pub const VERSION: &std::ffi::CStr = c"v0.2.0";
 /// A pointer to an object of unknown layout: Envoy's, or one that Envoy keeps for this module.
 pub type Opaque = *mut c_void;
 
-/// `envoy_dynamic_module_type_module_buffer` and `…_envoy_buffer`: bytes of this module or of Envoy, valid for the call to which they
-/// are passed.
+/// `envoy_dynamic_module_type_module_buffer` and `…_envoy_buffer`: bytes of this module or of
+/// Envoy, valid for the call to which they are passed.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Buffer {
@@ -21,7 +23,8 @@ pub struct Buffer {
     pub len: usize,
 }
 
-/// `envoy_dynamic_module_type_module_http_header` and `…_envoy_http_header`: a header of an HTTP message.
+/// `envoy_dynamic_module_type_module_http_header` and `…_envoy_http_header`: a header of an HTTP
+/// message.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Header {
@@ -50,7 +53,8 @@ pub const REMOTE_CLOSE: u32 = 0;
 /// `network_connection_event_LocalClose`: Envoy has closed the connection.
 pub const LOCAL_CLOSE: u32 = 1;
 
-/// `network_connection_close_type_FlushWrite`: buffered bytes are written, then the connection is closed.
+/// `network_connection_close_type_FlushWrite`: buffered bytes are written, then the connection is
+/// closed.
 pub const FLUSH_WRITE: u32 = 0;
 /// `network_connection_close_type_NoFlush`: buffered bytes are dropped.
 pub const NO_FLUSH: u32 = 1;

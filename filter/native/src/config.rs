@@ -1,4 +1,5 @@
-//! The configuration of each of the module's filters, and the latest configuration of each listener, which open connections follow.
+//! The configuration of each of the module's filters, and the latest configuration of each
+//! listener, which open connections follow.
 
 use crate::envoy::{self, LogLevel, Meter};
 use crate::metrics::FilterMetrics;
@@ -18,7 +19,8 @@ pub enum FilterKind {
     Upstream(Arc<FilterMetrics>),
 }
 
-/// The latest configuration of one name. It lives as long as a listener or a connection refers to it.
+/// The latest configuration of one name. It lives as long as a listener or a connection refers to
+/// it.
 pub struct LatestConfig {
     value: Mutex<Versioned>,
 }
@@ -32,16 +34,19 @@ struct Versioned {
 }
 
 static CONFIGS: Mutex<BTreeMap<String, Weak<LatestConfig>>> = Mutex::new(BTreeMap::new());
-/// The generation of the latest configuration of all, by which a worker learns without a lock that there is a new one.
+/// The generation of the latest configuration of all, by which a worker learns without a lock that
+/// there is a new one.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
-/// Under each of these locks a value is replaced as a whole, so a panic leaves no change half done.
+/// Under each of these locks a value is replaced as a whole, so a panic leaves no change half
+/// done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The suffix of the names of this module's filters and internal clusters: empty, or `-` and a text that differs from that of
-/// another version of the module in the same Envoy, whose dialers and upstream connections are not this one's.
+/// The suffix of the names of this module's filters and internal clusters: empty, or `-` and a
+/// text that differs from that of another version of the module in the same Envoy, whose dialers
+/// and upstream connections are not this one's.
 static SUFFIX: OnceLock<String> = OnceLock::new();
 
 /// The name of an internal cluster, with this module's suffix.
@@ -70,7 +75,8 @@ impl FilterKind {
         Ok(kind)
     }
 
-    /// Makes this the configuration of a filter that Envoy has removed: its metrics, which others may hold, count no more.
+    /// Makes this the configuration of a filter that Envoy has removed: its metrics, which others
+    /// may hold, count no more.
     pub fn forget(&self) {
         let (FilterKind::Downstream(_, metrics) | FilterKind::Dialer(metrics) | FilterKind::Upstream(metrics)) = self;
         metrics.forget();
@@ -109,10 +115,11 @@ fn configure(meter: Meter, bytes: &[u8]) -> Result<FilterKind, String> {
     Ok(FilterKind::Downstream(latest, metrics))
 }
 
-/// Hands over the configurations that are newer than the generation `seen`, and returns the generation up to which they are seen
-/// now.
+/// Hands over the configurations that are newer than the generation `seen`, and returns the
+/// generation up to which they are seen now.
 pub fn newer(seen: u64, mut each: impl FnMut(Arc<HostConfig>, Arc<FilterMetrics>)) -> u64 {
-    // A configuration that comes after this has a higher number, so the next call finds it, even if this one does too.
+    // A configuration that comes after this has a higher number, so the next call finds it, even
+    // if this one does too.
     let now = GENERATION.load(Ordering::Acquire);
     if now != seen {
         let configs: Vec<Arc<LatestConfig>> = lock(&CONFIGS).values().filter_map(Weak::upgrade).collect();
@@ -131,7 +138,8 @@ mod tests {
     use super::*;
     use crate::standin;
 
-    /// The hosts of the configurations that are newer than a generation and whose names begin in a way: tests share the configurations.
+    /// The hosts of the configurations that are newer than a generation and whose names begin in a
+    /// way: tests share the configurations.
     fn hosts_after(seen: u64, prefix: &str) -> Vec<String> {
         let mut hosts = Vec::new();
         newer(seen, |config, _| hosts.extend(config.host.starts_with(prefix).then(|| config.host.to_string())));

@@ -1,7 +1,8 @@
-//! The functions that Envoy calls. Each has a guard against panics, a check for null pointers, and one call.
+//! The functions that Envoy calls. Each has a guard against panics, a check for null pointers, and
+//! one call.
 //!
-//! A panic must not unwind into Envoy. It closes the connection whose hook has panicked, and is counted and logged; all other
-//! connections go on.
+//! A panic must not unwind into Envoy. It closes the connection whose hook has panicked, and is
+//! counted and logged; all other connections go on.
 
 use crate::abi::{self, Buffer, Header, Opaque};
 use crate::config::FilterKind;
@@ -17,7 +18,8 @@ static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// Calls `hook` and catches a panic, for which it returns `None`.
 fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
-    // Unwind safe: state that a panic leaves behind is reached only through cells and locks, which unwinding releases.
+    // Unwind safe: state that a panic leaves behind is reached only through cells and locks, which
+    // unwinding releases.
     let result = catch_unwind(AssertUnwindSafe(hook));
     if result.is_err() {
         let count = PANICS.fetch_add(1, Ordering::Relaxed) + 1;
@@ -27,14 +29,16 @@ fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
     result.ok()
 }
 
-/// Runs a hook of a connection. If it panics, or if `module` is null, `otherwise` is returned; a panic closes the connection.
+/// Runs a hook of a connection. If it panics, or if `module` is null, `otherwise` is returned; a
+/// panic closes the connection.
 ///
 /// # Safety
-/// `module` is null, or `on_network_filter_new` has returned it and `on_network_filter_destroy` hasn't been called with it.
+/// `module` is null, or `on_network_filter_new` has returned it and `on_network_filter_destroy`
+/// hasn't been called with it.
 unsafe fn on<T>(module: Opaque, otherwise: T, hook: impl FnOnce(&FilterInstance) -> T) -> T {
     let module: *const FilterInstance = module.cast();
-    // SAFETY: by the contract it is null or points to a living instance. The clone keeps the filter alive until the hook returns,
-    // even if Envoy should destroy the instance meanwhile.
+    // SAFETY: by the contract it is null or points to a living instance. The clone keeps the
+    // filter alive until the hook returns, even if Envoy should destroy the instance meanwhile.
     let Some(instance) = (unsafe { module.as_ref() }).cloned() else {
         return otherwise;
     };
@@ -52,7 +56,8 @@ fn status(action: Action) -> u32 {
     }
 }
 
-/// The first call. Returns the version of the ABI, which Envoy compares with its own; it refuses the module if they differ.
+/// The first call. Returns the version of the ABI, which Envoy compares with its own; it refuses
+/// the module if they differ.
 #[unsafe(no_mangle)]
 pub extern "C" fn envoy_dynamic_module_on_program_init() -> *const std::ffi::c_char {
     abi::VERSION.as_ptr()
@@ -70,7 +75,8 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_config_new(
     config: Buffer,
 ) -> *const FilterKind {
     let configured = guarded(|| {
-        // SAFETY: the hook that destroys the configuration has the meter forget it; a refused one leaves no meter behind.
+        // SAFETY: the hook that destroys the configuration has the meter forget it; a refused one
+        // leaves no meter behind.
         let meter = unsafe { Meter::new(envoy) };
         // SAFETY: both are valid for the call, and defining metrics in Envoy changes neither.
         let (name, config) = unsafe { (envoy::bytes(name), envoy::bytes(config)) };
@@ -105,8 +111,8 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_config_destroy(c
 /// A connection begins. Null: Envoy closes it.
 ///
 /// # Safety
-/// `config` is null or comes from `on_network_filter_config_new`, and lives during this call; `filter` is Envoy's filter, on its own
-/// thread, and lives until `on_network_filter_destroy`.
+/// `config` is null or comes from `on_network_filter_config_new`, and lives during this call;
+/// `filter` is Envoy's filter, on its own thread, and lives until `on_network_filter_destroy`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_new(
     config: *const FilterKind,
@@ -302,8 +308,8 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_lb_destroy(policy: *mut NodePol
 /// A connection needs a host. False: there is no suitable host, and the connection fails.
 ///
 /// # Safety
-/// `policy` is null or comes from `on_lb_new` and is alive; `lb` is Envoy's load balancer on its own thread; `priority` and `index` can
-/// be written to.
+/// `policy` is null or comes from `on_lb_new` and is alive; `lb` is Envoy's load balancer on its
+/// own thread; `priority` and `index` can be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_lb_choose_host(
     lb: Opaque,
@@ -315,7 +321,8 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_lb_choose_host(
     let chosen = guarded(|| {
         // SAFETY: by the contract it is null or points to a living policy.
         let policy = unsafe { policy.as_ref() }?;
-        // SAFETY: the load balancer is the one of this hook, on its own thread, and isn't used after this call.
+        // SAFETY: the load balancer is the one of this hook, on its own thread, and isn't used
+        // after this call.
         let hosts = unsafe { ClusterHosts::new(lb) };
         policy.choose(&hosts)
     });

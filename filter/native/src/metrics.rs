@@ -1,7 +1,8 @@
 //! The metrics in Envoy of the module's filters, and how the tallies of workers are added to them.
 //!
-//! Envoy has no labels for the metrics of a network filter, so labels are part of the names, in a form that a configuration can look
-//! for (`stats_tags`, Istio's `extraStatTags`): `redis_host=.=HOST;.;`. A metric has the same name on all data paths.
+//! Envoy has no labels for the metrics of a network filter, so labels are part of the names, in a
+//! form that a configuration can look for (`stats_tags`, Istio's `extraStatTags`):
+//! `redis_host=.=HOST;.;`. A metric has the same name on all data paths.
 
 use crate::envoy::{Counter, Gauge, Histogram, Meter, MeterGuard};
 use redis_mesh_core::command;
@@ -37,7 +38,8 @@ struct DownstreamMetrics {
     clients: Gauge,
     /// The labels and counters of the routes, in the order of the configuration.
     routes: Vec<(String, Counter)>,
-    /// The durations and errors of commands, in the order of the command table; empty unless the host has `commandStats`.
+    /// The durations and errors of commands, in the order of the command table; empty unless the
+    /// host has `commandStats`.
     commands: Vec<(Histogram, Counter)>,
 }
 
@@ -89,7 +91,8 @@ impl FilterMetrics {
         self.meter.forget();
     }
 
-    /// The configuration of the clients for which these metrics count; `None` for the metrics of other filters.
+    /// The configuration of the clients for which these metrics count; `None` for the metrics of
+    /// other filters.
     pub fn config(&self) -> Option<&Arc<HostConfig>> {
         self.downstream.as_ref().map(|downstream| &downstream.config)
     }
@@ -132,8 +135,9 @@ impl FilterMetrics {
         self.meter.with(|guard| guard.decrement(self.upstream.active));
     }
 
-    /// Adds the tally of clients that have the configuration `config`, which may be another one of the same host. False: Envoy
-    /// has destroyed this metrics' own configuration, and nothing was added.
+    /// Adds the tally of clients that have the configuration `config`, which may be another one of
+    /// the same host. False: Envoy has destroyed this metrics' own configuration, and nothing was
+    /// added.
     #[must_use]
     pub fn add(&self, tally: &Tally, config: &Arc<HostConfig>) -> bool {
         let Some(downstream) = &self.downstream else { return false };
@@ -155,7 +159,8 @@ impl DownstreamMetrics {
         add(self.cut_off, tally.cut_off);
         let is_own = Arc::ptr_eq(config, &self.config);
         for (index, count) in tally.routes.iter().enumerate().filter(|(_, count)| **count > 0) {
-            // Another configuration of the host may have its routes in another order; their names tell which is which.
+            // Another configuration of the host may have its routes in another order; their names
+            // tell which is which.
             let found = if is_own {
                 self.routes.get(index)
             } else {
@@ -187,8 +192,8 @@ fn label(name: &str, value: &str) -> String {
     format!("{name}=.={value};.;")
 }
 
-/// A route's name as a label: cut at [`LONGEST_ROUTE`], with `_` for characters that would end the label or that a dashboard
-/// can't show.
+/// A route's name as a label: cut at [`LONGEST_ROUTE`], with `_` for characters that would end the
+/// label or that a dashboard can't show.
 fn printable(name: &str) -> String {
     let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, ';' | '"' | '\\');
     name.chars().take(LONGEST_ROUTE).map(|c| if is_plain(c) { c } else { '_' }).collect()

@@ -1,7 +1,9 @@
-//! The load-balancing policy `node`, for clusters whose hosts are asked for one by one: the nodes of a Redis Cluster.
+//! The load-balancing policy `node`, for clusters whose hosts are asked for one by one: the nodes
+//! of a Redis Cluster.
 //!
-//! An upstream filter names the wanted address right before `tcp_proxy` chooses a host, on the same thread. Where a node is wanted
-//! that isn't a healthy member of the cluster, no other is chosen in its place, and the connection fails.
+//! An upstream filter names the wanted address right before `tcp_proxy` chooses a host, on the
+//! same thread. Where a node is wanted that isn't a healthy member of the cluster, no other is
+//! chosen in its place, and the connection fails.
 
 use crate::envoy::ClusterHosts;
 use redis_mesh_core::proxy::Address;
@@ -22,12 +24,14 @@ pub fn want(address: &Address) {
 /// The policy of one cluster on one worker.
 #[derive(Default)]
 pub struct NodePolicy {
-    /// The index of the next host, modulo their number, for connections that want no particular one: round robin.
+    /// The index of the next host, modulo their number, for connections that want no particular
+    /// one: round robin.
     next: Cell<usize>,
 }
 
 impl NodePolicy {
-    /// Chooses a host: its priority, and its index among the healthy hosts of that priority. `None`: there is no suitable one.
+    /// Chooses a host: its priority, and its index among the healthy hosts of that priority.
+    /// `None`: there is no suitable one.
     pub fn choose(&self, hosts: &ClusterHosts) -> Option<(u32, u32)> {
         let wanted = WANTED.take().filter(|address| hosts.are_of(&address.cluster));
         let node = wanted.and_then(|address| address.node).map(|node| node.to_string());
@@ -70,7 +74,8 @@ mod tests {
         assert_eq!(choose(Some(address("redis", Some("[::1]:7000")))), Some((1, 0)));
         assert_eq!(choose(Some(address("redis", Some("10.0.0.3:7000")))), None);
         assert_eq!(choose(Some(address("redis", None))), Some((0, 0)));
-        // A connection of another filter wants no node; one of this module wants a node of another cluster.
+        // A connection of another filter wants no node; one of this module wants a node of another
+        // cluster.
         assert_eq!(choose(None), Some((0, 1)));
         assert_eq!(choose(Some(address("other", Some("10.0.0.2:7000")))), Some((0, 0)));
         standin::set_hosts("redis", &[]);

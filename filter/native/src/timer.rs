@@ -1,4 +1,5 @@
-//! Timers of workers. The ABI gives network filters no timer, so one thread of this module posts to the workers' event loops.
+//! Timers of workers. The ABI gives network filters no timer, so one thread of this module posts
+//! to the workers' event loops.
 
 use crate::envoy::{self, LogLevel, Waker};
 use std::collections::BTreeMap;
@@ -8,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// A timer of one worker: it fires once, at the time that was set last.
-pub struct Timer {
+pub struct WorkerTimer {
     key: u64,
 }
 
@@ -19,31 +20,33 @@ struct Registration {
 }
 
 /// The timers of all workers, and the thread that serves them.
-struct Timers {
+struct TimerThread {
     registrations: BTreeMap<u64, Registration>,
     is_running: bool,
     /// The thread, for which tests wait.
     thread: Option<JoinHandle<()>>,
 }
 
-static TIMERS: Mutex<Timers> = Mutex::new(Timers { registrations: BTreeMap::new(), is_running: false, thread: None });
+static TIMERS: Mutex<TimerThread> =
+    Mutex::new(TimerThread { registrations: BTreeMap::new(), is_running: false, thread: None });
 static CHANGED: Condvar = Condvar::new();
 
-/// Locks the timers. Every change under this lock is one assignment, so a panic leaves no change half done.
-fn timers() -> MutexGuard<'static, Timers> {
+/// Locks the timers. Every change under this lock is one assignment, so a panic leaves no change
+/// half done.
+fn timers() -> MutexGuard<'static, TimerThread> {
     TIMERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Default for Timer {
-    fn default() -> Timer {
+impl Default for WorkerTimer {
+    fn default() -> WorkerTimer {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        Timer { key: KEYS.fetch_add(1, Ordering::Relaxed) }
+        WorkerTimer { key: KEYS.fetch_add(1, Ordering::Relaxed) }
     }
 }
 
-impl Timer {
-    /// Takes the waker that fires the timer; [`Timer::detach`] drops it. False: the thread can't be started, and the timer never
-    /// fires.
+impl WorkerTimer {
+    /// Takes the waker that fires the timer; [`WorkerTimer::detach`] drops it. False: the thread
+    /// can't be started, and the timer never fires.
     pub fn attach(&self, waker: Waker) -> bool {
         let mut timers = timers();
         if !timers.is_running {
@@ -74,7 +77,8 @@ impl Timer {
     }
 }
 
-/// The thread's function. It ends with the last registration, so that no code of this module runs when no worker needs it.
+/// The thread's function. It ends with the last registration, so that no code of this module runs
+/// when no worker needs it.
 fn run() {
     let mut timers = timers();
     while !timers.registrations.is_empty() {
@@ -117,7 +121,7 @@ mod tests {
         let _end = standin::End;
         let connection = standin::connect("redis_anchor", standin::configure("anchor", ""));
         let instance = connection.instance();
-        let timer = Timer::default();
+        let timer = WorkerTimer::default();
         let wait = |count: u64| {
             let deadline = Instant::now() + Duration::from_secs(10);
             while connection.wake_ups() < count && Instant::now() < deadline {

@@ -1,7 +1,8 @@
-//! Calls into Envoy. The SDK's wrappers panic on a status that isn't OK, and a panic in a VM closes every connection of its worker,
-//! so these functions don't use them.
+//! Calls into Envoy. The SDK's wrappers panic on a status that isn't OK, and a panic in a VM
+//! closes every connection of its worker, so these functions don't use them.
 //!
-//! The source is proxy-wasm ABI 0.2.1 (<https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1>). This is the only file
+//! The source is proxy-wasm ABI 0.2.1
+//! (<https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1>). This is the only file
 //! with `unsafe`.
 
 use proxy_wasm::types::BufferType;
@@ -54,13 +55,15 @@ const COUNTER: u32 = 0;
 /// Takes the ownership of a buffer that Envoy has filled.
 ///
 /// # Safety
-/// `data` and `size` come from a call that has succeeded, and are taken over once: `data` is null, or this module's
-/// `proxy_on_memory_allocate`, which makes a boxed slice of bytes, has allocated it with exactly that size.
+/// `data` and `size` come from a call that has succeeded, and are taken over once: `data` is null,
+/// or this module's `proxy_on_memory_allocate`, which makes a boxed slice of bytes, has allocated
+/// it with exactly that size.
 unsafe fn owned(data: *mut u8, size: usize) -> Vec<u8> {
     if data.is_null() {
         return Vec::new();
     }
-    // SAFETY: the caller vouches for a boxed slice of `size` bytes, which has that capacity, and Envoy has written all of it.
+    // SAFETY: the caller vouches for a boxed slice of `size` bytes, which has that capacity, and
+    // Envoy has written all of it.
     unsafe { Vec::from_raw_parts(data, size, size) }
 }
 
@@ -83,18 +86,21 @@ pub fn replace(kind: BufferType, size: usize, with: &[u8]) -> bool {
     unsafe { host::proxy_set_buffer_bytes(kind, 0, size, with.as_ptr(), with.len()) == OK }
 }
 
-/// Replaces all `size` bytes of a buffer by emptying it and appending. [`replace`] prepends, for which Envoy allocates 4 KiB however
-/// few the bytes are, and keeps them while a client doesn't read. False: Envoy has refused.
+/// Replaces all `size` bytes of a buffer by emptying it and appending. [`replace`] prepends, for
+/// which Envoy allocates 4 KiB however few the bytes are, and keeps them while a client doesn't
+/// read. False: Envoy has refused.
 #[must_use]
 pub fn replace_all(kind: BufferType, size: usize, with: &[u8]) -> bool {
     let append = || {
-        // SAFETY: the slice outlives the call, which copies it. A start beyond the end of the buffer means to append.
+        // SAFETY: the slice outlives the call, which copies it. A start beyond the end of the
+        // buffer means to append.
         unsafe { host::proxy_set_buffer_bytes(kind, 1, 0, with.as_ptr(), with.len()) == OK }
     };
     replace(kind, size, &[]) && (with.is_empty() || append())
 }
 
-/// Makes the calls that follow concern this context, a connection or a root context. False: it is gone.
+/// Makes the calls that follow concern this context, a connection or a root context. False: it is
+/// gone.
 #[must_use]
 pub fn select(context: u32) -> bool {
     // SAFETY: the function takes a number.
@@ -103,7 +109,8 @@ pub fn select(context: u32) -> bool {
 
 /// Hands the read buffer of the selected connection to the next filter.
 pub fn resume() {
-    // SAFETY: the function takes a number. Envoy may call `proxy_on_upstream_data` before it returns.
+    // SAFETY: the function takes a number. Envoy may call `proxy_on_upstream_data` before it
+    // returns.
     unsafe { host::proxy_continue_stream(DOWNSTREAM) };
 }
 
@@ -119,11 +126,13 @@ pub fn tick_every(milliseconds: u32) {
     unsafe { host::proxy_set_tick_period_milliseconds(milliseconds) };
 }
 
-/// A property (an attribute of Envoy) of the selected connection. `None` if it is empty, absent or not UTF-8.
+/// A property (an attribute of Envoy) of the selected connection. `None` if it is empty, absent or
+/// not UTF-8.
 pub fn property(path: &[&str]) -> Option<String> {
     let path = path.join("\0");
     let (mut data, mut size) = (std::ptr::null_mut(), 0);
-    // SAFETY: the path outlives the call; both out-pointers are valid for the call; the result is taken over only on success.
+    // SAFETY: the path outlives the call; both out-pointers are valid for the call; the result is
+    // taken over only on success.
     let value = unsafe {
         match host::proxy_get_property(path.as_ptr(), path.len(), &mut data, &mut size) {
             OK => owned(data, size),
@@ -133,7 +142,8 @@ pub fn property(path: &[&str]) -> Option<String> {
     String::from_utf8(value).ok().filter(|v| !v.is_empty())
 }
 
-/// Registers a shared queue, whose items come back to this VM by `on_queue_ready` in a later turn of the worker's event loop.
+/// Registers a shared queue, whose items come back to this VM by `on_queue_ready` in a later turn
+/// of the worker's event loop.
 pub fn queue(name: &str) -> Option<u32> {
     let mut id = 0;
     // SAFETY: the name outlives the call, and the out-pointer is valid.

@@ -1,7 +1,8 @@
 //! The core of redis-mesh as an Envoy network filter.
 //!
-//! This crate only translates: properties, buffers and callbacks of proxy-wasm on one side, calls of
-//! [`redis_mesh_core::rewrite::Rewriter`] on the other. It must stand directly before `tcp_proxy` or `redis_proxy`.
+//! This crate only translates: properties, buffers and callbacks of proxy-wasm on one side, calls
+//! of [`redis_mesh_core::rewrite::Rewriter`] on the other. It must stand directly before
+//! `tcp_proxy` or `redis_proxy`.
 
 mod abi;
 mod plugin;
@@ -24,7 +25,8 @@ mod entry {
     }}
 }
 
-/// A root context: one plugin configuration as Envoy holds it. The VM keeps the plugin that it configures, by name.
+/// A root context: one plugin configuration as Envoy holds it. The VM keeps the plugin that it
+/// configures, by name.
 struct Root {
     id: u32,
     /// `None` until the first configuration is accepted.
@@ -65,7 +67,8 @@ impl RootContext for Root {
     }
 
     fn on_queue_ready(&mut self, queue: u32) {
-        // One item a call: Envoy hands bytes on only when the call is over, and the next item may be of the same connection.
+        // One item a call: Envoy hands bytes on only when the call is over, and the next item may
+        // be of the same connection.
         if let Some(id) = abi::dequeue(queue) {
             stream::pump(id);
         }

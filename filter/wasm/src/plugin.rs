@@ -1,4 +1,5 @@
-//! A plugin: the current configuration of one name, which every connection of the plugin reads in each callback.
+//! A plugin: the current configuration of one name, which every connection of the plugin reads in
+//! each callback.
 
 use crate::abi;
 use redis_mesh_core::config::ProxyConfig;
@@ -31,7 +32,8 @@ impl HostStats {
         self.increments.borrow_mut().take(|stat, by| {
             let counter = &mut counters[stat as usize];
             if counter.is_none() {
-                // Labels are part of the name, in a form that a configuration can look for (`stats_tags`, Istio's `extraStatTags`).
+                // Labels are part of the name, in a form that a configuration can look for
+                // (`stats_tags`, Istio's `extraStatTags`).
                 *counter = abi::counter(&format!("redis_mesh.redis_host=.={host};.;{}", stat.name()));
             }
             if let Some(counter) = *counter {
@@ -57,7 +59,8 @@ impl Plugin {
         self.config.borrow().clone()
     }
 
-    /// The number of the current configuration, by which a connection learns that it has to find its host again.
+    /// The number of the current configuration, by which a connection learns that it has to find
+    /// its host again.
     pub fn generation(&self) -> u32 {
         self.generation.get()
     }
@@ -68,8 +71,8 @@ impl Plugin {
         self.generation.set(self.generation.get().wrapping_add(1));
     }
 
-    /// Registers the queue by which this plugin's connections are pumped, under the root context that is being configured. False:
-    /// Envoy has refused.
+    /// Registers the queue by which this plugin's connections are pumped, under the root context
+    /// that is being configured. False: Envoy has refused.
     #[must_use]
     pub fn register_queue(&self, name: &str) -> bool {
         self.queue.set(abi::queue(name));

@@ -18,7 +18,8 @@ pub struct Stream {
     connection: Rc<RefCell<Connection>>,
 }
 
-/// A connection's state, which its own callbacks reach and, while it waits, [`pump`] and [`wake_due`].
+/// A connection's state, which its own callbacks reach and, while it waits, [`pump`] and
+/// [`wake_due`].
 struct Connection {
     plugin: Rc<Plugin>,
     rewriter: Rewriter,
@@ -28,7 +29,8 @@ struct Connection {
     stats: Option<Rc<HostStats>>,
     /// True once the client has sent its last byte.
     ended: bool,
-    /// The number of bytes at the beginning of Envoy's read buffer that the rewriter has made and that wait to be handed on.
+    /// The number of bytes at the beginning of Envoy's read buffer that the rewriter has made and
+    /// that wait to be handed on.
     unsent: usize,
     /// True while an item of the plugin's queue will have the connection pumped.
     scheduled: bool,
@@ -43,8 +45,8 @@ enum HostBinding {
     Managed(u32),
     /// The connection belongs to no host of the plugin and passes through untouched.
     Unmanaged,
-    /// The connection's host is gone, or Envoy has refused an edit. The rewriter's edits so far can't be undone, so the connection is
-    /// closed.
+    /// The connection's host is gone, or Envoy has refused an edit. The rewriter's edits so far
+    /// can't be undone, so the connection is closed.
     Orphaned,
 }
 
@@ -118,7 +120,8 @@ impl Connection {
         };
         self.host = match (found, self.host) {
             (_, HostBinding::Orphaned) => HostBinding::Orphaned,
-            // Bytes of an unmanaged connection have passed that the rewriter hasn't parsed, so it can't begin in the middle.
+            // Bytes of an unmanaged connection have passed that the rewriter hasn't parsed, so it
+            // can't begin in the middle.
             (_, HostBinding::Unmanaged) => HostBinding::Unmanaged,
             (Some(i), _) => HostBinding::Managed(i as u32),
             (None, HostBinding::Unknown) => HostBinding::Unmanaged,
@@ -143,7 +146,8 @@ impl Connection {
     ) -> Option<T> {
         let host = self.managed(config)?;
         let stats = self.stats.clone()?;
-        // Reading a clock is a call into Envoy. Delays alone need the one clock, and TIME alone needs the other.
+        // Reading a clock is a call into Envoy. Delays alone need the one clock, and TIME alone
+        // needs the other.
         let delay_clock = || if host.delays { vm::now() } else { Duration::ZERO };
         let (now, unix) = match (time, host.path) {
             (TimeUse::Unneeded, _) => (Duration::ZERO, Duration::ZERO),
@@ -159,7 +163,8 @@ impl Connection {
         Some(result)
     }
 
-    /// Has the rewriter edit the `data` in the read buffer. Returns the number of bytes that may go on, 0 if the connection can't.
+    /// Has the rewriter edit the `data` in the read buffer. Returns the number of bytes that may
+    /// go on, 0 if the connection can't.
     fn edit_request(&mut self, config: &ProxyConfig, data: &[u8], out: &mut Vec<u8>) -> usize {
         match self.with_env(config, TimeUse::Needed, |rewriter, env| rewriter.request(env, data, out)) {
             Some(Edit::Unchanged) => data.len(),
@@ -171,8 +176,8 @@ impl Connection {
         }
     }
 
-    /// Has the rewriter edit `size` bytes from upstream in Envoy's buffer. False: Envoy has refused, or the connection belongs to no
-    /// host.
+    /// Has the rewriter edit `size` bytes from upstream in Envoy's buffer. False: Envoy has
+    /// refused, or the connection belongs to no host.
     fn edit_reply(&mut self, config: &ProxyConfig, size: usize, out: &mut Vec<u8>) -> bool {
         match self.rewriter.reply_need(config, size) {
             ReplyNeed::Nothing => return true,
@@ -201,8 +206,8 @@ impl Connection {
         }
     }
 
-    /// Takes bytes out of the read buffer that the client has sent since the rewriter filled it, so that only the rewriter's bytes
-    /// are handed on.
+    /// Takes bytes out of the read buffer that the client has sent since the rewriter filled it,
+    /// so that only the rewriter's bytes are handed on.
     fn hold_later_bytes(&mut self) {
         let all = abi::buffer(BufferType::DownstreamData, 0, usize::MAX);
         let (unsent, later) = all.split_at(self.unsent.min(all.len()));
@@ -214,14 +219,16 @@ impl Connection {
         }
     }
 
-    /// Hands the read buffer on. Bytes that are still held, or that come meanwhile, are looked at in a later turn.
+    /// Hands the read buffer on. Bytes that are still held, or that come meanwhile, are looked at
+    /// in a later turn.
     fn flush(&mut self, id: u32, connection: &Rc<RefCell<Connection>>) {
         self.unsent = 0;
         abi::resume();
         self.schedule_or_finish(id, connection);
     }
 
-    /// Has the connection pumped again if there is something to do; otherwise it waits only for a gate.
+    /// Has the connection pumped again if there is something to do; otherwise it waits only for a
+    /// gate.
     fn schedule_or_finish(&mut self, id: u32, connection: &Rc<RefCell<Connection>>) {
         if self.has_work() {
             self.schedule(id, connection);
@@ -325,11 +332,11 @@ impl Stream {
     }
 }
 
-/// Goes on with a connection that waits: hands on bytes that are ready, else has the rewriter edit those that the client has sent
-/// meanwhile, else closes the connection if that is due.
+/// Goes on with a connection that waits: hands on bytes that are ready, else has the rewriter edit
+/// those that the client has sent meanwhile, else closes the connection if that is due.
 ///
-/// [`abi::resume`] takes effect when the call from Envoy is over, so it is the last thing that happens here; replies that the
-/// next filter gives at once come after it.
+/// [`abi::resume`] takes effect when the call from Envoy is over, so it is the last thing that
+/// happens here; replies that the next filter gives at once come after it.
 pub fn pump(id: u32) {
     let Some(connection) = waiting(id) else {
         return;

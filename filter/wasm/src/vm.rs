@@ -40,7 +40,8 @@ pub fn configure(bytes: &[u8]) -> Result<Rc<Plugin>, ConfigError> {
             plugin
         }
     });
-    // The name can't be guessed, so no other VM registers the same queue, and items come back to this VM alone.
+    // The name can't be guessed, so no other VM registers the same queue, and items come back to
+    // this VM alone.
     let queue =
         QUEUE_NAME.with_borrow_mut(|queue| queue.get_or_insert_with(|| random(|r| to_hex(&r.secret()))).clone());
     if !plugin.register_queue(&format!("{queue}/{name}")) {
@@ -54,7 +55,8 @@ pub fn random<T>(use_it: impl FnOnce(&mut Random) -> T) -> T {
     RANDOM.with_borrow_mut(|random| {
         use_it(random.get_or_insert_with(|| {
             let mut seed = [0u8; 32];
-            // Envoy's random_get doesn't fail. If it did, the clock would be a poor seed, but no reason to panic.
+            // Envoy's random_get doesn't fail. If it did, the clock would be a poor seed, but no
+            // reason to panic.
             if getrandom::fill(&mut seed).is_err() {
                 seed[..8].copy_from_slice(&abi::unix_nanoseconds().to_le_bytes());
             }
@@ -73,7 +75,8 @@ pub fn now() -> Duration {
     start.elapsed()
 }
 
-/// Has the connection of this context woken at a time, by a tick of the selected connection's root context.
+/// Has the connection of this context woken at a time, by a tick of the selected connection's root
+/// context.
 pub fn wake_at(time: Duration, context: u32) {
     TIMERS.with_borrow_mut(|timers| timers.insert((time, context)));
     set_tick(time.saturating_sub(now()));
@@ -93,7 +96,8 @@ pub fn add_root(root: u32) {
     ROOTS.with_borrow_mut(|roots| roots.push(root));
 }
 
-/// A root context ends, and with it its ticks, which others may need: another root context ticks in its place.
+/// A root context ends, and with it its ticks, which others may need: another root context ticks
+/// in its place.
 pub fn remove_root(root: u32) {
     let heir = ROOTS.with_borrow_mut(|roots| {
         roots.retain(|one| *one != root);
@@ -132,7 +136,8 @@ pub fn flush_stats() {
 
 /// Ends the ticks of a root context, except for the next one that a connection needs.
 pub fn end_tick(root: u32, now: Duration) {
-    // Waking connections has selected others. A root context that ticks is there, so this doesn't fail.
+    // Waking connections has selected others. A root context that ticks is there, so this doesn't
+    // fail.
     let _ = abi::select(root);
     TICK.set(0);
     abi::tick_every(0);

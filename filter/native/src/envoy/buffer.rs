@@ -13,20 +13,22 @@ pub fn lend(bytes: &[u8]) -> Buffer {
 /// The bytes of a buffer that Envoy has given out.
 ///
 /// # Safety
-/// The buffer is one that Envoy has given out and that is still valid, and Envoy isn't called while the result is in use: a call may
-/// change or free the bytes.
+/// The buffer is one that Envoy has given out and that is still valid, and Envoy isn't called
+/// while the result is in use: a call may change or free the bytes.
 pub unsafe fn bytes<'a>(buffer: Buffer) -> &'a [u8] {
     if buffer.data.is_null() || buffer.len == 0 {
         return &[];
     }
-    // SAFETY: the caller vouches for `len` bytes at this address that nobody changes while the result is in use.
+    // SAFETY: the caller vouches for `len` bytes at this address that nobody changes while the
+    // result is in use.
     unsafe { std::slice::from_raw_parts(buffer.data, buffer.len) }
 }
 
 /// True if the headers of a response name the status 200.
 ///
 /// # Safety
-/// `headers` is null or points to `len` headers that Envoy has given out and that are valid for this call.
+/// `headers` is null or points to `len` headers that Envoy has given out and that are valid for
+/// this call.
 pub unsafe fn has_status_200(headers: *const Header, len: usize) -> bool {
     if headers.is_null() {
         return false;
@@ -36,7 +38,8 @@ pub unsafe fn has_status_200(headers: *const Header, len: usize) -> bool {
     headers.iter().any(|header| {
         let key = Buffer { data: header.key, len: header.key_len };
         let value = Buffer { data: header.value, len: header.value_len };
-        // SAFETY: the caller vouches for the header's name and value, and Envoy isn't called while they are compared.
+        // SAFETY: the caller vouches for the header's name and value, and Envoy isn't called while
+        // they are compared.
         unsafe { bytes(key) == b":status" && bytes(value) == b"200" }
     })
 }

@@ -10,7 +10,8 @@ pub struct ClusterHosts {
 
 impl ClusterHosts {
     /// # Safety
-    /// `raw` is Envoy's load balancer of the hook that is running, on its own thread, and the result is dropped before the hook ends.
+    /// `raw` is Envoy's load balancer of the hook that is running, on its own thread, and the
+    /// result is dropped before the hook ends.
     pub unsafe fn new(raw: Opaque) -> ClusterHosts {
         ClusterHosts { raw }
     }
@@ -18,8 +19,8 @@ impl ClusterHosts {
     /// True if the hosts' cluster has this name.
     pub fn are_of(&self, cluster: &str) -> bool {
         let mut name = EMPTY;
-        // SAFETY: by `new` the load balancer is alive. The name is valid until Envoy is called again, which doesn't happen before it is
-        // compared.
+        // SAFETY: by `new` the load balancer is alive. The name is valid until Envoy is called
+        // again, which doesn't happen before it is compared.
         unsafe {
             abi::envoy_dynamic_module_callback_lb_get_cluster_name(self.raw, &mut name);
             bytes(name) == cluster.as_bytes()
@@ -41,8 +42,9 @@ impl ClusterHosts {
     /// True if the healthy host of this index in a priority has this address (`IP:PORT`).
     pub fn is_at(&self, priority: u32, index: usize, address: &str) -> bool {
         let mut found = EMPTY;
-        // SAFETY: by `new` the load balancer is alive; it returns false for a host that it doesn't have. The address is valid until Envoy
-        // is called again, which doesn't happen before it is compared.
+        // SAFETY: by `new` the load balancer is alive; it returns false for a host that it doesn't
+        // have. The address is valid until Envoy is called again, which doesn't happen before it
+        // is compared.
         unsafe {
             abi::envoy_dynamic_module_callback_lb_get_healthy_host_address(self.raw, priority, index, &mut found)
                 && bytes(found) == address.as_bytes()

@@ -6,8 +6,8 @@ use redis_mesh_core::proxy::{CarrierId as ConnectionId, ClientId, Proxy as Multi
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-/// Envoy's side of one filter instance. It is bound to the thread of its worker. No method has an effect once the connection
-/// [is gone](FilterHandle::is_gone).
+/// Envoy's side of one filter instance. It is bound to the thread of its worker. No method has an
+/// effect once the connection [is gone](FilterHandle::is_gone).
 pub struct FilterHandle {
     /// Null once the connection is gone.
     raw: Cell<Opaque>,
@@ -28,8 +28,8 @@ thread_local! {
 
 impl FilterHandle {
     /// # Safety
-    /// `raw` is the pointer that Envoy passed when it created the filter, and [`FilterHandle::forget`] will be called in the
-    /// filter's destroy hook at the latest.
+    /// `raw` is the pointer that Envoy passed when it created the filter, and
+    /// [`FilterHandle::forget`] will be called in the filter's destroy hook at the latest.
     pub unsafe fn new(raw: Opaque) -> FilterHandle {
         FilterHandle { raw: Cell::new(raw) }
     }
@@ -44,19 +44,22 @@ impl FilterHandle {
         self.raw.get().is_null()
     }
 
-    /// Calls Envoy with the filter, unless the connection is gone. The closure may rely on the filter being alive and on being
-    /// on its thread: by the contract of `new`, `forget` is called before Envoy deletes the filter, and the handle isn't `Send`.
+    /// Calls Envoy with the filter, unless the connection is gone. The closure may rely on the
+    /// filter being alive and on being on its thread: by the contract of `new`, `forget` is called
+    /// before Envoy deletes the filter, and the handle isn't `Send`.
     fn call<T>(&self, call: impl FnOnce(Opaque) -> T) -> Option<T> {
         let raw = self.raw.get();
         (!raw.is_null()).then(|| call(raw))
     }
 
-    /// Hands the chunks of a buffer to `take`, which returns how many bytes of a chunk it takes, until a chunk isn't taken whole.
-    /// Returns the number of bytes taken, and whether some are left.
+    /// Hands the chunks of a buffer to `take`, which returns how many bytes of a chunk it takes,
+    /// until a chunk isn't taken whole. Returns the number of bytes taken, and whether some are
+    /// left.
     ///
     /// # Safety
-    /// `raw` is a filter that is alive; `size` and `chunks` are the two functions of the ABI for one and the same of its buffers, which
-    /// is valid in the hook that is running; `take` doesn't call Envoy.
+    /// `raw` is a filter that is alive; `size` and `chunks` are the two functions of the ABI for
+    /// one and the same of its buffers, which is valid in the hook that is running; `take` doesn't
+    /// call Envoy.
     unsafe fn chunks(
         raw: Opaque,
         size: unsafe extern "C" fn(Opaque) -> usize,
@@ -65,8 +68,9 @@ impl FilterHandle {
     ) -> (usize, bool) {
         let mut list = CHUNKS.take();
         list.clear();
-        // SAFETY: the caller vouches for the filter and its buffer. Envoy writes exactly `size` entries, for nothing changes the buffer
-        // between the two calls, and the list has room for that many.
+        // SAFETY: the caller vouches for the filter and its buffer. Envoy writes exactly `size`
+        // entries, for nothing changes the buffer between the two calls, and the list has room for
+        // that many.
         let filled = unsafe {
             list.resize(size(raw), EMPTY);
             chunks(raw, list.as_mut_ptr())
@@ -74,7 +78,8 @@ impl FilterHandle {
         let (mut taken, mut left) = (0, false);
         if filled {
             for chunk in &list {
-                // SAFETY: Envoy has just given the chunk out, and the caller vouches that `take` doesn't call Envoy.
+                // SAFETY: Envoy has just given the chunk out, and the caller vouches that `take`
+                // doesn't call Envoy.
                 let chunk = unsafe { bytes(*chunk) };
                 let n = take(chunk).min(chunk.len());
                 taken += n;
@@ -88,11 +93,13 @@ impl FilterHandle {
         (taken, left)
     }
 
-    /// Feeds a client's bytes to the multiplexer and drops those that it takes. Call it only within the read hook.
+    /// Feeds a client's bytes to the multiplexer and drops those that it takes. Call it only
+    /// within the read hook.
     pub fn read(&self, multiplexer: &RefCell<Multiplexer>, client: ClientId, now: Duration) -> ReadOutcome {
         let mut multiplexer = multiplexer.borrow_mut();
         let outcome = self.call(|raw| {
-            // SAFETY: within the read hook the read buffer is valid, and the multiplexer has no way to call Envoy.
+            // SAFETY: within the read hook the read buffer is valid, and the multiplexer has no
+            // way to call Envoy.
             unsafe {
                 let (taken, is_rest_left) = FilterHandle::chunks(
                     raw,
@@ -107,12 +114,14 @@ impl FilterHandle {
         outcome.unwrap_or(ReadOutcome { is_rest_left: false, taken: 0 })
     }
 
-    /// Feeds the bytes that an upstream has sent to the multiplexer and drops them, so that no filter behind this one gets them.
-    /// Call it only within the write hook: Envoy keeps the address of the buffer, which may lie on its stack, beyond the hook.
+    /// Feeds the bytes that an upstream has sent to the multiplexer and drops them, so that no
+    /// filter behind this one gets them. Call it only within the write hook: Envoy keeps the
+    /// address of the buffer, which may lie on its stack, beyond the hook.
     pub fn reply(&self, multiplexer: &RefCell<Multiplexer>, connection: ConnectionId, now: Duration) {
         let mut multiplexer = multiplexer.borrow_mut();
         self.call(|raw| {
-            // SAFETY: within the write hook the write buffer is valid, and the multiplexer has no way to call Envoy.
+            // SAFETY: within the write hook the write buffer is valid, and the multiplexer has no
+            // way to call Envoy.
             unsafe {
                 let (taken, _) = FilterHandle::chunks(
                     raw,
@@ -132,7 +141,8 @@ impl FilterHandle {
     pub fn peek_read(&self) -> Vec<u8> {
         let mut all = Vec::new();
         self.call(|raw| {
-            // SAFETY: within the read hook the read buffer is valid, and copying doesn't call Envoy.
+            // SAFETY: within the read hook the read buffer is valid, and copying doesn't call
+            // Envoy.
             unsafe {
                 FilterHandle::chunks(
                     raw,
@@ -148,7 +158,8 @@ impl FilterHandle {
         all
     }
 
-    /// Drops up to `len` bytes from the beginning of the read buffer. Call it only within the read hook.
+    /// Drops up to `len` bytes from the beginning of the read buffer. Call it only within the read
+    /// hook.
     pub fn drain_read(&self, len: usize) {
         // SAFETY: `call` has a filter that is alive; Envoy drops no more than there is.
         self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_drain_read_buffer(raw, len) });
@@ -162,17 +173,18 @@ impl FilterHandle {
         });
     }
 
-    /// Appends to the read buffer, which the next filter gets if the read hook returns `Continue`. Call it only within the read
-    /// hook.
+    /// Appends to the read buffer, which the next filter gets if the read hook returns `Continue`.
+    /// Call it only within the read hook.
     pub fn append_read(&self, data: &[u8]) {
-        // SAFETY: `call` has a filter that is alive, and within the read hook its read buffer is valid; Envoy copies the bytes.
+        // SAFETY: `call` has a filter that is alive, and within the read hook its read buffer is
+        // valid; Envoy copies the bytes.
         self.call(|raw| unsafe {
             abi::envoy_dynamic_module_callback_network_filter_append_read_buffer(raw, lend(data));
         });
     }
 
-    /// Writes to the peer of this connection, through the filters between it and this one. Envoy may call this filter's watermark
-    /// hooks before this returns.
+    /// Writes to the peer of this connection, through the filters between it and this one. Envoy
+    /// may call this filter's watermark hooks before this returns.
     pub fn write(&self, data: &[u8]) {
         // SAFETY: `call` has a filter that is alive; Envoy copies the bytes.
         self.call(|raw| unsafe {
@@ -188,14 +200,16 @@ impl FilterHandle {
         });
     }
 
-    /// Closes the connection once all written bytes are sent. Envoy calls the event hook, perhaps before this returns.
+    /// Closes the connection once all written bytes are sent. Envoy calls the event hook, perhaps
+    /// before this returns.
     pub fn close(&self) {
-        // SAFETY: `call` has a filter that is alive, and it stays alive: Envoy deletes it in a later turn of the event loop.
+        // SAFETY: `call` has a filter that is alive, and it stays alive: Envoy deletes it in a
+        // later turn of the event loop.
         self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_close(raw, abi::FLUSH_WRITE) });
     }
 
-    /// Closes the connection at once, dropping bytes that are not sent yet. Envoy calls the event hook, perhaps before this
-    /// returns.
+    /// Closes the connection at once, dropping bytes that are not sent yet. Envoy calls the event
+    /// hook, perhaps before this returns.
     pub fn abort(&self) {
         // SAFETY: as for `close`.
         self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_close(raw, abi::NO_FLUSH) });
@@ -207,20 +221,23 @@ impl FilterHandle {
         self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_enable_half_close(raw, true) });
     }
 
-    /// Disables reading from the connection, or enables it: then Envoy calls the read hook with all that the buffer holds, in a
-    /// later turn of the event loop. Envoy counts the calls, so reading goes on after as many of the one kind as of the other.
+    /// Disables reading from the connection, or enables it: then Envoy calls the read hook with
+    /// all that the buffer holds, in a later turn of the event loop. Envoy counts the calls, so
+    /// reading goes on after as many of the one kind as of the other.
     pub fn read_disable(&self, disable: bool) {
         // SAFETY: `call` has a filter that is alive.
         self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_read_disable(raw, disable) });
     }
 
-    /// False while reading from this connection is disabled, for example by a filter whose upstream is above its high watermark.
+    /// False while reading from this connection is disabled, for example by a filter whose
+    /// upstream is above its high watermark.
     pub fn read_enabled(&self) -> bool {
         // SAFETY: `call` has a filter that is alive.
         self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_read_enabled(raw) }).unwrap_or(false)
     }
 
-    /// Sets a filter state object, which Envoy makes of the text. False: Envoy has no object of that name, or it is already set.
+    /// Sets a filter state object, which Envoy makes of the text. False: Envoy has no object of
+    /// that name, or it is already set.
     #[must_use]
     pub fn set_filter_state(&self, key: &str, value: &str) -> bool {
         // SAFETY: `call` has a filter that is alive; Envoy copies both texts.
@@ -234,8 +251,9 @@ impl FilterHandle {
         .unwrap_or(false)
     }
 
-    /// Sends `POST path` to a cluster, without a timeout, and returns the callout's number, with which Envoy calls the callout hook
-    /// unless this connection ends before. `None`: the request isn't sent; Envoy may have called the hook before this returns.
+    /// Sends `POST path` to a cluster, without a timeout, and returns the callout's number, with
+    /// which Envoy calls the callout hook unless this connection ends before. `None`: the request
+    /// isn't sent; Envoy may have called the hook before this returns.
     #[must_use]
     pub fn post(&self, cluster: &str, path: &str) -> Option<u64> {
         let header = |key: &'static str, value: &str| Header {
@@ -247,8 +265,8 @@ impl FilterHandle {
         let mut headers = [header(":method", "POST"), header(":path", path), header("host", cluster)];
         let mut id = 0;
         let result = self.call(|raw| {
-            // SAFETY: `call` has a filter that is alive. Envoy copies the texts and headers, which outlive the call, and writes `id`
-            // before it returns.
+            // SAFETY: `call` has a filter that is alive. Envoy copies the texts and headers, which
+            // outlive the call, and writes `id` before it returns.
             unsafe {
                 abi::envoy_dynamic_module_callback_network_filter_http_callout(
                     raw,
@@ -264,8 +282,9 @@ impl FilterHandle {
         (result == Some(abi::CALLOUT_STARTED)).then_some(id)
     }
 
-    /// A way to have this filter's scheduled hook called from any thread. It has to be dropped in the destroy hook at the
-    /// latest, since Envoy's event loop may end soon after. `None`: the connection is gone.
+    /// A way to have this filter's scheduled hook called from any thread. It has to be dropped in
+    /// the destroy hook at the latest, since Envoy's event loop may end soon after. `None`: the
+    /// connection is gone.
     pub fn waker(&self) -> Option<Waker> {
         // SAFETY: `call` has a filter that is alive, and this is its thread.
         let raw = self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_scheduler_new(raw) })?;
@@ -278,21 +297,25 @@ pub struct Waker {
     raw: Opaque,
 }
 
-// SAFETY: Envoy's scheduler is made for use by other threads: it holds a weak pointer to the filter and posts to the event loop,
-// which any thread may do. The waker isn't `Sync`, so one thread uses it at a time.
+// SAFETY: Envoy's scheduler is made for use by other threads: it holds a weak pointer to the
+// filter and posts to the event loop, which any thread may do. The waker isn't `Sync`, so one
+// thread uses it at a time.
 unsafe impl Send for Waker {}
 
 impl Waker {
-    /// Has Envoy call the hook in a later turn of the filter's event loop, unless the filter is gone by then.
+    /// Has Envoy call the hook in a later turn of the filter's event loop, unless the filter is
+    /// gone by then.
     pub fn wake(&self) {
-        // SAFETY: the scheduler lives until the waker is dropped, and by the contract of `FilterHandle::waker` the event loop does too.
+        // SAFETY: the scheduler lives until the waker is dropped, and by the contract of
+        // `FilterHandle::waker` the event loop does too.
         unsafe { abi::envoy_dynamic_module_callback_network_filter_scheduler_commit(self.raw, 0) }
     }
 }
 
 impl Drop for Waker {
     fn drop(&mut self) {
-        // SAFETY: the scheduler was made by `scheduler_new`, is deleted once, and nothing uses it after this.
+        // SAFETY: the scheduler was made by `scheduler_new`, is deleted once, and nothing uses it
+        // after this.
         unsafe { abi::envoy_dynamic_module_callback_network_filter_scheduler_delete(self.raw) }
     }
 }

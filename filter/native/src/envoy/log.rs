@@ -17,6 +17,7 @@ pub fn log(level: LogLevel, message: &str) {
         LogLevel::Info => abi::INFO,
         LogLevel::Error => abi::ERROR,
     };
-    // SAFETY: the message outlives the call, which copies it, and Envoy's loggers are made for any thread.
+    // SAFETY: the message outlives the call, which copies it, and Envoy's loggers are made for any
+    // thread.
     unsafe { abi::envoy_dynamic_module_callback_log(level, lend(message.as_bytes())) }
 }

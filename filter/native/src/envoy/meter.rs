@@ -4,7 +4,8 @@ use super::buffer::lend;
 use crate::abi::{self, Opaque};
 use std::sync::{PoisonError, RwLock};
 
-/// Envoy's side of a filter's configuration, shared by all threads. Envoy may destroy the configuration while a thread holds this.
+/// Envoy's side of a filter's configuration, shared by all threads. Envoy may destroy the
+/// configuration while a thread holds this.
 pub struct Meter {
     /// Null once the configuration is gone.
     raw: RwLock<RawConfig>,
@@ -12,10 +13,12 @@ pub struct Meter {
 
 struct RawConfig(Opaque);
 
-// SAFETY: the functions that are called with the pointer read definitions that were complete before the configuration was, and
-// change atomic numbers: any thread may call them while the configuration lives.
+// SAFETY: the functions that are called with the pointer read definitions that were complete
+// before the configuration was, and change atomic numbers: any thread may call them while the
+// configuration lives.
 unsafe impl Send for RawConfig {}
-// SAFETY: several threads may do so at once, since nothing but atomic numbers changes; definitions are made under the write lock.
+// SAFETY: several threads may do so at once, since nothing but atomic numbers changes; definitions
+// are made under the write lock.
 unsafe impl Sync for RawConfig {}
 
 /// The number of a counter in Envoy. The default is the number of no counter, which Envoy ignores.
@@ -24,7 +27,8 @@ pub struct Counter(usize);
 /// The number of a gauge in Envoy. The default is the number of no gauge, which Envoy ignores.
 #[derive(Clone, Copy, Default)]
 pub struct Gauge(usize);
-/// The number of a histogram in Envoy. The default is the number of no histogram, which Envoy ignores.
+/// The number of a histogram in Envoy. The default is the number of no histogram, which Envoy
+/// ignores.
 #[derive(Clone, Copy, Default)]
 pub struct Histogram(usize);
 
@@ -36,8 +40,8 @@ type DefineFunction = unsafe extern "C" fn(Opaque, abi::Buffer, *mut usize) -> u
 
 impl Meter {
     /// # Safety
-    /// `raw` is the configuration that Envoy passed to the hook that makes one, and [`Meter::forget`] will be called in the hook that
-    /// destroys it at the latest.
+    /// `raw` is the configuration that Envoy passed to the hook that makes one, and
+    /// [`Meter::forget`] will be called in the hook that destroys it at the latest.
     pub unsafe fn new(raw: Opaque) -> Meter {
         Meter { raw: RwLock::new(RawConfig(raw)) }
     }
@@ -51,8 +55,9 @@ impl Meter {
         let raw = self.raw.write().unwrap_or_else(PoisonError::into_inner);
         let mut id = 0;
         if !raw.0.is_null() {
-            // SAFETY: a pointer that isn't null is a configuration that lives, and the write lock keeps other threads away from it.
-            // Envoy copies the name, writes `id` before it returns, and refuses definitions that come too late.
+            // SAFETY: a pointer that isn't null is a configuration that lives, and the write lock
+            // keeps other threads away from it. Envoy copies the name, writes `id` before it
+            // returns, and refuses definitions that come too late.
             let result = unsafe { define(raw.0, lend(name.as_bytes()), &mut id) };
             if result != abi::METRICS_SUCCESS {
                 return 0;
@@ -76,7 +81,8 @@ impl Meter {
         Histogram(self.define(name, abi::envoy_dynamic_module_callback_network_filter_config_define_histogram))
     }
 
-    /// Counts while the configuration is kept from being destroyed. `None`: it is gone, and `count` wasn't called.
+    /// Counts while the configuration is kept from being destroyed. `None`: it is gone, and
+    /// `count` wasn't called.
     pub fn with<T>(&self, count: impl FnOnce(&MeterGuard) -> T) -> Option<T> {
         let raw = self.raw.read().unwrap_or_else(PoisonError::into_inner);
         (!raw.0.is_null()).then(|| count(&MeterGuard(raw.0)))
@@ -86,7 +92,8 @@ impl Meter {
 impl MeterGuard {
     /// Adds to a counter.
     pub fn add(&self, counter: Counter, by: u64) {
-        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the number of no metric.
+        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the
+        // number of no metric.
         unsafe {
             abi::envoy_dynamic_module_callback_network_filter_config_increment_counter(self.0, counter.0, by);
         }
@@ -94,7 +101,8 @@ impl MeterGuard {
 
     /// Adds one to a gauge.
     pub fn increment(&self, gauge: Gauge) {
-        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the number of no metric.
+        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the
+        // number of no metric.
         unsafe {
             abi::envoy_dynamic_module_callback_network_filter_config_increment_gauge(self.0, gauge.0, 1);
         }
@@ -102,7 +110,8 @@ impl MeterGuard {
 
     /// Takes one from a gauge.
     pub fn decrement(&self, gauge: Gauge) {
-        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the number of no metric.
+        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the
+        // number of no metric.
         unsafe {
             abi::envoy_dynamic_module_callback_network_filter_config_decrement_gauge(self.0, gauge.0, 1);
         }
@@ -110,7 +119,8 @@ impl MeterGuard {
 
     /// Records a value in a histogram.
     pub fn record(&self, histogram: Histogram, value: u64) {
-        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the number of no metric.
+        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the
+        // number of no metric.
         unsafe {
             abi::envoy_dynamic_module_callback_network_filter_config_record_histogram_value(self.0, histogram.0, value);
         }

@@ -1,5 +1,5 @@
-//! Safe handles of what Envoy lends: a connection's filter, a way to it from another thread, a configuration's metrics, the hosts
-//! of a cluster, and the log.
+//! Safe handles of what Envoy lends: a connection's filter, a way to it from another thread, a
+//! configuration's metrics, the hosts of a cluster, and the log.
 
 mod buffer;
 mod cluster_hosts;

@@ -1,17 +1,20 @@
-//! The dialer filter: a connection of this module to itself, on which upstream connections are opened.
+//! The dialer filter: a connection of this module to itself, on which upstream connections are
+//! opened.
 //!
-//! Envoy lets a filter open a connection only by an HTTP callout, and closes that connection together with the filter. The filter
-//! of a client would take the upstream connections along that other clients share, so each worker has a dialer, which no client's
-//! end closes. A client asks for it by a callout to the internal listener of dialers. With the response the connection lies idle
-//! in Envoy's pool and is tied to no client any more; until then the client's end would close it.
+//! Envoy lets a filter open a connection only by an HTTP callout, and closes that connection
+//! together with the filter. The filter of a client would take the upstream connections along that
+//! other clients share, so each worker has a dialer, which no client's end closes. A client asks
+//! for it by a callout to the internal listener of dialers. With the response the connection lies
+//! idle in Envoy's pool and is tied to no client any more; until then the client's end would close
+//! it.
 
 use super::request_head;
 use crate::envoy::FilterHandle;
 use crate::metrics::FilterMetrics;
 use std::sync::Arc;
 
-/// The cluster whose only host is the internal listener of dialers. Upstream connections need a cluster of their own: from this
-/// one's pool a callout would get the dialer's own connection.
+/// The cluster whose only host is the internal listener of dialers. Upstream connections need a
+/// cluster of their own: from this one's pool a callout would get the dialer's own connection.
 pub const CLUSTER: &str = "redis_anchor";
 
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
@@ -30,8 +33,8 @@ impl DialerFilter {
         DialerFilter { handle, metrics }
     }
 
-    /// Takes a request out of the read buffer and returns its number. There can be several: Envoy reuses a connection whose
-    /// client has gone after the response.
+    /// Takes a request out of the read buffer and returns its number. There can be several: Envoy
+    /// reuses a connection whose client has gone after the response.
     pub fn take_request(&self) -> Option<u64> {
         request_head::take(&self.handle)
     }

@@ -18,8 +18,8 @@ pub struct DownstreamFilter {
     config: Arc<LatestConfig>,
     id: Cell<Option<ClientId>>,
     backlog: Cell<Backlog>,
-    /// The bytes that the multiplexer hasn't taken yet of a client that has half-closed its connection. Envoy doesn't call the read
-    /// hook again, so they can't stay in Envoy's buffer.
+    /// The bytes that the multiplexer hasn't taken yet of a client that has half-closed its
+    /// connection. Envoy doesn't call the read hook again, so they can't stay in Envoy's buffer.
     last_bytes: RefCell<Option<Vec<u8>>>,
 }
 
@@ -28,7 +28,8 @@ pub struct DownstreamFilter {
 enum Backlog {
     /// The buffer is empty.
     Empty,
-    /// Bytes lie there, and reading goes on: only by reading does Envoy learn that a client has reset its connection.
+    /// Bytes lie there, and reading goes on: only by reading does Envoy learn that a client has
+    /// reset its connection.
     Reading,
     /// Bytes lie there, and reading is disabled. Envoy counts how often it is disabled.
     Disabled,
@@ -55,7 +56,8 @@ impl DownstreamFilter {
         self.config.get()
     }
 
-    /// The multiplexer knows the client from now on by this number. `None`: it takes no clients any more.
+    /// The multiplexer knows the client from now on by this number. `None`: it takes no clients
+    /// any more.
     pub fn opened(&self, id: Option<ClientId>) {
         self.id.set(id);
         self.handle.enable_half_close();
@@ -69,8 +71,8 @@ impl DownstreamFilter {
         self.id.get()
     }
 
-    /// Offers the bytes in the read buffer, `len` in all, to the multiplexer; `is_end`: they are the client's last. Call it only
-    /// within the read hook.
+    /// Offers the bytes in the read buffer, `len` in all, to the multiplexer; `is_end`: they are
+    /// the client's last. Call it only within the read hook.
     pub fn read(&self, multiplexer: &RefCell<Multiplexer>, now: Duration, len: usize, is_end: bool) {
         let Some(id) = self.id.get() else { return };
         if is_end {
@@ -99,8 +101,9 @@ impl DownstreamFilter {
         }
     }
 
-    /// Goes on after the multiplexer has said that it takes more: with the last bytes of a half-closed connection, else with
-    /// the backlog, with which Envoy calls the read hook again, else with what the multiplexer has taken before.
+    /// Goes on after the multiplexer has said that it takes more: with the last bytes of a
+    /// half-closed connection, else with the backlog, with which Envoy calls the read hook again,
+    /// else with what the multiplexer has taken before.
     pub fn resume(&self, multiplexer: &RefCell<Multiplexer>, now: Duration) {
         if self.last_bytes.borrow().is_some() {
             return self.offer_last_bytes(multiplexer, now);
@@ -108,7 +111,8 @@ impl DownstreamFilter {
         match self.backlog.replace(Backlog::Empty) {
             Backlog::Disabled => self.handle.read_disable(false),
             Backlog::Reading => {
-                // Envoy calls the read hook with what is buffered only when reading is enabled again.
+                // Envoy calls the read hook with what is buffered only when reading is enabled
+                // again.
                 self.handle.read_disable(true);
                 self.handle.read_disable(false);
             }
@@ -142,7 +146,8 @@ mod tests {
     use super::*;
     use crate::standin;
 
-    /// A connection of a client to the multiplexer of this thread's worker; PING is answered without a server.
+    /// A connection of a client to the multiplexer of this thread's worker; PING is answered
+    /// without a server.
     fn client(name: &str) -> std::rc::Rc<standin::StandinConnection> {
         standin::connect("client", standin::listener(name))
     }

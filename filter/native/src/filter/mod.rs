@@ -122,7 +122,8 @@ impl FilterInstance {
     pub fn callout_done(&self, callout: u64, result: CalloutResult) {
         match self {
             FilterInstance::Downstream(downstream) => worker::dialer_answered(downstream, result),
-            // The response to an upstream connection's request never comes, so its callout ends with the connection.
+            // The response to an upstream connection's request never comes, so its callout ends
+            // with the connection.
             FilterInstance::Dialer(_) => worker::callout_ended(callout),
             FilterInstance::Upstream(_) => {}
         }
@@ -151,7 +152,8 @@ impl FilterInstance {
     }
 }
 
-/// Connects an upstream filter, whose request had this number, to where the multiplexer wants that connection to lead.
+/// Connects an upstream filter, whose request had this number, to where the multiplexer wants that
+/// connection to lead.
 fn connect(upstream: &Rc<UpstreamFilter>, number: u64) -> Action {
     match worker::upstream_arrived(upstream, number) {
         Some((id, address)) => {

@@ -1,4 +1,5 @@
-//! The heads of the HTTP requests by which this module opens connections to itself: `POST /NUMBER`.
+//! The heads of the HTTP requests by which this module opens connections to itself: `POST
+//! /NUMBER`.
 
 use crate::envoy::FilterHandle;
 
@@ -16,8 +17,9 @@ enum RequestHead {
 /// The longest head that is waited for, in bytes. The head that Envoy sends has a few hundred.
 const LONGEST: usize = 16 * 1024;
 
-/// Takes the head of a request out of a connection's read buffer and returns its number, or `None` if the head isn't complete.
-/// A foreign request closes the connection. Call it only within the read hook.
+/// Takes the head of a request out of a connection's read buffer and returns its number, or `None`
+/// if the head isn't complete. A foreign request closes the connection. Call it only within the
+/// read hook.
 pub fn take(handle: &FilterHandle) -> Option<u64> {
     match parse(&handle.peek_read()) {
         RequestHead::Incomplete => None,

@@ -1,5 +1,5 @@
-//! The upstream filter: a connection to Redis. It stands before `tcp_proxy` on an internal listener, and a callout of the dialer
-//! opens it.
+//! The upstream filter: a connection to Redis. It stands before `tcp_proxy` on an internal
+//! listener, and a callout of the dialer opens it.
 
 use super::request_head;
 use crate::envoy::FilterHandle;
@@ -32,7 +32,8 @@ pub struct UpstreamFilter {
 enum UpstreamPhase {
     /// The request that names the connection hasn't come yet.
     Requested,
-    /// The read hook that lets `tcp_proxy` begin is running: bytes to send are put into the read buffer.
+    /// The read hook that lets `tcp_proxy` begin is running: bytes to send are put into the read
+    /// buffer.
     Connecting,
     /// `tcp_proxy` has begun.
     Connected,
@@ -44,7 +45,8 @@ impl UpstreamFilter {
         UpstreamFilter { handle, metrics, id: Cell::new(None), phase: Cell::new(UpstreamPhase::Requested) }
     }
 
-    /// Takes the dialer's request out of the read buffer and returns its number. Nothing that comes after it is meant for Redis.
+    /// Takes the dialer's request out of the read buffer and returns its number. Nothing that
+    /// comes after it is meant for Redis.
     pub fn take_request(&self) -> Option<u64> {
         if self.phase.get() == UpstreamPhase::Requested {
             return request_head::take(&self.handle);
@@ -53,8 +55,9 @@ impl UpstreamFilter {
         None
     }
 
-    /// Tells Envoy where the connection leads. On success, bytes may be sent, and `tcp_proxy` connects when the read hook
-    /// returns; [`UpstreamFilter::connected`] has to be called before. False: the connection is closed.
+    /// Tells Envoy where the connection leads. On success, bytes may be sent, and `tcp_proxy`
+    /// connects when the read hook returns; [`UpstreamFilter::connected`] has to be called before.
+    /// False: the connection is closed.
     #[must_use]
     pub fn connect(&self, id: ConnectionId, address: &Address) -> bool {
         self.id.set(Some(id));
@@ -78,13 +81,14 @@ impl UpstreamFilter {
         self.phase.set(UpstreamPhase::Connected);
     }
 
-    /// The multiplexer's number of this connection, from [`UpstreamFilter::connect`] until it ends.
+    /// The multiplexer's number of this connection, from [`UpstreamFilter::connect`] until it
+    /// ends.
     pub fn id(&self) -> Option<ConnectionId> {
         self.id.get()
     }
 
-    /// True if bytes can be sent. `tcp_proxy` stops reading from this connection while its own upstream is above the high
-    /// watermark.
+    /// True if bytes can be sent. `tcp_proxy` stops reading from this connection while its own
+    /// upstream is above the high watermark.
     pub fn is_writable(&self) -> bool {
         self.phase.get() != UpstreamPhase::Connected || self.handle.read_enabled()
     }

@@ -203,10 +203,12 @@ extern "C" fn envoy_dynamic_module_callback_network_filter_scheduler_new(filter:
     Box::into_raw(Box::new(Scheduler { filter, wake_ups: connection.wake_ups.clone() })).cast()
 }
 
-/// Counts alone: this comes from the timer's thread, and each thread has a stand-in of its own. Tests call the hook themselves.
+/// Counts alone: this comes from the timer's thread, and each thread has a stand-in of its own.
+/// Tests call the hook themselves.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_scheduler_commit(scheduler: Opaque, _event: u64) {
-    // SAFETY: the crate passes a scheduler that it hasn't deleted; this touches nothing but an atomic number.
+    // SAFETY: the crate passes a scheduler that it hasn't deleted; this touches nothing but an
+    // atomic number.
     unsafe { (*scheduler.cast::<Scheduler>()).wake_ups.fetch_add(1, Ordering::SeqCst) };
 }
 

@@ -69,7 +69,8 @@ pub fn connect(name: &str, config: *const FilterKind) -> Rc<StandinConnection> {
     let connection = Rc::new(StandinConnection::default());
     CONNECTIONS.with_borrow_mut(|all| all.push((name.into(), connection.clone())));
     let raw = connection.raw();
-    // SAFETY: the configuration outlives its connections; the filter lives until `StandinConnection::destroy`.
+    // SAFETY: the configuration outlives its connections; the filter lives until
+    // `StandinConnection::destroy`.
     let module = unsafe { hooks::envoy_dynamic_module_on_network_filter_new(config, raw) };
     connection.module.set(ModulePointer(module.cast_mut().cast()));
     // SAFETY: the module has just made its object.

@@ -1,4 +1,5 @@
-//! The stand-in's counters, gauges and histograms, by their names, whichever configuration has defined them.
+//! The stand-in's counters, gauges and histograms, by their names, whichever configuration has
+//! defined them.
 
 use super::state::{CONFIGS, text};
 use crate::abi::{self, Buffer, Opaque};
@@ -7,7 +8,8 @@ use crate::hooks;
 use std::cell::{Cell, RefCell};
 
 thread_local! {
-    /// Names, in the order of their numbers, with values; that of a histogram is the number of recorded values.
+    /// Names, in the order of their numbers, with values; that of a histogram is the number of
+    /// recorded values.
     static METRICS: RefCell<Vec<(String, u64)>> = const { RefCell::new(Vec::new()) };
     /// The number of the newest configuration.
     static MADE: Cell<usize> = const { Cell::new(0) };

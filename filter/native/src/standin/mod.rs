@@ -1,8 +1,10 @@
-//! A stand-in for Envoy in the process of the unit tests, with which the crate's use of the ABI can be tested and checked for
-//! undefined behaviour: connections with buffers, callouts that open connections, metrics. Each thread has its own.
+//! A stand-in for Envoy in the process of the unit tests, with which the crate's use of the ABI
+//! can be tested and checked for undefined behaviour: connections with buffers, callouts that open
+//! connections, metrics. Each thread has its own.
 //!
-//! As in Envoy, requests have no effect before the event loop's next turn ([`turn`]), except for those that Envoy carries out at
-//! once: closing a connection calls its event hook, and a callout that can't be sent calls the callout hook.
+//! As in Envoy, requests have no effect before the event loop's next turn ([`turn`]), except for
+//! those that Envoy carries out at once: closing a connection calls its event hook, and a callout
+//! that can't be sent calls the callout hook.
 
 mod callbacks;
 mod connection;
@@ -28,7 +30,8 @@ pub fn configure(name: &str, config: &str) -> *const FilterKind {
     config
 }
 
-/// Configures the filter for clients: a listener of this name for the host `NAME:6379`, whose cluster has the same name.
+/// Configures the filter for clients: a listener of this name for the host `NAME:6379`, whose
+/// cluster has the same name.
 pub fn listener(name: &str) -> *const FilterKind {
     let document = format!(
         r#"{{"name": "{name}", "revision": 1, "hosts": [{{"host": "{name}:6379", "path": "native",
@@ -66,8 +69,8 @@ pub fn hosts() -> ClusterHosts {
     unsafe { ClusterHosts::new(std::ptr::null_mut()) }
 }
 
-/// A turn of the event loop: callouts open connections, connections whose reading was enabled are read. False: there was nothing
-/// to do.
+/// A turn of the event loop: callouts open connections, connections whose reading was enabled are
+/// read. False: there was nothing to do.
 pub fn turn() -> bool {
     let (callouts, resumed) = (CALLOUTS.take(), RESUMED.take());
     let is_idle = callouts.is_empty() && resumed.is_empty();
@@ -97,7 +100,8 @@ pub fn settle() {
     while turn() {}
 }
 
-/// Ends a test in order when dropped: all connections and configurations are destroyed, and no thread runs any more.
+/// Ends a test in order when dropped: all connections and configurations are destroyed, and no
+/// thread runs any more.
 pub struct End;
 
 impl Drop for End {
@@ -110,8 +114,8 @@ impl Drop for End {
             // SAFETY: `configure` has made it, and no connection has it any more.
             unsafe { hooks::envoy_dynamic_module_on_network_filter_config_destroy(config.cast_mut()) };
         }
-        // The interpreter alone objects to a thread that outlives the tests. It runs one test after the other, so that no test waits
-        // here for the timer of another one.
+        // The interpreter alone objects to a thread that outlives the tests. It runs one test
+        // after the other, so that no test waits here for the timer of another one.
         if cfg!(miri) {
             crate::timer::end();
         }

@@ -1,13 +1,13 @@
 //! When a worker is woken next, and by which filter.
 
 use crate::envoy::FilterHandle;
-use crate::timer::Timer;
+use crate::timer::WorkerTimer;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// A worker's timer, with a filter whose hook it calls.
-pub struct Alarm {
-    timer: Timer,
+pub struct WorkerAlarm {
+    timer: WorkerTimer,
     /// The time to which due times are relative.
     epoch: Instant,
     /// The filter whose waker the timer has.
@@ -16,14 +16,14 @@ pub struct Alarm {
     due: Cell<Option<Duration>>,
 }
 
-impl Alarm {
+impl WorkerAlarm {
     /// An alarm that isn't set, for due times that are relative to `epoch`.
-    pub fn new(epoch: Instant) -> Alarm {
-        Alarm { timer: Timer::default(), epoch, filter: Cell::new(None), due: Cell::new(None) }
+    pub fn new(epoch: Instant) -> WorkerAlarm {
+        WorkerAlarm { timer: WorkerTimer::default(), epoch, filter: Cell::new(None), due: Cell::new(None) }
     }
 
-    /// True if the alarm has to be set so that it goes off at this time. One that is set for an earlier time need not: going off
-    /// early does no harm.
+    /// True if the alarm has to be set so that it goes off at this time. One that is set for an
+    /// earlier time need not: going off early does no harm.
     pub fn is_later_than(&self, due: Duration) -> bool {
         self.due.get().is_none_or(|set| due < set)
     }
@@ -55,7 +55,8 @@ impl Alarm {
         self.due.set(None);
     }
 
-    /// A filter goes. If it is the one whose hook the alarm calls, the alarm is unattached and not set from then on.
+    /// A filter goes. If it is the one whose hook the alarm calls, the alarm is unattached and not
+    /// set from then on.
     pub fn release(&self, filter: &FilterHandle) {
         if self.filter.get().is_some_and(|attached| std::ptr::eq(attached, filter)) {
             self.timer.detach();
@@ -75,7 +76,7 @@ mod tests {
         let _end = standin::End;
         let connection = standin::connect("redis_anchor", standin::configure("anchor", ""));
         let instance = connection.instance();
-        let alarm = Alarm::new(Instant::now());
+        let alarm = WorkerAlarm::new(Instant::now());
         let at = Duration::from_secs;
         alarm.set(at(3600));
         assert!(alarm.is_later_than(at(7200)), "nothing could have called a hook");
@@ -93,7 +94,7 @@ mod tests {
         let config = standin::configure("anchor", "");
         let (a, b) = (standin::connect("redis_anchor", config), standin::connect("redis_anchor", config));
         let (a, b) = (a.instance(), b.instance());
-        let alarm = Alarm::new(Instant::now());
+        let alarm = WorkerAlarm::new(Instant::now());
         alarm.attach(a.handle());
         alarm.set(Duration::from_secs(3600));
         alarm.release(b.handle());

@@ -12,8 +12,8 @@ use std::rc::Rc;
 
 /// A worker's dialer, and the upstream connections that the multiplexer wants.
 ///
-/// Methods that find out that connections are lost return their numbers. Envoy may call back into this module while a method runs;
-/// no borrow is held across a call to Envoy.
+/// Methods that find out that connections are lost return their numbers. Envoy may call back into
+/// this module while a method runs; no borrow is held across a call to Envoy.
 #[derive(Default)]
 pub struct Dialer {
     state: RefCell<DialerState>,
@@ -36,7 +36,8 @@ enum DialerState {
         number: u64,
         /// The filter that has asked.
         requester: Rc<DownstreamFilter>,
-        /// The filter that the request has reached. It becomes the dialer when the response has come back.
+        /// The filter that the request has reached. It becomes the dialer when the response has
+        /// come back.
         candidate: Option<Rc<DialerFilter>>,
     },
     /// The dialer opens connections.
@@ -82,8 +83,8 @@ impl Dialer {
         }
     }
 
-    /// Has `requester` ask for a dialer if connections wait for one and none has been asked for. Where it returns `None`, there is
-    /// no client; the next one will be asked.
+    /// Has `requester` ask for a dialer if connections wait for one and none has been asked for.
+    /// Where it returns `None`, there is no client; the next one will be asked.
     pub fn ask(&self, requester: impl FnOnce() -> Option<Rc<DownstreamFilter>>) -> Vec<ConnectionId> {
         let is_wanted = self.connections.borrow().values().any(|dialed| matches!(dialed.stage, DialStage::Waiting));
         if !is_wanted || !matches!(&*self.state.borrow(), DialerState::Absent) {
@@ -114,7 +115,8 @@ impl Dialer {
         is_requester
     }
 
-    /// A client's request for a dialer has ended. On success the connections that have waited are requested.
+    /// A client's request for a dialer has ended. On success the connections that have waited are
+    /// requested.
     pub fn answered(&self, downstream: &Rc<DownstreamFilter>, result: CalloutResult) -> Vec<ConnectionId> {
         if !self.is_requester(downstream) {
             return Vec::new();
@@ -138,8 +140,9 @@ impl Dialer {
         }
     }
 
-    /// A connection on the listener of dialers has ended. If it was the dialer, the connections that have arrived end too and say so
-    /// themselves; those that were only requested will never arrive.
+    /// A connection on the listener of dialers has ended. If it was the dialer, the connections
+    /// that have arrived end too and say so themselves; those that were only requested will never
+    /// arrive.
     pub fn lost(&self, dialer: &Rc<DialerFilter>) -> Vec<ConnectionId> {
         if !matches!(&*self.state.borrow(), DialerState::Ready(ready) if Rc::ptr_eq(ready, dialer)) {
             return Vec::new();
@@ -155,8 +158,8 @@ impl Dialer {
         self.close(id).then_some(id)
     }
 
-    /// The request for a connection has reached its filter. Returns the connection's number and address, or `None` if the
-    /// multiplexer doesn't want it any more.
+    /// The request for a connection has reached its filter. Returns the connection's number and
+    /// address, or `None` if the multiplexer doesn't want it any more.
     pub fn upstream_arrived(&self, upstream: &Rc<UpstreamFilter>, request: u64) -> Option<(ConnectionId, Address)> {
         let id = ConnectionId::of_number(request);
         let mut connections = self.connections.borrow_mut();
@@ -165,7 +168,8 @@ impl Dialer {
         Some((id, dialed.address.clone()))
     }
 
-    /// An upstream filter's connection has ended. Returns its number if the multiplexer wants it still.
+    /// An upstream filter's connection has ended. Returns its number if the multiplexer wants it
+    /// still.
     pub fn upstream_closed(&self, upstream: &Rc<UpstreamFilter>, id: ConnectionId) -> Option<ConnectionId> {
         let is_known = self.upstream(id).is_some_and(|arrived| Rc::ptr_eq(&arrived, upstream));
         (is_known && self.close(id)).then_some(id)
@@ -189,7 +193,8 @@ impl Dialer {
         true
     }
 
-    /// Has the dialer open a connection. Returns the connection's number if that has failed already.
+    /// Has the dialer open a connection. Returns the connection's number if that has failed
+    /// already.
     fn request(&self, dialer: &DialerFilter, id: ConnectionId) -> Option<ConnectionId> {
         self.connections.borrow_mut().get_mut(&id)?.stage = DialStage::Requested;
         match dialer.handle.post(&config::cluster(upstream::CLUSTER), &format!("/{}", id.number())) {

@@ -1,9 +1,10 @@
-//! What the connections of one worker share: the multiplexer, the dialer and the upstream connections. Workers share nothing with
-//! each other.
+//! What the connections of one worker share: the multiplexer, the dialer and the upstream
+//! connections. Workers share nothing with each other.
 //!
-//! **Drain rule:** after every input the multiplexer's outputs are performed until there are none, with no borrow held while an
-//! output is performed: Envoy may call back into this module before a call to it returns. Such a call gives its input and leaves
-//! the outputs to the loop that is already running, so that they keep their order.
+//! **Drain rule:** after every input the multiplexer's outputs are performed until there are none,
+//! with no borrow held while an output is performed: Envoy may call back into this module before a
+//! call to it returns. Such a call gives its input and leaves the outputs to the loop that is
+//! already running, so that they keep their order.
 
 mod alarm;
 mod dialer;
@@ -18,7 +19,7 @@ use crate::filter::downstream::DownstreamFilter;
 use crate::filter::upstream::UpstreamFilter;
 use crate::filter::verdict::CalloutResult;
 use crate::metrics::FilterMetrics;
-use alarm::Alarm;
+use alarm::WorkerAlarm;
 use dialer::Dialer;
 use redis_mesh_core::proxy::{Address, CarrierId as ConnectionId, ClientId, Output, Proxy as Multiplexer};
 use report::Reporter;
@@ -28,7 +29,8 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-/// The time after which a full upstream connection is looked at again, if no reply comes over it meanwhile.
+/// The time after which a full upstream connection is looked at again, if no reply comes over it
+/// meanwhile.
 const FULL_RETRY: Duration = Duration::from_millis(5);
 
 /// The time to which all times of this module are relative.
@@ -42,17 +44,19 @@ struct Worker {
     multiplexer: RefCell<Multiplexer>,
     downstreams: RefCell<FxHashMap<ClientId, Rc<DownstreamFilter>>>,
     dialer: Dialer,
-    /// Upstream connections that have bytes to send and whose upstream is above its high watermark.
+    /// Upstream connections that have bytes to send and whose upstream is above its high
+    /// watermark.
     full: RefCell<Vec<Rc<UpstreamFilter>>>,
     reporter: Reporter,
     /// The generation up to which configurations have been taken over.
     generation: Cell<u64>,
     /// True while the outputs are being performed.
     performing: Cell<bool>,
-    alarm: Alarm,
+    alarm: WorkerAlarm,
 }
 
-/// Sets the flag to false when dropped, also while a panic unwinds: otherwise no output would ever be performed again.
+/// Sets the flag to false when dropped, also while a panic unwinds: otherwise no output would ever
+/// be performed again.
 struct PerformingGuard<'a>(&'a Cell<bool>);
 
 impl Drop for PerformingGuard<'_> {
@@ -102,7 +106,8 @@ pub fn downstream_closed(downstream: &Rc<DownstreamFilter>, id: ClientId) {
         if worker.dialer.requester_lost(downstream) {
             worker.ask_for_dialer();
         }
-        // There may be no filter left whose hook an alarm could call, so the tally is reported now.
+        // There may be no filter left whose hook an alarm could call, so the tally is reported
+        // now.
         worker.reporter.hurry();
         worker.perform();
     });
@@ -137,8 +142,8 @@ pub fn callout_ended(callout: u64) {
     });
 }
 
-/// The request for an upstream connection has reached its filter. Returns the connection's number and address, or `None` if the
-/// multiplexer doesn't want it any more.
+/// The request for an upstream connection has reached its filter. Returns the connection's number
+/// and address, or `None` if the multiplexer doesn't want it any more.
 pub fn upstream_arrived(upstream: &Rc<UpstreamFilter>, request: u64) -> Option<(ConnectionId, Address)> {
     with(|worker| worker.dialer.upstream_arrived(upstream, request)).flatten()
 }
@@ -146,7 +151,8 @@ pub fn upstream_arrived(upstream: &Rc<UpstreamFilter>, request: u64) -> Option<(
 /// An upstream connection takes bytes from now on.
 pub fn upstream_opened(upstream: &UpstreamFilter, id: ConnectionId) {
     with(|worker| {
-        // The multiplexer says only once that there are bytes to send, and it may have said so before.
+        // The multiplexer says only once that there are bytes to send, and it may have said so
+        // before.
         worker.send_over(upstream, id);
         worker.perform();
     });
@@ -195,7 +201,8 @@ pub fn release_waker(filter: &FilterHandle) {
 fn seed() -> [u8; 32] {
     let mut seed = [0; 32];
     if getrandom::fill(&mut seed).is_err() {
-        // The kernel's generator doesn't fail. If it did, an address and a time would be a poor seed, but no reason to panic.
+        // The kernel's generator doesn't fail. If it did, an address and a time would be a poor
+        // seed, but no reason to panic.
         let address = std::ptr::from_ref(&seed).addr() as u64;
         seed[..8].copy_from_slice(&address.to_le_bytes());
         seed[8..16].copy_from_slice(&(now().as_nanos() as u64).to_le_bytes());
@@ -213,7 +220,7 @@ impl Worker {
             reporter: Reporter::default(),
             generation: Cell::new(0),
             performing: Cell::new(false),
-            alarm: Alarm::new(*START),
+            alarm: WorkerAlarm::new(*START),
         }
     }
 
@@ -301,8 +308,9 @@ impl Worker {
         self.multiplexer.borrow_mut().recycle(data);
     }
 
-    /// Sends over the upstream connections that were full and no longer are. Envoy reports no change of that; a reply makes it
-    /// likely, and the alarm covers connections that have no reply to give, as in the middle of a command.
+    /// Sends over the upstream connections that were full and no longer are. Envoy reports no
+    /// change of that; a reply makes it likely, and the alarm covers connections that have no
+    /// reply to give, as in the middle of a command.
     fn retry_full(&self) {
         if self.full.borrow().is_empty() {
             return;

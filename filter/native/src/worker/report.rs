@@ -9,13 +9,15 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The time between two reports. All workers share Envoy's counters, so adding to them for each command would be slow.
+/// The time between two reports. All workers share Envoy's counters, so adding to them for each
+/// command would be slow.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// Reports tallies to Envoy.
 #[derive(Default)]
 pub struct Reporter {
-    /// The metrics for clients of each configuration, by the configuration's address, which no other one has while these keep it.
+    /// The metrics for clients of each configuration, by the configuration's address, which no
+    /// other one has while these keep it.
     metrics: RefCell<FxHashMap<usize, Arc<FilterMetrics>>>,
     /// Reused for each report.
     tally: RefCell<Tally>,
@@ -24,7 +26,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Keeps the metrics for clients of a configuration, and drops those that can't be needed any more.
+    /// Keeps the metrics for clients of a configuration, and drops those that can't be needed any
+    /// more.
     pub fn register(&self, metrics: Arc<FilterMetrics>) {
         let Some(config) = metrics.config() else { return };
         let address = Arc::as_ptr(config).addr();
@@ -46,8 +49,9 @@ impl Reporter {
         multiplexer.has_counted().then(|| last.map_or(Duration::ZERO, |last| last + PERIOD))
     }
 
-    /// Adds the tallies to Envoy's metrics, if a report is due. `older` finds the metrics of a client that came with an older
-    /// configuration of the host: where the latest listener is gone, a client of the one before keeps that one's metrics.
+    /// Adds the tallies to Envoy's metrics, if a report is due. `older` finds the metrics of a
+    /// client that came with an older configuration of the host: where the latest listener is
+    /// gone, a client of the one before keeps that one's metrics.
     pub fn report(
         &self,
         multiplexer: &RefCell<Multiplexer>,
