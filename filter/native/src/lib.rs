@@ -3,11 +3,11 @@
 //! This crate only translates: hooks and buffers of Envoy on one side, calls of the core's
 //! multiplexer ([`redis_mesh_core::proxy::Proxy`]) on the other. It has three network filters:
 //!
-//! * `proxy`, at the end of a listener's filter chain: a client ([`filter::downstream`]);
+//! * `proxy`, at the end of a listener's filter chain: a client (`filter/downstream.rs`);
 //! * `carrier`, before `tcp_proxy` on an internal listener: a connection to Redis through one of
-//!   Envoy's clusters ([`filter::upstream`]);
+//!   Envoy's clusters (`filter/upstream.rs`);
 //! * `anchor`, at the end of another internal listener's filter chain: a connection on which
-//!   upstream connections are opened ([`filter::dialer`]).
+//!   upstream connections are opened (`filter/dialer.rs`).
 //!
 //! It also has a load-balancing policy, `node`, for clusters that are Redis Clusters.
 //!

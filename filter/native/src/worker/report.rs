@@ -77,3 +77,74 @@ impl Reporter {
         self.tally.replace(tally);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::FilterInstance;
+    use crate::standin;
+
+    /// The configuration of a new listener, with its metrics.
+    fn configured(name: &str) -> (Arc<HostConfig>, Arc<FilterMetrics>) {
+        match standin::connect("client", standin::listener(name)).instance() {
+            FilterInstance::Downstream(downstream) => downstream.config(),
+            _ => panic!("no client"),
+        }
+    }
+
+    /// A client with this configuration sends a command that the multiplexer answers itself.
+    fn ping(multiplexer: &RefCell<Multiplexer>, config: &Arc<HostConfig>, now: Duration) {
+        let mut multiplexer = multiplexer.borrow_mut();
+        let client = multiplexer.open(config.clone());
+        assert_eq!(multiplexer.read(client, b"PING\r\n", now), 6);
+    }
+
+    fn commands(name: &str) -> u64 {
+        standin::metric(&format!("redis_host=.={name}:6379;.;commands_total"))
+    }
+
+    #[test]
+    fn a_report_is_due_a_period_after_the_last_one() {
+        let _end = standin::End;
+        let (config, metrics) = configured("period");
+        let (reporter, multiplexer) = (Reporter::default(), RefCell::new(Multiplexer::new([7; 32])));
+        reporter.register(metrics);
+        let none = |_: &HostConfig| None;
+        let due = || reporter.due(&multiplexer.borrow());
+        assert_eq!(due(), None, "nothing has been counted");
+        let start = Duration::from_secs(5);
+        ping(&multiplexer, &config, start);
+        assert_eq!(due(), Some(Duration::ZERO));
+        reporter.report(&multiplexer, none);
+        assert_eq!((due(), commands("period")), (None, 1));
+        ping(&multiplexer, &config, start + PERIOD / 2);
+        reporter.report(&multiplexer, none);
+        assert_eq!((due(), commands("period")), (Some(start + PERIOD), 1));
+        ping(&multiplexer, &config, start + PERIOD);
+        reporter.report(&multiplexer, none);
+        assert_eq!((due(), commands("period")), (None, 3));
+        ping(&multiplexer, &config, start + PERIOD);
+        reporter.hurry();
+        reporter.report(&multiplexer, none);
+        assert_eq!(commands("period"), 4);
+    }
+
+    #[test]
+    fn metrics_of_an_older_configuration_stand_in_for_those_that_are_gone() {
+        let _end = standin::End;
+        let ((_, old), (config, new)) = (configured("older"), configured("older"));
+        let (reporter, multiplexer) = (Reporter::default(), RefCell::new(Multiplexer::new([7; 32])));
+        reporter.register(new.clone());
+        let report = |at: u64| {
+            ping(&multiplexer, &config, Duration::from_secs(at));
+            reporter.report(&multiplexer, |wanted| (wanted.host == config.host).then(|| old.clone()));
+            commands("older")
+        };
+        assert_eq!(report(1), 1);
+        new.forget();
+        assert_eq!(report(2), 2);
+        old.forget();
+        assert_eq!(report(3), 2, "there are no metrics any more");
+        assert!(!multiplexer.borrow().has_counted(), "the tally is dropped");
+    }
+}
