@@ -76,7 +76,7 @@ impl FilterKind {
     }
 
     /// Makes this the configuration of a filter that Envoy has removed: its metrics, which others
-    /// may hold, count no more.
+    /// may hold, no longer count.
     pub fn forget(&self) {
         let (FilterKind::Downstream(_, metrics) | FilterKind::Dialer(metrics) | FilterKind::Upstream(metrics)) = self;
         metrics.forget();

@@ -86,7 +86,7 @@ impl FilterMetrics {
         FilterMetrics { panics: panics(&meter), upstream, downstream: Some(downstream), meter }
     }
 
-    /// Makes these the metrics of a configuration that Envoy has destroyed: they count no more.
+    /// Makes these the metrics of a configuration that Envoy has destroyed: they no longer count.
     pub fn forget(&self) {
         self.meter.forget();
     }

@@ -19,7 +19,7 @@ pub unsafe fn bytes<'a>(buffer: Buffer) -> &'a [u8] {
     if buffer.data.is_null() || buffer.len == 0 {
         return &[];
     }
-    // SAFETY: the caller vouches for `len` bytes at this address that nobody changes while the
+    // SAFETY: the caller vouches for `len` bytes at this address that don't change while the
     // result is in use.
     unsafe { std::slice::from_raw_parts(buffer.data, buffer.len) }
 }

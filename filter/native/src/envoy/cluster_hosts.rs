@@ -9,6 +9,8 @@ pub struct ClusterHosts {
 }
 
 impl ClusterHosts {
+    /// The hosts that a load balancer chooses from.
+    ///
     /// # Safety
     /// `raw` is Envoy's load balancer of the hook that is running, on its own thread, and the
     /// result is dropped before the hook ends.

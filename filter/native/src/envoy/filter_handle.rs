@@ -27,6 +27,8 @@ thread_local! {
 }
 
 impl FilterHandle {
+    /// The handle of a filter that Envoy has just created.
+    ///
     /// # Safety
     /// `raw` is the pointer that Envoy passed when it created the filter, and
     /// [`FilterHandle::forget`] will be called in the filter's destroy hook at the latest.
@@ -215,7 +217,7 @@ impl FilterHandle {
         self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_close(raw, abi::NO_FLUSH) });
     }
 
-    /// Keeps the connection when the peer half-closes it. The read hook is told of that.
+    /// Keeps the connection when the peer half-closes it. Envoy tells the read hook of that.
     pub fn enable_half_close(&self) {
         // SAFETY: `call` has a filter that is alive.
         self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_enable_half_close(raw, true) });

@@ -39,6 +39,8 @@ pub struct MeterGuard(Opaque);
 type DefineFunction = unsafe extern "C" fn(Opaque, abi::Buffer, *mut usize) -> u32;
 
 impl Meter {
+    /// The meter of a configuration that Envoy is making.
+    ///
     /// # Safety
     /// `raw` is the configuration that Envoy passed to the hook that makes one, and
     /// [`Meter::forget`] will be called in the hook that destroys it at the latest.

@@ -115,7 +115,7 @@ mod tests {
     use crate::standin;
 
     #[test]
-    fn a_connection_that_nobody_asked_for_is_closed() {
+    fn an_unknown_connection_is_closed() {
         let _end = standin::End;
         let connection = standin::connect("redis_carrier", standin::configure("carrier", ""));
         connection.received(b"POST /12345 HTTP/1.1\r\n\r\n");

@@ -12,8 +12,8 @@ pub enum Action {
 /// How an HTTP callout has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CalloutResult {
-    /// With a response of status 200.
+    /// The response has the status 200.
     Ok,
-    /// With a response of another status, or without one.
+    /// The response has another status, or there is none.
     Failed,
 }

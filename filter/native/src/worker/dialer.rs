@@ -293,7 +293,7 @@ mod tests {
         let (_dialer_connection, _filter) = ready(&dialer, &client);
         let connection = standin::connect("redis_carrier", standin::configure("carrier", ""));
         let upstream = upstream_filter(&connection);
-        assert_eq!(dialer.upstream_arrived(&upstream, 2), None, "nobody wants that one");
+        assert_eq!(dialer.upstream_arrived(&upstream, 2), None, "the multiplexer doesn't want that one");
         assert_eq!(dialer.upstream_arrived(&upstream, 1), Some((id(1), address("redis"))));
         assert_eq!(dialer.upstream_arrived(&upstream, 1), None, "it has arrived already");
         assert!(dialer.upstream(id(1)).is_some_and(|arrived| Rc::ptr_eq(&arrived, &upstream)));
