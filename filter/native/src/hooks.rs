@@ -196,7 +196,7 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_event(_envoy: Op
     }
 }
 
-/// A callout of this filter has ended.
+/// A callout of this filter has ended. (The eight parameters are those of the ABI.)
 ///
 /// # Safety
 /// See [`on`]; `headers` is null or points to `headers_len` headers that are valid for the call.

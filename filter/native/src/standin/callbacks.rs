@@ -165,6 +165,7 @@ unsafe extern "C" fn envoy_dynamic_module_callback_lb_get_healthy_host_address(
     })
 }
 
+/// The seven parameters are those of the ABI.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_http_callout(
     filter: Opaque,
