@@ -1,14 +1,12 @@
-//! The filter as WebAssembly, built once.
+//! The wasm filter, built once per process; and the way in which the tests build what Envoy loads.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 
 use crate::{cache, workspace};
-
-const TARGET: &str = "wasm32-wasip1";
 
 /// Builds the filter and returns its path. Cargo does nothing where nothing changed.
 pub fn build() -> Result<PathBuf> {
@@ -18,32 +16,32 @@ pub fn build() -> Result<PathBuf> {
         return Ok(path.clone());
     }
     let _lock = cache::lock("build-filter")?;
-    add_target()?;
-    let args = ["--profile", "filter", "-p", "redis-mesh-wasm", "--target", TARGET];
-    let path = workspace::build("the filter", "wasm32-wasip1/filter/redis_mesh.wasm", &args)?;
+    let path = build_artefact("the filter", "wasm", "wasm32-wasip1/filter/redis_mesh.wasm")?;
     Ok(built.insert(path).clone())
 }
 
-/// Adds the target to the toolchain where it is missing.
-fn add_target() -> Result<()> {
-    let output = Command::new("rustc")
-        .current_dir(workspace::root())
-        .args(["--print", "target-libdir", "--target", TARGET])
-        .output()
-        .context("can't start rustc")?;
-    let dir = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    if output.status.success() && dir.is_dir() {
-        return Ok(());
+/// Runs `filter/build KIND`, the one way in which everything in this repository builds what Envoy
+/// loads, and returns the path of `artefact`, which is relative to the target directory. The first
+/// build, which takes its time, shows Cargo's progress.
+pub(crate) fn build_artefact(what: &str, kind: &str, artefact: &str) -> Result<PathBuf> {
+    let path = workspace::target_dir().join(artefact);
+    let quiet = path.is_file().then_some("--quiet");
+    if quiet.is_none() {
+        workspace::progress(&format!("building {what}"));
     }
-    workspace::progress(&format!("adding the Rust target {TARGET}"));
-    let status = Command::new("rustup")
-        .current_dir(workspace::root())
-        .args(["target", "add", TARGET])
-        .stdout(std::io::stderr())
+    let script = workspace::root().join("filter/build");
+    let status = Command::new(&script)
+        .arg(kind)
+        .args(quiet)
+        .env("CARGO_TARGET_DIR", workspace::target_dir())
+        .stdout(Stdio::null())
         .status()
-        .with_context(|| format!("the Rust target {TARGET} is missing and rustup can't be started"))?;
+        .with_context(|| format!("can't start {}", script.display()))?;
     if !status.success() {
-        bail!("rustup can't add the target {TARGET}: {status}");
+        bail!("{} {kind} failed: {status}", script.display());
     }
-    Ok(())
+    if !path.is_file() {
+        bail!("the build left no {}", path.display());
+    }
+    Ok(path)
 }

@@ -1,4 +1,4 @@
-//! The filter as a dynamic module: built once, and Envoy configurations put together by hand around it.
+//! The dynamic module, built once per process, and Envoy configurations put together by hand around it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::envoy::{Envoy, Options};
 use crate::listener::{self, Config};
-use crate::{cache, workspace};
+use crate::{cache, filter};
 
 /// Labels that stand in the names of statistics.
 const LABELS: [&str; 3] = ["redis_host", "redis_route", "redis_command"];
@@ -25,8 +25,7 @@ pub fn build() -> Result<PathBuf> {
         return Ok(path.clone());
     }
     let _lock = cache::lock("build-native")?;
-    let args = ["--profile", "module", "-p", "redis-mesh-native"];
-    let path = workspace::build("the dynamic module", "module/libredis_mesh_native.so", &args)?;
+    let path = filter::build_artefact("the dynamic module", "module", "module/libredis_mesh_native.so")?;
     Ok(built.insert(path).clone())
 }
 

@@ -1,65 +1,70 @@
-//! The C functions of Envoy's dynamic modules, ABI v0.2.0, as far as this crate calls them, and the types in their signatures.
+//! The C functions of Envoy's dynamic modules, ABI v0.2.0, that this crate calls, and the types in
+//! their signatures.
 //!
-//! They are those of `source/extensions/dynamic_modules/abi/abi.h` in Envoy 1.40.0. A new ABI touches this file and `hooks.rs`.
+//! The source is `source/extensions/dynamic_modules/abi/abi.h` of Envoy 1.40.0. A new ABI touches
+//! this file and `hooks.rs`.
 
 use std::ffi::c_void;
 
-/// What `envoy_dynamic_module_on_program_init` answers. Envoy refuses a module of another version.
+/// The version of the ABI. Envoy refuses a module of another version.
 pub const VERSION: &std::ffi::CStr = c"v0.2.0";
 
-/// A pointer that only its owner can follow.
+/// A pointer to an object of unknown layout: Envoy's, or one that Envoy keeps for this module.
 pub type Opaque = *mut c_void;
 
-/// Bytes of either side, valid for the call that they are passed to.
+/// `envoy_dynamic_module_type_module_buffer` and `…_envoy_buffer`: bytes of this module or of
+/// Envoy, valid for the call to which they are passed.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Buffer {
-    /// The first byte; may be null where there is none.
+    /// The first byte; may be null if the length is 0.
     pub data: *const u8,
-    /// How many.
+    /// The length in bytes.
     pub len: usize,
 }
 
-/// A header of an HTTP message.
+/// `envoy_dynamic_module_type_module_http_header` and `…_envoy_http_header`: a header of an HTTP
+/// message.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Header {
-    /// Its name.
+    /// The name.
     pub key: *const u8,
-    /// Length of the name.
+    /// The length of the name in bytes.
     pub key_len: usize,
-    /// Its value.
+    /// The value.
     pub value: *const u8,
-    /// Length of the value.
+    /// The length of the value in bytes.
     pub value_len: usize,
 }
 
-/// `on_network_filter_data_status`: the next filter may go on.
+/// `on_network_filter_data_status_Continue`: Envoy goes on with the next filter.
 pub const CONTINUE: u32 = 0;
-/// `on_network_filter_data_status`: the next filter waits.
+/// `on_network_filter_data_status_StopIteration`: the next filter waits.
 pub const STOP: u32 = 1;
 
-/// `http_callout_init_result_Success`.
+/// `http_callout_init_result_Success`: the request is sent.
 pub const CALLOUT_STARTED: u32 = 0;
-/// `http_callout_result_Success`: there is a response, of whatever status.
+/// `http_callout_result_Success`: there is a response, of any status.
 pub const CALLOUT_ANSWERED: u32 = 0;
 
-/// `network_connection_event`: the peer has closed.
+/// `network_connection_event_RemoteClose`: the peer has closed the connection.
 pub const REMOTE_CLOSE: u32 = 0;
-/// `network_connection_event`: this side has closed.
+/// `network_connection_event_LocalClose`: Envoy has closed the connection.
 pub const LOCAL_CLOSE: u32 = 1;
 
-/// `network_connection_close_type`: write what is buffered, then close.
+/// `network_connection_close_type_FlushWrite`: buffered bytes are written, then the connection is
+/// closed.
 pub const FLUSH_WRITE: u32 = 0;
-/// `network_connection_close_type`: drop what is buffered.
+/// `network_connection_close_type_NoFlush`: buffered bytes are dropped.
 pub const NO_FLUSH: u32 = 1;
 
-/// `metrics_result_Success`.
+/// `metrics_result_Success`: the metric is defined, or changed.
 pub const METRICS_SUCCESS: u32 = 0;
 
-/// `log_level`.
+/// `log_level_Info`.
 pub const INFO: u32 = 2;
-/// `log_level`.
+/// `log_level_Error`.
 pub const ERROR: u32 = 4;
 
 unsafe extern "C" {

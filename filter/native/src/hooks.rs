@@ -1,46 +1,50 @@
-//! What Envoy calls. Each hook: a guard against panics, a look at the pointer, one call.
+//! The functions that Envoy calls. Each has a guard against panics, a check for null pointers, and
+//! one call.
 //!
-//! A panic must not unwind into Envoy. It closes the connection whose hook it was, is counted ([`PANICS`]) and logged, and
-//! Envoy lives.
+//! A panic must not unwind into Envoy. It closes the connection whose hook has panicked, and is
+//! counted and logged; all other connections go on.
 
 use crate::abi::{self, Buffer, Header, Opaque};
-use crate::config::Config;
-use crate::envoy::{self, Filter, Level};
-use crate::node::Policy;
-use crate::{Action, Answer, Instance};
+use crate::config::FilterKind;
+use crate::envoy::{self, ClusterHosts, FilterHandle, LogLevel, Meter};
+use crate::filter::FilterInstance;
+use crate::filter::verdict::{Action, CalloutResult};
+use crate::node::{self, NodePolicy};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many hooks have panicked.
+/// The number of panics in hooks since the process started.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
+/// Calls `hook` and catches a panic, for which it returns `None`.
 fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
-    // Whatever a panic leaves behind is used again only through cells that were released by the unwinding.
+    // Unwind safe: state that a panic leaves behind is reached only through cells and locks, which
+    // unwinding releases.
     let result = catch_unwind(AssertUnwindSafe(hook));
     if result.is_err() {
         let count = PANICS.fetch_add(1, Ordering::Relaxed) + 1;
-        envoy::log(
-            Level::Error,
-            &format!("redis-mesh: a hook has panicked (the {count}. time): its connection is closed"),
-        );
+        let message = format!("redis-mesh: a hook has panicked, its connection is closed (panics so far: {count})");
+        envoy::log(LogLevel::Error, &message);
     }
     result.ok()
 }
 
-/// Runs a hook of a connection. On a panic the connection is closed and `otherwise` returned.
+/// Runs a hook of a connection. If it panics, or if `module` is null, `otherwise` is returned; a
+/// panic closes the connection.
 ///
 /// # Safety
-/// `module` is what `on_network_filter_new` returned, and `on_network_filter_destroy` hasn't been called with it.
-unsafe fn on<T>(module: Opaque, otherwise: T, hook: impl FnOnce(&Instance) -> T) -> T {
-    let module: *const Instance = module.cast();
-    // SAFETY: by the above it is null or points to a living instance. The clone keeps what it holds alive until the hook is
-    // over, even if Envoy should destroy the instance meanwhile.
+/// `module` is null, or `on_network_filter_new` has returned it and `on_network_filter_destroy`
+/// hasn't been called with it.
+unsafe fn on<T>(module: Opaque, otherwise: T, hook: impl FnOnce(&FilterInstance) -> T) -> T {
+    let module: *const FilterInstance = module.cast();
+    // SAFETY: by the contract it is null or points to a living instance. The clone keeps the
+    // filter alive until the hook returns, even if Envoy should destroy the instance meanwhile.
     let Some(instance) = (unsafe { module.as_ref() }).cloned() else {
         return otherwise;
     };
     guarded(|| hook(&instance)).unwrap_or_else(|| {
         guarded(|| instance.metrics().panicked());
-        guarded(|| instance.filter().abort());
+        guarded(|| instance.handle().abort());
         otherwise
     })
 }
@@ -52,100 +56,108 @@ fn status(action: Action) -> u32 {
     }
 }
 
-/// The first call. The answer is the ABI's version, which Envoy compares with its own and refuses with both named.
+/// The first call. Returns the version of the ABI, which Envoy compares with its own; it refuses
+/// the module if they differ.
 #[unsafe(no_mangle)]
 pub extern "C" fn envoy_dynamic_module_on_program_init() -> *const std::ffi::c_char {
     abi::VERSION.as_ptr()
 }
 
-/// A filter is configured. Null: it is refused; the reason is in the log.
+/// A filter is configured. Null: the configuration is refused, for a reason that is in the log.
 ///
 /// # Safety
-/// `name` and `config` are valid for the call; `envoy` is Envoy's configuration, until `on_network_filter_config_destroy`.
+/// `name` and `config` are valid for the call; `envoy` is Envoy's configuration and lives until
+/// `on_network_filter_config_destroy`, or until this returns null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_config_new(
     envoy: Opaque,
     name: Buffer,
     config: Buffer,
-) -> *const Config {
-    // SAFETY: the hook that destroys it has it forgotten; where it is refused, nobody keeps it.
-    let meter = unsafe { envoy::Meter::new(envoy) };
-    // SAFETY: both are valid for the call, and what `Config::new` calls in Envoy changes neither.
-    let (name, config) = unsafe { (envoy::bytes(name), envoy::bytes(config)) };
-    let config = guarded(|| match Config::new(meter, name, config) {
-        Ok(config) => Some(config),
-        Err(reason) => {
-            envoy::log(Level::Error, &format!("redis-mesh: configuration refused: {reason}"));
-            None
+) -> *const FilterKind {
+    let configured = guarded(|| {
+        // SAFETY: the hook that destroys the configuration has the meter forget it; a refused one
+        // leaves no meter behind.
+        let meter = unsafe { Meter::new(envoy) };
+        // SAFETY: both are valid for the call, and defining metrics in Envoy changes neither.
+        let (name, config) = unsafe { (envoy::bytes(name), envoy::bytes(config)) };
+        match FilterKind::new(meter, name, config) {
+            Ok(kind) => Box::into_raw(Box::new(kind)).cast_const(),
+            Err(reason) => {
+                envoy::log(LogLevel::Error, &format!("redis-mesh: configuration refused: {reason}"));
+                std::ptr::null()
+            }
         }
     });
-    config.flatten().map_or(std::ptr::null(), |config| Box::into_raw(Box::new(config)))
+    configured.unwrap_or(std::ptr::null())
 }
 
 /// A configuration is no longer needed.
 ///
 /// # Safety
-/// `config` comes from `on_network_filter_config_new` and isn't used again.
+/// `config` is null, or comes from `on_network_filter_config_new` and isn't used again.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_config_destroy(config: *mut Config) {
-    if !config.is_null() {
-        // SAFETY: it was made by `Box::into_raw` and is given back once.
-        let config = unsafe { Box::from_raw(config) };
-        // Whatever happens then: nobody may reach Envoy's configuration from here on.
-        config.forget();
-        guarded(|| drop(config));
-    }
+pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_config_destroy(config: *mut FilterKind) {
+    guarded(|| {
+        if config.is_null() {
+            return;
+        }
+        // SAFETY: `Box::into_raw` has made it, and it is given back once.
+        let kind = unsafe { Box::from_raw(config) };
+        // Metrics may outlive the configuration; they must not reach Envoy's side of it any more.
+        kind.forget();
+    });
 }
 
 /// A connection begins. Null: Envoy closes it.
 ///
 /// # Safety
-/// `config` comes from `on_network_filter_config_new`; `filter` is Envoy's filter, on its own thread, until
-/// `on_network_filter_destroy`.
+/// `config` is null or comes from `on_network_filter_config_new`, and lives during this call;
+/// `filter` is Envoy's filter, on its own thread, and lives until `on_network_filter_destroy`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_new(
-    config: *const Config,
+    config: *const FilterKind,
     filter: Opaque,
-) -> *const Instance {
-    // SAFETY: a configuration outlives its filters.
-    let Some(config) = (unsafe { config.as_ref() }) else {
-        return std::ptr::null();
-    };
-    // SAFETY: `on_network_filter_destroy` has the handle forget the filter.
-    let filter = unsafe { Filter::new(filter) };
-    guarded(|| Instance::new(config, filter)).map_or(std::ptr::null(), |instance| Box::into_raw(Box::new(instance)))
+) -> *const FilterInstance {
+    let instance = guarded(|| {
+        // SAFETY: by the contract it is null or points to a living configuration.
+        let kind = unsafe { config.as_ref() }?;
+        // SAFETY: `on_network_filter_destroy` has the handle forget the filter.
+        let handle = unsafe { FilterHandle::new(filter) };
+        Some(Box::into_raw(Box::new(FilterInstance::new(kind, handle))).cast_const())
+    });
+    instance.flatten().unwrap_or(std::ptr::null())
 }
 
 /// The connection's filters are being deleted.
 ///
 /// # Safety
-/// `module` comes from `on_network_filter_new` and isn't used again.
+/// `module` is null, or comes from `on_network_filter_new` and isn't used again.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_destroy(module: *mut Instance) {
+pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_destroy(module: *mut FilterInstance) {
     if module.is_null() {
         return;
     }
-    // SAFETY: it was made by `Box::into_raw` and is given back once.
+    // SAFETY: `Box::into_raw` has made it, and it is given back once.
     let instance = unsafe { Box::from_raw(module) };
     guarded(|| instance.closed());
-    // Whatever happened above: nobody may reach Envoy's filter from here on.
-    instance.filter().forget();
+    // Also after a panic: clones of the instance must not reach Envoy's filter any more.
+    instance.handle().forget();
 }
 
-/// The connection is there.
+/// The connection is established.
 ///
 /// # Safety
-/// See [`on`]. The same holds for all hooks below.
+/// See [`on`]. The same holds for all hooks of connections below.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_new_connection(_envoy: Opaque, module: Opaque) -> u32 {
-    // SAFETY: passed on to the caller.
+    // SAFETY: this hook has the contract of `on`.
     unsafe { on(module, abi::STOP, |instance| status(instance.new_connection())) }
 }
 
-/// Bytes from the peer are in the read buffer.
+/// The read buffer holds `len` bytes from the peer; `end_stream`: they are its last.
 ///
 /// # Safety
-/// See above.
+/// See [`on`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_read(
     _envoy: Opaque,
@@ -153,14 +165,14 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_read(
     len: usize,
     end_stream: bool,
 ) -> u32 {
-    // SAFETY: passed on to the caller.
+    // SAFETY: this hook has the contract of `on`.
     unsafe { on(module, abi::STOP, |instance| status(instance.read(len, end_stream))) }
 }
 
-/// Bytes for the peer are in the write buffer.
+/// The write buffer holds bytes for the peer.
 ///
 /// # Safety
-/// See above.
+/// See [`on`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_write(
     _envoy: Opaque,
@@ -168,26 +180,26 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_write(
     _len: usize,
     _end_stream: bool,
 ) -> u32 {
-    // SAFETY: passed on to the caller.
+    // SAFETY: this hook has the contract of `on`.
     unsafe { on(module, abi::STOP, |instance| status(instance.write())) }
 }
 
 /// The connection has changed its state.
 ///
 /// # Safety
-/// See above.
+/// See [`on`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_event(_envoy: Opaque, module: Opaque, event: u32) {
     if matches!(event, abi::REMOTE_CLOSE | abi::LOCAL_CLOSE) {
-        // SAFETY: passed on to the caller.
-        unsafe { on(module, (), Instance::closed) }
+        // SAFETY: this hook has the contract of `on`.
+        unsafe { on(module, (), FilterInstance::closed) }
     }
 }
 
-/// A callout of this filter has ended.
+/// A callout of this filter has ended. (The eight parameters are those of the ABI.)
 ///
 /// # Safety
-/// See above; `headers` points to `headers_len` valid headers.
+/// See [`on`]; `headers` is null or points to `headers_len` headers that are valid for the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_http_callout_done(
     _envoy: Opaque,
@@ -199,68 +211,54 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_http_callout_don
     _body: *const Buffer,
     _body_len: usize,
 ) {
-    let headers: &[Header] = if headers.is_null() {
-        &[]
-    } else {
-        // SAFETY: passed on to the caller.
-        unsafe { std::slice::from_raw_parts(headers, headers_len) }
-    };
-    let is_ok = |header: &Header| {
-        // SAFETY: names and values are valid for the call, and nothing is called before they are compared.
-        unsafe {
-            envoy::bytes(Buffer { data: header.key, len: header.key_len }) == b":status"
-                && envoy::bytes(Buffer { data: header.value, len: header.value_len }) == b"200"
-        }
-    };
-    let answer = match result {
-        abi::CALLOUT_ANSWERED if headers.iter().any(is_ok) => Answer::Ok,
-        _ => Answer::Failed,
-    };
-    // SAFETY: passed on to the caller.
-    unsafe { on(module, (), |instance| instance.callout_done(id, answer)) }
+    // SAFETY: by the contract the headers are valid for the call.
+    let has_succeeded = || result == abi::CALLOUT_ANSWERED && unsafe { envoy::has_status_200(headers, headers_len) };
+    let callout_result = || if has_succeeded() { CalloutResult::Ok } else { CalloutResult::Failed };
+    // SAFETY: this hook has the contract of `on`.
+    unsafe { on(module, (), |instance| instance.callout_done(id, callout_result())) }
 }
 
-/// [`envoy::Waker::wake`] has been called.
+/// Some thread has called [`envoy::Waker::wake`].
 ///
 /// # Safety
-/// See above.
+/// See [`on`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_scheduled(_envoy: Opaque, module: Opaque, _event: u64) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: this hook has the contract of `on`.
     unsafe { on(module, (), |_| crate::worker::tick()) }
 }
 
-/// Events of a configuration; this module schedules none.
+/// A scheduled event of a configuration has come. This module schedules none.
 #[unsafe(no_mangle)]
 pub extern "C" fn envoy_dynamic_module_on_network_filter_config_scheduled(_config: Opaque, _event: u64) {}
 
-/// What was written to the peer waits above the high watermark.
+/// The connection's write buffer has passed its high watermark.
 ///
 /// # Safety
-/// See above.
+/// See [`on`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_above_write_buffer_high_watermark(
     _envoy: Opaque,
     module: Opaque,
 ) {
-    // SAFETY: passed on to the caller.
-    unsafe { on(module, (), |instance| instance.full(true)) }
+    // SAFETY: this hook has the contract of `on`.
+    unsafe { on(module, (), |instance| instance.write_buffer_full(true)) }
 }
 
-/// What was written to the peer is below the low watermark again.
+/// The connection's write buffer has come below its low watermark.
 ///
 /// # Safety
-/// See above.
+/// See [`on`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_below_write_buffer_low_watermark(
     _envoy: Opaque,
     module: Opaque,
 ) {
-    // SAFETY: passed on to the caller.
-    unsafe { on(module, (), |instance| instance.full(false)) }
+    // SAFETY: this hook has the contract of `on`.
+    unsafe { on(module, (), |instance| instance.write_buffer_full(false)) }
 }
 
-/// A load-balancing policy is configured. Null: there is none of that name.
+/// A load-balancing policy is configured. Null: the module has no policy of that name.
 ///
 /// # Safety
 /// `name` is valid for the call.
@@ -270,62 +268,71 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_lb_config_new(
     name: Buffer,
     _config: Buffer,
 ) -> *const std::ffi::c_void {
-    // SAFETY: it is valid for the call, and Envoy isn't called before it is compared.
-    if unsafe { envoy::bytes(name) } == crate::node::NAME {
-        // It has no configuration; anything but null will do.
-        return (&raw const PANICS).cast();
-    }
-    envoy::log(Level::Error, "redis-mesh: the module has one load-balancing policy, \"node\"");
-    std::ptr::null()
+    let configured = guarded(|| {
+        // SAFETY: the name is valid for the call, and Envoy isn't called before it is compared.
+        if unsafe { envoy::bytes(name) } == node::NAME {
+            // The policy has no configuration, and Envoy only wants a pointer that isn't null.
+            return (&raw const PANICS).cast();
+        }
+        envoy::log(LogLevel::Error, "redis-mesh: the only load-balancing policy of the module is \"node\"");
+        std::ptr::null()
+    });
+    configured.unwrap_or(std::ptr::null())
 }
 
-/// A policy's configuration is no longer needed; it is nothing of its own.
+/// A policy's configuration is no longer needed. It owns nothing.
 #[unsafe(no_mangle)]
 pub extern "C" fn envoy_dynamic_module_on_lb_config_destroy(_config: Opaque) {}
 
-/// A worker gets its part of a policy.
+/// A worker gets its instance of a cluster's policy.
 #[unsafe(no_mangle)]
-pub extern "C" fn envoy_dynamic_module_on_lb_new(_config: Opaque, _envoy: Opaque) -> *const Policy {
-    Box::into_raw(Box::default())
+pub extern "C" fn envoy_dynamic_module_on_lb_new(_config: Opaque, _envoy: Opaque) -> *const NodePolicy {
+    let policy = guarded(|| Box::into_raw(Box::<NodePolicy>::default()).cast_const());
+    policy.unwrap_or(std::ptr::null())
 }
 
-/// A worker's part of a policy is no longer needed.
+/// A worker's instance of a policy is no longer needed.
 ///
 /// # Safety
-/// `policy` comes from `on_lb_new` and isn't used again.
+/// `policy` is null, or comes from `on_lb_new` and isn't used again.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn envoy_dynamic_module_on_lb_destroy(policy: *mut Policy) {
-    if !policy.is_null() {
-        // SAFETY: it was made by `Box::into_raw` and is given back once.
-        drop(unsafe { Box::from_raw(policy) });
-    }
+pub unsafe extern "C" fn envoy_dynamic_module_on_lb_destroy(policy: *mut NodePolicy) {
+    guarded(|| {
+        if !policy.is_null() {
+            // SAFETY: `Box::into_raw` has made it, and it is given back once.
+            drop(unsafe { Box::from_raw(policy) });
+        }
+    });
 }
 
-/// A connection needs a host. False: there is none for it, and the connection fails.
+/// A connection needs a host. False: there is no suitable host, and the connection fails.
 ///
 /// # Safety
-/// `policy` comes from `on_lb_new`; `lb` is Envoy's load balancer on its thread; the results can be written to.
+/// `policy` is null or comes from `on_lb_new` and is alive; `lb` is Envoy's load balancer on its
+/// own thread; `priority` and `index` can be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_lb_choose_host(
     lb: Opaque,
-    policy: *const Policy,
+    policy: *const NodePolicy,
     _context: Opaque,
     priority: *mut u32,
     index: *mut u32,
 ) -> bool {
-    // SAFETY: by the above it is null or points to a living policy, and the load balancer isn't used after this call.
-    let (Some(policy), hosts) = (unsafe { (policy.as_ref(), envoy::Hosts::new(lb)) }) else {
-        return false;
-    };
-    let Some(chosen) = guarded(|| policy.choose(&hosts)).flatten() else {
-        return false;
-    };
-    // SAFETY: they are places for the result.
+    let chosen = guarded(|| {
+        // SAFETY: by the contract it is null or points to a living policy.
+        let policy = unsafe { policy.as_ref() }?;
+        // SAFETY: the load balancer is the one of this hook, on its own thread, and isn't used
+        // after this call.
+        let hosts = unsafe { ClusterHosts::new(lb) };
+        policy.choose(&hosts)
+    });
+    let Some(chosen) = chosen.flatten() else { return false };
+    // SAFETY: by the contract both can be written to.
     unsafe { (*priority, *index) = chosen };
     true
 }
 
-/// Hosts have come or gone; the policy looks at them anew each time.
+/// Hosts have come or gone. The policy asks for the hosts each time it chooses one.
 #[unsafe(no_mangle)]
 pub extern "C" fn envoy_dynamic_module_on_lb_on_host_membership_update(
     _lb: Opaque,
@@ -346,7 +353,7 @@ mod tests {
         let config = standin::configure("anchor", "");
         let (a, b) = (standin::connect("redis_anchor", config), standin::connect("redis_anchor", config));
         let before = PANICS.load(Ordering::Relaxed);
-        // SAFETY: the connection isn't destroyed.
+        // SAFETY: the connection isn't destroyed before the end of the test.
         assert_eq!(unsafe { on(a.module(), 7, |_| panic!("on purpose")) }, 7);
         assert_eq!((a.closed.get(), b.closed.get()), (true, false));
         assert_eq!(PANICS.load(Ordering::Relaxed), before + 1);
@@ -358,13 +365,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_connection() {
-        // SAFETY: null is what these make of a refusal.
+    fn null_pointers_are_no_objects() {
+        // SAFETY: each of these functions allows a null pointer.
         unsafe {
             assert_eq!(on(std::ptr::null_mut(), 7, |_| 8), 7);
             assert!(envoy_dynamic_module_on_network_filter_new(std::ptr::null(), std::ptr::null_mut()).is_null());
             envoy_dynamic_module_on_network_filter_destroy(std::ptr::null_mut());
             envoy_dynamic_module_on_network_filter_config_destroy(std::ptr::null_mut());
+            envoy_dynamic_module_on_lb_destroy(std::ptr::null_mut());
+            let (mut priority, mut index) = (3, 3);
+            let null = std::ptr::null_mut();
+            assert!(!envoy_dynamic_module_on_lb_choose_host(null, null.cast(), null, &mut priority, &mut index));
+            assert_eq!((priority, index), (3, 3));
         }
         assert!(standin::configure("nothing", "").is_null());
     }

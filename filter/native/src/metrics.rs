@@ -1,135 +1,155 @@
-//! The names under which Envoy counts what happens here, and how a worker's tallies come to them.
+//! The metrics in Envoy of the module's filters, and how the tallies of workers are added to them.
 //!
-//! Envoy knows no labels for what a network filter counts, so they stand in the names, in the form of a label that a
-//! configuration can look for (`stats_tags`, Istio's `extraStatTags`): `redis_host=.=HOST;.;`. What a metric is called is the
-//! same on all data paths.
+//! Envoy has no labels for the metrics of a network filter, so labels are part of the names, in a
+//! form that a configuration can look for (`stats_tags`, Istio's `extraStatTags`):
+//! `redis_host=.=HOST;.;`. A metric has the same name on all data paths.
 
-use crate::envoy::{Counter, Gauge, Histogram, Meter, Reading};
+use crate::envoy::{Counter, Gauge, Histogram, Meter, MeterGuard};
 use redis_mesh_core::command;
 use redis_mesh_core::multiplexer::HostStats;
-use redis_mesh_core::multiplexer::config::HostConfig as Rules;
+use redis_mesh_core::multiplexer::config::{HostConfig, RouteConfig};
 use redis_mesh_core::stats::Stat;
 use std::sync::Arc;
 
-/// The longest label of a route.
+/// The longest label of a route, in characters.
 const LONGEST_ROUTE: usize = 100;
 
-/// What one configuration of a filter counts in Envoy.
-pub struct Metrics {
+/// The metrics of one configuration of a filter.
+pub struct FilterMetrics {
     meter: Meter,
     panics: Counter,
-    carriers: Carriers,
-    host: Option<Host>,
+    upstream: UpstreamMetrics,
+    downstream: Option<DownstreamMetrics>,
 }
 
-/// Connections to Redis.
+/// The metrics of connections to Redis.
 #[derive(Default)]
-struct Carriers {
+struct UpstreamMetrics {
     active: Gauge,
     opened: Counter,
 }
 
-/// What is counted for the clients of a host.
-struct Host {
-    rules: Arc<Rules>,
+/// The metrics of the clients of a host.
+struct DownstreamMetrics {
+    config: Arc<HostConfig>,
     stats: [Counter; Stat::ALL.len()],
     errors: Counter,
     cut_off: Counter,
     clients: Gauge,
-    /// By the labels of routes, in the order of the configuration.
+    /// The labels and counters of the routes, in the order of the configuration.
     routes: Vec<(String, Counter)>,
-    /// In the order of the table of commands; empty where nobody asks.
+    /// The durations and errors of commands, in the order of the command table; empty unless the
+    /// host has `commandStats`.
     commands: Vec<(Histogram, Counter)>,
 }
 
-impl Metrics {
-    /// Of the filter for connections to Redis, or of one that counts nothing but panics.
-    pub fn new(meter: Meter, is_carrier: bool) -> Metrics {
-        let carriers = is_carrier.then(|| Carriers {
-            active: meter.gauge(&named("", "upstream_connections_active")),
-            opened: meter.counter(&named("", "upstream_connections_total")),
-        });
-        Metrics { panics: panics(&meter), carriers: carriers.unwrap_or_default(), host: None, meter }
+impl FilterMetrics {
+    /// Defines the metrics of the filter for dialers: it counts panics alone.
+    pub fn of_dialer(meter: Meter) -> FilterMetrics {
+        FilterMetrics { panics: panics(&meter), upstream: UpstreamMetrics::default(), downstream: None, meter }
     }
 
-    /// Of the filter for clients.
-    pub fn of_clients(meter: Meter, rules: Arc<Rules>) -> Metrics {
-        let labels = label("redis_host", &rules.host);
+    /// Defines the metrics of the filter for connections to Redis.
+    pub fn of_upstream(meter: Meter) -> FilterMetrics {
+        let upstream = UpstreamMetrics {
+            active: meter.gauge(&named("", "upstream_connections_active")),
+            opened: meter.counter(&named("", "upstream_connections_total")),
+        };
+        FilterMetrics { panics: panics(&meter), upstream, downstream: None, meter }
+    }
+
+    /// Defines the metrics of the filter for clients.
+    pub fn of_downstream(meter: Meter, config: Arc<HostConfig>) -> FilterMetrics {
+        let labels = label("redis_host", &config.host);
         let counter = |name: &str| meter.counter(&named(&labels, name));
-        let route = |route: &redis_mesh_core::multiplexer::config::RouteConfig| {
-            let name = shown(&route.name);
+        let route = |route: &RouteConfig| {
+            let name = printable(&route.name);
             let labels = format!("{labels}{}", label("redis_route", &name));
             (name, meter.counter(&named(&labels, "route_commands_total")))
         };
         let command = |command: &command::Command| {
             let labels = format!("{labels}{}", label("redis_command", command.name));
-            let took = meter.histogram(&named(&labels, "command_duration_microseconds"));
-            (took, meter.counter(&named(&labels, "command_errors_total")))
+            let duration = meter.histogram(&named(&labels, "command_duration_microseconds"));
+            (duration, meter.counter(&named(&labels, "command_errors_total")))
         };
-        let commands = if rules.command_stats { command::all() } else { &[] };
-        let host = Host {
+        let commands = if config.command_stats { command::all() } else { &[] };
+        let downstream = DownstreamMetrics {
             stats: Stat::ALL.map(|stat| counter(stat.name())),
             errors: counter("error_replies_total"),
             cut_off: counter("clients_cut_off_total"),
             clients: meter.gauge(&named(&labels, "clients_active")),
-            routes: rules.routes.iter().map(route).collect(),
+            routes: config.routes.iter().map(route).collect(),
             commands: commands.iter().map(command).collect(),
-            rules,
+            config,
         };
-        Metrics { panics: panics(&meter), carriers: Carriers::default(), host: Some(host), meter }
+        let upstream = UpstreamMetrics::default();
+        FilterMetrics { panics: panics(&meter), upstream, downstream: Some(downstream), meter }
     }
 
-    /// Envoy's configuration goes.
+    /// Makes these the metrics of a configuration that Envoy has destroyed: they no longer count.
     pub fn forget(&self) {
         self.meter.forget();
     }
 
-    /// The rules of the clients for whom this counts.
-    pub fn rules(&self) -> Option<&Arc<Rules>> {
-        self.host.as_ref().map(|host| &host.rules)
+    /// The configuration of the clients for which these metrics count; `None` for the metrics of
+    /// other filters.
+    pub fn config(&self) -> Option<&Arc<HostConfig>> {
+        self.downstream.as_ref().map(|downstream| &downstream.config)
     }
 
-    /// True while it can be told something, or somebody else may come with its rules.
+    /// True while these metrics count, or while clients may have their configuration.
     pub fn is_needed(&self) -> bool {
-        let is_used = |host: &Host| Arc::strong_count(&host.rules) > 1;
-        self.meter.read(|_| ()).is_some() || self.host.as_ref().is_some_and(is_used)
+        let is_used = |downstream: &DownstreamMetrics| Arc::strong_count(&downstream.config) > 1;
+        self.meter.with(|_| ()).is_some() || self.downstream.as_ref().is_some_and(is_used)
     }
 
-    /// A hook has panicked.
+    /// Counts a hook that has panicked.
     pub fn panicked(&self) {
-        self.meter.read(|reading| reading.add(self.panics, 1));
+        self.meter.with(|guard| guard.add(self.panics, 1));
     }
 
-    /// A client has come, or gone.
-    pub fn client(&self, has_come: bool) {
-        if let Some(host) = &self.host {
-            self.meter.read(|reading| reading.step(host.clients, has_come));
+    /// Counts a client that has connected.
+    pub fn client_opened(&self) {
+        if let Some(downstream) = &self.downstream {
+            self.meter.with(|guard| guard.increment(downstream.clients));
         }
     }
 
-    /// A connection to Redis has begun, or ended.
-    pub fn carrier(&self, has_begun: bool) {
-        self.meter.read(|reading| {
-            reading.step(self.carriers.active, has_begun);
-            if has_begun {
-                reading.add(self.carriers.opened, 1);
-            }
+    /// Counts a client that has gone.
+    pub fn client_closed(&self) {
+        if let Some(downstream) = &self.downstream {
+            self.meter.with(|guard| guard.decrement(downstream.clients));
+        }
+    }
+
+    /// Counts a connection to Redis that has begun.
+    pub fn upstream_opened(&self) {
+        self.meter.with(|guard| {
+            guard.increment(self.upstream.active);
+            guard.add(self.upstream.opened, 1);
         });
     }
 
-    /// Counts what clients with these rules have done. False: Envoy's configuration is gone, and nothing was counted.
+    /// Counts a connection to Redis that has ended.
+    pub fn upstream_closed(&self) {
+        self.meter.with(|guard| guard.decrement(self.upstream.active));
+    }
+
+    /// Adds the tally of clients that have the configuration `config`, which may be another one of
+    /// the same host. False: Envoy has destroyed this metrics' own configuration, and nothing was
+    /// added.
     #[must_use]
-    pub fn tell(&self, tally: &HostStats, rules: &Arc<Rules>) -> bool {
-        let Some(host) = &self.host else { return false };
-        self.meter.read(|reading| host.tell(reading, tally, rules)).is_some()
+    pub fn add(&self, tally: &HostStats, config: &Arc<HostConfig>) -> bool {
+        let Some(downstream) = &self.downstream else { return false };
+        self.meter.with(|guard| downstream.add(guard, tally, config)).is_some()
     }
 }
 
-impl Host {
-    fn tell(&self, reading: &Reading, tally: &HostStats, rules: &Arc<Rules>) {
+impl DownstreamMetrics {
+    fn add(&self, guard: &MeterGuard, tally: &HostStats, config: &Arc<HostConfig>) {
         let add = |counter: Counter, by: u64| {
             if by > 0 {
-                reading.add(counter, by);
+                guard.add(counter, by);
             }
         };
         for (stat, counter) in Stat::ALL.iter().zip(self.stats) {
@@ -137,13 +157,14 @@ impl Host {
         }
         add(self.errors, tally.errors);
         add(self.cut_off, tally.cut_off);
-        let is_its = Arc::ptr_eq(rules, &self.rules);
+        let is_own = Arc::ptr_eq(config, &self.config);
         for (index, count) in tally.routes.iter().enumerate().filter(|(_, count)| **count > 0) {
-            // By its name, where the rules are those of another configuration.
-            let found = if is_its {
+            // Another configuration of the host may have its routes in another order; their names
+            // tell which is which.
+            let found = if is_own {
                 self.routes.get(index)
             } else {
-                let name = rules.routes.get(index).map(|route| shown(&route.name));
+                let name = config.routes.get(index).map(|route| printable(&route.name));
                 self.routes.iter().find(|(of, _)| Some(of) == name.as_ref())
             };
             if let Some((_, counter)) = found {
@@ -151,8 +172,8 @@ impl Host {
             }
         }
         for answered in &tally.answered {
-            if let Some((took, errors)) = self.commands.get(usize::from(answered.command)) {
-                reading.record(*took, u64::try_from(answered.took.as_micros()).unwrap_or(u64::MAX));
+            if let Some((duration, errors)) = self.commands.get(usize::from(answered.command)) {
+                guard.record(*duration, u64::try_from(answered.took.as_micros()).unwrap_or(u64::MAX));
                 add(*errors, u64::from(answered.is_error));
             }
         }
@@ -171,8 +192,9 @@ fn label(name: &str, value: &str) -> String {
     format!("{name}=.={value};.;")
 }
 
-/// A route's name without what would end the label, or what a dashboard couldn't show.
-fn shown(name: &str) -> String {
+/// A route's name as a label: cut at [`LONGEST_ROUTE`], with `_` for characters that would end the
+/// label or that a dashboard can't show.
+fn printable(name: &str) -> String {
     let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, ';' | '"' | '\\');
     name.chars().take(LONGEST_ROUTE).map(|c| if is_plain(c) { c } else { '_' }).collect()
 }
@@ -183,8 +205,8 @@ mod tests {
 
     #[test]
     fn a_route_is_named_in_plain_letters() {
-        assert_eq!(shown("user:*"), "user:*");
-        assert_eq!(shown("a;.;b \"\\ü\n"), "a_._b_____");
-        assert_eq!(shown(&"x".repeat(1000)).len(), LONGEST_ROUTE);
+        assert_eq!(printable("user:*"), "user:*");
+        assert_eq!(printable("a;.;b \"\\ü\n"), "a_._b_____");
+        assert_eq!(printable(&"x".repeat(1000)).len(), LONGEST_ROUTE);
     }
 }

@@ -1,34 +1,38 @@
-//! The load-balancing policy of clusters in which single hosts are asked for: the nodes of a Redis Cluster.
+//! The load-balancing policy `node`, for clusters whose hosts are asked for one by one: the nodes
+//! of a Redis Cluster.
 //!
-//! A carrier says where it leads right before `tcp_proxy` chooses a host, on the same thread. A host that isn't a member of the
-//! cluster is never chosen in the place of one that is asked for: the connection fails.
+//! An upstream filter names the wanted address right before `tcp_proxy` chooses a host, on the
+//! same thread. Where a node is wanted that isn't a healthy member of the cluster, no other is
+//! chosen in its place, and the connection fails.
 
-use crate::envoy::Hosts;
+use crate::envoy::ClusterHosts;
 use redis_mesh_core::multiplexer::Address;
 use std::cell::{Cell, RefCell};
 
-/// The name under which a cluster's configuration refers to it.
+/// The name by which a cluster's configuration (`lb_policy_name`) refers to the policy.
 pub const NAME: &[u8] = b"node";
 
 thread_local! {
     static WANTED: RefCell<Option<Address>> = const { RefCell::new(None) };
 }
 
-/// Where the next connection of this worker leads.
+/// Sets the address to which the next connection of this worker leads.
 pub fn want(address: &Address) {
     WANTED.replace(Some(address.clone()));
 }
 
 /// The policy of one cluster on one worker.
 #[derive(Default)]
-pub struct Policy {
-    /// Who is next, where nobody is asked for.
+pub struct NodePolicy {
+    /// The index of the next host, modulo their number, for connections that want no particular
+    /// one: round robin.
     next: Cell<usize>,
 }
 
-impl Policy {
-    /// A host: its priority, and its index among the healthy ones of that priority.
-    pub fn choose(&self, hosts: &Hosts) -> Option<(u32, u32)> {
+impl NodePolicy {
+    /// Chooses a host: its priority, and its index among the healthy hosts of that priority.
+    /// `None`: there is no suitable one.
+    pub fn choose(&self, hosts: &ClusterHosts) -> Option<(u32, u32)> {
         let wanted = WANTED.take().filter(|address| hosts.are_of(&address.cluster));
         let node = wanted.and_then(|address| address.node).map(|node| node.to_string());
         let mut healthy = (0..hosts.priorities()).map(|priority| (priority, hosts.healthy(priority)));
@@ -57,9 +61,9 @@ mod tests {
     }
 
     #[test]
-    fn a_node_or_nobody() {
+    fn the_wanted_node_or_none() {
         standin::set_hosts("redis", &[&["10.0.0.1:7000", "10.0.0.2:7000"], &["[::1]:7000"]]);
-        let policy = Policy::default();
+        let policy = NodePolicy::default();
         let choose = |wanted: Option<Address>| {
             if let Some(wanted) = wanted {
                 want(&wanted);
@@ -70,7 +74,8 @@ mod tests {
         assert_eq!(choose(Some(address("redis", Some("[::1]:7000")))), Some((1, 0)));
         assert_eq!(choose(Some(address("redis", Some("10.0.0.3:7000")))), None);
         assert_eq!(choose(Some(address("redis", None))), Some((0, 0)));
-        // Somebody else uses the cluster, and somebody wants a host of another one.
+        // A connection of another filter wants no node; one of this module wants a node of another
+        // cluster.
         assert_eq!(choose(None), Some((0, 1)));
         assert_eq!(choose(Some(address("other", Some("10.0.0.2:7000")))), Some((0, 0)));
         standin::set_hosts("redis", &[]);

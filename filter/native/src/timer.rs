@@ -1,104 +1,143 @@
-//! Wakes workers at given times: network filters have no timer of their own, so a thread of this module posts to the workers'
-//! event loops.
+//! Timers of workers. The ABI gives network filters no timer, so one thread of this module posts
+//! to the workers' event loops.
 
-use crate::envoy::{self, Level, Waker};
+use crate::envoy::{self, LogLevel, Waker};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// A worker's alarm.
-pub struct Alarm {
+/// A timer of one worker: it fires once, at the time that was set last.
+pub struct WorkerTimer {
     key: u64,
 }
 
-struct Set {
+/// A timer that has a waker.
+struct Registration {
     waker: Waker,
     due: Option<Instant>,
 }
 
-struct State {
-    alarms: BTreeMap<u64, Set>,
-    running: bool,
-    /// Tests wait for it.
+/// The timers of all workers, and the thread that serves them.
+struct TimerThread {
+    registrations: BTreeMap<u64, Registration>,
+    is_running: bool,
+    /// The thread, for which tests wait.
     thread: Option<JoinHandle<()>>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { alarms: BTreeMap::new(), running: false, thread: None });
+static TIMERS: Mutex<TimerThread> =
+    Mutex::new(TimerThread { registrations: BTreeMap::new(), is_running: false, thread: None });
 static CHANGED: Condvar = Condvar::new();
 
-/// Every change under this lock is one assignment, so a panic leaves nothing half done.
-fn state() -> MutexGuard<'static, State> {
-    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks the timers. Every change under this lock is one assignment, so a panic leaves no change
+/// half done.
+fn timers() -> MutexGuard<'static, TimerThread> {
+    TIMERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Default for Alarm {
-    fn default() -> Alarm {
+impl Default for WorkerTimer {
+    fn default() -> WorkerTimer {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        Alarm { key: KEYS.fetch_add(1, Ordering::Relaxed) }
+        WorkerTimer { key: KEYS.fetch_add(1, Ordering::Relaxed) }
     }
 }
 
-impl Alarm {
-    /// Takes over a waker, which [`Alarm::retire`] drops. False: there can be no timer.
-    pub fn employ(&self, waker: Waker) -> bool {
-        let mut state = state();
-        if !state.running {
+impl WorkerTimer {
+    /// Takes the waker that fires the timer; [`WorkerTimer::detach`] drops it. False: the thread
+    /// can't be started, and the timer never fires.
+    pub fn attach(&self, waker: Waker) -> bool {
+        let mut timers = timers();
+        if !timers.is_running {
             match std::thread::Builder::new().name("redis-mesh-timer".into()).spawn(run) {
-                Ok(thread) => (state.running, state.thread) = (true, Some(thread)),
+                Ok(thread) => (timers.is_running, timers.thread) = (true, Some(thread)),
                 Err(error) => {
-                    envoy::log(Level::Error, &format!("redis-mesh: no thread for timers: {error}"));
+                    envoy::log(LogLevel::Error, &format!("redis-mesh: cannot start the timer thread: {error}"));
                     return false;
                 }
             }
         }
-        state.alarms.insert(self.key, Set { waker, due: None });
+        timers.registrations.insert(self.key, Registration { waker, due: None });
         true
     }
 
-    /// Sets the alarm.
+    /// Sets the time at which the timer fires. Without effect unless a waker is attached.
     pub fn set(&self, due: Instant) {
-        if let Some(alarm) = state().alarms.get_mut(&self.key) {
-            alarm.due = Some(due);
+        if let Some(registration) = timers().registrations.get_mut(&self.key) {
+            registration.due = Some(due);
             CHANGED.notify_one();
         }
     }
 
-    /// Drops the waker. When this returns, the timer's thread doesn't use it, nor will it.
-    pub fn retire(&self) {
-        state().alarms.remove(&self.key);
+    /// Drops the waker. After this returns, the thread doesn't use it any more.
+    pub fn detach(&self) {
+        timers().registrations.remove(&self.key);
         CHANGED.notify_one();
     }
 }
 
-/// The thread ends with the last alarm, so that nothing of this module runs when nobody needs it.
+/// The thread's function. It ends with the last registration, so that no code of this module runs
+/// when no worker needs it.
 fn run() {
-    let mut state = state();
-    while !state.alarms.is_empty() {
+    let mut timers = timers();
+    while !timers.registrations.is_empty() {
         let now = Instant::now();
-        for alarm in state.alarms.values_mut().filter(|alarm| alarm.due.is_some_and(|due| due <= now)) {
-            alarm.due = None;
-            // Under the lock, so that `retire` waits for it.
-            alarm.waker.wake();
+        let is_due = |registration: &&mut Registration| registration.due.is_some_and(|due| due <= now);
+        for registration in timers.registrations.values_mut().filter(is_due) {
+            registration.due = None;
+            // The lock is held, so `detach` waits until the waker is no longer in use.
+            registration.waker.wake();
         }
-        state = match state.alarms.values().filter_map(|alarm| alarm.due).min() {
-            None => CHANGED.wait(state).unwrap_or_else(PoisonError::into_inner),
+        timers = match timers.registrations.values().filter_map(|registration| registration.due).min() {
+            None => CHANGED.wait(timers).unwrap_or_else(PoisonError::into_inner),
             Some(due) => {
                 let nap = due.saturating_duration_since(Instant::now());
-                CHANGED.wait_timeout(state, nap).unwrap_or_else(PoisonError::into_inner).0
+                CHANGED.wait_timeout(timers, nap).unwrap_or_else(PoisonError::into_inner).0
             }
         };
     }
-    state.running = false;
+    timers.is_running = false;
 }
 
-/// Waits until the thread has ended, unless somebody else has an alarm.
+/// Waits until the thread has ended, unless another worker has a timer.
 #[cfg(test)]
 pub fn end() {
     let thread = {
-        let mut state = state();
-        if state.alarms.is_empty() { state.thread.take() } else { None }
+        let mut timers = timers();
+        if timers.registrations.is_empty() { timers.thread.take() } else { None }
     };
     drop(thread.map(JoinHandle::join));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::standin;
+    use std::time::Duration;
+
+    #[test]
+    fn a_timer_fires_once_and_only_while_it_has_a_waker() {
+        let _end = standin::End;
+        let connection = standin::connect("redis_anchor", standin::configure("anchor", ""));
+        let instance = connection.instance();
+        let timer = WorkerTimer::default();
+        let wait = |count: u64| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while connection.wake_ups() < count && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            connection.wake_ups()
+        };
+        timer.set(Instant::now());
+        assert!(timer.attach(instance.handle().waker().unwrap()));
+        timer.set(Instant::now() + Duration::from_millis(1));
+        assert_eq!(wait(1), 1);
+        timer.set(Instant::now() + Duration::from_secs(3600));
+        timer.set(Instant::now());
+        assert_eq!(wait(2), 2, "the time that was set last is the one that counts");
+        timer.set(Instant::now() + Duration::from_secs(3600));
+        timer.detach();
+        assert_eq!(wait(2), 2);
+    }
 }

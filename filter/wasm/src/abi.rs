@@ -1,8 +1,9 @@
-//! The calls into Envoy that the filter makes for every piece of data, without what the SDK's wrappers add: they panic on a
-//! status that isn't OK, and a panic in a VM closes every connection of its worker.
+//! Calls into Envoy. The SDK's wrappers panic on a status that isn't OK, and a panic in a VM
+//! closes every connection of its worker, so these functions don't use them.
 //!
-//! The functions are those of proxy-wasm ABI 0.2.1
-//! (<https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1>). This is the only file with `unsafe`.
+//! The source is proxy-wasm ABI 0.2.1
+//! (<https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1>). This is the only file
+//! with `unsafe`.
 
 use proxy_wasm::types::BufferType;
 
@@ -51,20 +52,22 @@ const DOWNSTREAM: u32 = 2;
 /// `MetricType::Counter`.
 const COUNTER: u32 = 0;
 
-/// Takes over a buffer that Envoy has filled.
+/// Takes the ownership of a buffer that Envoy has filled.
 ///
 /// # Safety
-/// `data` and `size` come from a call that succeeded, so `data` is null or was allocated, with exactly that size, by the
-/// `proxy_on_memory_allocate` of this module, which makes a boxed slice of bytes.
+/// `data` and `size` come from a call that has succeeded, and are taken over once: `data` is null,
+/// or this module's `proxy_on_memory_allocate`, which makes a boxed slice of bytes, has allocated
+/// it with exactly that size.
 unsafe fn owned(data: *mut u8, size: usize) -> Vec<u8> {
     if data.is_null() {
         return Vec::new();
     }
-    // SAFETY: see above; a boxed slice of `size` bytes has that capacity, and the host has written all of it.
+    // SAFETY: the caller vouches for a boxed slice of `size` bytes, which has that capacity, and
+    // Envoy has written all of it.
     unsafe { Vec::from_raw_parts(data, size, size) }
 }
 
-/// The bytes of a buffer from `start`, at most `max`. Empty where Envoy has none.
+/// The bytes of a buffer from `start`, at most `max`. Empty if Envoy has no such buffer.
 pub fn buffer(kind: BufferType, start: usize, max: usize) -> Vec<u8> {
     let (mut data, mut size) = (std::ptr::null_mut(), 0);
     // SAFETY: both out-pointers are valid for the call; the result is taken over only on success.
@@ -76,54 +79,60 @@ pub fn buffer(kind: BufferType, start: usize, max: usize) -> Vec<u8> {
     }
 }
 
-/// Replaces the first `size` bytes of a buffer. False: Envoy refused, and nothing has changed.
+/// Replaces the first `size` bytes of a buffer. False: Envoy has refused, and nothing has changed.
 #[must_use]
 pub fn replace(kind: BufferType, size: usize, with: &[u8]) -> bool {
     // SAFETY: the slice outlives the call, which copies it.
     unsafe { host::proxy_set_buffer_bytes(kind, 0, size, with.as_ptr(), with.len()) == OK }
 }
 
-/// Replaces all `size` bytes of a buffer, by emptying it and appending. What is put in front of a buffer, as [`replace`] does, takes
-/// 4 KiB of memory of its own however short it is, and keeps them while a client doesn't read.
+/// Replaces all `size` bytes of a buffer by emptying it and appending. [`replace`] prepends, for
+/// which Envoy allocates 4 KiB however few the bytes are, and keeps them while a client doesn't
+/// read. False: Envoy has refused.
 #[must_use]
 pub fn replace_all(kind: BufferType, size: usize, with: &[u8]) -> bool {
     let append = || {
-        // SAFETY: the slice outlives the call, which copies it. A start behind the end means to append.
+        // SAFETY: the slice outlives the call, which copies it. A start beyond the end of the
+        // buffer means to append.
         unsafe { host::proxy_set_buffer_bytes(kind, 1, 0, with.as_ptr(), with.len()) == OK }
     };
     replace(kind, size, &[]) && (with.is_empty() || append())
 }
 
-/// Makes calls concern this connection. False: it is gone.
+/// Makes the calls that follow concern this context, a connection or a root context. False: it is
+/// gone.
 #[must_use]
 pub fn select(context: u32) -> bool {
-    // SAFETY: takes a number.
+    // SAFETY: the function takes a number.
     unsafe { host::proxy_set_effective_context(context) == OK }
 }
 
-/// Hands what the read buffer of the selected connection holds to the next filter.
+/// Hands the read buffer of the selected connection to the next filter.
 pub fn resume() {
-    // SAFETY: takes a number. Envoy may call `proxy_on_upstream_data` before it returns.
+    // SAFETY: the function takes a number. Envoy may call `proxy_on_upstream_data` before it
+    // returns.
     unsafe { host::proxy_continue_stream(DOWNSTREAM) };
 }
 
-/// Closes the selected connection once what was written to it is out.
+/// Closes the selected connection once all written bytes are sent.
 pub fn close() {
-    // SAFETY: takes a number.
+    // SAFETY: the function takes a number.
     unsafe { host::proxy_close_stream(DOWNSTREAM) };
 }
 
-/// Has the root context ticked every so many milliseconds; 0: no more.
+/// Has Envoy tick the root context at this interval; 0 ends the ticks.
 pub fn tick_every(milliseconds: u32) {
-    // SAFETY: takes a number.
+    // SAFETY: the function takes a number.
     unsafe { host::proxy_set_tick_period_milliseconds(milliseconds) };
 }
 
-/// A property of the selected connection.
+/// A property (an attribute of Envoy) of the selected connection. `None` if it is empty, absent or
+/// not UTF-8.
 pub fn property(path: &[&str]) -> Option<String> {
     let path = path.join("\0");
     let (mut data, mut size) = (std::ptr::null_mut(), 0);
-    // SAFETY: as in `buffer`.
+    // SAFETY: the path outlives the call; both out-pointers are valid for the call; the result is
+    // taken over only on success.
     let value = unsafe {
         match host::proxy_get_property(path.as_ptr(), path.len(), &mut data, &mut size) {
             OK => owned(data, size),
@@ -133,26 +142,27 @@ pub fn property(path: &[&str]) -> Option<String> {
     String::from_utf8(value).ok().filter(|v| !v.is_empty())
 }
 
-/// A queue whose items come back to this VM by `on_queue_ready`, in a later turn of the worker's event loop.
+/// Registers a shared queue, whose items come back to this VM by `on_queue_ready` in a later turn
+/// of the worker's event loop.
 pub fn queue(name: &str) -> Option<u32> {
     let mut id = 0;
-    // SAFETY: the name outlives the call, the out-pointer is valid.
+    // SAFETY: the name outlives the call, and the out-pointer is valid.
     let status = unsafe { host::proxy_register_shared_queue(name.as_ptr(), name.len(), &mut id) };
     (status == OK).then_some(id)
 }
 
-/// Puts an item into a queue.
+/// Puts an item into a queue. False: Envoy has refused.
 #[must_use]
-pub fn post(queue: u32, item: u32) -> bool {
+pub fn enqueue(queue: u32, item: u32) -> bool {
     let bytes = item.to_le_bytes();
     // SAFETY: the bytes outlive the call, which copies them.
     unsafe { host::proxy_enqueue_shared_queue(queue, bytes.as_ptr(), bytes.len()) == OK }
 }
 
-/// Takes an item from a queue.
-pub fn take(queue: u32) -> Option<u32> {
+/// Takes an item from a queue. `None`: the queue is empty.
+pub fn dequeue(queue: u32) -> Option<u32> {
     let (mut data, mut size) = (std::ptr::null_mut(), 0);
-    // SAFETY: as in `buffer`.
+    // SAFETY: both out-pointers are valid for the call; the result is taken over only on success.
     let bytes = unsafe {
         match host::proxy_dequeue_shared_queue(queue, &mut data, &mut size) {
             OK => owned(data, size),
@@ -162,17 +172,17 @@ pub fn take(queue: u32) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.try_into().ok()?))
 }
 
-/// Defines a counter, or finds the one of that name.
+/// Defines a counter, or finds the one of that name. `None`: Envoy has refused.
 pub fn counter(name: &str) -> Option<u32> {
     let mut id = 0;
-    // SAFETY: the name outlives the call, the out-pointer is valid.
+    // SAFETY: the name outlives the call, and the out-pointer is valid.
     let status = unsafe { host::proxy_define_metric(COUNTER, name.as_ptr(), name.len(), &mut id) };
     (status == OK).then_some(id)
 }
 
 /// Adds to a counter.
 pub fn increment(counter: u32, by: u64) {
-    // SAFETY: takes numbers.
+    // SAFETY: the function takes numbers.
     unsafe { host::proxy_increment_metric(counter, by.min(i64::MAX as u64) as i64) };
 }
 

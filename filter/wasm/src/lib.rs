@@ -1,7 +1,8 @@
 //! The core of redis-mesh as an Envoy network filter.
 //!
-//! This crate only translates: properties, buffers and callbacks of proxy-wasm on one side, calls of
-//! [`redis_mesh_core::rewriter::Rewriter`] on the other. It must stand directly before `tcp_proxy` or `redis_proxy`.
+//! This crate only translates: properties, buffers and callbacks of proxy-wasm on one side, calls
+//! of [`redis_mesh_core::rewriter::Rewriter`] on the other. It must stand directly before
+//! `tcp_proxy` or `redis_proxy`.
 
 mod abi;
 mod plugin;
@@ -18,21 +19,23 @@ mod entry {
     proxy_wasm::main! {{
         proxy_wasm::set_log_level(LogLevel::Info);
         proxy_wasm::set_root_context(|id| {
-            vm::root_began(id);
+            vm::add_root(id);
             Box::new(Root { id, plugin: None })
         });
     }}
 }
 
-/// One plugin configuration as Envoy holds it. What it says is kept in the VM, by name.
+/// A root context: one plugin configuration as Envoy holds it. The VM keeps the plugin that it
+/// configures, by name.
 struct Root {
     id: u32,
+    /// `None` until the first configuration is accepted.
     plugin: Option<Rc<plugin::Plugin>>,
 }
 
 impl Drop for Root {
     fn drop(&mut self) {
-        vm::root_ended(self.id);
+        vm::remove_root(self.id);
     }
 }
 
@@ -64,13 +67,17 @@ impl RootContext for Root {
     }
 
     fn on_queue_ready(&mut self, queue: u32) {
-        // One item a call: Envoy hands bytes on only when the call is over, and the same connection may be next.
-        if let Some(context) = abi::take(queue) {
-            stream::pump(context);
+        // One item a call: Envoy hands bytes on only when the call is over, and the next item may
+        // be of the same connection.
+        if let Some(id) = abi::dequeue(queue) {
+            stream::pump(id);
         }
     }
 
     fn on_tick(&mut self) {
-        vm::tick(self.id);
+        let now = vm::now();
+        stream::wake_due(now);
+        vm::flush_stats();
+        vm::end_tick(self.id, now);
     }
 }

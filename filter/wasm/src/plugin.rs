@@ -1,4 +1,5 @@
-//! A plugin of the VM: its current configuration, which every connection of that name reads anew.
+//! A plugin: the current configuration of one name, which every connection of the plugin reads in
+//! each callback.
 
 use crate::abi;
 use redis_mesh_core::config::ProxyConfig;
@@ -7,20 +8,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// See the module's documentation.
+/// A plugin of the VM.
 pub struct Plugin {
     config: RefCell<Rc<ProxyConfig>>,
     generation: Cell<u32>,
     queue: Cell<Option<u32>>,
-    /// By the host's name: increments, and the counters of Envoy that they go to.
+    /// The statistics of each host, by its name.
     stats: RefCell<BTreeMap<String, Rc<HostStats>>>,
 }
 
-/// The counters of one host.
+/// The statistics of one host.
 #[derive(Default)]
 pub struct HostStats {
-    /// Increments that Envoy hasn't been told yet.
+    /// Increments that haven't been added to Envoy's counters yet.
     pub increments: RefCell<Stats>,
+    /// Envoy's counters, each from its first increment on.
     counters: RefCell<[Option<u32>; Stat::ALL.len()]>,
 }
 
@@ -30,7 +32,8 @@ impl HostStats {
         self.increments.borrow_mut().take(|stat, by| {
             let counter = &mut counters[stat as usize];
             if counter.is_none() {
-                // The form of a label in a name that Istio's sidecars can be told to look for (`extraStatTags`).
+                // Labels are part of the name, in a form that a configuration can look for
+                // (`stats_tags`, Istio's `extraStatTags`).
                 *counter = abi::counter(&format!("redis_mesh.redis_host=.={host};.;{}", stat.name()));
             }
             if let Some(counter) = *counter {
@@ -41,7 +44,7 @@ impl HostStats {
 }
 
 impl Plugin {
-    /// A plugin that has just been configured for the first time.
+    /// A plugin with its first configuration.
     pub fn new(config: ProxyConfig) -> Plugin {
         Plugin {
             config: RefCell::new(Rc::new(config)),
@@ -56,7 +59,8 @@ impl Plugin {
         self.config.borrow().clone()
     }
 
-    /// Counts configurations, so that a connection sees that it has to look for its host again.
+    /// The number of the current configuration, by which a connection learns that it has to find
+    /// its host again.
     pub fn generation(&self) -> u32 {
         self.generation.get()
     }
@@ -67,24 +71,24 @@ impl Plugin {
         self.generation.set(self.generation.get().wrapping_add(1));
     }
 
-    /// Registers the queue that wakes this plugin's connections, under the root context that was configured last. False:
-    /// Envoy has none.
+    /// Registers the queue by which this plugin's connections are pumped, under the root context
+    /// that is being configured. False: Envoy has refused.
     #[must_use]
     pub fn register_queue(&self, name: &str) -> bool {
         self.queue.set(abi::queue(name));
         self.queue.get().is_some()
     }
 
-    /// Has [`crate::stream::pump`] called for a connection in a later turn of the event loop.
-    pub fn post(&self, context: u32) {
+    /// Has the connection of this context pumped in a later turn of the event loop.
+    pub fn schedule(&self, id: u32) {
         if let Some(queue) = self.queue.get()
-            && !abi::post(queue, context)
+            && !abi::enqueue(queue, id)
         {
-            log::error!("redis-mesh: a connection can't be woken");
+            log::error!("redis-mesh: cannot schedule a connection: Envoy has refused an item of the shared queue");
         }
     }
 
-    /// The counters of a host.
+    /// The statistics of a host.
     pub fn stats(&self, host: &str) -> Rc<HostStats> {
         if let Some(stats) = self.stats.borrow().get(host) {
             return stats.clone();
@@ -92,7 +96,7 @@ impl Plugin {
         self.stats.borrow_mut().entry(host.to_string()).or_default().clone()
     }
 
-    /// Tells Envoy what has been counted.
+    /// Adds all increments to Envoy's counters.
     pub fn flush_stats(&self) {
         for (host, stats) in self.stats.borrow().iter() {
             stats.flush(host);

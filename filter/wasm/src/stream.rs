@@ -1,4 +1,4 @@
-//! One client connection.
+//! A client's connection.
 
 use crate::abi;
 use crate::plugin::{HostStats, Plugin};
@@ -8,57 +8,63 @@ use proxy_wasm::types::{Action, BufferType, PeerType};
 use redis_mesh_core::config::{Host, Path, ProxyConfig};
 use redis_mesh_core::rewriter::{Edit, Env, Gate, HEAD, ReplyNeed, Rewriter};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The proxy-wasm side of a connection.
+/// The stream context of a connection.
 pub struct Stream {
     id: u32,
     connection: Rc<RefCell<Connection>>,
 }
 
-/// A connection's state, reached from its own callbacks and, while it waits, from [`pump`].
-pub struct Connection {
+/// A connection's state, which its own callbacks reach and, while it waits, [`pump`] and
+/// [`wake_due`].
+struct Connection {
     plugin: Rc<Plugin>,
     rewriter: Rewriter,
-    host: HostIndex,
-    /// Generation of the configuration that `host` refers to.
+    host: HostBinding,
+    /// The generation of the configuration to which `host` refers.
     generation: u32,
     stats: Option<Rc<HostStats>>,
-    /// The client has sent its last byte.
+    /// True once the client has sent its last byte.
     ended: bool,
-    /// Bytes at the beginning of Envoy's read buffer that are ours and wait to be handed on.
-    unflushed: usize,
-    posted: bool,
+    /// The number of bytes at the beginning of Envoy's read buffer that the rewriter has made and
+    /// that wait to be handed on.
+    unsent: usize,
+    /// True while an item of the plugin's queue will have the connection pumped.
+    scheduled: bool,
 }
 
+/// The host to which a connection belongs.
 #[derive(Clone, Copy, PartialEq)]
-enum HostIndex {
-    /// Not looked up yet.
+enum HostBinding {
+    /// The host hasn't been looked for yet.
     Unknown,
-    /// Managed: an index into the configuration's hosts.
+    /// The connection belongs to the host of this index in the configuration.
     Managed(u32),
-    /// Not ours: it passes through untouched.
+    /// The connection belongs to no host of the plugin and passes through untouched.
     Unmanaged,
-    /// It was ours, and what was done for it can't be undone.
+    /// The connection's host is gone, or Envoy has refused an edit. The rewriter's edits so far
+    /// can't be undone, so the connection is closed.
     Orphaned,
 }
 
-/// Whether a call of the rewriter may depend on the time.
+/// Whether the result of a call of the rewriter may depend on the time.
 #[derive(Clone, Copy)]
-enum Time {
+enum TimeUse {
     Needed,
     Unneeded,
 }
 
-fn now_if(needed: bool) -> Duration {
-    if needed { vm::now() } else { Duration::ZERO }
-}
-
 thread_local! {
-    /// Reused, so that a callback costs no allocation of its own. Given back when it has grown.
+    /// The connections that wait to be pumped or woken, by their contexts.
+    static WAITING: RefCell<BTreeMap<u32, Rc<RefCell<Connection>>>> = const { RefCell::new(BTreeMap::new()) };
+    /// Reused, so that a callback needs no allocation of its own.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+/// A scratch buffer that has grown beyond this capacity, in bytes, is not kept.
 const KEPT_SCRATCH: usize = 256 * 1024;
 
 fn with_scratch<T>(use_it: impl FnOnce(&mut Vec<u8>) -> T) -> T {
@@ -71,16 +77,36 @@ fn with_scratch<T>(use_it: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     result
 }
 
-impl Connection {
-    /// Opens a gate whose time has come.
-    pub fn wake(&mut self, now: Duration, id: u32, connection: &Rc<RefCell<Connection>>) {
-        self.rewriter.wake(now);
-        self.post(id, connection);
-    }
+/// Keeps a connection, so that it can be pumped or woken.
+fn wait(id: u32, connection: &Rc<RefCell<Connection>>) {
+    WAITING.with_borrow_mut(|waiting| waiting.insert(id, connection.clone()));
+}
 
-    /// Finds the host that the selected connection belongs to, again after a new configuration.
+/// The connection of a context, if it waits.
+fn waiting(id: u32) -> Option<Rc<RefCell<Connection>>> {
+    WAITING.with_borrow(|waiting| waiting.get(&id).cloned())
+}
+
+/// The connection of a context no longer waits.
+fn done(id: u32) {
+    WAITING.with_borrow_mut(|waiting| waiting.remove(&id));
+}
+
+/// Opens the gates of the connections that wait for a time which has come.
+pub fn wake_due(now: Duration) {
+    while let Some(id) = vm::take_due(now) {
+        if let Some(connection) = waiting(id) {
+            let mut c = connection.borrow_mut();
+            c.rewriter.wake(now);
+            c.schedule(id, &connection);
+        }
+    }
+}
+
+impl Connection {
+    /// Finds the host to which the selected connection belongs, again after a new configuration.
     fn resolve(&mut self, config: &ProxyConfig) {
-        if self.host != HostIndex::Unknown && self.generation == self.plugin.generation() {
+        if self.host != HostBinding::Unknown && self.generation == self.plugin.generation() {
             return;
         }
         self.generation = self.plugin.generation();
@@ -93,24 +119,65 @@ impl Connection {
             config.select(None, None, None)
         };
         self.host = match (found, self.host) {
-            (_, HostIndex::Orphaned) => HostIndex::Orphaned,
-            // A connection that began untouched has had bytes that nobody parsed.
-            (_, HostIndex::Unmanaged) => HostIndex::Unmanaged,
-            (Some(i), _) => HostIndex::Managed(i as u32),
-            (None, HostIndex::Unknown) => HostIndex::Unmanaged,
-            (None, HostIndex::Managed(_)) => HostIndex::Orphaned,
+            (_, HostBinding::Orphaned) => HostBinding::Orphaned,
+            // Bytes of an unmanaged connection have passed that the rewriter hasn't parsed, so it
+            // can't begin in the middle.
+            (_, HostBinding::Unmanaged) => HostBinding::Unmanaged,
+            (Some(i), _) => HostBinding::Managed(i as u32),
+            (None, HostBinding::Unknown) => HostBinding::Unmanaged,
+            (None, HostBinding::Managed(_)) => HostBinding::Orphaned,
         };
         self.stats = self.managed(config).map(|host| self.plugin.stats(&host.name));
     }
 
     fn managed<'c>(&self, config: &'c ProxyConfig) -> Option<&'c Host> {
         match self.host {
-            HostIndex::Managed(i) => config.hosts.get(i as usize),
-            HostIndex::Unknown | HostIndex::Unmanaged | HostIndex::Orphaned => None,
+            HostBinding::Managed(i) => config.hosts.get(i as usize),
+            HostBinding::Unknown | HostBinding::Unmanaged | HostBinding::Orphaned => None,
         }
     }
 
-    /// Edits `size` bytes from upstream in Envoy's buffer. False: it can't be done.
+    /// Calls the rewriter with its environment. `None`: the connection belongs to no host.
+    fn with_env<T>(
+        &mut self,
+        config: &ProxyConfig,
+        time: TimeUse,
+        call: impl FnOnce(&mut Rewriter, &mut Env<'_>) -> T,
+    ) -> Option<T> {
+        let host = self.managed(config)?;
+        let stats = self.stats.clone()?;
+        // Reading a clock is a call into Envoy. Delays alone need the one clock, and TIME alone
+        // needs the other.
+        let delay_clock = || if host.delays { vm::now() } else { Duration::ZERO };
+        let (now, unix) = match (time, host.path) {
+            (TimeUse::Unneeded, _) => (Duration::ZERO, Duration::ZERO),
+            (TimeUse::Needed, Path::Direct) => (delay_clock(), Duration::ZERO),
+            (TimeUse::Needed, Path::Proxy) => (delay_clock(), Duration::from_nanos(abi::unix_nanoseconds())),
+        };
+        let ending = self.ended;
+        let result = vm::random(|random| {
+            let stats = &mut stats.increments.borrow_mut();
+            call(&mut self.rewriter, &mut Env { config, host, now, unix, ending, random, stats })
+        });
+        vm::flush_soon();
+        Some(result)
+    }
+
+    /// Has the rewriter edit the `data` in the read buffer. Returns the number of bytes that may
+    /// go on, 0 if the connection can't.
+    fn edit_request(&mut self, config: &ProxyConfig, data: &[u8], out: &mut Vec<u8>) -> usize {
+        match self.with_env(config, TimeUse::Needed, |rewriter, env| rewriter.request(env, data, out)) {
+            Some(Edit::Unchanged) => data.len(),
+            Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, data.len(), out) => out.len(),
+            Some(Edit::Replaced) | None => {
+                self.host = HostBinding::Orphaned;
+                0
+            }
+        }
+    }
+
+    /// Has the rewriter edit `size` bytes from upstream in Envoy's buffer. False: Envoy has
+    /// refused, or the connection belongs to no host.
     fn edit_reply(&mut self, config: &ProxyConfig, size: usize, out: &mut Vec<u8>) -> bool {
         match self.rewriter.reply_need(config, size) {
             ReplyNeed::Nothing => return true,
@@ -125,72 +192,67 @@ impl Connection {
             }
         }
         let data = abi::buffer(BufferType::UpstreamData, 0, size);
-        match self.lend(config, Time::Unneeded, |rewriter, env| rewriter.reply(env, &data, out)) {
+        match self.with_env(config, TimeUse::Unneeded, |rewriter, env| rewriter.reply(env, &data, out)) {
             Some(Edit::Unchanged) => true,
             Some(Edit::Replaced) => *out == data || abi::replace_all(BufferType::UpstreamData, size, out),
             None => false,
         }
     }
 
-    /// Calls the rewriter with everything that it is lent.
-    fn lend<T>(
-        &mut self,
-        config: &ProxyConfig,
-        time: Time,
-        call: impl FnOnce(&mut Rewriter, &mut Env<'_>) -> T,
-    ) -> Option<T> {
-        let host = self.managed(config)?;
-        let stats = self.stats.clone()?;
-        // Every look at a clock is a call into Envoy: only delays need the one, only TIME the other.
-        let (now, unix) = match (time, host.path) {
-            (Time::Unneeded, _) => (Duration::ZERO, Duration::ZERO),
-            (Time::Needed, Path::Direct) => (now_if(host.delays), Duration::ZERO),
-            (Time::Needed, Path::Proxy) => (now_if(host.delays), Duration::from_nanos(abi::unix_nanoseconds())),
-        };
-        let ending = self.ended;
-        let result = vm::random(|random| {
-            let stats = &mut stats.increments.borrow_mut();
-            call(&mut self.rewriter, &mut Env { config, host, now, unix, ending, random, stats })
-        });
-        vm::count();
-        Some(result)
+    /// Has the connection woken when its gate opens, if that is at a certain time.
+    fn set_timer(&self, id: u32) {
+        if let Gate::Until(time) = self.rewriter.gate() {
+            vm::wake_at(time, id);
+        }
     }
 
-    /// Bytes that the client has sent since the read buffer was filled with ours wait with us: only ours go on.
-    fn keep_what_came_behind(&mut self) {
+    /// Takes bytes out of the read buffer that the client has sent since the rewriter filled it,
+    /// so that only the rewriter's bytes are handed on.
+    fn hold_later_bytes(&mut self) {
         let all = abi::buffer(BufferType::DownstreamData, 0, usize::MAX);
-        let (ours, behind) = all.split_at(self.unflushed.min(all.len()));
-        if !behind.is_empty() {
-            self.rewriter.hold(behind);
-            if !abi::replace(BufferType::DownstreamData, all.len(), ours) {
-                self.host = HostIndex::Orphaned;
+        let (unsent, later) = all.split_at(self.unsent.min(all.len()));
+        if !later.is_empty() {
+            self.rewriter.hold(later);
+            if !abi::replace(BufferType::DownstreamData, all.len(), unsent) {
+                self.host = HostBinding::Orphaned;
             }
         }
     }
 
-    /// Hands the read buffer on. What is still held, and what has come meanwhile, is looked at in a later turn.
+    /// Hands the read buffer on. Bytes that are still held, or that come meanwhile, are looked at
+    /// in a later turn.
     fn flush(&mut self, id: u32, connection: &Rc<RefCell<Connection>>) {
-        self.unflushed = 0;
+        self.unsent = 0;
         abi::resume();
-        if self.must_go_on() {
-            self.post(id, connection);
+        self.schedule_or_finish(id, connection);
+    }
+
+    /// Has the connection pumped again if there is something to do; otherwise it waits only for a
+    /// gate.
+    fn schedule_or_finish(&mut self, id: u32, connection: &Rc<RefCell<Connection>>) {
+        if self.has_work() {
+            self.schedule(id, connection);
         } else if self.rewriter.gate() == Gate::Open {
-            vm::done(id);
+            done(id);
         }
     }
 
-    /// True if there is something to do that no event will tell of.
-    fn must_go_on(&self) -> bool {
-        let waits = matches!(self.rewriter.gate(), Gate::Open) && self.rewriter.waits();
-        waits || self.rewriter.closing() || self.host == HostIndex::Orphaned
+    /// True if there is something to do of which no event will tell.
+    fn has_work(&self) -> bool {
+        let has_bytes = matches!(self.rewriter.gate(), Gate::Open) && self.rewriter.waits();
+        has_bytes || self.must_close()
     }
 
-    /// Has the connection pumped soon, if there is something to do for it.
-    fn post(&mut self, id: u32, connection: &Rc<RefCell<Connection>>) {
-        vm::wait(id, connection);
-        if !self.posted {
-            self.posted = true;
-            self.plugin.post(id);
+    fn must_close(&self) -> bool {
+        self.rewriter.closing() || self.host == HostBinding::Orphaned
+    }
+
+    /// Has the connection pumped in a later turn of the event loop.
+    fn schedule(&mut self, id: u32, connection: &Rc<RefCell<Connection>>) {
+        wait(id, connection);
+        if !self.scheduled {
+            self.scheduled = true;
+            self.plugin.schedule(id);
         }
     }
 }
@@ -202,11 +264,11 @@ impl Stream {
             generation: plugin.generation(),
             plugin,
             rewriter: Rewriter::new(u64::from(id)),
-            host: HostIndex::Unknown,
+            host: HostBinding::Unknown,
             stats: None,
             ended: false,
-            unflushed: 0,
-            posted: false,
+            unsent: 0,
+            scheduled: false,
         };
         Stream { id, connection: Rc::new(RefCell::new(connection)) }
     }
@@ -214,22 +276,22 @@ impl Stream {
     fn downstream(&mut self, size: usize, end: bool) -> Action {
         let mut c = self.connection.borrow_mut();
         let c = &mut *c;
-        if c.host == HostIndex::Unmanaged {
+        if c.host == HostBinding::Unmanaged {
             return Action::Continue;
         }
         c.ended |= end;
         let config = c.plugin.config();
         c.resolve(&config);
         match c.host {
-            HostIndex::Unmanaged => return Action::Continue,
-            HostIndex::Orphaned => {
-                c.post(self.id, &self.connection);
+            HostBinding::Unmanaged => return Action::Continue,
+            HostBinding::Orphaned => {
+                c.schedule(self.id, &self.connection);
                 return Action::Pause;
             }
-            HostIndex::Managed(_) | HostIndex::Unknown => {}
+            HostBinding::Managed(_) | HostBinding::Unknown => {}
         }
-        if c.unflushed > 0 || c.rewriter.gate() != Gate::Open {
-            // The bytes stay with Envoy, which stops reading when it has enough of them.
+        if c.unsent > 0 || c.rewriter.gate() != Gate::Open {
+            // The bytes stay in Envoy's buffer, and Envoy stops reading when that is full.
             return Action::Pause;
         }
         if size == 0 {
@@ -240,33 +302,14 @@ impl Stream {
             return Action::Continue;
         }
         let data = abi::buffer(BufferType::DownstreamData, 0, size);
-        with_scratch(|out| {
-            let left = match c.lend(&config, Time::Needed, |rewriter, env| rewriter.request(env, &data, out)) {
-                Some(Edit::Unchanged) => size,
-                Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, size, out) => out.len(),
-                Some(Edit::Replaced) | None => {
-                    c.host = HostIndex::Orphaned;
-                    0
-                }
-            };
-            match c.rewriter.gate() {
-                Gate::Open if c.host != HostIndex::Orphaned => {
-                    if left > 0 || end {
-                        Action::Continue
-                    } else {
-                        Action::Pause
-                    }
-                }
-                gate => {
-                    c.unflushed = left;
-                    if let Gate::Until(time) = gate {
-                        vm::wake_at(time, self.id);
-                    }
-                    c.post(self.id, &self.connection);
-                    Action::Pause
-                }
-            }
-        })
+        let left = with_scratch(|out| c.edit_request(&config, &data, out));
+        if c.rewriter.gate() == Gate::Open && c.host != HostBinding::Orphaned {
+            return if left > 0 || end { Action::Continue } else { Action::Pause };
+        }
+        c.unsent = left;
+        c.set_timer(self.id);
+        c.schedule(self.id, &self.connection);
+        Action::Pause
     }
 
     fn upstream(&mut self, size: usize) -> Action {
@@ -277,42 +320,41 @@ impl Stream {
         }
         let config = c.plugin.config();
         c.resolve(&config);
-        let ok = with_scratch(|out| c.edit_reply(&config, size, out));
-        if !ok {
-            c.host = HostIndex::Orphaned;
+        if !with_scratch(|out| c.edit_reply(&config, size, out)) {
+            c.host = HostBinding::Orphaned;
         }
-        let waits = vm::waiting(self.id).is_some();
-        let wanted = matches!(c.rewriter.gate(), Gate::Open) && waits;
-        if wanted || c.rewriter.closing() || c.host == HostIndex::Orphaned {
-            c.post(self.id, &self.connection);
+        // The reply may have opened the gate.
+        let may_go_on = matches!(c.rewriter.gate(), Gate::Open) && waiting(self.id).is_some();
+        if may_go_on || c.must_close() {
+            c.schedule(self.id, &self.connection);
         }
         Action::Continue
     }
 }
 
-/// Goes on with a connection that waits: hands on what is ready, else takes what the client has sent meanwhile, else closes it
-/// if that is due.
+/// Goes on with a connection that waits: hands on bytes that are ready, else has the rewriter edit
+/// those that the client has sent meanwhile, else closes the connection if that is due.
 ///
-/// [`abi::resume`] takes effect when the call from Envoy is over, so it is the last thing that happens here; replies that the
-/// next filter gives at once come after it.
+/// [`abi::resume`] takes effect when the call from Envoy is over, so it is the last thing that
+/// happens here; replies that the next filter gives at once come after it.
 pub fn pump(id: u32) {
-    let Some(connection) = vm::waiting(id) else {
+    let Some(connection) = waiting(id) else {
         return;
     };
     if !abi::select(id) {
-        vm::done(id);
+        done(id);
         return;
     }
     let mut c = connection.borrow_mut();
     let c = &mut *c;
-    c.posted = false;
-    if c.unflushed > 0 {
-        c.keep_what_came_behind();
+    c.scheduled = false;
+    if c.unsent > 0 {
+        c.hold_later_bytes();
         c.flush(id, &connection);
         return;
     }
-    if c.rewriter.closing() || c.host == HostIndex::Orphaned {
-        vm::done(id);
+    if c.must_close() {
+        done(id);
         abi::close();
         return;
     }
@@ -321,27 +363,17 @@ pub fn pump(id: u32) {
     }
     let data = abi::buffer(BufferType::DownstreamData, 0, usize::MAX);
     if data.is_empty() && !c.rewriter.waits() {
-        vm::done(id);
+        done(id);
         return;
     }
     let config = c.plugin.config();
     c.resolve(&config);
-    with_scratch(|out| match c.lend(&config, Time::Needed, |rewriter, env| rewriter.request(env, &data, out)) {
-        Some(Edit::Unchanged) => c.unflushed = data.len(),
-        Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, data.len(), out) => {
-            c.unflushed = out.len();
-        }
-        Some(Edit::Replaced) | None => c.host = HostIndex::Orphaned,
-    });
-    if let Gate::Until(time) = c.rewriter.gate() {
-        vm::wake_at(time, id);
-    }
-    if c.unflushed > 0 {
+    c.unsent = with_scratch(|out| c.edit_request(&config, &data, out));
+    c.set_timer(id);
+    if c.unsent > 0 {
         c.flush(id, &connection);
-    } else if c.must_go_on() {
-        c.post(id, &connection);
-    } else if c.rewriter.gate() == Gate::Open {
-        vm::done(id);
+    } else {
+        c.schedule_or_finish(id, &connection);
     }
 }
 
@@ -357,6 +389,6 @@ impl StreamContext for Stream {
     }
 
     fn on_downstream_close(&mut self, _peer: PeerType) {
-        vm::done(self.id);
+        done(self.id);
     }
 }

@@ -1,8 +1,7 @@
-//! What the plugins and connections of one VM (one worker) share.
+//! What the plugins and connections of one VM share: a VM belongs to one worker.
 
 use crate::abi;
 use crate::plugin::Plugin;
-use crate::stream::Connection;
 use redis_mesh_core::config::{ConfigError, ProxyConfig, json_of};
 use redis_mesh_core::downstream::auth::to_hex;
 use redis_mesh_core::random::Random;
@@ -14,19 +13,19 @@ use std::time::{Duration, Instant};
 thread_local! {
     static PLUGINS: RefCell<BTreeMap<String, Rc<Plugin>>> = const { RefCell::new(BTreeMap::new()) };
     static RANDOM: RefCell<Option<Random>> = const { RefCell::new(None) };
-    static WAITING: RefCell<BTreeMap<u32, Rc<RefCell<Connection>>>> = const { RefCell::new(BTreeMap::new()) };
+    /// The times at which connections are to be woken, with their contexts.
     static TIMERS: RefCell<BTreeSet<(Duration, u32)>> = const { RefCell::new(BTreeSet::new()) };
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
-    /// The tick that is set, in milliseconds; 0: none.
+    /// The tick interval that is set, in milliseconds; 0: none.
     static TICK: Cell<u32> = const { Cell::new(0) };
     static ROOTS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
     static QUEUE_NAME: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// How long counters may lag behind.
-const STATS_EVERY: Duration = Duration::from_secs(1);
+/// How long an increment may wait until it is added to Envoy's counter.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Takes a configuration for the plugin that it names. On an error nothing has changed.
+/// Takes a configuration over for the plugin that it names. On an error nothing has changed.
 pub fn configure(bytes: &[u8]) -> Result<Rc<Plugin>, ConfigError> {
     let config = ProxyConfig::from_json(json_of(bytes))?;
     let name = config.name.clone();
@@ -41,7 +40,8 @@ pub fn configure(bytes: &[u8]) -> Result<Rc<Plugin>, ConfigError> {
             plugin
         }
     });
-    // Nobody else can register a queue of that name, so items come back to this VM alone.
+    // The name can't be guessed, so no other VM registers the same queue, and items come back to
+    // this VM alone.
     let queue =
         QUEUE_NAME.with_borrow_mut(|queue| queue.get_or_insert_with(|| random(|r| to_hex(&r.secret()))).clone());
     if !plugin.register_queue(&format!("{queue}/{name}")) {
@@ -50,12 +50,13 @@ pub fn configure(bytes: &[u8]) -> Result<Rc<Plugin>, ConfigError> {
     Ok(plugin)
 }
 
-/// Lends the VM's randomness.
+/// Calls with the VM's randomness.
 pub fn random<T>(use_it: impl FnOnce(&mut Random) -> T) -> T {
     RANDOM.with_borrow_mut(|random| {
         use_it(random.get_or_insert_with(|| {
             let mut seed = [0u8; 32];
-            // Envoy's random_get doesn't fail. If it ever did, the clock and an address would be a poor seed, but no panic.
+            // Envoy's random_get doesn't fail. If it did, the clock would be a poor seed, but no
+            // reason to panic.
             if getrandom::fill(&mut seed).is_err() {
                 seed[..8].copy_from_slice(&abi::unix_nanoseconds().to_le_bytes());
             }
@@ -64,7 +65,7 @@ pub fn random<T>(use_it: impl FnOnce(&mut Random) -> T) -> T {
     })
 }
 
-/// Time since the VM's start.
+/// The time since the VM first asked for it.
 pub fn now() -> Duration {
     let start = START.get().unwrap_or_else(|| {
         let start = Instant::now();
@@ -74,34 +75,30 @@ pub fn now() -> Duration {
     start.elapsed()
 }
 
-/// Keeps a connection whose gate is closed, so that it can be woken.
-pub fn wait(context: u32, connection: &Rc<RefCell<Connection>>) {
-    WAITING.with_borrow_mut(|waiting| waiting.insert(context, connection.clone()));
-}
-
-/// The connection, if it waits.
-pub fn waiting(context: u32) -> Option<Rc<RefCell<Connection>>> {
-    WAITING.with_borrow(|waiting| waiting.get(&context).cloned())
-}
-
-/// The connection no longer waits.
-pub fn done(context: u32) {
-    WAITING.with_borrow_mut(|waiting| waiting.remove(&context));
-}
-
-/// Wakes a waiting connection at a time. The root context of the selected connection ticks for it.
+/// Has the connection of this context woken at a time, by a tick of the selected connection's root
+/// context.
 pub fn wake_at(time: Duration, context: u32) {
     TIMERS.with_borrow_mut(|timers| timers.insert((time, context)));
-    arm(time.saturating_sub(now()));
+    set_tick(time.saturating_sub(now()));
+}
+
+/// Takes a context that is to be woken by now.
+pub fn take_due(now: Duration) -> Option<u32> {
+    TIMERS.with_borrow_mut(|timers| {
+        let due = timers.first().copied().filter(|(at, _)| *at <= now)?;
+        timers.remove(&due);
+        Some(due.1)
+    })
 }
 
 /// A root context begins.
-pub fn root_began(root: u32) {
+pub fn add_root(root: u32) {
     ROOTS.with_borrow_mut(|roots| roots.push(root));
 }
 
-/// A root context is gone, and with it its ticks, on which others may have counted: another one takes over.
-pub fn root_ended(root: u32) {
+/// A root context ends, and with it its ticks, which others may need: another root context ticks
+/// in its place.
+pub fn remove_root(root: u32) {
     let heir = ROOTS.with_borrow_mut(|roots| {
         roots.retain(|one| *one != root);
         roots.last().copied()
@@ -111,18 +108,19 @@ pub fn root_ended(root: u32) {
         && abi::select(heir)
     {
         let next = TIMERS.with_borrow(|timers| timers.first().map(|(at, _)| at.saturating_sub(now())));
-        arm(next.unwrap_or(STATS_EVERY).min(STATS_EVERY));
+        set_tick(next.unwrap_or(FLUSH_INTERVAL).min(FLUSH_INTERVAL));
     }
 }
 
-/// Has counters flushed before long.
-pub fn count() {
+/// Has increments added to Envoy's counters before long.
+pub fn flush_soon() {
     if TICK.get() == 0 {
-        arm(STATS_EVERY);
+        set_tick(FLUSH_INTERVAL);
     }
 }
 
-fn arm(within: Duration) {
+/// Has a root context tick after this time at the latest.
+fn set_tick(within: Duration) {
     let milliseconds = (within.as_micros().div_ceil(1000) as u32).max(1);
     let set = TICK.get();
     if set == 0 || milliseconds < set {
@@ -131,25 +129,20 @@ fn arm(within: Duration) {
     }
 }
 
-/// The tick of a root context: wakes who is due, flushes counters, and sets the next tick.
-pub fn tick(root: u32) {
-    let time = now();
-    while let Some((_, context)) = TIMERS.with_borrow_mut(|timers| {
-        let due = timers.first().copied().filter(|(at, _)| *at <= time)?;
-        timers.remove(&due);
-        Some(due)
-    }) {
-        if let Some(connection) = waiting(context) {
-            connection.borrow_mut().wake(time, context, &connection);
-        }
-    }
+/// Adds all increments to Envoy's counters.
+pub fn flush_stats() {
     PLUGINS.with_borrow(|plugins| plugins.values().for_each(|plugin| plugin.flush_stats()));
-    // This root context's own timer goes; whoever needs one next sets it.
+}
+
+/// Ends the ticks of a root context, except for the next one that a connection needs.
+pub fn end_tick(root: u32, now: Duration) {
+    // Waking connections has selected others. A root context that ticks is there, so this doesn't
+    // fail.
     let _ = abi::select(root);
     TICK.set(0);
     abi::tick_every(0);
-    let next = TIMERS.with_borrow(|timers| timers.first().map(|(at, _)| at.saturating_sub(time)));
+    let next = TIMERS.with_borrow(|timers| timers.first().map(|(at, _)| at.saturating_sub(now)));
     if let Some(next) = next {
-        arm(next);
+        set_tick(next);
     }
 }

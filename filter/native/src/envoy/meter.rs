@@ -1,57 +1,66 @@
-//! What a filter's configuration counts in Envoy.
+//! The metrics of a filter's configuration in Envoy.
 
+use super::buffer::lend;
 use crate::abi::{self, Opaque};
 use std::sync::{PoisonError, RwLock};
 
-/// Envoy's side of a filter's configuration, shared by threads. It may go while others still hold this.
+/// Envoy's side of a filter's configuration, shared by all threads. Envoy may destroy the
+/// configuration while a thread holds this.
 pub struct Meter {
-    /// Null: gone.
-    raw: RwLock<Raw>,
+    /// Null once the configuration is gone.
+    raw: RwLock<RawConfig>,
 }
 
-struct Raw(Opaque);
+struct RawConfig(Opaque);
 
-// SAFETY: the functions that are called with it only look at what was defined before the configuration was complete, and
-// change numbers that are atomic: any thread may call them while the configuration lives.
-unsafe impl Send for Raw {}
-// SAFETY: as above.
-unsafe impl Sync for Raw {}
+// SAFETY: the functions that are called with the pointer read definitions that were complete
+// before the configuration was, and change atomic numbers: any thread may call them while the
+// configuration lives.
+unsafe impl Send for RawConfig {}
+// SAFETY: several threads may do so at once, since nothing but atomic numbers changes; definitions
+// are made under the write lock.
+unsafe impl Sync for RawConfig {}
 
-/// A counter. The default is none; counting it does nothing.
+/// The number of a counter in Envoy. The default is the number of no counter, which Envoy ignores.
 #[derive(Clone, Copy, Default)]
 pub struct Counter(usize);
-/// A gauge; the default is none.
+/// The number of a gauge in Envoy. The default is the number of no gauge, which Envoy ignores.
 #[derive(Clone, Copy, Default)]
 pub struct Gauge(usize);
-/// A histogram; the default is none.
+/// The number of a histogram in Envoy. The default is the number of no histogram, which Envoy
+/// ignores.
 #[derive(Clone, Copy, Default)]
 pub struct Histogram(usize);
 
-/// A configuration that stays for the moment.
-pub struct Reading(Opaque);
+/// A configuration that Envoy doesn't destroy while this is held.
+pub struct MeterGuard(Opaque);
 
-/// A function that defines.
-type Define = unsafe extern "C" fn(Opaque, abi::Buffer, *mut usize) -> u32;
+/// A function of the ABI that defines a metric.
+type DefineFunction = unsafe extern "C" fn(Opaque, abi::Buffer, *mut usize) -> u32;
 
 impl Meter {
+    /// The meter of a configuration that Envoy is making.
+    ///
     /// # Safety
-    /// `raw` is Envoy's configuration of the hook that makes one, and [`Meter::forget`] will be called when Envoy says that it
-    /// is no longer needed, at the latest.
+    /// `raw` is the configuration that Envoy passed to the hook that makes one, and
+    /// [`Meter::forget`] will be called in the hook that destroys it at the latest.
     pub unsafe fn new(raw: Opaque) -> Meter {
-        Meter { raw: RwLock::new(Raw(raw)) }
+        Meter { raw: RwLock::new(RawConfig(raw)) }
     }
 
-    /// Envoy's configuration goes. Waits for those who are using it.
+    /// Makes this the meter of a configuration that is gone. Waits for every [`MeterGuard`].
     pub fn forget(&self) {
         self.raw.write().unwrap_or_else(PoisonError::into_inner).0 = std::ptr::null_mut();
     }
 
-    fn define(&self, name: &str, define: Define) -> usize {
+    fn define(&self, name: &str, define: DefineFunction) -> usize {
         let raw = self.raw.write().unwrap_or_else(PoisonError::into_inner);
         let mut id = 0;
         if !raw.0.is_null() {
-            // SAFETY: the configuration lives, and nobody else uses it. Envoy copies the name and refuses what comes too late.
-            let result = unsafe { define(raw.0, super::lend(name.as_bytes()), &mut id) };
+            // SAFETY: a pointer that isn't null is a configuration that lives, and the write lock
+            // keeps other threads away from it. Envoy copies the name, writes `id` before it
+            // returns, and refuses definitions that come too late.
+            let result = unsafe { define(raw.0, lend(name.as_bytes()), &mut id) };
             if result != abi::METRICS_SUCCESS {
                 return 0;
             }
@@ -59,52 +68,61 @@ impl Meter {
         id
     }
 
-    /// The counter of a name. Only while the configuration is being made.
+    /// Defines the counter of a name. Call it only while the configuration is being made.
     pub fn counter(&self, name: &str) -> Counter {
         Counter(self.define(name, abi::envoy_dynamic_module_callback_network_filter_config_define_counter))
     }
 
-    /// The gauge of a name. Only while the configuration is being made.
+    /// Defines the gauge of a name. Call it only while the configuration is being made.
     pub fn gauge(&self, name: &str) -> Gauge {
         Gauge(self.define(name, abi::envoy_dynamic_module_callback_network_filter_config_define_gauge))
     }
 
-    /// The histogram of a name. Only while the configuration is being made.
+    /// Defines the histogram of a name. Call it only while the configuration is being made.
     pub fn histogram(&self, name: &str) -> Histogram {
         Histogram(self.define(name, abi::envoy_dynamic_module_callback_network_filter_config_define_histogram))
     }
 
-    /// Counts, if the configuration is still there.
-    pub fn read<T>(&self, count: impl FnOnce(&Reading) -> T) -> Option<T> {
+    /// Counts while the configuration is kept from being destroyed. `None`: it is gone, and
+    /// `count` wasn't called.
+    pub fn with<T>(&self, count: impl FnOnce(&MeterGuard) -> T) -> Option<T> {
         let raw = self.raw.read().unwrap_or_else(PoisonError::into_inner);
-        (!raw.0.is_null()).then(|| count(&Reading(raw.0)))
+        (!raw.0.is_null()).then(|| count(&MeterGuard(raw.0)))
     }
 }
 
-impl Reading {
+impl MeterGuard {
     /// Adds to a counter.
     pub fn add(&self, counter: Counter, by: u64) {
-        // SAFETY: the configuration lives while this is held. Envoy answers an error for a number that it doesn't know.
+        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the
+        // number of no metric.
         unsafe {
             abi::envoy_dynamic_module_callback_network_filter_config_increment_counter(self.0, counter.0, by);
         }
     }
 
-    /// Adds one to a gauge, or takes one away.
-    pub fn step(&self, gauge: Gauge, is_up: bool) {
-        // SAFETY: as for `add`.
+    /// Adds one to a gauge.
+    pub fn increment(&self, gauge: Gauge) {
+        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the
+        // number of no metric.
         unsafe {
-            if is_up {
-                abi::envoy_dynamic_module_callback_network_filter_config_increment_gauge(self.0, gauge.0, 1);
-            } else {
-                abi::envoy_dynamic_module_callback_network_filter_config_decrement_gauge(self.0, gauge.0, 1);
-            }
+            abi::envoy_dynamic_module_callback_network_filter_config_increment_gauge(self.0, gauge.0, 1);
         }
     }
 
-    /// Puts a value into a histogram.
+    /// Takes one from a gauge.
+    pub fn decrement(&self, gauge: Gauge) {
+        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the
+        // number of no metric.
+        unsafe {
+            abi::envoy_dynamic_module_callback_network_filter_config_decrement_gauge(self.0, gauge.0, 1);
+        }
+    }
+
+    /// Records a value in a histogram.
     pub fn record(&self, histogram: Histogram, value: u64) {
-        // SAFETY: as for `add`.
+        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the
+        // number of no metric.
         unsafe {
             abi::envoy_dynamic_module_callback_network_filter_config_record_histogram_value(self.0, histogram.0, value);
         }

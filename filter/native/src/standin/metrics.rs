@@ -1,19 +1,21 @@
-//! The stand-in's counters, gauges and histograms: all by their names, whichever configuration defined them.
+//! The stand-in's counters, gauges and histograms, by their names, whichever configuration has
+//! defined them.
 
-use super::text;
+use super::state::{CONFIGS, text};
 use crate::abi::{self, Buffer, Opaque};
-use crate::config::Config;
+use crate::config::FilterKind;
 use crate::hooks;
 use std::cell::{Cell, RefCell};
 
 thread_local! {
-    /// Names, in the order of their numbers, with what was counted; a histogram has the number of its values.
+    /// Names, in the order of their numbers, with values; that of a histogram is the number of
+    /// recorded values.
     static METRICS: RefCell<Vec<(String, u64)>> = const { RefCell::new(Vec::new()) };
-    /// Numbers configurations.
+    /// The number of the newest configuration.
     static MADE: Cell<usize> = const { Cell::new(0) };
-    /// Configurations that are gone.
+    /// The numbers of destroyed configurations.
     static GONE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
-    /// Metrics with the configurations that defined them.
+    /// The numbers of metrics, each with the configuration that has defined it.
     static OF: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -23,32 +25,34 @@ pub fn configuration() -> Opaque {
     std::ptr::without_provenance_mut(MADE.get())
 }
 
-/// What was counted under a name.
+/// The value of the metrics of a name.
 pub fn metric(name: &str) -> u64 {
     let name = format!("redis_mesh.{name}");
     METRICS.with_borrow(|all| all.iter().filter(|(of, _)| *of == name).map(|(_, value)| value).sum())
 }
 
-/// How many configurations there have been, so that the newest has this number.
+/// The number of the newest configuration.
 pub fn newest() -> usize {
     MADE.get()
 }
 
-/// A configuration, of this number, is no longer needed.
-pub fn forget(config: *const Config, number: usize) {
+/// Destroys the configuration of this number.
+pub fn forget(config: *const FilterKind, number: usize) {
     GONE.with_borrow_mut(|gone| gone.push(number));
-    super::CONFIGS.with_borrow_mut(|all| all.retain(|other| *other != config));
-    // SAFETY: a test gives it back once.
+    CONFIGS.with_borrow_mut(|all| all.retain(|other| *other != config));
+    // SAFETY: a test gives each configuration back once.
     unsafe { hooks::envoy_dynamic_module_on_network_filter_config_destroy(config.cast_mut()) };
 }
 
+/// # Safety
+/// `id` can be written to.
 unsafe fn define(config: Opaque, name: Buffer, id: *mut usize) -> u32 {
     let number = METRICS.with_borrow_mut(|all| {
         all.push((text(name), 0));
         all.len()
     });
     OF.with_borrow_mut(|of| of.push((number, config.addr())));
-    // SAFETY: the crate passes a place for the result.
+    // SAFETY: the caller vouches for it.
     unsafe { *id = number };
     abi::METRICS_SUCCESS
 }
@@ -71,7 +75,7 @@ unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_config_define_
     name: Buffer,
     id: *mut usize,
 ) -> u32 {
-    // SAFETY: passed on to the caller.
+    // SAFETY: the crate passes a place for the result.
     unsafe { define(config, name, id) }
 }
 
@@ -81,7 +85,7 @@ unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_config_define_
     name: Buffer,
     id: *mut usize,
 ) -> u32 {
-    // SAFETY: passed on to the caller.
+    // SAFETY: the crate passes a place for the result.
     unsafe { define(config, name, id) }
 }
 
@@ -91,7 +95,7 @@ unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_config_define_
     name: Buffer,
     id: *mut usize,
 ) -> u32 {
-    // SAFETY: passed on to the caller.
+    // SAFETY: the crate passes a place for the result.
     unsafe { define(config, name, id) }
 }
 

@@ -1,59 +1,150 @@
-//! What a worker tells Envoy of what it has counted.
+//! How the tallies of a worker's multiplexer get into Envoy's metrics.
 
-use super::Worker;
-use crate::client::Client;
-use crate::metrics::Metrics;
+use crate::metrics::FilterMetrics;
+use redis_mesh_core::multiplexer::config::HostConfig;
+use redis_mesh_core::multiplexer::{HostStats, Multiplexer};
+use rustc_hash::FxHashMap;
+use std::cell::{Cell, RefCell};
 use std::collections::hash_map::Entry;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often Envoy is told at most: its counters are those of all workers.
+/// The time between two reports. All workers share Envoy's counters, so adding to them for each
+/// command would be slow.
 const PERIOD: Duration = Duration::from_millis(100);
 
-impl Worker {
-    /// Keeps who counts for clients with certain rules, and no longer those whose Envoy is gone and whose rules nobody has.
-    pub(super) fn count_with(&self, metrics: Arc<Metrics>) {
-        let Some(rules) = metrics.rules() else { return };
-        let address = Arc::as_ptr(rules) as usize;
+/// Reports tallies to Envoy.
+#[derive(Default)]
+pub struct Reporter {
+    /// The metrics for clients of each configuration, by the configuration's address, which no
+    /// other one has while these keep it.
+    metrics: RefCell<FxHashMap<usize, Arc<FilterMetrics>>>,
+    /// Reused for each report.
+    tally: RefCell<HostStats>,
+    /// The time of the last report. `None`: the next one is due at once.
+    last: Cell<Option<Duration>>,
+}
+
+impl Reporter {
+    /// Keeps the metrics for clients of a configuration, and drops those that can't be needed any
+    /// more.
+    pub fn register(&self, metrics: Arc<FilterMetrics>) {
+        let Some(config) = metrics.config() else { return };
+        let address = Arc::as_ptr(config).addr();
         let mut all = self.metrics.borrow_mut();
-        if let Entry::Vacant(place) = all.entry(address) {
-            place.insert(metrics.clone());
+        if let Entry::Vacant(entry) = all.entry(address) {
+            entry.insert(metrics.clone());
             all.retain(|_, metrics| metrics.is_needed());
         }
     }
 
-    /// Tells Envoy what was counted, unless it was told just now: then the alarm sees to it.
-    pub(super) fn report(&self) {
-        let clock = self.proxy.borrow().clock();
-        if self.report_due().is_some_and(|due| due <= clock) {
-            self.tell();
+    /// Makes the next report due at once.
+    pub fn hurry(&self) {
+        self.last.take();
+    }
+
+    /// The time at which a report is due. `None`: there is nothing to report.
+    pub fn due(&self, multiplexer: &Multiplexer) -> Option<Duration> {
+        let last = self.last.get().filter(|_| !multiplexer.has_counted_much());
+        multiplexer.has_counted().then(|| last.map_or(Duration::ZERO, |last| last + PERIOD))
+    }
+
+    /// Adds the tallies to Envoy's metrics, if a report is due. `older` finds the metrics of a
+    /// client that came with an older configuration of the host: where the latest listener is
+    /// gone, a client of the one before keeps that one's metrics.
+    pub fn report(
+        &self,
+        multiplexer: &RefCell<Multiplexer>,
+        older: impl Fn(&HostConfig) -> Option<Arc<FilterMetrics>>,
+    ) {
+        let now = multiplexer.borrow().clock();
+        if self.due(&multiplexer.borrow()).is_none_or(|due| due > now) {
+            return;
         }
-    }
-
-    /// When Envoy is to be told; none: there is nothing to tell.
-    pub(super) fn report_due(&self) -> Option<Duration> {
-        let proxy = self.proxy.borrow();
-        let told = self.told.get().filter(|_| !proxy.has_counted_much());
-        proxy.has_counted().then(|| told.map_or(Duration::ZERO, |told| told + PERIOD))
-    }
-
-    /// Tells Envoy what was counted.
-    fn tell(&self) {
-        self.told.set(Some(self.proxy.borrow().clock()));
+        self.last.set(Some(now));
         let mut tally = self.tally.take();
         loop {
-            let counted = self.proxy.borrow_mut().counted(&mut tally);
-            let Some(rules) = counted else { break };
-            let metrics = self.metrics.borrow().get(&(Arc::as_ptr(&rules) as usize)).cloned();
-            if metrics.is_some_and(|metrics| metrics.tell(&tally, &rules)) {
-                continue;
+            let config = multiplexer.borrow_mut().counted(&mut tally);
+            let Some(config) = config else { break };
+            let registered = self.metrics.borrow().get(&Arc::as_ptr(&config).addr()).cloned();
+            // Where neither has a configuration in Envoy any more, there are no metrics to add to.
+            for metrics in registered.into_iter().chain(std::iter::once_with(|| older(&config)).flatten()) {
+                if metrics.add(&tally, &config) {
+                    break;
+                }
             }
-            // The listener of these rules is gone. A client that was accepted by an older one keeps that one's metrics alive.
-            let is_its = |client: &&Rc<Client>| client.metrics.rules().is_some_and(|its| its.host == rules.host);
-            let client = self.clients.borrow().values().find(is_its).cloned();
-            let _ = client.is_some_and(|client| client.metrics.tell(&tally, &rules));
         }
         self.tally.replace(tally);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::FilterInstance;
+    use crate::standin;
+
+    /// The configuration of a new listener, with its metrics.
+    fn configured(name: &str) -> (Arc<HostConfig>, Arc<FilterMetrics>) {
+        match standin::connect("client", standin::listener(name)).instance() {
+            FilterInstance::Downstream(downstream) => downstream.config(),
+            _ => panic!("no client"),
+        }
+    }
+
+    /// A client with this configuration sends a command that the multiplexer answers itself.
+    fn ping(multiplexer: &RefCell<Multiplexer>, config: &Arc<HostConfig>, now: Duration) {
+        let mut multiplexer = multiplexer.borrow_mut();
+        let client = multiplexer.open(config.clone());
+        assert_eq!(multiplexer.read(client, b"PING\r\n", now), 6);
+    }
+
+    fn commands(name: &str) -> u64 {
+        standin::metric(&format!("redis_host=.={name}:6379;.;commands_total"))
+    }
+
+    #[test]
+    fn a_report_is_due_a_period_after_the_last_one() {
+        let _end = standin::End;
+        let (config, metrics) = configured("period");
+        let (reporter, multiplexer) = (Reporter::default(), RefCell::new(Multiplexer::new([7; 32])));
+        reporter.register(metrics);
+        let none = |_: &HostConfig| None;
+        let due = || reporter.due(&multiplexer.borrow());
+        assert_eq!(due(), None, "nothing has been counted");
+        let start = Duration::from_secs(5);
+        ping(&multiplexer, &config, start);
+        assert_eq!(due(), Some(Duration::ZERO));
+        reporter.report(&multiplexer, none);
+        assert_eq!((due(), commands("period")), (None, 1));
+        ping(&multiplexer, &config, start + PERIOD / 2);
+        reporter.report(&multiplexer, none);
+        assert_eq!((due(), commands("period")), (Some(start + PERIOD), 1));
+        ping(&multiplexer, &config, start + PERIOD);
+        reporter.report(&multiplexer, none);
+        assert_eq!((due(), commands("period")), (None, 3));
+        ping(&multiplexer, &config, start + PERIOD);
+        reporter.hurry();
+        reporter.report(&multiplexer, none);
+        assert_eq!(commands("period"), 4);
+    }
+
+    #[test]
+    fn metrics_of_an_older_configuration_stand_in_for_those_that_are_gone() {
+        let _end = standin::End;
+        let ((_, old), (config, new)) = (configured("older"), configured("older"));
+        let (reporter, multiplexer) = (Reporter::default(), RefCell::new(Multiplexer::new([7; 32])));
+        reporter.register(new.clone());
+        let report = |at: u64| {
+            ping(&multiplexer, &config, Duration::from_secs(at));
+            reporter.report(&multiplexer, |wanted| (wanted.host == config.host).then(|| old.clone()));
+            commands("older")
+        };
+        assert_eq!(report(1), 1);
+        new.forget();
+        assert_eq!(report(2), 2);
+        old.forget();
+        assert_eq!(report(3), 2, "there are no metrics any more");
+        assert!(!multiplexer.borrow().has_counted(), "the tally is dropped");
     }
 }

@@ -1,33 +1,23 @@
-//! The worker on a stand-in for Envoy.
+//! A worker in the stand-in for Envoy.
 
 use super::*;
-use crate::standin::{self, Connection, connections, settle};
+use crate::standin::{self, StandinConnection, connections, listener, settle};
 
 const GET: &[u8] = b"GET a\r\n";
 const COMMAND: &str = "*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
 
-fn listener(name: &str) -> *const config::Config {
-    let document = format!(
-        r#"{{"name": "{name}", "revision": 1, "hosts": [{{"host": "{name}:6379", "path": "native",
-            "targets": [{{"destination": "{name}", "upstream": {{"cluster": "{name}"}}}}], "routes": [{{"match": "any", "target": 0}}]}}]}}"#
-    );
-    let config = standin::configure("proxy", &document);
-    assert!(!config.is_null(), "{:?}", standin::log());
-    config
-}
-
-fn only(name: &str) -> Rc<Connection> {
+fn only(name: &str) -> Rc<StandinConnection> {
     let all = connections(name);
     assert_eq!(all.len(), 1, "{name}");
     all[0].clone()
 }
 
-/// The only carrier, whose Redis has answered the greeting.
-fn greeted() -> Rc<Connection> {
-    let carrier = only("redis_carrier");
-    assert_eq!(bytes(&carrier.passed), "*1\r\n$4\r\nPING\r\n");
-    carrier.replied(b"+PONG\r\n");
-    carrier
+/// The only upstream connection, after the handshake with Redis.
+fn connected() -> Rc<StandinConnection> {
+    let upstream = only("redis_carrier");
+    assert_eq!(bytes(&upstream.passed), "*1\r\n$4\r\nPING\r\n");
+    upstream.replied(b"+PONG\r\n");
+    upstream
 }
 
 fn bytes(buffer: &RefCell<Vec<u8>>) -> String {
@@ -35,7 +25,7 @@ fn bytes(buffer: &RefCell<Vec<u8>>) -> String {
 }
 
 #[test]
-fn a_command_goes_over_a_carrier_that_stays() {
+fn a_command_goes_over_an_upstream_connection_that_stays() {
     let _end = standin::End;
     let config = listener("travels");
     let client = standin::connect("client", config);
@@ -44,12 +34,12 @@ fn a_command_goes_over_a_carrier_that_stays() {
     assert!(connections("redis_carrier").is_empty());
     client.received(&GET[3..]);
     settle();
-    let carrier = greeted();
-    assert_eq!(*carrier.state.borrow(), [("envoy.tcp_proxy.cluster".to_string(), "travels".to_string())]);
-    assert_eq!(bytes(&carrier.passed), COMMAND);
-    carrier.replied(b"$8\r\nre");
-    carrier.replied(b"ceived\r\n");
-    assert_eq!((bytes(&client.written), bytes(&carrier.written)), ("$8\r\nreceived\r\n".into(), String::new()));
+    let upstream = connected();
+    assert_eq!(*upstream.state.borrow(), [("envoy.tcp_proxy.cluster".to_string(), "travels".to_string())]);
+    assert_eq!(bytes(&upstream.passed), COMMAND);
+    upstream.replied(b"$8\r\nre");
+    upstream.replied(b"ceived\r\n");
+    assert_eq!((bytes(&client.written), bytes(&upstream.written)), ("$8\r\nreceived\r\n".into(), String::new()));
     client.destroy();
     settle();
     let next = standin::connect("client", config);
@@ -59,7 +49,7 @@ fn a_command_goes_over_a_carrier_that_stays() {
 }
 
 #[test]
-fn another_client_asks_when_the_one_who_asked_goes() {
+fn another_client_asks_for_a_dialer_when_the_one_that_asked_goes() {
     let _end = standin::End;
     let config = listener("asks");
     let (a, b) = (standin::connect("client", config), standin::connect("client", config));
@@ -67,14 +57,14 @@ fn another_client_asks_when_the_one_who_asked_goes() {
     b.received(GET);
     a.destroy();
     settle();
-    let carrier = greeted();
-    assert_eq!(bytes(&carrier.passed), COMMAND.repeat(2));
-    carrier.replied(b"+first\r\n+second\r\n");
+    let upstream = connected();
+    assert_eq!(bytes(&upstream.passed), COMMAND.repeat(2));
+    upstream.replied(b"+first\r\n+second\r\n");
     assert_eq!(bytes(&b.written), "+second\r\n");
 }
 
 #[test]
-fn the_next_client_asks_when_nobody_was_left() {
+fn the_next_client_asks_for_a_dialer_when_none_was_left() {
     let _end = standin::End;
     let config = listener("next");
     let gone = standin::connect("client", config);
@@ -85,14 +75,14 @@ fn the_next_client_asks_when_nobody_was_left() {
     let next = standin::connect("client", config);
     next.received(GET);
     settle();
-    let carrier = greeted();
-    assert_eq!(bytes(&carrier.passed), COMMAND.repeat(2));
-    carrier.replied(b"+first\r\n+second\r\n");
+    let upstream = connected();
+    assert_eq!(bytes(&upstream.passed), COMMAND.repeat(2));
+    upstream.replied(b"+first\r\n+second\r\n");
     assert_eq!(bytes(&next.written), "+second\r\n");
 }
 
 #[test]
-fn who_waits_is_answered_when_there_is_no_anchor_or_carrier() {
+fn a_client_gets_an_error_when_there_is_no_dialer_or_upstream_connection() {
     let _end = standin::End;
     for cluster in ["redis_anchor", "redis_carrier"] {
         let client = standin::connect("client", listener(cluster));
@@ -106,8 +96,8 @@ fn who_waits_is_answered_when_there_is_no_anchor_or_carrier() {
             client.received(GET);
             settle();
             reply = bytes(&client.written);
-            if let Some(carrier) = connections("redis_carrier").first() {
-                carrier.replied(b"+PONG\r\n+OK\r\n");
+            if let Some(upstream) = connections("redis_carrier").first() {
+                upstream.replied(b"+PONG\r\n+OK\r\n");
                 reply = bytes(&client.written);
             }
         }
@@ -118,42 +108,42 @@ fn who_waits_is_answered_when_there_is_no_anchor_or_carrier() {
 }
 
 #[test]
-fn an_anchor_takes_its_carriers_along_and_others_come() {
+fn a_dialer_takes_its_upstream_connections_along_and_others_come() {
     let _end = standin::End;
     let client = standin::connect("client", listener("anchor"));
     client.received(GET);
     settle();
-    greeted().replied(b"+1\r\n");
+    connected().replied(b"+1\r\n");
     client.received(GET);
     only("redis_anchor").destroy();
     assert!(bytes(&client.written).starts_with("+1\r\n-ERR redis-mesh: "));
     client.received(GET);
     settle();
-    greeted().replied(b"+2\r\n");
+    connected().replied(b"+2\r\n");
     assert_eq!(bytes(&client.written), "+2\r\n");
 }
 
 #[test]
-fn a_full_upstream_is_left_alone_until_it_takes_more() {
+fn a_full_upstream_connection_gets_nothing_until_it_takes_more() {
     let _end = standin::End;
     let client = standin::connect("client", listener("full"));
     client.received(GET);
     settle();
-    let carrier = greeted();
-    assert_eq!(bytes(&carrier.passed), COMMAND);
-    carrier.blocked.set(true);
+    let upstream = connected();
+    assert_eq!(bytes(&upstream.passed), COMMAND);
+    upstream.blocked.set(true);
     client.received(GET);
     tick();
-    assert_eq!(bytes(&carrier.passed), "");
-    carrier.blocked.set(false);
+    assert_eq!(bytes(&upstream.passed), "");
+    upstream.blocked.set(false);
     tick();
-    assert_eq!(bytes(&carrier.passed), COMMAND);
-    // By a reply, too.
-    carrier.blocked.set(true);
+    assert_eq!(bytes(&upstream.passed), COMMAND);
+    // A reply makes the worker look too.
+    upstream.blocked.set(true);
     client.received(GET);
-    carrier.blocked.set(false);
-    carrier.replied(b"+OK\r\n");
-    assert_eq!(bytes(&carrier.passed), COMMAND);
+    upstream.blocked.set(false);
+    upstream.replied(b"+OK\r\n");
+    assert_eq!(bytes(&upstream.passed), COMMAND);
 }
 
 #[test]
@@ -162,30 +152,30 @@ fn a_client_that_takes_nothing_is_not_read() {
     let client = standin::connect("client", listener("slow"));
     client.received(GET);
     settle();
-    let carrier = greeted();
-    carrier.passed.take();
+    let upstream = connected();
+    upstream.passed.take();
     client.full(true);
     client.received(GET);
     client.received(GET);
-    // Reading goes on for a while: Envoy learns by it that a client has gone.
-    assert_eq!((client.disabled.get(), carrier.passed.borrow().len()), (0, 0));
+    // Reading goes on up to a limit: Envoy learns by it that a client has gone.
+    assert_eq!((client.disabled.get(), upstream.passed.borrow().len()), (0, 0));
     client.full(false);
     assert_eq!(client.disabled.get(), 0);
     settle();
-    assert_eq!(bytes(&carrier.passed), COMMAND.repeat(2));
+    assert_eq!(bytes(&upstream.passed), COMMAND.repeat(2));
     client.full(true);
     let many = 64 * 1024 / GET.len() + 1;
     client.received(&GET.repeat(many - 1));
     client.received(GET);
-    assert_eq!((client.disabled.get(), carrier.passed.borrow().len()), (1, 0));
+    assert_eq!((client.disabled.get(), upstream.passed.borrow().len()), (1, 0));
     client.full(false);
     settle();
     assert_eq!(client.disabled.get(), 0);
-    assert!(bytes(&carrier.passed).starts_with(COMMAND));
+    assert!(bytes(&upstream.passed).starts_with(COMMAND));
 }
 
 #[test]
-fn what_ends_leaves_nothing_behind() {
+fn connections_that_end_leave_nothing_behind() {
     let _end = standin::End;
     let config = listener("ends");
     for i in 0..100 {
@@ -202,20 +192,19 @@ fn what_ends_leaves_nothing_behind() {
         standin::bury();
     }
     for name in ["client", "redis_anchor", "redis_carrier"] {
-        connections(name).iter().for_each(Connection::destroy);
+        connections(name).iter().for_each(StandinConnection::destroy);
     }
     standin::bury();
     assert_eq!(standin::living(), 0);
     with(|worker| {
-        assert!(worker.clients.borrow().is_empty());
-        assert!(worker.callouts.borrow().is_empty());
-        assert!(worker.blocked.borrow().is_empty());
-        assert!(matches!(&*worker.anchor.borrow(), Standing::Absent));
+        assert!(worker.downstreams.borrow().is_empty());
+        assert!(worker.full.borrow().is_empty());
+        assert!(worker.dialer.is_at_rest());
     });
 }
 
-/// Loses the carrier, or the anchor, with the client's command in flight.
-fn lose_one_of(i: usize, client: &Rc<Connection>) {
+/// Loses the upstream connection, or the dialer, with the client's command in flight.
+fn lose_one_of(i: usize, client: &Rc<StandinConnection>) {
     let name = if i.is_multiple_of(4) { "redis_carrier" } else { "redis_anchor" };
     if let Some(connection) = connections(name).first() {
         connection.destroy();
@@ -224,7 +213,7 @@ fn lose_one_of(i: usize, client: &Rc<Connection>) {
 }
 
 #[test]
-fn a_new_configuration_reaches_who_is_there() {
+fn open_connections_follow_a_new_configuration() {
     let _end = standin::End;
     let client = standin::connect("client", listener("follows"));
     client.received(GET);
@@ -235,22 +224,22 @@ fn a_new_configuration_reaches_who_is_there() {
     assert!(!standin::configure("proxy", document).is_null());
     client.received(GET);
     settle();
-    // What was asked before is answered first.
-    greeted().replied(b"+first\r\n");
+    // The command that was sent before is answered first.
+    connected().replied(b"+first\r\n");
     settle();
-    let carriers = connections("redis_carrier");
-    assert_eq!(carriers.last().map(|carrier| carrier.state.borrow()[0].1.clone()).as_deref(), Some("elsewhere"));
+    let upstreams = connections("redis_carrier");
+    assert_eq!(upstreams.last().map(|upstream| upstream.state.borrow()[0].1.clone()).as_deref(), Some("elsewhere"));
 }
 
 #[test]
-fn what_clients_do_is_counted() {
+fn commands_and_connections_are_counted() {
     let _end = standin::End;
     let config = listener("counts");
     let client = standin::connect("client", config);
     client.received(b"GET a\r\nNOSUCH\r\n");
     settle();
-    greeted().replied(b"$-1\r\n");
-    // Not each time: it would cost what all workers share.
+    connected().replied(b"$-1\r\n");
+    // A report isn't made for each command.
     tick();
     let of = |name: &str| standin::metric(&format!("redis_host=.=counts:6379;.;{name}"));
     let counted = ["commands_total", "error_replies_total", "redis_route=.=*;.;route_commands_total", "clients_active"];
@@ -271,7 +260,7 @@ fn a_client_of_an_older_listener_counts_where_the_newest_one_does() {
     client.received(b"PING\r\n");
     let of = |name: &str| standin::metric(&format!("redis_host=.=counts:6379;.;{name}"));
     assert_eq!(of("commands_total"), 1);
-    // The newest goes, and the older one stays with its client.
+    // The newest configuration goes, and the older one stays with its client.
     standin::forget(new, number);
     client.received(b"PING\r\nGET a\r\n");
     tick();
