@@ -15,10 +15,10 @@ pub struct Injected {
 
 /// The faults of a host or of a route.
 #[derive(Debug, Default)]
-pub struct Faults(Vec<Fault>);
+pub struct Faults(Vec<CompiledFault>);
 
 #[derive(Debug)]
-struct Fault {
+struct CompiledFault {
     injected: Injected,
     per_million: u32,
     /// Lower case; empty: all.
@@ -36,7 +36,7 @@ impl Faults {
             if fault.kind == wire::FaultKind::Delay && fault.delay_ms == 0 {
                 return Err(format!("faults[{i}].delayMs: a delay fault needs a delay"));
             }
-            out.push(Fault {
+            out.push(CompiledFault {
                 injected: Injected {
                     error: fault.kind == wire::FaultKind::Error,
                     delay: Duration::from_millis(fault.delay_ms),
@@ -68,6 +68,53 @@ impl Faults {
             }
         }
         None
+    }
+}
+
+/// The faults of a host, together with those of its routes.
+#[derive(Debug, Default)]
+pub struct HostFaults {
+    of_host: Faults,
+    /// Faults of those routes that have some, by the index of the route, ascending.
+    of_routes: Vec<(u32, Faults)>,
+    delays: bool,
+}
+
+impl HostFaults {
+    /// Compiles the faults of a host; the error names the field.
+    pub fn new(host: &wire::Host) -> Result<HostFaults, String> {
+        let mut of_routes = Vec::new();
+        for (i, route) in host.routes.iter().enumerate().filter(|(_, route)| !route.faults.is_empty()) {
+            of_routes.push((i as u32, Faults::new(&route.faults).map_err(|e| format!("routes[{i}].{e}"))?));
+        }
+        let of_host = Faults::new(&host.faults)?;
+        let is_delayed = |faults: &Faults| faults.0.iter().any(|fault| !fault.injected.delay.is_zero());
+        let delays = is_delayed(&of_host) || of_routes.iter().any(|(_, faults)| is_delayed(faults));
+        Ok(HostFaults { of_host, of_routes, delays })
+    }
+
+    /// True if neither the host nor a route has a fault.
+    pub fn is_empty(&self) -> bool {
+        self.of_host.is_empty() && self.of_routes.is_empty()
+    }
+
+    /// True if a route has a fault.
+    pub fn has_routes(&self) -> bool {
+        !self.of_routes.is_empty()
+    }
+
+    /// True if a fault delays commands.
+    pub fn delays(&self) -> bool {
+        self.delays
+    }
+
+    /// Draws the fault of a command, named in any case: that of its route, else that of the host.
+    pub fn draw(&self, name: &[u8], route: Option<u32>, random: &mut Random) -> Option<Injected> {
+        let of_route = route.and_then(|route| {
+            let at = self.of_routes.binary_search_by_key(&route, |(route, _)| *route).ok()?;
+            self.of_routes.get(at)?.1.draw(name, random)
+        });
+        of_route.or_else(|| self.of_host.draw(name, random))
     }
 }
 

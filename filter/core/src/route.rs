@@ -9,12 +9,13 @@ const LONGEST_REGEX_KEY: usize = 64 * 1024;
 /// A compiled set of routes.
 #[derive(Debug, Default)]
 pub struct Router {
-    exact: Table,
-    prefixes: Table,
+    exact: TextTable,
+    prefixes: TextTable,
     regexes: Vec<(Regex, u32)>,
     any: Option<u32>,
     case_insensitive: bool,
     actions: Vec<RouteAction>,
+    rewrites_keys: bool,
 }
 
 /// What a route does with the keys that it takes.
@@ -54,7 +55,8 @@ impl Router {
     pub fn new(routes: &[Route], case_insensitive: bool) -> Result<Router, RouteError> {
         let action = |route: &Route| RouteAction { target: route.target, remove_prefix: route.remove_prefix };
         let actions = routes.iter().map(action).collect();
-        let mut router = Router { case_insensitive, actions, ..Router::default() };
+        let rewrites_keys = routes.iter().any(|route| route.remove_prefix);
+        let mut router = Router { case_insensitive, actions, rewrites_keys, ..Router::default() };
         let fold = |text: &str| -> Box<[u8]> {
             let mut bytes = text.as_bytes().to_vec();
             if case_insensitive {
@@ -149,16 +151,16 @@ impl Router {
 
     /// True if a route removes its prefix, so that a server knows keys by other names than clients do.
     pub fn rewrites_keys(&self) -> bool {
-        self.actions.iter().any(|action| action.remove_prefix)
+        self.rewrites_keys
     }
 }
 
 /// Texts and their routes, found by hash. A text costs about as many cache misses to find among ten thousand as among ten,
 /// which a sorted list or a tree would not do: all of them lie in one piece of memory.
 #[derive(Debug, Default)]
-struct Table {
+struct TextTable {
     texts: Vec<u8>,
-    entries: Vec<Entry>,
+    entries: Vec<RouteText>,
     /// The hash of an entry and its index plus one; 0: free. A power of two in number, at most half of them taken.
     slots: Vec<(u32, u32)>,
     /// The lengths that texts have, ascending.
@@ -166,7 +168,7 @@ struct Table {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct RouteText {
     start: u32,
     len: u32,
     route: u32,
@@ -181,7 +183,7 @@ fn hash(state: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(state, |h, &b| (h ^ u64::from(b)).wrapping_mul(FNV_PRIME))
 }
 
-impl Table {
+impl TextTable {
     fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -199,7 +201,7 @@ impl Table {
         if self.find(state, text).is_some() {
             return false;
         }
-        let entry = Entry { start: self.texts.len() as u32, len: text.len() as u32, route };
+        let entry = RouteText { start: self.texts.len() as u32, len: text.len() as u32, route };
         self.place(state, self.entries.len() as u32);
         self.texts.extend_from_slice(text);
         self.entries.push(entry);
@@ -209,7 +211,7 @@ impl Table {
         true
     }
 
-    fn text(&self, entry: &Entry) -> &[u8] {
+    fn text(&self, entry: &RouteText) -> &[u8] {
         self.texts.get(entry.start as usize..(entry.start + entry.len) as usize).unwrap_or_default()
     }
 

@@ -1,6 +1,6 @@
 //! What the controller tells a filter: one JSON document, [`FilterConfig`].
 //!
-//! These are the only serde types of the core. They carry no invariants; the compiled forms are [`crate::config::ProxyConfig`]
+//! These are the only serde types of the core. They carry no invariants; the compiled forms are [`crate::rewriter::config::RewriterConfig`]
 //! for `direct` and `proxy` and [`crate::proxy::config::Document`] for `native`. Their `try_from` refuses a document as a
 //! whole. Both the controller and the filter hosts use that same check, so a configuration that a filter would refuse is
 //! never shipped.

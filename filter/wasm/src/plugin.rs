@@ -1,7 +1,7 @@
 //! A plugin of the VM: its current configuration, which every connection of that name reads anew.
 
 use crate::abi;
-use redis_mesh_core::config::ProxyConfig;
+use redis_mesh_core::rewriter::config::RewriterConfig;
 use redis_mesh_core::stats::{Stat, Stats};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 /// See the module's documentation.
 pub struct Plugin {
-    config: RefCell<Rc<ProxyConfig>>,
+    config: RefCell<Rc<RewriterConfig>>,
     generation: Cell<u32>,
     queue: Cell<Option<u32>>,
     /// By the host's name: increments, and the counters of Envoy that they go to.
@@ -42,7 +42,7 @@ impl HostStats {
 
 impl Plugin {
     /// A plugin that has just been configured for the first time.
-    pub fn new(config: ProxyConfig) -> Plugin {
+    pub fn new(config: RewriterConfig) -> Plugin {
         Plugin {
             config: RefCell::new(Rc::new(config)),
             generation: Cell::new(0),
@@ -52,7 +52,7 @@ impl Plugin {
     }
 
     /// The current configuration.
-    pub fn config(&self) -> Rc<ProxyConfig> {
+    pub fn config(&self) -> Rc<RewriterConfig> {
         self.config.borrow().clone()
     }
 
@@ -62,7 +62,7 @@ impl Plugin {
     }
 
     /// Takes a new configuration.
-    pub fn update(&self, config: ProxyConfig) {
+    pub fn update(&self, config: RewriterConfig) {
         self.config.replace(Rc::new(config));
         self.generation.set(self.generation.get().wrapping_add(1));
     }

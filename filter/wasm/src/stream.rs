@@ -5,8 +5,8 @@ use crate::plugin::{HostStats, Plugin};
 use crate::vm;
 use proxy_wasm::traits::{Context, StreamContext};
 use proxy_wasm::types::{Action, BufferType, PeerType};
-use redis_mesh_core::config::{Host, Path, ProxyConfig};
-use redis_mesh_core::rewriter::{Edit, Env, Gate, HEAD, ReplyNeed, Rewriter};
+use redis_mesh_core::rewriter::config::{Path, RewriterConfig, RewriterHost};
+use redis_mesh_core::rewriter::{Env, Gate, HEAD, ReplyNeed, Rewriter, StreamEdit};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -79,7 +79,7 @@ impl Connection {
     }
 
     /// Finds the host that the selected connection belongs to, again after a new configuration.
-    fn resolve(&mut self, config: &ProxyConfig) {
+    fn resolve(&mut self, config: &RewriterConfig) {
         if self.host != HostIndex::Unknown && self.generation == self.plugin.generation() {
             return;
         }
@@ -103,7 +103,7 @@ impl Connection {
         self.stats = self.managed(config).map(|host| self.plugin.stats(&host.name));
     }
 
-    fn managed<'c>(&self, config: &'c ProxyConfig) -> Option<&'c Host> {
+    fn managed<'c>(&self, config: &'c RewriterConfig) -> Option<&'c RewriterHost> {
         match self.host {
             HostIndex::Managed(i) => config.hosts.get(i as usize),
             HostIndex::Unknown | HostIndex::Unmanaged | HostIndex::Orphaned => None,
@@ -111,7 +111,7 @@ impl Connection {
     }
 
     /// Edits `size` bytes from upstream in Envoy's buffer. False: it can't be done.
-    fn edit_reply(&mut self, config: &ProxyConfig, size: usize, out: &mut Vec<u8>) -> bool {
+    fn edit_reply(&mut self, config: &RewriterConfig, size: usize, out: &mut Vec<u8>) -> bool {
         match self.rewriter.reply_need(config, size) {
             ReplyNeed::Nothing => return true,
             ReplyNeed::All => {}
@@ -126,8 +126,8 @@ impl Connection {
         }
         let data = abi::buffer(BufferType::UpstreamData, 0, size);
         match self.lend(config, Time::Unneeded, |rewriter, env| rewriter.reply(env, &data, out)) {
-            Some(Edit::Unchanged) => true,
-            Some(Edit::Replaced) => *out == data || abi::replace_all(BufferType::UpstreamData, size, out),
+            Some(StreamEdit::Unchanged) => true,
+            Some(StreamEdit::Replaced) => *out == data || abi::replace_all(BufferType::UpstreamData, size, out),
             None => false,
         }
     }
@@ -135,7 +135,7 @@ impl Connection {
     /// Calls the rewriter with everything that it is lent.
     fn lend<T>(
         &mut self,
-        config: &ProxyConfig,
+        config: &RewriterConfig,
         time: Time,
         call: impl FnOnce(&mut Rewriter, &mut Env<'_>) -> T,
     ) -> Option<T> {
@@ -144,8 +144,10 @@ impl Connection {
         // Every look at a clock is a call into Envoy: only delays need the one, only TIME the other.
         let (now, unix) = match (time, host.path) {
             (Time::Unneeded, _) => (Duration::ZERO, Duration::ZERO),
-            (Time::Needed, Path::Direct) => (now_if(host.delays), Duration::ZERO),
-            (Time::Needed, Path::Proxy) => (now_if(host.delays), Duration::from_nanos(abi::unix_nanoseconds())),
+            (Time::Needed, Path::Direct) => (now_if(host.faults.delays()), Duration::ZERO),
+            (Time::Needed, Path::Proxy) => {
+                (now_if(host.faults.delays()), Duration::from_nanos(abi::unix_nanoseconds()))
+            }
         };
         let ending = self.ended;
         let result = vm::random(|random| {
@@ -242,9 +244,9 @@ impl Stream {
         let data = abi::buffer(BufferType::DownstreamData, 0, size);
         with_scratch(|out| {
             let left = match c.lend(&config, Time::Needed, |rewriter, env| rewriter.request(env, &data, out)) {
-                Some(Edit::Unchanged) => size,
-                Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, size, out) => out.len(),
-                Some(Edit::Replaced) | None => {
+                Some(StreamEdit::Unchanged) => size,
+                Some(StreamEdit::Replaced) if abi::replace(BufferType::DownstreamData, size, out) => out.len(),
+                Some(StreamEdit::Replaced) | None => {
                     c.host = HostIndex::Orphaned;
                     0
                 }
@@ -327,11 +329,11 @@ pub fn pump(id: u32) {
     let config = c.plugin.config();
     c.resolve(&config);
     with_scratch(|out| match c.lend(&config, Time::Needed, |rewriter, env| rewriter.request(env, &data, out)) {
-        Some(Edit::Unchanged) => c.unflushed = data.len(),
-        Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, data.len(), out) => {
+        Some(StreamEdit::Unchanged) => c.unflushed = data.len(),
+        Some(StreamEdit::Replaced) if abi::replace(BufferType::DownstreamData, data.len(), out) => {
             c.unflushed = out.len();
         }
-        Some(Edit::Replaced) | None => c.host = HostIndex::Orphaned,
+        Some(StreamEdit::Replaced) | None => c.host = HostIndex::Orphaned,
     });
     if let Gate::Until(time) = c.rewriter.gate() {
         vm::wake_at(time, id);

@@ -245,6 +245,11 @@ impl Command {
         self.proxy != Proxy::Unsupported || self.subcommands.iter().any(Command::is_on_proxy)
     }
 
+    /// The name as people write it: of `config|get` it is `CONFIG GET`.
+    pub fn shown_name(&self) -> String {
+        self.name.to_ascii_uppercase().replace('|', " ")
+    }
+
     /// The name that a client writes: of `config|get` it is `get`.
     pub fn own_name(&self) -> &'static str {
         self.name.rsplit_once('|').map_or(self.name, |(_, own)| own)

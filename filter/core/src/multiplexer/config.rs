@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn the_other_machine_refuses_it() {
-        let compiled = crate::config::ProxyConfig::from_json(document().to_string().as_bytes());
+        let compiled = crate::rewriter::config::RewriterConfig::from_json(document().to_string().as_bytes());
         assert_eq!(compiled.unwrap_err().0, "hosts[0] (h:6379): path: native needs the dynamic module");
     }
 }

@@ -5,7 +5,7 @@
 //! what every client may know, plus MIGRATE, which can send keys and credentials anywhere.
 
 use crate::command::glob::{Case, glob};
-use crate::command::{Args, Command, Flags};
+use crate::command::{Args, Command, Flags, Known};
 
 /// Parameters of Redis whose values are credentials or lead to them.
 const SECRET_PARAMETERS: &[&[u8]] = &[
@@ -22,8 +22,15 @@ const SECRET_PARAMETERS: &[&[u8]] = &[
     b"user",
 ];
 
-/// Why a command is refused, or `None` if it may pass. `container` is the row of its name, `command` of its subcommand
-/// if it has one, else the same.
+/// Returns the error of a command that is refused; `None`: the command may pass.
+pub fn error(known: Known, args: &Args<'_>) -> Option<String> {
+    let reason = refusal(known.container, known.command, args)?;
+    let name = known.command.shown_name();
+    Some(format!("NOPERM redis-mesh: {name} {reason}; allowAdminCommands of the RedisService would permit it"))
+}
+
+/// Returns the reason why a command is refused; `None`: the command may pass. `container` is the row of the command's name,
+/// `command` that of its subcommand if there is one, else the same.
 pub fn refusal(container: &Command, command: &Command, args: &Args<'_>) -> Option<&'static str> {
     match container.name {
         "config" => {

@@ -5,3 +5,9 @@ pub mod errors;
 pub mod guard;
 pub mod keys;
 pub mod known;
+
+/// True if a client that hasn't logged in may send the command of this name, in lower case; empty: a command that the command
+/// table doesn't have.
+pub fn needs_no_login(name: &str) -> bool {
+    matches!(name, "auth" | "hello" | "reset" | "quit")
+}

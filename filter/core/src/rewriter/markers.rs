@@ -5,10 +5,10 @@
 //! begins with 96 random bits of the connection, so no stored value can imitate it, and nothing has to be parsed or counted
 //! while no answer is pending.
 
-use super::Env;
 use crate::downstream::auth::has_no_password;
 use crate::downstream::server_info;
 use crate::hex::write_upper;
+use crate::random::Random;
 use crate::resp::encode;
 use crate::resp::resp3::{self, Head, Shape};
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ const LONGEST_ERROR: usize = 256;
 
 /// How a nonce is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum MarkerForm {
     /// `ECHO nonce`.
     Echo,
     /// `nonce`, a command that no server knows: its error comes back even inside MULTI (which it aborts, as an error
@@ -32,12 +32,12 @@ pub enum Form {
     Hello,
 }
 
-impl Form {
+impl MarkerForm {
     fn write(self, nonce: &[u8], out: &mut Vec<u8>) {
         match self {
-            Form::Echo => encode::command(out, &[b"ECHO", nonce]),
-            Form::Unknown => encode::command(out, &[nonce]),
-            Form::Hello => encode::command(out, &[b"HELLO", b"2", nonce]),
+            MarkerForm::Echo => encode::command(out, &[b"ECHO", nonce]),
+            MarkerForm::Unknown => encode::command(out, &[nonce]),
+            MarkerForm::Hello => encode::command(out, &[b"HELLO", b"2", nonce]),
         }
     }
 }
@@ -64,7 +64,7 @@ pub enum Then {
 }
 
 #[derive(Debug)]
-struct Pending {
+struct PendingMarker {
     number: u32,
     reply: Vec<u8>,
     then: Then,
@@ -72,18 +72,18 @@ struct Pending {
 
 /// What the next reply from upstream is, where every reply has to be followed.
 #[derive(Debug)]
-pub enum Expected {
+pub enum ExpectedReply {
     /// The reply of a command.
     Reply(Shape),
     /// The reply of EXEC, with the shapes of its elements.
     Transaction(Vec<Shape>),
     /// The next pending nonce.
-    Nonce,
+    Marker,
 }
 
 /// What replies have brought about.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Outcome {
+pub struct ReplyEffects {
     /// Held commands may go on.
     pub open_gate: bool,
     /// Close the connection when the bytes are out.
@@ -97,10 +97,10 @@ pub struct Outcome {
 pub struct Replies {
     secret: Option<Box<[u8; SECRET]>>,
     next: u32,
-    pending: VecDeque<Pending>,
+    pending: VecDeque<PendingMarker>,
     /// Bytes of the replies in `pending`.
     answers: usize,
-    expected: VecDeque<Expected>,
+    expected: VecDeque<ExpectedReply>,
     shaping: bool,
     tail: Vec<u8>,
     capture: Option<Capture>,
@@ -116,26 +116,26 @@ struct Capture {
 
 impl Replies {
     /// Writes a nonce to `out` and remembers what it stands for.
-    pub fn inject(&mut self, env: &mut Env<'_>, form: Form, reply: Vec<u8>, then: Then, out: &mut Vec<u8>) {
-        let nonce = self.nonce(env);
+    pub fn inject(&mut self, random: &mut Random, form: MarkerForm, reply: Vec<u8>, then: Then, out: &mut Vec<u8>) {
+        let nonce = self.nonce(random);
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         form.write(&nonce, out);
         self.answers += reply.len();
-        self.pending.push_back(Pending { number, reply, then });
+        self.pending.push_back(PendingMarker { number, reply, then });
     }
 
     /// Writes a nonce that nobody waits for.
-    pub fn inject_unanswered(&mut self, env: &mut Env<'_>, form: Form, out: &mut Vec<u8>) {
-        let nonce = self.nonce(env);
+    pub fn inject_unanswered(&mut self, random: &mut Random, form: MarkerForm, out: &mut Vec<u8>) {
+        let nonce = self.nonce(random);
         self.next = self.next.wrapping_add(1);
         form.write(&nonce, out);
     }
 
-    fn nonce(&mut self, env: &mut Env<'_>) -> [u8; NONCE] {
+    fn nonce(&mut self, random: &mut Random) -> [u8; NONCE] {
         let secret = self.secret.get_or_insert_with(|| {
             let mut text = [0u8; SECRET];
-            write_upper(&env.random.secret()[..SECRET / 2], &mut text);
+            write_upper(&random.secret()[..SECRET / 2], &mut text);
             Box::new(text)
         });
         let mut nonce = [0u8; NONCE];
@@ -145,7 +145,7 @@ impl Replies {
     }
 
     /// Notes a reply that is to come, while replies are shaped.
-    pub fn expect(&mut self, expected: Expected) {
+    pub fn expect(&mut self, expected: ExpectedReply) {
         self.expected.push_back(expected);
     }
 
@@ -175,7 +175,7 @@ impl Replies {
         if !self.tail.is_empty() || self.capture.is_some() {
             return None;
         }
-        let &Expected::Reply(shape) = self.expected.front()? else { return None };
+        let &ExpectedReply::Reply(shape) = self.expected.front()? else { return None };
         let alone = self.expected.len() == 1;
         if !(alone || is_one_reply(head, total)) {
             return None;
@@ -190,8 +190,8 @@ impl Replies {
     }
 
     /// Takes bytes from upstream, appends what the client gets to `out`.
-    pub fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> Outcome {
-        let mut outcome = Outcome::default();
+    pub fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> ReplyEffects {
+        let mut outcome = ReplyEffects::default();
         let joined;
         let data = if self.tail.is_empty() {
             input
@@ -219,7 +219,7 @@ impl Replies {
     }
 
     /// Looks for the pending nonces from `at`, passing everything else; stops behind one that changes the mode.
-    fn search(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut Outcome) -> usize {
+    fn search(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut ReplyEffects) -> usize {
         let Some(secret) = self.secret.clone() else {
             self.emit(&data[at..], out);
             return data.len();
@@ -258,7 +258,7 @@ impl Replies {
     }
 
     /// The first pending answer has arrived.
-    fn matched(&mut self, out: &mut Vec<u8>, outcome: &mut Outcome) {
+    fn matched(&mut self, out: &mut Vec<u8>, outcome: &mut ReplyEffects) {
         let Some(pending) = self.pending.pop_front() else {
             return;
         };
@@ -297,20 +297,20 @@ impl Replies {
     }
 
     /// Follows reply by reply from `at`.
-    fn follow(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut Outcome) -> usize {
+    fn follow(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut ReplyEffects) -> usize {
         while self.shaping && at < data.len() {
             let rest = &data[at..];
             let before = out.len();
             let length = match self.expected.front() {
-                Some(Expected::Transaction(shapes)) => resp3::exec_to_resp3(rest, shapes, out),
-                Some(&Expected::Reply(shape)) => resp3::to_resp3(rest, shape, out),
-                Some(Expected::Nonce) | None => resp3::to_resp3(rest, Shape::Plain, out),
+                Some(ExpectedReply::Transaction(shapes)) => resp3::exec_to_resp3(rest, shapes, out),
+                Some(&ExpectedReply::Reply(shape)) => resp3::to_resp3(rest, shape, out),
+                Some(ExpectedReply::Marker) | None => resp3::to_resp3(rest, Shape::Plain, out),
             };
             match length {
                 Ok(length) => {
                     at += length;
                     let reply = &rest[..length];
-                    let nonce = matches!(self.expected.pop_front(), Some(Expected::Nonce));
+                    let nonce = matches!(self.expected.pop_front(), Some(ExpectedReply::Marker));
                     if nonce && self.secret.as_ref().is_some_and(|s| find(reply, &s[..]).is_some()) {
                         out.truncate(before);
                         self.matched(out, outcome);
