@@ -210,14 +210,14 @@ impl Writer<'_> {
         self.number(b':', command.arity.into());
         let reported = command.flags.0 & !Flags::MAY_REPLICATE.0;
         self.bits(reported, Flags::NAMES, b'+', "");
-        let (first, last, step) = command.legacy_keys;
+        let (first, last, step) = command.key_specs.legacy;
         for number in [first, last, step] {
             self.number(b':', number.into());
         }
         self.bits(command.categories.0, Categories::NAMES, b'+', "@");
         self.bits(command.tips.0.into(), Tips::NAMES, b'$', "");
-        self.head(b'~', command.specs.len());
-        command.specs.iter().for_each(|spec| self.spec(spec));
+        self.head(b'~', command.key_specs.specs.len());
+        command.key_specs.specs.iter().for_each(|spec| self.spec(spec));
         let subcommands = || command.subcommands.iter().filter(|sub| offered(sub));
         self.array(subcommands().count());
         subcommands().for_each(|sub| self.entry(sub, offered));
@@ -230,14 +230,14 @@ impl Writer<'_> {
         self.key_flags(spec.flags);
         self.bulk(b"begin_search");
         match spec.begin {
-            Begin::Index(index) => self.search("index", &[("index", Value::Number(index))]),
+            Begin::Index(index) => self.search("index", &[("index", SpecValue::Number(index))]),
             Begin::Keyword(word, from) => {
-                self.search("keyword", &[("keyword", Value::Text(word)), ("startfrom", Value::Number(from))]);
+                self.search("keyword", &[("keyword", SpecValue::Text(word)), ("startfrom", SpecValue::Number(from))]);
             }
             Begin::Unknown => self.search("unknown", &[]),
         }
         self.bulk(b"find_keys");
-        let number = Value::Number;
+        let number = SpecValue::Number;
         match spec.find {
             Find::Range { last, step, limit } => {
                 self.search("range", &[("lastkey", number(last)), ("keystep", number(step)), ("limit", number(limit))]);
@@ -251,7 +251,7 @@ impl Writer<'_> {
     }
 
     #[inline(never)]
-    fn search(&mut self, kind: &str, fields: &[(&str, Value)]) {
+    fn search(&mut self, kind: &str, fields: &[(&str, SpecValue)]) {
         self.head(b'%', 2);
         self.bulk(b"type");
         self.bulk(kind.as_bytes());
@@ -260,8 +260,8 @@ impl Writer<'_> {
         for (name, value) in fields {
             self.bulk(name.as_bytes());
             match value {
-                Value::Text(text) => self.bulk(text.as_bytes()),
-                Value::Number(value) => self.number(b':', (*value).into()),
+                SpecValue::Text(text) => self.bulk(text.as_bytes()),
+                SpecValue::Number(value) => self.number(b':', (*value).into()),
             }
         }
     }
@@ -336,7 +336,7 @@ impl Writer<'_> {
 }
 
 #[derive(Clone, Copy)]
-enum Value {
+enum SpecValue {
     Text(&'static str),
     Number(i8),
 }

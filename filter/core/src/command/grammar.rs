@@ -1,13 +1,13 @@
 //! The keys of those commands whose grammar the key specs can't say, read as servers execute them.
 
-use super::Command;
 use super::key_spec::{Arguments, Extract, KeyFlags, Keys, KeysError, is_word, needed};
+use super::row::Command;
 
 impl Command {
     /// The arguments that are patterns by which the command reaches keys that depend on its data: SORT's BY and GET.
     /// Where there is one, it can't be known which keys are read. All arguments must be there, as for the keys of SORT.
     pub fn patterns<'a, A: Arguments + ?Sized>(&self, arguments: &'a A) -> Patterns<'a, A> {
-        let next = if self.extract == Extract::Sort { 2 } else { usize::MAX };
+        let next = if self.key_specs.extract == Extract::Sort { 2 } else { usize::MAX };
         Patterns { arguments, next }
     }
 }
@@ -144,7 +144,7 @@ pub(super) fn streams<A: Arguments + ?Sized>(command: &Command, arguments: &A) -
     if names_and_ids == 0 || names_and_ids % 2 == 1 {
         return Err(KeysError::Malformed);
     }
-    let flags = command.specs.first().map_or(KeyFlags::RO, |spec| spec.flags);
+    let flags = command.key_specs.specs.first().map_or(KeyFlags::RO, |spec| spec.flags);
     let mut keys = Keys::NONE;
     keys.push(at, at + names_and_ids / 2, 1, flags)?;
     Ok(keys)

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::bits;
+use super::bits::bits;
 
 /// A request's arguments, the command's name first. They may still be arriving.
 pub trait Arguments {
@@ -48,7 +48,7 @@ bits! {
 
 /// What is done with a key, in one word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Access {
+pub enum KeyAccess {
     /// It is read.
     Read,
     /// It is read and changed, or one of the two as the arguments say.
@@ -159,7 +159,7 @@ pub struct Key {
     /// Which argument.
     pub index: usize,
     /// What is done with it.
-    pub access: Access,
+    pub access: KeyAccess,
     /// The same as its spec says it.
     pub flags: KeyFlags,
 }
@@ -230,15 +230,15 @@ impl fmt::Debug for Keys {
 }
 
 impl KeyFlags {
-    fn access(self) -> Access {
+    fn access(self) -> KeyAccess {
         if self.contains(KeyFlags::RW) {
-            Access::ReadWrite
+            KeyAccess::ReadWrite
         } else if self.contains(KeyFlags::OW) {
-            Access::Overwrite
+            KeyAccess::Overwrite
         } else if self.contains(KeyFlags::RM) {
-            Access::Remove
+            KeyAccess::Remove
         } else {
-            Access::Read
+            KeyAccess::Read
         }
     }
 }

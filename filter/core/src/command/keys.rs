@@ -4,8 +4,10 @@
 //! grammar than its specs say (XREADGROUP with its options in an unusual order, a repeated STORE), the command's
 //! grammar decides: a key that is overlooked would be executed where it doesn't belong.
 
+use super::attributes::Flags;
+use super::grammar;
 use super::key_spec::{Arguments, Begin, Extract, Find, KeyFlags, Keys, KeysError, is_word, needed};
-use super::{Command, Flags, grammar};
+use super::row::Command;
 
 impl Command {
     /// Which arguments are keys. Channels aren't; nor are the keys that SORT's patterns reach ([`Command::patterns`]).
@@ -15,7 +17,7 @@ impl Command {
         if !self.accepts(arguments.count()) {
             return Err(KeysError::Malformed);
         }
-        match self.extract {
+        match self.key_specs.extract {
             Extract::Specs => self.keys_by_specs(arguments),
             Extract::Sort => grammar::sort(arguments),
             Extract::GeoRadius => grammar::geo_radius(arguments),
@@ -26,13 +28,13 @@ impl Command {
 
     /// Whether it can have keys at all.
     pub fn has_keys(&self) -> bool {
-        self.specs.iter().any(|spec| !spec.flags.contains(KeyFlags::NOT_KEY))
+        self.key_specs.specs.iter().any(|spec| !spec.flags.contains(KeyFlags::NOT_KEY))
     }
 
     fn keys_by_specs<A: Arguments + ?Sized>(&self, arguments: &A) -> Result<Keys, KeysError> {
         let count = arguments.count();
         let mut keys = Keys::NONE;
-        for spec in self.specs {
+        for spec in self.key_specs.specs {
             if spec.flags.contains(KeyFlags::NOT_KEY) {
                 continue;
             }
@@ -137,7 +139,7 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    use super::super::{Access, Known};
+    use super::super::{KeyAccess, Known};
     use super::*;
 
     fn keys(request: &str) -> Result<Vec<usize>, KeysError> {
@@ -257,9 +259,9 @@ mod tests {
             let Some(command) = Known::of(&arguments[..]).and_then(Known::row) else { panic!() };
             command.keys(&arguments[..]).unwrap().iter().map(|key| key.access).collect::<Vec<_>>()
         };
-        assert_eq!(access("GET k"), [Access::Read]);
-        assert_eq!(access("DEL k"), [Access::Remove]);
-        assert_eq!(access("INCR k"), [Access::ReadWrite]);
-        assert_eq!(access("SDIFFSTORE d a"), [Access::Overwrite, Access::Read]);
+        assert_eq!(access("GET k"), [KeyAccess::Read]);
+        assert_eq!(access("DEL k"), [KeyAccess::Remove]);
+        assert_eq!(access("INCR k"), [KeyAccess::ReadWrite]);
+        assert_eq!(access("SDIFFSTORE d a"), [KeyAccess::Overwrite, KeyAccess::Read]);
     }
 }

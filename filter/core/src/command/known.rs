@@ -1,7 +1,8 @@
 //! The rows of the command table that rule a request.
 
 use super::key_spec::Arguments;
-use super::{Command, lookup, lookup_subcommand};
+use super::lookup::{lookup, lookup_subcommand};
+use super::row::Command;
 
 /// A request whose command the table has.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,6 @@
 //! What a command's reply looks like in RESP3, as far as RESP2 doesn't say it.
 
-use super::{Arguments, Command};
-use crate::resp::resp3::Shape;
+use crate::resp::shape::Shape;
 
 /// The shape of a command's reply, which may depend on its arguments.
 #[derive(Debug)]
@@ -23,28 +22,6 @@ pub enum When {
     Word(&'static str, usize),
     /// A word stands behind the keys, whose number is argument 1.
     WordBehindKeys(&'static str),
-}
-
-impl Command {
-    /// The shape of the reply to this request. Most depend on no argument: what the options change then shows in the
-    /// RESP2 reply itself, as with ZADD, where a bulk string can only be the score that INCR asks for.
-    pub fn reply_shape<A: Arguments + ?Sized>(&self, arguments: &A) -> Shape {
-        let holds = match self.reply.when {
-            None => true,
-            Some(When::Arguments(least)) => arguments.count() >= least,
-            Some(When::Word(word, from)) => has_word(arguments, word, from),
-            Some(When::WordBehindKeys(word)) => {
-                let keys = self.keys(arguments).map_or(0, |keys| keys.len());
-                has_word(arguments, word, keys.saturating_add(2))
-            }
-        };
-        if holds { self.reply.shape } else { self.reply.otherwise }
-    }
-}
-
-fn has_word<A: Arguments + ?Sized>(arguments: &A, word: &str, from: usize) -> bool {
-    (from..arguments.count())
-        .any(|index| arguments.argument(index).is_some_and(|argument| argument.eq_ignore_ascii_case(word.as_bytes())))
 }
 
 const fn always(shape: Shape) -> Reply {

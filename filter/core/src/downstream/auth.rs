@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 /// Compiled [`wire::ClientAuth`].
 #[derive(Debug)]
-pub struct ClientAuth {
+pub struct PasswordCheck {
     username: Option<Box<[u8]>>,
     salt: Vec<u8>,
     hashes: Vec<[u8; 32]>,
@@ -26,9 +26,9 @@ pub enum Verdict {
     WrongPass,
 }
 
-impl ClientAuth {
+impl PasswordCheck {
     /// Decodes the hashes; the error names the field.
-    pub fn new(auth: &wire::ClientAuth) -> Result<ClientAuth, String> {
+    pub fn new(auth: &wire::ClientAuth) -> Result<PasswordCheck, String> {
         let salt = from_hex(&auth.salt).ok_or("clientAuth.salt: not hexadecimal")?;
         if salt.len() < 16 {
             return Err("clientAuth.salt: shorter than 16 bytes".into());
@@ -46,7 +46,7 @@ impl ClientAuth {
             })
             .collect::<Result<_, _>>()?;
         let username = auth.username.as_ref().map(|u| u.as_bytes().into());
-        Ok(ClientAuth { username, salt, hashes })
+        Ok(PasswordCheck { username, salt, hashes })
     }
 
     /// Checks what a client presents. `AUTH password` without a user name is accepted for any configured user, as in
@@ -92,8 +92,8 @@ impl<'a> Credentials<'a> {
     }
 
     /// What is wrong with the credentials, as Redis says it; `None`: they are right. Without a configured
-    /// [`ClientAuth`], the user `default` has no password, and any password is right.
-    pub fn refusal(&self, auth: Option<&ClientAuth>) -> Option<&'static str> {
+    /// [`PasswordCheck`], the user `default` has no password, and any password is right.
+    pub fn refusal(&self, auth: Option<&PasswordCheck>) -> Option<&'static str> {
         refusal(auth, self.username, self.password)
     }
 }
@@ -111,7 +111,7 @@ pub const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
 
 /// What to answer to a client that presents these; none if they are right.
-pub fn refusal(auth: Option<&ClientAuth>, username: Option<&[u8]>, password: &[u8]) -> Option<&'static str> {
+pub fn refusal(auth: Option<&PasswordCheck>, username: Option<&[u8]>, password: &[u8]) -> Option<&'static str> {
     match auth {
         Some(auth) => match auth.check(username, password) {
             Verdict::Accepted => None,
@@ -148,12 +148,12 @@ mod tests {
 
     #[test]
     fn passwords() {
-        let auth = ClientAuth::new(&wire(None, &["old", "new"])).unwrap();
+        let auth = PasswordCheck::new(&wire(None, &["old", "new"])).unwrap();
         assert_eq!(auth.check(None, b"old"), Verdict::Accepted);
         assert_eq!(auth.check(Some(b"default"), b"new"), Verdict::Accepted);
         assert_eq!(auth.check(None, b""), Verdict::InvalidPassword);
         assert_eq!(auth.check(Some(b"other"), b"new"), Verdict::WrongPass);
-        let auth = ClientAuth::new(&wire(Some("app"), &["p"])).unwrap();
+        let auth = PasswordCheck::new(&wire(Some("app"), &["p"])).unwrap();
         assert_eq!(auth.check(Some(b"app"), b"p"), Verdict::Accepted);
         assert_eq!(auth.check(Some(b"default"), b"p"), Verdict::WrongPass);
         assert_eq!(auth.check(None, b"p"), Verdict::Accepted);
@@ -164,7 +164,7 @@ mod tests {
         let bad = |change: fn(&mut wire::ClientAuth)| {
             let mut w = wire(None, &["p"]);
             change(&mut w);
-            ClientAuth::new(&w).unwrap_err()
+            PasswordCheck::new(&w).unwrap_err()
         };
         assert!(bad(|w| w.salt = "00".into()).contains("salt"));
         assert!(bad(|w| w.salt = "zz".repeat(16)).contains("salt"));

@@ -1,7 +1,7 @@
 //! What a listener's clients get, compiled for the machine that opens connections itself.
 
 use crate::config::{ConfigError, check_limits, check_mirrors, router};
-use crate::downstream::auth::ClientAuth;
+use crate::downstream::auth::PasswordCheck;
 use crate::fault::Faults;
 pub use crate::multiplexer::upstream::endpoint::{Login, Upstream};
 use crate::route::{Matched, Router};
@@ -28,7 +28,7 @@ pub struct Config {
     /// Bounds on what clients may send.
     pub limits: wire::Limits,
     /// What clients must present.
-    pub client_auth: Option<ClientAuth>,
+    pub client_auth: Option<PasswordCheck>,
     /// A client's own login goes to the servers: none is asked for or brought here.
     pub passes_auth: bool,
     /// Commands that reveal or change credentials are refused.
@@ -174,7 +174,7 @@ impl Config {
         Ok(Config {
             host: host.host.clone(),
             limits: limits.clone(),
-            client_auth: host.client_auth.as_ref().map(ClientAuth::new).transpose()?,
+            client_auth: host.client_auth.as_ref().map(PasswordCheck::new).transpose()?,
             passes_auth,
             guarded: host.guard_credentials && !host.allow_admin_commands,
             op_timeout: (host.op_timeout_ms > 0).then(|| Duration::from_millis(host.op_timeout_ms)),

@@ -118,14 +118,14 @@ pub fn route_keys(
 
 /// Refuses a command whose words leave open which arguments are keys.
 fn check_words(rules: &KeyRules<'_>, command: &Command, args: &Args<'_>) -> Result<(), KeyRefusal> {
-    if command.extract != Extract::Specs && (2..args.count).any(|i| is_disguised(args.get(i))) {
+    if command.key_specs.extract != Extract::Specs && (2..args.count).any(|i| is_disguised(args.get(i))) {
         return Err(KeyRefusal::Syntax);
     }
     // Keys of a subcommand that the table doesn't know can't be found.
     if args.count > 1 && command.subcommands.iter().any(Command::has_keys) {
         return Err(KeyRefusal::Subcommand(errors::unknown_subcommand(command, args)));
     }
-    if command.extract == Extract::Sort
+    if command.key_specs.extract == Extract::Sort
         && (!rules.has_one_destination || rules.router.rewrites_keys())
         && command.patterns(args).next().is_some()
     {

@@ -6,7 +6,7 @@ pub struct Malformed;
 
 /// What has been seen of the reply that is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum FramerState {
     /// An element begins.
     #[default]
     Kind,
@@ -20,10 +20,10 @@ enum State {
     String(u64),
 }
 
-/// Nested aggregates included, without recursion; O(1) memory.
+/// Finds where replies end, nested aggregates included, without recursion and in O(1) memory.
 #[derive(Clone, Debug, Default)]
 pub struct Framer {
-    state: State,
+    state: FramerState,
     /// Elements that are to come after the one under way.
     left: u64,
     /// The first byte of the reply under way.
@@ -42,7 +42,8 @@ impl Framer {
         self.kind
     }
 
-    /// Goes on with the reply under way, or begins one: how many bytes of `input` belong to it, and whether it ends there.
+    /// Goes on with the reply under way, or begins one. Returns how many bytes of `input` belong to the reply, and whether
+    /// the reply ends there.
     pub fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), Malformed> {
         if !self.is_open
             && let Some(end) = short_string(input)
@@ -52,93 +53,106 @@ impl Framer {
         }
         let mut at = 0;
         while let Some(&byte) = input.get(at) {
-            match self.state {
-                State::Kind => {
-                    if !self.is_open {
-                        self.is_open = true;
-                        self.kind = byte;
-                        self.left = 0;
-                    }
+            let is_over = match self.state {
+                FramerState::Kind => {
                     at += 1;
-                    self.state = match byte {
-                        b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => State::Text(false),
-                        b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' | b'|' => {
-                            State::Number { kind: byte, value: 0, digits: 0, negative: false }
-                        }
-                        _ => return Err(Malformed),
-                    };
+                    self.begin(byte)?
                 }
-                State::Text(was_return) => {
-                    let line = input.get(at..).unwrap_or_default();
-                    let ends_in_return = |text: &[u8]| text.last().map_or(was_return, |byte| *byte == b'\r');
-                    let Some(end) = memchr::memchr(b'\n', line) else {
-                        self.state = State::Text(ends_in_return(line));
-                        return Ok((input.len(), false));
-                    };
-                    if !ends_in_return(line.get(..end).unwrap_or_default()) {
-                        return Err(Malformed);
-                    }
-                    at += end + 1;
-                    if self.ended() {
-                        return Ok((at, true));
-                    }
-                }
-                State::Number { kind, value, digits, negative } => {
+                FramerState::Text(was_return) => self.text(input, &mut at, was_return)?,
+                FramerState::Number { kind, value, digits, negative } => {
                     at += 1;
                     self.state = match byte {
                         b'0'..=b'9' if digits < 18 => {
                             let value = value * 10 + u64::from(byte - b'0');
-                            State::Number { kind, value, digits: digits + 1, negative }
+                            FramerState::Number { kind, value, digits: digits + 1, negative }
                         }
-                        b'-' if digits == 0 && !negative => State::Number { kind, value, digits, negative: true },
+                        b'-' if digits == 0 && !negative => FramerState::Number { kind, value, digits, negative: true },
                         b'\r' if digits > 0 && (!negative || value == 1) => {
-                            State::LineFeed { kind, value: (!negative).then_some(value) }
+                            FramerState::LineFeed { kind, value: (!negative).then_some(value) }
                         }
                         _ => return Err(Malformed),
                     };
+                    false
                 }
-                State::LineFeed { kind, value } => {
+                FramerState::LineFeed { kind, value } => {
                     if byte != b'\n' {
                         return Err(Malformed);
                     }
                     at += 1;
-                    match (kind, value) {
-                        // Null.
-                        (_, None) => {}
-                        (b'$' | b'=' | b'!', Some(length)) => {
-                            self.state = State::String(length + 2);
-                            continue;
-                        }
-                        (b'%', Some(pairs)) => self.left = self.left.saturating_add(pairs.saturating_mul(2)),
-                        // An attribute precedes the reply that it describes.
-                        (b'|', Some(pairs)) => {
-                            self.left = self.left.saturating_add(pairs.saturating_mul(2)).saturating_add(1);
-                        }
-                        (_, Some(elements)) => self.left = self.left.saturating_add(elements),
-                    }
-                    if self.ended() {
-                        return Ok((at, true));
-                    }
+                    self.announced(kind, value)
                 }
-                State::String(rest) => {
+                FramerState::String(rest) => {
                     let here = (input.len() - at) as u64;
                     if here < rest {
-                        self.state = State::String(rest - here);
+                        self.state = FramerState::String(rest - here);
                         return Ok((input.len(), false));
                     }
                     at += rest as usize;
-                    if self.ended() {
-                        return Ok((at, true));
-                    }
+                    self.ended()
                 }
+            };
+            if is_over {
+                return Ok((at, true));
             }
         }
         Ok((at, false))
     }
 
+    /// An element begins with this byte. False: no reply ends with it.
+    #[inline]
+    fn begin(&mut self, byte: u8) -> Result<bool, Malformed> {
+        if !self.is_open {
+            self.is_open = true;
+            self.kind = byte;
+            self.left = 0;
+        }
+        self.state = match byte {
+            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => FramerState::Text(false),
+            b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' | b'|' => {
+                FramerState::Number { kind: byte, value: 0, digits: 0, negative: false }
+            }
+            _ => return Err(Malformed),
+        };
+        Ok(false)
+    }
+
+    /// Looks for the end of the line of an element that ends with its line; true if the reply ends there.
+    #[inline]
+    fn text(&mut self, input: &[u8], at: &mut usize, was_return: bool) -> Result<bool, Malformed> {
+        let line = input.get(*at..).unwrap_or_default();
+        let ends_in_return = |text: &[u8]| text.last().map_or(was_return, |byte| *byte == b'\r');
+        let Some(end) = memchr::memchr(b'\n', line) else {
+            self.state = FramerState::Text(ends_in_return(line));
+            *at = input.len();
+            return Ok(false);
+        };
+        if !ends_in_return(line.get(..end).unwrap_or_default()) {
+            return Err(Malformed);
+        }
+        *at += end + 1;
+        Ok(self.ended())
+    }
+
+    /// The line of an element that announces a number is over; `None`: the element is null. True if the reply ends there.
+    #[inline]
+    fn announced(&mut self, kind: u8, value: Option<u64>) -> bool {
+        match (kind, value) {
+            (_, None) => {}
+            (b'$' | b'=' | b'!', Some(length)) => {
+                self.state = FramerState::String(length + 2);
+                return false;
+            }
+            (b'%', Some(pairs)) => self.left = self.left.saturating_add(pairs.saturating_mul(2)),
+            // An attribute precedes the reply that it describes.
+            (b'|', Some(pairs)) => self.left = self.left.saturating_add(pairs.saturating_mul(2)).saturating_add(1),
+            (_, Some(elements)) => self.left = self.left.saturating_add(elements),
+        }
+        self.ended()
+    }
+
     /// An element has ended; true if the reply has.
     fn ended(&mut self) -> bool {
-        self.state = State::Kind;
+        self.state = FramerState::Kind;
         self.is_open = self.left > 0;
         self.left = self.left.saturating_sub(1);
         !self.is_open

@@ -1,7 +1,7 @@
 //! The compiled configuration of [`crate::rewriter::Rewriter`].
 
 use crate::config::{self, ConfigError, auth_command};
-use crate::downstream::auth::ClientAuth;
+use crate::downstream::auth::PasswordCheck;
 use crate::fault::HostFaults;
 use crate::route::Router;
 use crate::wire::{self, DataPath, Limits};
@@ -58,7 +58,7 @@ pub struct RewriterHost {
     /// The kind of filter that follows this one.
     pub path: Path,
     /// What clients must present; `None`: nothing.
-    pub client_auth: Option<ClientAuth>,
+    pub client_auth: Option<PasswordCheck>,
     /// The AUTH that is sent before anything else: the login at Redis on `direct`, the handshake with redis_proxy, which is
     /// always there, on `proxy`.
     pub login: Option<LoginCommand>,
@@ -215,7 +215,7 @@ impl RewriterHost {
             plain: !keys_decide && faults.is_empty(),
             name: host.host.clone(),
             path,
-            client_auth: host.client_auth.as_ref().map(ClientAuth::new).transpose()?,
+            client_auth: host.client_auth.as_ref().map(PasswordCheck::new).transpose()?,
             login: match (&host.upstream_login, &host.handshake) {
                 (Some(login), _) => Some(LoginCommand::new(login.username.as_deref(), &login.password)),
                 (None, Some(password)) => Some(LoginCommand::new(None, password)),

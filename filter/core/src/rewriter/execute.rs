@@ -11,7 +11,7 @@ use super::state::{ConnectionState, OpenTransaction};
 use crate::downstream::client_reply::ReplyMode;
 use crate::request::errors::{EXEC_WITH_ARGUMENTS, EXECABORT};
 use crate::resp::encode;
-use crate::resp::resp3::Shape;
+use crate::resp::shape::Shape;
 use crate::stats::Stat;
 
 /// Carries out the decision about a command.

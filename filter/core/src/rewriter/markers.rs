@@ -10,7 +10,8 @@ use crate::downstream::server_info;
 use crate::hex::write_upper;
 use crate::random::Random;
 use crate::resp::encode;
-use crate::resp::resp3::{self, Head, Shape};
+use crate::resp::resp3::{self, ConversionError, HeadForm};
+use crate::resp::shape::Shape;
 use std::collections::VecDeque;
 
 /// Length of a nonce: 24 hexadecimal digits of the connection, 8 of the answer's number.
@@ -177,10 +178,10 @@ impl Replies {
         }
         let &ExpectedReply::Reply(shape) = self.expected.front()? else { return None };
         let alone = self.expected.len() == 1;
-        if !(alone || is_one_reply(head, total)) {
+        if !(alone || resp3::length_by_head(head) == Some(total)) {
             return None;
         }
-        let Ok(Head::Replaced(consumed)) = resp3::to_resp3_head(head, shape, out) else { return None };
+        let Ok(HeadForm::Replaced(consumed)) = resp3::to_resp3_head(head, shape, out) else { return None };
         self.expected.pop_front();
         if out[..] == head[..consumed] {
             out.clear();
@@ -319,8 +320,8 @@ impl Replies {
                         self.emit(&shaped, out);
                     }
                 }
-                Err(resp3::Error::Incomplete) => return at,
-                Err(resp3::Error::Malformed) => {
+                Err(ConversionError::Incomplete) => return at,
+                Err(ConversionError::Malformed) => {
                     // Nothing that could be followed any further: let it pass and have the connection closed.
                     out.extend_from_slice(rest);
                     outcome.close = true;
@@ -329,26 +330,6 @@ impl Replies {
             }
         }
         at
-    }
-}
-
-/// Whether `total` bytes that begin with `head` are one reply that isn't an aggregate.
-fn is_one_reply(head: &[u8], total: usize) -> bool {
-    let Some(newline) = memchr::memchr(b'\n', head) else { return false };
-    let line = newline + 1;
-    match head.first() {
-        Some(b'+' | b'-' | b':') => line == total,
-        Some(b'$') => {
-            let digits = head.get(1..newline.saturating_sub(1)).unwrap_or_default();
-            if digits == b"-1" {
-                return line == total;
-            }
-            let length = digits.iter().try_fold(0usize, |n, d| {
-                d.is_ascii_digit().then(|| n.saturating_mul(10).saturating_add(usize::from(d - b'0')))
-            });
-            length.is_some_and(|length| total.checked_sub(line + 2) == Some(length))
-        }
-        _ => false,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::command::{Args, Known};
 use crate::downstream::client_reply::ReplyMode;
 use crate::resp::encode;
 use crate::resp::request::ProtocolError;
-use crate::resp::resp3::Shape;
+use crate::resp::shape::Shape;
 use crate::stats::Stat;
 
 /// How far the filter's own login is.
