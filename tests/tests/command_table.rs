@@ -116,7 +116,7 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
         let (mut compared, mut with_keys) = (0, 0);
         for command in rows.filter(|command| command.has_keys() && known.contains(command.name)) {
             // What the servers themselves get wrong is compared by hand below.
-            if command.extract != Extract::Specs {
+            if command.key_specs.extract != Extract::Specs {
                 continue;
             }
             let requests: Vec<Request> = (0..EACH)

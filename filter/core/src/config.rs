@@ -1,12 +1,12 @@
-//! The checks of [`crate::wire::FilterConfig`] that both machines share. Each machine compiles the document to a form of its
-//! own: [`crate::rewriter::config`] and [`crate::multiplexer::config`].
+//! The checks of [`crate::wire::FilterConfig`] that both machines share. Each machine compiles the
+//! document to a form of its own: [`crate::rewriter::config`] and [`crate::multiplexer::config`].
 
 use crate::resp::encode;
 use crate::route::Router;
 use crate::wire::{self, Limits};
 use std::fmt;
 
-/// Why a configuration is refused: the field and what is wrong with it.
+/// The reason why a configuration is refused: the field, and what is wrong with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(pub String);
 
@@ -18,9 +18,10 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The JSON document in what Envoy hands over: a `StringValue`, a `BytesValue` or a `Struct` comes as its content; a
-/// `GenericSecret`, which Envoy shows to nobody, comes as the message, `0a len 1a len JSON`: field 1, a DataSource, of which
-/// field 3, the `inline_string`.
+/// Returns the JSON document in the configuration that Envoy hands over. Of a `StringValue`, a
+/// `BytesValue` or a `Struct` Envoy hands over the content. A `GenericSecret`, which doesn't
+/// appear in Envoy's `/config_dump`, comes as the encoded message, `0a len 1a len JSON`: field 1,
+/// a `DataSource`, of which field 3 is the `inline_string`.
 pub fn json_of(bytes: &[u8]) -> &[u8] {
     fn field(bytes: &[u8], tag: u8) -> Option<&[u8]> {
         let mut rest = bytes.strip_prefix(&[tag])?;
@@ -42,12 +43,12 @@ pub fn json_of(bytes: &[u8]) -> &[u8] {
     field(bytes, 0x0a).and_then(|source| field(source, 0x1a)).unwrap_or(bytes)
 }
 
-/// What may be held or read at once has to be more than Envoy hands over in one piece of its smallest buffers, and has to fit a
-/// VM of 32 bits several times.
+/// Bounds of the limits on what is held or read at once: more than Envoy hands over in one piece
+/// of its smallest buffers, and less than a fraction of the memory of a 32-bit VM.
 const MIN_BUFFER: u32 = 64 * 1024;
 const MAX_BUFFER: u32 = 512 * 1024 * 1024;
 
-/// What is wrong with limits.
+/// Checks limits.
 pub(crate) fn check_limits(limits: &Limits) -> Result<(), ConfigError> {
     if limits.max_arguments == 0 || limits.max_inline_bytes == 0 || limits.max_bulk_bytes == 0 {
         return Err(ConfigError("limits: a limit of 0 would refuse every command".into()));
@@ -60,7 +61,11 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// What matches a host's keys, of routes that lead to targets which there are, and remove what can be removed.
+/// Compiles the routes of a host.
+///
+/// # Errors
+/// The field that is wrong, and the reason: a route without target, a prefix to remove that isn't
+/// there, or one of [`crate::route::RouteProblem`].
 pub(crate) fn router(host: &wire::Host) -> Result<Router, String> {
     for (i, route) in host.routes.iter().enumerate() {
         if route.target as usize >= host.targets.len() {
@@ -73,7 +78,7 @@ pub(crate) fn router(host: &wire::Host) -> Result<Router, String> {
     Router::new(&host.routes, host.case_insensitive).map_err(|e| format!("routes[{}]: {}", e.route, e.problem))
 }
 
-/// What is wrong with the mirrors of a target.
+/// Checks the mirrors of a target.
 pub(crate) fn check_mirrors(mirrors: &[wire::Mirror]) -> Result<(), String> {
     if mirrors.len() > 4 {
         return Err("mirrors: at most four".into());
@@ -86,7 +91,7 @@ pub(crate) fn check_mirrors(mirrors: &[wire::Mirror]) -> Result<(), String> {
     Ok(())
 }
 
-/// The AUTH of a login.
+/// Returns the AUTH of a login, as it is sent.
 pub(crate) fn auth_command(username: Option<&str>, password: &str) -> Box<[u8]> {
     let mut out = Vec::new();
     match username {

@@ -1,15 +1,15 @@
-//! Fault injection: which fault, if any, hits a command.
+//! Fault injection: delays and errors in the place of replies.
 
 use crate::random::Random;
 use crate::wire;
 use std::time::Duration;
 
-/// A fault as it takes effect.
+/// The effect of a fault on a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Injected {
-    /// Answer an error in the command's place.
+    /// The command is answered with an error and goes nowhere.
     pub error: bool,
-    /// Wait that long before the command is sent or the error answered.
+    /// Time before the command is sent or the error is answered.
     pub delay: Duration,
 }
 
@@ -21,12 +21,15 @@ pub struct Faults(Vec<CompiledFault>);
 struct CompiledFault {
     injected: Injected,
     per_million: u32,
-    /// Lower case; empty: all.
+    /// Names of the commands that the fault applies to, in lower case; empty: all commands.
     commands: Vec<Box<[u8]>>,
 }
 
 impl Faults {
-    /// Compiles faults; the error says what is wrong with which.
+    /// Compiles faults.
+    ///
+    /// # Errors
+    /// The field that is wrong, and the reason.
     pub fn new(faults: &[wire::Fault]) -> Result<Faults, String> {
         let mut out = Vec::with_capacity(faults.len());
         for (i, fault) in faults.iter().enumerate() {
@@ -53,8 +56,8 @@ impl Faults {
         self.0.is_empty()
     }
 
-    /// Draws the fault for a command. One number is drawn, and the shares of the faults that apply stand side by side on
-    /// it, as in Envoy's redis_proxy: two faults of 50 % together hit every command.
+    /// Draws the fault of a command, named in any case. One number is drawn for all faults, whose
+    /// shares add up, as in Envoy's redis_proxy: two faults of 50 % together hit every command.
     pub fn draw(&self, name: &[u8], random: &mut Random) -> Option<Injected> {
         let mut drawn = None;
         let mut sum = 0u32;
@@ -81,7 +84,10 @@ pub struct HostFaults {
 }
 
 impl HostFaults {
-    /// Compiles the faults of a host; the error names the field.
+    /// Compiles the faults of a host.
+    ///
+    /// # Errors
+    /// The field that is wrong, and the reason.
     pub fn new(host: &wire::Host) -> Result<HostFaults, String> {
         let mut of_routes = Vec::new();
         for (i, route) in host.routes.iter().enumerate().filter(|(_, route)| !route.faults.is_empty()) {

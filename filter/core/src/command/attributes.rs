@@ -1,4 +1,4 @@
-//! What servers report of a command in sets of names: flags, ACL categories and hints.
+//! The sets of names that servers report for a command: flags, ACL categories and hints.
 
 use super::bits::bits;
 
@@ -25,8 +25,9 @@ bits! {
         NO_MULTI = "no_multi",
         MOVABLEKEYS = "movablekeys",
         ALLOW_BUSY = "allow_busy",
-        /// Kept by hand, no server reports it: the command may change data or reach other clients although it isn't
-        /// flagged as a write (scripts, functions, PUBLISH), or scripts are executed that it brings (SCRIPT LOAD).
+        /// Kept by hand, since no server reports it: the command may change data or reach other
+        /// clients although it has no write flag (scripts, functions, PUBLISH), or loads code that
+        /// may (SCRIPT LOAD).
         MAY_REPLICATE = "may_replicate",
     }
 }

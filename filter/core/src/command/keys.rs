@@ -1,8 +1,9 @@
-//! Which arguments of a request are keys.
+//! The arguments of a request that are keys.
 //!
-//! The specs are the servers' own and are read as the servers read them. Where a server executes a command by another
-//! grammar than its specs say (XREADGROUP with its options in an unusual order, a repeated STORE), the command's
-//! grammar decides: a key that is overlooked would be executed where it doesn't belong.
+//! The key specs are the servers' own and are read as servers read them. Where a server executes a
+//! command by another grammar than its specs say (XREADGROUP with its options in an unusual order,
+//! a repeated STORE), the grammar decides, since a command with an overlooked key would go to the
+//! wrong server.
 
 use super::attributes::Flags;
 use super::grammar;
@@ -10,9 +11,10 @@ use super::key_spec::{Arguments, Begin, Extract, Find, KeyFlags, Keys, KeysError
 use super::row::Command;
 
 impl Command {
-    /// Which arguments are keys. Channels aren't; nor are the keys that SORT's patterns reach ([`Command::patterns`]).
+    /// Returns the arguments that are keys, without channels and without the keys that SORT's
+    /// patterns reach ([`Command::patterns`]).
     ///
-    /// `self` is the row that rules the request: the subcommand's where there is one. Argument 0 is the command's name.
+    /// `self` is the row of the subcommand where there is one. Argument 0 is the command's name.
     pub fn keys<A: Arguments + ?Sized>(&self, arguments: &A) -> Result<Keys, KeysError> {
         if !self.accepts(arguments.count()) {
             return Err(KeysError::Malformed);
@@ -26,7 +28,7 @@ impl Command {
         }
     }
 
-    /// Whether it can have keys at all.
+    /// True if the command can have keys.
     pub fn has_keys(&self) -> bool {
         self.key_specs.specs.iter().any(|spec| !spec.flags.contains(KeyFlags::NOT_KEY))
     }
@@ -77,7 +79,8 @@ impl Command {
     }
 }
 
-/// Where a keyword stands; forwards to the end, or from a place before the end backwards down to argument 2.
+/// Finds a keyword, forwards to the end, or backwards from a place before the end down to argument
+/// 2.
 fn find_keyword<A: Arguments + ?Sized>(arguments: &A, word: &str, from: i8) -> Result<Option<usize>, KeysError> {
     let count = arguments.count();
     let matches = |index| needed(arguments, index).map(|argument| is_word(argument, word.as_bytes()));
@@ -101,7 +104,8 @@ fn find_keyword<A: Arguments + ?Sized>(arguments: &A, word: &str, from: i8) -> R
     Ok(None)
 }
 
-/// One past the last key of a range, which may be empty only at the end of the arguments (PFMERGE without sources).
+/// Returns one past the last key of a range, which may be empty only at the end of the arguments
+/// (PFMERGE without sources).
 fn range_end(first: usize, count: usize, last: i8, limit: i8) -> Option<usize> {
     let end = match (usize::try_from(last), limit) {
         (Ok(last), _) => first + last + 1,
@@ -118,7 +122,7 @@ fn positive(number: i8) -> Result<usize, KeysError> {
     usize::try_from(number).map_err(|_| KeysError::Unknown)
 }
 
-/// A number of keys as servers read it: decimal digits, no sign, no leading zero.
+/// Reads a number of keys as servers do: decimal digits, no sign, no leading zero.
 fn key_number<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Result<usize, KeysError> {
     let digits = needed(arguments, index)?;
     let well_formed =
@@ -127,7 +131,7 @@ fn key_number<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Result<usiz
         return Err(KeysError::Malformed);
     }
     let number = digits.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
-    // Also keeps every sum that follows small.
+    // This also keeps every later sum small.
     if number > arguments.count() {
         return Err(KeysError::Malformed);
     }
@@ -222,7 +226,8 @@ mod tests {
             "MIGRATE h 1 '' 0 5 KEYS",
         ] {
             if request == "MSETEX 2 a 1 b" {
-                // The last key is there, its value isn't: the server refuses, but the keys can be told.
+                // The last key is there, its value isn't: the server refuses, but the keys can be
+                // told.
                 assert_eq!(keys(request), Ok(vec![2, 4]));
             } else {
                 assert_eq!(keys(request), Err(KeysError::Malformed), "{request}");

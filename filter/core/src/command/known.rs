@@ -9,7 +9,8 @@ use super::row::Command;
 pub struct Known {
     /// The row of the command's name.
     pub container: &'static Command,
-    /// The row of the subcommand. Where there is none, or the table doesn't have it: the same as `container`.
+    /// The row of the subcommand. Where there is none, or the table doesn't have it: the same as
+    /// `container`.
     pub command: &'static Command,
 }
 
@@ -24,7 +25,8 @@ impl Known {
         Some(Known { container, command: subcommand.unwrap_or(container) })
     }
 
-    /// The row that rules the request; `None`: the command is a container, and its subcommand is missing or unknown.
+    /// The row that rules the request; `None`: the command is a container, and its subcommand is
+    /// missing or unknown.
     pub fn row(self) -> Option<&'static Command> {
         (!self.is_bare()).then_some(self.command)
     }

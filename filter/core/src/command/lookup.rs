@@ -3,19 +3,19 @@
 use super::row::Command;
 use super::table;
 
-/// Every command, sorted by name; subcommands are with their containers.
+/// Returns all commands, sorted by name. Subcommands are within their containers.
 pub fn all() -> &'static [Command] {
     &table::COMMANDS
 }
 
-/// A command by its name, in any case.
+/// Finds a command by its name, in any case.
 pub fn lookup(name: &[u8]) -> Option<&'static Command> {
     if name.len() > table::LONGEST_NAME {
         return None;
     }
     let mut slot = first_slot(name, table::INDEX.len());
     loop {
-        // An index past the table marks an empty slot, where the probing ends.
+        // An index past the end of the table marks an empty slot, where the search ends.
         let command = table::COMMANDS.get(usize::from(*table::INDEX.get(slot)?))?;
         if command.name.as_bytes().eq_ignore_ascii_case(name) {
             return Some(command);
@@ -24,15 +24,16 @@ pub fn lookup(name: &[u8]) -> Option<&'static Command> {
     }
 }
 
-/// A container's subcommand by its own name, in any case.
+/// Finds a container's subcommand by its name without that of the container, in any case.
 pub fn lookup_subcommand(container: &'static Command, name: &[u8]) -> Option<&'static Command> {
     container.subcommands.iter().find(|sub| sub.own_name().as_bytes().eq_ignore_ascii_case(name))
 }
 
-/// Where the search for a name begins in an index of so many slots (a power of two); the generator places by the same
-/// function.
+/// Returns the slot where the search for a name begins in an index of so many slots (a power of
+/// two). The generator of the table uses the same function.
 ///
-/// Two overlapping loads cover every name of up to 16 bytes, so the cost doesn't grow with the name.
+/// Two overlapping loads cover every name of up to 16 bytes, so the cost doesn't depend on the
+/// name's length.
 #[doc(hidden)]
 pub fn first_slot(name: &[u8], slots: usize) -> usize {
     let word = if let (Some(head), Some(tail)) = (name.first_chunk(), name.last_chunk()) {
@@ -42,8 +43,8 @@ pub fn first_slot(name: &[u8], slots: usize) -> usize {
     } else {
         name.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))
     };
-    // Sets bit 5 of every byte: all that upper and lower case differ by. What else it makes equal, the comparison
-    // tells apart.
+    // Bit 5 of a byte is the only difference between upper and lower case. Other bytes that become
+    // equal are told apart by the comparison of the names.
     let folded = (word | 0x2020_2020_2020_2020) ^ (name.len() as u64) << 59;
     let mixed = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 40) as usize % slots

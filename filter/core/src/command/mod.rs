@@ -1,8 +1,8 @@
-//! The command table: name, arity and flags of every Redis command, where its keys are, how Envoy's redis_proxy routes it,
-//! and what its reply looks like in RESP3.
+//! The command table: name, arity and flags of every Redis command, where its keys are, how
+//! Envoy's redis_proxy routes it, and what its reply looks like in RESP3.
 //!
-//! The facts are rows of `table.rs`, which is generated from real servers; the few facts that no server reports are kept by
-//! hand beside the generator. The other modules only read rows.
+//! The facts are rows of `table.rs`, which is generated from real servers; the few facts that no
+//! server reports are kept by hand beside the generator. The other modules only read rows.
 
 mod args;
 mod attributes;

@@ -6,8 +6,9 @@ use super::row::Command;
 use crate::resp::shape::Shape;
 
 impl Command {
-    /// The shape of the reply to this request. Most depend on no argument: what the options change then shows in the
-    /// RESP2 reply itself, as with ZADD, where a bulk string can only be the score that INCR asks for.
+    /// Returns the shape of the reply to this request. Most shapes depend on no argument, since
+    /// the RESP2 reply itself shows what options change: a bulk string in a reply to ZADD can only
+    /// be the score that INCR asks for.
     pub fn reply_shape<A: Arguments + ?Sized>(&self, arguments: &A) -> Shape {
         let holds = match self.reply.when {
             None => true,

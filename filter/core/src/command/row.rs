@@ -4,17 +4,18 @@ use super::attributes::{Categories, Flags, Tips};
 use super::key_spec::{Begin, Extract, Find, KeyFlags, KeySpec};
 use super::reply::Reply;
 
-/// How Envoy 1.40's redis_proxy treats a command: which argument it routes by, if it knows the command at all.
+/// How the redis_proxy of Envoy 1.40 treats a command: the argument that it routes by, if it knows
+/// the command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proxy {
-    /// `unknown command`, or known and refused.
+    /// redis_proxy doesn't know the command, or refuses it.
     Unsupported,
-    /// Answered by redis_proxy itself, never sent on.
+    /// Answered by redis_proxy itself and never sent on.
     Local,
-    /// Routed by argument 1, whatever that is.
+    /// Routed by argument 1, whether or not that is a key.
     Simple,
-    /// Routed by argument 3, which may be a plain argument where there are no keys; without an argument 3 it is
-    /// refused.
+    /// Routed by argument 3, which is no key if the script has no keys; refused without an
+    /// argument 3.
     Eval,
     /// Routed by argument 2.
     Object,
@@ -24,49 +25,51 @@ pub enum Proxy {
     SplitPairs,
     /// Sent to every shard of the cluster that argument 1, the cursor, routes to.
     Scan,
-    /// Keyless: sent to every shard of the catch-all route's cluster.
+    /// Without a key: sent to every shard of the catch-all route's cluster.
     AllShards,
-    /// Keyless: sent to one shard of the catch-all route's cluster.
+    /// Without a key: sent to one shard of the catch-all route's cluster.
     RandomShard,
     /// Part of a transaction: routed by the first key of the transaction.
     Transaction,
 }
 
-/// How a command whose keys belong to several destinations can be served in parts.
+/// How a command whose keys belong to several destinations can be split into commands of one
+/// destination each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Split {
-    /// It can't.
+    /// The command can't be split.
     No,
-    /// Parts by key; the replies are arrays whose elements stand in the order of the keys (MGET).
+    /// Split by key; the replies are arrays whose elements are in the order of the keys (MGET).
     Array,
-    /// Parts by key with the arguments that belong to it; every part answers OK (MSET).
+    /// Split by key, each with the argument that belongs to it; every reply is OK (MSET).
     Ok,
-    /// Parts by key; the replies are integers to be added (DEL, EXISTS, …).
+    /// Split by key; the replies are integers to be added (DEL, EXISTS, …).
     Sum,
 }
 
-/// A row of the table.
+/// A row of the command table: a command or a subcommand.
 #[derive(Debug)]
 pub struct Command {
-    /// Lower case; a subcommand is `container|subcommand`.
+    /// The name in lower case; that of a subcommand is `container|subcommand`.
     pub name: &'static str,
-    /// The number of arguments, the name included; negative: at least so many.
+    /// The number of arguments, the name included; a negative number is a minimum.
     pub arity: i8,
-    /// What kind of command it is.
+    /// The flags.
     pub flags: Flags,
-    /// Its ACL categories.
+    /// The ACL categories.
     pub categories: Categories,
-    /// Its hints.
+    /// The hints for clients and proxies.
     pub tips: Tips,
     /// Where the keys are.
     pub key_specs: KeySpecs,
-    /// Argument 1 is its key, and nothing else of it decides where it goes and how: most commands, and most of what is sent.
+    /// Argument 1 is the only key, and nothing but the key decides where the command goes and how.
+    /// True of most commands, and of most of those that are sent.
     pub has_one_key: bool,
-    /// How redis_proxy treats it.
+    /// How redis_proxy treats the command.
     pub proxy: Proxy,
-    /// Whether it can be served in parts.
+    /// How the command can be split.
     pub split: Split,
-    /// What its reply becomes in RESP3.
+    /// The form of the reply in RESP3.
     pub reply: &'static Reply,
     /// The reply contains names of keys.
     pub returns_keys: bool,
@@ -77,55 +80,58 @@ pub struct Command {
 /// Where a command's keys are.
 #[derive(Clone, Copy, Debug)]
 pub struct KeySpecs {
-    /// First key, last key, step: the form that servers had before key specs, for COMMAND's own answer.
+    /// First key, last key, step: the form that servers had before key specs, for COMMAND's own
+    /// answer.
     pub legacy: (i8, i8, i8),
     /// The key specs.
     pub specs: &'static [KeySpec],
-    /// How keys are found: by the specs, or by the command's grammar where the specs don't suffice.
+    /// How keys are found: by the specs, or by the command's grammar where the specs don't
+    /// suffice.
     pub extract: Extract,
 }
 
 impl Command {
-    /// Whether a command of so many arguments (the name counts) satisfies the arity.
+    /// True if so many arguments, the name included, satisfy the arity.
     pub fn accepts(&self, arguments: usize) -> bool {
         let needed = usize::from(self.arity.unsigned_abs());
         if self.arity < 0 { arguments >= needed } else { arguments == needed }
     }
 
-    /// Whether redis_proxy, which looks at the first argument, takes something else for its key. A Redis Cluster then sends it on to the right
-    /// node.
+    /// True if redis_proxy, which takes the first argument for the key, sends the command to the
+    /// wrong node of a Redis Cluster. The node then redirects the command to the right one.
     pub fn strays(&self) -> bool {
         self.key_specs.legacy.0 != 1 && !self.key_specs.specs.is_empty()
     }
 
-    /// Whether it may change data or reach other clients, so that a replica or a read-only mirror mustn't get it.
+    /// True if the command may change data or reach other clients, so that replicas mustn't get
+    /// it.
     pub fn is_write(&self) -> bool {
         self.flags.intersects(Flags(Flags::WRITE.0 | Flags::MAY_REPLICATE.0))
     }
 
-    /// Whether it reads data and changes none, so that a replica may answer it.
+    /// True if the command reads data and changes none, so that a replica may answer it.
     pub fn is_read(&self) -> bool {
         self.flags.contains(Flags::READONLY) && !self.is_write()
     }
 
-    /// Whether redis_proxy takes it: a container, if it takes one of the subcommands.
+    /// True if redis_proxy serves the command, or one of the subcommands of a container.
     pub fn is_on_proxy(&self) -> bool {
         self.proxy != Proxy::Unsupported || self.subcommands.iter().any(Command::is_on_proxy)
     }
 
-    /// The name as people write it: of `config|get` it is `CONFIG GET`.
+    /// Returns the name for messages: of `config|get` it is `CONFIG GET`.
     pub fn shown_name(&self) -> String {
         self.name.to_ascii_uppercase().replace('|', " ")
     }
 
-    /// The name that a client writes: of `config|get` it is `get`.
+    /// Returns the name without that of the container: of `config|get` it is `get`.
     pub fn own_name(&self) -> &'static str {
         self.name.rsplit_once('|').map_or(self.name, |(_, own)| own)
     }
 }
 
-/// A row as the generator writes it: name, arity, flags, categories, tips, legacy keys, key specs. What is rare
-/// follows as calls on it.
+/// A row as the generator writes it: name, arity, flags, categories, tips, legacy keys, key specs.
+/// Rarer facts are method calls on the row.
 macro_rules! row {
     ($name:literal, $arity:expr, [$($flag:ident)*], [$($category:ident)*], [$($tip:ident)*], $legacy:expr,
      [$([$($key_flag:ident)*] $begin:expr => $find:expr),*]) => {

@@ -1,24 +1,24 @@
-//! Converting one RESP2 reply to its RESP3 form.
+//! The conversion of one RESP2 reply to its RESP3 form.
 
 use super::encode;
 use super::shape::Shape;
 use memchr::memchr;
 
-/// Why a reply can't be converted.
+/// The reason why a reply can't be converted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConversionError {
-    /// It isn't complete.
+    /// The reply isn't complete.
     Incomplete,
-    /// It isn't RESP2.
+    /// The bytes aren't RESP2.
     Malformed,
 }
 
 pub(super) const NULL: &[u8] = b"_\r\n";
 
-/// The head of a value.
+/// The line that begins a value.
 #[derive(Clone, Copy)]
 pub(super) enum Token {
-    /// `$-1` or `*-1`
+    /// `$-1` or `*-1`.
     Null,
     /// A bulk string of so many bytes.
     Bulk(usize),
@@ -32,7 +32,7 @@ pub(super) enum Token {
 pub(super) struct Converter<'a> {
     input: &'a [u8],
     pub(super) at: usize,
-    /// What lies before is in the output already.
+    /// Number of bytes of the input that are in the output already.
     copied: usize,
     out: &'a mut Vec<u8>,
 }
@@ -106,7 +106,7 @@ impl Converter<'_> {
         if kind == b'*' {
             return Ok(Token::Array(number));
         }
-        // Where usize has 32 bits, more than that can't have been received.
+        // Where usize has 32 bits, a longer string can't have been received.
         usize::try_from(number).map(Token::Bulk).map_err(|_| ConversionError::Malformed)
     }
 
@@ -133,7 +133,8 @@ impl Converter<'_> {
         Ok(())
     }
 
-    /// The rest of a value whose head was read. Nesting needs no stack: every array only adds to what is still to come.
+    /// Reads the rest of a value whose head was read. Nesting needs no stack, since an array only
+    /// adds to the number of values that are still to come.
     pub(super) fn plain(&mut self, head: Token) -> Result<(), ConversionError> {
         let Token::Array(mut left) = head else {
             return Ok(());
@@ -147,7 +148,7 @@ impl Converter<'_> {
         Ok(())
     }
 
-    /// A value. The recursion is as deep as the shape, which is a constant of this crate.
+    /// Converts a value. The recursion is as deep as the shape, which is a constant of this crate.
     pub(super) fn value(&mut self, shape: Shape) -> Result<(), ConversionError> {
         let start = self.at;
         let head = self.line()?;
@@ -211,7 +212,7 @@ impl Converter<'_> {
                 for _ in 0..count {
                     let entry = self.at;
                     if !matches!(self.line()?, Token::Array(2)) {
-                        // No map after all: read it again as it is.
+                        // It is no map: the reply is read again as it is.
                         self.out.truncate(output);
                         (self.copied, self.at) = (copied, start);
                         return self.value(Shape::Plain);
@@ -225,13 +226,13 @@ impl Converter<'_> {
         }
     }
 
-    /// Reads a field's name; says the shape of its value.
+    /// Reads a field's name, and returns the shape of its value.
     fn field(&mut self, fields: &[(&str, Shape)]) -> Result<Shape, ConversionError> {
         let start = self.at;
         let head = self.head()?;
         self.plain(head)?;
         let name = self.input.get(start..self.at).unwrap_or_default();
-        // What was read is `$length`, then the name between two line ends.
+        // The bytes that were read are `$length`, then the name between two line ends.
         let name = name.strip_suffix(b"\r\n").unwrap_or_default();
         let shape = fields.iter().find(|(field, _)| {
             name.strip_suffix(field.as_bytes()).is_some_and(|before| before.ends_with(b"\r\n") || before == b"+")
@@ -239,7 +240,7 @@ impl Converter<'_> {
         Ok(shape.map_or(Shape::Plain, |(_, shape)| *shape))
     }
 
-    /// A number as the server wrote it, or else, if it isn't one, the bulk string that it is.
+    /// Converts a bulk string to a double if it is a number.
     fn double(&mut self, start: usize, length: usize) -> Result<(), ConversionError> {
         let content = self.at;
         self.content(length)?;
@@ -261,8 +262,8 @@ fn is_double(text: &[u8]) -> bool {
             && unsigned.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-')))
 }
 
-/// Returns the length of the reply that begins with `head`, if the head alone tells it: `None` for an array that isn't null,
-/// and if the line of the head isn't complete.
+/// Returns the length of the reply that begins with `head`, if the head alone tells it: `None` for
+/// an array that isn't null, and if the line of the head isn't complete.
 pub fn length_by_head(head: &[u8]) -> Option<usize> {
     let mut converter = Converter { input: head, at: 0, copied: 0, out: &mut Vec::new() };
     let token = converter.line().ok()?;

@@ -1,22 +1,24 @@
-//! Finds where replies end in a stream that arrives in pieces, without keeping any of it.
+//! The ends of replies in a stream that arrives in pieces, found without keeping bytes of the
+//! stream.
 
-/// These bytes are no reply.
+/// The error for bytes that are no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// What has been seen of the reply that is under way.
+/// Where the reader is in the reply that is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum FramerState {
-    /// An element begins.
+    /// At the beginning of an element.
     #[default]
     Kind,
-    /// In the line of an element that ends with it; whether its carriage return was the last byte.
+    /// In the line of an element that ends with its line; true if the last byte was a carriage
+    /// return.
     Text(bool),
     /// In the line of an element that announces a number.
     Number { kind: u8, value: u64, digits: u8, negative: bool },
-    /// The line feed has to come.
+    /// Before the line feed of an element that announces a number; `None`: the element is null.
     LineFeed { kind: u8, value: Option<u64> },
-    /// In a string, of which so many bytes are to come, its line end included.
+    /// In a string, of which so many bytes are to come, the line end included.
     String(u64),
 }
 
@@ -24,7 +26,7 @@ enum FramerState {
 #[derive(Clone, Debug, Default)]
 pub struct Framer {
     state: FramerState,
-    /// Elements that are to come after the one under way.
+    /// Number of elements that are to come after the one under way.
     left: u64,
     /// The first byte of the reply under way.
     kind: u8,
@@ -32,18 +34,18 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// True in the middle of a reply.
+    /// True if a reply has begun and not ended.
     pub fn is_open(&self) -> bool {
         self.is_open
     }
 
-    /// The first byte of the reply that was looked at last.
+    /// Returns the first byte of the last reply.
     pub fn kind(&self) -> u8 {
         self.kind
     }
 
-    /// Goes on with the reply under way, or begins one. Returns how many bytes of `input` belong to the reply, and whether
-    /// the reply ends there.
+    /// Goes on with the reply under way, or begins one. Returns how many bytes of `input` belong
+    /// to the reply, and whether the reply ends there.
     pub fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), Malformed> {
         if !self.is_open
             && let Some(end) = short_string(input)
@@ -98,7 +100,7 @@ impl Framer {
         Ok((at, false))
     }
 
-    /// An element begins with this byte. False: no reply ends with it.
+    /// Begins an element with its first byte. Returns false, since no reply ends with that byte.
     #[inline]
     fn begin(&mut self, byte: u8) -> Result<bool, Malformed> {
         if !self.is_open {
@@ -116,7 +118,8 @@ impl Framer {
         Ok(false)
     }
 
-    /// Looks for the end of the line of an element that ends with its line; true if the reply ends there.
+    /// Looks for the end of the line of an element that ends with its line. True: the reply ends
+    /// there.
     #[inline]
     fn text(&mut self, input: &[u8], at: &mut usize, was_return: bool) -> Result<bool, Malformed> {
         let line = input.get(*at..).unwrap_or_default();
@@ -133,7 +136,8 @@ impl Framer {
         Ok(self.ended())
     }
 
-    /// The line of an element that announces a number is over; `None`: the element is null. True if the reply ends there.
+    /// Ends the line of an element that announces a number; `None`: the element is null. True: the
+    /// reply ends there.
     #[inline]
     fn announced(&mut self, kind: u8, value: Option<u64>) -> bool {
         match (kind, value) {
@@ -150,7 +154,7 @@ impl Framer {
         self.ended()
     }
 
-    /// An element has ended; true if the reply has.
+    /// Ends an element. True: the reply ends there.
     fn ended(&mut self) -> bool {
         self.state = FramerState::Kind;
         self.is_open = self.left > 0;
@@ -159,7 +163,8 @@ impl Framer {
     }
 }
 
-/// Where a string of fewer than a thousand bytes ends, if all of it is there: most replies are, and most are short.
+/// Returns the end of a string of fewer than a thousand bytes, if all of it has arrived. Most
+/// replies are such strings.
 fn short_string(input: &[u8]) -> Option<usize> {
     let digit = |byte: u8| usize::from(byte - b'0');
     let (length, head) = match *input {

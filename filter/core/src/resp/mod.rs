@@ -1,5 +1,9 @@
-//! RESP, the Redis serialization protocol (<https://redis.io/docs/latest/develop/reference/protocol-spec/>): framing
-//! without copying.
+//! RESP, the Redis serialization protocol
+//! (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
+//!
+//! Requests are framed by [`request`]. Replies are read in three ways: [`framer`] finds their ends
+//! in a stream, [`value`] reads a whole reply whose content matters, [`resp3`] converts a reply to
+//! its RESP3 form.
 
 mod converter;
 pub mod elements;

@@ -1,30 +1,31 @@
-//! Turning a RESP2 reply into what the same server would have sent in RESP3.
+//! Conversion of a RESP2 reply to the reply that the same server would have sent in RESP3.
 //!
-//! RESP3 tells maps, sets, doubles and nulls apart, RESP2 doesn't; which of them a reply is follows from the
-//! command and is said by a [`Shape`]. The texts within are the same in both protocols, so that only heads are
-//! rewritten and everything between them is copied as it came.
+//! RESP3 has types for maps, sets, doubles and nulls that RESP2 hasn't. Which of them a reply has
+//! follows from the command, as a [`Shape`]. Texts are the same in both protocols, so only the
+//! heads of values are rewritten, and everything between them is copied.
 
 pub use super::converter::{ConversionError, length_by_head};
 use super::converter::{NULL, Token, convert};
 use super::shape::Shape;
 
-/// What can be done with the beginning of a reply: see [`to_resp3_head`].
+/// The conversion of the beginning of a reply: see [`to_resp3_head`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HeadForm {
-    /// So many bytes of the input give way to what was appended to the output; the rest of the reply is right as it is.
+    /// So many bytes of the input give way to the bytes that were appended; the rest of the reply
+    /// stays as it is.
     Replaced(usize),
-    /// The shape touches more than the head.
+    /// The shape concerns more than the head.
     Whole,
 }
 
-/// Appends the RESP3 form of the reply that begins at `input[0]`; says how long the reply was. On an error nothing is
-/// appended.
+/// Appends the RESP3 form of the reply that begins at `input[0]`, and returns the length of the
+/// reply. On an error nothing is appended.
 pub fn to_resp3(input: &[u8], shape: Shape, out: &mut Vec<u8>) -> Result<usize, ConversionError> {
     convert(input, out, |converter| converter.value(shape))
 }
 
-/// The same for the reply to EXEC, whose elements have the shapes of the commands of the transaction; elements beyond
-/// them are plain.
+/// Does what [`to_resp3`] does for the reply to EXEC, whose elements have the shapes of the
+/// transaction's commands. Elements beyond these are plain.
 pub fn exec_to_resp3(input: &[u8], shapes: &[Shape], out: &mut Vec<u8>) -> Result<usize, ConversionError> {
     convert(input, out, |converter| match converter.head()? {
         Token::Array(count) => (0..count).try_for_each(|index| {
@@ -35,13 +36,13 @@ pub fn exec_to_resp3(input: &[u8], shapes: &[Shape], out: &mut Vec<u8>) -> Resul
     })
 }
 
-/// The same from the beginning of the reply alone, where that is enough: for a value, HGETALL, SMEMBERS, LRANGE and
-/// the like, however large they are. The caller copies what follows.
+/// Converts the head of a reply alone where that is enough: for a value, HGETALL, SMEMBERS, LRANGE
+/// and the like, however large they are. The caller copies the rest.
 pub fn to_resp3_head(input: &[u8], shape: Shape, out: &mut Vec<u8>) -> Result<HeadForm, ConversionError> {
     let mut whole = false;
     let consumed = convert(input, out, |converter| {
         let start = converter.at;
-        // A bulk string needn't be there with its content.
+        // The content of a bulk string isn't needed.
         let head = converter.line()?;
         whole = match (head, shape) {
             (Token::Null, _) => {
@@ -222,8 +223,9 @@ mod tests {
         assert_eq!(to_resp3(&[b'$'; 40], Shape::Plain, &mut out), Err(ConversionError::Malformed));
     }
 
-    /// Replies of every structure under every shape: the same length is consumed as the framing finds, only nulls and
-    /// heads change, and where the head alone is replaced the outcome is the same.
+    /// Replies of every structure under every shape: the same length is consumed as the framing
+    /// finds, only nulls and heads change, and where the head alone is replaced the outcome is the
+    /// same.
     #[test]
     fn random_replies_under_all_shapes() {
         let mut state = 0x2545_f491_4f6c_dd1d_u64;

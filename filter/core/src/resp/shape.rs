@@ -1,15 +1,16 @@
 //! The structure that a reply has in RESP3 and RESP2 doesn't show.
 
-/// What a RESP2 reply is in RESP3.
+/// The RESP3 form of a RESP2 reply.
 ///
-/// Errors, integers and simple strings are the same in both and pass under every shape, and a null is a null. Where a
-/// reply has another structure than its shape says (an odd number of elements under a map, a bulk string under a set),
-/// it passes as [`Shape::Plain`].
+/// Errors, integers and simple strings are the same in both and pass under every shape, and a null
+/// is a null. Where a reply has another structure than its shape says (an odd number of elements
+/// under a map, a bulk string under a set), it passes as [`Shape::Plain`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shape {
     /// Arrays and bulk strings stay what they are; a null may be anywhere.
     Plain,
-    /// The same, and there is no null within an array: only the head of the reply is looked at.
+    /// As [`Shape::Plain`], without nulls within arrays, so that only the head of the reply is
+    /// looked at.
     Flat,
     /// A bulk string becomes a double.
     Double,
@@ -19,16 +20,19 @@ pub enum Shape {
     Array(&'static Shape),
     /// The elements of an array that are arrays have this shape; the others are plain.
     Arrays(&'static Shape),
-    /// Each element of an array has its own shape; what is beyond the list is plain.
+    /// Each element of an array has its own shape; elements beyond the list are plain.
     Tuple(&'static [Shape]),
     /// An array becomes a set of elements of this shape.
     Set(&'static Shape),
     /// An array of alternating keys and values becomes a map; the values have this shape.
     Map(&'static Shape),
-    /// The same, and the values under these names have their own shapes; the others are plain.
+    /// As [`Shape::Map`], where the values of these keys have their own shapes and the others are
+    /// plain.
     Fields(&'static [(&'static str, Shape)]),
-    /// An array of pairs, each an array of key and value, becomes a map; the values have this shape.
+    /// An array of pairs, each an array of key and value, becomes a map; the values have this
+    /// shape.
     EntryMap(&'static Shape),
-    /// An array of alternating first and second halves becomes an array of arrays of two; the second has this shape.
+    /// An array of alternating first and second halves becomes an array of arrays of two; the
+    /// second has this shape.
     Pairs(&'static Shape),
 }

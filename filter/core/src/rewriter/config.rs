@@ -8,7 +8,8 @@ use crate::wire::{self, DataPath, Limits};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// What [`wire::FilterConfig`] says on the data paths `direct` and `proxy`, in a form that can't be wrong.
+/// What [`wire::FilterConfig`] says on the data paths `direct` and `proxy`, in a form that can't
+/// be wrong.
 #[derive(Debug)]
 pub struct RewriterConfig {
     /// See [`wire::FilterConfig::name`].
@@ -59,8 +60,8 @@ pub struct RewriterHost {
     pub path: Path,
     /// What clients must present; `None`: nothing.
     pub client_auth: Option<PasswordCheck>,
-    /// The AUTH that is sent before anything else: the login at Redis on `direct`, the handshake with redis_proxy, which is
-    /// always there, on `proxy`.
+    /// The AUTH that is sent before anything else: the login at Redis on `direct`, the handshake
+    /// with redis_proxy, which is always there, on `proxy`.
     pub login: Option<LoginCommand>,
     /// Commands that reveal or change credentials are refused.
     pub guarded: bool,
@@ -72,11 +73,12 @@ pub struct RewriterHost {
     pub faults: HostFaults,
     /// Neither a key nor a fault decides anything about a command.
     pub plain: bool,
-    /// All routes lead to one destination, so that commands without a key and transactions have a place to go.
+    /// All routes lead to one destination, so that commands without a key and transactions have a
+    /// place to go.
     pub single_destination: bool,
-    /// Keys decide something about a command: its destination, its mirrors, its faults, or what the key is called there.
-    /// False with one route without match, one destination, no mirror and no removed prefix; commands then pass without
-    /// a look at their keys.
+    /// Keys decide something about a command: its destination, its mirrors, its faults, or what
+    /// the key is called there. False with one route without match, one destination, no mirror and
+    /// no removed prefix; commands then pass without a look at their keys.
     pub keys_decide: bool,
 }
 
@@ -118,7 +120,8 @@ impl RewriterConfig {
         RewriterConfig::try_from(document)
     }
 
-    /// The host of a connection, by what Envoy tells about it; each is `None` where Envoy says nothing.
+    /// The host of a connection, by what Envoy tells about it; each is `None` where Envoy says
+    /// nothing.
     pub fn select(&self, listener: Option<&str>, cluster: Option<&str>, address: Option<&str>) -> Option<usize> {
         if listener == Some(wire::CONFIGURED_BY_ITSELF) {
             return None;

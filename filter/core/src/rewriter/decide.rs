@@ -10,7 +10,8 @@ use crate::command::{Args, Known, Proxy};
 use crate::request::{errors, guard, needs_no_login};
 use crate::stats::Stat;
 
-/// Tells the common case quickly: a command on one key, of a client that may send it, where no key decides anything.
+/// Tells the common case quickly: a command on one key, of a client that may send it, where no key
+/// decides anything.
 pub(super) fn is_plain(state: &ConnectionState, env: &Env<'_>, known: Known, args: &Args<'_>) -> bool {
     env.host.plain
         && known.container.proxy == Proxy::Simple

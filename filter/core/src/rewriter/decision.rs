@@ -14,8 +14,8 @@ pub(super) enum RewriterDecision {
     Answer(Vec<u8>),
     /// The command is refused with this error, which counts as a refusal.
     Refuse(String),
-    /// The command is refused with this error because the client isn't logged in or failed to log in, which has a counter
-    /// of its own.
+    /// The command is refused with this error because the client isn't logged in or failed to log
+    /// in, which has a counter of its own.
     Deny(String),
     /// The command has been dealt with.
     Done,
@@ -32,8 +32,8 @@ pub(super) struct CommandPlan {
     pub(super) route: Option<u32>,
     /// The command goes to at least one mirror as well.
     pub(super) mirrored: bool,
-    /// redis_proxy sends the command to the wrong node of a Redis Cluster, which redirects it, so that commands behind it
-    /// would overtake it.
+    /// redis_proxy sends the command to the wrong node of a Redis Cluster, which redirects it, so
+    /// that commands behind it would overtake it.
     pub(super) strays: bool,
 }
 
@@ -54,7 +54,8 @@ pub(super) struct PlannedCommand<'a> {
 }
 
 impl PlannedCommand<'_> {
-    /// The command's name in lower case, without that of a subcommand; empty if the table doesn't have the command.
+    /// The command's name in lower case, without that of a subcommand; empty if the table doesn't
+    /// have the command.
     pub(super) fn name(&self) -> &'static str {
         self.known.map(|known| known.container.name).unwrap_or_default()
     }

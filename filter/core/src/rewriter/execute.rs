@@ -96,8 +96,9 @@ fn forward(
     CommandStep::Edited
 }
 
-/// Notes the reply to a command that goes on, and what the command does to transactions and subscriptions. Returns the
-/// client's mode of replies after the command, if the command is about it.
+/// Notes the reply to a command that goes on, and what the command does to transactions and
+/// subscriptions. Returns the client's mode of replies after the command, if the command is about
+/// it.
 fn follow(state: &mut ConnectionState, command: &PlannedCommand<'_>) -> Option<ReplyMode> {
     let args = command.args;
     let mut reply_mode = None;
@@ -112,7 +113,8 @@ fn follow(state: &mut ConnectionState, command: &PlannedCommand<'_>) -> Option<R
             return None;
         }
         "subscribe" | "psubscribe" | "ssubscribe" => state.client.subscriber = true,
-        // Subscriptions of the other two kinds may be left. Redis knows; the error that depends on it is only clearer.
+        // Subscriptions of the other two kinds may be left. Redis knows; the error that depends on
+        // it is only clearer.
         "unsubscribe" | "punsubscribe" | "sunsubscribe" if args.count == 1 => state.client.subscriber = false,
         "client" if args.count == 3 && args.get(1).eq_ignore_ascii_case(b"reply") => {
             reply_mode = state.client.reply_mode.switched(args.get(2));
@@ -123,8 +125,8 @@ fn follow(state: &mut ConnectionState, command: &PlannedCommand<'_>) -> Option<R
     reply_mode
 }
 
-/// EXEC or DISCARD on `proxy`: what the client pipelines behind it waits until redis_proxy has left the transaction, since it
-/// would count as part of the transaction.
+/// EXEC or DISCARD on `proxy`: what the client pipelines behind it waits until redis_proxy has
+/// left the transaction, since it would count as part of the transaction.
 fn end_transaction(state: &mut ConnectionState, env: &mut Env<'_>, command: &PlannedCommand<'_>, sink: &mut Sink<'_>) {
     let (is_exec, args) = (command.name() == "exec", command.args);
     let transaction = std::mem::take(&mut state.client.transaction);

@@ -34,7 +34,8 @@ pub enum ReplyNeed {
     Nothing,
     /// All of them go to `Rewriter::reply`.
     All,
-    /// The first of them (up to [`HEAD`]) go to `Rewriter::reply_head`, which may say that all are needed.
+    /// The first of them (up to [`HEAD`]) go to `Rewriter::reply_head`, which may say that all are
+    /// needed.
     Head,
 }
 

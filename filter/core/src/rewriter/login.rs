@@ -1,4 +1,6 @@
-//! The login of the filter's own: that of a RedisDestination on `direct`, the handshake with redis_proxy on `proxy`.
+//! What comes before a command: a pause while too many replies are outstanding, and the login of
+//! the filter's own, which is that of a RedisDestination on `direct` and the handshake with
+//! redis_proxy on `proxy`.
 
 use super::config::{LoginCommand, Path};
 use super::env::Env;
@@ -14,12 +16,13 @@ use crate::stats::Stat;
 const BACKLOG_HIGH: usize = 16 * 1024;
 /// The gate opens again when no more replies than this are outstanding.
 const BACKLOG_LOW: usize = 8 * 1024;
-/// More bytes of answers than this close the gate too, until half of them are out: some answers, such as COMMAND's, are long.
+/// More bytes of answers than this close the gate too, until half of them are out: some answers,
+/// such as COMMAND's, are long.
 const BACKLOG_BYTES: usize = 1024 * 1024;
 
 impl ConnectionState {
-    /// Does what comes before the next command: the login, and a pause when too many replies are outstanding. False: the
-    /// command has to wait.
+    /// Does what comes before the next command: the login, and a pause when too many replies are
+    /// outstanding. False: the command has to wait.
     pub(super) fn ready(&mut self, env: &mut Env<'_>, sink: &mut Sink<'_>) -> bool {
         if *self.path.get_or_insert(env.host.path) != env.host.path {
             // The next filter of this connection can't become another one.
@@ -58,8 +61,8 @@ impl ConnectionState {
         }
     }
 
-    /// Credentials have changed since a login with those of identity `done`, or are there now and weren't before: the next
-    /// filter must agree. False: the command has to wait.
+    /// Credentials have changed since a login with those of identity `done`, or are there now and
+    /// weren't before: the next filter must agree. False: the command has to wait.
     fn log_in_again(&mut self, env: &mut Env<'_>, done: u64, login: &LoginCommand, sink: &mut Sink<'_>) -> bool {
         let client = &self.client;
         let undisturbed = !client.transaction.open && !client.subscriber && client.reply_mode.is_on();
@@ -67,7 +70,8 @@ impl ConnectionState {
             // Redis keeps a connection that is logged in logged in.
             return true;
         }
-        // A redis_proxy that refuses a password refuses everything after it, but for commands that it doesn't know.
+        // A redis_proxy that refuses a password refuses everything after it, but for commands that
+        // it doesn't know.
         let (before, after) = match env.host.path {
             Path::Direct => (MarkerForm::Hello, MarkerForm::Hello),
             Path::Proxy => (MarkerForm::Echo, MarkerForm::Unknown),
@@ -106,7 +110,8 @@ impl ConnectionState {
     }
 }
 
-/// Whether the reply to a login says that the connection is logged in. redis_proxy always asks for its handshake.
+/// Whether the reply to a login says that the connection is logged in. redis_proxy always asks for
+/// its handshake.
 pub(super) fn is_accepted(line: &[u8], path: Path) -> bool {
     line.strip_suffix(b"\r").unwrap_or(line) == b"+OK" || path == Path::Direct && has_no_password(line)
 }

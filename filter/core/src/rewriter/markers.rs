@@ -1,9 +1,11 @@
-//! The reply direction: local answers put in their place, and replies given their RESP3 shape.
+//! Markers: commands whose replies give way to answers of the filter's own. And the RESP3 forms of
+//! other replies.
 //!
-//! A filter that may only edit can't write to the client. A local answer therefore travels as an `ECHO` of a nonce before
-//! redis_proxy, before a Redis as an unknown command that carries the nonce, and what comes back is replaced. The nonce
-//! begins with 96 random bits of the connection, so no stored value can imitate it, and nothing has to be parsed or counted
-//! while no answer is pending.
+//! A filter that may only edit can't write to the client by itself. For an answer of its own it
+//! sends a marker in the command's place, a command that carries a nonce, and replaces the reply.
+//! To redis_proxy the marker is an `ECHO` of the nonce, to a Redis an unknown command that is the
+//! nonce. A nonce begins with 96 random bits of the connection, so that no stored value can
+//! imitate it, and replies needn't be parsed or counted while no marker is pending.
 
 use crate::downstream::auth::has_no_password;
 use crate::downstream::server_info;
@@ -14,22 +16,23 @@ use crate::resp::resp3::{self, ConversionError, HeadForm};
 use crate::resp::shape::Shape;
 use std::collections::VecDeque;
 
-/// Length of a nonce: 24 hexadecimal digits of the connection, 8 of the answer's number.
+/// Length of a nonce: 24 hexadecimal digits of the connection, 8 of the marker's number.
 const NONCE: usize = 32;
 const SECRET: usize = 24;
 /// The longest error line that can carry a nonce back.
 const LONGEST_ERROR: usize = 256;
 
-/// How a nonce is sent.
+/// The command that carries a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkerForm {
     /// `ECHO nonce`.
     Echo,
-    /// `nonce`, a command that no server knows: its error comes back even inside MULTI (which it aborts, as an error
-    /// there should), to a subscriber, and before a login.
+    /// `nonce`, a command that no server knows. The error comes back even inside MULTI (which it
+    /// aborts, as an error there should), to a subscriber, and before a login.
     Unknown,
-    /// `HELLO 2 nonce`, whose error quotes the option that isn't one. It comes back before a login on every server (Valkey
-    /// answers unknown commands with NOAUTH there), but not inside MULTI or to a subscriber.
+    /// `HELLO 2 nonce`, whose error quotes the unknown option. The error comes back before a login
+    /// on every server (Valkey answers unknown commands with NOAUTH there), but not inside MULTI
+    /// or to a subscriber.
     Hello,
 }
 
@@ -43,24 +46,25 @@ impl MarkerForm {
     }
 }
 
-/// What else happens when a nonce comes back.
+/// What happens, besides the answer, when a marker's reply comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     /// Nothing.
     Nothing,
-    /// Commands that were held back may go on.
+    /// Commands that were held may go on.
     OpenGate,
     /// The connection is to be closed.
     Close,
-    /// What follows, up to the next nonce, doesn't reach the client.
+    /// Replies up to the next marker don't reach the client.
     Capture,
-    /// What follows, up to the next nonce, is the reply of INFO.
+    /// The reply up to the next marker is that to INFO.
     CaptureInfo,
-    /// Ends the capture of INFO: it goes to the client as that of one Redis.
+    /// Ends the capture of the reply to INFO, which goes to the client as that of one Redis.
     Info,
-    /// Ends a capture whose last reply must be `+OK`, that of a login. Opens the gate.
+    /// Ends a capture whose last reply, that to a login, must be `+OK`. Commands that were held
+    /// may go on.
     Verify,
-    /// From here on replies are shaped to RESP3, or no longer.
+    /// Replies from here on get their RESP3 form (true) or stay as they are (false).
     Shaping(bool),
 }
 
@@ -71,35 +75,35 @@ struct PendingMarker {
     then: Then,
 }
 
-/// What the next reply from upstream is, where every reply has to be followed.
+/// A reply from upstream that is to come, where every reply has to be followed.
 #[derive(Debug)]
 pub enum ExpectedReply {
-    /// The reply of a command.
+    /// The reply to a command.
     Reply(Shape),
-    /// The reply of EXEC, with the shapes of its elements.
+    /// The reply to EXEC, with the shapes of its elements.
     Transaction(Vec<Shape>),
-    /// The next pending nonce.
+    /// The reply to the next pending marker.
     Marker,
 }
 
-/// What replies have brought about.
+/// The effects of replies on the connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReplyEffects {
-    /// Held commands may go on.
+    /// Commands that were held may go on.
     pub open_gate: bool,
-    /// Close the connection when the bytes are out.
+    /// The connection is to be closed when the bytes are out.
     pub close: bool,
     /// A login in mid-connection was refused.
     pub login_refused: bool,
 }
 
-/// The state of the reply direction.
+/// The state of the direction from upstream to the client.
 #[derive(Debug, Default)]
 pub struct Replies {
     secret: Option<Box<[u8; SECRET]>>,
     next: u32,
     pending: VecDeque<PendingMarker>,
-    /// Bytes of the replies in `pending`.
+    /// Number of bytes of the replies in `pending`.
     answers: usize,
     expected: VecDeque<ExpectedReply>,
     shaping: bool,
@@ -107,16 +111,16 @@ pub struct Replies {
     capture: Option<Capture>,
 }
 
-/// What is kept from the client.
+/// Replies that don't reach the client.
 #[derive(Debug, Default)]
 struct Capture {
     bytes: Vec<u8>,
-    /// All of it is wanted, not only whether it is `+OK`.
+    /// All bytes are kept, not only the end that tells whether the last reply is `+OK`.
     whole: bool,
 }
 
 impl Replies {
-    /// Writes a nonce to `out` and remembers what it stands for.
+    /// Writes a marker to `out`. Its reply gives way to `reply`.
     pub fn inject(&mut self, random: &mut Random, form: MarkerForm, reply: Vec<u8>, then: Then, out: &mut Vec<u8>) {
         let nonce = self.nonce(random);
         let number = self.next;
@@ -126,7 +130,7 @@ impl Replies {
         self.pending.push_back(PendingMarker { number, reply, then });
     }
 
-    /// Writes a nonce that nobody waits for.
+    /// Writes a marker whose reply won't come, or may pass.
     pub fn inject_unanswered(&mut self, random: &mut Random, form: MarkerForm, out: &mut Vec<u8>) {
         let nonce = self.nonce(random);
         self.next = self.next.wrapping_add(1);
@@ -145,17 +149,17 @@ impl Replies {
         nonce
     }
 
-    /// Notes a reply that is to come, while replies are shaped.
+    /// Notes a reply that is to come, while replies get their RESP3 form.
     pub fn expect(&mut self, expected: ExpectedReply) {
         self.expected.push_back(expected);
     }
 
-    /// Replies and answers that are outstanding, as far as they are followed.
+    /// Returns the number of replies that are outstanding, as far as they are followed.
     pub fn outstanding(&self) -> usize {
         self.pending.len().max(self.expected.len())
     }
 
-    /// Bytes of the answers that are outstanding.
+    /// Returns the number of bytes of the answers that are outstanding.
     pub fn answers(&self) -> usize {
         self.answers
     }
@@ -165,13 +169,14 @@ impl Replies {
         self.shaping || !self.pending.is_empty() || !self.tail.is_empty()
     }
 
-    /// True if replies are shaped.
+    /// True if replies get their RESP3 form.
     pub fn shaping(&self) -> bool {
         self.shaping
     }
 
-    /// Takes the beginning of `total` bytes from upstream, while replies are shaped. If these are one reply whose shape touches no
-    /// more than its head: how many bytes of `head` the bytes appended to `out` replace. `None`: all of them are needed.
+    /// Takes the beginning of `total` bytes from upstream, while replies get their RESP3 form. If
+    /// the bytes are one reply whose shape concerns only its head, returns how many bytes of
+    /// `head` the bytes appended to `out` replace. `None`: all bytes are needed.
     pub fn take_head(&mut self, head: &[u8], total: usize, out: &mut Vec<u8>) -> Option<usize> {
         if !self.tail.is_empty() || self.capture.is_some() {
             return None;
@@ -190,7 +195,7 @@ impl Replies {
         Some(consumed)
     }
 
-    /// Takes bytes from upstream, appends what the client gets to `out`.
+    /// Takes bytes from upstream, and appends the bytes for the client to `out`.
     pub fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> ReplyEffects {
         let mut outcome = ReplyEffects::default();
         let joined;
@@ -210,7 +215,7 @@ impl Replies {
             } else {
                 self.search(data, at, out, &mut outcome)
             };
-            // A nonce may have changed how the rest is to be read.
+            // A marker may have changed how the rest is to be read.
             if at == before || at == data.len() {
                 break;
             }
@@ -219,7 +224,8 @@ impl Replies {
         outcome
     }
 
-    /// Looks for the pending nonces from `at`, passing everything else; stops behind one that changes the mode.
+    /// Looks for the replies to pending markers from `at`, and passes everything else. Stops
+    /// behind a marker that changes [`Replies::shaping`].
     fn search(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut ReplyEffects) -> usize {
         let Some(secret) = self.secret.clone() else {
             self.emit(&data[at..], out);
@@ -242,7 +248,7 @@ impl Replies {
             self.emit(&data[at..start], out);
             at = end;
             from = end;
-            // Older nonces got lost on the way (a reply that the client had switched off): they are dead.
+            // Replies to older markers won't come, such as those that the client had switched off.
             for dead in self.pending.drain(..index) {
                 outcome.open_gate |= dead.then == Then::OpenGate;
                 self.answers = self.answers.saturating_sub(dead.reply.len());
@@ -258,7 +264,7 @@ impl Replies {
         keep
     }
 
-    /// The first pending answer has arrived.
+    /// The reply to the first pending marker has arrived.
     fn matched(&mut self, out: &mut Vec<u8>, outcome: &mut ReplyEffects) {
         let Some(pending) = self.pending.pop_front() else {
             return;
@@ -297,7 +303,7 @@ impl Replies {
         }
     }
 
-    /// Follows reply by reply from `at`.
+    /// Converts reply by reply from `at`.
     fn follow(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut ReplyEffects) -> usize {
         while self.shaping && at < data.len() {
             let rest = &data[at..];
@@ -322,7 +328,8 @@ impl Replies {
                 }
                 Err(ConversionError::Incomplete) => return at,
                 Err(ConversionError::Malformed) => {
-                    // Nothing that could be followed any further: let it pass and have the connection closed.
+                    // The replies behind can't be told apart: they pass, and the connection is
+                    // closed.
                     out.extend_from_slice(rest);
                     outcome.close = true;
                     return data.len();
@@ -333,21 +340,22 @@ impl Replies {
     }
 }
 
-/// Where `needle` is found first. It is searched for only while an answer is pending, so that a small search will do.
+/// Returns where `needle` is found first. A simple search is enough, since it runs only while a
+/// marker is pending.
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     let first = needle.first()?;
     memchr::memchr_iter(*first, haystack).find(|&at| haystack[at..].starts_with(needle))
 }
 
-/// Whether the last line of what was captured, the reply to a login, says that we are in.
+/// Whether the last captured line, the reply to a login, says that the connection is logged in.
 fn let_in(captured: &[u8]) -> bool {
     let Some(lines) = captured.strip_suffix(b"\r\n") else { return false };
     let line = memchr::memrchr(b'\n', lines).map_or(lines, |i| &lines[i + 1..]);
     line == b"+OK" || has_no_password(line)
 }
 
-/// The reply around a nonce found at `found`: where it begins and ends, and the nonce's number if it has one. `None`: not
-/// all of it is there.
+/// Returns where the reply around a nonce found at `found` begins and ends, and the marker's
+/// number if the nonce has one. `None`: the reply isn't complete.
 fn frame_of(data: &[u8], from: usize, found: usize) -> Option<(usize, usize, Option<u32>)> {
     let digits = data.get(found + SECRET..found + NONCE)?;
     let number = std::str::from_utf8(digits).ok().and_then(|d| u32::from_str_radix(d, 16).ok());
@@ -357,13 +365,13 @@ fn frame_of(data: &[u8], from: usize, found: usize) -> Option<(usize, usize, Opt
         return (data.len() >= end).then_some((found - bulk_head.len(), end, number));
     }
     let Some(newline) = memchr::memchr(b'\n', &data[found..]) else {
-        // No error of ours is that long.
+        // No reply to a marker is that long.
         return (data.len() - found > LONGEST_ERROR).then_some((found, found, None));
     };
     Some((line_start(data, from, found), found + newline + 1, number))
 }
 
-/// Where the line, or the bulk string's header, begins that `found` lies in.
+/// Returns the beginning of the line, or of the bulk string's header, around `found`.
 fn line_start(data: &[u8], from: usize, found: usize) -> usize {
     if data[from..found].ends_with(b"$32\r\n") {
         return found - 5;
@@ -371,7 +379,8 @@ fn line_start(data: &[u8], from: usize, found: usize) -> usize {
     memchr::memrchr(b'\n', &data[from..found]).map_or(from, |i| from + i + 1)
 }
 
-/// Where a nonce's reply may begin that `data` holds only the beginning of; `data.len()` if there is none.
+/// Returns where a marker's reply may begin of which `data` holds only the beginning;
+/// `data.len()`: nowhere.
 fn possible_nonce(data: &[u8], from: usize, secret: &[u8]) -> usize {
     let mut head = [0u8; 5 + SECRET];
     head[..5].copy_from_slice(b"$32\r\n");

@@ -32,22 +32,27 @@ use state::ConnectionState;
 use std::time::Duration;
 use streaming::StreamedBody;
 
-/// Number of bytes of a command that are held of a client that has to log in first: as many as Redis takes of such a client.
+/// Number of bytes of a command that are held of a client that has to log in first: as many as
+/// Redis takes of such a client.
 const HELD_UNAUTHENTICATED: usize = 160 * 1024;
 
-/// A client connection whose two byte streams may only be edited, between the client and the next filter of Envoy.
+/// A client connection whose two byte streams may only be edited, between the client and the next
+/// filter of Envoy.
 ///
 /// A host feeds the rewriter:
 ///
-/// 1. Client bytes: while [`Rewriter::gate`] is open, [`Rewriter::request`]; what it appends to `out` goes on to the next
-///    filter. While the gate is closed the host leaves client bytes where they are (so the client feels back-pressure)
-///    and calls `request` again, with whatever has gathered, when the gate opens: after a call of [`Rewriter::reply`] that
-///    opened it, or at the time that [`Gate::Until`] names, told by [`Rewriter::wake`].
-/// 2. Upstream bytes: [`Rewriter::reply_need`] says whether they go to [`Rewriter::reply`] or pass unread.
+/// 1. Client bytes: while [`Rewriter::gate`] is open, [`Rewriter::request`]; what it appends to
+///    `out` goes on to the next filter. While the gate is closed the host leaves client bytes
+///    where they are (so the client feels back-pressure) and calls `request` again, with whatever
+///    has gathered, when the gate opens: after a call of [`Rewriter::reply`] that opened it, or at
+///    the time that [`Gate::Until`] names, told by [`Rewriter::wake`].
+/// 2. Upstream bytes: [`Rewriter::reply_need`] says whether they go to [`Rewriter::reply`] or pass
+///    unread.
 /// 3. After every call: [`Rewriter::closing`].
 ///
-/// **Invariant:** every command is decided by the configuration that was current when the command was read as a whole, and
-/// no byte of a client goes on unless it belongs to a command that was decided.
+/// **Invariant:** every command is decided by the configuration that was current when the command
+/// was read as a whole, and no byte of a client goes on unless it belongs to a command that was
+/// decided.
 #[derive(Debug)]
 pub struct Rewriter {
     state: ConnectionState,
@@ -105,8 +110,8 @@ impl Rewriter {
         self.state.closing
     }
 
-    /// True if client bytes are held that have to be looked at as soon as the gate opens, whether or not more of them
-    /// come.
+    /// True if client bytes are held that have to be looked at as soon as the gate opens, whether
+    /// or not more of them come.
     pub fn waits(&self) -> bool {
         self.input.unread
     }
@@ -126,7 +131,8 @@ impl Rewriter {
             return StreamEdit::Replaced;
         }
         let fresh = self.input.bytes.is_empty();
-        // Kept in one place while it grows: a long command that comes in small pieces is copied no more than it has to be.
+        // Kept in one place while it grows: a long command that comes in small pieces is copied no
+        // more than it has to be.
         let mut joined = std::mem::take(&mut self.input.bytes);
         let buffer = if fresh {
             input
@@ -249,8 +255,8 @@ impl Rewriter {
         step
     }
 
-    /// Returns the number of client bytes that may pass on without being looked at. A host that has no more than that may
-    /// let them pass unread and say so by [`Rewriter::passed`].
+    /// Returns the number of client bytes that may pass on without being looked at. A host that
+    /// has no more than that may let them pass unread and say so by [`Rewriter::passed`].
     pub fn passable(&self) -> usize {
         match self.input.body {
             Some(body) if !body.dropped && self.input.bytes.is_empty() && self.state.gate == Gate::Open => {
@@ -284,8 +290,8 @@ impl Rewriter {
         self.state.gate == Gate::Open
     }
 
-    /// Looks at a command that isn't complete. If what is still to come of it is long and decides nothing, the command is
-    /// decided now. False: more bytes are needed.
+    /// Looks at a command that isn't complete. If what is still to come of it is long and decides
+    /// nothing, the command is decided now. False: more bytes are needed.
     fn stream(&mut self, env: &mut Env<'_>, parser: &mut Parser, sink: &mut Sink<'_>) -> bool {
         let buffer = sink.buffer;
         let rest = &buffer[sink.at..];
@@ -331,8 +337,9 @@ impl Rewriter {
         edit
     }
 
-    /// Takes the first of `total` bytes from upstream. Returns how many of them the bytes in `out` replace: all of them, if
-    /// the connection is to be closed with an error. `None`: all of them must go to [`Rewriter::reply`].
+    /// Takes the first of `total` bytes from upstream. Returns how many of them the bytes in `out`
+    /// replace: all of them, if the connection is to be closed with an error. `None`: all of them
+    /// must go to [`Rewriter::reply`].
     pub fn reply_head(
         &mut self,
         config: &RewriterConfig,

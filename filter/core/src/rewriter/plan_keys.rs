@@ -5,8 +5,8 @@ use super::decision::PlannedCommand;
 use super::edits::{ArgEdit, TagRef};
 use crate::request::keys::{KeyRules, RoutedKey, route_keys};
 
-/// Finds the route of every key. The plan gets an edit for each key, in the order of the arguments: the prefix to remove,
-/// and the target of the route.
+/// Finds the route of every key. The plan gets an edit for each key, in the order of the
+/// arguments: the prefix to remove, and the target of the route.
 ///
 /// # Errors
 /// The error for the client: the command must not go on.

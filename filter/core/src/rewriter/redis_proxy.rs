@@ -1,5 +1,5 @@
-//! Decisions where redis_proxy follows: which tag the argument gets that redis_proxy routes by, and which commands redis_proxy
-//! must never see.
+//! Decisions where redis_proxy follows: which tag the argument gets that redis_proxy routes by,
+//! and which commands redis_proxy must never see.
 
 use super::decision::{CommandPlan, PlannedCommand, RewriterDecision, needs};
 use super::edits::{ArgEdit, TagRef};
@@ -62,7 +62,8 @@ pub(super) fn decide(
             return RewriterDecision::Answer(out);
         }
         _ if !command.accepts(planned.args.count) => return wrong_arity(command),
-        // redis_proxy runs a transaction on a connection of its own, where it would overtake what was sent before.
+        // redis_proxy runs a transaction on a connection of its own, where it would overtake what
+        // was sent before.
         "multi" if state.unsettled && !must_refuse_multi(&state.client, env) => return state.settle(env, sink),
         _ => {}
     }
@@ -124,7 +125,8 @@ fn of_server(client: &ClientState, env: &Env<'_>, known: Known, args: &Args<'_>)
         // redis_proxy's second number is wrong.
         "time" => return Some(RewriterDecision::Answer(time(env))),
         "info" if !single => return Some(RewriterDecision::Answer(info(client, env))),
-        // redis_proxy looks at the first section only, and of some it knows nothing: an empty reply.
+        // redis_proxy looks at the first section only, and of some it knows nothing: an empty
+        // reply.
         "info" if args.count > 2 => needs("INFO of several sections"),
         "info" if NOT_IN_INFO.iter().any(|section| args.get(1).eq_ignore_ascii_case(section)) => {
             needs(&format!("INFO {}", args.quoted(1)))
@@ -204,8 +206,8 @@ fn keyed(env: &mut Env<'_>, known: Known, planned: &mut PlannedCommand<'_>) -> R
     Ok(())
 }
 
-/// A command without a key, such as PUBLISH or a script without keys: it goes where every key goes, and is mirrored as the
-/// commands of those are.
+/// A command without a key, such as PUBLISH or a script without keys: it goes where every key
+/// goes, and is mirrored as the commands of those are.
 fn keyless(env: &mut Env<'_>, known: Known, plan: &mut CommandPlan) -> Result<(), String> {
     if !env.host.single_destination {
         let name = known.container.shown_name();
@@ -227,7 +229,8 @@ fn target_of(edit: &ArgEdit) -> u32 {
     }
 }
 
-/// Draws the mirrors of each target of a command: keys of one target are mirrored together or not at all.
+/// Draws the mirrors of each target of a command: keys of one target are mirrored together or not
+/// at all.
 fn draw_mirrors(env: &mut Env<'_>, command: &Command, plan: &mut CommandPlan) {
     let mut drawn: Vec<(u32, u32)> = Vec::new();
     for edit in &mut plan.edits {
@@ -329,8 +332,9 @@ fn untagged(env: &Env<'_>, container: &Command, planned: &mut PlannedCommand<'_>
     Ok(())
 }
 
-/// A transaction that can't be served: its commands are refused one by one, as Redis refuses them for other reasons, and
-/// EXEC fails. Were MULTI itself refused, what a client has pipelined behind it would run alone.
+/// A transaction that can't be served: its commands are refused one by one, as Redis refuses them
+/// for other reasons, and EXEC fails. Were MULTI itself refused, what a client has pipelined
+/// behind it would run alone.
 fn in_refused_transaction(client: &mut ClientState, name: &str, reason: String) -> RewriterDecision {
     match name {
         "quit" => return RewriterDecision::Forward,
@@ -359,7 +363,8 @@ fn info(client: &ClientState, env: &Env<'_>) -> Vec<u8> {
     out
 }
 
-/// True for a command that redis_proxy sends to the wrong node of a Redis Cluster, which redirects it to the right one.
+/// True for a command that redis_proxy sends to the wrong node of a Redis Cluster, which redirects
+/// it to the right one.
 fn strays(env: &Env<'_>, command: &Command) -> bool {
     command.strays() && env.host.targets.iter().any(|target| target.cluster)
 }
@@ -374,7 +379,8 @@ fn routed_by(container: &Command) -> Option<u32> {
     }
 }
 
-/// Without a tag of the filter before it, an argument that begins like a tag would be taken for one.
+/// Without a tag of the filter before it, an argument that begins like a tag would be taken for
+/// one.
 fn not_like_a_tag(container: &Command, args: &Args<'_>) -> Result<(), String> {
     let like_a_tag = |i: usize| args.get(i).first() == Some(&1);
     let found = match (routed_by(container), container.proxy) {

@@ -78,8 +78,9 @@ impl ConnectionState {
         StreamEdit::Replaced
     }
 
-    /// Takes the first of `total` bytes from upstream. Returns how many of them the bytes in `out` replace: all of them, if the
-    /// connection is to be closed with an error. `None`: all of them must go to `Rewriter::reply`.
+    /// Takes the first of `total` bytes from upstream. Returns how many of them the bytes in `out`
+    /// replace: all of them, if the connection is to be closed with an error. `None`: all of them
+    /// must go to `Rewriter::reply`.
     pub(super) fn reply_head(
         &mut self,
         config: &RewriterConfig,

@@ -1,4 +1,5 @@
-//! Commands about the connection itself: who the client is, which protocol it speaks, what state the connection is in.
+//! Commands about the connection itself: who the client is, which protocol it speaks, what state
+//! the connection is in.
 
 use super::config::{LoginCommand, Path};
 use super::decision::{RewriterDecision, needs};
@@ -17,7 +18,8 @@ use crate::request::errors;
 use crate::resp::encode;
 use crate::stats::Stat;
 
-/// True for commands that change or depend on the state of the connection, so that all of them must be there.
+/// True for commands that change or depend on the state of the connection, so that all of them
+/// must be there.
 pub(super) fn concerns(command: &Command) -> bool {
     command.categories.intersects(Categories::CONNECTION) || command.categories.intersects(Categories::TRANSACTION)
 }
@@ -138,12 +140,13 @@ pub(super) fn reset(
     RewriterDecision::Done
 }
 
-/// Redis forgets the login of the filter's own: it is done again before anything else, and neither of the two replies is the
-/// client's.
+/// Redis forgets the login of the filter's own: it is done again before anything else, and neither
+/// of the two replies is the client's.
 fn reset_on_direct(state: &mut ConnectionState, env: &mut Env<'_>, login: &LoginCommand, sink: &mut Sink<'_>) {
     state.client.forget();
     if !state.client.reply_mode.is_on() {
-        // Replies were off, RESET turns them on: where those of the filter's own begin can't be told.
+        // Replies were off, RESET turns them on: where those of the filter's own begin can't be
+        // told.
         return state.shut();
     }
     state.client.resp3 = false;
@@ -151,15 +154,16 @@ fn reset_on_direct(state: &mut ConnectionState, env: &mut Env<'_>, login: &Login
     encode::command(sink.write(), &[b"RESET"]);
     sink.write().extend_from_slice(&login.bytes);
     state.inject(env, MarkerForm::Hello, Vec::new(), Then::Verify, sink.write());
-    // Behind the client's last byte nothing can follow: what is left goes on at once, and a first login that is still under
-    // way is what the next reply answers.
+    // Behind the client's last byte nothing can follow: what is left goes on at once, and a first
+    // login that is still under way is what the next reply answers.
     if !env.ending {
         state.login = LoginState::Again(login.identity);
         state.gate = Gate::Reply;
     }
 }
 
-/// The connections behind redis_proxy are shared, so only the filter's own state is reset, and a transaction of redis_proxy.
+/// The connections behind redis_proxy are shared, so only the filter's own state is reset, and a
+/// transaction of redis_proxy.
 fn reset_on_proxy(state: &mut ConnectionState, env: &mut Env<'_>, sink: &mut Sink<'_>) {
     let in_transaction = state.client.transaction.open && state.client.transaction.refused.is_none();
     let in_resp3 = state.client.resp3;
@@ -177,8 +181,8 @@ fn reset_on_proxy(state: &mut ConnectionState, env: &mut Env<'_>, sink: &mut Sin
     state.client.resp3 = false;
 }
 
-/// Refuses a CLIENT REPLY that Redis would take in another way than the filter follows it: in a transaction (an error, or put
-/// off until EXEC, by version), or with words that end at a NUL.
+/// Refuses a CLIENT REPLY that Redis would take in another way than the filter follows it: in a
+/// transaction (an error, or put off until EXEC, by version), or with words that end at a NUL.
 pub(super) fn client_reply_out_of_place(client: &ClientState, args: &Args<'_>) -> Option<RewriterDecision> {
     if !args.is_word(1, b"reply") {
         return None;
@@ -206,7 +210,8 @@ pub(super) fn follow(state: &mut ConnectionState, name: &str, args: &Args<'_>) {
     }
 }
 
-/// Decides CLIENT where the connection to Redis is shared, so that Redis knows nothing about this client.
+/// Decides CLIENT where the connection to Redis is shared, so that Redis knows nothing about this
+/// client.
 pub(super) fn client(client: &mut ClientState, args: &Args<'_>) -> RewriterDecision {
     let ok = RewriterDecision::Answer(b"+OK\r\n".to_vec());
     let mut out = Vec::new();

@@ -1,7 +1,7 @@
 //! Where edited client bytes go.
 
-/// The client bytes of one call: `out` holds everything of `buffer` before `copied`. Bytes that don't change are copied only
-/// when something after them does.
+/// The client bytes of one call: `out` holds everything of `buffer` before `copied`. Bytes that
+/// don't change are copied only when something after them does.
 pub(super) struct Sink<'a> {
     pub(super) out: &'a mut Vec<u8>,
     pub(super) buffer: &'a [u8],

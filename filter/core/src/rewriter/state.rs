@@ -18,7 +18,8 @@ use crate::stats::Stat;
 pub(super) enum LoginState {
     /// Nothing was sent yet.
     Due,
-    /// Sent with credentials of this identity as the connection's first command; its reply is the first reply.
+    /// Sent with credentials of this identity as the connection's first command; its reply is the
+    /// first reply.
     Sent(u64),
     /// Sent with credentials of this identity in mid-connection, between two markers.
     Again(u64),
@@ -32,7 +33,8 @@ pub(super) struct OpenTransaction {
     pub(super) open: bool,
     /// A command of the transaction was refused here: EXEC must fail.
     pub(super) dirty: bool,
-    /// The error of every command of a transaction that can't be served. Nothing of such a transaction goes on.
+    /// The error of every command of a transaction that can't be served. Nothing of such a
+    /// transaction goes on.
     pub(super) refused: Option<String>,
     /// The RESP3 shapes of the replies to the commands that were queued.
     pub(super) shapes: Vec<Shape>,
@@ -98,8 +100,8 @@ impl ConnectionState {
         }
     }
 
-    /// True where commands that reveal or change credentials are refused: also on a connection that is still logged in by
-    /// the filter though its host no longer asks for it.
+    /// True where commands that reveal or change credentials are refused: also on a connection
+    /// that is still logged in by the filter though its host no longer asks for it.
     pub(super) fn is_guarded(&self, env: &Env<'_>) -> bool {
         let still_ours = env.host.login.is_none() && matches!(self.login, LoginState::Done(1..));
         env.host.guarded || env.host.path == Path::Direct && still_ours
@@ -130,7 +132,8 @@ impl ConnectionState {
         }
     }
 
-    /// Notes the reply to a command of the filter's own, or to one whose reply has the same form in both protocols.
+    /// Notes the reply to a command of the filter's own, or to one whose reply has the same form
+    /// in both protocols.
     pub(super) fn expect_plain(&mut self) {
         if self.is_following() {
             self.replies.expect(ExpectedReply::Reply(Shape::Plain));
@@ -175,7 +178,8 @@ impl ConnectionState {
                 self.client.reply_mode = ReplyMode::On;
             }
             ReplyMode::On => {
-                // redis_proxy answers ECHO itself, in every state. A Redis does not: in MULTI, or to a user who may not.
+                // redis_proxy answers ECHO itself, in every state. A Redis does not: in MULTI, or
+                // to a user who may not.
                 let form = if env.host.path == Path::Proxy { MarkerForm::Echo } else { MarkerForm::Unknown };
                 self.inject(env, form, reply, Then::Nothing, sink.write());
             }

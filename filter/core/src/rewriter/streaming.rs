@@ -1,4 +1,5 @@
-//! Commands that are passed on, or dropped, while they arrive: those with long arguments that decide nothing.
+//! Commands that are passed on, or dropped, while they arrive: those with long arguments that
+//! decide nothing.
 
 use super::config::Path;
 use super::env::Env;
@@ -8,7 +9,8 @@ use crate::command::{Args, Known, Proxy};
 use crate::resp::request::Parser;
 use crate::wire::Limits;
 
-/// Arguments of at least this many bytes are passed on as they arrive, where the rest of the command decides nothing.
+/// Arguments of at least this many bytes are passed on as they arrive, where the rest of the
+/// command decides nothing.
 pub(super) const STREAMED: u32 = 16 * 1024;
 
 /// The rest of a command that is passed on, or dropped, as it arrives.
@@ -33,7 +35,8 @@ impl StreamedBody {
     /// Takes bytes that belong together from the buffer. `Ok(false)`: more bytes are needed.
     ///
     /// # Errors
-    /// The bytes are no RESP. Half of the command is out already, so it can't be taken back, only cut off.
+    /// The bytes are no RESP. Half of the command is out already, so it can't be taken back, only
+    /// cut off.
     pub(super) fn take(&mut self, sink: &mut Sink<'_>, limits: &Limits) -> Result<bool, ()> {
         let rest = sink.rest();
         let taken;

@@ -1,4 +1,5 @@
-//! Decisions where tcp_proxy follows, so that everything goes to one Redis, but for keys that no route takes.
+//! Decisions where tcp_proxy follows, so that everything goes to one Redis, but for keys that no
+//! route takes.
 
 use super::config::Path;
 use super::decision::{PlannedCommand, RewriterDecision};
@@ -21,7 +22,8 @@ pub(super) fn decide(env: &Env<'_>, command: &mut PlannedCommand<'_>) -> Rewrite
 
 /// Decides a command that the table doesn't have.
 pub(super) fn decide_unknown(state: &ConnectionState, env: &Env<'_>, args: &Args<'_>) -> RewriterDecision {
-    // Redis compares names up to a NUL, so the table may have the command that Redis would execute.
+    // Redis compares names up to a NUL, so the table may have the command that Redis would
+    // execute.
     if env.host.path == Path::Proxy || args.get(0).contains(&0) {
         return RewriterDecision::Refuse(errors::unknown_command(args));
     }
@@ -31,7 +33,8 @@ pub(super) fn decide_unknown(state: &ConnectionState, env: &Env<'_>, args: &Args
             "ERR redis-mesh: {name} isn't known here, so its keys can't be found to route by"
         ));
     }
-    // A module's command names its module; any other could be an administrative one that is newer than the table.
+    // A module's command names its module; any other could be an administrative one that is newer
+    // than the table.
     if state.is_guarded(env) && !name.contains('.') {
         return RewriterDecision::Refuse(format!(
             "NOPERM redis-mesh: {name} isn't known here and might reveal credentials"

@@ -1,4 +1,5 @@
-//! A host for a [`Rewriter`] without an Envoy: it does what the wasm host does, with bytes in memory and a clock of its own.
+//! A host for a [`Rewriter`] without an Envoy: it does what the wasm host does, with bytes in
+//! memory and a clock of its own.
 
 use redis_mesh_core::random::Random;
 use redis_mesh_core::rewriter::config::RewriterConfig;
