@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis_mesh_core::command::Known;
-use redis_mesh_core::config::{ConfigError, Host, ProxyConfig};
+use redis_mesh_core::config::ConfigError;
 use redis_mesh_core::multiplexer::config::{HostConfig, ListenerConfig};
 use redis_mesh_core::multiplexer::{Multiplexer, Output};
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::request::{Parser, Progress};
-use redis_mesh_core::rewriter::{Edit, Env, Rewriter};
+use redis_mesh_core::rewriter::config::{RewriterConfig, RewriterHost};
+use redis_mesh_core::rewriter::{Env, Rewriter, StreamEdit};
 use redis_mesh_core::route::Router;
 use redis_mesh_core::stats::Stats;
 use redis_mesh_core::wire::{self, DataPath, FaultKind, KeyMatch};
@@ -239,7 +240,7 @@ enum Outcome {
 
 /// What decides on the data path.
 enum Machine {
-    Rewriter(ProxyConfig),
+    Rewriter(RewriterConfig),
     Multiplexer(ListenerConfig),
 }
 
@@ -248,7 +249,7 @@ const NO_HOST: &str = "the configuration has no host";
 impl Machine {
     fn new(path: DataPath, document: wire::FilterConfig) -> Result<Machine, ConfigError> {
         match path {
-            DataPath::Direct | DataPath::Proxy => ProxyConfig::try_from(document).map(Machine::Rewriter),
+            DataPath::Direct | DataPath::Proxy => RewriterConfig::try_from(document).map(Machine::Rewriter),
             DataPath::Native => ListenerConfig::try_from(document).map(Machine::Multiplexer),
         }
     }
@@ -313,7 +314,7 @@ fn stands_for_redis(command: &[Vec<u8>]) -> Option<&'static [u8]> {
 }
 
 /// Passes a command through the filter's machine, as a client's first one.
-fn run(config: &ProxyConfig, host: &Host, arguments: &[&[u8]]) -> Result<Outcome, String> {
+fn run(config: &RewriterConfig, host: &RewriterHost, arguments: &[&[u8]]) -> Result<Outcome, String> {
     let mut random = Random::new([0; 32]);
     let mut stats = Stats::default();
     let mut env = Env {
@@ -329,14 +330,14 @@ fn run(config: &ProxyConfig, host: &Host, arguments: &[&[u8]]) -> Result<Outcome
     let mut request = Vec::new();
     encode::command(&mut request, arguments);
     let mut pending: &[u8] = &request;
-    if host.login.is_some() || host.handshake.is_some() {
+    if host.login.is_some() {
         // That goes first, and the command is held until it is answered.
         let _ = rewriter.request(&mut env, pending, &mut Vec::new());
         let _ = rewriter.reply(&mut env, b"+OK\r\n", &mut Vec::new());
         pending = &[];
     }
     let mut forwarded = Vec::new();
-    if rewriter.request(&mut env, pending, &mut forwarded) == Edit::Unchanged {
+    if rewriter.request(&mut env, pending, &mut forwarded) == StreamEdit::Unchanged {
         forwarded.extend_from_slice(pending);
     }
     let commands = parse(&forwarded, &config.limits)?;

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, ensure};
 use redis_mesh_core::command::{Command, Extract, Known, Protocol, Proxy, all, describe, lookup, lookup_subcommand};
 use redis_mesh_core::resp::framer::Framer;
-use redis_mesh_core::resp::resp3::{Head, Shape, exec_to_resp3, to_resp3, to_resp3_head};
+use redis_mesh_core::resp::resp3::{HeadForm, exec_to_resp3, to_resp3, to_resp3_head};
+use redis_mesh_core::resp::shape::Shape;
 use redis_mesh_tests::command_table::{PROXY, Server, generate, path, start_servers};
 use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::line::words;
@@ -115,7 +116,7 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
         let (mut compared, mut with_keys) = (0, 0);
         for command in rows.filter(|command| command.has_keys() && known.contains(command.name)) {
             // What the servers themselves get wrong is compared by hand below.
-            if command.extract != Extract::Specs {
+            if command.key_specs.extract != Extract::Specs {
                 continue;
             }
             let requests: Vec<Request> = (0..EACH)
@@ -320,12 +321,12 @@ fn head_suffices_or_says_so(resp2: &[u8], shape: Shape, resp3: &[u8]) -> Result<
     let line = resp2.iter().position(|byte| *byte == b'\n').context("no line")? + 1;
     let mut ours = Vec::new();
     match to_resp3_head(&resp2[..line], shape, &mut ours) {
-        Ok(Head::Replaced(consumed)) => {
+        Ok(HeadForm::Replaced(consumed)) => {
             ours.extend_from_slice(&resp2[consumed..]);
             ensure!(ours == resp3, "by its head alone it becomes {}", ours.escape_ascii());
             Ok(())
         }
-        Ok(Head::Whole) => Ok(()),
+        Ok(HeadForm::Whole) => Ok(()),
         Err(error) => anyhow::bail!("{error:?}"),
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use redis_mesh_core::config::ProxyConfig;
 use redis_mesh_core::multiplexer::config::ListenerConfig;
+use redis_mesh_core::rewriter::config::RewriterConfig;
 use redis_mesh_core::wire;
 use sha2::{Digest, Sha256};
 
@@ -141,7 +141,7 @@ pub fn check(config: &wire::FilterConfig, service: &ValidatedService, diagnostic
     let is_native = config.hosts.iter().any(|host| host.path == wire::DataPath::Native);
     let compiled = match is_native {
         true => ListenerConfig::try_from(config.clone()).map(drop),
-        false => ProxyConfig::try_from(config.clone()).map(drop),
+        false => RewriterConfig::try_from(config.clone()).map(drop),
     };
     if let Err(error) = compiled {
         diagnostics.add(&service.owner, "", Reason::Invalid, format!("the filter would refuse this: {error}"));

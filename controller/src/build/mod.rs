@@ -15,7 +15,7 @@ pub mod redact;
 pub mod standalone;
 pub mod wasm_plugin;
 
-use redis_mesh_core::downstream::auth::to_hex as hex;
+use redis_mesh_core::hex::to_hex as hex;
 use sha2::{Digest, Sha256};
 
 use crate::diagnostic::Diagnostics;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
-use redis_mesh_core::downstream::auth::to_hex;
+use redis_mesh_core::hex::to_hex;
 use redis_mesh_core::wire;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
-use redis_mesh_core::downstream::auth::to_hex;
+use redis_mesh_core::hex::to_hex;
 use sha2::{Digest, Sha256};
 
 /// The key in a ConfigMap, and the end of a URL.

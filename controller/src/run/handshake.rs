@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client};
-use redis_mesh_core::downstream::auth::to_hex;
+use redis_mesh_core::hex::to_hex;
 
 use crate::build::handshake::HandshakeKey;
 

@@ -28,7 +28,7 @@ use std::time::Duration;
 use clap::Args;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use redis_mesh_core::downstream::auth::to_hex;
+use redis_mesh_core::hex::to_hex;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 

@@ -1,32 +1,35 @@
-//! Fault injection: which fault, if any, hits a command.
+//! Fault injection: delays and errors in the place of replies.
 
 use crate::random::Random;
 use crate::wire;
 use std::time::Duration;
 
-/// A fault as it takes effect.
+/// The effect of a fault on a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Injected {
-    /// Answer an error in the command's place.
+    /// The command is answered with an error and goes nowhere.
     pub error: bool,
-    /// Wait that long before the command is sent or the error answered.
+    /// Time before the command is sent or the error is answered.
     pub delay: Duration,
 }
 
 /// The faults of a host or of a route.
 #[derive(Debug, Default)]
-pub struct Faults(Vec<Fault>);
+pub struct Faults(Vec<CompiledFault>);
 
 #[derive(Debug)]
-struct Fault {
+struct CompiledFault {
     injected: Injected,
     per_million: u32,
-    /// Lower case; empty: all.
+    /// Names of the commands that the fault applies to, in lower case; empty: all commands.
     commands: Vec<Box<[u8]>>,
 }
 
 impl Faults {
-    /// Compiles faults; the error says what is wrong with which.
+    /// Compiles faults.
+    ///
+    /// # Errors
+    /// The field that is wrong, and the reason.
     pub fn new(faults: &[wire::Fault]) -> Result<Faults, String> {
         let mut out = Vec::with_capacity(faults.len());
         for (i, fault) in faults.iter().enumerate() {
@@ -36,7 +39,7 @@ impl Faults {
             if fault.kind == wire::FaultKind::Delay && fault.delay_ms == 0 {
                 return Err(format!("faults[{i}].delayMs: a delay fault needs a delay"));
             }
-            out.push(Fault {
+            out.push(CompiledFault {
                 injected: Injected {
                     error: fault.kind == wire::FaultKind::Error,
                     delay: Duration::from_millis(fault.delay_ms),
@@ -53,8 +56,8 @@ impl Faults {
         self.0.is_empty()
     }
 
-    /// Draws the fault for a command. One number is drawn, and the shares of the faults that apply stand side by side on
-    /// it, as in Envoy's redis_proxy: two faults of 50 % together hit every command.
+    /// Draws the fault of a command, named in any case. One number is drawn for all faults, whose
+    /// shares add up, as in Envoy's redis_proxy: two faults of 50 % together hit every command.
     pub fn draw(&self, name: &[u8], random: &mut Random) -> Option<Injected> {
         let mut drawn = None;
         let mut sum = 0u32;
@@ -68,6 +71,56 @@ impl Faults {
             }
         }
         None
+    }
+}
+
+/// The faults of a host, together with those of its routes.
+#[derive(Debug, Default)]
+pub struct HostFaults {
+    of_host: Faults,
+    /// Faults of those routes that have some, by the index of the route, ascending.
+    of_routes: Vec<(u32, Faults)>,
+    delays: bool,
+}
+
+impl HostFaults {
+    /// Compiles the faults of a host.
+    ///
+    /// # Errors
+    /// The field that is wrong, and the reason.
+    pub fn new(host: &wire::Host) -> Result<HostFaults, String> {
+        let mut of_routes = Vec::new();
+        for (i, route) in host.routes.iter().enumerate().filter(|(_, route)| !route.faults.is_empty()) {
+            of_routes.push((i as u32, Faults::new(&route.faults).map_err(|e| format!("routes[{i}].{e}"))?));
+        }
+        let of_host = Faults::new(&host.faults)?;
+        let is_delayed = |faults: &Faults| faults.0.iter().any(|fault| !fault.injected.delay.is_zero());
+        let delays = is_delayed(&of_host) || of_routes.iter().any(|(_, faults)| is_delayed(faults));
+        Ok(HostFaults { of_host, of_routes, delays })
+    }
+
+    /// True if neither the host nor a route has a fault.
+    pub fn is_empty(&self) -> bool {
+        self.of_host.is_empty() && self.of_routes.is_empty()
+    }
+
+    /// True if a route has a fault.
+    pub fn has_routes(&self) -> bool {
+        !self.of_routes.is_empty()
+    }
+
+    /// True if a fault delays commands.
+    pub fn delays(&self) -> bool {
+        self.delays
+    }
+
+    /// Draws the fault of a command, named in any case: that of its route, else that of the host.
+    pub fn draw(&self, name: &[u8], route: Option<u32>, random: &mut Random) -> Option<Injected> {
+        let of_route = route.and_then(|route| {
+            let at = self.of_routes.binary_search_by_key(&route, |(route, _)| *route).ok()?;
+            self.of_routes.get(at)?.1.draw(name, random)
+        });
+        of_route.or_else(|| self.of_host.draw(name, random))
     }
 }
 

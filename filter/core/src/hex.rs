@@ -16,7 +16,8 @@ pub fn from_hex(text: &str) -> Option<Vec<u8>> {
     base16ct::mixed::decode_vec(text).ok()
 }
 
-/// Reads text, in any case, of exactly `N` bytes. `None`: the text isn't hexadecimal, or has another length.
+/// Reads text, in any case, of exactly `N` bytes. `None`: the text isn't hexadecimal, or has
+/// another length.
 pub fn to_bytes<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     if text.len() != 2 * N {

@@ -1,7 +1,10 @@
-//! The sans-IO core of redis-mesh: RESP, the command table, routing, and the machine that edits a client's connection.
+//! The sans-IO core of redis-mesh: RESP, the command table, routing, and two machines. The
+//! [`rewriter`] edits one client connection; the [`multiplexer`] serves all clients of a worker
+//! over connections of its own.
 //!
-//! Bytes, time, randomness and configuration go in as arguments; edited bytes and values that say what to do come out.
-//! No socket, no clock, no callback: a host (the wasm filter, a native module, a test) only translates.
+//! Bytes, time, randomness and configuration are arguments; edited bytes and values that say what
+//! to do are results. The core has no socket, no clock and no callback, so a host (the wasm
+//! filter, the dynamic module, a test) only translates.
 #![forbid(unsafe_code)]
 
 pub mod cluster;

@@ -2,7 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-/// A generator with two strengths: [`Random::secret`] for bytes that a client must not guess, [`Random::below`] for odds.
+/// A generator of two strengths: [`Random::secret`] for bytes that a client must not be able to
+/// guess, [`Random::below`] for chances.
 pub struct Random {
     key: [u8; 32],
     counter: u64,
@@ -10,14 +11,15 @@ pub struct Random {
 }
 
 impl Random {
-    /// `seed` must come from the operating system wherever clients are real.
+    /// Returns a generator. In production the seed must come from the operating system.
     pub fn new(seed: [u8; 32]) -> Self {
         let mut state = [0u8; 8];
         state.copy_from_slice(&seed[..8]);
         Random { key: seed, counter: 0, state: u64::from_le_bytes(state) }
     }
 
-    /// 16 bytes that can't be guessed from any others: SHA-256 of the seed and a counter.
+    /// Returns 16 bytes that can't be guessed from other results: SHA-256 of the seed and a
+    /// counter.
     pub fn secret(&mut self) -> [u8; 16] {
         self.counter += 1;
         let hash = Sha256::new().chain_update(self.key).chain_update(self.counter.to_le_bytes()).finalize();
@@ -26,7 +28,7 @@ impl Random {
         out
     }
 
-    /// A number in `0..n`, for odds (SplitMix64; the bias for n ≤ 10⁶ is below 10⁻¹³).
+    /// Returns a number in `0..n`, for chances (SplitMix64; the bias for n ≤ 10⁶ is below 10⁻¹³).
     pub fn below(&mut self, n: u32) -> u32 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
@@ -36,7 +38,7 @@ impl Random {
         ((u128::from(z) * u128::from(n)) >> 64) as u32
     }
 
-    /// True with a chance of `per_million` in a million. Draws nothing when the answer is certain.
+    /// Returns true with a chance of `per_million` in a million. A certain result draws no number.
     pub fn chance(&mut self, per_million: u32) -> bool {
         match per_million {
             0 => false,

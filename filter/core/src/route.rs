@@ -1,20 +1,22 @@
-//! Which route a key takes: exact, then longest prefix, then regex in order, then the route without a match.
+//! The routes of keys. An exact match has precedence, then the longest prefix, then the first
+//! regular expression, then the route without a match.
 
 use crate::wire::{KeyMatch, Route};
 use regex_lite::Regex;
 
-/// Bytes of a key that regular expressions are tried on.
+/// Number of bytes of the longest key that regular expressions are tried on.
 const LONGEST_REGEX_KEY: usize = 64 * 1024;
 
 /// A compiled set of routes.
 #[derive(Debug, Default)]
 pub struct Router {
-    exact: Table,
-    prefixes: Table,
+    exact: TextTable,
+    prefixes: TextTable,
     regexes: Vec<(Regex, u32)>,
     any: Option<u32>,
     case_insensitive: bool,
     actions: Vec<RouteAction>,
+    rewrites_keys: bool,
 }
 
 /// What a route does with the keys that it takes.
@@ -54,7 +56,8 @@ impl Router {
     pub fn new(routes: &[Route], case_insensitive: bool) -> Result<Router, RouteError> {
         let action = |route: &Route| RouteAction { target: route.target, remove_prefix: route.remove_prefix };
         let actions = routes.iter().map(action).collect();
-        let mut router = Router { case_insensitive, actions, ..Router::default() };
+        let rewrites_keys = routes.iter().any(|route| route.remove_prefix);
+        let mut router = Router { case_insensitive, actions, rewrites_keys, ..Router::default() };
         let fold = |text: &str| -> Box<[u8]> {
             let mut bytes = text.as_bytes().to_vec();
             if case_insensitive {
@@ -93,7 +96,7 @@ impl Router {
         Ok(router)
     }
 
-    /// The route of `key`; `None`: no route takes it.
+    /// Returns the route of `key`; `None`: no route takes the key.
     pub fn route(&self, key: &[u8]) -> Option<Matched> {
         let whole = |route: u32| Matched { route, prefix: 0 };
         if self.exact.is_empty() && self.prefixes.is_empty() && self.regexes.is_empty() {
@@ -112,7 +115,8 @@ impl Router {
         if let Some(matched) = self.prefixes.longest(key) {
             return Some(matched);
         }
-        // A regular expression over a key of megabytes would stop the worker: such a key is taken by no route.
+        // A regular expression over a key of megabytes would block the worker, so no route takes
+        // such a key.
         if !self.regexes.is_empty() && key.len() > LONGEST_REGEX_KEY {
             return None;
         }
@@ -123,17 +127,19 @@ impl Router {
         if self.regexes.is_empty() {
             return None;
         }
-        // Keys are bytes, expressions are over text: a key that isn't UTF-8 is matched with U+FFFD in the bad places.
+        // Expressions match text. In a key that isn't UTF-8, U+FFFD stands for what can't be
+        // decoded.
         let text = String::from_utf8_lossy(key);
         self.regexes.iter().find(|(regex, _)| regex.is_match(&text)).map(|(_, route)| *route)
     }
 
-    /// The route that takes every key not taken by another.
+    /// Returns the route that takes every key not taken by another.
     pub fn any(&self) -> Option<u32> {
         self.any
     }
 
-    /// Finds the route of `key` together with what the route does; `None`: no route takes the key.
+    /// Returns the route of `key` together with what the route does; `None`: no route takes the
+    /// key.
     #[inline]
     pub fn find(&self, key: &[u8]) -> Option<KeyRoute> {
         let Matched { route, prefix } = self.route(key)?;
@@ -141,39 +147,43 @@ impl Router {
         Some(KeyRoute { route, target: action.target, strip: if action.remove_prefix { prefix } else { 0 } })
     }
 
-    /// The route of commands without a key: the one that takes every key not taken by another.
+    /// Returns the route of commands without a key: the one that takes every key not taken by
+    /// another.
     pub fn default_route(&self) -> Option<KeyRoute> {
         let route = self.any?;
         self.actions.get(route as usize).map(|action| KeyRoute { route, target: action.target, strip: 0 })
     }
 
-    /// True if a route removes its prefix, so that a server knows keys by other names than clients do.
+    /// True if a route removes its prefix, so that a server knows keys by other names than clients
+    /// do.
     pub fn rewrites_keys(&self) -> bool {
-        self.actions.iter().any(|action| action.remove_prefix)
+        self.rewrites_keys
     }
 }
 
-/// Texts and their routes, found by hash. A text costs about as many cache misses to find among ten thousand as among ten,
-/// which a sorted list or a tree would not do: all of them lie in one piece of memory.
+/// A hash table of texts and their routes. All texts lie in one piece of memory, so a lookup among
+/// ten thousand texts costs about as many cache misses as one among ten, unlike in a sorted list
+/// or a tree.
 #[derive(Debug, Default)]
-struct Table {
+struct TextTable {
     texts: Vec<u8>,
-    entries: Vec<Entry>,
-    /// The hash of an entry and its index plus one; 0: free. A power of two in number, at most half of them taken.
+    entries: Vec<RouteText>,
+    /// For each slot the hash of an entry and its index plus one, 0 for a free slot. Their number
+    /// is a power of two, and at most half of them are taken.
     slots: Vec<(u32, u32)>,
-    /// The lengths that texts have, ascending.
+    /// The lengths of the texts, ascending.
     lengths: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct RouteText {
     start: u32,
     len: u32,
     route: u32,
 }
 
-/// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>): it can be looked at after each byte. Texts come from the operator, so
-/// nobody who sends keys can make them collide.
+/// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>), which has a value after each byte of a
+/// text. A client can't cause collisions, since the texts come from the operator.
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
@@ -181,7 +191,7 @@ fn hash(state: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(state, |h, &b| (h ^ u64::from(b)).wrapping_mul(FNV_PRIME))
 }
 
-impl Table {
+impl TextTable {
     fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -199,7 +209,7 @@ impl Table {
         if self.find(state, text).is_some() {
             return false;
         }
-        let entry = Entry { start: self.texts.len() as u32, len: text.len() as u32, route };
+        let entry = RouteText { start: self.texts.len() as u32, len: text.len() as u32, route };
         self.place(state, self.entries.len() as u32);
         self.texts.extend_from_slice(text);
         self.entries.push(entry);
@@ -209,7 +219,7 @@ impl Table {
         true
     }
 
-    fn text(&self, entry: &Entry) -> &[u8] {
+    fn text(&self, entry: &RouteText) -> &[u8] {
         self.texts.get(entry.start as usize..(entry.start + entry.len) as usize).unwrap_or_default()
     }
 
@@ -223,7 +233,7 @@ impl Table {
         self.slots[at] = (short, index + 1);
     }
 
-    /// The route of a text whose hash is known.
+    /// Returns the route of a text whose hash is known.
     fn find(&self, state: u64, text: &[u8]) -> Option<u32> {
         let short = short(state);
         let mask = self.slots.len().checked_sub(1)?;
@@ -239,12 +249,12 @@ impl Table {
     }
 
     fn get(&self, text: &[u8]) -> Option<u32> {
-        // Most keys are of no length that is there.
+        // Most keys have another length than every text.
         self.lengths.binary_search(&u32::try_from(text.len()).ok()?).ok()?;
         self.find(hash(FNV_OFFSET, text), text)
     }
 
-    /// The longest text that the key begins with.
+    /// Returns the longest text that the key begins with.
     fn longest(&self, key: &[u8]) -> Option<Matched> {
         let (mut state, mut hashed, mut found) = (FNV_OFFSET, 0, None);
         for &len in &self.lengths {
@@ -263,12 +273,12 @@ fn short(state: u64) -> u32 {
     (state ^ state >> 32) as u32
 }
 
-/// Why routes don't compile.
+/// The reason why routes don't compile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteError {
     /// Index of the route.
     pub route: usize,
-    /// What is wrong with it.
+    /// What is wrong with the route.
     pub problem: RouteProblem,
 }
 
@@ -277,7 +287,7 @@ pub struct RouteError {
 pub enum RouteProblem {
     /// An earlier route has the same match.
     Duplicate,
-    /// A prefix of no bytes; that would be a route without match.
+    /// The prefix is empty, which would be a route without match.
     EmptyPrefix,
     /// The regular expression doesn't compile.
     Regex(String),

@@ -1,12 +1,12 @@
-//! What a filter counts. Names of the exported counters: [`Stat::name`].
+//! The counters of a filter.
 
-/// One counter.
+/// A counter. [`Stat::name`] is the name under which it is exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Stat {
     /// Commands that clients sent.
     Commands,
-    /// Commands refused because they can't be served, rightly or safely.
+    /// Commands refused because they can't be served correctly or safely.
     Refused,
     /// Commands refused because the client isn't logged in.
     Unauthenticated,
@@ -38,7 +38,7 @@ impl Stat {
         Stat::ProtocolErrors,
     ];
 
-    /// The counter's name, by Prometheus' conventions.
+    /// Returns the counter's name, by the conventions of Prometheus.
     pub fn name(self) -> &'static str {
         match self {
             Stat::Commands => "commands_total",
@@ -54,27 +54,27 @@ impl Stat {
     }
 }
 
-/// Increments since the host last took them.
+/// Increments of the counters since the host last took them.
 #[derive(Clone, Debug, Default)]
 pub struct Stats([u64; Stat::ALL.len()]);
 
 impl Stats {
-    /// Counts one.
+    /// Increments a counter by one.
     pub fn count(&mut self, stat: Stat) {
         self.0[stat as usize] += 1;
     }
 
-    /// Counts several.
+    /// Increments a counter by `times`.
     pub fn add(&mut self, stat: Stat, times: u64) {
         self.0[stat as usize] += times;
     }
 
-    /// The increment of one counter.
+    /// Returns the increment of a counter.
     pub fn of(&self, stat: Stat) -> u64 {
         self.0[stat as usize]
     }
 
-    /// Gives every counter that has moved to `each` and sets it to zero.
+    /// Gives every increment that isn't zero to `each`, and sets it to zero.
     pub fn take(&mut self, mut each: impl FnMut(Stat, u64)) {
         for stat in Stat::ALL {
             let n = std::mem::take(&mut self.0[stat as usize]);

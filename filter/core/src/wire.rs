@@ -1,52 +1,57 @@
-//! What the controller tells a filter: one JSON document, [`FilterConfig`].
+//! The configuration that the controller gives a filter: one JSON document, [`FilterConfig`].
 //!
-//! These are the only serde types of the core. They carry no invariants; the compiled forms are [`crate::config::ProxyConfig`]
-//! for `direct` and `proxy` and [`crate::proxy::config::Document`] for `native`. Their `try_from` refuses a document as a
-//! whole. Both the controller and the filter hosts use that same check, so a configuration that a filter would refuse is
-//! never shipped.
+//! These are the only serde types of the core. They carry no invariants; the compiled forms are
+//! [`crate::rewriter::config::RewriterConfig`] for the data paths `direct` and `proxy`, and
+//! [`crate::multiplexer::config::Document`] for `native`. Their `try_from` accepts or refuses a
+//! document as a whole. The controller and the hosts of the filters use the same check, so the
+//! controller never ships a configuration that a filter would refuse.
 
 use serde::{Deserialize, Serialize};
 
-/// The whole configuration of one filter plugin: every managed host that its connections may belong to.
+/// The configuration of one filter plugin: every managed host that its connections may belong to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FilterConfig {
-    /// Names the plugin. A worker's VM keeps one configuration per name, the last one received, and every connection
-    /// created under that name reads it anew for each command.
+    /// The name of the plugin. Each worker's VM keeps the last configuration that it received
+    /// under a name, and every connection that was created under the name reads it for each
+    /// command.
     pub name: String,
-    /// Raised by every push and never reused. Envoy doesn't hand a configuration to a VM again while a plugin with the
-    /// very same bytes is held by an open connection, so a rollback must differ from what it rolls back to.
+    /// A number that every push increases, never used twice. Envoy doesn't give a configuration to
+    /// a VM again while an open connection holds a plugin with the same bytes, so a rollback must
+    /// differ from the configuration that it restores.
     pub revision: u64,
-    /// The managed hosts. A connection that matches none of them passes through untouched.
+    /// The managed hosts. A connection that belongs to none of them passes unchanged.
     pub hosts: Vec<Host>,
     /// Bounds on what a client may send.
     #[serde(default)]
     pub limits: Limits,
 }
 
-/// One managed Redis host as its clients see it.
+/// A managed Redis host as its clients see it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Host {
     /// `FQDN:port`, for messages and stats.
     pub host: String,
-    /// Which connections belong to this host. All three lists empty: every connection of the plugin.
+    /// The connections that belong to this host. All three lists empty: every connection of the
+    /// plugin.
     #[serde(default, skip_serializing_if = "Selector::is_empty")]
     pub selector: Selector,
-    /// What stands behind the filter on the listener.
+    /// The kind of filter that follows this one on the listener.
     pub path: DataPath,
-    /// What clients must present; absent: nothing is asked.
+    /// The passwords that clients must present; absent: none is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_auth: Option<ClientAuth>,
     /// `direct` only: the login that the filter performs at Redis for the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream_login: Option<UpstreamLogin>,
-    /// `proxy` only, required there: the password by which the filter and the `redis_proxy` behind it recognise each
-    /// other (one of its `downstream_auth_passwords`).
+    /// `proxy` only, required there: the password by which the filter and the `redis_proxy` that
+    /// follows recognise each other (one of its `downstream_auth_passwords`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handshake: Option<String>,
-    /// Somebody other than the client holds the credentials of Redis (the filter on `direct` and `native`, `redis_proxy`
-    /// on `proxy`), so commands that reveal or change credentials are refused.
+    /// The credentials of Redis are held by the mesh (the filter on `direct` and `native`,
+    /// `redis_proxy` on `proxy`) rather than by the client, so commands that reveal or change
+    /// credentials are refused.
     #[serde(default)]
     pub guard_credentials: bool,
     /// Lifts the refusals of `guard_credentials`.
@@ -55,29 +60,34 @@ pub struct Host {
     /// `settings.caseInsensitive`: keys match routes without regard to ASCII case.
     #[serde(default)]
     pub case_insensitive: bool,
-    /// `native` only: which nodes answer commands that only read, where a route says nothing else.
+    /// `native` only: the nodes that answer commands that only read, unless a route has a policy
+    /// of its own.
     #[serde(default, skip_serializing_if = "ReadPolicy::is_default")]
     pub read_policy: ReadPolicy,
-    /// `native` only: milliseconds that Redis may take for a reply, but for commands that wait by themselves; 0: any time.
+    /// `native` only: milliseconds that Redis may take for a reply, except to commands that block;
+    /// 0: no bound.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub op_timeout_ms: u64,
-    /// `native` only: count how long each command takes.
+    /// `native` only: count commands by name and measure their latency.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub command_stats: bool,
     /// The destinations that the routes name by index.
     pub targets: Vec<Target>,
-    /// Precedence: exact, then longest prefix, then regex in order, then `any`.
+    /// The routes. An exact match has precedence, then the longest prefix, then the first regex,
+    /// then `any`.
     pub routes: Vec<Route>,
     /// Faults of the whole host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
 }
 
-/// What stands in a listener's metadata instead of a host where the filter of that host stands there itself: a filter that
-/// serves many hosts leaves such connections alone, even if it knows the host by other means.
+/// The value in a listener's metadata, in place of a host, that says that the listener has a
+/// filter of its own for the host. A filter that serves many hosts leaves such connections alone,
+/// even if it knows the host by other means.
 pub const CONFIGURED_BY_ITSELF: &str = "configured by itself";
 
-/// Which connections belong to a host; a connection matches if any entry of any list matches.
+/// The connections that belong to a host. A connection belongs to it if an entry of any list
+/// matches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Selector {
@@ -99,12 +109,12 @@ impl Selector {
     }
 }
 
-/// The names of an enum's variants in the document. A visitor for each enum, as serde would derive it, is a kilobyte of the
-/// wasm filter.
+/// The names of an enum's variants in the document. The visitor that serde derives for each enum
+/// would add a kilobyte to the wasm filter.
 macro_rules! named {
     ($kind:ident { $($variant:ident: $name:literal),* $(,)? }) => {
         impl $kind {
-            /// Its name in the document.
+            /// Returns the variant's name in the document.
             pub const fn name(self) -> &'static str {
                 match self {
                     $($kind::$variant => $name,)*
@@ -133,21 +143,22 @@ fn index_of(name: &str, names: &[&str]) -> Result<usize, String> {
     names.iter().position(|known| *known == name).ok_or_else(|| format!("{name} is none of {}", names.join(", ")))
 }
 
-/// What stands behind the filter.
+/// The data path of a host: the kind of filter that follows, and what the path can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum DataPath {
-    /// `tcp_proxy`: one destination, all of Redis.
+    /// `tcp_proxy` follows: one destination, all of Redis.
     Direct,
-    /// `redis_proxy`: several destinations, Redis Cluster, mirrors.
+    /// `redis_proxy` follows: several destinations, Redis Cluster, mirrors.
     Proxy,
-    /// Nothing: the filter is the dynamic module, which has connections of its own. All of Redis to several destinations.
+    /// Nothing follows: the filter is the dynamic module, which opens connections of its own.
+    /// Several destinations, all of Redis.
     Native,
 }
 
 named!(DataPath { Direct: "direct", Proxy: "proxy", Native: "native" });
 
-/// Which nodes of a destination answer commands that only read.
+/// The nodes of a destination that answer commands that only read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum ReadPolicy {
@@ -193,35 +204,36 @@ pub struct ClientAuth {
     /// The only user name that is accepted; absent: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// Hex; at least 16 bytes.
+    /// The salt in hexadecimal, at least 16 bytes.
     pub salt: String,
-    /// Hex of `SHA-256(salt ‖ password)`, one for each accepted password.
+    /// `SHA-256(salt ‖ password)` in hexadecimal, one for each accepted password.
     pub password_sha256: Vec<String>,
 }
 
-/// How a Redis is reached on `native`.
+/// The upstream of a Redis on `native`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Upstream {
-    /// The name of its cluster in Envoy.
+    /// The name of the cluster in Envoy.
     pub cluster: String,
-    /// The login there.
+    /// The login at the Redis; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<UpstreamLogin>,
-    /// Of a Redis Cluster whose nodes are no members of `cluster`, as where it was found by a name in DNS: the name of the
-    /// ORIGINAL_DST cluster through which a node is reached by its address. Absent: nodes are members of `cluster`.
+    /// For a Redis Cluster whose nodes aren't members of `cluster`, such as one that is found by a
+    /// name in DNS: the name of the cluster of type ORIGINAL_DST through which nodes are reached
+    /// by their addresses. Absent: nodes are members of `cluster`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<String>,
 }
 
-/// The login at Redis that the filter performs before anything else.
+/// The login that the filter performs at Redis before anything else.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpstreamLogin {
-    /// ACL user; absent: `AUTH password`.
+    /// The ACL user; absent: AUTH has a password alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// In clear, since Redis takes it no other way.
+    /// The password in clear, as Redis needs it.
     pub password: String,
 }
 
@@ -231,7 +243,7 @@ impl std::fmt::Debug for UpstreamLogin {
     }
 }
 
-/// Where commands of a route go: a destination with its mirrors.
+/// The target of routes: a destination with its mirrors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Target {
@@ -240,20 +252,22 @@ pub struct Target {
     /// The destination is a Redis Cluster.
     #[serde(default)]
     pub cluster: bool,
-    /// At most four. Whether a command is mirrored is decided for each mirror and each command.
+    /// At most four mirrors. Whether a command is mirrored is decided for each mirror and each
+    /// command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Mirror>,
-    /// `proxy` only: the tag of each subset of `mirrors`, indexed by the bit mask of the chosen ones, so of length
-    /// `2^mirrors.len()`. A tag is `\u{1}`, base32 characters, `:`. `null` means untagged, which `redis_proxy` sends to
-    /// its catch-all route. Empty on `direct` and `native`.
+    /// `proxy` only: the tag of each subset of `mirrors`, indexed by the bit mask of the chosen
+    /// ones, so of length `2^mirrors.len()`. A tag is `\u{1}`, base32 characters, `:`. `null`
+    /// means untagged, which `redis_proxy` sends to its catch-all route. Empty on `direct` and
+    /// `native`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Option<String>>,
-    /// `native` only, required there: how the destination is reached.
+    /// `native` only, required there: the upstream of the destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<Upstream>,
 }
 
-/// One mirror of a target.
+/// A mirror of a target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Mirror {
@@ -261,22 +275,22 @@ pub struct Mirror {
     pub destination: String,
     /// Share of the commands that are mirrored, in parts per million (1,000,000 = all).
     pub per_million: u32,
-    /// Leave out commands that only read, by Redis's own command flags.
+    /// Don't mirror commands that only read, by Redis's own command flags.
     #[serde(default)]
     pub exclude_read_commands: bool,
     /// `native` only: the mirror is a Redis Cluster.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cluster: bool,
-    /// `native` only, required there: how the mirror is reached.
+    /// `native` only, required there: the upstream of the mirror.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<Upstream>,
 }
 
-/// One routing rule.
+/// A routing rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
-    /// Which keys.
+    /// The keys that the route takes.
     #[serde(rename = "match")]
     pub key: KeyMatch,
     /// Remove the matched prefix from the key before it goes out; only with `prefix`.
@@ -284,25 +298,26 @@ pub struct Route {
     pub remove_prefix: bool,
     /// Index into [`Host::targets`].
     pub target: u32,
-    /// `native` only: in the place of [`Host::read_policy`].
+    /// `native` only: takes the place of [`Host::read_policy`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_policy: Option<ReadPolicy>,
-    /// Faults of this route, before those of the host.
+    /// Faults of this route, which come before those of the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
 }
 
-/// Which keys a route takes.
+/// The keys that a route takes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum KeyMatch {
-    /// The whole key.
+    /// One key.
     Exact(String),
-    /// The beginning of the key; not empty.
+    /// Keys with this prefix, which isn't empty.
     Prefix(String),
-    /// A regular expression (regex-lite's syntax) found anywhere in the key.
+    /// Keys in which this regular expression (in the syntax of the crate regex-lite) is found
+    /// anywhere.
     Regex(String),
-    /// Every key. Commands without a key go there too.
+    /// Every key that no other route takes. Commands without a key take this route too.
     Any,
 }
 
@@ -310,16 +325,16 @@ pub enum KeyMatch {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Fault {
-    /// Answer `-Fault Injected: Error` in the command's place, or only delay the command.
+    /// The command is answered with `-Fault Injected: Error`, or only delayed.
     #[serde(rename = "type")]
     pub kind: FaultKind,
-    /// Share of the commands that are hit, in parts per million. The shares of several faults that apply to one command
-    /// add up, as in Envoy's redis_proxy.
+    /// Share of the commands that get the fault, in parts per million. The shares of several
+    /// faults that apply to one command add up, as in Envoy's redis_proxy.
     pub per_million: u32,
-    /// Milliseconds to wait; required with `delay`, allowed with `error`.
+    /// Delay in milliseconds; required with `delay`, allowed with `error`.
     #[serde(default)]
     pub delay_ms: u64,
-    /// Command names in any case; empty: all.
+    /// Names of the commands that the fault applies to, in any case; empty: all commands.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
 }
@@ -328,9 +343,9 @@ pub struct Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum FaultKind {
-    /// Delay the command.
+    /// The command is delayed.
     Delay,
-    /// Answer an error in its place.
+    /// The command is answered with an error.
     Error,
 }
 
@@ -346,9 +361,10 @@ pub struct Limits {
     pub max_bulk_bytes: u64,
     /// Bytes of an inline command or of a length line (Redis: 64 KiB).
     pub max_inline_bytes: u32,
-    /// Bytes of a command that has to be held back as a whole because every key of it decides its route (64 MiB).
+    /// Bytes of a command that has to be held as a whole because all its keys decide about its
+    /// route (64 MiB).
     pub max_held_bytes: u32,
-    /// Bytes of replies that may be read at once to give them their RESP3 form (16 MiB).
+    /// Bytes of replies that are read at once to give them their RESP3 form (16 MiB).
     pub max_shaped_bytes: u32,
 }
 

@@ -1,5 +1,5 @@
-//! Replays the transcripts: each whole, and with both directions cut into pieces of 1, 2, 3 … bytes. Whatever the pieces,
-//! the same bytes must come out.
+//! Replays the transcripts: each whole, and with both directions cut into pieces of 1, 2, 3 …
+//! bytes. Whatever the pieces, the same bytes must come out.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 

@@ -2,7 +2,7 @@
 //! each callback.
 
 use crate::abi;
-use redis_mesh_core::config::ProxyConfig;
+use redis_mesh_core::rewriter::config::RewriterConfig;
 use redis_mesh_core::stats::{Stat, Stats};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 /// A plugin of the VM.
 pub struct Plugin {
-    config: RefCell<Rc<ProxyConfig>>,
+    config: RefCell<Rc<RewriterConfig>>,
     generation: Cell<u32>,
     queue: Cell<Option<u32>>,
     /// The statistics of each host, by its name.
@@ -45,7 +45,7 @@ impl HostStats {
 
 impl Plugin {
     /// A plugin with its first configuration.
-    pub fn new(config: ProxyConfig) -> Plugin {
+    pub fn new(config: RewriterConfig) -> Plugin {
         Plugin {
             config: RefCell::new(Rc::new(config)),
             generation: Cell::new(0),
@@ -55,7 +55,7 @@ impl Plugin {
     }
 
     /// The current configuration.
-    pub fn config(&self) -> Rc<ProxyConfig> {
+    pub fn config(&self) -> Rc<RewriterConfig> {
         self.config.borrow().clone()
     }
 
@@ -66,7 +66,7 @@ impl Plugin {
     }
 
     /// Takes a new configuration.
-    pub fn update(&self, config: ProxyConfig) {
+    pub fn update(&self, config: RewriterConfig) {
         self.config.replace(Rc::new(config));
         self.generation.set(self.generation.get().wrapping_add(1));
     }

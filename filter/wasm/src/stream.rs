@@ -5,8 +5,8 @@ use crate::plugin::{HostStats, Plugin};
 use crate::vm;
 use proxy_wasm::traits::{Context, StreamContext};
 use proxy_wasm::types::{Action, BufferType, PeerType};
-use redis_mesh_core::config::{Host, Path, ProxyConfig};
-use redis_mesh_core::rewriter::{Edit, Env, Gate, HEAD, ReplyNeed, Rewriter};
+use redis_mesh_core::rewriter::config::{Path, RewriterConfig, RewriterHost};
+use redis_mesh_core::rewriter::{Env, Gate, HEAD, ReplyNeed, Rewriter, StreamEdit};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -105,7 +105,7 @@ pub fn wake_due(now: Duration) {
 
 impl Connection {
     /// Finds the host to which the selected connection belongs, again after a new configuration.
-    fn resolve(&mut self, config: &ProxyConfig) {
+    fn resolve(&mut self, config: &RewriterConfig) {
         if self.host != HostBinding::Unknown && self.generation == self.plugin.generation() {
             return;
         }
@@ -130,7 +130,7 @@ impl Connection {
         self.stats = self.managed(config).map(|host| self.plugin.stats(&host.name));
     }
 
-    fn managed<'c>(&self, config: &'c ProxyConfig) -> Option<&'c Host> {
+    fn managed<'c>(&self, config: &'c RewriterConfig) -> Option<&'c RewriterHost> {
         match self.host {
             HostBinding::Managed(i) => config.hosts.get(i as usize),
             HostBinding::Unknown | HostBinding::Unmanaged | HostBinding::Orphaned => None,
@@ -140,7 +140,7 @@ impl Connection {
     /// Calls the rewriter with its environment. `None`: the connection belongs to no host.
     fn with_env<T>(
         &mut self,
-        config: &ProxyConfig,
+        config: &RewriterConfig,
         time: TimeUse,
         call: impl FnOnce(&mut Rewriter, &mut Env<'_>) -> T,
     ) -> Option<T> {
@@ -148,7 +148,7 @@ impl Connection {
         let stats = self.stats.clone()?;
         // Reading a clock is a call into Envoy. Delays alone need the one clock, and TIME alone
         // needs the other.
-        let delay_clock = || if host.delays { vm::now() } else { Duration::ZERO };
+        let delay_clock = || if host.faults.delays() { vm::now() } else { Duration::ZERO };
         let (now, unix) = match (time, host.path) {
             (TimeUse::Unneeded, _) => (Duration::ZERO, Duration::ZERO),
             (TimeUse::Needed, Path::Direct) => (delay_clock(), Duration::ZERO),
@@ -165,11 +165,11 @@ impl Connection {
 
     /// Has the rewriter edit the `data` in the read buffer. Returns the number of bytes that may
     /// go on, 0 if the connection can't.
-    fn edit_request(&mut self, config: &ProxyConfig, data: &[u8], out: &mut Vec<u8>) -> usize {
+    fn edit_request(&mut self, config: &RewriterConfig, data: &[u8], out: &mut Vec<u8>) -> usize {
         match self.with_env(config, TimeUse::Needed, |rewriter, env| rewriter.request(env, data, out)) {
-            Some(Edit::Unchanged) => data.len(),
-            Some(Edit::Replaced) if abi::replace(BufferType::DownstreamData, data.len(), out) => out.len(),
-            Some(Edit::Replaced) | None => {
+            Some(StreamEdit::Unchanged) => data.len(),
+            Some(StreamEdit::Replaced) if abi::replace(BufferType::DownstreamData, data.len(), out) => out.len(),
+            Some(StreamEdit::Replaced) | None => {
                 self.host = HostBinding::Orphaned;
                 0
             }
@@ -178,7 +178,7 @@ impl Connection {
 
     /// Has the rewriter edit `size` bytes from upstream in Envoy's buffer. False: Envoy has
     /// refused, or the connection belongs to no host.
-    fn edit_reply(&mut self, config: &ProxyConfig, size: usize, out: &mut Vec<u8>) -> bool {
+    fn edit_reply(&mut self, config: &RewriterConfig, size: usize, out: &mut Vec<u8>) -> bool {
         match self.rewriter.reply_need(config, size) {
             ReplyNeed::Nothing => return true,
             ReplyNeed::All => {}
@@ -193,8 +193,8 @@ impl Connection {
         }
         let data = abi::buffer(BufferType::UpstreamData, 0, size);
         match self.with_env(config, TimeUse::Unneeded, |rewriter, env| rewriter.reply(env, &data, out)) {
-            Some(Edit::Unchanged) => true,
-            Some(Edit::Replaced) => *out == data || abi::replace_all(BufferType::UpstreamData, size, out),
+            Some(StreamEdit::Unchanged) => true,
+            Some(StreamEdit::Replaced) => *out == data || abi::replace_all(BufferType::UpstreamData, size, out),
             None => false,
         }
     }

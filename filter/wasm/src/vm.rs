@@ -2,9 +2,10 @@
 
 use crate::abi;
 use crate::plugin::Plugin;
-use redis_mesh_core::config::{ConfigError, ProxyConfig, json_of};
-use redis_mesh_core::downstream::auth::to_hex;
+use redis_mesh_core::config::{ConfigError, json_of};
+use redis_mesh_core::hex::to_hex;
 use redis_mesh_core::random::Random;
+use redis_mesh_core::rewriter::config::RewriterConfig;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -27,7 +28,7 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Takes a configuration over for the plugin that it names. On an error nothing has changed.
 pub fn configure(bytes: &[u8]) -> Result<Rc<Plugin>, ConfigError> {
-    let config = ProxyConfig::from_json(json_of(bytes))?;
+    let config = RewriterConfig::from_json(json_of(bytes))?;
     let name = config.name.clone();
     let plugin = PLUGINS.with_borrow_mut(|plugins| match plugins.get(&name) {
         Some(plugin) => {

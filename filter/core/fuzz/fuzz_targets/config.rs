@@ -2,12 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use redis_mesh_core::config::ProxyConfig;
+use redis_mesh_core::rewriter::config::RewriterConfig;
 
 fuzz_target!(|data: &[u8]| {
     let cut = data.iter().position(|&b| b == 0).unwrap_or(data.len());
     let (json, key) = data.split_at(cut);
-    if let Ok(config) = ProxyConfig::from_json(json) {
+    if let Ok(config) = RewriterConfig::from_json(json) {
         config.select(Some("l"), Some("c"), Some("a"));
         for host in &config.hosts {
             host.route(key);

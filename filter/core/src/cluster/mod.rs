@@ -1,4 +1,4 @@
-//! Redis Cluster.
+//! Redis Cluster (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>).
 
 pub mod read_policy;
 pub mod slot;

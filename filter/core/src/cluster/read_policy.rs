@@ -1,16 +1,16 @@
-//! Which node of a shard answers a read.
+//! The choice of the node of a shard that gets a command.
 
 use super::topology::Shard;
 use crate::random::Random;
 use crate::wire::ReadPolicy;
 use std::net::SocketAddr;
 
-/// A node, and whether it is asked as a replica.
+/// A node, and whether commands go to it as to a replica (after READONLY).
 pub type Choice = (SocketAddr, bool);
 
-/// Chooses a node of a shard; where several are as good, by chance. `is_up` tells whether a node can be reached, as far as it is
-/// known; where no node that the policy allows is up, one that isn't is chosen. `None`: the shard has no node that the policy
-/// allows.
+/// Chooses a node of a shard, by chance where the policy allows several. `is_up` tells whether a
+/// node can be reached, as far as that is known; if none of the nodes that the policy allows is
+/// up, one that isn't is chosen. `None`: the shard has no node that the policy allows.
 pub fn choose(
     policy: ReadPolicy,
     shard: &Shard,

@@ -1,25 +1,27 @@
-//! Hash slots (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#key-distribution-model>).
+//! Hash slots
+//! (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#key-distribution-model>).
 
-/// How many slots a cluster has.
+/// Number of hash slots of a Redis Cluster.
 pub const SLOTS: u16 = 16384;
 
-/// The slot of a key: CRC16 (XMODEM) of the key, or of its hash tag, what stands between its first `{` and the next `}`, if that
-/// isn't empty.
+/// Returns the slot of a key: CRC16 (XMODEM) of the key, or of its hash tag, the text between the
+/// first `{` and the next `}`, if that isn't empty.
 pub fn slot(key: &[u8]) -> u16 {
     crc(hash_tag(key).unwrap_or(key)) % SLOTS
 }
 
-/// The filter has to be small.
+/// Computes CRC16 a byte at a time, since the wasm filter has to be small.
 #[cfg(target_arch = "wasm32")]
 fn crc(bytes: &[u8]) -> u16 {
     crc16::State::<crc16::XMODEM>::calculate(bytes)
 }
 
-/// Four bytes at a time: a byte waits for what the one before has made of the sum, and these waits make up most of its time.
+/// Computes CRC16 four bytes at a time. A byte at a time, each step would wait for the sum of the
+/// step before, which is most of the time.
 #[cfg(not(target_arch = "wasm32"))]
 fn crc(bytes: &[u8]) -> u16 {
     use std::array::from_fn;
-    /// For each byte its sum, and what becomes of that behind one, two and three further bytes.
+    /// For each byte its sum, and the sum after one, two and three further bytes.
     static SUMS: std::sync::LazyLock<[[u16; 256]; 4]> = std::sync::LazyLock::new(|| {
         from_fn(|behind| from_fn(|byte| crc16::State::<crc16::XMODEM>::calculate(&[byte as u8, 0, 0, 0][..behind + 1])))
     });

@@ -1,32 +1,32 @@
-//! Who has which slots of a cluster.
+//! The slots of a Redis Cluster and the nodes that serve them.
 
 use super::slot::SLOTS;
 use crate::resp::value::Value;
 use std::net::{IpAddr, SocketAddr};
 
-/// A master and those who follow it.
+/// A master with its replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// Who takes writes.
+    /// The node that takes writes.
     pub master: SocketAddr,
-    /// Who may answer reads.
+    /// The nodes that may answer reads.
     pub replicas: Vec<SocketAddr>,
 }
 
-/// A cluster as one of its nodes sees it.
+/// The topology of a Redis Cluster as one of its nodes sees it.
 #[derive(Clone, Debug)]
 pub struct Topology {
     shards: Vec<Shard>,
-    /// For each slot the index of its shard plus one; 0: nobody has it.
+    /// For each slot the index of its shard plus one; 0: no shard serves the slot.
     owners: Vec<u16>,
-    /// The cluster's configuration epoch, which grows with each change.
+    /// The cluster's current epoch, which grows with each failover and each move of a slot.
     pub epoch: u64,
-    /// The node sees a majority of masters, and all slots served.
+    /// The node sees a majority of the masters, and all slots are served.
     pub is_ok: bool,
 }
 
-/// A node's address as a cluster tells it: an IP address, or nothing where it is the address at which `from`, who says
-/// so, was asked.
+/// Returns the address of a node in CLUSTER SLOTS. An empty address is that of the node `from`,
+/// which gave the reply.
 pub fn node(host: &[u8], port: u16, from: Option<SocketAddr>) -> Option<SocketAddr> {
     let host = match host {
         b"" | b"?" => from?.ip(),
@@ -36,10 +36,10 @@ pub fn node(host: &[u8], port: u16, from: Option<SocketAddr>) -> Option<SocketAd
 }
 
 impl Topology {
-    /// From the replies to CLUSTER INFO and CLUSTER SLOTS of the node `from`.
+    /// Reads the replies of the node `from` to CLUSTER INFO and CLUSTER SLOTS.
     ///
     /// # Errors
-    /// What is wrong with them, to be told to people.
+    /// The reason why the replies can't be used, for a message.
     pub fn parse(info: &[u8], slots: &[u8], from: Option<SocketAddr>) -> Result<Topology, String> {
         let said = |reply: &[u8]| match Value::parse(reply) {
             Some(Value::Error(text)) => format!("it says: {}", String::from_utf8_lossy(text)),
@@ -84,7 +84,7 @@ impl Topology {
             return None;
         }
         let master = address(master, from)?;
-        // A replica without an address has just failed or not yet been heard of.
+        // A replica without an address has just failed, or the node hasn't heard of it yet.
         let replicas: Vec<SocketAddr> = replicas.iter().filter_map(|replica| address(replica, from)).collect();
         let index = match self.shards.iter().position(|shard| shard.master == master) {
             Some(known) => known,
@@ -97,36 +97,36 @@ impl Topology {
         Some(())
     }
 
-    /// The number of the shard that has a slot.
+    /// Returns the index of the shard that serves a slot.
     pub fn owner(&self, slot: u16) -> Option<usize> {
         self.owners.get(usize::from(slot)).and_then(|owner| usize::from(*owner).checked_sub(1))
     }
 
-    /// Who serves a slot.
+    /// Returns the master of the shard that serves a slot.
     pub fn master(&self, slot: u16) -> Option<SocketAddr> {
         self.shards.get(self.owner(slot)?).map(|shard| shard.master)
     }
 
-    /// True if some slot is served by another according to that.
+    /// True if some slot has another master in `other`.
     pub fn leads_elsewhere(&self, other: &Topology) -> bool {
         (0..SLOTS).any(|slot| self.master(slot) != other.master(slot))
     }
 
-    /// All shards.
+    /// Returns all shards.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
     }
 
-    /// All nodes.
+    /// Returns all nodes.
     pub fn nodes(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.shards.iter().flat_map(|shard| std::iter::once(shard.master).chain(shard.replicas.iter().copied()))
     }
 
-    /// A node has said that another has a slot.
+    /// Notes a redirection: another node serves a slot.
     pub fn move_slot(&mut self, slot: u16, to: SocketAddr) {
         let known = self.shards.iter().position(|shard| shard.master == to);
         let index = known.unwrap_or_else(|| {
-            // A replica that has been promoted takes the place of its master.
+            // A promoted replica takes the place of its master.
             let owner = self.owner(slot);
             if let Some((index, shard)) = owner.and_then(|index| Some((index, self.shards.get_mut(index)?)))
                 && let Some(replica) = shard.replicas.iter_mut().find(|replica| **replica == to)
@@ -143,7 +143,8 @@ impl Topology {
     }
 }
 
-/// A node in CLUSTER SLOTS: its preferred endpoint, port, identifier and, from Redis 7 on, its other names.
+/// Reads a node in CLUSTER SLOTS: its preferred endpoint, port, identifier and, from Redis 7 on,
+/// other names.
 fn address(entry: &Value<'_>, from: Option<SocketAddr>) -> Option<SocketAddr> {
     let [host, port, more @ ..] = entry.array()? else { return None };
     let port = u16::try_from(port.integer()?).ok()?;

@@ -1,4 +1,4 @@
-//! A command's arguments, as they lie in its bytes.
+//! The arguments of a command, as spans of its bytes.
 
 use super::key_spec::{Arguments, is_word};
 use crate::resp::encode;
@@ -12,28 +12,28 @@ pub struct Args<'a> {
     pub frame: &'a [u8],
     /// Where the arguments lie.
     pub spans: &'a [Span],
-    /// How many arguments the command has in all.
+    /// Number of arguments that the command has in all.
     pub count: usize,
 }
 
 impl<'a> Args<'a> {
-    /// Argument `i`; empty if it isn't there.
+    /// Returns argument `i`; empty if it hasn't arrived or the command has fewer arguments.
     pub fn get(&self, i: usize) -> &'a [u8] {
         self.spans.get(i).map(|s| s.of(self.frame)).unwrap_or_default()
     }
 
-    /// True when all arguments are there.
+    /// True if all arguments have arrived.
     pub fn complete(&self) -> bool {
         self.spans.len() == self.count
     }
 
-    /// True if argument `i` is `word`, in any case, as servers compare the words of a command: up to a NUL, which ends a C
-    /// string.
+    /// True if argument `i` is `word`, in any case, as servers compare the words of a command: up
+    /// to a NUL, which ends a C string.
     pub fn is_word(&self, i: usize, word: &[u8]) -> bool {
         is_word(self.get(i), word)
     }
 
-    /// Argument `i` as printable text of at most 128 characters, as Redis quotes it in errors.
+    /// Returns argument `i` as text of at most 128 characters, as Redis quotes it in errors.
     pub fn quoted(&self, i: usize) -> String {
         let arg = self.get(i);
         // 128 characters have no more bytes than that.
@@ -51,7 +51,8 @@ impl Arguments for Args<'_> {
     }
 }
 
-/// Writes arguments as an array of bulk strings, with the spans that they have there.
+/// Writes arguments as an array of bulk strings; returns the bytes with the spans of the
+/// arguments.
 pub fn canonical(args: &Args<'_>) -> (Vec<u8>, Vec<Span>) {
     let mut frame = Vec::with_capacity(args.frame.len() + 16 * args.spans.len());
     let mut spans = Vec::with_capacity(args.spans.len());
@@ -65,7 +66,7 @@ pub fn canonical(args: &Args<'_>) -> (Vec<u8>, Vec<Span>) {
     (frame, spans)
 }
 
-/// Goes through commands as they were written here.
+/// Calls `each` for each of the commands in `bytes`, which are arrays of bulk strings.
 pub fn each_command(bytes: &[u8], mut each: impl FnMut(&Args<'_>)) {
     let mut at = 0;
     let limits =

@@ -1,4 +1,5 @@
-//! Answers to COMMAND and its subcommands, from the table.
+//! Replies to COMMAND and its subcommands (<https://redis.io/docs/latest/commands/command/>), from
+//! the command table.
 
 use super::glob::{Case, glob};
 use super::{
@@ -8,26 +9,26 @@ use super::{
 /// The protocol that a client speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
-    /// RESP2
+    /// RESP2.
     Resp2,
-    /// RESP3
+    /// RESP3.
     Resp3,
 }
 
-/// Appends the answer to a request whose argument 0 is COMMAND. Only commands that `offered` lets through exist for
-/// the client.
+/// Appends the reply to a request whose argument 0 is COMMAND. Only commands that `offered`
+/// accepts exist for the client.
 pub fn describe<A: Arguments + ?Sized>(
     arguments: &A,
     protocol: Protocol,
     offered: impl Fn(&Command) -> bool,
     out: &mut Vec<u8>,
 ) {
-    // One copy of the code serves all callers; none is in a hurry.
+    // A copy of the code for each caller would be larger, and none needs the speed.
     let (arguments, writer) = (From(arguments, 0), Writer { protocol, out });
     answer(&arguments, &offered, writer);
 }
 
-/// Whether a command exists for the client.
+/// Tells whether a command exists for the client.
 type Offered<'a> = &'a dyn Fn(&Command) -> bool;
 
 fn answer(arguments: &dyn Arguments, offered: Offered<'_>, mut writer: Writer<'_>) {
@@ -95,7 +96,7 @@ const HELP: &[&str] = &[
     "    Print this help.",
 ];
 
-/// A command by the name that COMMAND INFO takes: a subcommand is `container|subcommand`.
+/// Finds a command by the name that COMMAND INFO takes: a subcommand is `container|subcommand`.
 fn named(name: &[u8]) -> Option<&'static Command> {
     let mut parts = name.splitn(2, |byte| *byte == b'|');
     let command = lookup(parts.next()?)?;
@@ -105,7 +106,8 @@ fn named(name: &[u8]) -> Option<&'static Command> {
     }
 }
 
-/// The arguments from one on: of COMMAND GETKEYS, the request that it is about.
+/// The arguments of another request from an index on, such as the request that COMMAND GETKEYS is
+/// about.
 struct From<'a, A: ?Sized>(&'a A, usize);
 
 impl<A: Arguments + ?Sized> Arguments for From<'_, A> {
@@ -122,7 +124,7 @@ struct Writer<'a> {
     out: &'a mut Vec<u8>,
 }
 
-// Kept out of line, because it is called from many places and rarely runs.
+// These are called from many places and run rarely, so copies of them would only cost size.
 impl Writer<'_> {
     #[inline(never)]
     fn line(&mut self, kind: u8, prefix: &str, text: &[u8]) {
@@ -145,7 +147,8 @@ impl Writer<'_> {
         self.number(b'*', i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// A set or a map, which RESP2 writes as arrays. Of a map, `count` is the number of pairs.
+    /// Writes the head of a set or a map, which RESP2 writes as arrays. The count of a map is that
+    /// of its pairs.
     fn head(&mut self, kind: u8, count: usize) {
         match (self.protocol, kind) {
             (Protocol::Resp2, b'%') => self.array(count * 2),
@@ -165,7 +168,7 @@ impl Writer<'_> {
         self.line(b'-', "", text.as_bytes());
     }
 
-    /// A set of the names of those bits that are set.
+    /// Writes the names of the bits that are set, as a set.
     #[inline(never)]
     fn bits(&mut self, bits: u32, names: &[&str], kind: u8, prefix: &str) {
         self.head(b'~', bits.count_ones() as usize);
@@ -181,7 +184,7 @@ impl Writer<'_> {
         }
     }
 
-    /// What a client sent, fit for an error's single line.
+    /// Writes text of a client into the single line of an error.
     fn echo(&mut self, text: &[u8]) {
         let printable = |byte: &u8| if byte.is_ascii_control() { b' ' } else { *byte };
         self.out.extend(text.iter().take(128).map(printable));
@@ -202,7 +205,7 @@ impl Writer<'_> {
         }
     }
 
-    /// The ten elements that Redis 7 has for a command.
+    /// Writes the ten elements that Redis 7 has for a command.
     #[inline(never)]
     fn entry(&mut self, command: &Command, offered: Offered<'_>) {
         self.array(10);
@@ -210,14 +213,14 @@ impl Writer<'_> {
         self.number(b':', command.arity.into());
         let reported = command.flags.0 & !Flags::MAY_REPLICATE.0;
         self.bits(reported, Flags::NAMES, b'+', "");
-        let (first, last, step) = command.legacy_keys;
+        let (first, last, step) = command.key_specs.legacy;
         for number in [first, last, step] {
             self.number(b':', number.into());
         }
         self.bits(command.categories.0, Categories::NAMES, b'+', "@");
         self.bits(command.tips.0.into(), Tips::NAMES, b'$', "");
-        self.head(b'~', command.specs.len());
-        command.specs.iter().for_each(|spec| self.spec(spec));
+        self.head(b'~', command.key_specs.specs.len());
+        command.key_specs.specs.iter().for_each(|spec| self.spec(spec));
         let subcommands = || command.subcommands.iter().filter(|sub| offered(sub));
         self.array(subcommands().count());
         subcommands().for_each(|sub| self.entry(sub, offered));
@@ -230,14 +233,14 @@ impl Writer<'_> {
         self.key_flags(spec.flags);
         self.bulk(b"begin_search");
         match spec.begin {
-            Begin::Index(index) => self.search("index", &[("index", Value::Number(index))]),
+            Begin::Index(index) => self.search("index", &[("index", SpecValue::Number(index))]),
             Begin::Keyword(word, from) => {
-                self.search("keyword", &[("keyword", Value::Text(word)), ("startfrom", Value::Number(from))]);
+                self.search("keyword", &[("keyword", SpecValue::Text(word)), ("startfrom", SpecValue::Number(from))]);
             }
             Begin::Unknown => self.search("unknown", &[]),
         }
         self.bulk(b"find_keys");
-        let number = Value::Number;
+        let number = SpecValue::Number;
         match spec.find {
             Find::Range { last, step, limit } => {
                 self.search("range", &[("lastkey", number(last)), ("keystep", number(step)), ("limit", number(limit))]);
@@ -251,7 +254,7 @@ impl Writer<'_> {
     }
 
     #[inline(never)]
-    fn search(&mut self, kind: &str, fields: &[(&str, Value)]) {
+    fn search(&mut self, kind: &str, fields: &[(&str, SpecValue)]) {
         self.head(b'%', 2);
         self.bulk(b"type");
         self.bulk(kind.as_bytes());
@@ -260,8 +263,8 @@ impl Writer<'_> {
         for (name, value) in fields {
             self.bulk(name.as_bytes());
             match value {
-                Value::Text(text) => self.bulk(text.as_bytes()),
-                Value::Number(value) => self.number(b':', (*value).into()),
+                SpecValue::Text(text) => self.bulk(text.as_bytes()),
+                SpecValue::Number(value) => self.number(b':', (*value).into()),
             }
         }
     }
@@ -272,7 +275,7 @@ impl Writer<'_> {
 
     #[inline(never)]
     fn list(&mut self, offered: Offered<'_>, wanted: Offered<'_>) {
-        // A wanted subcommand is listed although its container may not be.
+        // A subcommand is listed even if its container is filtered out.
         let commands = || {
             all()
                 .iter()
@@ -336,7 +339,7 @@ impl Writer<'_> {
 }
 
 #[derive(Clone, Copy)]
-enum Value {
+enum SpecValue {
     Text(&'static str),
     Number(i8),
 }

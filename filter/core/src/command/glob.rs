@@ -1,5 +1,6 @@
-//! Glob-style patterns, matched as Redis matches them (`stringmatchlen`): `*`, `?`, `[a-z]`, `[^x]`, and `\` before a byte that
-//! stands for itself (<https://redis.io/docs/latest/commands/keys/>).
+//! Glob-style patterns, matched as Redis matches them (`stringmatchlen`): `*`, `?`, `[a-z]`,
+//! `[^x]`, and `\` before a byte that stands for itself
+//! (<https://redis.io/docs/latest/commands/keys/>).
 
 /// Whether letters match in either case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,8 @@ impl Case {
 
 /// Whether `text` as a whole matches `pattern`.
 ///
-/// The matcher goes back only to the last `*`, so its time is at most the product of both lengths, whatever the pattern.
+/// The matcher goes back only to the last `*`, so its time is at most the product of both lengths,
+/// whatever the pattern.
 pub fn glob(pattern: &[u8], text: &[u8], case: Case) -> bool {
     let (mut at, mut rest) = (pattern, text);
     // What follows the last star, and the text that this is tried on.
@@ -56,7 +58,8 @@ fn match_element(pattern: &[u8], byte: u8, case: Case) -> Option<&[u8]> {
     }
 }
 
-/// The same for a class, which begins behind its `[`. A class without `]` ends with the pattern, as in Redis.
+/// The same for a class, which begins behind its `[`. A class without `]` ends with the pattern,
+/// as in Redis.
 fn match_class(class: &[u8], byte: u8, case: Case) -> Option<&[u8]> {
     let (is_negated, mut class) = match class {
         [b'^', class @ ..] => (true, class),

@@ -1,13 +1,15 @@
-//! The keys of those commands whose grammar the key specs can't say, read as servers execute them.
+//! The keys of commands whose grammar key specs can't express, read as servers execute the
+//! commands.
 
-use super::Command;
 use super::key_spec::{Arguments, Extract, KeyFlags, Keys, KeysError, is_word, needed};
+use super::row::Command;
 
 impl Command {
-    /// The arguments that are patterns by which the command reaches keys that depend on its data: SORT's BY and GET.
-    /// Where there is one, it can't be known which keys are read. All arguments must be there, as for the keys of SORT.
+    /// Returns the arguments that are patterns (SORT's BY and GET) by which the command reads keys
+    /// that depend on its data, so that nobody else can tell which keys. All arguments must have
+    /// arrived, as for the keys of SORT.
     pub fn patterns<'a, A: Arguments + ?Sized>(&self, arguments: &'a A) -> Patterns<'a, A> {
-        let next = if self.extract == Extract::Sort { 2 } else { usize::MAX };
+        let next = if self.key_specs.extract == Extract::Sort { 2 } else { usize::MAX };
         Patterns { arguments, next }
     }
 }
@@ -87,7 +89,7 @@ pub(super) fn geo_radius<A: Arguments + ?Sized>(arguments: &A) -> Result<Keys, K
     with_store(arguments, store)
 }
 
-/// The source is argument 1; where the result is stored overwrites.
+/// Returns the source, argument 1, and the destination, which is overwritten.
 fn with_store<A: Arguments + ?Sized>(arguments: &A, store: Option<usize>) -> Result<Keys, KeysError> {
     let mut keys = Keys::NONE;
     keys.push_one(1, KeyFlags::RO)?;
@@ -124,7 +126,7 @@ pub(super) fn migrate<A: Arguments + ?Sized>(arguments: &A) -> Result<Keys, Keys
     Ok(keys)
 }
 
-/// The first half of what is behind STREAMS.
+/// Returns the first half of the arguments behind STREAMS.
 pub(super) fn streams<A: Arguments + ?Sized>(command: &Command, arguments: &A) -> Result<Keys, KeysError> {
     let mut at = 1;
     loop {
@@ -144,7 +146,7 @@ pub(super) fn streams<A: Arguments + ?Sized>(command: &Command, arguments: &A) -
     if names_and_ids == 0 || names_and_ids % 2 == 1 {
         return Err(KeysError::Malformed);
     }
-    let flags = command.specs.first().map_or(KeyFlags::RO, |spec| spec.flags);
+    let flags = command.key_specs.specs.first().map_or(KeyFlags::RO, |spec| spec.flags);
     let mut keys = Keys::NONE;
     keys.push(at, at + names_and_ids / 2, 1, flags)?;
     Ok(keys)

@@ -3,13 +3,13 @@
 
 use std::fmt;
 
-use super::bits;
+use super::bits::bits;
 
-/// A request's arguments, the command's name first. They may still be arriving.
+/// The arguments of a request, the command's name first. They may still be arriving.
 pub trait Arguments {
-    /// How many there are or will be.
+    /// Returns the number of arguments, those included that haven't arrived.
     fn count(&self) -> usize;
-    /// An argument, if it is there.
+    /// Returns an argument; `None`: it hasn't arrived, or there are fewer.
     fn argument(&self, index: usize) -> Option<&[u8]>;
 }
 
@@ -46,16 +46,16 @@ bits! {
     }
 }
 
-/// What is done with a key, in one word.
+/// What a command does with a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Access {
-    /// It is read.
+pub enum KeyAccess {
+    /// The key is read.
     Read,
-    /// It is read and changed, or one of the two as the arguments say.
+    /// The key is read and changed, or one of the two, depending on the arguments.
     ReadWrite,
-    /// It is overwritten.
+    /// The key is overwritten without being read.
     Overwrite,
-    /// It is deleted.
+    /// The key is deleted.
     Remove,
 }
 
@@ -64,44 +64,46 @@ pub enum Access {
 pub enum Begin {
     /// At an argument.
     Index(i8),
-    /// Behind a word, searched from an argument on; a negative one counts from the end, and the search goes backwards.
+    /// Behind a word, which is searched from an argument on. A negative number counts from the
+    /// end, and the search goes backwards.
     Keyword(&'static str, i8),
-    /// Can't be said by a spec.
+    /// A key spec can't express it.
     Unknown,
 }
 
 /// Which arguments from there on are keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Find {
-    /// Up to the last, relative to the first (a negative one: to the end of the arguments), every step-th.
-    /// With a limit of 2 the first half of the arguments, of 3 the first third.
+    /// Every step-th argument up to the last, which is relative to the first; a negative one is
+    /// relative to the end of the arguments. With a limit of 2 only the first half of the
+    /// arguments counts, with one of 3 the first third.
     Range {
         /// The last key.
         last: i8,
         /// The distance between keys.
         step: i8,
-        /// The divisor, 0 and 1: none.
+        /// The divisor; 0 and 1: none.
         limit: i8,
     },
-    /// As many as an argument says.
+    /// As many arguments as another argument says.
     KeyNum {
-        /// The argument that says how many, relative to the beginning.
+        /// The argument that holds the number of keys, relative to the beginning.
         number: i8,
         /// The first key, relative to the beginning.
         first: i8,
         /// The distance between keys.
         step: i8,
     },
-    /// Can't be said by a spec.
+    /// A key spec can't express it.
     Unknown,
 }
 
-/// As the table writes it.
+/// Shortens the rows of the table.
 pub(super) const fn range(last: i8, step: i8, limit: i8) -> Find {
     Find::Range { last, step, limit }
 }
 
-/// As the table writes it.
+/// Shortens the rows of the table.
 pub(super) const fn keynum(number: i8, first: i8, step: i8) -> Find {
     Find::KeyNum { number, first, step }
 }
@@ -109,18 +111,18 @@ pub(super) const fn keynum(number: i8, first: i8, step: i8) -> Find {
 /// One of a command's key specs.
 #[derive(Clone, Copy, Debug)]
 pub struct KeySpec {
-    /// What is done with these keys.
+    /// What the command does with these keys.
     pub flags: KeyFlags,
-    /// Where they begin.
+    /// Where the keys begin.
     pub begin: Begin,
-    /// Which they are.
+    /// Which arguments from there on are keys.
     pub find: Find,
 }
 
 /// How a command's keys are found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extract {
-    /// By the specs.
+    /// By the key specs.
     Specs,
     /// SORT key [BY p] [LIMIT o n] [GET p …] [STORE key]
     Sort,
@@ -132,14 +134,15 @@ pub enum Extract {
     Migrate,
 }
 
-/// Why a request's keys can't be told. It must not be sent anywhere.
+/// The reason why the keys of a request can't be told. Such a request must not be sent anywhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KeysError {
-    /// This argument is needed and hasn't arrived.
+    /// This argument is needed to tell the keys, and hasn't arrived.
     Missing(usize),
-    /// The arguments contradict the command's grammar: too few, a number of keys that isn't one or is too large.
+    /// The arguments contradict the command's grammar: there are too few, or the number of keys is
+    /// wrong.
     Malformed,
-    /// Nobody can tell the command's keys from its arguments.
+    /// The command's keys can't be told from its arguments.
     Unknown,
 }
 
@@ -156,18 +159,18 @@ impl fmt::Display for KeysError {
 /// An argument that is a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key {
-    /// Which argument.
+    /// Index of the argument.
     pub index: usize,
-    /// What is done with it.
-    pub access: Access,
-    /// The same as its spec says it.
+    /// What the command does with the key.
+    pub access: KeyAccess,
+    /// The flags of the key spec that the key belongs to.
     pub flags: KeyFlags,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Range {
     first: usize,
-    /// One past the last.
+    /// One past the last key.
     end: usize,
     step: usize,
     flags: KeyFlags,
@@ -181,7 +184,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// No command has more specs; the generator checks it.
+    /// The largest number of key specs that a command has; the generator of the table checks this.
     #[doc(hidden)]
     pub const MOST_RANGES: usize = 3;
 
@@ -199,7 +202,7 @@ impl Keys {
         self.push(index, index + 1, 1, flags)
     }
 
-    /// The keys one by one.
+    /// Returns the keys one by one.
     pub fn iter(&self) -> impl Iterator<Item = Key> + '_ {
         self.ranges.iter().take(self.used).flat_map(|range| {
             let (access, flags) = (range.flags.access(), range.flags);
@@ -207,17 +210,17 @@ impl Keys {
         })
     }
 
-    /// How many there are.
+    /// Returns the number of keys.
     pub fn len(&self) -> usize {
         self.ranges.iter().take(self.used).map(|range| range.end.saturating_sub(range.first).div_ceil(range.step)).sum()
     }
 
-    /// Whether there is none.
+    /// True if there is no key.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The first key.
+    /// Returns the first key.
     pub fn first(&self) -> Option<Key> {
         self.iter().next()
     }
@@ -230,20 +233,20 @@ impl fmt::Debug for Keys {
 }
 
 impl KeyFlags {
-    fn access(self) -> Access {
+    fn access(self) -> KeyAccess {
         if self.contains(KeyFlags::RW) {
-            Access::ReadWrite
+            KeyAccess::ReadWrite
         } else if self.contains(KeyFlags::OW) {
-            Access::Overwrite
+            KeyAccess::Overwrite
         } else if self.contains(KeyFlags::RM) {
-            Access::Remove
+            KeyAccess::Remove
         } else {
-            Access::Read
+            KeyAccess::Read
         }
     }
 }
 
-/// An argument that must be there for the keys to be told.
+/// Returns an argument that is needed to tell the keys.
 pub(super) fn needed<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Result<&[u8], KeysError> {
     if index >= arguments.count() {
         return Err(KeysError::Malformed);
@@ -251,7 +254,8 @@ pub(super) fn needed<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Resu
     arguments.argument(index).ok_or(KeysError::Missing(index))
 }
 
-/// True if an argument is `word`, in any case. Servers compare options as C strings, so an argument ends at a NUL.
+/// True if an argument is `word`, in any case. Servers compare options as C strings, so an
+/// argument ends at a NUL.
 pub(super) fn is_word(argument: &[u8], word: &[u8]) -> bool {
     let Some((head, rest)) = argument.split_at_checked(word.len()) else { return false };
     head.eq_ignore_ascii_case(word) && matches!(rest, [] | [0, ..])

@@ -1,21 +1,25 @@
-//! Which arguments of a request are keys.
+//! The arguments of a request that are keys.
 //!
-//! The specs are the servers' own and are read as the servers read them. Where a server executes a command by another
-//! grammar than its specs say (XREADGROUP with its options in an unusual order, a repeated STORE), the command's
-//! grammar decides: a key that is overlooked would be executed where it doesn't belong.
+//! The key specs are the servers' own and are read as servers read them. Where a server executes a
+//! command by another grammar than its specs say (XREADGROUP with its options in an unusual order,
+//! a repeated STORE), the grammar decides, since a command with an overlooked key would go to the
+//! wrong server.
 
+use super::attributes::Flags;
+use super::grammar;
 use super::key_spec::{Arguments, Begin, Extract, Find, KeyFlags, Keys, KeysError, is_word, needed};
-use super::{Command, Flags, grammar};
+use super::row::Command;
 
 impl Command {
-    /// Which arguments are keys. Channels aren't; nor are the keys that SORT's patterns reach ([`Command::patterns`]).
+    /// Returns the arguments that are keys, without channels and without the keys that SORT's
+    /// patterns reach ([`Command::patterns`]).
     ///
-    /// `self` is the row that rules the request: the subcommand's where there is one. Argument 0 is the command's name.
+    /// `self` is the row of the subcommand where there is one. Argument 0 is the command's name.
     pub fn keys<A: Arguments + ?Sized>(&self, arguments: &A) -> Result<Keys, KeysError> {
         if !self.accepts(arguments.count()) {
             return Err(KeysError::Malformed);
         }
-        match self.extract {
+        match self.key_specs.extract {
             Extract::Specs => self.keys_by_specs(arguments),
             Extract::Sort => grammar::sort(arguments),
             Extract::GeoRadius => grammar::geo_radius(arguments),
@@ -24,15 +28,15 @@ impl Command {
         }
     }
 
-    /// Whether it can have keys at all.
+    /// True if the command can have keys.
     pub fn has_keys(&self) -> bool {
-        self.specs.iter().any(|spec| !spec.flags.contains(KeyFlags::NOT_KEY))
+        self.key_specs.specs.iter().any(|spec| !spec.flags.contains(KeyFlags::NOT_KEY))
     }
 
     fn keys_by_specs<A: Arguments + ?Sized>(&self, arguments: &A) -> Result<Keys, KeysError> {
         let count = arguments.count();
         let mut keys = Keys::NONE;
-        for spec in self.specs {
+        for spec in self.key_specs.specs {
             if spec.flags.contains(KeyFlags::NOT_KEY) {
                 continue;
             }
@@ -75,7 +79,8 @@ impl Command {
     }
 }
 
-/// Where a keyword stands; forwards to the end, or from a place before the end backwards down to argument 2.
+/// Finds a keyword, forwards to the end, or backwards from a place before the end down to argument
+/// 2.
 fn find_keyword<A: Arguments + ?Sized>(arguments: &A, word: &str, from: i8) -> Result<Option<usize>, KeysError> {
     let count = arguments.count();
     let matches = |index| needed(arguments, index).map(|argument| is_word(argument, word.as_bytes()));
@@ -99,7 +104,8 @@ fn find_keyword<A: Arguments + ?Sized>(arguments: &A, word: &str, from: i8) -> R
     Ok(None)
 }
 
-/// One past the last key of a range, which may be empty only at the end of the arguments (PFMERGE without sources).
+/// Returns one past the last key of a range, which may be empty only at the end of the arguments
+/// (PFMERGE without sources).
 fn range_end(first: usize, count: usize, last: i8, limit: i8) -> Option<usize> {
     let end = match (usize::try_from(last), limit) {
         (Ok(last), _) => first + last + 1,
@@ -116,7 +122,7 @@ fn positive(number: i8) -> Result<usize, KeysError> {
     usize::try_from(number).map_err(|_| KeysError::Unknown)
 }
 
-/// A number of keys as servers read it: decimal digits, no sign, no leading zero.
+/// Reads a number of keys as servers do: decimal digits, no sign, no leading zero.
 fn key_number<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Result<usize, KeysError> {
     let digits = needed(arguments, index)?;
     let well_formed =
@@ -125,7 +131,7 @@ fn key_number<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Result<usiz
         return Err(KeysError::Malformed);
     }
     let number = digits.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
-    // Also keeps every sum that follows small.
+    // This also keeps every later sum small.
     if number > arguments.count() {
         return Err(KeysError::Malformed);
     }
@@ -137,7 +143,7 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    use super::super::{Access, Known};
+    use super::super::{KeyAccess, Known};
     use super::*;
 
     fn keys(request: &str) -> Result<Vec<usize>, KeysError> {
@@ -220,7 +226,8 @@ mod tests {
             "MIGRATE h 1 '' 0 5 KEYS",
         ] {
             if request == "MSETEX 2 a 1 b" {
-                // The last key is there, its value isn't: the server refuses, but the keys can be told.
+                // The last key is there, its value isn't: the server refuses, but the keys can be
+                // told.
                 assert_eq!(keys(request), Ok(vec![2, 4]));
             } else {
                 assert_eq!(keys(request), Err(KeysError::Malformed), "{request}");
@@ -257,9 +264,9 @@ mod tests {
             let Some(command) = Known::of(&arguments[..]).and_then(Known::row) else { panic!() };
             command.keys(&arguments[..]).unwrap().iter().map(|key| key.access).collect::<Vec<_>>()
         };
-        assert_eq!(access("GET k"), [Access::Read]);
-        assert_eq!(access("DEL k"), [Access::Remove]);
-        assert_eq!(access("INCR k"), [Access::ReadWrite]);
-        assert_eq!(access("SDIFFSTORE d a"), [Access::Overwrite, Access::Read]);
+        assert_eq!(access("GET k"), [KeyAccess::Read]);
+        assert_eq!(access("DEL k"), [KeyAccess::Remove]);
+        assert_eq!(access("INCR k"), [KeyAccess::ReadWrite]);
+        assert_eq!(access("SDIFFSTORE d a"), [KeyAccess::Overwrite, KeyAccess::Read]);
     }
 }

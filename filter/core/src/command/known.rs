@@ -1,14 +1,16 @@
 //! The rows of the command table that rule a request.
 
 use super::key_spec::Arguments;
-use super::{Command, lookup, lookup_subcommand};
+use super::lookup::{lookup, lookup_subcommand};
+use super::row::Command;
 
 /// A request whose command the table has.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
     /// The row of the command's name.
     pub container: &'static Command,
-    /// The row of the subcommand. Where there is none, or the table doesn't have it: the same as `container`.
+    /// The row of the subcommand. Where there is none, or the table doesn't have it: the same as
+    /// `container`.
     pub command: &'static Command,
 }
 
@@ -23,7 +25,8 @@ impl Known {
         Some(Known { container, command: subcommand.unwrap_or(container) })
     }
 
-    /// The row that rules the request; `None`: the command is a container, and its subcommand is missing or unknown.
+    /// The row that rules the request; `None`: the command is a container, and its subcommand is
+    /// missing or unknown.
     pub fn row(self) -> Option<&'static Command> {
         (!self.is_bare()).then_some(self.command)
     }

@@ -1,14 +1,13 @@
-//! What a command's reply looks like in RESP3, as far as RESP2 doesn't say it.
+//! The forms of replies in RESP3, as far as RESP2 doesn't show them.
 
-use super::{Arguments, Command};
-use crate::resp::resp3::Shape;
+use crate::resp::shape::Shape;
 
 /// The shape of a command's reply, which may depend on its arguments.
 #[derive(Debug)]
 pub struct Reply {
-    /// The shape if there is no condition or it holds.
+    /// The shape if there is no condition, or if the condition holds.
     pub shape: Shape,
-    /// What the shape depends on.
+    /// The condition.
     pub when: Option<When>,
     /// The shape if the condition doesn't hold.
     pub otherwise: Shape,
@@ -17,34 +16,12 @@ pub struct Reply {
 /// A condition on a command's arguments.
 #[derive(Clone, Copy, Debug)]
 pub enum When {
-    /// There are at least so many, the name included.
+    /// There are at least so many arguments, the name included.
     Arguments(usize),
-    /// A word is among them, from this one on.
+    /// A word is among the arguments from this one on.
     Word(&'static str, usize),
-    /// A word stands behind the keys, whose number is argument 1.
+    /// A word is among the arguments behind the keys, whose number is argument 1.
     WordBehindKeys(&'static str),
-}
-
-impl Command {
-    /// The shape of the reply to this request. Most depend on no argument: what the options change then shows in the
-    /// RESP2 reply itself, as with ZADD, where a bulk string can only be the score that INCR asks for.
-    pub fn reply_shape<A: Arguments + ?Sized>(&self, arguments: &A) -> Shape {
-        let holds = match self.reply.when {
-            None => true,
-            Some(When::Arguments(least)) => arguments.count() >= least,
-            Some(When::Word(word, from)) => has_word(arguments, word, from),
-            Some(When::WordBehindKeys(word)) => {
-                let keys = self.keys(arguments).map_or(0, |keys| keys.len());
-                has_word(arguments, word, keys.saturating_add(2))
-            }
-        };
-        if holds { self.reply.shape } else { self.reply.otherwise }
-    }
-}
-
-fn has_word<A: Arguments + ?Sized>(arguments: &A, word: &str, from: usize) -> bool {
-    (from..arguments.count())
-        .any(|index| arguments.argument(index).is_some_and(|argument| argument.eq_ignore_ascii_case(word.as_bytes())))
 }
 
 const fn always(shape: Shape) -> Reply {
@@ -55,9 +32,9 @@ const fn when(when: When, shape: Shape, otherwise: Shape) -> Reply {
     Reply { shape, when: Some(when), otherwise }
 }
 
-/// Nulls, at any depth, and nothing else.
+/// Only nulls differ, at any depth.
 pub(super) static PLAIN: Reply = always(Shape::Plain);
-/// A null in place of the whole, and nothing else.
+/// Only a null in place of the whole reply differs.
 pub(super) static FLAT: Reply = always(Shape::Flat);
 pub(super) static MAP: Reply = always(Shape::Map(&Shape::Flat));
 pub(super) static SET: Reply = always(Shape::Set(&Shape::Flat));
@@ -78,9 +55,10 @@ pub(super) static POPPED_OF_KEYS: Reply =
 pub(super) static RANDOM_FIELDS: Reply = when(When::Arguments(4), Shape::Pairs(&Shape::Flat), Shape::Flat);
 pub(super) static RANDOM_MEMBERS: Reply = when(When::Arguments(4), SCORES, Shape::Flat);
 pub(super) static POSITIONS: Reply = always(Shape::Array(&Shape::Array(&Shape::Double)));
-/// GEOSEARCH and the like: only coordinates are an array within an item.
+/// GEOSEARCH and the like: of an item, only the coordinates are an array.
 pub(super) static FOUND: Reply = always(Shape::Array(&Shape::Arrays(&Shape::Array(&Shape::Double))));
-/// XREAD: streams with their entries. A deleted entry of a consumer's history has a null for its fields.
+/// XREAD: streams with their entries. A deleted entry of a consumer's history has a null for its
+/// fields.
 pub(super) static STREAMS: Reply = always(Shape::EntryMap(&Shape::Plain));
 
 const SCORES: Shape = Shape::Pairs(&Shape::Double);

@@ -1,12 +1,12 @@
-//! Scripts by their names (<https://redis.io/docs/latest/commands/evalsha/>).
+//! The digests by which EVALSHA names scripts (<https://redis.io/docs/latest/commands/evalsha/>).
 
 use super::{Args, Command};
 use crate::hex::to_bytes;
 
-/// By what EVALSHA names a script.
+/// The SHA-1 of a script.
 pub type ScriptDigest = [u8; 20];
 
-/// The script that a command names.
+/// Returns the digest of the script that a command names.
 pub fn named(command: &Command, args: &Args<'_>) -> Option<ScriptDigest> {
     matches!(command.name, "evalsha" | "evalsha_ro").then(|| digest(args.get(1))).flatten()
 }

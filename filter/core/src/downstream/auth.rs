@@ -1,4 +1,4 @@
-//! Whether a client may pass: the password that a RedisService asks of it.
+//! The password that a RedisService asks of its clients.
 
 use crate::command::Args;
 pub use crate::hex::to_hex;
@@ -7,28 +7,31 @@ use crate::request::errors;
 use crate::wire;
 use sha2::{Digest, Sha256};
 
-/// Compiled [`wire::ClientAuth`].
+/// The passwords that clients may present: a compiled [`wire::ClientAuth`].
 #[derive(Debug)]
-pub struct ClientAuth {
+pub struct PasswordCheck {
     username: Option<Box<[u8]>>,
     salt: Vec<u8>,
     hashes: Vec<[u8; 32]>,
 }
 
-/// What an AUTH came to.
+/// The result of checking what a client presents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The client is in.
+    /// The password is right, and so is the user name if there is one.
     Accepted,
-    /// `AUTH password` with a wrong one.
+    /// A password without a user name is wrong.
     InvalidPassword,
-    /// `AUTH user password` with a wrong pair.
+    /// A pair of user name and password is wrong.
     WrongPass,
 }
 
-impl ClientAuth {
-    /// Decodes the hashes; the error names the field.
-    pub fn new(auth: &wire::ClientAuth) -> Result<ClientAuth, String> {
+impl PasswordCheck {
+    /// Decodes the hashes.
+    ///
+    /// # Errors
+    /// The field that is wrong, and the reason.
+    pub fn new(auth: &wire::ClientAuth) -> Result<PasswordCheck, String> {
         let salt = from_hex(&auth.salt).ok_or("clientAuth.salt: not hexadecimal")?;
         if salt.len() < 16 {
             return Err("clientAuth.salt: shorter than 16 bytes".into());
@@ -46,11 +49,12 @@ impl ClientAuth {
             })
             .collect::<Result<_, _>>()?;
         let username = auth.username.as_ref().map(|u| u.as_bytes().into());
-        Ok(ClientAuth { username, salt, hashes })
+        Ok(PasswordCheck { username, salt, hashes })
     }
 
-    /// Checks what a client presents. `AUTH password` without a user name is accepted for any configured user, as in
-    /// Envoy's redis_proxy. The time taken doesn't depend on how much of a password is right.
+    /// Checks what a client presents. A right password without a user name is accepted for any
+    /// configured user, as in Envoy's redis_proxy. The time doesn't depend on how much of a
+    /// password is right.
     pub fn check(&self, username: Option<&[u8]>, password: &[u8]) -> Verdict {
         let hash = Sha256::new().chain_update(&self.salt).chain_update(password).finalize();
         let mut password_ok = false;
@@ -71,7 +75,8 @@ impl ClientAuth {
 /// What a client presents with AUTH or HELLO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials<'a> {
-    /// The user name; `None`: the client gives a password alone, which is that of the user `default`.
+    /// The user name; `None`: the client gives a password alone, which is that of the user
+    /// `default`.
     pub username: Option<&'a [u8]>,
     /// The password, in clear.
     pub password: &'a [u8],
@@ -91,34 +96,36 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// What is wrong with the credentials, as Redis says it; `None`: they are right. Without a configured
-    /// [`ClientAuth`], the user `default` has no password, and any password is right.
-    pub fn refusal(&self, auth: Option<&ClientAuth>) -> Option<&'static str> {
+    /// What is wrong with the credentials, as Redis says it; `None`: they are right. Without a
+    /// configured [`PasswordCheck`], the user `default` has no password, and any password is
+    /// right.
+    pub fn refusal(&self, auth: Option<&PasswordCheck>) -> Option<&'static str> {
         refusal(auth, self.username, self.password)
     }
 }
 
-/// True if a reply to AUTH says that the server asks nobody for a password, which is as good as a login. The texts are those
-/// of Redis 6 and later and of Valkey, and that of Redis before version 6.
+/// True if a reply to AUTH says that the server asks nobody for a password, which is as good as a
+/// login. The texts are those of Redis 6 and later and of Valkey, and that of Redis before version
+/// 6.
 pub fn has_no_password(reply: &[u8]) -> bool {
     [&b"-ERR AUTH <password> called without any password"[..], b"-ERR Client sent AUTH, but no password is set"]
         .iter()
         .any(|text| reply.starts_with(text))
 }
 
-/// What Redis answers to a wrong pair of user name and password.
+/// Redis's error for a wrong pair of user name and password.
 pub const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
 
-/// What to answer to a client that presents these; none if they are right.
-pub fn refusal(auth: Option<&ClientAuth>, username: Option<&[u8]>, password: &[u8]) -> Option<&'static str> {
+/// Returns the error for a client that presents these credentials; `None`: they are right.
+pub fn refusal(auth: Option<&PasswordCheck>, username: Option<&[u8]>, password: &[u8]) -> Option<&'static str> {
     match auth {
         Some(auth) => match auth.check(username, password) {
             Verdict::Accepted => None,
             Verdict::InvalidPassword => Some("ERR invalid password"),
             Verdict::WrongPass => Some(WRONGPASS),
         },
-        // As Redis answers where the default user has no password: any is right.
+        // As Redis answers where the default user has no password, so that any password is right.
         None => match username {
             None => Some(NO_PASSWORD),
             Some(b"default") => None,
@@ -127,7 +134,7 @@ pub fn refusal(auth: Option<&ClientAuth>, username: Option<&[u8]>, password: &[u
     }
 }
 
-/// The hash that [`wire::ClientAuth::password_sha256`] holds for a password.
+/// Returns the hash that [`wire::ClientAuth::password_sha256`] holds for a password.
 pub fn hash_password(salt: &[u8], password: &[u8]) -> String {
     to_hex(&Sha256::new().chain_update(salt).chain_update(password).finalize())
 }
@@ -148,12 +155,12 @@ mod tests {
 
     #[test]
     fn passwords() {
-        let auth = ClientAuth::new(&wire(None, &["old", "new"])).unwrap();
+        let auth = PasswordCheck::new(&wire(None, &["old", "new"])).unwrap();
         assert_eq!(auth.check(None, b"old"), Verdict::Accepted);
         assert_eq!(auth.check(Some(b"default"), b"new"), Verdict::Accepted);
         assert_eq!(auth.check(None, b""), Verdict::InvalidPassword);
         assert_eq!(auth.check(Some(b"other"), b"new"), Verdict::WrongPass);
-        let auth = ClientAuth::new(&wire(Some("app"), &["p"])).unwrap();
+        let auth = PasswordCheck::new(&wire(Some("app"), &["p"])).unwrap();
         assert_eq!(auth.check(Some(b"app"), b"p"), Verdict::Accepted);
         assert_eq!(auth.check(Some(b"default"), b"p"), Verdict::WrongPass);
         assert_eq!(auth.check(None, b"p"), Verdict::Accepted);
@@ -164,7 +171,7 @@ mod tests {
         let bad = |change: fn(&mut wire::ClientAuth)| {
             let mut w = wire(None, &["p"]);
             change(&mut w);
-            ClientAuth::new(&w).unwrap_err()
+            PasswordCheck::new(&w).unwrap_err()
         };
         assert!(bad(|w| w.salt = "00".into()).contains("salt"));
         assert!(bad(|w| w.salt = "zz".repeat(16)).contains("salt"));

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// What a machine knows of a client. [`fmt::Display`] writes the line of CLIENT INFO with its line feed.
+/// What a machine knows of a client. [`fmt::Display`] writes the line of CLIENT INFO with its line
+/// feed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClientInfo<'a> {
     /// The number that CLIENT ID answers.

@@ -1,8 +1,10 @@
-//! The names that clients give themselves and their libraries: CLIENT SETNAME, HELLO SETNAME, CLIENT SETINFO.
+//! The names that clients give themselves and their libraries: CLIENT SETNAME, HELLO SETNAME,
+//! CLIENT SETINFO.
 
 use crate::command::Args;
 
-/// Longest name in bytes. Redis has no bound of its own, but a name is kept as long as its connection.
+/// Longest name in bytes. Redis has no bound of its own, but a name is kept as long as its
+/// connection.
 const LONGEST: usize = 16 * 1024;
 
 /// Checks the name of a client (<https://redis.io/docs/latest/commands/client-setname/>).
@@ -19,8 +21,8 @@ pub fn check(name: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Checks `CLIENT SETINFO <lib-name | lib-ver> value` (<https://redis.io/docs/latest/commands/client-setinfo/>). The value
-/// isn't kept.
+/// Checks `CLIENT SETINFO <lib-name | lib-ver> value`
+/// (<https://redis.io/docs/latest/commands/client-setinfo/>). The value isn't kept.
 ///
 /// # Errors
 /// Redis's own answer.

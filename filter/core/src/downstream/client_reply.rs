@@ -34,7 +34,8 @@ impl ReplyMode {
         }
     }
 
-    /// The mode after `CLIENT REPLY word`; `None`: Redis answers a syntax error, and the mode stays.
+    /// The mode after `CLIENT REPLY word`; `None`: Redis answers a syntax error, and the mode
+    /// stays.
     pub fn switched(self, word: &[u8]) -> Option<ReplyMode> {
         let is = |option: &[u8]| word.eq_ignore_ascii_case(option);
         match self {
@@ -54,7 +55,8 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    /// Plays commands, of which those in capitals are words of CLIENT REPLY; for each, whether its reply reaches the client.
+    /// Plays commands, of which those in capitals are words of CLIENT REPLY; for each, whether its
+    /// reply reaches the client.
     fn replies(commands: &str) -> String {
         let mut mode = ReplyMode::On;
         let played = commands.split(' ').map(|command| {

@@ -1,27 +1,32 @@
-//! HELLO (<https://redis.io/docs/latest/commands/hello/>), for the machines that answer it themselves.
+//! HELLO (<https://redis.io/docs/latest/commands/hello/>), for the machines that answer it
+//! themselves.
 
 use crate::command::Args;
 use crate::resp::encode;
 
-/// The version that HELLO and INFO report where no Redis is asked: the oldest whose commands the table knows in full.
+/// The version that HELLO and INFO report where no Redis is asked: the oldest whose commands the
+/// command table has in full.
 pub const REDIS_VERSION: &str = "7.0.15";
 
-/// What Redis answers to a client that has to log in and doesn't.
+/// Redis's error for HELLO without AUTH from a client that has to log in.
 pub const NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
 
-/// What a client says with it: `HELLO [version [AUTH user password] [SETNAME name]]`.
+/// The arguments of `HELLO [version [AUTH user password] [SETNAME name]]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Hello<'a> {
-    /// Whether it asks for RESP3; absent: the protocol stays.
+    /// True: the client asks for RESP3; false: for RESP2; `None`: the protocol stays.
     pub resp3: Option<bool>,
     /// User name and password.
     pub credentials: Option<(&'a [u8], &'a [u8])>,
-    /// The name that it gives itself.
+    /// The name that the client gives itself.
     pub name: Option<&'a [u8]>,
 }
 
 impl<'a> Hello<'a> {
-    /// Reads a command whose first argument is HELLO. The error is Redis's answer.
+    /// Reads a command whose first argument is HELLO.
+    ///
+    /// # Errors
+    /// Redis's answer to arguments that are wrong.
     pub fn parse(args: &Args<'a>) -> Result<Hello<'a>, String> {
         let resp3 = match args.get(1) {
             _ if args.count == 1 => None,
@@ -50,7 +55,7 @@ impl<'a> Hello<'a> {
     }
 }
 
-/// The answer to HELLO where no Redis is asked.
+/// Returns the reply to HELLO where no Redis is asked.
 pub fn reply(resp3: bool, connection: u64) -> Vec<u8> {
     let mut out = Vec::new();
     if resp3 {
@@ -66,7 +71,7 @@ pub fn reply(resp3: bool, connection: u64) -> Vec<u8> {
     encode::integer(&mut out, if resp3 { 3 } else { 2 });
     encode::bulk(&mut out, b"id");
     encode::integer(&mut out, connection);
-    // Whatever stands behind, the client sees one Redis.
+    // However many servers there are, the client sees one Redis.
     for (field, value) in [("mode", "standalone"), ("role", "master")] {
         encode::bulk(&mut out, field.as_bytes());
         encode::bulk(&mut out, value.as_bytes());

@@ -2,11 +2,11 @@
 
 use crate::resp::encode;
 
-/// Returns a reply to INFO without the statement that the server is a node of a Redis Cluster. Clients that believe the
-/// statement look for other nodes, and would reach those past the proxy.
+/// Returns a reply to INFO without the statement that the server is a node of a Redis Cluster.
+/// Clients that believe the statement look for other nodes, and would reach those past the proxy.
 ///
-/// The fields are Redis's `redis_mode` and `cluster_enabled` and Valkey's `server_mode`. The reply is a bulk string or a
-/// verbatim string; any other is returned as it is.
+/// The fields are Redis's `redis_mode` and `cluster_enabled` and Valkey's `server_mode`. The reply
+/// is a bulk string or a verbatim string; any other is returned as it is.
 pub fn standalone(reply: &[u8]) -> Vec<u8> {
     let newline = memchr::memchr(b'\n', reply);
     let text = newline.and_then(|newline| reply.get(newline + 1..reply.len().checked_sub(2)?));

@@ -1,7 +1,7 @@
 //! The configuration of the multiplexer, compiled from [`wire::FilterConfig`].
 
 use crate::config::{ConfigError, check_limits, check_mirrors, router};
-use crate::downstream::auth::ClientAuth;
+use crate::downstream::auth::PasswordCheck;
 use crate::fault::Faults;
 pub use crate::multiplexer::upstream::endpoint::{Endpoint, UpstreamAuth};
 use crate::route::{Matched, Router};
@@ -28,7 +28,7 @@ pub struct HostConfig {
     /// The limits of what clients may send.
     pub limits: wire::Limits,
     /// The credentials that clients must present; absent if none are required.
-    pub client_auth: Option<ClientAuth>,
+    pub client_auth: Option<PasswordCheck>,
     /// True if a client's login is passed to the servers, since neither clients nor upstreams
     /// have a configured one.
     pub passes_auth: bool,
@@ -146,7 +146,7 @@ impl HostConfig {
         Ok(HostConfig {
             host: host.host.clone(),
             limits: limits.clone(),
-            client_auth: host.client_auth.as_ref().map(ClientAuth::new).transpose()?,
+            client_auth: host.client_auth.as_ref().map(PasswordCheck::new).transpose()?,
             passes_auth,
             guarded: host.guard_credentials && !host.allow_admin_commands,
             op_timeout: (host.op_timeout_ms > 0).then(|| Duration::from_millis(host.op_timeout_ms)),
@@ -441,7 +441,7 @@ mod tests {
 
     #[test]
     fn the_rewriter_refuses_the_document() {
-        let compiled = crate::config::ProxyConfig::from_json(document().to_string().as_bytes());
+        let compiled = crate::rewriter::config::RewriterConfig::from_json(document().to_string().as_bytes());
         assert_eq!(compiled.unwrap_err().0, "hosts[0] (h:6379): path: native needs the dynamic module");
     }
 }

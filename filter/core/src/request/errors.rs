@@ -11,7 +11,8 @@ pub const SYNTAX: &str = "ERR syntax error";
 /// The error of a Redis Cluster for a command whose keys have different hash slots.
 pub const CROSSSLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
 
-/// The error of a command that can't be split and whose keys have routes to different destinations.
+/// The error of a command that can't be split and whose keys have routes to different
+/// destinations.
 pub const CROSS_DESTINATION: &str = "CROSSSLOT redis-mesh: keys route to different destinations";
 
 /// The error of EXEC for a transaction of which a command was refused when it was queued.

@@ -1,11 +1,12 @@
-//! Commands that are refused where somebody other than the client holds Redis's credentials: those that reveal or change
-//! credentials or take the server over.
+//! The refusal of commands that reveal or change credentials or administer the server, where the
+//! client isn't the one who holds Redis's credentials.
 //!
-//! The rule is Redis's own `admin` flag (<https://redis.io/docs/latest/commands/command/#flags>), less what only reads
-//! what every client may know, plus MIGRATE, which can send keys and credentials anywhere.
+//! The rule is Redis's own `admin` flag (<https://redis.io/docs/latest/commands/command/#flags>),
+//! without commands that only read what every client may know, and with MIGRATE, which can send
+//! keys and credentials anywhere.
 
 use crate::command::glob::{Case, glob};
-use crate::command::{Args, Command, Flags};
+use crate::command::{Args, Command, Flags, Known};
 
 /// Parameters of Redis whose values are credentials or lead to them.
 const SECRET_PARAMETERS: &[&[u8]] = &[
@@ -22,8 +23,15 @@ const SECRET_PARAMETERS: &[&[u8]] = &[
     b"user",
 ];
 
-/// Why a command is refused, or `None` if it may pass. `container` is the row of its name, `command` of its subcommand
-/// if it has one, else the same.
+/// Returns the error of a command that is refused; `None`: the command may pass.
+pub fn error(known: Known, args: &Args<'_>) -> Option<String> {
+    let reason = refusal(known.container, known.command, args)?;
+    let name = known.command.shown_name();
+    Some(format!("NOPERM redis-mesh: {name} {reason}; allowAdminCommands of the RedisService would permit it"))
+}
+
+/// Returns the reason why a command is refused; `None`: the command may pass. `container` is the
+/// row of the command's name, `command` that of its subcommand if there is one, else the same.
 pub fn refusal(container: &Command, command: &Command, args: &Args<'_>) -> Option<&'static str> {
     match container.name {
         "config" => {
@@ -40,7 +48,7 @@ pub fn refusal(container: &Command, command: &Command, args: &Args<'_>) -> Optio
             return (!harmless).then_some("reveals or changes credentials");
         }
         "migrate" => return Some("sends keys elsewhere"),
-        // `admin` by their flags, but they tell nothing that is secret.
+        // They have the `admin` flag, but reveal no secret.
         "slowlog" | "latency" | "lastsave" | "commandlog" => return None,
         _ => {}
     }
@@ -56,11 +64,12 @@ pub fn refusal(container: &Command, command: &Command, args: &Args<'_>) -> Optio
     }
 }
 
-/// Longer patterns than this aren't looked at: no parameter has such a name.
+/// A pattern of more bytes than this is refused unseen: no parameter has such a name.
 const LONGEST_PATTERN: usize = 128;
 
-/// Whether CONFIG GET could answer with a secret. What servers make of `[…]`, `\`, NUL (which ends a pattern for them) and
-/// bytes beyond ASCII has corners where a copy of it would differ, so that patterns with those are taken to reveal.
+/// Whether CONFIG GET could answer with a secret. Servers treat `[…]`, `\`, NUL (which ends a
+/// pattern) and bytes beyond ASCII in ways that differ by version, so patterns with any of these
+/// count as revealing.
 fn reveals(pattern: &[u8]) -> bool {
     let odd = |b: &u8| matches!(b, b'[' | b'\\' | 0 | 0x80..);
     pattern.len() > LONGEST_PATTERN

@@ -12,11 +12,11 @@ pub struct KeyRules<'a> {
     pub host: &'a str,
     /// The routes of the host.
     pub router: &'a Router,
-    /// All routes lead to one destination, so that a key which nobody can see in the arguments is at that destination
-    /// too.
+    /// All routes lead to one destination, so that a key which nobody can see in the arguments is
+    /// at that destination too.
     pub has_one_destination: bool,
-    /// The machine gives keys in replies the names that clients know. Otherwise commands that return names of keys whose
-    /// prefix was removed are refused.
+    /// The machine gives keys in replies the names that clients know. Otherwise commands that
+    /// return names of keys whose prefix was removed are refused.
     pub renames_replies: bool,
 }
 
@@ -79,8 +79,8 @@ impl fmt::Display for KeyRefusal {
     }
 }
 
-/// Finds the route of every key of a command and gives each key to `each`, in the order of [`Command::keys`]. A command
-/// without keys calls nothing. Nothing is allocated.
+/// Finds the route of every key of a command and gives each key to `each`, in the order of
+/// [`Command::keys`]. A command without keys calls nothing. Nothing is allocated.
 ///
 /// # Errors
 /// The command must not go on, although `each` may have been called for some of its keys.
@@ -118,14 +118,14 @@ pub fn route_keys(
 
 /// Refuses a command whose words leave open which arguments are keys.
 fn check_words(rules: &KeyRules<'_>, command: &Command, args: &Args<'_>) -> Result<(), KeyRefusal> {
-    if command.extract != Extract::Specs && (2..args.count).any(|i| is_disguised(args.get(i))) {
+    if command.key_specs.extract != Extract::Specs && (2..args.count).any(|i| is_disguised(args.get(i))) {
         return Err(KeyRefusal::Syntax);
     }
     // Keys of a subcommand that the table doesn't know can't be found.
     if args.count > 1 && command.subcommands.iter().any(Command::has_keys) {
         return Err(KeyRefusal::Subcommand(errors::unknown_subcommand(command, args)));
     }
-    if command.extract == Extract::Sort
+    if command.key_specs.extract == Extract::Sort
         && (!rules.has_one_destination || rules.router.rewrites_keys())
         && command.patterns(args).next().is_some()
     {
@@ -134,8 +134,9 @@ fn check_words(rules: &KeyRules<'_>, command: &Command, args: &Args<'_>) -> Resu
     Ok(())
 }
 
-/// Whether an argument is a word that decides which arguments are keys, followed by a NUL. Redis compares options as C
-/// strings, so the word counts for Redis although another parser may take it for a value.
+/// Whether an argument is a word that decides which arguments are keys, followed by a NUL. Redis
+/// compares options as C strings, so the word counts for Redis although another parser may take it
+/// for a value.
 fn is_disguised(arg: &[u8]) -> bool {
     let words: [&[u8]; 8] = [b"by", b"get", b"limit", b"store", b"storedist", b"keys", b"auth", b"auth2"];
     let word = arg.iter().take(10).position(|&b| b == 0).and_then(|end| arg.get(..end));

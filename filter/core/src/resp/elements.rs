@@ -8,13 +8,13 @@ pub struct Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// Of a push too.
+    /// Returns the elements of an aggregate of any kind, such as a push.
     pub fn of_push(frame: &'a [u8]) -> Elements<'a> {
         let head = memchr::memchr(b'\n', frame).map_or(frame.len(), |end| end + 1);
         Elements { rest: frame.get(head..).unwrap_or_default() }
     }
 
-    /// Of a whole reply.
+    /// Returns the elements of a reply that is an array or a set; another reply has none.
     pub fn of(reply: &'a [u8]) -> Elements<'a> {
         if matches!(reply.first(), Some(b'*' | b'~')) { Elements::of_push(reply) } else { Elements { rest: &[] } }
     }

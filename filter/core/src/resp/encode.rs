@@ -1,4 +1,4 @@
-//! Writing RESP.
+//! Functions that write RESP.
 
 /// Appends `*n\r\n`.
 pub fn array(out: &mut Vec<u8>, n: usize) {
@@ -58,8 +58,8 @@ pub fn command(out: &mut Vec<u8>, args: &[&[u8]]) {
     }
 }
 
-/// Appends an error line. `text` includes its code, such as `ERR …`. Line breaks in it become spaces, so that text from
-/// a client can't end the line.
+/// Appends an error. `text` includes the error's code, such as `ERR …`. Line breaks become spaces,
+/// so that text from a client can't end the line.
 pub fn error(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'-');
     out.extend(text.iter().map(|&b| if b == b'\r' || b == b'\n' { b' ' } else { b }));

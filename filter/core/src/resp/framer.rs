@@ -1,30 +1,32 @@
-//! Finds where replies end in a stream that arrives in pieces, without keeping any of it.
+//! The ends of replies in a stream that arrives in pieces, found without keeping bytes of the
+//! stream.
 
-/// These bytes are no reply.
+/// The error for bytes that are no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// What has been seen of the reply that is under way.
+/// Where the reader is in the reply that is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
-    /// An element begins.
+enum FramerState {
+    /// At the beginning of an element.
     #[default]
     Kind,
-    /// In the line of an element that ends with it; whether its carriage return was the last byte.
+    /// In the line of an element that ends with its line; true if the last byte was a carriage
+    /// return.
     Text(bool),
     /// In the line of an element that announces a number.
     Number { kind: u8, value: u64, digits: u8, negative: bool },
-    /// The line feed has to come.
+    /// Before the line feed of an element that announces a number; `None`: the element is null.
     LineFeed { kind: u8, value: Option<u64> },
-    /// In a string, of which so many bytes are to come, its line end included.
+    /// In a string, of which so many bytes are to come, the line end included.
     String(u64),
 }
 
-/// Nested aggregates included, without recursion; O(1) memory.
+/// Finds where replies end, nested aggregates included, without recursion and in O(1) memory.
 #[derive(Clone, Debug, Default)]
 pub struct Framer {
-    state: State,
-    /// Elements that are to come after the one under way.
+    state: FramerState,
+    /// Number of elements that are to come after the one under way.
     left: u64,
     /// The first byte of the reply under way.
     kind: u8,
@@ -32,17 +34,18 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// True in the middle of a reply.
+    /// True if a reply has begun and not ended.
     pub fn is_open(&self) -> bool {
         self.is_open
     }
 
-    /// The first byte of the reply that was looked at last.
+    /// Returns the first byte of the last reply.
     pub fn kind(&self) -> u8 {
         self.kind
     }
 
-    /// Goes on with the reply under way, or begins one: how many bytes of `input` belong to it, and whether it ends there.
+    /// Goes on with the reply under way, or begins one. Returns how many bytes of `input` belong
+    /// to the reply, and whether the reply ends there.
     pub fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), Malformed> {
         if !self.is_open
             && let Some(end) = short_string(input)
@@ -52,100 +55,116 @@ impl Framer {
         }
         let mut at = 0;
         while let Some(&byte) = input.get(at) {
-            match self.state {
-                State::Kind => {
-                    if !self.is_open {
-                        self.is_open = true;
-                        self.kind = byte;
-                        self.left = 0;
-                    }
+            let is_over = match self.state {
+                FramerState::Kind => {
                     at += 1;
-                    self.state = match byte {
-                        b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => State::Text(false),
-                        b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' | b'|' => {
-                            State::Number { kind: byte, value: 0, digits: 0, negative: false }
-                        }
-                        _ => return Err(Malformed),
-                    };
+                    self.begin(byte)?
                 }
-                State::Text(was_return) => {
-                    let line = input.get(at..).unwrap_or_default();
-                    let ends_in_return = |text: &[u8]| text.last().map_or(was_return, |byte| *byte == b'\r');
-                    let Some(end) = memchr::memchr(b'\n', line) else {
-                        self.state = State::Text(ends_in_return(line));
-                        return Ok((input.len(), false));
-                    };
-                    if !ends_in_return(line.get(..end).unwrap_or_default()) {
-                        return Err(Malformed);
-                    }
-                    at += end + 1;
-                    if self.ended() {
-                        return Ok((at, true));
-                    }
-                }
-                State::Number { kind, value, digits, negative } => {
+                FramerState::Text(was_return) => self.text(input, &mut at, was_return)?,
+                FramerState::Number { kind, value, digits, negative } => {
                     at += 1;
                     self.state = match byte {
                         b'0'..=b'9' if digits < 18 => {
                             let value = value * 10 + u64::from(byte - b'0');
-                            State::Number { kind, value, digits: digits + 1, negative }
+                            FramerState::Number { kind, value, digits: digits + 1, negative }
                         }
-                        b'-' if digits == 0 && !negative => State::Number { kind, value, digits, negative: true },
+                        b'-' if digits == 0 && !negative => FramerState::Number { kind, value, digits, negative: true },
                         b'\r' if digits > 0 && (!negative || value == 1) => {
-                            State::LineFeed { kind, value: (!negative).then_some(value) }
+                            FramerState::LineFeed { kind, value: (!negative).then_some(value) }
                         }
                         _ => return Err(Malformed),
                     };
+                    false
                 }
-                State::LineFeed { kind, value } => {
+                FramerState::LineFeed { kind, value } => {
                     if byte != b'\n' {
                         return Err(Malformed);
                     }
                     at += 1;
-                    match (kind, value) {
-                        // Null.
-                        (_, None) => {}
-                        (b'$' | b'=' | b'!', Some(length)) => {
-                            self.state = State::String(length + 2);
-                            continue;
-                        }
-                        (b'%', Some(pairs)) => self.left = self.left.saturating_add(pairs.saturating_mul(2)),
-                        // An attribute precedes the reply that it describes.
-                        (b'|', Some(pairs)) => {
-                            self.left = self.left.saturating_add(pairs.saturating_mul(2)).saturating_add(1);
-                        }
-                        (_, Some(elements)) => self.left = self.left.saturating_add(elements),
-                    }
-                    if self.ended() {
-                        return Ok((at, true));
-                    }
+                    self.announced(kind, value)
                 }
-                State::String(rest) => {
+                FramerState::String(rest) => {
                     let here = (input.len() - at) as u64;
                     if here < rest {
-                        self.state = State::String(rest - here);
+                        self.state = FramerState::String(rest - here);
                         return Ok((input.len(), false));
                     }
                     at += rest as usize;
-                    if self.ended() {
-                        return Ok((at, true));
-                    }
+                    self.ended()
                 }
+            };
+            if is_over {
+                return Ok((at, true));
             }
         }
         Ok((at, false))
     }
 
-    /// An element has ended; true if the reply has.
+    /// Begins an element with its first byte. Returns false, since no reply ends with that byte.
+    #[inline]
+    fn begin(&mut self, byte: u8) -> Result<bool, Malformed> {
+        if !self.is_open {
+            self.is_open = true;
+            self.kind = byte;
+            self.left = 0;
+        }
+        self.state = match byte {
+            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => FramerState::Text(false),
+            b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' | b'|' => {
+                FramerState::Number { kind: byte, value: 0, digits: 0, negative: false }
+            }
+            _ => return Err(Malformed),
+        };
+        Ok(false)
+    }
+
+    /// Looks for the end of the line of an element that ends with its line. True: the reply ends
+    /// there.
+    #[inline]
+    fn text(&mut self, input: &[u8], at: &mut usize, was_return: bool) -> Result<bool, Malformed> {
+        let line = input.get(*at..).unwrap_or_default();
+        let ends_in_return = |text: &[u8]| text.last().map_or(was_return, |byte| *byte == b'\r');
+        let Some(end) = memchr::memchr(b'\n', line) else {
+            self.state = FramerState::Text(ends_in_return(line));
+            *at = input.len();
+            return Ok(false);
+        };
+        if !ends_in_return(line.get(..end).unwrap_or_default()) {
+            return Err(Malformed);
+        }
+        *at += end + 1;
+        Ok(self.ended())
+    }
+
+    /// Ends the line of an element that announces a number; `None`: the element is null. True: the
+    /// reply ends there.
+    #[inline]
+    fn announced(&mut self, kind: u8, value: Option<u64>) -> bool {
+        match (kind, value) {
+            (_, None) => {}
+            (b'$' | b'=' | b'!', Some(length)) => {
+                self.state = FramerState::String(length + 2);
+                return false;
+            }
+            (b'%', Some(pairs)) => self.left = self.left.saturating_add(pairs.saturating_mul(2)),
+            // An attribute precedes the reply that it describes.
+            (b'|', Some(pairs)) => self.left = self.left.saturating_add(pairs.saturating_mul(2)).saturating_add(1),
+            (_, Some(elements)) => self.left = self.left.saturating_add(elements),
+        }
+        self.ended()
+    }
+
+    /// Ends an element. True: the reply ends there.
     fn ended(&mut self) -> bool {
-        self.state = State::Kind;
+        self.state = FramerState::Kind;
         self.is_open = self.left > 0;
         self.left = self.left.saturating_sub(1);
         !self.is_open
     }
 }
 
-/// Where a string of fewer than a thousand bytes ends, if all of it is there: most replies are, and most are short.
+/// Returns the end of a string of fewer than a thousand bytes, if all of it has arrived. Most
+/// replies are such strings.
 fn short_string(input: &[u8]) -> Option<usize> {
     let digit = |byte: u8| usize::from(byte - b'0');
     let (length, head) = match *input {

@@ -1,14 +1,15 @@
-//! Framing of what a client sends: arrays of bulk strings and inline commands.
+//! The framing of requests: arrays of bulk strings and inline commands.
 //!
-//! [`Parser`] is incremental: it is called with the same buffer, grown at its end, until a command is complete, and never
-//! looks at a byte twice. It is stricter than Redis where leniency would let a client and two parsers disagree about where
-//! a command begins: every line ends in `\r\n`, numbers have no sign and no leading zero.
+//! [`Parser`] is incremental: it is called with the same buffer, grown at its end, until a command
+//! is complete, and looks at no byte twice. It is stricter than Redis where two parsers could
+//! disagree about the beginning of a command: every line ends in `\r\n`, and numbers have no sign
+//! and no leading zero.
 
 use crate::hex::to_bytes;
 use crate::wire::Limits;
 use std::fmt;
 
-/// Where an argument lies in the buffer, relative to the command's first byte.
+/// The place of an argument in the buffer, relative to the command's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Offset of the first byte.
@@ -18,19 +19,20 @@ pub struct Span {
 }
 
 impl Span {
-    /// The argument's bytes.
+    /// Returns the argument's bytes.
     pub fn of(self, frame: &[u8]) -> &[u8] {
         let start = self.start as usize;
         frame.get(start..start + self.len as usize).unwrap_or_default()
     }
 }
 
-/// Why a client's bytes are not RESP, in Redis's words.
+/// The reason why a client's bytes aren't RESP. [`fmt::Display`] writes the error, in Redis's
+/// words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// `*` with a number that is none, or too many arguments.
+    /// `*` without a number, or with one that exceeds [`Limits::max_arguments`].
     MultibulkLength,
-    /// `$` with a number that is none, or too long an argument.
+    /// `$` without a number, or with one that exceeds [`Limits::max_bulk_bytes`].
     BulkLength,
     /// Something other than `$` where an argument begins.
     ExpectedDollar(u8),
@@ -40,7 +42,7 @@ pub enum ProtocolError {
     UnbalancedQuotes,
     /// An inline command or a length line that is too long.
     TooBigInline,
-    /// A command that has to be held back as a whole, and is too long for that.
+    /// A command that has to be held as a whole, and exceeds [`Limits::max_held_bytes`].
     TooBigHeld,
     /// The first words of an HTTP request, which Redis treats as an attack from a browser.
     CrossProtocol,
@@ -65,14 +67,14 @@ impl fmt::Display for ProtocolError {
     }
 }
 
-/// What [`Parser::parse`] found.
+/// The result of [`Parser::parse`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// More bytes are needed.
     Partial,
     /// A complete command of this many bytes.
     Complete(usize),
-    /// Bytes that mean nothing (an empty line, an empty array): skip this many.
+    /// This many bytes without meaning (an empty line, an empty array), to be skipped.
     Nothing(usize),
 }
 
@@ -80,9 +82,9 @@ pub enum Progress {
 #[derive(Debug, Default)]
 pub struct Parser {
     args: Vec<Span>,
-    /// Arguments that the header announced.
+    /// Number of arguments that the header announced.
     expected: u32,
-    /// Bytes that have been looked at.
+    /// Number of bytes that have been looked at.
     position: usize,
     /// Length of the argument that begins at `position`, once its own header has been read.
     bulk: Option<u32>,
@@ -90,31 +92,32 @@ pub struct Parser {
     inline: Option<Vec<u8>>,
 }
 
-/// More capacity than this is given back after a command.
+/// A list of more spans than this is freed after a command.
 const KEPT_ARGUMENTS: usize = 64;
 
 impl Parser {
-    /// The arguments found so far; their spans refer to [`Parser::frame`].
+    /// Returns the arguments found so far; their spans refer to [`Parser::frame`].
     pub fn args(&self) -> &[Span] {
         &self.args
     }
 
-    /// How many arguments the command will have; 0 while that isn't known.
+    /// Returns the number of arguments that the command will have; 0 while that isn't known.
     pub fn expected(&self) -> u32 {
         self.expected
     }
 
-    /// The length of the argument whose header has been read but which isn't complete, with the offset where it begins.
+    /// Returns the span of the argument whose header has been read but which isn't complete.
     pub fn open_argument(&self) -> Option<Span> {
         self.bulk.map(|len| Span { start: self.position as u32, len })
     }
 
-    /// How many bytes of the buffer have been looked at.
+    /// Returns the number of bytes of the buffer that have been looked at.
     pub fn position(&self) -> usize {
         self.position
     }
 
-    /// The bytes that the spans refer to: the buffer itself, or for an inline command its unquoted form.
+    /// Returns the bytes that the spans refer to: the buffer itself, or the unquoted form of an
+    /// inline command.
     pub fn frame<'a>(&'a self, buffer: &'a [u8]) -> &'a [u8] {
         self.inline.as_deref().unwrap_or(buffer)
     }
@@ -124,7 +127,7 @@ impl Parser {
         self.inline.is_some()
     }
 
-    /// Forgets the command, for the next one.
+    /// Forgets the command, so that the next one can be parsed.
     pub fn reset(&mut self) {
         if self.args.capacity() > KEPT_ARGUMENTS {
             self.args = Vec::new();
@@ -137,10 +140,11 @@ impl Parser {
         self.inline = None;
     }
 
-    /// Reads the length of the argument whose header begins at `buffer[0]`: the length and the size of the header, `None`
-    /// if more bytes are needed. For commands that are passed on while they arrive.
+    /// Reads the header of an argument that begins at `buffer[0]`, for commands that are passed on
+    /// while they arrive. Returns the argument's length and the size of the header; `None`: more
+    /// bytes are needed.
     pub fn argument_header(buffer: &[u8], limits: &Limits) -> Result<Option<(u32, usize)>, ProtocolError> {
-        // Nearly all arguments are shorter than a hundred bytes.
+        // Most arguments are shorter than a hundred bytes.
         match *buffer {
             [] => return Ok(None),
             [b'$', d @ b'0'..=b'9', b'\r', b'\n', ..] if limits.max_bulk_bytes > 99 => {
@@ -165,7 +169,7 @@ impl Parser {
             match buffer.first() {
                 None => return Ok(Progress::Partial),
                 Some(b'*') => {
-                    // Nearly all commands have fewer than ten arguments.
+                    // Most commands have fewer than ten arguments.
                     if let [_, n @ b'1'..=b'9', b'\r', b'\n', ..] = *buffer
                         && limits.max_arguments > 9
                     {
@@ -208,7 +212,7 @@ impl Parser {
             };
             let end = self.position + len as usize;
             let Some(terminator) = buffer.get(end..end + 2) else {
-                // One byte of a wrong terminator is enough to know.
+                // The first byte of a terminator may be wrong already.
                 if buffer.get(end).is_some_and(|&b| b != b'\r') {
                     return Err(ProtocolError::MissingTerminator);
                 }
@@ -256,13 +260,15 @@ impl Parser {
     }
 }
 
-/// Offsets are 32 bits wide, so that a connection stays small and wasm32 and 64-bit hosts behave alike.
+/// Offsets are 32 bits wide, so that a connection stays small and wasm32 and 64-bit hosts behave
+/// alike.
 const MAX_OFFSET: u64 = (u32::MAX / 2) as u64;
 
 /// A number in a length line: `None` for a negative one.
 type Length = Option<u64>;
 
-/// Reads a number and `\r\n` at `at`: the number and the offset behind it, `None` if more bytes are needed.
+/// Reads a number and `\r\n` at `at`. Returns the number and the offset behind it; `None`: more
+/// bytes are needed.
 fn number(
     buffer: &[u8],
     at: usize,
@@ -279,7 +285,7 @@ fn number(
     loop {
         match buffer.get(i) {
             None => {
-                // Redis: a length line longer than an inline command may be.
+                // Redis bounds length lines as it bounds inline commands.
                 return if i - at > max_line as usize { Err(error) } else { Ok(None) };
             }
             Some(digit @ b'0'..=b'9') => {
@@ -300,7 +306,8 @@ fn number(
     }
 }
 
-/// Splits a line as Redis's `sdssplitargs` does: words, "double quotes" with escapes, 'single quotes'.
+/// Splits a line as Redis's `sdssplitargs` does, into words, "double quotes" with escapes and
+/// 'single quotes'.
 fn split_inline(line: &[u8], out: &mut Vec<u8>, args: &mut Vec<Span>) -> Result<(), ProtocolError> {
     let space = |b: u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n' | 0x0b | 0x0c | 0);
     let mut i = 0;
@@ -333,7 +340,7 @@ fn split_inline(line: &[u8], out: &mut Vec<u8>, args: &mut Vec<Span>) -> Result<
     }
 }
 
-/// Resolves a quoted string that begins at `i`, returns the offset behind its closing quote.
+/// Resolves a quoted string that begins at `i`. Returns the offset behind its closing quote.
 fn quoted(line: &[u8], mut i: usize, quote: u8, out: &mut Vec<u8>) -> Result<usize, ProtocolError> {
     loop {
         let rest = line.get(i..).unwrap_or_default();

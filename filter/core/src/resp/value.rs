@@ -1,32 +1,32 @@
-//! A reply as a value, for those few whose content matters here.
+//! A reply as a value, for the few replies whose content matters.
 
-/// A reply; `Text` stands for every kind of string.
+/// A reply of either protocol, or an element of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
     /// A simple, bulk or verbatim string.
     Text(&'a [u8]),
-    /// An error, without its sign.
+    /// An error, without its first byte.
     Error(&'a [u8]),
     /// An integer.
     Integer(i64),
-    /// Nothing.
+    /// A null.
     Null,
     /// An array, a set, a push, or a map with its keys and values in turn.
     Array(Vec<Value<'a>>),
 }
 
-/// How deep replies may be nested that are read here.
+/// The depth to which replies are read.
 const DEPTH: u32 = 8;
 
 impl<'a> Value<'a> {
-    /// Parses one whole reply; `None`: it isn't one, or something follows.
+    /// Parses one whole reply; `None`: the bytes are no reply, or more than one.
     pub fn parse(reply: &'a [u8]) -> Option<Value<'a>> {
         let mut rest = reply;
         let value = parse(&mut rest, DEPTH)?;
         rest.is_empty().then_some(value)
     }
 
-    /// The elements of an array.
+    /// Returns the elements of an array.
     pub fn array(&self) -> Option<&[Value<'a>]> {
         match self {
             Value::Array(elements) => Some(elements),
@@ -34,7 +34,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A string's bytes.
+    /// Returns the bytes of a string.
     pub fn text(&self) -> Option<&'a [u8]> {
         match self {
             Value::Text(text) => Some(text),
@@ -42,7 +42,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A number.
+    /// Returns an integer.
     pub fn integer(&self) -> Option<i64> {
         match self {
             Value::Integer(number) => Some(*number),
@@ -62,7 +62,7 @@ fn number(digits: &[u8]) -> Option<i64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// `Some(None)`: -1, for nothing.
+/// Reads a length; `Some(None)`: -1, the length of a null.
 fn length(digits: &[u8]) -> Option<Option<usize>> {
     if digits == b"-1" {
         return Some(None);
@@ -83,7 +83,7 @@ fn parse<'a>(rest: &mut &'a [u8], depth: u32) -> Option<Value<'a>> {
             *rest = after.strip_prefix(b"\r\n")?;
             match kind {
                 b'!' => Value::Error(text),
-                // Three letters that say how it is written, and a colon.
+                // The text follows three letters for its format and a colon.
                 b'=' => Value::Text(text.get(4..)?),
                 _ => Value::Text(text),
             }

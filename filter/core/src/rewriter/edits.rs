@@ -1,4 +1,4 @@
-//! A command written anew with some of its arguments changed.
+//! Edits of a command's arguments.
 
 use crate::command::Args;
 use crate::resp::encode;
@@ -6,29 +6,29 @@ use crate::resp::encode;
 /// A change of one argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArgEdit {
-    /// Which argument.
+    /// Index of the argument.
     pub arg: u32,
-    /// Bytes to remove from its beginning.
+    /// Number of bytes to remove from the beginning of the argument.
     pub strip: u32,
-    /// Put the tag before it.
+    /// The tag to put before the argument.
     pub tag: TagRef,
 }
 
-/// Which tag to put before an argument.
+/// The tag of an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagRef {
-    /// None.
+    /// No tag.
     None,
     /// Tag `tag` of target `target` of the host.
     Of {
         /// Index of the target.
         target: u32,
-        /// Index of the tag: the bit mask of its mirrors.
+        /// Index of the tag: the bit mask of the mirrors.
         tag: u32,
     },
 }
 
-/// Appends the command with `edits`, which are in the order of their arguments.
+/// Appends the command with the edits, which are in the order of their arguments, applied.
 pub fn write_edited<'t>(args: &Args<'_>, edits: &[ArgEdit], tag_of: impl Fn(TagRef) -> &'t [u8], out: &mut Vec<u8>) {
     let mut copied = 0;
     for edit in edits {
@@ -39,7 +39,8 @@ pub fn write_edited<'t>(args: &Args<'_>, edits: &[ArgEdit], tag_of: impl Fn(TagR
         let kept = arg.get(edit.strip as usize..).unwrap_or_default();
         let tag = tag_of(edit.tag);
         let start = span.start as usize;
-        // `$`, the digits and `\r\n`: the parser takes no other form of a length.
+        // The header is `$`, the digits and `\r\n`, since the parser takes no other form of a
+        // length.
         let header = 3 + digits(span.len);
         out.extend_from_slice(&args.frame[copied..start - header]);
         encode::header(out, b'$', (tag.len() + kept.len()) as u64);

@@ -1,188 +1,155 @@
-//! Doing what was decided: sending a command on, or answering it.
+//! Carrying out a decision: a command is sent on or answered.
 
-use super::*;
+use super::config::{Path, RewriterHost};
+use super::decision::{CommandStep, PlannedCommand, RewriterDecision};
+use super::edits::{ArgEdit, TagRef, write_edited};
+use super::env::Env;
+use super::markers::{ExpectedReply, MarkerForm, Then};
+use super::session;
+use super::sink::Sink;
+use super::state::{ConnectionState, OpenTransaction};
+use crate::downstream::client_reply::ReplyMode;
 use crate::request::errors::{EXEC_WITH_ARGUMENTS, EXECABORT};
+use crate::resp::encode;
+use crate::resp::shape::Shape;
+use crate::stats::Stat;
 
-impl Rewriter {
-    pub(super) fn perform(
-        &mut self,
-        env: &mut Env<'_>,
-        known: Option<Known>,
-        args: &Args<'_>,
-        plan: &Plan,
-        decision: Decision,
-        sink: &mut Sink<'_>,
-    ) -> Step {
-        let error = |text: String| {
-            let mut out = Vec::new();
-            encode::error(&mut out, text.as_bytes());
-            out
-        };
-        match decision {
-            Decision::Forward => self.forward(env, known, args, plan, sink),
-            Decision::Send(bytes) => {
-                self.expect_reply(known, args);
-                self.follow_session(known.map(|k| k.container.name).unwrap_or_default(), args);
-                sink.write().extend_from_slice(&bytes);
-                self.sent();
-                Step::Edited
-            }
-            Decision::Answer(reply) => {
-                self.answer(env, reply, sink);
-                Step::Answered
-            }
-            Decision::Refuse(text) => {
-                env.stats.count(Stat::Refused);
-                self.transaction.dirty |= self.transaction.open;
-                self.answer(env, error(text), sink);
-                Step::Answered
-            }
-            Decision::Deny(text) => {
-                self.transaction.dirty |= self.transaction.open;
-                self.answer(env, error(text), sink);
-                Step::Answered
-            }
-            Decision::Done => Step::Answered,
-            Decision::Wait => {
-                self.waited = true;
-                Step::Later
-            }
+/// Carries out the decision about a command.
+pub(super) fn execute(
+    state: &mut ConnectionState,
+    env: &mut Env<'_>,
+    command: &PlannedCommand<'_>,
+    decision: RewriterDecision,
+    sink: &mut Sink<'_>,
+) -> CommandStep {
+    match decision {
+        RewriterDecision::Forward => return forward(state, env, command, sink),
+        RewriterDecision::Send(bytes) => {
+            state.expect_reply(command.known, command.args);
+            session::follow(state, command.name(), command.args);
+            sink.write().extend_from_slice(&bytes);
+            state.sent();
+            return CommandStep::Edited;
         }
+        RewriterDecision::Answer(reply) => state.answer(env, reply, sink),
+        RewriterDecision::Refuse(text) => {
+            env.stats.count(Stat::Refused);
+            refuse(state, env, &text, sink);
+        }
+        RewriterDecision::Deny(text) => refuse(state, env, &text, sink),
+        RewriterDecision::Done => {}
+        RewriterDecision::Wait => return CommandStep::Later,
     }
-
-    /// Answers a command here, as Redis would have by the client's CLIENT REPLY.
-    pub(super) fn answer(&mut self, env: &mut Env<'_>, reply: Vec<u8>, sink: &mut Sink<'_>) {
-        match self.reply_mode {
-            // Redis must know that a transaction fails.
-            ReplyMode::Off if self.transaction.open => {
-                self.replies.inject_unanswered(env, Form::Unknown, sink.write());
-            }
-            ReplyMode::Off => {
-                sink.write();
-            }
-            ReplyMode::SkipNext | ReplyMode::Skipping => {
-                // Redis is going to leave one reply out: that of the nonce.
-                self.replies.inject_unanswered(env, Form::Echo, sink.write());
-                self.reply_mode = ReplyMode::On;
-            }
-            ReplyMode::On => {
-                // redis_proxy answers ECHO itself, in every state. A Redis does not: in MULTI, or to a user who may not.
-                let form = if env.host.path == Path::Proxy { Form::Echo } else { Form::Unknown };
-                self.inject(env, form, reply, Then::Nothing, sink.write());
-            }
-        }
-    }
-
-    /// A command has gone to Redis: what CLIENT REPLY SKIP was about is over.
-    pub(super) fn sent(&mut self) {
-        self.unsettled = true;
-        self.reply_mode.begin();
-        self.reply_mode.end();
-    }
-
-    pub(super) fn expect_reply(&mut self, known: Option<Known>, args: &Args<'_>) {
-        if !self.following() {
-            return;
-        }
-        let shape = known.map_or(Shape::Plain, |k| k.command.reply_shape(args));
-        if self.transaction.open {
-            // QUEUED now, the reply itself in EXEC's.
-            self.transaction.shapes.push(shape);
-            self.replies.expect(Expected::Reply(Shape::Plain));
-        } else {
-            self.replies.expect(Expected::Reply(shape));
-        }
-    }
-
-    /// Sends a command on, and follows what it does to the connection's state.
-    pub(super) fn forward(
-        &mut self,
-        env: &mut Env<'_>,
-        known: Option<Known>,
-        args: &Args<'_>,
-        plan: &Plan,
-        sink: &mut Sink<'_>,
-    ) -> Step {
-        if plan.mirrored {
-            env.stats.count(Stat::Mirrored);
-        }
-        let name = known.map(|k| k.container.name).unwrap_or_default();
-        let mut reply_mode = None;
-        match name {
-            "exec" | "discard" if self.transaction.open && env.host.path == Path::Proxy => {
-                self.end_transaction(env, args, name == "exec", sink);
-                return Step::Edited;
-            }
-            "info" if env.host.path == Path::Proxy => {
-                self.inject(env, Form::Echo, Vec::new(), Then::CaptureInfo, sink.write());
-                self.expect_reply(known, args);
-                sink.write().extend_from_slice(args.frame);
-                self.inject(env, Form::Echo, Vec::new(), Then::Info, sink.write());
-                self.sent();
-                return Step::Edited;
-            }
-            // With an argument they are errors that change nothing.
-            "exec" | "discard" if args.count == 1 => self.transaction = Transaction::default(),
-            "multi" if args.count == 1 && !self.transaction.open => {
-                if self.following() {
-                    self.replies.expect(Expected::Reply(Shape::Plain));
-                }
-                self.transaction = Transaction { open: true, ..Transaction::default() };
-            }
-            "subscribe" | "psubscribe" | "ssubscribe" => self.subscriber = true,
-            // One of the three kinds of subscriptions may be left. Redis knows; ours is only the better error.
-            "unsubscribe" | "punsubscribe" | "sunsubscribe" if args.count == 1 => self.subscriber = false,
-            "client" if args.count == 3 && args.get(1).eq_ignore_ascii_case(b"reply") => {
-                reply_mode = self.reply_mode.switched(args.get(2));
-            }
-            _ => {}
-        }
-        if name != "multi" {
-            self.expect_reply(known, args);
-        }
-        self.follow_session(name, args);
-        self.sent();
-        if let Some(mode) = reply_mode {
-            self.reply_mode = mode;
-        }
-        let unchanged = |edit: &ArgEdit| edit.strip == 0 && tag_of(env.host, edit.tag).is_empty();
-        if plan.edits.iter().all(unchanged) && !plan.strays {
-            return Step::Verbatim;
-        }
-        write_edited(args, &plan.edits, |tag| tag_of(env.host, tag), sink.write());
-        if plan.strays {
-            self.close_gate(env, sink);
-        }
-        Step::Edited
-    }
-
-    /// EXEC or DISCARD on `proxy`: what the client pipelines behind it waits until redis_proxy has left the transaction,
-    /// since it would count as part of it.
-    pub(super) fn end_transaction(&mut self, env: &mut Env<'_>, args: &Args<'_>, exec: bool, sink: &mut Sink<'_>) {
-        let transaction = std::mem::take(&mut self.transaction);
-        if exec && (transaction.dirty || args.count != 1) {
-            let text = if args.count == 1 { EXECABORT } else { EXEC_WITH_ARGUMENTS };
-            let mut aborted = Vec::new();
-            encode::error(&mut aborted, text.as_bytes());
-            self.inject(env, Form::Echo, aborted, Then::Capture, sink.write());
-            encode::command(sink.write(), &[b"DISCARD"]);
-            if self.following() {
-                self.replies.expect(Expected::Reply(Shape::Plain));
-            }
-        } else {
-            sink.write().extend_from_slice(args.frame);
-            if self.following() {
-                self.replies.expect(match exec {
-                    true => Expected::Transaction(transaction.shapes),
-                    false => Expected::Reply(Shape::Plain),
-                });
-            }
-        }
-        self.close_gate(env, sink);
-    }
+    CommandStep::Answered
 }
 
-fn tag_of(host: &Host, tag: TagRef) -> &[u8] {
+/// Answers an error, which also dooms a transaction.
+fn refuse(state: &mut ConnectionState, env: &mut Env<'_>, text: &str, sink: &mut Sink<'_>) {
+    let mut reply = Vec::new();
+    encode::error(&mut reply, text.as_bytes());
+    let transaction = &mut state.client.transaction;
+    transaction.dirty |= transaction.open;
+    state.answer(env, reply, sink);
+}
+
+/// Sends a command on, and follows what the command does to the connection's state.
+fn forward(
+    state: &mut ConnectionState,
+    env: &mut Env<'_>,
+    command: &PlannedCommand<'_>,
+    sink: &mut Sink<'_>,
+) -> CommandStep {
+    if command.plan.mirrored {
+        env.stats.count(Stat::Mirrored);
+    }
+    let (name, on_proxy) = (command.name(), env.host.path == Path::Proxy);
+    match name {
+        "exec" | "discard" if state.client.transaction.open && on_proxy => {
+            end_transaction(state, env, command, sink);
+            return CommandStep::Edited;
+        }
+        "info" if on_proxy => {
+            state.inject(env, MarkerForm::Echo, Vec::new(), Then::CaptureInfo, sink.write());
+            state.expect_reply(command.known, command.args);
+            sink.write().extend_from_slice(command.args.frame);
+            state.inject(env, MarkerForm::Echo, Vec::new(), Then::Info, sink.write());
+            state.sent();
+            return CommandStep::Edited;
+        }
+        _ => {}
+    }
+    let reply_mode = follow(state, command);
+    session::follow(state, name, command.args);
+    state.sent();
+    if let Some(mode) = reply_mode {
+        state.client.reply_mode = mode;
+    }
+    let plan = &command.plan;
+    let unchanged = |edit: &ArgEdit| edit.strip == 0 && tag_of(env.host, edit.tag).is_empty();
+    if plan.edits.iter().all(unchanged) && !plan.strays {
+        return CommandStep::Verbatim;
+    }
+    write_edited(command.args, &plan.edits, |tag| tag_of(env.host, tag), sink.write());
+    if plan.strays {
+        state.close_gate(env, sink);
+    }
+    CommandStep::Edited
+}
+
+/// Notes the reply to a command that goes on, and what the command does to transactions and
+/// subscriptions. Returns the client's mode of replies after the command, if the command is about
+/// it.
+fn follow(state: &mut ConnectionState, command: &PlannedCommand<'_>) -> Option<ReplyMode> {
+    let args = command.args;
+    let mut reply_mode = None;
+    match command.name() {
+        // With an argument they are errors that change nothing.
+        "exec" | "discard" if args.count == 1 => state.client.transaction = OpenTransaction::default(),
+        "multi" => {
+            if args.count == 1 && !state.client.transaction.open {
+                state.expect_plain();
+                state.client.transaction = OpenTransaction { open: true, ..OpenTransaction::default() };
+            }
+            return None;
+        }
+        "subscribe" | "psubscribe" | "ssubscribe" => state.client.subscriber = true,
+        // Subscriptions of the other two kinds may be left. Redis knows; the error that depends on
+        // it is only clearer.
+        "unsubscribe" | "punsubscribe" | "sunsubscribe" if args.count == 1 => state.client.subscriber = false,
+        "client" if args.count == 3 && args.get(1).eq_ignore_ascii_case(b"reply") => {
+            reply_mode = state.client.reply_mode.switched(args.get(2));
+        }
+        _ => {}
+    }
+    state.expect_reply(command.known, command.args);
+    reply_mode
+}
+
+/// EXEC or DISCARD on `proxy`: what the client pipelines behind it waits until redis_proxy has
+/// left the transaction, since it would count as part of the transaction.
+fn end_transaction(state: &mut ConnectionState, env: &mut Env<'_>, command: &PlannedCommand<'_>, sink: &mut Sink<'_>) {
+    let (is_exec, args) = (command.name() == "exec", command.args);
+    let transaction = std::mem::take(&mut state.client.transaction);
+    if is_exec && (transaction.dirty || args.count != 1) {
+        let text = if args.count == 1 { EXECABORT } else { EXEC_WITH_ARGUMENTS };
+        let mut aborted = Vec::new();
+        encode::error(&mut aborted, text.as_bytes());
+        state.inject(env, MarkerForm::Echo, aborted, Then::Capture, sink.write());
+        encode::command(sink.write(), &[b"DISCARD"]);
+        state.expect_plain();
+    } else {
+        sink.write().extend_from_slice(args.frame);
+        if state.is_following() {
+            state.replies.expect(match is_exec {
+                true => ExpectedReply::Transaction(transaction.shapes),
+                false => ExpectedReply::Reply(Shape::Plain),
+            });
+        }
+    }
+    state.close_gate(env, sink);
+}
+
+fn tag_of(host: &RewriterHost, tag: TagRef) -> &[u8] {
     match tag {
         TagRef::None => b"",
         TagRef::Of { target, tag } => {

@@ -1,141 +1,146 @@
-//! The reply direction: local answers put in their place, and replies given their RESP3 shape.
+//! Markers: commands whose replies give way to answers of the filter's own. And the RESP3 forms of
+//! other replies.
 //!
-//! A filter that may only edit can't write to the client. A local answer therefore travels as an `ECHO` of a nonce before
-//! redis_proxy, before a Redis as an unknown command that carries the nonce, and what comes back is replaced. The nonce
-//! begins with 96 random bits of the connection, so no stored value can imitate it, and nothing has to be parsed or counted
-//! while no answer is pending.
+//! A filter that may only edit can't write to the client by itself. For an answer of its own it
+//! sends a marker in the command's place, a command that carries a nonce, and replaces the reply.
+//! To redis_proxy the marker is an `ECHO` of the nonce, to a Redis an unknown command that is the
+//! nonce. A nonce begins with 96 random bits of the connection, so that no stored value can
+//! imitate it, and replies needn't be parsed or counted while no marker is pending.
 
-use super::Env;
 use crate::downstream::auth::has_no_password;
 use crate::downstream::server_info;
 use crate::hex::write_upper;
+use crate::random::Random;
 use crate::resp::encode;
-use crate::resp::resp3::{self, Head, Shape};
+use crate::resp::resp3::{self, ConversionError, HeadForm};
+use crate::resp::shape::Shape;
 use std::collections::VecDeque;
 
-/// Length of a nonce: 24 hexadecimal digits of the connection, 8 of the answer's number.
+/// Length of a nonce: 24 hexadecimal digits of the connection, 8 of the marker's number.
 const NONCE: usize = 32;
 const SECRET: usize = 24;
 /// The longest error line that can carry a nonce back.
 const LONGEST_ERROR: usize = 256;
 
-/// How a nonce is sent.
+/// The command that carries a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum MarkerForm {
     /// `ECHO nonce`.
     Echo,
-    /// `nonce`, a command that no server knows: its error comes back even inside MULTI (which it aborts, as an error
-    /// there should), to a subscriber, and before a login.
+    /// `nonce`, a command that no server knows. The error comes back even inside MULTI (which it
+    /// aborts, as an error there should), to a subscriber, and before a login.
     Unknown,
-    /// `HELLO 2 nonce`, whose error quotes the option that isn't one. It comes back before a login on every server (Valkey
-    /// answers unknown commands with NOAUTH there), but not inside MULTI or to a subscriber.
+    /// `HELLO 2 nonce`, whose error quotes the unknown option. The error comes back before a login
+    /// on every server (Valkey answers unknown commands with NOAUTH there), but not inside MULTI
+    /// or to a subscriber.
     Hello,
 }
 
-impl Form {
+impl MarkerForm {
     fn write(self, nonce: &[u8], out: &mut Vec<u8>) {
         match self {
-            Form::Echo => encode::command(out, &[b"ECHO", nonce]),
-            Form::Unknown => encode::command(out, &[nonce]),
-            Form::Hello => encode::command(out, &[b"HELLO", b"2", nonce]),
+            MarkerForm::Echo => encode::command(out, &[b"ECHO", nonce]),
+            MarkerForm::Unknown => encode::command(out, &[nonce]),
+            MarkerForm::Hello => encode::command(out, &[b"HELLO", b"2", nonce]),
         }
     }
 }
 
-/// What else happens when a nonce comes back.
+/// What happens, besides the answer, when a marker's reply comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     /// Nothing.
     Nothing,
-    /// Commands that were held back may go on.
+    /// Commands that were held may go on.
     OpenGate,
     /// The connection is to be closed.
     Close,
-    /// What follows, up to the next nonce, doesn't reach the client.
+    /// Replies up to the next marker don't reach the client.
     Capture,
-    /// What follows, up to the next nonce, is the reply of INFO.
+    /// The reply up to the next marker is that to INFO.
     CaptureInfo,
-    /// Ends the capture of INFO: it goes to the client as that of one Redis.
+    /// Ends the capture of the reply to INFO, which goes to the client as that of one Redis.
     Info,
-    /// Ends a capture whose last reply must be `+OK`, that of a login. Opens the gate.
+    /// Ends a capture whose last reply, that to a login, must be `+OK`. Commands that were held
+    /// may go on.
     Verify,
-    /// From here on replies are shaped to RESP3, or no longer.
+    /// Replies from here on get their RESP3 form (true) or stay as they are (false).
     Shaping(bool),
 }
 
 #[derive(Debug)]
-struct Pending {
+struct PendingMarker {
     number: u32,
     reply: Vec<u8>,
     then: Then,
 }
 
-/// What the next reply from upstream is, where every reply has to be followed.
+/// A reply from upstream that is to come, where every reply has to be followed.
 #[derive(Debug)]
-pub enum Expected {
-    /// The reply of a command.
+pub enum ExpectedReply {
+    /// The reply to a command.
     Reply(Shape),
-    /// The reply of EXEC, with the shapes of its elements.
+    /// The reply to EXEC, with the shapes of its elements.
     Transaction(Vec<Shape>),
-    /// The next pending nonce.
-    Nonce,
+    /// The reply to the next pending marker.
+    Marker,
 }
 
-/// What replies have brought about.
+/// The effects of replies on the connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Outcome {
-    /// Held commands may go on.
+pub struct ReplyEffects {
+    /// Commands that were held may go on.
     pub open_gate: bool,
-    /// Close the connection when the bytes are out.
+    /// The connection is to be closed when the bytes are out.
     pub close: bool,
     /// A login in mid-connection was refused.
     pub login_refused: bool,
 }
 
-/// The state of the reply direction.
+/// The state of the direction from upstream to the client.
 #[derive(Debug, Default)]
 pub struct Replies {
     secret: Option<Box<[u8; SECRET]>>,
     next: u32,
-    pending: VecDeque<Pending>,
-    /// Bytes of the replies in `pending`.
+    pending: VecDeque<PendingMarker>,
+    /// Number of bytes of the replies in `pending`.
     answers: usize,
-    expected: VecDeque<Expected>,
+    expected: VecDeque<ExpectedReply>,
     shaping: bool,
     tail: Vec<u8>,
     capture: Option<Capture>,
 }
 
-/// What is kept from the client.
+/// Replies that don't reach the client.
 #[derive(Debug, Default)]
 struct Capture {
     bytes: Vec<u8>,
-    /// All of it is wanted, not only whether it is `+OK`.
+    /// All bytes are kept, not only the end that tells whether the last reply is `+OK`.
     whole: bool,
 }
 
 impl Replies {
-    /// Writes a nonce to `out` and remembers what it stands for.
-    pub fn inject(&mut self, env: &mut Env<'_>, form: Form, reply: Vec<u8>, then: Then, out: &mut Vec<u8>) {
-        let nonce = self.nonce(env);
+    /// Writes a marker to `out`. Its reply gives way to `reply`.
+    pub fn inject(&mut self, random: &mut Random, form: MarkerForm, reply: Vec<u8>, then: Then, out: &mut Vec<u8>) {
+        let nonce = self.nonce(random);
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         form.write(&nonce, out);
         self.answers += reply.len();
-        self.pending.push_back(Pending { number, reply, then });
+        self.pending.push_back(PendingMarker { number, reply, then });
     }
 
-    /// Writes a nonce that nobody waits for.
-    pub fn inject_unanswered(&mut self, env: &mut Env<'_>, form: Form, out: &mut Vec<u8>) {
-        let nonce = self.nonce(env);
+    /// Writes a marker whose reply won't come, or may pass.
+    pub fn inject_unanswered(&mut self, random: &mut Random, form: MarkerForm, out: &mut Vec<u8>) {
+        let nonce = self.nonce(random);
         self.next = self.next.wrapping_add(1);
         form.write(&nonce, out);
     }
 
-    fn nonce(&mut self, env: &mut Env<'_>) -> [u8; NONCE] {
+    fn nonce(&mut self, random: &mut Random) -> [u8; NONCE] {
         let secret = self.secret.get_or_insert_with(|| {
             let mut text = [0u8; SECRET];
-            write_upper(&env.random.secret()[..SECRET / 2], &mut text);
+            write_upper(&random.secret()[..SECRET / 2], &mut text);
             Box::new(text)
         });
         let mut nonce = [0u8; NONCE];
@@ -144,17 +149,17 @@ impl Replies {
         nonce
     }
 
-    /// Notes a reply that is to come, while replies are shaped.
-    pub fn expect(&mut self, expected: Expected) {
+    /// Notes a reply that is to come, while replies get their RESP3 form.
+    pub fn expect(&mut self, expected: ExpectedReply) {
         self.expected.push_back(expected);
     }
 
-    /// Replies and answers that are outstanding, as far as they are followed.
+    /// Returns the number of replies that are outstanding, as far as they are followed.
     pub fn outstanding(&self) -> usize {
         self.pending.len().max(self.expected.len())
     }
 
-    /// Bytes of the answers that are outstanding.
+    /// Returns the number of bytes of the answers that are outstanding.
     pub fn answers(&self) -> usize {
         self.answers
     }
@@ -164,23 +169,24 @@ impl Replies {
         self.shaping || !self.pending.is_empty() || !self.tail.is_empty()
     }
 
-    /// True if replies are shaped.
+    /// True if replies get their RESP3 form.
     pub fn shaping(&self) -> bool {
         self.shaping
     }
 
-    /// Takes the beginning of `total` bytes from upstream, while replies are shaped. If these are one reply whose shape touches no
-    /// more than its head: how many bytes of `head` the bytes appended to `out` replace. `None`: all of them are needed.
+    /// Takes the beginning of `total` bytes from upstream, while replies get their RESP3 form. If
+    /// the bytes are one reply whose shape concerns only its head, returns how many bytes of
+    /// `head` the bytes appended to `out` replace. `None`: all bytes are needed.
     pub fn take_head(&mut self, head: &[u8], total: usize, out: &mut Vec<u8>) -> Option<usize> {
         if !self.tail.is_empty() || self.capture.is_some() {
             return None;
         }
-        let &Expected::Reply(shape) = self.expected.front()? else { return None };
+        let &ExpectedReply::Reply(shape) = self.expected.front()? else { return None };
         let alone = self.expected.len() == 1;
-        if !(alone || is_one_reply(head, total)) {
+        if !(alone || resp3::length_by_head(head) == Some(total)) {
             return None;
         }
-        let Ok(Head::Replaced(consumed)) = resp3::to_resp3_head(head, shape, out) else { return None };
+        let Ok(HeadForm::Replaced(consumed)) = resp3::to_resp3_head(head, shape, out) else { return None };
         self.expected.pop_front();
         if out[..] == head[..consumed] {
             out.clear();
@@ -189,9 +195,9 @@ impl Replies {
         Some(consumed)
     }
 
-    /// Takes bytes from upstream, appends what the client gets to `out`.
-    pub fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> Outcome {
-        let mut outcome = Outcome::default();
+    /// Takes bytes from upstream, and appends the bytes for the client to `out`.
+    pub fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> ReplyEffects {
+        let mut outcome = ReplyEffects::default();
         let joined;
         let data = if self.tail.is_empty() {
             input
@@ -209,7 +215,7 @@ impl Replies {
             } else {
                 self.search(data, at, out, &mut outcome)
             };
-            // A nonce may have changed how the rest is to be read.
+            // A marker may have changed how the rest is to be read.
             if at == before || at == data.len() {
                 break;
             }
@@ -218,8 +224,9 @@ impl Replies {
         outcome
     }
 
-    /// Looks for the pending nonces from `at`, passing everything else; stops behind one that changes the mode.
-    fn search(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut Outcome) -> usize {
+    /// Looks for the replies to pending markers from `at`, and passes everything else. Stops
+    /// behind a marker that changes [`Replies::shaping`].
+    fn search(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut ReplyEffects) -> usize {
         let Some(secret) = self.secret.clone() else {
             self.emit(&data[at..], out);
             return data.len();
@@ -241,7 +248,7 @@ impl Replies {
             self.emit(&data[at..start], out);
             at = end;
             from = end;
-            // Older nonces got lost on the way (a reply that the client had switched off): they are dead.
+            // Replies to older markers won't come, such as those that the client had switched off.
             for dead in self.pending.drain(..index) {
                 outcome.open_gate |= dead.then == Then::OpenGate;
                 self.answers = self.answers.saturating_sub(dead.reply.len());
@@ -257,8 +264,8 @@ impl Replies {
         keep
     }
 
-    /// The first pending answer has arrived.
-    fn matched(&mut self, out: &mut Vec<u8>, outcome: &mut Outcome) {
+    /// The reply to the first pending marker has arrived.
+    fn matched(&mut self, out: &mut Vec<u8>, outcome: &mut ReplyEffects) {
         let Some(pending) = self.pending.pop_front() else {
             return;
         };
@@ -296,21 +303,21 @@ impl Replies {
         }
     }
 
-    /// Follows reply by reply from `at`.
-    fn follow(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut Outcome) -> usize {
+    /// Converts reply by reply from `at`.
+    fn follow(&mut self, data: &[u8], mut at: usize, out: &mut Vec<u8>, outcome: &mut ReplyEffects) -> usize {
         while self.shaping && at < data.len() {
             let rest = &data[at..];
             let before = out.len();
             let length = match self.expected.front() {
-                Some(Expected::Transaction(shapes)) => resp3::exec_to_resp3(rest, shapes, out),
-                Some(&Expected::Reply(shape)) => resp3::to_resp3(rest, shape, out),
-                Some(Expected::Nonce) | None => resp3::to_resp3(rest, Shape::Plain, out),
+                Some(ExpectedReply::Transaction(shapes)) => resp3::exec_to_resp3(rest, shapes, out),
+                Some(&ExpectedReply::Reply(shape)) => resp3::to_resp3(rest, shape, out),
+                Some(ExpectedReply::Marker) | None => resp3::to_resp3(rest, Shape::Plain, out),
             };
             match length {
                 Ok(length) => {
                     at += length;
                     let reply = &rest[..length];
-                    let nonce = matches!(self.expected.pop_front(), Some(Expected::Nonce));
+                    let nonce = matches!(self.expected.pop_front(), Some(ExpectedReply::Marker));
                     if nonce && self.secret.as_ref().is_some_and(|s| find(reply, &s[..]).is_some()) {
                         out.truncate(before);
                         self.matched(out, outcome);
@@ -319,9 +326,10 @@ impl Replies {
                         self.emit(&shaped, out);
                     }
                 }
-                Err(resp3::Error::Incomplete) => return at,
-                Err(resp3::Error::Malformed) => {
-                    // Nothing that could be followed any further: let it pass and have the connection closed.
+                Err(ConversionError::Incomplete) => return at,
+                Err(ConversionError::Malformed) => {
+                    // The replies behind can't be told apart: they pass, and the connection is
+                    // closed.
                     out.extend_from_slice(rest);
                     outcome.close = true;
                     return data.len();
@@ -332,41 +340,22 @@ impl Replies {
     }
 }
 
-/// Whether `total` bytes that begin with `head` are one reply that isn't an aggregate.
-fn is_one_reply(head: &[u8], total: usize) -> bool {
-    let Some(newline) = memchr::memchr(b'\n', head) else { return false };
-    let line = newline + 1;
-    match head.first() {
-        Some(b'+' | b'-' | b':') => line == total,
-        Some(b'$') => {
-            let digits = head.get(1..newline.saturating_sub(1)).unwrap_or_default();
-            if digits == b"-1" {
-                return line == total;
-            }
-            let length = digits.iter().try_fold(0usize, |n, d| {
-                d.is_ascii_digit().then(|| n.saturating_mul(10).saturating_add(usize::from(d - b'0')))
-            });
-            length.is_some_and(|length| total.checked_sub(line + 2) == Some(length))
-        }
-        _ => false,
-    }
-}
-
-/// Where `needle` is found first. It is searched for only while an answer is pending, so that a small search will do.
+/// Returns where `needle` is found first. A simple search is enough, since it runs only while a
+/// marker is pending.
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     let first = needle.first()?;
     memchr::memchr_iter(*first, haystack).find(|&at| haystack[at..].starts_with(needle))
 }
 
-/// Whether the last line of what was captured, the reply to a login, says that we are in.
+/// Whether the last captured line, the reply to a login, says that the connection is logged in.
 fn let_in(captured: &[u8]) -> bool {
     let Some(lines) = captured.strip_suffix(b"\r\n") else { return false };
     let line = memchr::memrchr(b'\n', lines).map_or(lines, |i| &lines[i + 1..]);
     line == b"+OK" || has_no_password(line)
 }
 
-/// The reply around a nonce found at `found`: where it begins and ends, and the nonce's number if it has one. `None`: not
-/// all of it is there.
+/// Returns where the reply around a nonce found at `found` begins and ends, and the marker's
+/// number if the nonce has one. `None`: the reply isn't complete.
 fn frame_of(data: &[u8], from: usize, found: usize) -> Option<(usize, usize, Option<u32>)> {
     let digits = data.get(found + SECRET..found + NONCE)?;
     let number = std::str::from_utf8(digits).ok().and_then(|d| u32::from_str_radix(d, 16).ok());
@@ -376,13 +365,13 @@ fn frame_of(data: &[u8], from: usize, found: usize) -> Option<(usize, usize, Opt
         return (data.len() >= end).then_some((found - bulk_head.len(), end, number));
     }
     let Some(newline) = memchr::memchr(b'\n', &data[found..]) else {
-        // No error of ours is that long.
+        // No reply to a marker is that long.
         return (data.len() - found > LONGEST_ERROR).then_some((found, found, None));
     };
     Some((line_start(data, from, found), found + newline + 1, number))
 }
 
-/// Where the line, or the bulk string's header, begins that `found` lies in.
+/// Returns the beginning of the line, or of the bulk string's header, around `found`.
 fn line_start(data: &[u8], from: usize, found: usize) -> usize {
     if data[from..found].ends_with(b"$32\r\n") {
         return found - 5;
@@ -390,7 +379,8 @@ fn line_start(data: &[u8], from: usize, found: usize) -> usize {
     memchr::memrchr(b'\n', &data[from..found]).map_or(from, |i| from + i + 1)
 }
 
-/// Where a nonce's reply may begin that `data` holds only the beginning of; `data.len()` if there is none.
+/// Returns where a marker's reply may begin of which `data` holds only the beginning;
+/// `data.len()`: nowhere.
 fn possible_nonce(data: &[u8], from: usize, secret: &[u8]) -> usize {
     let mut head = [0u8; 5 + SECRET];
     head[..5].copy_from_slice(b"$32\r\n");

@@ -1,14 +1,15 @@
-//! A host for a [`Rewriter`] without an Envoy: it does what the wasm host does, with bytes in memory and a clock of its own.
+//! A host for a [`Rewriter`] without an Envoy: it does what the wasm host does, with bytes in
+//! memory and a clock of its own.
 
-use redis_mesh_core::config::ProxyConfig;
 use redis_mesh_core::random::Random;
-use redis_mesh_core::rewriter::{Edit, Env, Gate, HEAD, ReplyNeed, Rewriter};
+use redis_mesh_core::rewriter::config::RewriterConfig;
+use redis_mesh_core::rewriter::{Env, Gate, HEAD, ReplyNeed, Rewriter, StreamEdit};
 use redis_mesh_core::stats::Stats;
 use std::time::Duration;
 
 /// One connection, with what has come out on both sides.
 pub struct Harness {
-    pub config: ProxyConfig,
+    pub config: RewriterConfig,
     pub rewriter: Rewriter,
     pub random: Random,
     pub stats: Stats,
@@ -25,7 +26,7 @@ pub struct Harness {
 
 impl Harness {
     /// A new connection to the only host of a configuration.
-    pub fn new(config: ProxyConfig) -> Harness {
+    pub fn new(config: RewriterConfig) -> Harness {
         Harness {
             config,
             rewriter: Rewriter::new(7),
@@ -40,9 +41,9 @@ impl Harness {
     }
 
     /// The configuration of one host, given as JSON.
-    pub fn config(host: &str) -> ProxyConfig {
+    pub fn config(host: &str) -> RewriterConfig {
         let json = format!(r#"{{"name": "test", "revision": 1, "hosts": [{host}]}}"#);
-        ProxyConfig::from_json(json.as_bytes()).unwrap_or_else(|e| panic!("{e}: {json}"))
+        RewriterConfig::from_json(json.as_bytes()).unwrap_or_else(|e| panic!("{e}: {json}"))
     }
 
     fn lend<T>(&mut self, call: impl FnOnce(&mut Rewriter, &mut Env<'_>) -> T) -> T {
@@ -75,8 +76,8 @@ impl Harness {
             }
             let mut out = Vec::new();
             match self.lend(|rewriter, env| rewriter.request(env, &input, &mut out)) {
-                Edit::Unchanged => self.next.extend_from_slice(&input),
-                Edit::Replaced => self.next.extend_from_slice(&out),
+                StreamEdit::Unchanged => self.next.extend_from_slice(&input),
+                StreamEdit::Replaced => self.next.extend_from_slice(&out),
             }
         }
     }
@@ -98,8 +99,8 @@ impl Harness {
         match need {
             ReplyNeed::Nothing => self.client.extend_from_slice(bytes),
             ReplyNeed::All => match self.lend(|rewriter, env| rewriter.reply(env, bytes, &mut out)) {
-                Edit::Unchanged => self.client.extend_from_slice(bytes),
-                Edit::Replaced => self.client.extend_from_slice(&out),
+                StreamEdit::Unchanged => self.client.extend_from_slice(bytes),
+                StreamEdit::Replaced => self.client.extend_from_slice(&out),
             },
             ReplyNeed::Head => {}
         }

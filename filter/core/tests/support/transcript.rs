@@ -1,4 +1,5 @@
-//! The text form of a conversation: what a client sends, what the next filter gets, what it answers, what the client gets.
+//! The text form of a conversation: what a client sends, what the next filter gets, what it
+//! answers, what the client gets.
 //!
 //! ```text
 //! # A comment.
