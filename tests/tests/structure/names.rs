@@ -1,0 +1,42 @@
+//! One meaning for each type name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use syn::{Ident, Item};
+
+use crate::Violation;
+use crate::source::Crate;
+
+/// Reports each type name that is defined in more than one file of the crates.
+pub fn check<'a>(crates: impl Iterator<Item = &'a Crate>) -> Vec<Violation> {
+    let mut places: BTreeMap<String, BTreeSet<(String, usize)>> = BTreeMap::new();
+    for crate_ in crates {
+        for module in &crate_.modules {
+            for name in module.items.iter().filter_map(defined_type) {
+                let place = (crate_.shown(module.file), name.span().start().line);
+                places.entry(name.to_string()).or_default().insert(place);
+            }
+        }
+    }
+    let is_in_many =
+        |places: &BTreeSet<(String, usize)>| places.iter().map(|(file, _)| file).collect::<BTreeSet<_>>().len() > 1;
+    let many = places.into_iter().filter(|(_, places)| is_in_many(places));
+    many.map(|(name, places)| {
+        let places: Vec<String> = places.into_iter().map(|(file, line)| format!("{file}:{line}")).collect();
+        let text = format!("{}: `{name}` is also defined at {}", places[0], places[1..].join(", "));
+        Violation { rule: "type names with more than one meaning", text }
+    })
+    .collect()
+}
+
+/// The name of the type, trait or alias that an item defines.
+fn defined_type(item: &Item) -> Option<&Ident> {
+    match item {
+        Item::Enum(item) => Some(&item.ident),
+        Item::Struct(item) => Some(&item.ident),
+        Item::Trait(item) => Some(&item.ident),
+        Item::Type(item) => Some(&item.ident),
+        Item::Union(item) => Some(&item.ident),
+        _ => None,
+    }
+}
