@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::http::{self, Request};
@@ -211,7 +212,7 @@ impl Admin {
 
     /// All counters and gauges whose names match a regular expression, `name: value`.
     pub fn stats(&self, filter: &str) -> Result<Vec<(String, u64)>> {
-        let text = self.get(&format!("/stats?filter={}", escape(filter)))?;
+        let text = self.get(&format!("/stats?filter={}", utf8_percent_encode(filter, NON_ALPHANUMERIC)))?;
         Ok(text
             .lines()
             .filter_map(|line| {
@@ -223,7 +224,7 @@ impl Admin {
 
     /// One counter or gauge by its exact name.
     pub fn stat(&self, name: &str) -> Result<Option<u64>> {
-        let exact = format!("^{}$", regex_escape(name));
+        let exact = format!("^{}$", regex_lite::escape(name));
         Ok(self.stats(&exact)?.into_iter().next().map(|(_, value)| value))
     }
 
@@ -262,26 +263,6 @@ fn binary(options: &Options) -> Result<PathBuf> {
 /// The name of a stat; Envoy replaces colons in the names of clusters and listeners.
 pub fn stat_name(kind: &str, name: &str, stat: &str) -> String {
     format!("{kind}.{}.{stat}", name.replace(':', "_"))
-}
-
-fn regex_escape(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        if !c.is_ascii_alphanumeric() && c != '_' {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
-}
-
-fn escape(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' => (byte as char).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }
 
 /// GET; the body of a 200.

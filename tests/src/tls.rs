@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 use crate::envoy::Envoy;
@@ -46,7 +48,7 @@ impl Authority {
 
     /// The certificate as a Secret manifest with the key `ca.crt`.
     pub fn secret(&self, name: &str, namespace: &str) -> String {
-        let data = base64(self.certificate.as_bytes());
+        let data = STANDARD.encode(&self.certificate);
         format!(
             "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: {namespace}\ndata:\n  ca.crt: {data}\n"
         )
@@ -103,27 +105,4 @@ static_resources:
         endpoints: [{{lb_endpoints: [{{endpoint: {{address: {to}}}}}]}}]
 "#
     ))
-}
-
-/// Base64 with padding.
-pub fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0u32, |group, &byte| group << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
-        for i in 0..4 {
-            let digit = DIGITS[(group >> (18 - 6 * i)) as usize & 63] as char;
-            out.push(if i <= chunk.len() { digit } else { '=' });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn base64_pads() {
-        let all: Vec<String> = ["", "f", "fo", "foo", "foob"].iter().map(|t| super::base64(t.as_bytes())).collect();
-        assert_eq!(all, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
-    }
 }

@@ -10,7 +10,7 @@ use crate::kind::{Behind, Kind};
 use crate::open_loop::OpenLoop;
 use crate::options::Options;
 use crate::running::Running;
-use crate::samples::median;
+use crate::samples::{median, percentiles};
 use crate::subject::{CONNECTIONS, Subject, Task};
 use crate::work::WORKS;
 
@@ -80,10 +80,10 @@ pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<L
             let before = running.cpu_time_at_rest()?;
             let outcome = open.run(&workload, rate, duration)?;
             let after = running.cpu_time_at_rest()?;
-            let requests = outcome.latency.count() as f64;
+            let requests = outcome.latency.len() as f64;
             found[i].push(Round {
-                latency: outcome.latency.percentiles(),
-                late: outcome.late.percentiles(),
+                latency: percentiles(&outcome.latency),
+                late: percentiles(&outcome.late),
                 cpu: before.zip(after).map(|(before, after)| (after - before).as_secs_f64() * 1e6 / requests),
             });
         }

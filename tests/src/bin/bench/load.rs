@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::histogram::Histogram;
+use crate::samples::{Latencies, latencies, nanoseconds};
 use crate::socket::{Socket, wait};
 use crate::workload::{CHUNK, Workload};
 
@@ -20,7 +20,7 @@ pub struct Outcome {
     /// From the first request to the last reply.
     pub elapsed: Duration,
     /// From the write that sent a request to the read that brought the end of its reply.
-    pub latency: Histogram,
+    pub latency: Latencies,
 }
 
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Load {
     /// is sent when the last one has been answered.
     pub fn run(&mut self, workload: &Workload, pipeline: usize, duration: Duration) -> Result<Outcome> {
         ensure!(pipeline <= workload.len(), "a pipeline of {pipeline} needs as many requests");
-        let mut latency = Histogram::default();
+        let mut latency = latencies()?;
         let start = Instant::now();
         let end = start + duration;
         for connection in &mut self.connections {
@@ -86,7 +86,7 @@ impl Load {
                 }
                 let answered = connection.socket.receive(workload, &mut self.chunk)?;
                 now = Instant::now();
-                latency.record(now - connection.sent_at, answered as u64);
+                latency.record_n(nanoseconds(now - connection.sent_at), answered as u64)?;
                 connection.outstanding =
                     connection.outstanding.checked_sub(answered).context("more replies than requests")?;
                 if connection.outstanding == 0 {
@@ -98,7 +98,7 @@ impl Load {
                 }
             }
         }
-        Ok(Outcome { requests: latency.count(), elapsed: now - start, latency })
+        Ok(Outcome { requests: latency.len(), elapsed: now - start, latency })
     }
 }
 

@@ -3,7 +3,6 @@
 mod envoy_config;
 mod fanout;
 mod goals;
-mod histogram;
 mod idle;
 mod kind;
 mod latency;

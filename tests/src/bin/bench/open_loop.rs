@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::histogram::Histogram;
+use crate::samples::{Latencies, latencies, nanoseconds};
 use crate::socket::{Socket, wait};
 use crate::workload::{CHUNK, Workload};
 
@@ -18,9 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Outcome {
     /// From the time when a request was due to the read that brought the end of its reply.
-    pub latency: Histogram,
+    pub latency: Latencies,
     /// How much too late the generator itself has sent: part of the latency.
-    pub late: Histogram,
+    pub late: Latencies,
 }
 
 #[derive(Debug)]
@@ -55,19 +55,19 @@ impl OpenLoop {
 
     /// Sends `rate` requests per second, on the connections in turn, for this long; then waits for the last replies.
     pub fn run(&mut self, workload: &Workload, rate: f64, duration: Duration) -> Result<Outcome> {
-        let mut outcome = Outcome { latency: Histogram::default(), late: Histogram::default() };
+        let mut outcome = Outcome { latency: latencies()?, late: latencies()? };
         let total = (rate * duration.as_secs_f64()) as u64;
         let start = Instant::now();
         let due = |request: u64| start + Duration::from_secs_f64(request as f64 / rate);
         let mut sent = 0;
         let mut heard = start;
-        while outcome.latency.count() < total {
+        while outcome.latency.len() < total {
             let mut now = Instant::now();
             while sent < total && due(sent) <= now {
                 let i = (sent % self.connections.len() as u64) as usize;
                 self.connections[i].send(workload, due(sent))?;
                 now = Instant::now();
-                outcome.late.record(now - due(sent), 1);
+                outcome.late.record(nanoseconds(now - due(sent)))?;
                 sent += 1;
             }
             let next = if sent < total { due(sent) } else { now + PATIENCE };
@@ -85,7 +85,7 @@ impl OpenLoop {
                     heard = Instant::now();
                     for _ in 0..answered {
                         let due = connection.due.pop_front().context("more replies than requests")?;
-                        outcome.latency.record(heard - due, 1);
+                        outcome.latency.record(nanoseconds(heard - due))?;
                     }
                 }
             }

@@ -1,4 +1,27 @@
-//! What was measured, and what of many measurements is shown.
+//! Measurements, and the figures that stand for many of them in a report.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use hdrhistogram::Histogram;
+
+/// Latencies in nanoseconds.
+pub type Latencies = Histogram<u64>;
+
+/// No latencies yet; each is recorded to within one per cent.
+pub fn latencies() -> Result<Latencies> {
+    Ok(Histogram::new(2)?)
+}
+
+/// A latency as it is recorded.
+pub fn nanoseconds(latency: Duration) -> u64 {
+    u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// p50, p99 and p99.9 in µs.
+pub fn percentiles(latencies: &Latencies) -> [f64; 3] {
+    [0.5, 0.99, 0.999].map(|share| latencies.value_at_quantile(share) as f64 / 1e3)
+}
 
 /// One measurement of one subject.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +116,17 @@ pub fn median(values: Vec<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percentiles_are_in_microseconds() {
+        let mut found = latencies().unwrap();
+        for microseconds in 1..=1000 {
+            found.record(nanoseconds(Duration::from_micros(microseconds))).unwrap();
+        }
+        for (found, expected) in percentiles(&found).into_iter().zip([500.0, 990.0, 999.0]) {
+            assert!((found / expected - 1.0).abs() < 0.01, "{found} µs in place of {expected}");
+        }
+    }
 
     #[test]
     fn quartiles() {

@@ -11,7 +11,7 @@ use redis_mesh_tests::redis::Redis;
 
 use crate::load::Load;
 use crate::running::Running;
-use crate::samples::{Sample, Samples};
+use crate::samples::{Sample, Samples, percentiles};
 use crate::workload::Workload;
 
 /// Client connections of a measurement, unless its work has another number.
@@ -101,7 +101,7 @@ impl Subject {
         let new = connections_before.zip(connections_after).map(|(before, after)| after - before - 1);
         Ok(Sample {
             rate: requests / outcome.elapsed.as_secs_f64(),
-            latency: outcome.latency.percentiles(),
+            latency: percentiles(&outcome.latency),
             cpu: before.zip(after).map(|(before, after)| (after - before).as_secs_f64() * 1e6 / requests),
             connections: new.map(|new| new as f64 / requests),
         })
