@@ -9,6 +9,7 @@ pub mod cli;
 pub mod client;
 pub mod client_library;
 pub mod cluster;
+pub mod command_line;
 pub mod command_table;
 pub mod envoy;
 pub mod figures;

@@ -1,4 +1,4 @@
-//! Splitting a command line into words, as redis-cli does.
+//! Commands as one types them into redis-cli: split into words, and shown.
 
 use anyhow::{Result, bail};
 
@@ -31,6 +31,16 @@ pub fn words(line: &str) -> Result<Vec<Vec<u8>>> {
         }
         words.push(word);
     }
+}
+
+/// The commands of a text, one a line; empty lines and those that begin with `#` aside.
+pub fn commands(text: &str) -> Result<Vec<Vec<Vec<u8>>>> {
+    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(words).collect()
+}
+
+/// A command as a message shows it: bytes that aren't printable are escaped.
+pub fn shown(words: &[Vec<u8>]) -> String {
+    words.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn quoted_part(bytes: &[u8], mut at: usize, quote: u8, word: &mut Vec<u8>, line: &str) -> Result<usize> {

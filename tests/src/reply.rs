@@ -195,6 +195,20 @@ impl Reply {
         }
     }
 
+    /// The reply with 0 for every time in milliseconds: the times of two servers differ.
+    pub fn timeless(self) -> Reply {
+        let all = |items: Vec<Reply>| items.into_iter().map(Reply::timeless).collect();
+        match self {
+            Reply::Integer(1_600_000_000_000..=9_999_999_999_999) => Reply::Integer(0),
+            Reply::Array(items) => Reply::Array(all(items)),
+            Reply::Set(items) => Reply::Set(all(items)),
+            Reply::Map(items) => {
+                Reply::Map(items.into_iter().map(|(key, value)| (key.timeless(), value.timeless())).collect())
+            }
+            other => other,
+        }
+    }
+
     /// As redis-cli shows it on a terminal, without the last line break.
     pub fn tty(&self) -> String {
         let mut out = String::new();

@@ -11,7 +11,7 @@ use redis_mesh_core::resp::reply::{Measure, measure};
 use redis_mesh_core::resp3::{Head, Shape, exec_to_resp3, to_resp3, to_resp3_head};
 use redis_mesh_tests::command_table::{PROXY, Server, generate, path, start_servers};
 use redis_mesh_tests::envoy::Envoy;
-use redis_mesh_tests::line::words;
+use redis_mesh_tests::line;
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::reply::Reply;
 
@@ -108,7 +108,7 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
         "9999999999",
     ];
     const EACH: usize = 150;
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = fastrand::Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     for server in start_servers(&[])? {
         let title = title(&server)?;
         let mut client = server.client()?;
@@ -124,9 +124,9 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
                 .map(|_| {
                     let mut request: Request = command.name.split('|').map(|word| word.as_bytes().to_vec()).collect();
                     let least = usize::from(command.arity.unsigned_abs());
-                    let most = least + if command.arity < 0 { random.below(7) } else { 0 };
+                    let most = least + if command.arity < 0 { random.usize(..7) } else { 0 };
                     while request.len() < most {
-                        request.push(WORDS[random.below(WORDS.len())].as_bytes().to_vec());
+                        request.push(WORDS[random.usize(..WORDS.len())].as_bytes().to_vec());
                     }
                     request
                 })
@@ -142,7 +142,11 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
                 if command.name == "pfmerge" && request.len() == 2 {
                     continue;
                 }
-                ensure!(ours == theirs, "{title}: {}: {ours:?}, by the server {theirs:?}: {reply:?}", show(request));
+                ensure!(
+                    ours == theirs,
+                    "{title}: {}: {ours:?}, by the server {theirs:?}: {reply:?}",
+                    line::shown(request)
+                );
                 compared += 1;
                 with_keys += usize::from(!theirs.is_empty());
             }
@@ -176,7 +180,7 @@ fn keys_found_by_grammar_are_those_that_the_servers_find() -> Result<()> {
         let title = title(&server)?;
         let mut client = server.client()?;
         for line in REQUESTS {
-            let request = words(line)?;
+            let request = line::words(line)?;
             let Resolved::Command(command) = resolve(&request[..]) else { panic!("{line}") };
             let reply = client.cmd(&getkeys(&request))?;
             let (ours, theirs) = (keys(command, &request), indexed(&reply));
@@ -202,33 +206,17 @@ fn indexed(reply: &Reply) -> Vec<Vec<u8>> {
     reply.items().iter().map(|key| key.bytes().unwrap_or_default().to_vec()).collect()
 }
 
-fn show(request: &Request) -> String {
-    request.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
-}
-
-/// xorshift64: the same requests in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % n
-    }
-}
-
 /// Nothing is in the slow log because a machine was slow.
 const STEADY: &str = "slowlog-log-slower-than -1";
 
 #[test]
 fn replies_in_their_shapes_are_those_of_resp3() -> Result<()> {
-    let requests = probes(include_str!("command_table/probes.txt"))?;
+    let requests = line::commands(include_str!("command_table/probes.txt"))?;
     let mut answered = BTreeSet::new();
     for server in start_servers(&[STEADY])? {
         answered.extend(compare(&server, &requests)?);
     }
-    let requests = probes(include_str!("command_table/probes-cluster.txt"))?;
+    let requests = line::commands(include_str!("command_table/probes-cluster.txt"))?;
     for server in start_servers(&[STEADY, "cluster-enabled yes"])? {
         server.cmd(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"])?;
         let mut client = server.client()?;
@@ -252,10 +240,6 @@ fn replies_in_their_shapes_are_those_of_resp3() -> Result<()> {
     Ok(())
 }
 
-fn probes(text: &str) -> Result<Vec<Request>> {
-    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(words).collect()
-}
-
 /// Sends the requests in both protocols and compares the replies; says which commands had a reply that is no error.
 fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str>> {
     let title = title(server)?;
@@ -265,7 +249,7 @@ fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str
         client.ok(&["SCRIPT", "FLUSH"])?;
         client.ok(&["CONFIG", "RESETSTAT"])?;
         client.ok(&["HELLO", protocol])?;
-        requests.iter().map(|request| Ok(timeless(client.cmd(request)?).encode())).collect()
+        requests.iter().map(|request| Ok(client.cmd(request)?.timeless().encode())).collect()
     };
     let (resp2, resp3) = (run("2")?, run("3")?);
     let mut answered = BTreeSet::new();
@@ -289,7 +273,7 @@ fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str
             "exec" | "discard" => transaction = None,
             _ => {}
         }
-        let context = || format!("{title}: {}: {}", show(request), resp2.escape_ascii());
+        let context = || format!("{title}: {}: {}", line::shown(request), resp2.escape_ascii());
         ensure!(consumed == Ok(resp2.len()), "{}: {consumed:?}", context());
         ensure!(ours == *resp3, "{}\n  becomes {}\n  but is  {}", context(), ours.escape_ascii(), resp3.escape_ascii());
         if transaction.is_none() && name != "exec" {
@@ -300,20 +284,6 @@ fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str
         }
     }
     Ok(answered)
-}
-
-/// Times in milliseconds differ between two runs.
-fn timeless(reply: Reply) -> Reply {
-    let all = |items: Vec<Reply>| items.into_iter().map(timeless).collect();
-    match reply {
-        Reply::Integer(1_600_000_000_000..=9_999_999_999_999) => Reply::Integer(0),
-        Reply::Array(items) => Reply::Array(all(items)),
-        Reply::Set(items) => Reply::Set(all(items)),
-        Reply::Map(items) => {
-            Reply::Map(items.into_iter().map(|(key, value)| (timeless(key), timeless(value))).collect())
-        }
-        other => other,
-    }
 }
 
 /// Where the head alone is replaced, the rest as it was must make the same reply.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use redis_mesh_core::command::{Proxy, Resolved, resolve};
 use redis_mesh_tests::client::{Client, encode};
 use redis_mesh_tests::envoy::Envoy;
-use redis_mesh_tests::line::words;
+use redis_mesh_tests::line::{self, words};
 use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::redis::{Options, Redis};
 use redis_mesh_tests::reply::Reply;
@@ -77,29 +77,6 @@ impl Pair {
     }
 }
 
-fn probes() -> Result<Vec<Request>> {
-    let text = include_str!("command_table/probes.txt");
-    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(words).collect()
-}
-
-fn show(request: &Request) -> String {
-    request.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
-}
-
-/// Times in milliseconds differ between two servers, and so do the ids of connections.
-fn timeless(reply: Reply) -> Reply {
-    let all = |items: Vec<Reply>| items.into_iter().map(timeless).collect();
-    match reply {
-        Reply::Integer(1_600_000_000_000..=9_999_999_999_999) => Reply::Integer(0),
-        Reply::Array(items) => Reply::Array(all(items)),
-        Reply::Set(items) => Reply::Set(all(items)),
-        Reply::Map(items) => {
-            Reply::Map(items.into_iter().map(|(key, value)| (timeless(key), timeless(value))).collect())
-        }
-        other => other,
-    }
-}
-
 /// RESP2 has two nulls, which clients treat as one; redis_proxy knows only that of bulk strings.
 fn one_null(reply: Reply) -> Reply {
     match reply {
@@ -117,8 +94,8 @@ fn same(path: &str, request: &Request, ours: &Reply, expected: &Reply) -> bool {
         return *ours == Reply::ok();
     }
     let normal = |reply: &Reply| match path {
-        "proxy" => one_null(timeless(reply.clone())),
-        _ => timeless(reply.clone()),
+        "proxy" => one_null(reply.clone().timeless()),
+        _ => reply.clone().timeless(),
     };
     normal(ours) == normal(expected)
 }
@@ -136,15 +113,15 @@ fn one_by_one(pair: &Pair, path: &str, protocol: &str) -> Result<Vec<(Request, R
     peer.ok(&["HELLO", protocol])?;
     let mut compared = Vec::new();
     let mut wrong = Vec::new();
-    for request in probes()? {
-        let reply = ours.cmd(&request).with_context(|| format!("{path}: {}", show(&request)))?;
+    for request in line::commands(include_str!("command_table/probes.txt"))? {
+        let reply = ours.cmd(&request).with_context(|| format!("{path}: {}", line::shown(&request)))?;
         if refused(&reply) {
-            ensure!(path == "proxy", "{path} refuses {}: {}", show(&request), reply.text());
+            ensure!(path == "proxy", "{path} refuses {}: {}", line::shown(&request), reply.text());
             continue;
         }
         let expected = peer.cmd(&request)?;
         if !same(path, &request, &reply, &expected) {
-            wrong.push(format!("{}: {reply:?}, by the server {expected:?}", show(&request)));
+            wrong.push(format!("{}: {reply:?}, by the server {expected:?}", line::shown(&request)));
         }
         compared.push((request, expected));
     }
@@ -178,10 +155,10 @@ fn pipelined(pair: &Pair, path: &str, protocol: &str, requests: &[(Request, Repl
     peer.ok(&hello)?;
     let mut wrong = Vec::new();
     for request in requests() {
-        let reply = ours.read().with_context(|| format!("{path}, pipelined: {}", show(request)))?;
+        let reply = ours.read().with_context(|| format!("{path}, pipelined: {}", line::shown(request)))?;
         let expected = peer.cmd(request)?;
         if !same(path, request, &reply, &expected) {
-            wrong.push(format!("{}: {reply:?}, by the server {expected:?}", show(request)));
+            wrong.push(format!("{}: {reply:?}, by the server {expected:?}", line::shown(request)));
         }
     }
     ensure!(wrong.is_empty(), "{path} in RESP{protocol}, pipelined in pieces of {piece}:\n  {}", wrong.join("\n  "));

@@ -7,6 +7,7 @@ use libtest_mimic::Arguments;
 use redis_mesh_mesh::mesh::{By, Mesh};
 use redis_mesh_mesh::network::{self, Network};
 use redis_mesh_mesh::{interrupt, keep, requirements, scale, suite};
+use redis_mesh_tests::command_line;
 
 const HELP: &str = "\
 redis-mesh in a real Istio on this machine, without containers: kube-apiserver, istiod, sidecars and
@@ -42,21 +43,7 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("scale") {
         return scale::main(std::env::args().skip(2));
     }
-    let command = match command() {
-        Ok(Some(command)) => command,
-        Ok(None) => {
-            print!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}\n\n{HELP}");
-            return ExitCode::from(2);
-        }
-    };
-    run(command).unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    command_line::main(HELP, command(), run)
 }
 
 fn command() -> Result<Option<Command>> {

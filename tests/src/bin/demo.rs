@@ -6,11 +6,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use redis_mesh_tests::cli;
 use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::net::{self, Subnet};
 use redis_mesh_tests::stage::{PASSWORD, SERVERS, SERVICES, Stage};
 use redis_mesh_tests::walkthrough::{Walkthrough, examples};
+use redis_mesh_tests::{cli, command_line};
 
 const HELP: &str = "\
 Every example of redis-mesh on this machine: gets Envoy (and Redis where there is none), builds the
@@ -44,25 +44,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = match arguments() {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => {
-            print!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}\n\n{HELP}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    command_line::main(HELP, arguments(), |arguments| {
+        Ok(if run(&arguments)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
 
 fn arguments() -> Result<Option<Arguments>> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use redis_mesh_tests::client::Client;
 use redis_mesh_tests::cluster::{Cluster, Shape};
+use redis_mesh_tests::line;
 use redis_mesh_tests::redis::{Options, Redis};
 use redis_mesh_tests::reply::Reply;
 
@@ -284,7 +285,7 @@ impl Lane {
         }
         for (control, requests) in self.controls.iter_mut().zip(each) {
             for (request, reply) in requests.iter().zip(control.pipeline(&requests)?) {
-                ensure!(!reply.is_error(), "{}: {}", show(request), reply.text());
+                ensure!(!reply.is_error(), "{}: {}", line::shown(request), reply.text());
             }
         }
         Ok(())
@@ -325,10 +326,6 @@ impl Lane {
         }
         Ok(all)
     }
-}
-
-fn show(request: &Request) -> String {
-    request.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn answer(read: Result<Reply>) -> Result<Answer> {

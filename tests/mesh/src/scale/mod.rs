@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use redis_mesh_tests::workspace;
+use redis_mesh_tests::{command_line, workspace};
 use serde_json::{Value, json};
 
 use crate::api::ObjectName;
@@ -64,7 +64,7 @@ impl Options {
                 "-h" | "--help" => return Ok(None),
                 "--quick" => options.quick = true,
                 "--out" => options.out = Some(arguments.next().context("--out needs a DIR")?.into()),
-                other => bail!("there is no argument {other}\n\n{HELP}"),
+                other => bail!("there is no argument {other}"),
             }
         }
         Ok(Some(options))
@@ -136,26 +136,9 @@ struct Results {
     restart: Restart,
 }
 
-/// The command.
+/// Runs the command with what follows its name.
 pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
-    let options = match Options::parse(arguments) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    command_line::main(HELP, Options::parse(arguments), |options| run(&options).map(|()| ExitCode::SUCCESS))
 }
 
 /// Measures, and tells.

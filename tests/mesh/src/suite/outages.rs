@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Test;
 use super::conditions::{single, wait_condition};
 use super::mission::{CLIENT_AUTH, PREFIX_ROUTING, SERVER_AUTH, redis_cluster, session, soon};
+use super::updates::prefix_routing_in_force;
 use crate::api::ObjectName;
 use crate::control_plane::ROOT_NAMESPACE;
 use crate::mesh::{Mesh, PATIENCE, eventually};
@@ -36,12 +37,7 @@ pub(super) fn controller(mesh: &mut Mesh) -> Result<&mut Controller> {
 
 /// Everything with traffic through it.
 fn routed(mesh: &mut Mesh) -> Result<Traffic> {
-    mesh.apply(&format!("{SERVER_AUTH}---\n{}---\n{PREFIX_ROUTING}", redis_cluster()))?;
-    eventually(PATIENCE, || {
-        session(mesh, "redis-cluster", &[("set cluster-0 0", "OK"), ("set other-0 0", "OK")])?;
-        ensure!(mesh.single.cmd(&["GET", "other-0"])?.text() == "0");
-        Ok(())
-    })?;
+    prefix_routing_in_force(mesh)?;
     Traffic::start(&mesh.client, "redis-cluster", None, &["cluster-", "other-"])
 }
 

@@ -177,14 +177,19 @@ spec:
 
 /// The mission's prefix routing, in force, before empty Redis.
 pub(super) fn route_by_prefix(mesh: &mut Mesh) -> Result<()> {
+    prefix_routing_in_force(mesh)?;
+    mesh.cluster.forget()?;
+    mesh.single.forget()
+}
+
+/// Applies the mission's prefix routing and waits until it is in force.
+pub(super) fn prefix_routing_in_force(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&format!("{SERVER_AUTH}---\n{}---\n{PREFIX_ROUTING}", redis_cluster()))?;
     eventually(PATIENCE, || {
         session(mesh, "redis-cluster", &[("set cluster-0 0", "OK"), ("set other-0 0", "OK")])?;
         ensure!(mesh.single.cmd(&["GET", "other-0"])?.text() == "0");
         Ok(())
-    })?;
-    mesh.cluster.forget()?;
-    mesh.single.forget()
+    })
 }
 
 /// From the WasmPlugin that serves every host of a port to per-host delivery and back.
