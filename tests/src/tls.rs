@@ -1,4 +1,4 @@
-//! The end of TLS in front of a server that has none: an Envoy with a certificate made for the purpose.
+//! TLS termination before a server that has none: an Envoy with a certificate made for the test.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use crate::workspace;
 /// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its certificate, PEM.
+    /// The certificate of the authority, PEM.
     pub certificate: String,
 }
 
@@ -27,7 +27,7 @@ pub struct Identity {
 }
 
 impl Authority {
-    /// A new one.
+    /// Creates an authority.
     pub fn new(name: &str) -> Result<Authority> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, name);
@@ -38,7 +38,7 @@ impl Authority {
         Ok(Authority { issuer: Issuer::new(params, key), certificate })
     }
 
-    /// A certificate for these names (or IP addresses).
+    /// Issues a certificate for these names or IP addresses.
     pub fn issue(&self, names: &[&str]) -> Result<Identity> {
         let params = CertificateParams::new(names.iter().map(|name| name.to_string()).collect::<Vec<_>>())?;
         let key = KeyPair::generate()?;
@@ -46,7 +46,7 @@ impl Authority {
         Ok(Identity { certificate, key: key.serialize_pem() })
     }
 
-    /// The certificate as a Secret manifest with the key `ca.crt`.
+    /// Returns the manifest of a Secret with the certificate under the key `ca.crt`.
     pub fn secret(&self, name: &str, namespace: &str) -> String {
         let data = STANDARD.encode(&self.certificate);
         format!(
@@ -55,7 +55,7 @@ impl Authority {
     }
 }
 
-/// Ends TLS at `listen` and passes what is inside on to `to`. With `client_authority` (PEM), clients must present a
+/// Terminates TLS at `listen` and forwards to `to`. With `client_authority` (PEM), clients must present a
 /// certificate that it issued.
 pub fn terminate(
     listen: SocketAddr,

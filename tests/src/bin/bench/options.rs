@@ -11,27 +11,27 @@ use crate::work::{WORKS, Work};
 
 /// What `--help` prints.
 pub const HELP: &str = "\
-What it costs: requests per second, latency, and the proxy's CPU time per request, on every way from a
-client to Redis (direct, tcp_proxy, redis_proxy, the native module, the wasm filter before each, and
-twemproxy where `nutcracker` is installed), measured in interleaved rounds on this machine. Also: latency
-at a fixed rate, pub/sub, memory under clients that don't read and a Redis that stands still, the cost of
-many routes, and the memory of idle connections. The report compares with the native path's goals.
+Measures requests per second, latency, and the proxy's CPU time per request on every path from a client
+to Redis (direct, tcp_proxy, redis_proxy, the native module, the wasm filter before each, and twemproxy
+if `nutcracker` is installed), in interleaved rounds on this machine. It also measures latency at a fixed
+rate, pub/sub, memory with clients that don't read and a Redis that is stopped, the cost of many routes,
+and the memory of idle connections. The report compares the results with the goals of the native path.
 
 Usage: just bench [OPTIONS]
 
 Options:
-  --quick         A short run that shows that everything works; its numbers mean little
-  --rounds N      Rounds (21; with --quick 2). The report shows medians and minima
-  --only LIST     Only these parts: paths, latency, fanout, memory, routes, idle; or only these works: get,
-                  set, transaction, 64b, 4kb, 100kb, 1mb, p1, p16, p64 (pipeline), c10, c50, c1000
-                  (connections), server, cluster. Separated by commas, such as get,64b,p64
-  --filter FILE   A built wasm filter; otherwise it is built
-  --against FILE  Another filter, measured on the same ways in the same rounds; may be repeated
-  --out DIR       Where benchmark.md and benchmark.svg go (reports)
+  --quick         Make a short run, which checks that everything works; its numbers mean little
+  --rounds N      Number of rounds (21; with --quick 2). The report shows medians and minima
+  --only LIST     Measure only these parts: paths, latency, fanout, memory, routes, idle; or only these
+                  workloads: get, set, transaction, 64b, 4kb, 100kb, 1mb, p1, p16, p64 (pipeline), c10,
+                  c50, c1000 (connections), server, cluster. Separate them by commas: get,64b,p64
+  --filter FILE   Use this wasm filter instead of building one
+  --against FILE  Measure another filter on the same paths in the same rounds; repeatable
+  --out DIR       Write benchmark.md and benchmark.svg to this directory (reports)
   -h, --help      Print this
 
-Progress is shown on stderr. The numbers are worth what the machine is: CPU time per request, and ratios
-within one run, bear company better than requests per second do.
+Progress is shown on stderr. The numbers depend on the machine. CPU time per request, and ratios within
+one run, suffer less from other load than requests per second.
 ";
 
 /// The parts of a run.
