@@ -1,4 +1,4 @@
-//! `just bench`: what each way from a client to Redis costs.
+//! `just bench`: the cost of each path from a client to Redis.
 
 mod envoy_config;
 mod fanout;

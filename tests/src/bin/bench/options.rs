@@ -9,7 +9,7 @@ use redis_mesh_tests::workspace;
 
 use crate::work::{WORKS, Work};
 
-/// What `--help` prints.
+/// The text of `--help`.
 pub const HELP: &str = "\
 Measures requests per second, latency, and the proxy's CPU time per request on every path from a client
 to Redis (direct, tcp_proxy, redis_proxy, the native module, the wasm filter before each, and twemproxy
@@ -37,27 +37,27 @@ one run, suffer less from other load than requests per second.
 /// The parts of a run.
 pub const PARTS: [&str; 6] = ["paths", "latency", "fanout", "memory", "routes", "idle"];
 
-/// See [`HELP`].
+/// The options; [`HELP`] describes them.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A short run.
+    /// Whether the run is a short one.
     pub quick: bool,
-    /// Rounds of every measurement.
+    /// The number of rounds.
     pub rounds: usize,
-    /// How long each load lasts.
+    /// The duration of each load.
     pub duration: Duration,
-    /// A built filter.
+    /// The wasm filter, if it needn't be built.
     pub filter: Option<PathBuf>,
-    /// Others.
+    /// Further wasm filters.
     pub against: Vec<PathBuf>,
-    /// Where the report goes.
+    /// The directory of the report.
     pub out: PathBuf,
     parts: Vec<String>,
     works: Vec<String>,
 }
 
 impl Options {
-    /// From the command line; none: help is asked for.
+    /// Parses the command line. `None` if it asks for help.
     pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>> {
         let mut options = Options {
             quick: false,
@@ -110,12 +110,13 @@ impl Options {
         Ok(())
     }
 
-    /// Whether a part is wanted.
+    /// Whether a part is to be measured.
     pub fn wants_part(&self, part: &str) -> bool {
         self.parts.is_empty() || self.parts.iter().any(|wanted| wanted == part)
     }
 
-    /// Whether a work is wanted: of each kind of word (request, size, pipeline, …) one that it has, or none at all.
+    /// Whether a workload is to be measured: for each kind of word (request, size, pipeline, …) that was given, it must
+    /// match one.
     pub fn wants(&self, work: &Work) -> bool {
         if self.works.is_empty() {
             return !self.quick || work.quick;
@@ -127,7 +128,7 @@ impl Options {
         })
     }
 
-    /// The filters to be measured, with what to add to the names of their rows.
+    /// The filters, each with the suffix of its rows' names.
     pub fn filters(&self, built: &Path) -> Vec<(String, PathBuf)> {
         let mut filters = vec![(String::new(), built.to_path_buf())];
         for file in &self.against {
@@ -137,13 +138,13 @@ impl Options {
         filters
     }
 
-    /// Tells how far it is.
+    /// Reports progress on stderr.
     pub fn progress(&self, what: &str) {
         let _ = writeln!(std::io::stderr(), "{what} …");
     }
 }
 
-/// Envoy runs in a directory of its own.
+/// Returns an absolute path, because Envoy runs in a directory of its own.
 fn file(path: String) -> Result<PathBuf> {
     std::fs::canonicalize(&path).with_context(|| format!("there is no {path}"))
 }
