@@ -1,5 +1,5 @@
-//! What a client is told through us, in both protocols and on both paths, held against what the same server says when it
-//! is spoken to directly, byte by byte.
+//! Replies through the filter, in both protocols and on both data paths, compared byte by byte with those of the same
+//! server when it is asked directly.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ use redis_mesh_tests::scene::Scene;
 
 type Request = Vec<Vec<u8>>;
 
-/// Every test has a pair of servers of its own: one behind us, and one that is asked directly.
+/// The number of pairs. Every test has a pair of servers of its own: one behind the filter, and one that is asked directly.
 const PAIRS: u8 = 8;
 
 struct Mesh {
@@ -24,7 +24,7 @@ struct Mesh {
     _envoy: Envoy,
 }
 
-/// One Envoy for all; pair `i` has its server at `10 + i`, its peer at `30 + i`, and listens at `100 + i` (`direct`) and
+/// The Envoy that all tests share. Pair `i` has its server at `10 + i`, its peer at `30 + i`, and listens at `100 + i` (`direct`) and
 /// `120 + i` (`proxy`).
 fn mesh() -> Result<&'static Mesh> {
     static MESH: OnceLock<Result<Mesh, String>> = OnceLock::new();
@@ -43,7 +43,7 @@ fn mesh() -> Result<&'static Mesh> {
     MESH.get_or_init(|| start().map_err(|error| format!("{error:#}"))).as_ref().map_err(|error| anyhow!("{error}"))
 }
 
-/// A server behind us and its peer.
+/// A server behind the filter and its peer.
 struct Pair {
     number: u8,
     behind: Redis,
@@ -77,7 +77,7 @@ impl Pair {
     }
 }
 
-/// RESP2 has two nulls, which clients treat as one; redis_proxy knows only that of bulk strings.
+/// Replaces RESP2's null array by the null bulk string. Clients treat them alike, and redis_proxy knows only the latter.
 fn one_null(reply: Reply) -> Reply {
     match reply {
         Reply::NullArray => Reply::NullBulk,
@@ -86,7 +86,7 @@ fn one_null(reply: Reply) -> Reply {
     }
 }
 
-/// Whether our reply is the server's, but for what is different by design.
+/// Whether a reply is the server's, except for differences by design.
 fn same(path: &str, request: &Request, ours: &Reply, expected: &Reply) -> bool {
     let is = |name: &str| request.iter().zip(name.split(' ')).all(|(a, b)| a.eq_ignore_ascii_case(b.as_bytes()));
     // It is answered here, whatever the server's age.
@@ -100,12 +100,12 @@ fn same(path: &str, request: &Request, ours: &Reply, expected: &Reply) -> bool {
     normal(ours) == normal(expected)
 }
 
-/// A refusal that says so.
+/// Whether a reply is a refusal by the filter.
 fn refused(reply: &Reply) -> bool {
     reply.is_error() && reply.text().starts_with("ERR redis-mesh: ")
 }
 
-/// Sends every probe through us, and what we don't refuse to the peer as well. Returns what was compared.
+/// Sends every probe through the filter, and each one that isn't refused to the peer. Returns the compared requests.
 fn one_by_one(pair: &Pair, path: &str, protocol: &str) -> Result<Vec<(Request, Reply)>> {
     pair.forget()?;
     let (mut ours, mut peer) = (pair.ours(path)?, pair.peer.client()?);
@@ -131,7 +131,7 @@ fn one_by_one(pair: &Pair, path: &str, protocol: &str) -> Result<Vec<(Request, R
     Ok(compared)
 }
 
-/// The same again in one write: no reply has come when the last command is sent.
+/// Sends the same requests in one write, so that no reply has arrived when the last command is sent.
 fn pipelined(pair: &Pair, path: &str, protocol: &str, requests: &[(Request, Reply)], piece: usize) -> Result<()> {
     pair.forget()?;
     let (mut ours, mut peer) = (pair.ours(path)?, pair.peer.client()?);
@@ -261,7 +261,7 @@ fn both_protocols_on_one_port_at_the_same_time() -> Result<()> {
     Ok(())
 }
 
-/// HELLO changes the protocol of one connection, at the very command, as often as the client likes.
+/// HELLO changes the protocol of one connection from its own reply on, any number of times.
 #[test]
 fn hello_changes_the_protocol_where_it_stands() -> Result<()> {
     let pair = Pair::start(5)?;
@@ -330,7 +330,7 @@ fn hello_changes_the_protocol_where_it_stands() -> Result<()> {
     Ok(())
 }
 
-/// A reply to HELLO without the connection's id and the server's version.
+/// Returns a reply to HELLO without the connection's id and the server's version.
 fn without_identity(reply: &Reply) -> Reply {
     let mine = |name: &Reply| matches!(name.text().as_str(), "id" | "version");
     match reply {
@@ -343,7 +343,7 @@ fn without_identity(reply: &Reply) -> Reply {
     }
 }
 
-/// Replies up to the limit are right; larger ones are right or an error that says why, and then the connection ends.
+/// Replies up to the limit are right. Larger ones are right or an error with the reason, after which the connection ends.
 #[test]
 fn large_replies_are_right_or_refused() -> Result<()> {
     let pair = Pair::start(6)?;
@@ -410,7 +410,7 @@ fn large_replies_are_right_or_refused() -> Result<()> {
     Ok(())
 }
 
-/// redis_proxy says of every Redis that it is a cluster, and clients that believe it go looking for the nodes.
+/// redis_proxy reports every Redis as a cluster, and clients that believe it look for the nodes.
 #[test]
 fn info_is_that_of_one_redis() -> Result<()> {
     let pair = Pair::start(7)?;

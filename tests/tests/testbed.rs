@@ -1,4 +1,4 @@
-//! The testbed itself: servers start, answer, fail as they are told to, and are gone afterwards.
+//! The testbed itself: servers start, answer, fail when told to, and are gone afterwards.
 
 use std::time::Duration;
 

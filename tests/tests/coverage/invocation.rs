@@ -1,4 +1,4 @@
-//! Invocations of commands, generated from what a server says of them.
+//! Invocations of commands, generated from a server's reports.
 
 use anyhow::{Context, Result};
 use redis_mesh_tests::line::words;
@@ -9,7 +9,7 @@ use crate::facts;
 /// The words of a command. `@1`, `@2`, … stand for keys, `@*` for a pattern that all of them match.
 pub type Request = Vec<Vec<u8>>;
 
-/// What an invocation shows.
+/// The kind of an invocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Its arguments are right, and its keys are there.
@@ -33,21 +33,21 @@ pub enum Kind {
 /// An invocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {
-    /// As the server has it: `get`, `client|id`.
+    /// The name as the server reports it: `get`, `client|id`.
     pub command: String,
     pub kind: Kind,
-    /// What is done at the server before.
+    /// The commands that prepare the server.
     pub setup: Vec<Request>,
     /// What one client says; the last is what is looked at, but for [`Kind::Transaction`].
     pub session: Vec<Request>,
     /// How many replies there are to each, in RESP2 and in RESP3.
     pub replies: Vec<[usize; 2]>,
-    /// It is made only where it is refused.
+    /// Whether it is made only on paths that refuse it.
     pub is_harmful: bool,
 }
 
 impl Invocation {
-    /// How many keys it names.
+    /// Returns the number of keys that it names.
     fn keys(&self) -> usize {
         let words = self.session.iter().flatten();
         let mut keys: Vec<&Vec<u8>> = words.filter(|word| is_key(word)).collect();
@@ -77,7 +77,7 @@ fn replies(request: &mut Request) -> [usize; 2] {
     counts
 }
 
-/// Everything that is invoked of a command.
+/// Returns all invocations of a command.
 pub fn all(command: &Documented) -> Result<Vec<Invocation>> {
     let mut found: Vec<Invocation> = Vec::new();
     let setup = requests(&facts::setup(command)).with_context(|| format!("the setup of {}", command.name))?;

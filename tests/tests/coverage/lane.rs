@@ -17,10 +17,10 @@ use crate::invocation::{Invocation, Kind, Request, is_key};
 use crate::normal;
 use crate::topology::{Behind, Place, Topology};
 
-/// How long a reply may take.
+/// The time that a reply may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What came for a command.
+/// The answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Reply(Reply),
@@ -29,7 +29,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// As a text in one line.
+    /// Formats the answer in one line.
     pub fn text(&self) -> String {
         match self {
             Answer::Reply(reply) => reply.encode().strip_suffix(b"\r\n").unwrap_or_default().escape_ascii().to_string(),
@@ -46,7 +46,7 @@ impl Answer {
     }
 }
 
-/// An invocation, what was sent, and both answers to it.
+/// An invocation with the sent commands and both answers.
 #[derive(Debug)]
 pub struct Comparison {
     pub invocation: Invocation,
@@ -89,7 +89,7 @@ impl Comparison {
         }
     }
 
-    /// As one types it.
+    /// Formats the commands as for redis-cli.
     pub fn line(&self) -> String {
         let show = |request: &Request| {
             request.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
@@ -107,7 +107,7 @@ pub struct Lane {
     listens: SocketAddr,
     servers: Vec<Redis>,
     controls: Vec<Client>,
-    /// What was found left behind.
+    /// The traces that clients have left on the servers.
     left_behind: BTreeSet<String>,
 }
 
@@ -151,7 +151,7 @@ impl Lane {
         Ok(Lane { topology, title, protocol, listens, servers, controls, left_behind })
     }
 
-    /// Makes all the invocations.
+    /// Makes all invocations.
     pub fn run(&mut self, invocations: &[Invocation]) -> Result<Vec<Comparison>> {
         let several = self.topology.behind != Behind::One;
         let is_fitting = |one: &&Invocation| {
@@ -254,7 +254,7 @@ impl Lane {
         requests.iter().map(|request| request.iter().map(name).collect()).collect()
     }
 
-    /// A request of a client as the server has it.
+    /// Returns the request that the server gets for a client's request.
     fn stripped(&self, mut request: Request) -> Request {
         let removed = self.topology.removed.as_bytes();
         for word in request.iter_mut().filter(|word| !removed.is_empty() && word.starts_with(removed)) {
@@ -366,7 +366,7 @@ fn oddity(line: &str) -> Option<String> {
     (!odd.is_empty()).then(|| format!("{number} {}", odd.join(" ")))
 }
 
-/// Waits until a server neither saves nor rewrites.
+/// Waits until a server neither saves nor rewrites its AOF.
 fn quiet(client: &mut Client) -> Result<()> {
     loop {
         let info = client.ok(&["INFO", "persistence"])?.text();

@@ -1,4 +1,4 @@
-//! Keys with prefixes: to which server they lead, and what a prefix that is taken off leaves.
+//! Keys with prefixes: the server to which they lead, and the key that is left when a prefix is removed.
 
 use anyhow::{Result, anyhow};
 use redis_mesh_tests::reply::Reply;

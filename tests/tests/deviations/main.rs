@@ -1,5 +1,5 @@
-//! Where Envoy's redis_proxy alone gives wrong results or breaks Redis's protocol, and what a client gets through us: the right
-//! answer, or a refusal that says why.
+//! Commands for which Envoy's redis_proxy alone gives wrong results or breaks Redis's protocol, and the reply through the filter:
+//! the right one, or a refusal with the reason.
 
 mod keys;
 mod protocol;

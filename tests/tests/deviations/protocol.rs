@@ -1,4 +1,4 @@
-//! Commands and protocol versions that redis_proxy answers otherwise than Redis.
+//! Commands and protocol versions to which redis_proxy answers otherwise than Redis.
 
 use anyhow::Result;
 use redis_mesh_tests::client::info_field;

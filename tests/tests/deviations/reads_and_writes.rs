@@ -1,4 +1,4 @@
-//! Writes that redis_proxy takes for reads: where they are executed, and whether mirrors get them.
+//! Writes that redis_proxy treats as reads: the server that executes them, and whether mirrors receive them.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use redis_mesh_tests::reply::Reply;
 
 use crate::scene::*;
 
-/// Writes that redis_proxy takes for reads, each with what has to be there before.
+/// Writes that redis_proxy treats as reads, each with the commands that prepare it.
 const TAKEN_FOR_READS: &[(&str, &[&str])] = &[
     ("xadd", &["xadd s 5-5 f v"]),
     ("getset", &["set g old", "getset g new"]),
@@ -21,7 +21,7 @@ const TAKEN_FOR_READS: &[(&str, &[&str])] = &[
     ("xtrim", &["xadd s 5-5 f v", "xtrim s maxlen 0"]),
 ];
 
-/// What tells whether a server has executed the last of the commands above.
+/// Returns a state that shows whether a server has executed the last of the commands above.
 fn state(redis: &Redis) -> Result<String> {
     let mut client = redis.client()?;
     let length = client.cmd(&["XLEN", "s"])?.tty();

@@ -1,4 +1,4 @@
-//! Two servers, redis_proxy alone before them, and what our manifests render to.
+//! Two servers, redis_proxy alone before them, and an Envoy with rendered manifests.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,7 +13,7 @@ use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::reply::Reply;
 use serde_json::json;
 
-/// Two Redis servers, an Envoy with redis_proxy alone before them, and one with what our manifests render to.
+/// Two Redis servers, an Envoy with redis_proxy alone before them, and one with rendered manifests.
 pub struct Scene {
     pub subnet: Subnet,
     pub x: Redis,
@@ -119,7 +119,7 @@ pub fn strip() -> String {
     )
 }
 
-/// One set of servers for all; each test finds them empty and has them for itself.
+/// The servers, which all tests share. Each test finds them empty and has them for itself.
 pub fn scene() -> Result<MutexGuard<'static, Scene>> {
     static SCENE: OnceLock<Result<Mutex<Scene>, String>> = OnceLock::new();
     let scene = SCENE.get_or_init(|| Scene::new().map(Mutex::new).map_err(|error| format!("{error:#}")));
@@ -130,7 +130,7 @@ pub fn scene() -> Result<MutexGuard<'static, Scene>> {
     Ok(scene)
 }
 
-/// The replies to lines as one types them into redis-cli, sent in one write.
+/// Sends lines, written as for redis-cli, in one write and returns the replies.
 pub fn lines(client: &mut Client, lines: &[&str]) -> Result<Vec<String>> {
     let commands = lines.iter().map(|line| redis_mesh_tests::line::words(line)).collect::<Result<Vec<_>>>()?;
     Ok(client.pipeline(&commands)?.iter().map(Reply::tty).collect())

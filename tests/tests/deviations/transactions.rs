@@ -1,4 +1,4 @@
-//! SELECT, WATCH and MULTI: state that belongs to one client, and the order of what it sends.
+//! SELECT, WATCH and MULTI: the state of one client's connection, and the order of its commands.
 
 use anyhow::Result;
 use redis_mesh_tests::client::encode;

@@ -1,4 +1,4 @@
-//! What `redis-mesh render envoy` writes for the native data path, on a real Envoy.
+//! The output of `redis-mesh render envoy` for the native data path, on a real Envoy.
 
 use std::time::Duration;
 

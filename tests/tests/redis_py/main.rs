@@ -1,5 +1,5 @@
-//! redis-py's own test suite: what passes before Redis passes through the native data path, in RESP2 and RESP3, but for what
-//! `differences.txt` lists; and before a Redis Cluster, which the suite takes for one Redis, but for what any Redis Cluster denies.
+//! redis-py's own test suite: tests that pass with Redis pass through the native data path, in RESP2 and RESP3, except those in
+//! `differences.txt`; and with a Redis Cluster, which the suite sees as one Redis, except those that no Redis Cluster allows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::redis::{Options, Redis};
 use redis_mesh_tests::{native, workspace};
 
-/// How long a part of the suite may take.
+/// The time that a part of the suite may take.
 const PATIENCE: Duration = Duration::from_secs(550);
 
 /// The suite's directories, by what they test, and the files of each that talk to a server; the others need modules, Sentinel, TLS,
@@ -59,10 +59,10 @@ const PARTS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// What became of each test.
+/// The result of each test.
 type Outcomes = BTreeMap<String, String>;
 
-/// A way through the module.
+/// A topology behind the module.
 struct Way {
     name: String,
     listener: SocketAddr,
@@ -71,11 +71,11 @@ struct Way {
     is_cluster: bool,
 }
 
-/// What a way shows.
+/// The results of a topology.
 struct Found {
-    /// What passes directly and this way.
+    /// The tests that pass both directly and through the module.
     same: BTreeSet<String>,
-    /// What passes directly only.
+    /// The tests that pass directly only.
     differ: BTreeSet<String>,
 }
 

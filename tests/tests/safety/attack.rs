@@ -1,4 +1,4 @@
-//! What a hostile client sends, and what must hold all the while: other clients are served, and every key is where it routes to.
+//! The requests of a hostile client, and the conditions that must hold: other clients are served, and every key is where it routes to.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use redis_mesh_tests::reply::Reply;
 
 use crate::scene::*;
 
-/// Values of keys that no client of a host with several destinations can reach: each is where its key doesn't route to.
+/// The value of keys that no client of a host with several destinations can reach: each is on a server to which its key doesn't
+/// route.
 pub const HIDDEN: &str = "nobody-may-read-this";
 
 pub fn hide(scene: &Scene) -> Result<()> {
@@ -17,7 +18,7 @@ pub fn hide(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Every key is where it routes to, but for those that were hidden.
+/// Checks that every key is where it routes to, except the hidden ones.
 pub fn check_keys(scene: &Scene, what: &str) -> Result<()> {
     for (letter, redis) in [('x', &scene.x), ('y', &scene.y)] {
         for key in redis.cmd(&["KEYS", "*"])?.items() {
@@ -30,7 +31,7 @@ pub fn check_keys(scene: &Scene, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// A second client of the same worker.
+/// Checks that another client of the same worker is served.
 pub fn check_served(client: &mut Client, what: &str) -> Result<()> {
     for key in ["a:good", "b:good"] {
         let reply = client.cmd(&["SET", key, "1"])?;
@@ -41,7 +42,7 @@ pub fn check_served(client: &mut Client, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whatever comes back within a moment.
+/// Sends chunks of bytes and returns all bytes that come back before a short silence.
 pub fn attack(scene: &Scene, at: u8, chunks: &[&[u8]]) -> Result<Vec<u8>> {
     let mut client = scene.client(at)?;
     for chunk in chunks {
@@ -108,7 +109,7 @@ pub fn malformed() -> Vec<(&'static str, Vec<u8>)> {
     out
 }
 
-/// Commands of all kinds, each with arguments of which any may be replaced.
+/// Commands of all kinds. Each argument may be replaced.
 pub const KINDS: &[&str] = &[
     "get hidden",
     "set hidden 1",

@@ -1,4 +1,4 @@
-//! Clients that mean harm, credentials that must not get out, and the order of replies.
+//! Hostile clients, credentials that must not leak, and the order of replies.
 
 mod attack;
 mod client_auth;

@@ -1,4 +1,4 @@
-//! Long pipelines in which commands are answered here, split, delayed, failed and forwarded: every reply, in order.
+//! Long pipelines of commands that the filter answers, splits, delays, fails and forwards: every reply arrives, in order.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -9,7 +9,7 @@ use redis_mesh_tests::reply::Reply;
 
 use crate::scene::*;
 
-/// A conversation: bytes to send, and the replies that must come, worked out by a model of Redis for the commands that occur.
+/// A conversation: bytes to send, and the expected replies by a model of Redis for these commands.
 struct Script {
     bytes: Vec<u8>,
     expected: Vec<(String, Reply)>,

@@ -1,4 +1,4 @@
-//! Clients that send everything, say so, and read afterwards, as `nc` does.
+//! Clients that half-close the connection after their last command and read afterwards, as `nc` does.
 
 use std::time::Duration;
 

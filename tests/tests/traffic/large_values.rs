@@ -1,4 +1,4 @@
-//! Values of up to 100 MB, both ways.
+//! Values of up to 100 MB in both directions.
 
 use std::time::{Duration, Instant};
 

@@ -22,7 +22,7 @@ use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::scene::Scene;
 
-/// What all tests of this file share: one Envoy with a listener for everything, and a Redis Cluster. Plain servers are
+/// The scene that all tests share: one Envoy with all listeners, and a Redis Cluster. Plain servers are
 /// each test's own, started at the addresses that the manifests name.
 pub struct Mesh {
     subnet: Subnet,
@@ -91,7 +91,7 @@ impl Mesh {
         Client::connect(self.subnet.redis(listens))
     }
 
-    /// Clients that are connected to a listener, as Envoy counts them.
+    /// Returns the number of clients that are connected to a listener, as Envoy counts them.
     pub fn connected(&self, address: SocketAddr) -> Result<u64> {
         let name = format!("listener.{}_{}.downstream_cx_active", address.ip(), address.port());
         self.envoy.stat(&name)?.with_context(|| format!("Envoy has no statistic {name}"))
@@ -128,7 +128,7 @@ pub fn plausible(found: u64, n: u64, probability: f64) -> bool {
     (found - n * probability).abs() <= 6.0 * (n * probability * (1.0 - probability)).sqrt()
 }
 
-/// Bytes as people read them.
+/// Formats a number of bytes.
 pub fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }

@@ -1,4 +1,4 @@
-//! What arrives at a mirror, and that nothing of it is the client's concern.
+//! Commands that arrive at a mirror, and mirrors that fail without an effect on the client.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use redis_mesh_tests::scene::Scene;
 
 use crate::{mesh, plausible};
 
-/// Name, where it listens, the rest of the mirror.
+/// Hosts: name, address, and the rest of the mirror's spec.
 const HOSTS: [(&str, u8, &str); 5] = [
     ("mirror-100", 140, "percentage: {value: 100}"),
     ("mirror-50", 141, "percentage: {value: 50}"),
@@ -208,7 +208,7 @@ DUMP s2
 EVAL \"return redis.call('psetex', KEYS[1], 1000000, 'x')\" 1 ev
 ";
 
-/// A mirror that is frozen, killed, or of another mind is nothing that the client notices.
+/// A mirror that is stopped, killed or answers errors has no effect on the client.
 #[test]
 fn a_mirror_that_fails_disturbs_nobody() -> Result<()> {
     let mesh = mesh()?;

@@ -1,4 +1,4 @@
-//! Who executes what under each read policy, by the nodes' own statistics.
+//! The nodes that execute commands under each read policy, by the nodes' own statistics.
 
 use anyhow::{Result, ensure};
 use redis_mesh_tests::reply::Reply;

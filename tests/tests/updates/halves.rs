@@ -10,7 +10,7 @@ use redis_mesh_tests::redis::Redis;
 
 use crate::scene::*;
 
-/// The commands that a client sends to every combination, by the keys that they write; all of them pipelined.
+/// Returns a pipeline of commands for a combination: the keys that they write, the bytes, and the number of replies.
 fn burst(n: usize) -> (Vec<String>, Vec<u8>, usize) {
     let mut keys = Vec::new();
     let mut bytes = Vec::new();
@@ -39,13 +39,13 @@ fn burst(n: usize) -> (Vec<String>, Vec<u8>, usize) {
     (keys, bytes, commands)
 }
 
-/// One half of an update: what the manifests say, and what they render to.
+/// One of the configurations between which an update changes.
 struct Half {
     name: &'static str,
     rendered: Rendered,
-    /// The server that a key goes to, and the key there; `None`: no route.
+    /// The server to which a key is routed, and the key there, or `None` without a route.
     route: fn(&str) -> Option<(char, &str)>,
-    /// The server that gets copies of what goes to x.
+    /// The server that mirrors x.
     mirror: Option<char>,
 }
 
@@ -191,7 +191,7 @@ fn halves(scene: &Scene, secret: &Redis) -> Result<Vec<Half>> {
     fn p_and_y(key: &str) -> Option<(char, &str)> {
         x_and_y(key).map(|(letter, key)| (if letter == 'x' { 'p' } else { letter }, key))
     }
-    /// Which Redis a key belongs to, and what it is called there.
+    /// The server to which a key belongs, and the key there.
     type Placement = fn(&str) -> Option<(char, &str)>;
     let specs: Vec<(&'static str, &str, String, Placement)> = vec![
         ("direct to x", "direct", only("one"), x),

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::scene::*;
 
-/// One writer of the test below: pipelines on one connection until told to stop. Every command's reply is known whatever
+/// Runs a writer of the test below: pipelines over one connection until told to stop. Every command's reply is the same whatever
 /// configuration is in force.
 fn write_until(stop: &AtomicBool, addr: SocketAddr, writer: usize, count: &AtomicU64) -> Result<()> {
     let mut client = Client::connect(addr)?;
@@ -133,8 +133,8 @@ fn under_load_no_connection_is_closed_and_no_key_misrouted() -> Result<()> {
     check_sandbox(&envoy)
 }
 
-/// A writer of the test below: keys that name the phase in which they are sent, over connections that are made anew whenever they
-/// are closed. Every reply is an OK, or an error that says that something is being replaced.
+/// Runs a writer of the test below: keys that name the phase in which they are sent, over connections that are reopened whenever they
+/// are closed. Every reply is an OK, or an error that reports a replacement in progress.
 fn write_through(stop: &AtomicBool, phase: &AtomicUsize, addr: SocketAddr, writer: usize) -> Result<(u64, u64)> {
     let (mut good, mut bad, mut n) = (0, 0, 0);
     'connections: while !stop.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! Connections that were open when an update came: what becomes of their clients.
+//! Connections that are open during an update: their clients are served under the new configuration or disconnected.
 
 use std::time::Duration;
 

@@ -220,7 +220,7 @@ fn each_plugin_has_the_configuration_of_its_name() -> Result<()> {
     Ok(())
 }
 
-/// The VM's timer is armed on some plugin's root context. When that goes, because its last connection does, another takes over.
+/// The VM's timer is armed on the root context of one plugin. When that context ends with its last connection, another takes over.
 #[test]
 fn delays_outlive_the_plugin_that_armed_the_timer() -> Result<()> {
     let scene = Scene::new()?;

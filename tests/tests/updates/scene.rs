@@ -59,7 +59,7 @@ pub fn single_proxy(cluster: &str) -> Value {
     single_proxy_with(cluster, HANDSHAKE)
 }
 
-/// `a:` to x, `b:` to y, and these.
+/// Returns a host with routes for `a:` to x, `b:` to y, and these.
 pub fn several_hosts(more: Vec<wire::Route>) -> wire::Host {
     let mut routes = vec![route(KeyMatch::Prefix("a:".into()), 0), route(KeyMatch::Prefix("b:".into()), 1)];
     routes.extend(more);
@@ -74,7 +74,7 @@ pub fn password(host: wire::Host, password: &str) -> wire::Host {
     wire::Host { client_auth, ..host }
 }
 
-/// In hex, by the tool of the system: the tests share no code with the filter.
+/// Returns the SHA-256 in hex, computed by a tool of the system: the tests share no code with the filter.
 pub fn sha256(bytes: &[u8]) -> String {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
@@ -91,7 +91,7 @@ pub fn single_proxy_with(cluster: &str, handshake: &str) -> Value {
     RedisProxy::new("single").catch_all(cluster).route("\u{1}", "nowhere", false).password(handshake).filter()
 }
 
-/// The wasm sandbox has never crashed.
+/// Checks that the wasm sandbox has never crashed.
 pub fn check_sandbox(envoy: &Envoy) -> Result<()> {
     for (name, value) in envoy.stats("wasm")? {
         assert!(!name.contains("crash") || value == 0, "{name}: {value}");

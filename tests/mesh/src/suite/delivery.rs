@@ -1,4 +1,4 @@
-//! Many hosts on one port: what outgrows a WasmPlugin is delivered host by host, and comes together again when it has shrunk.
+//! Many hosts on one port: rules that outgrow a WasmPlugin are delivered per host, and by one WasmPlugin again after they shrink.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -36,7 +36,7 @@ fn name(number: usize) -> String {
     format!("many-{number:02}")
 }
 
-/// A Service that nobody serves, and a RedisService about it with many routes.
+/// Returns a Service without endpoints and its RedisService with many routes.
 fn host(number: usize) -> [Value; 2] {
     let metadata = json!({"name": name(number), "namespace": "redis"});
     let host = format!("{}.redis.svc.cluster.local", name(number));
@@ -65,13 +65,13 @@ fn remove(mesh: &Mesh, kinds: &[&str], numbers: Range<usize>) -> Result<()> {
     names.into_iter().try_for_each(|name| mesh.api().delete(&name))
 }
 
-/// The size of the WasmPlugin's configuration; none if there is no WasmPlugin.
+/// Returns the size of the WasmPlugin's configuration, or `None` if there is no WasmPlugin.
 fn plugin(mesh: &Mesh) -> Result<Option<usize>> {
     let plugin = mesh.api().get(&ObjectName::new("WasmPlugin", "istio-system", "redis-mesh-6379"))?;
     Ok(plugin.map(|plugin| plugin["spec"]["pluginConfig"].to_string().len()))
 }
 
-/// The EnvoyFilters with the configuration of one of the many.
+/// Returns the EnvoyFilters with the configuration of one of the many hosts.
 fn by_themselves(mesh: &Mesh) -> Result<usize> {
     let filters = mesh.api().list("EnvoyFilter")?.into_iter().filter(|filter| {
         let is_of_many = filter["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("redis-mesh-many-"));
@@ -80,7 +80,7 @@ fn by_themselves(mesh: &Mesh) -> Result<usize> {
     Ok(filters.count())
 }
 
-/// Waits until so many of the hosts are configured by themselves, and the listener of redis-cluster too if any are.
+/// Waits until this number of hosts is delivered per host, and the listener of redis-cluster too if any are.
 fn wait_delivered(mesh: &Mesh, alone: usize) -> Result<()> {
     eventually(PATIENCE, || {
         let (found, plugin) = (by_themselves(mesh)?, plugin(mesh)?);
@@ -93,7 +93,7 @@ fn wait_delivered(mesh: &Mesh, alone: usize) -> Result<()> {
     })
 }
 
-/// What came of connections that were each made for one value.
+/// The results of connections for one value each.
 #[derive(Debug, Default)]
 struct Fresh {
     right: u64,
@@ -104,7 +104,7 @@ struct Fresh {
     slowest: Duration,
 }
 
-/// Makes new connections all the time.
+/// Keeps opening new connections.
 fn fresh(mesh: &Mesh, stop: &AtomicBool) -> Fresh {
     let mut fresh = Fresh::default();
     let mut count = 0u64;

@@ -26,7 +26,7 @@ stringData: {{password: {password}}}
     )
 }
 
-/// As one rotates without an outage: Redis takes both passwords, then the Secret says the new one, then Redis takes that alone.
+/// A rotation without an outage: Redis accepts both passwords, then the Secret has the new one, then Redis accepts only that.
 fn rotate(mesh: &mut Mesh, host: &str, prefix: &str) -> Result<()> {
     let traffic = Traffic::start(&mesh.client, host, None, &[prefix])?;
     let mut redis = mesh.single.client()?;
@@ -58,7 +58,7 @@ fn rotate(mesh: &mut Mesh, host: &str, prefix: &str) -> Result<()> {
     result
 }
 
-/// Gives redis-single its password again.
+/// Restores the password of redis-single.
 fn restore(redis: &mut Client) -> Result<()> {
     redis.ok(&["ACL", "SETUSER", "default", "resetpass", &format!(">{PASSWORD}")]).map(drop)
 }
@@ -79,7 +79,7 @@ fn proxy(mesh: &mut Mesh) -> Result<()> {
     rotate(mesh, "redis-cluster", "other-")
 }
 
-/// The last known credentials stay, and the status says so, until the Secret is back.
+/// The last known credentials stay in force, and the status reports it, until the Secret is back.
 fn disappears(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(SERVER_AUTH)?;
     soon(mesh, "redis-single", &[("set a a", "OK")])?;
