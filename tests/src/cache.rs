@@ -17,8 +17,8 @@ pub fn dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// A lock on one entry of the cache while it is being made. Dropping it, or the end of the process,
-/// releases it.
+/// A lock on one entry of the cache while it is being made. Dropping it, or the end of the
+/// process, releases it.
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code, reason = "the open file is the lock")] File);
 
@@ -30,7 +30,8 @@ pub fn lock(name: &str) -> Result<Lock> {
     Ok(Lock(file))
 }
 
-/// A directory in the cache that `make` fills from `source`, once for each content of these files of it.
+/// A directory in the cache that `make` fills from `source`, once for each content of these files
+/// of it.
 pub fn made_of(
     source: &Path,
     name: &str,

@@ -64,7 +64,8 @@ pub fn run_binary<S: AsRef<OsStr>>(binary: &Path, dir: &Path, args: &[S]) -> Res
     })
 }
 
-/// Returns the configuration that `redis-mesh render envoy -f INPUT … --filter BUILT ARGS…` prints.
+/// Returns the configuration that `redis-mesh render envoy -f INPUT … --filter BUILT ARGS…`
+/// prints.
 pub fn render_envoy<P: AsRef<Path>>(inputs: &[P], args: &[&str]) -> Result<String> {
     let mut all: Vec<std::ffi::OsString> = vec!["render".into(), "envoy".into()];
     for input in inputs {

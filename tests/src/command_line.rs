@@ -1,4 +1,5 @@
-//! What every program of the testbed does with its command line: `--help`, mistakes, and the exit code.
+//! What every program of the testbed does with its command line: `--help`, mistakes, and the exit
+//! code.
 
 use std::process::ExitCode;
 

@@ -20,8 +20,8 @@ use crate::{wheel, workspace};
 pub struct Options {
     /// `--concurrency`.
     pub concurrency: u32,
-    /// `--log-level`. By default warnings, and information of [`TALKATIVE`] components: at `info` the log of a failed
-    /// start ends in a long list of extensions.
+    /// `--log-level`. By default warnings, and information of [`TALKATIVE`] components: at `info`
+    /// the log of a failed start ends in a long list of extensions.
     pub log_level: Option<String>,
     /// Further arguments.
     pub args: Vec<String>,
@@ -57,7 +57,8 @@ pub const TALKATIVE: &str = "wasm:info,config:info,upstream:info";
 const ADMIN: &str = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}";
 
 impl Envoy {
-    /// Starts Envoy with a configuration (YAML); returns when it is live and its listeners are open.
+    /// Starts Envoy with a configuration (YAML); returns when it is live and its listeners are
+    /// open.
     pub fn start(config: &str) -> Result<Envoy> {
         Envoy::start_with(config, &Options::default())
     }
@@ -97,8 +98,8 @@ impl Envoy {
         Ok(Envoy { process, admin: Admin { addr, namespace: None }, dir: dir.to_path_buf() })
     }
 
-    /// Waits until every cluster that discovers its hosts (DNS, Redis Cluster) has some, but not longer
-    /// than `patience`: one that can't be discovered is no error here.
+    /// Waits until every cluster that discovers its hosts (DNS, Redis Cluster) has some, but not
+    /// longer than `patience`: one that can't be discovered is no error here.
     pub fn wait_discovered(&self, patience: Duration) -> Result<()> {
         let end = Instant::now() + patience;
         loop {
@@ -177,7 +178,8 @@ impl Admin {
         self.request("GET", path)
     }
 
-    /// Sends a POST to the admin port (`/logging?level=debug`, `/drain_listeners`, …) and returns the body.
+    /// Sends a POST to the admin port (`/logging?level=debug`, `/drain_listeners`, …) and returns
+    /// the body.
     pub fn post(&self, path: &str) -> Result<String> {
         self.request("POST", path)
     }
@@ -210,7 +212,8 @@ impl Admin {
         Ok(memory["allocated"].as_str().unwrap_or_default().parse()?)
     }
 
-    /// Returns the names and values of all counters and gauges whose names match a regular expression.
+    /// Returns the names and values of all counters and gauges whose names match a regular
+    /// expression.
     pub fn stats(&self, filter: &str) -> Result<Vec<(String, u64)>> {
         let text = self.get(&format!("/stats?filter={}", utf8_percent_encode(filter, NON_ALPHANUMERIC)))?;
         Ok(text

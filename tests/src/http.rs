@@ -1,4 +1,5 @@
-//! HTTP requests to Envoy's admin port, to `kubectl proxy` and to what serves metrics, one a connection.
+//! HTTP requests to Envoy's admin port, to `kubectl proxy` and to what serves metrics, one a
+//! connection.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -64,7 +65,8 @@ pub fn request(addr: SocketAddr, request: &Request<'_>) -> Result<Response> {
     Ok(Response { status: response.status().as_u16(), body })
 }
 
-/// Returns the sum of a metric over its labels in Prometheus' text format, or 0 if there is no such metric.
+/// Returns the sum of a metric over its labels in Prometheus' text format, or 0 if there is no
+/// such metric.
 pub fn metric(text: &str, name: &str) -> f64 {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let is_of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));

@@ -1,5 +1,5 @@
-//! Envoy configurations put together by hand, so that a test can place any filter configuration before any listener; and
-//! those that `redis-mesh render envoy` writes, taken apart.
+//! Envoy configurations put together by hand, so that a test can place any filter configuration
+//! before any listener; and those that `redis-mesh render envoy` writes, taken apart.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -252,7 +252,8 @@ impl Discovered {
         self.wait_for(envoy, config.revision)
     }
 
-    /// Waits until the workers have a revision. The filter logs it once in the main thread and once in each worker.
+    /// Waits until the workers have a revision. The filter logs it once in the main thread and
+    /// once in each worker.
     pub fn wait_for(&self, envoy: &Envoy, revision: u64) -> Result<()> {
         let line = format!("redis-mesh: {} revision {revision},", self.name);
         wait_until(&line, Duration::from_secs(10), || envoy.log().matches(&line).count() >= 2)
@@ -295,7 +296,8 @@ pub fn proxy(destination: &str, handshake: &str) -> wire::Host {
     }
 }
 
-/// Returns a host on `proxy` with several destinations and their tags. `routes` name them by index.
+/// Returns a host on `proxy` with several destinations and their tags. `routes` name them by
+/// index.
 pub fn several(destinations: &[(&str, &str)], handshake: &str, routes: Vec<wire::Route>) -> wire::Host {
     let targets = destinations.iter().map(|(destination, tag)| target(destination, &[Some(tag)])).collect();
     wire::Host { host: "several.test:6379".into(), targets, routes, ..proxy("several", handshake) }
@@ -408,8 +410,8 @@ endpoints: [{{addresses: [{}]}}]
     )
 }
 
-/// The manifest of an object of ours in the namespace `redis`, for the host of the Service of the same name; `spec` is YAML
-/// with an indentation of two.
+/// The manifest of an object of ours in the namespace `redis`, for the host of the Service of the
+/// same name; `spec` is YAML with an indentation of two.
 pub fn object(kind: &str, name: &str, spec: &str) -> String {
     pinned(kind, name, "auto", spec)
 }

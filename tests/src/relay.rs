@@ -1,4 +1,5 @@
-//! A relay between two addresses that can play a network that loses everything, or a connection that breaks.
+//! A relay between two addresses that can play a network that loses everything, or a connection
+//! that breaks.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -28,7 +29,8 @@ struct Shared {
 }
 
 impl Relay {
-    /// Listens at one address and opens a connection to the other for each connection that it accepts.
+    /// Listens at one address and opens a connection to the other for each connection that it
+    /// accepts.
     pub fn start(from: SocketAddr, to: SocketAddr) -> Result<Relay> {
         let listener = TcpListener::bind(from).with_context(|| format!("can't listen at {from}"))?;
         listener.set_nonblocking(true)?;

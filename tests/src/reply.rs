@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io::{self, BufRead};
 
-/// A reply. The encoding of a value is unique except for doubles and big numbers, whose text is kept, so
-/// [`Reply::encode`] returns the bytes that were read.
+/// A reply. The encoding of a value is unique except for doubles and big numbers, whose text is
+/// kept, so [`Reply::encode`] returns the bytes that were read.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Reply {
     /// The status `OK`.
@@ -74,7 +74,8 @@ impl Reply {
         matches!(self, Reply::Null | Reply::NullBulk | Reply::NullArray)
     }
 
-    /// The bytes of a status, error, bulk or verbatim string (without its format), double or big number.
+    /// The bytes of a status, error, bulk or verbatim string (without its format), double or big
+    /// number.
     pub fn bytes(&self) -> Option<&[u8]> {
         match self {
             Reply::Verbatim(text) => Some(text.get(4..).unwrap_or_default()),
@@ -109,7 +110,8 @@ impl Reply {
         }
     }
 
-    /// Reads one reply. Errors: `UnexpectedEof` when the stream ends, `InvalidData` for what is not RESP.
+    /// Reads one reply. Errors: `UnexpectedEof` when the stream ends, `InvalidData` for what is
+    /// not RESP.
     pub fn read(from: &mut impl BufRead) -> io::Result<Reply> {
         let line = read_line(from)?;
         let (&kind, rest) = line.split_first().ok_or_else(|| invalid("an empty line", &line))?;

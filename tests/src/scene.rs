@@ -8,8 +8,8 @@ use crate::cli;
 use crate::envoy::{Envoy, Options};
 use crate::net::Subnet;
 
-/// Manifests of services on a subnet. Every service listens on one address, its servers on others, and the port
-/// is the same for all.
+/// Manifests of services on a subnet. Every service listens on one address, its servers on others,
+/// and the port is the same for all.
 #[derive(Debug)]
 pub struct Scene<'a> {
     subnet: &'a Subnet,
@@ -22,7 +22,8 @@ impl<'a> Scene<'a> {
         Scene { subnet, manifests: String::new() }
     }
 
-    /// Adds a Service in the namespace `redis` that listens on one address and whose servers have others.
+    /// Adds a Service in the namespace `redis` that listens on one address and whose servers have
+    /// others.
     pub fn service(&mut self, name: &str, listens: u8, servers: &[u8]) -> &mut Scene<'a> {
         let (port, listens) = (self.subnet.port(), self.subnet.ip(listens));
         let _ = write!(
@@ -51,7 +52,8 @@ endpoints:
         self
     }
 
-    /// Adds a RedisService for one host. `spec` follows `host`, in YAML's flow style without braces.
+    /// Adds a RedisService for one host. `spec` follows `host`, in YAML's flow style without
+    /// braces.
     pub fn rules(&mut self, host: &str, data_path: &str, spec: &str) -> &mut Scene<'a> {
         let _ = write!(
             self.manifests,
@@ -65,7 +67,8 @@ spec: {{host: [{host}], {spec}}}
         self
     }
 
-    /// Adds a RedisDestination for one host. `redis` is its `connectionPool.redis`, in YAML's flow style without braces.
+    /// Adds a RedisDestination for one host. `redis` is its `connectionPool.redis`, in YAML's flow
+    /// style without braces.
     pub fn destination(&mut self, host: &str, redis: &str) -> &mut Scene<'a> {
         let _ = write!(
             self.manifests,

@@ -18,7 +18,8 @@ pub const SERVERS: &[u8] = &[21, 31, 32, 33, 34, 35, 36, 41, 42];
 /// The password of `redis-single`.
 pub const PASSWORD: &str = "testredis";
 
-/// The servers of the examples on two loopback subnets, and a directory in which the examples' commands are run.
+/// The servers of the examples on two loopback subnets, and a directory in which the examples'
+/// commands are run.
 #[derive(Debug)]
 pub struct Stage {
     /// The subnet of the services, 127.0.0 in the examples.
@@ -103,7 +104,8 @@ impl Stage {
         text.replace("\0services", &self.services.prefix()).replace("\0servers", &self.servers.prefix())
     }
 
-    /// The directory in which the examples' commands are run: `examples/`, `ca-secret.yaml`, and what they write.
+    /// The directory in which the examples' commands are run: `examples/`, `ca-secret.yaml`, and
+    /// what they write.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

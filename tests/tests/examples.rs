@@ -1,5 +1,5 @@
-//! The README of every example, run on real servers and compared: on the data paths that are chosen without the dynamic
-//! module, and on `native`.
+//! The README of every example, run on real servers and compared: on the data paths that are
+//! chosen without the dynamic module, and on `native`.
 
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};

@@ -1,5 +1,5 @@
-//! Replies through the filter, in both protocols and on both data paths, compared byte by byte with those of the same
-//! server when it is asked directly.
+//! Replies through the filter, in both protocols and on both data paths, compared byte by byte
+//! with those of the same server when it is asked directly.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -16,7 +16,8 @@ use redis_mesh_tests::scene::Scene;
 
 type Request = Vec<Vec<u8>>;
 
-/// The number of pairs. Every test has a pair of servers of its own: one behind the filter, and one that is asked directly.
+/// The number of pairs. Every test has a pair of servers of its own: one behind the filter, and
+/// one that is asked directly.
 const PAIRS: u8 = 8;
 
 struct Mesh {
@@ -24,8 +25,8 @@ struct Mesh {
     _envoy: Envoy,
 }
 
-/// The Envoy that all tests share. Pair `i` has its server at `10 + i`, its peer at `30 + i`, and listens at `100 + i` (`direct`) and
-/// `120 + i` (`proxy`).
+/// The Envoy that all tests share. Pair `i` has its server at `10 + i`, its peer at `30 + i`, and
+/// listens at `100 + i` (`direct`) and `120 + i` (`proxy`).
 fn mesh() -> Result<&'static Mesh> {
     static MESH: OnceLock<Result<Mesh, String>> = OnceLock::new();
     let start = || -> Result<Mesh> {
@@ -77,7 +78,8 @@ impl Pair {
     }
 }
 
-/// Replaces RESP2's null array by the null bulk string. Clients treat them alike, and redis_proxy knows only the latter.
+/// Replaces RESP2's null array by the null bulk string. Clients treat them alike, and redis_proxy
+/// knows only the latter.
 fn one_null(reply: Reply) -> Reply {
     match reply {
         Reply::NullArray => Reply::NullBulk,
@@ -105,7 +107,8 @@ fn refused(reply: &Reply) -> bool {
     reply.is_error() && reply.text().starts_with("ERR redis-mesh: ")
 }
 
-/// Sends every probe through the filter, and each one that isn't refused to the peer. Returns the compared requests.
+/// Sends every probe through the filter, and each one that isn't refused to the peer. Returns the
+/// compared requests.
 fn one_by_one(pair: &Pair, path: &str, protocol: &str) -> Result<Vec<(Request, Reply)>> {
     pair.forget()?;
     let (mut ours, mut peer) = (pair.ours(path)?, pair.peer.client()?);
@@ -131,7 +134,8 @@ fn one_by_one(pair: &Pair, path: &str, protocol: &str) -> Result<Vec<(Request, R
     Ok(compared)
 }
 
-/// Sends the same requests in one write, so that no reply has arrived when the last command is sent.
+/// Sends the same requests in one write, so that no reply has arrived when the last command is
+/// sent.
 fn pipelined(pair: &Pair, path: &str, protocol: &str, requests: &[(Request, Reply)], piece: usize) -> Result<()> {
     pair.forget()?;
     let (mut ours, mut peer) = (pair.ours(path)?, pair.peer.client()?);
@@ -317,7 +321,8 @@ fn hello_changes_the_protocol_where_it_stands() -> Result<()> {
         for (how, ours) in [("one by one", one_by_one), ("at once", at_once)] {
             for ((line, ours), expected) in lines.iter().zip(&ours).zip(&expected) {
                 let (ours, expected) = (without_identity(ours), without_identity(expected));
-                // On `proxy` HELLO doesn't say which server stands behind; Valkey gives its own name and modules.
+                // On `proxy` HELLO doesn't say which server stands behind; Valkey gives its own
+                // name and modules.
                 let named = line.starts_with("hello") && format!("{expected:?}").contains("valkey");
                 let same_kind = std::mem::discriminant(&ours) == std::mem::discriminant(&expected);
                 ensure!(
@@ -343,7 +348,8 @@ fn without_identity(reply: &Reply) -> Reply {
     }
 }
 
-/// Replies up to the limit are right. Larger ones are right or an error with the reason, after which the connection ends.
+/// Replies up to the limit are right. Larger ones are right or an error with the reason, after
+/// which the connection ends.
 #[test]
 fn large_replies_are_right_or_refused() -> Result<()> {
     let pair = Pair::start(6)?;
@@ -373,7 +379,8 @@ fn large_replies_are_right_or_refused() -> Result<()> {
         for protocol in ["2", "3"] {
             for path in ["direct", "proxy"] {
                 let (mut right, mut refusals) = (0, 0);
-                // The order of a hash's fields is each server's own, so the same one is asked directly.
+                // The order of a hash's fields is each server's own, so the same one is asked
+                // directly.
                 let mut peer = pair.behind.client()?;
                 peer.ok(&["HELLO", protocol])?;
                 let mut ours: Option<Client> = None;

@@ -1,5 +1,5 @@
-//! The core's transcripts through the wasm filter in a real Envoy. The test plays the side behind the filter, word for
-//! word, in place of Redis and redis_proxy.
+//! The core's transcripts through the wasm filter in a real Envoy. The test plays the side behind
+//! the filter, word for word, in place of Redis and redis_proxy.
 
 #[path = "../../filter/core/tests/support/transcript.rs"]
 mod transcript;

@@ -1,5 +1,5 @@
-//! The API server, reached through `kubectl proxy`, which is fast enough for polling; a `kubectl` for each request
-//! is not.
+//! The API server, reached through `kubectl proxy`, which is fast enough for polling; a `kubectl`
+//! for each request is not.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -60,7 +60,8 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts all programs in the node, which this program must have entered, and waits until istiod is ready.
+    /// Starts all programs in the node, which this program must have entered, and waits until
+    /// istiod is ready.
     pub fn start(programs: &Programs) -> Result<ControlPlane> {
         let dir = workspace::scratch("control-plane")?;
         let etcd = start_etcd(programs, &dir)?;
@@ -170,7 +171,8 @@ impl ControlPlane {
         self.istiod.log_text()
     }
 
-    /// Returns the sum of a metric of istiod over its labels, such as `pilot_total_xds_rejects`, or 0 if there is none.
+    /// Returns the sum of a metric of istiod over its labels, such as `pilot_total_xds_rejects`,
+    /// or 0 if there is none.
     pub fn istiod_metric(&self, name: &str) -> Result<f64> {
         let addr = (NODE, ISTIOD_MONITORING).into();
         let response = http::request(addr, &Request { path: "/metrics", ..Request::default() })?;

@@ -1,4 +1,5 @@
-//! The cluster's DNS server. `/etc/hosts` isn't enough: Envoy's resolver misses changes of it within a second.
+//! The cluster's DNS server. `/etc/hosts` isn't enough: Envoy's resolver misses changes of it
+//! within a second.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};

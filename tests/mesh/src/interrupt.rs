@@ -6,8 +6,8 @@ use std::time::Duration;
 /// The signals that end this program with a clean-up.
 const SIGNALS: [i32; 2] = [libc::SIGINT, libc::SIGTERM];
 
-/// Blocks the signals in the calling thread and in all threads that it starts; call this first. [`within`] and
-/// [`end_after`] take them.
+/// Blocks the signals in the calling thread and in all threads that it starts; call this first.
+/// [`within`] and [`end_after`] take them.
 pub fn hold() {
     let set = set();
     // SAFETY: the set is initialised; the old mask isn't asked for.
@@ -18,12 +18,13 @@ pub fn hold() {
 pub fn within(patience: Duration) -> bool {
     let set = set();
     let time = libc::timespec { tv_sec: patience.as_secs() as libc::time_t, tv_nsec: patience.subsec_nanos().into() };
-    // SAFETY: set and time are initialised and outlive the call; the signal's description isn't asked for.
+    // SAFETY: set and time are initialised and outlive the call; the signal's description isn't
+    // asked for.
     unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &time) > 0 }
 }
 
-/// Runs a task and ends the program when one of the signals arrives, because the program's values aren't dropped
-/// then.
+/// Runs a task and ends the program when one of the signals arrives, because the program's values
+/// aren't dropped then.
 pub fn end_after(task: fn()) {
     std::thread::spawn(move || {
         while !within(Duration::from_secs(3600)) {}

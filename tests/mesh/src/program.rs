@@ -73,7 +73,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds the programs that aren't in the cache. The first build takes minutes and reports its progress.
+    /// Builds the programs that aren't in the cache. The first build takes minutes and reports its
+    /// progress.
     pub fn build() -> Result<Programs> {
         let (etcd, kubernetes, istio) = (ETCD.build()?, KUBERNETES.build()?, ISTIO.build()?);
         Ok(Programs {

@@ -73,7 +73,8 @@ impl Sidecar {
             "proxyStatsMatcher": { "inclusionRegexps": [".*"] },
             "extraStatTags": ["redis_host"],
         });
-        // pilot-agent keeps wasm modules in /var/lib/istio/data: a new pod has none, and the machine's /var/lib isn't ours.
+        // pilot-agent keeps wasm modules in /var/lib/istio/data: a new pod has none, and the
+        // machine's /var/lib isn't ours.
         let mut command = wire.namespace.command("sh");
         command.arg("-c").arg("mount -t tmpfs none /var/lib && mkdir -p /var/lib/istio/data && exec \"$0\" \"$@\"");
         command.arg(&plane.programs().pilot_agent).args(["proxy", "sidecar", "--domain"]);
@@ -149,11 +150,13 @@ impl Sidecar {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        // pilot-agent must not leave its Envoy behind: what is killed ends nobody. It ends Envoy when it is asked to end.
+        // pilot-agent must not leave its Envoy behind: what is killed ends nobody. It ends Envoy
+        // when it is asked to end.
         let envoy = child_of(self.process.pid());
         self.process.kill();
         if let Some(envoy) = envoy {
-            // SAFETY: a signal to a process that was the killed agent's child a moment ago; no memory is involved.
+            // SAFETY: a signal to a process that was the killed agent's child a moment ago; no
+            // memory is involved.
             unsafe { libc::kill(envoy, libc::SIGKILL) };
         }
     }
@@ -163,7 +166,8 @@ fn child_of(pid: u32) -> Option<i32> {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?.split_whitespace().next()?.parse().ok()
 }
 
-/// Writes the files that the kubelet mounts: the token and the root certificate that istiod publishes.
+/// Writes the files that the kubelet mounts: the token and the root certificate that istiod
+/// publishes.
 fn credentials(api: &Api, dir: &std::path::Path, namespace: &str) -> Result<()> {
     let (tokens, istio) = (dir.join("var/run/secrets/tokens"), dir.join("var/run/secrets/istio"));
     fs::create_dir_all(&tokens)?;

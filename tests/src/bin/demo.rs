@@ -1,4 +1,5 @@
-//! `cargo demo`: runs every example on a real Envoy, a real Redis and a real Redis Cluster. It needs only a checkout.
+//! `cargo demo`: runs every example on a real Envoy, a real Redis and a real Redis Cluster. It
+//! needs only a checkout.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -181,8 +182,8 @@ Ctrl-C ends everything.",
     );
 }
 
-/// Ctrl-C and SIGTERM. While something is under way they end this process, and with it all children; while it waits
-/// for them, they end the wait.
+/// Ctrl-C and SIGTERM. While something is under way they end this process, and with it all
+/// children; while it waits for them, they end the wait.
 struct Interrupt {
     waiting: Arc<Mutex<bool>>,
     receiver: Receiver<()>,
@@ -193,8 +194,8 @@ impl Interrupt {
         let (sender, receiver) = channel();
         let waiting = Arc::new(Mutex::new(false));
         let flag = waiting.clone();
-        // SAFETY: the set is initialised by sigemptyset before it is used; blocking signals in the first thread before
-        // any other exists makes all of them block these.
+        // SAFETY: the set is initialised by sigemptyset before it is used; blocking signals in the
+        // first thread before any other exists makes all of them block these.
         let set = unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut set);

@@ -1,8 +1,10 @@
-//! Commands to which a path answers otherwise than the server, and the reasons: a file for each path, `differences/PATH.txt`.
+//! Commands to which a path answers otherwise than the server, and the reasons: a file for each
+//! path, `differences/PATH.txt`.
 //!
-//! A difference is three lines: its commands (`*` for all), perhaps with kinds of invocations in parentheses; what the path
-//! answers, with `…` for anything; and the reason, behind `refused:` where the path says that it doesn't serve this. The first
-//! that fits counts. One that nothing needs any more is an error, and `BLESS=1` takes it out.
+//! A difference is three lines: its commands (`*` for all), perhaps with kinds of invocations in
+//! parentheses; what the path answers, with `…` for anything; and the reason, behind `refused:`
+//! where the path says that it doesn't serve this. The first that fits counts. One that nothing
+//! needs any more is an error, and `BLESS=1` takes it out.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -30,7 +30,8 @@ impl Documented {
     }
 }
 
-/// An argument as `COMMAND DOCS` has it. All arguments of a command are numbered in the order in which they stand there.
+/// An argument as `COMMAND DOCS` has it. All arguments of a command are numbered in the order in
+/// which they stand there.
 #[derive(Clone, Debug)]
 pub struct Argument {
     pub id: usize,

@@ -1,10 +1,12 @@
-//! Facts that no server reports: sensible values, the data that a command needs, and invocations written by hand.
+//! Facts that no server reports: sensible values, the data that a command needs, and invocations
+//! written by hand.
 
 use redis_mesh_tests::line::words;
 
 use crate::docs::Documented;
 
-/// Values by name of the argument, as one types them; `command.argument` goes first. Of several, the first is taken first.
+/// Values by name of the argument, as one types them; `command.argument` goes first. Of several,
+/// the first is taken first.
 const VALUES: &[(&str, &str)] = &[
     ("value", "10 20"),
     ("setbit.value", "1"),
@@ -214,8 +216,8 @@ pub fn wrong_type(command: &Documented) -> &'static str {
     }
 }
 
-/// Whose invocations are written by hand: command, setup, what is said. Nothing else is invoked of them but what has the wrong
-/// number of arguments.
+/// Whose invocations are written by hand: command, setup, what is said. Nothing else is invoked of
+/// them but what has the wrong number of arguments.
 const BY_HAND: &[(&str, &str, &str)] = &[
     ("multi", "", "MULTI"),
     ("multi", "", "MULTI; MULTI"),

@@ -6,7 +6,8 @@ use redis_mesh_tests::line::words;
 use crate::docs::{Argument, Documented};
 use crate::facts;
 
-/// The words of a command. `@1`, `@2`, … stand for keys, `@*` for a pattern that all of them match.
+/// The words of a command. `@1`, `@2`, … stand for keys, `@*` for a pattern that all of them
+/// match.
 pub type Request = Vec<Vec<u8>>;
 
 /// The kind of an invocation.
@@ -67,7 +68,8 @@ pub fn requests(lines: &str) -> Result<Vec<Request>> {
     lines.split(';').map(str::trim).filter(|line| !line.is_empty()).map(words).collect()
 }
 
-/// How many replies there are to a request: one, unless it begins with numbers as in `=2` and `=1/2`, which are taken off.
+/// How many replies there are to a request: one, unless it begins with numbers as in `=2` and
+/// `=1/2`, which are taken off.
 fn replies(request: &mut Request) -> [usize; 2] {
     let Some(numbers) = request.first().and_then(|word| word.strip_prefix(b"=")) else { return [1, 1] };
     let numbers = String::from_utf8_lossy(numbers).into_owned();
@@ -172,8 +174,8 @@ fn choice_points(arguments: &[Argument], found: &mut Vec<usize>) {
     }
 }
 
-/// The words of a command: without what may be left out, the first of alternatives, but for what leads to `variant`; as many
-/// as `repeats` of what may stand several times.
+/// The words of a command: without what may be left out, the first of alternatives, but for what
+/// leads to `variant`; as many as `repeats` of what may stand several times.
 fn written(command: &Documented, variant: Option<usize>, repeats: usize) -> Request {
     let mut writer =
         Writer { command: &command.name, variant, repeats, keys: 0, counts: Vec::new(), out: command.words() };

@@ -55,7 +55,8 @@ pub struct Comparison {
     pub sent: Vec<Request>,
     pub expected: Vec<Vec<Answer>>,
     pub answers: Vec<Vec<Answer>>,
-    /// What the client has changed of a connection that stays when it goes, as `CLIENT LIST` tells it.
+    /// What the client has changed of a connection that stays when it goes, as `CLIENT LIST` tells
+    /// it.
     pub left_behind: Option<String>,
 }
 
@@ -187,8 +188,8 @@ impl Lane {
         })
     }
 
-    /// What went right one by one again, many in one write: the servers are emptied and set up by the same client. Returns what
-    /// is different.
+    /// What went right one by one again, many in one write: the servers are emptied and set up by
+    /// the same client. Returns what is different.
     pub fn run_pipelined(&mut self, comparisons: &[Comparison]) -> Result<Vec<String>> {
         const AT_ONCE: usize = 40;
         let fitting: Vec<&Comparison> = comparisons.iter().filter(|one| is_for_pipelines(one)).collect();
@@ -227,7 +228,8 @@ impl Lane {
         Ok(wrong)
     }
 
-    /// What is odd about connections to the servers, now that there are no clients, and wasn't before.
+    /// What is odd about connections to the servers, now that there are no clients, and wasn't
+    /// before.
     fn left_behind(&mut self) -> Result<Option<String>> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -263,7 +265,8 @@ impl Lane {
         request
     }
 
-    /// Empties the servers and sets up what an invocation needs: all of it at one of them, or everything where it belongs.
+    /// Empties the servers and sets up what an invocation needs: all of it at one of them, or
+    /// everything where it belongs.
     fn prepare(&mut self, invocation: &Invocation, at: Option<usize>) -> Result<()> {
         let mut each: Vec<Vec<Request>> = vec![vec![vec![b"FLUSHALL".to_vec()]]; self.controls.len()];
         let requests = self.named(&invocation.setup, invocation.kind);
@@ -291,7 +294,8 @@ impl Lane {
         Ok(())
     }
 
-    /// What a new client is told, command by command, up to where it is an error that nobody expects.
+    /// What a new client is told, command by command, up to where it is an error that nobody
+    /// expects.
     fn session(
         &self,
         addr: SocketAddr,
@@ -339,8 +343,8 @@ fn answer(read: Result<Reply>) -> Result<Answer> {
     }
 }
 
-/// Whether an invocation went right, depends on nothing but what it sets up, and does nothing to its connection that those behind
-/// it would meet.
+/// Whether an invocation went right, depends on nothing but what it sets up, and does nothing to
+/// its connection that those behind it would meet.
 fn is_for_pipelines(one: &Comparison) -> bool {
     let command = &one.invocation.command;
     let is_by_hand = facts::by_hand(command).next().is_some();

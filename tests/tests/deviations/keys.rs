@@ -1,4 +1,5 @@
-//! Keys with prefixes: the server to which they lead, and the key that is left when a prefix is removed.
+//! Keys with prefixes: the server to which they lead, and the key that is left when a prefix is
+//! removed.
 
 use anyhow::{Result, anyhow};
 use redis_mesh_tests::reply::Reply;

@@ -1,4 +1,5 @@
-//! Writes that redis_proxy treats as reads: the server that executes them, and whether mirrors receive them.
+//! Writes that redis_proxy treats as reads: the server that executes them, and whether mirrors
+//! receive them.
 
 use std::time::Duration;
 

@@ -13,7 +13,8 @@ use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::reply::Reply;
 use serde_json::json;
 
-/// Two Redis servers, an Envoy with redis_proxy alone before them, and one with rendered manifests.
+/// Two Redis servers, an Envoy with redis_proxy alone before them, and one with rendered
+/// manifests.
 pub struct Scene {
     pub subnet: Subnet,
     pub x: Redis,

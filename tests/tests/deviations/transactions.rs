@@ -63,7 +63,8 @@ fn e4_watch_is_enforced_or_refused() -> Result<()> {
         assert!(replies[3].starts_with("(error) EXECABORT"), "{replies:?}");
         assert_eq!(replies[4], "\"conflict\"");
     }
-    // A client that doesn't look at the answer to WATCH must not be served as if it had been enforced.
+    // A client that doesn't look at the answer to WATCH must not be served as if it had been
+    // enforced.
     let mut client = scene.client(SINGLE)?;
     let replies =
         lines(&mut client, &["watch w", "multi", "set w lost", "exec", "unwatch", "multi", "set w 1", "exec"])?;
@@ -130,7 +131,8 @@ fn e14_what_follows_exec_is_outside_the_transaction() -> Result<()> {
 #[test]
 fn a_transaction_does_not_overtake_what_was_sent_before() -> Result<()> {
     let scene = scene()?;
-    // redis_proxy runs a transaction on a connection of its own. What Redis is busy with on the shared one is overtaken.
+    // redis_proxy runs a transaction on a connection of its own. What Redis is busy with on the
+    // shared one is overtaken.
     let slow = "local i = 0; while i < 3000000 do i = i + 1 end; redis.call('set', KEYS[1], 'before'); return 1";
     let overtaken = |at: u8, n: usize| -> Result<bool> {
         let mut client = scene.client(at)?;

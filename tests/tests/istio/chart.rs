@@ -16,7 +16,8 @@ pub const NAMESPACE: &str = "redis-mesh-system";
 /// Kinds without a namespace.
 const CLUSTER_WIDE: [&str; 3] = ["ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"];
 
-/// The files of `values/`, each with a golden of the output beside it. The kustomize base is the golden of the chart's own values.
+/// The files of `values/`, each with a golden of the output beside it. The kustomize base is the
+/// golden of the chart's own values.
 fn values() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(workspace::root().join("tests/tests/istio/values"))? {
@@ -142,7 +143,8 @@ fn values_that_make_no_sense_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// What the schema allows has a default with its comment, so that the file of values is the manual.
+/// What the schema allows has a default with its comment, so that the file of values is the
+/// manual.
 #[test]
 fn every_value_is_described() -> Result<()> {
     let text = std::fs::read_to_string(workspace::root().join(CHART).join("values.yaml"))?;

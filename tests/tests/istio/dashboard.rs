@@ -179,7 +179,8 @@ fn queries(dashboard: &Value) -> Result<Vec<Query>> {
     Ok(queries)
 }
 
-/// Returns the metrics of a PromQL expression, each with the labels of its selector and of its aggregations.
+/// Returns the metrics of a PromQL expression, each with the labels of its selector and of its
+/// aggregations.
 fn selectors(expression: &str) -> Vec<Query> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let labels_of = |text: &str| text.split(',').map(|label| label.trim().to_owned()).collect::<BTreeSet<String>>();

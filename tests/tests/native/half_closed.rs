@@ -1,4 +1,5 @@
-//! Clients that half-close the connection after their last command and read afterwards, as `nc` does.
+//! Clients that half-close the connection after their last command and read afterwards, as `nc`
+//! does.
 
 use std::time::Duration;
 

@@ -18,7 +18,8 @@ use crate::PATIENCE;
 
 const HOST: &str = "redis_host=\"redis.test:6379\"";
 
-/// Returns a sample of `/stats/prometheus`, such as `redis_mesh_a{redis_host="b"}`, or `None` if there is none.
+/// Returns a sample of `/stats/prometheus`, such as `redis_mesh_a{redis_host="b"}`, or `None` if
+/// there is none.
 fn sample(envoy: &Envoy, name: &str) -> Result<Option<u64>> {
     let text = envoy.prometheus()?;
     let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

@@ -1,4 +1,5 @@
-//! The requests of a hostile client, and the conditions that must hold: other clients are served, and every key is where it routes to.
+//! The requests of a hostile client, and the conditions that must hold: other clients are served,
+//! and every key is where it routes to.
 
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use redis_mesh_tests::reply::Reply;
 
 use crate::scene::*;
 
-/// The value of keys that no client of a host with several destinations can reach: each is on a server to which its key doesn't
-/// route.
+/// The value of keys that no client of a host with several destinations can reach: each is on a
+/// server to which its key doesn't route.
 pub const HIDDEN: &str = "nobody-may-read-this";
 
 pub fn hide(scene: &Scene) -> Result<()> {

@@ -1,4 +1,5 @@
-//! Hosts with a login on behalf of clients: clients can use Redis, and can't obtain the credentials.
+//! Hosts with a login on behalf of clients: clients can use Redis, and can't obtain the
+//! credentials.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ fn reveals(reply: &Reply) -> bool {
     text.contains(UPSTREAM_PASSWORD) || text.contains("requirepass") || text.contains("masterauth")
 }
 
-/// Forms of a command: unchanged, in capitals, in mixed case, as an inline command, as inline bytes in quotes.
+/// Forms of a command: unchanged, in capitals, in mixed case, as an inline command, as inline
+/// bytes in quotes.
 fn ways(line: &str) -> Result<Vec<Vec<u8>>> {
     let words = words(line)?;
     let with_name = |name: Vec<u8>| {
@@ -278,7 +280,8 @@ fn no_credential_shows_in_envoy() -> Result<()> {
     for name in ["single", "several", "login-proxy", "ask-proxy"] {
         secrets.push(scene.handshake(name)?);
     }
-    // After logins that were taken and refused, and with what Envoy writes when it is asked to be talkative.
+    // After logins that were taken and refused, and with what Envoy writes when it is asked to be
+    // talkative.
     for at in [LOGIN_DIRECT, LOGIN_PROXY, WRONG_DIRECT, WRONG_PROXY, ASK_PROXY] {
         let _ = scene.client(at)?.line("get k");
     }

@@ -1,4 +1,5 @@
-//! Long pipelines of commands that the filter answers, splits, delays, fails and forwards: every reply arrives, in order.
+//! Long pipelines of commands that the filter answers, splits, delays, fails and forwards: every
+//! reply arrives, in order.
 
 use std::collections::HashMap;
 use std::io::Write;

@@ -11,10 +11,12 @@ use crate::scene::*;
 
 /// The number of bytes that a client tries to send.
 const FLOOD: usize = 16 * 1024 * 1024;
-/// The number of bytes that Envoy may hold for the client: besides socket buffers, the commands with outstanding replies.
+/// The number of bytes that Envoy may hold for the client: besides socket buffers, the commands
+/// with outstanding replies.
 const MAY_HOLD: u64 = 8 * 1024 * 1024;
 
-/// Sends whole commands until nothing is taken any more, for a second; returns how many were sent, and what is left of the last.
+/// Sends whole commands until nothing is taken any more, for a second; returns how many were sent,
+/// and what is left of the last.
 fn flood(stream: &mut std::net::TcpStream, command: &[u8]) -> Result<(usize, Vec<u8>)> {
     let many = command.repeat(64 * 1024 / command.len() + 1);
     stream.set_nonblocking(true)?;

@@ -36,7 +36,8 @@ fn tags_of_a_clients_own_making_lead_nowhere() -> Result<()> {
                     };
                     let what = format!("{} with {tag:?} at {position}", kind);
                     for bytes in [encode(&command), inline.into_bytes()] {
-                        // A sentinel behind tells where the answer ends; some commands end the connection.
+                        // A sentinel behind tells where the answer ends; some commands end the
+                        // connection.
                         client.write(&[bytes, encode(&["DISCARD"]), encode(&["ECHO", "sentinel"])].concat())?;
                         loop {
                             match client.read() {

@@ -47,7 +47,8 @@ impl Hidden {
         Ok((hidden, scene))
     }
 
-    /// Moves all nodes to other addresses, beginning with this host. Nothing listens at the former ones.
+    /// Moves all nodes to other addresses, beginning with this host. Nothing listens at the former
+    /// ones.
     fn move_behind(&mut self, subnet: &Subnet, first: u8) -> Result<()> {
         let mut relays = Vec::new();
         for (node, host) in self.cluster.nodes.iter().zip(first..) {
@@ -157,7 +158,8 @@ fn a_cluster_all_of_whose_nodes_have_moved_is_found_again() -> Result<()> {
     scene.check_is_empty()
 }
 
-/// Writes that a master has acknowledged and not replicated are lost with it, so only the replies are checked, not the history.
+/// Writes that a master has acknowledged and not replicated are lost with it, so only the replies
+/// are checked, not the history.
 #[test]
 fn masters_and_replicas_die_and_nobody_gets_what_is_not_his() -> Result<()> {
     let shape = Shape { node_timeout: Duration::from_millis(1000), ..Shape::default() };

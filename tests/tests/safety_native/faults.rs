@@ -35,7 +35,8 @@ fn what_clients_see_is_what_one_redis_could_have_told() -> Result<()> {
                 redis.resume()?;
                 load.wait_served(1000)?;
             }
-            // The network loses everything, and then delivers what has waited; or the connections break.
+            // The network loses everything, and then delivers what has waited; or the connections
+            // break.
             relay.darken();
             std::thread::sleep(Duration::from_millis(600));
             relay.lighten();
@@ -62,8 +63,8 @@ fn what_clients_see_is_what_one_redis_could_have_told() -> Result<()> {
     scene.check_is_empty()
 }
 
-/// All filters of the module are replaced, as by a new version of it: dialers and upstream connections end, and so do clients of the
-/// old listener.
+/// All filters of the module are replaced, as by a new version of it: dialers and upstream
+/// connections end, and so do clients of the old listener.
 #[test]
 fn all_that_the_module_hangs_on_is_replaced_under_load() -> Result<()> {
     let subnet = Subnet::claim()?;

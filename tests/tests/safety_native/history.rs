@@ -58,7 +58,8 @@ impl History {
         History { begin: Instant::now(), lines: Mutex::default() }
     }
 
-    /// Records an operation of a client that was sent at `call`, with its reply, or `None` if the connection ended before.
+    /// Records an operation of a client that was sent at `call`, with its reply, or `None` if the
+    /// connection ended before.
     pub fn add(
         &self,
         client: usize,

@@ -149,7 +149,8 @@ impl Load {
         Ok(client)
     }
 
-    /// Runs clients that connect, send, and disconnect without reading, most with a reset, some in the middle of a command.
+    /// Runs clients that connect, send, and disconnect without reading, most with a reset, some in
+    /// the middle of a command.
     fn vanish(&self) -> Result<()> {
         let mut dice = Dice(99);
         while !self.has_ended() {
@@ -208,7 +209,8 @@ impl Load {
     }
 }
 
-/// Whether an error means that the connection has ended. A missing reply is an error: no client is forgotten.
+/// Whether an error means that the connection has ended. A missing reply is an error: no client is
+/// forgotten.
 pub fn ended(error: &anyhow::Error) -> Result<bool> {
     ensure!(!error.to_string().contains("no reply in time"), "a client was forgotten");
     Ok(true)

@@ -1,5 +1,6 @@
-//! The native data path while servers die, stop and move, networks lose everything, configurations change and clients vanish:
-//! no client gets another's reply, none is lost or duplicated, and the histories of clients are those of a single Redis.
+//! The native data path while servers die, stop and move, networks lose everything, configurations
+//! change and clients vanish: no client gets another's reply, none is lost or duplicated, and the
+//! histories of clients are those of a single Redis.
 
 mod cluster;
 mod faults;

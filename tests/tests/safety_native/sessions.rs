@@ -10,8 +10,8 @@ use crate::history::Operation;
 use crate::load::{Dice, Load, PAUSE, SHARED, ended};
 
 impl Load {
-    /// Increments a shared counter in a transaction, half of the time after reading it under WATCH. Whether that is
-    /// atomic shows in the counter's history.
+    /// Increments a shared counter in a transaction, half of the time after reading it under
+    /// WATCH. Whether that is atomic shows in the counter's history.
     pub fn transact(&self, number: usize) -> Result<()> {
         let mut dice = Dice(1000 + number as u64);
         let mut client = self.connect()?;
@@ -89,7 +89,8 @@ impl Load {
                     match words.as_slice() {
                         [kind, of, _] if kind == "subscribe" && *of == channel => is_subscribed = true,
                         [kind, of, message] if kind == "message" && *of == channel => {
-                            // What a network held back may come after what was said later, but once.
+                            // What a network held back may come after what was said later, but
+                            // once.
                             ensure!(told.insert(message.clone()), "{channel}: {message} came twice");
                         }
                         other => anyhow::bail!("{channel}: {other:?}"),

@@ -1,9 +1,11 @@
-//! Client libraries in their plain mode with the native data path before one Redis, several by key prefix, or a Redis
-//! Cluster: a script prints word for word the same as with Redis itself.
+//! Client libraries in their plain mode with the native data path before one Redis, several by key
+//! prefix, or a Redis Cluster: a script prints word for word the same as with Redis itself.
 //!
-//! Each library has a script of its own (`tests/clients/*/scenario.*`), with the same contents: values of all types, several hundred
-//! commands in a pipeline, transactions with WATCH, commands that wait, subscribers that publish, Lua by EVALSHA, SCAN,
-//! values of 1 MB, errors. Queues of jobs (BullMQ, RQ) check for themselves what they get. Keys begin with `p:`, `q:` or `n:`, which lead to one destination each where there are several.
+//! Each library has a script of its own (`tests/clients/*/scenario.*`), with the same contents:
+//! values of all types, several hundred commands in a pipeline, transactions with WATCH, commands
+//! that wait, subscribers that publish, Lua by EVALSHA, SCAN, values of 1 MB, errors. Queues of
+//! jobs (BullMQ, RQ) check for themselves what they get. Keys begin with `p:`, `q:` or `n:`, which
+//! lead to one destination each where there are several.
 
 mod redis_rs;
 
@@ -96,8 +98,8 @@ fn scene() -> Result<MutexGuard<'static, Scene>> {
     Ok(scene.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
-/// Runs a script at each address and compares its output with that for Redis itself. Its arguments are the address, the port
-/// and the protocol.
+/// Runs a script at each address and compares its output with that for Redis itself. Its arguments
+/// are the address, the port and the protocol.
 fn same_everywhere(run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     let scene = scene()?;
     for protocol in PROTOCOLS {
@@ -122,7 +124,8 @@ fn same_everywhere(run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     Ok(())
 }
 
-/// Runs a script that checks its results itself, through the module before the first `count` topologies.
+/// Runs a script that checks its results itself, through the module before the first `count`
+/// topologies.
 fn works(ways: usize, run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     let scene = scene()?;
     for (way, address) in scene.ways().into_iter().skip(1).take(ways) {
@@ -200,7 +203,8 @@ fn bullmq() -> Result<()> {
     works(3, |args| library.run(args))
 }
 
-/// Its transactions are about keys of many slots, so it can't be before a Redis Cluster, whoever stands between.
+/// Its transactions are about keys of many slots, so it can't be before a Redis Cluster, whoever
+/// stands between.
 #[test]
 fn rq() -> Result<()> {
     let library = Library::python("jobs.py")?;

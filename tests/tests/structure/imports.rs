@@ -1,4 +1,5 @@
-//! Which file needs which other: by `use` items, and by paths that are written where they are used.
+//! Which file needs which other: by `use` items, and by paths that are written where they are
+//! used.
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
@@ -33,8 +34,9 @@ impl<'ast> Visit<'ast> for Uses {
     }
 }
 
-/// The edges between a crate's files. A module's declaration isn't one, nor is a re-export: what is imported through it
-/// counts as imported from where it is defined. The import of a module itself counts where something of it is named.
+/// The edges between a crate's files. A module's declaration isn't one, nor is a re-export: what
+/// is imported through it counts as imported from where it is defined. The import of a module
+/// itself counts where something of it is named.
 pub fn edges(crate_: &Crate) -> Vec<Edge> {
     let mut edges = Vec::new();
     for (index, module) in crate_.modules.iter().enumerate() {

@@ -1,7 +1,10 @@
-//! The rules for the shape of the sources, read off the sources themselves. CONTRIBUTING.md gives the reason for each rule.
+//! The rules for the shape of the sources, read off the sources themselves. CONTRIBUTING.md gives
+//! the reason for each rule.
 //!
-//! * No module of a crate imports, directly or through others, a module that imports it. The unit is the file.
-//! * A file has at most 500 lines, a function at most 60 lines and five parameters, a type at most 25 methods and 12 fields.
+//! * No module of a crate imports, directly or through others, a module that imports it. The unit
+//!   is the file.
+//! * A file has at most 500 lines, a function at most 60 lines and five parameters, a type at most
+//!   25 methods and 12 fields.
 //! * A type name is defined once in the core, the native module and the controller together.
 //!
 //! All violations are reported at once, grouped by rule, one a line.
@@ -25,7 +28,8 @@ pub struct Violation {
     pub text: String,
 }
 
-/// The crates whose inner structure is checked: a name, and the file that the compiler starts from.
+/// The crates whose inner structure is checked: a name, and the file that the compiler starts
+/// from.
 const CRATES: [(&str, &str); 4] = [
     ("core", "filter/core/src/lib.rs"),
     ("native", "filter/native/src/lib.rs"),

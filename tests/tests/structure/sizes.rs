@@ -23,7 +23,8 @@ const SOURCES: [&str; 3] = ["controller", "filter", "tests"];
 /// Files that may be longer, each with the reason.
 const LONG_FILES: [(&str, &str); 1] = [("filter/core/src/command/table.rs", "generated from what servers report")];
 
-/// What a type derives that mirrors a document or a command line: its fields are as many as the user may set.
+/// What a type derives that mirrors a document or a command line: its fields are as many as the
+/// user may set.
 const MIRRORS: [&str; 7] = ["Args", "CustomResource", "Deserialize", "JsonSchema", "Parser", "Serialize", "Subcommand"];
 
 /// Reports files that are too long.
@@ -49,7 +50,8 @@ pub fn files(root: &Path) -> Vec<Violation> {
 }
 
 /// Reports functions that are too long or take too much, unless an attribute gives a reason:
-/// `#[allow(clippy::too_many_lines, reason = "…")]`, `#[allow(clippy::too_many_arguments, reason = "…")]`.
+/// `#[allow(clippy::too_many_lines, reason = "…")]`, `#[allow(clippy::too_many_arguments, reason =
+/// "…")]`.
 pub fn functions(crate_: &Crate) -> Vec<Violation> {
     let mut visitor = Functions { file: String::new(), long: Vec::new(), wide: Vec::new(), is_dictated: false };
     for module in &crate_.modules {

@@ -1,4 +1,5 @@
-//! A crate's sources as a tree of modules, without what is compiled for tests only, and paths resolved in it.
+//! A crate's sources as a tree of modules, without what is compiled for tests only, and paths
+//! resolved in it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ pub struct Module {
     /// Its items, those of tests aside.
     pub items: Vec<Item>,
     parent: Option<usize>,
-    /// What a name stands for in this module; more than one thing if a name is both a type and a function.
+    /// What a name stands for in this module; more than one thing if a name is both a type and a
+    /// function.
     names: HashMap<String, Vec<Name>>,
     globs: Vec<Vec<String>>,
 }
@@ -65,7 +67,8 @@ pub fn on_disk(path: &Path) -> Option<String> {
     std::fs::read_to_string(workspace::root().join(path)).ok()
 }
 
-/// Parses the crate whose root is the file `root`. `read` returns a file's text, or `None` if there is no such file.
+/// Parses the crate whose root is the file `root`. `read` returns a file's text, or `None` if
+/// there is no such file.
 pub fn load(name: &str, root: &str, read: &dyn Fn(&Path) -> Option<String>) -> Crate {
     let mut crate_ = Crate { name: name.to_owned(), files: Vec::new(), modules: Vec::new() };
     let root = Path::new(root);

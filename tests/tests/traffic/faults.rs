@@ -1,4 +1,5 @@
-//! Injected faults: their rate, the commands that they hit, and clients that don't wait for a delayed reply.
+//! Injected faults: their rate, the commands that they hit, and clients that don't wait for a
+//! delayed reply.
 
 use std::net::Shutdown;
 use std::time::{Duration, Instant};

@@ -22,8 +22,8 @@ use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::scene::Scene;
 
-/// The scene that all tests share: one Envoy with all listeners, and a Redis Cluster. Plain servers are
-/// each test's own, started at the addresses that the manifests name.
+/// The scene that all tests share: one Envoy with all listeners, and a Redis Cluster. Plain
+/// servers are each test's own, started at the addresses that the manifests name.
 pub struct Mesh {
     subnet: Subnet,
     envoy: Envoy,
@@ -33,8 +33,8 @@ pub struct Mesh {
 /// Both paths that the manifests can pin.
 pub const PATHS: [&str; 2] = ["direct", "proxy"];
 
-/// Hosts with one server of their own, on each path: name, the server's address, the listeners' addresses (`direct`, then
-/// `proxy`), and the rules.
+/// Hosts with one server of their own, on each path: name, the server's address, the listeners'
+/// addresses (`direct`, then `proxy`), and the rules.
 const HOSTS: &[(&str, u8, u8, &str)] = &[
     ("many", 11, 112, "settings: {opTimeout: 60s}"),
     ("transactions", 12, 114, ""),
@@ -121,8 +121,8 @@ fn raise_file_limit() -> Result<()> {
     Ok(())
 }
 
-/// Whether `found` successes of `n` draws agree with a probability: within six standard deviations, which a right
-/// implementation leaves once in half a billion runs.
+/// Whether `found` successes of `n` draws agree with a probability: within six standard
+/// deviations, which a right implementation leaves once in half a billion runs.
 pub fn plausible(found: u64, n: u64, probability: f64) -> bool {
     let (n, found) = (n as f64, found as f64);
     (found - n * probability).abs() <= 6.0 * (n * probability * (1.0 - probability)).sqrt()

@@ -36,8 +36,9 @@ pub fn manifests(scene: &mut Scene<'_>) {
     }
 }
 
-/// Sends a write that is mirrored for certain, or again and again until it is, and waits for it: on one connection what
-/// was sent before has arrived before. (Every host has its own connection to the mirror.)
+/// Sends a write that is mirrored for certain, or again and again until it is, and waits for it:
+/// on one connection what was sent before has arrived before. (Every host has its own connection
+/// to the mirror.)
 fn settle(client: &mut redis_mesh_tests::client::Client, mirror: &Redis) -> Result<()> {
     let mut asking = mirror.client()?;
     static SETTLED: AtomicU32 = AtomicU32::new(0);
@@ -104,7 +105,8 @@ fn percentages(main: &Redis, mirror: &Redis) -> Result<()> {
     Ok(())
 }
 
-/// Every command that `proxy` forwards, reads and writes: exactly what the command table doesn't call a read arrives.
+/// Every command that `proxy` forwards, reads and writes: exactly what the command table doesn't
+/// call a read arrives.
 fn only_writes(main: &Redis, mirror: &Redis) -> Result<()> {
     main.forget()?;
     mirror.forget()?;

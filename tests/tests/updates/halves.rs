@@ -1,4 +1,5 @@
-//! Updates of which only one half has arrived: the filter of one configuration before the listener of another.
+//! Updates of which only one half has arrived: the filter of one configuration before the listener
+//! of another.
 
 use std::net::SocketAddr;
 
@@ -10,7 +11,8 @@ use redis_mesh_tests::redis::Redis;
 
 use crate::scene::*;
 
-/// Returns a pipeline of commands for a combination: the keys that they write, the bytes, and the number of replies.
+/// Returns a pipeline of commands for a combination: the keys that they write, the bytes, and the
+/// number of replies.
 fn burst(n: usize) -> (Vec<String>, Vec<u8>, usize) {
     let mut keys = Vec::new();
     let mut bytes = Vec::new();
@@ -61,7 +63,8 @@ fn half_an_update_fails_closed() -> Result<()> {
     for half in &halves {
         config = config.clusters(half.rendered.clusters());
     }
-    // Every filter before every listener, on a subnet of their own, and every listener without a filter.
+    // Every filter before every listener, on a subnet of their own, and every listener without a
+    // filter.
     let subnet = Subnet::claim()?;
     let mut combinations: Vec<(Option<&Half>, &Half, SocketAddr)> = Vec::new();
     for behind in &halves {
@@ -107,8 +110,9 @@ fn half_an_update_fails_closed() -> Result<()> {
                 };
                 let by_filter = filter.is_some_and(routed);
                 let by_listener = routed(behind);
-                // What a redis_proxy of ours executes is what its filter has decided. Behind tcp_proxy there is one
-                // destination, so a filter that has none to choose either sends everything there.
+                // What a redis_proxy of ours executes is what its filter has decided. Behind
+                // tcp_proxy there is one destination, so a filter that has none to choose either
+                // sends everything there.
                 let right = if on_proxy { by_filter } else { by_filter || by_listener };
                 ensure!(right, "{what}: the key {key:?} was stored in {letter}");
             }

@@ -16,8 +16,8 @@ use serde_json::Value;
 
 use crate::scene::*;
 
-/// Runs a writer of the test below: pipelines over one connection until told to stop. Every command's reply is the same whatever
-/// configuration is in force.
+/// Runs a writer of the test below: pipelines over one connection until told to stop. Every
+/// command's reply is the same whatever configuration is in force.
 fn write_until(stop: &AtomicBool, addr: SocketAddr, writer: usize, count: &AtomicU64) -> Result<()> {
     let mut client = Client::connect(addr)?;
     let mut n = 0;
@@ -55,8 +55,9 @@ fn write_until(stop: &AtomicBool, addr: SocketAddr, writer: usize, count: &Atomi
 #[test]
 fn under_load_no_connection_is_closed_and_no_key_misrouted() -> Result<()> {
     let scene = Scene::new()?;
-    // `a:` and `b:` stay where they are; `c:` moves to and fro, `r:` keeps and loses its prefix, faults of a command that
-    // nobody sends come and go, a password that nobody is asked for is set and reset, regexes and exact keys are added.
+    // `a:` and `b:` stay where they are; `c:` moves to and fro, `r:` keeps and loses its prefix,
+    // faults of a command that nobody sends come and go, a password that nobody is asked for is
+    // set and reset, regexes and exact keys are added.
     let of = |revision: u64| {
         let odd = revision % 2 == 1;
         let mut more = vec![route(KeyMatch::Prefix("c:".into()), u32::from(odd))];
@@ -133,8 +134,9 @@ fn under_load_no_connection_is_closed_and_no_key_misrouted() -> Result<()> {
     check_sandbox(&envoy)
 }
 
-/// Runs a writer of the test below: keys that name the phase in which they are sent, over connections that are reopened whenever they
-/// are closed. Every reply is an OK, or an error that reports a replacement in progress.
+/// Runs a writer of the test below: keys that name the phase in which they are sent, over
+/// connections that are reopened whenever they are closed. Every reply is an OK, or an error that
+/// reports a replacement in progress.
 fn write_through(stop: &AtomicBool, phase: &AtomicUsize, addr: SocketAddr, writer: usize) -> Result<(u64, u64)> {
     let (mut good, mut bad, mut n) = (0, 0, 0);
     'connections: while !stop.load(Ordering::Relaxed) {

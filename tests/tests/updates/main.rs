@@ -1,4 +1,5 @@
-//! Configuration that changes while clients are connected, and updates of which only one half has arrived.
+//! Configuration that changes while clients are connected, and updates of which only one half has
+//! arrived.
 
 mod halves;
 mod load;

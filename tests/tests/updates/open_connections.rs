@@ -1,4 +1,5 @@
-//! Connections that are open during an update: their clients are served under the new configuration or disconnected.
+//! Connections that are open during an update: their clients are served under the new
+//! configuration or disconnected.
 
 use std::time::Duration;
 

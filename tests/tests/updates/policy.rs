@@ -220,7 +220,8 @@ fn each_plugin_has_the_configuration_of_its_name() -> Result<()> {
     Ok(())
 }
 
-/// The VM's timer is armed on the root context of one plugin. When that context ends with its last connection, another takes over.
+/// The VM's timer is armed on the root context of one plugin. When that context ends with its last
+/// connection, another takes over.
 #[test]
 fn delays_outlive_the_plugin_that_armed_the_timer() -> Result<()> {
     let scene = Scene::new()?;
@@ -237,7 +238,8 @@ fn delays_outlive_the_plugin_that_armed_the_timer() -> Result<()> {
         discovered.push(&envoy, &delayed(revision))?;
         old.line("strlen k")?;
         drop(old);
-        // Nothing tells when Envoy has let go of the old root context; it does so soon after the connection's end.
+        // Nothing tells when Envoy has let go of the old root context; it does so soon after the
+        // connection's end.
         std::thread::sleep(Duration::from_millis(1500));
         scene.client(DIRECT)?.line("get k").context("a delayed command was never answered")?;
     }

@@ -74,7 +74,8 @@ pub fn password(host: wire::Host, password: &str) -> wire::Host {
     wire::Host { client_auth, ..host }
 }
 
-/// Returns the SHA-256 in hex, computed by a tool of the system: the tests share no code with the filter.
+/// Returns the SHA-256 in hex, computed by a tool of the system: the tests share no code with the
+/// filter.
 pub fn sha256(bytes: &[u8]) -> String {
     use std::io::Write as _;
     use std::process::{Command, Stdio};

@@ -22,7 +22,8 @@ const NAMESPACE_MANIFEST: &str = include_str!("../../../../istio/kustomize/base/
 const INSTALLATION: &str = include_str!("../../../../istio/kustomize/base/redis-mesh.yaml");
 const PERMISSIONS: [&str; 5] = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
 
-/// Installs the permissions of a controller. The API server validates the other manifests in a dry run.
+/// Installs the permissions of a controller. The API server validates the other manifests in a dry
+/// run.
 fn install(plane: &ControlPlane) -> Result<()> {
     plane.kubectl(&["apply", "--server-side", "-f", "-"], NAMESPACE_MANIFEST)?;
     plane.kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"], INSTALLATION)?;
@@ -147,7 +148,8 @@ impl Controller {
         Ok(self.get("/metrics")?.body)
     }
 
-    /// Restarts the replica with other options. It ends in order, so that its Lease is free at once.
+    /// Restarts the replica with other options. It ends in order, so that its Lease is free at
+    /// once.
     pub fn restart_as(&mut self, options: Options) -> Result<()> {
         self.terminate();
         self.options = options;

@@ -1,5 +1,5 @@
-//! The operator, which turns RedisServices and RedisDestinations into Istio's objects: the controller, or a person who runs
-//! `redis-mesh render istio | kubectl apply`.
+//! The operator, which turns RedisServices and RedisDestinations into Istio's objects: the
+//! controller, or a person who runs `redis-mesh render istio | kubectl apply`.
 
 pub mod controller;
 pub mod rendered;
@@ -21,7 +21,8 @@ pub enum Operator {
 }
 
 impl Operator {
-    /// Reacts to a change of manifests: a person renders and applies, the controller watches by itself.
+    /// Reacts to a change of manifests: a person renders and applies, the controller watches by
+    /// itself.
     pub fn sync(&mut self, plane: &ControlPlane) -> Result<()> {
         match self {
             Operator::Rendered(rendered) => rendered.sync(plane),

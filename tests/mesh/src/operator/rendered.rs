@@ -40,7 +40,8 @@ impl Rendered {
         })
     }
 
-    /// Renders the objects in the cluster, applies the result, and deletes objects that are no longer part of it.
+    /// Renders the objects in the cluster, applies the result, and deletes objects that are no
+    /// longer part of it.
     pub fn sync(&mut self, plane: &ControlPlane) -> Result<()> {
         let seen = json!([self.read(plane)?, self.arguments]);
         if seen == self.seen {

@@ -139,7 +139,8 @@ impl Cluster {
 
     fn pushed(&self) -> Result<f64> {
         let name = "cluster.xds-grpc;.upstream_cx_rx_bytes_total";
-        // Envoy's main thread answers, which may have thousands of listeners and filters to set up before.
+        // Envoy's main thread answers, which may have thousands of listeners and filters to set up
+        // before.
         let bytes = eventually(PATIENCE, || self.client.sidecar()?.stat(name))?;
         let bytes = bytes.with_context(|| format!("Envoy has no statistic {name}"))?;
         Ok(bytes as f64)
@@ -155,7 +156,8 @@ impl Cluster {
         self.client.sidecar()?.rejected()
     }
 
-    /// The controller's resident memory in bytes: by its own metric, by /proc, and the highest so far.
+    /// The controller's resident memory in bytes: by its own metric, by /proc, and the highest so
+    /// far.
     pub fn memory(&self) -> Result<(f64, f64, f64)> {
         let process = self.controller.process()?;
         let own = self.controller.metric("redis_mesh_controller_resident_memory_bytes")?;
@@ -177,9 +179,11 @@ impl Cluster {
         })
     }
 
-    /// Waits until every object of ours is `Programmed` in its current generation, and returns how long that took.
+    /// Waits until every object of ours is `Programmed` in its current generation, and returns how
+    /// long that took.
     pub fn wait_programmed(&self, since: Instant) -> Result<Duration> {
-        // Lists of thousands of objects are work for the API server: they only confirm what the controller's counter shows.
+        // Lists of thousands of objects are work for the API server: they only confirm what the
+        // controller's counter shows.
         let (mut quiet, mut count) = (Duration::from_millis(300), f64::NAN);
         let (mut changed, mut listed) = (Instant::now(), Instant::now());
         loop {
@@ -243,7 +247,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Number, total size and largest size of the rendered objects of a kind, without the fields that the API server adds.
+    /// Number, total size and largest size of the rendered objects of a kind, without the fields
+    /// that the API server adds.
     pub fn rendered(&self, kind: &str) -> Result<(usize, usize, usize)> {
         let sizes: Vec<usize> = self
             .api()

@@ -1,5 +1,5 @@
-//! `cargo mesh scale`: the cost of the controller with thousands of RedisServices, on a real API server, a real istiod and a real
-//! sidecar.
+//! `cargo mesh scale`: the cost of the controller with thousands of RedisServices, on a real API
+//! server, a real istiod and a real sidecar.
 
 mod cluster;
 mod population;
@@ -286,7 +286,8 @@ impl Results {
     fn check(&self) -> Result<()> {
         let ratios = self.ratios();
         ensure!(!ratios.is_empty(), "nothing to compare");
-        // With few objects, it is the size of the one WasmPlugin that they share what a change costs.
+        // With few objects, it is the size of the one WasmPlugin that they share what a change
+        // costs.
         for (what, ratio) in ratios.into_iter().filter(|_| self.is_complete) {
             ensure!(ratio <= MAX_RATIO, "a change of {what} takes {ratio:.2} times as long as among {BASE} objects");
         }

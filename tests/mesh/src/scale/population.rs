@@ -96,7 +96,8 @@ pub fn faults(percentage: usize) -> Value {
     json!([{"type": "ERROR", "percentage": {"value": percentage}, "commands": ["GETDEL", "COPY"]}])
 }
 
-/// Returns routes of this number of prefixes to the Service of a lower number, and of all other keys to the host itself.
+/// Returns routes of this number of prefixes to the Service of a lower number, and of all other
+/// keys to the host itself.
 pub fn routes(number: usize, prefixes: usize) -> Value {
     let other = host(number - number % WAYS);
     let mut routes: Vec<Value> = (0..prefixes)

@@ -22,7 +22,8 @@ pub(super) fn single(kind: &str) -> ObjectName {
     ObjectName::new(kind, "redis", "redis-single")
 }
 
-/// Waits until a condition of an object's current generation has this status. Returns its reason and message.
+/// Waits until a condition of an object's current generation has this status. Returns its reason
+/// and message.
 pub(super) fn wait_condition(mesh: &Mesh, name: &ObjectName, kind: &str, status: &str) -> Result<(String, String)> {
     let result = eventually(PATIENCE, || {
         let object = mesh.api().get(name)?.context("there is no such object")?;
@@ -61,7 +62,8 @@ fn columns(mesh: &mut Mesh) -> Result<()> {
     Ok(())
 }
 
-/// Errors are reported with a remedy, don't affect other objects, and end with their correction. The last good rules stay.
+/// Errors are reported with a remedy, don't affect other objects, and end with their correction.
+/// The last good rules stay.
 fn mistakes(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(SERVER_AUTH)?;
     mesh.apply(CLIENT_AUTH)?;
@@ -106,7 +108,8 @@ spec:
   settings: {auth: {plain: {password: of-the-younger}}}
 ";
 
-/// Of two objects for one host the older governs, whatever their names. The other reports this, and succeeds it.
+/// Of two objects for one host the older governs, whatever their names. The other reports this,
+/// and succeeds it.
 fn conflict(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(SERVER_AUTH)?;
     mesh.apply(CLIENT_AUTH)?;
@@ -150,7 +153,8 @@ spec:
   settings: {auth: {plain: {password: of-the-consumer}}}
 ";
 
-/// An object in a namespace other than the service's applies to the clients there, as long as the owner has none.
+/// An object in a namespace other than the service's applies to the clients there, as long as the
+/// owner has none.
 fn consumer(mesh: &mut Mesh) -> Result<()> {
     const HOST: &str = "redis-single.redis";
     const NOAUTH: &str = "(error) NOAUTH Authentication required.";

@@ -94,7 +94,8 @@ fn cluster(mesh: &mut Mesh) -> Result<()> {
         Ok(())
     })?;
     mesh.apply(&redis_cluster())?;
-    // Of every shard, on every connection. A single key would be stored by chance where nothing has arrived yet.
+    // Of every shard, on every connection. A single key would be stored by chance where nothing
+    // has arrived yet.
     eventually(PATIENCE, || {
         (0..30).try_for_each(|i| {
             let (key, value) = (format!("key-{i}"), format!("\"{i}\""));
@@ -107,7 +108,8 @@ fn cluster(mesh: &mut Mesh) -> Result<()> {
     mesh.wait_plain()
 }
 
-/// The manifest names external-redis: an external Redis that is a cluster, as the mission's last section makes it known.
+/// The manifest names external-redis: an external Redis that is a cluster, as the mission's last
+/// section makes it known.
 fn cluster_as_written(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(EXTERNAL_REDIS)?;
     // What stands there is a replica.

@@ -1,4 +1,5 @@
-//! The delivery of the dynamic module from the controller into pods, and the upgrade to another version.
+//! The delivery of the dynamic module from the controller into pods, and the upgrade to another
+//! version.
 
 use std::path::{Path, PathBuf};
 
@@ -137,7 +138,8 @@ fn versions(mesh: &mut Mesh) -> Result<()> {
             ensure!(new.0 != first.0, "still the first");
             Ok(new)
         })?;
-        // On its way into the pod it isn't named yet, and what was rendered for the first is there.
+        // On its way into the pod it isn't named yet, and what was rendered for the first is
+        // there.
         ensure!(files(mesh, PREVIOUS)?.pop().as_ref() == Some(&first));
         ensure!(overlay(mesh)?.contains(&first.0), "what was rendered is gone");
         mount(mesh, &directory)?;

@@ -128,7 +128,8 @@ fn single(mesh: &mut Mesh) -> Result<()> {
     pod.delete()
 }
 
-/// Nodes find each other by a headless service, as those of a StatefulSet do; so Istio knows that their addresses speak mTLS.
+/// Nodes find each other by a headless service, as those of a StatefulSet do; so Istio knows that
+/// their addresses speak mTLS.
 const CLUSTER: &str = "
 apiVersion: redis.aeraki.io/v1alpha1
 kind: RedisDestination
@@ -182,7 +183,8 @@ fn ensure_served(mesh: &Mesh, host: &str, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The dynamic module uses Istio's own cluster of a service, and so mTLS without any configuration.
+/// The dynamic module uses Istio's own cluster of a service, and so mTLS without any
+/// configuration.
 pub(super) fn members(mesh: &mut Mesh) -> Result<()> {
     with_nodes(mesh, |mesh, cluster| {
         mesh.apply(&CLUSTER.replace("    tls: {mode: ISTIO_MUTUAL}\n", "").replace("nodes", "front"))?;

@@ -1,4 +1,5 @@
-//! The controller under failures: killed, restarted, with objects to repair, under a burst of changes.
+//! The controller under failures: killed, restarted, with objects to repair, under a burst of
+//! changes.
 
 use std::time::{Duration, Instant};
 
@@ -185,7 +186,8 @@ endpoints: [{{addresses: [10.244.0.1], conditions: {{ready: {ready}}}}}]
     out
 }
 
-/// Two replicas behind one Service: one is killed, the other takes over, and a pod that starts then gets the filter.
+/// Two replicas behind one Service: one is killed, the other takes over, and a pod that starts
+/// then gets the filter.
 fn second_replica(mesh: &mut Mesh) -> Result<()> {
     let url = format!("http://{BOTH}:8080");
     controller(mesh)?.restart_as(Options { advertise: Some(url.clone()), ..Options::default() })?;
@@ -215,7 +217,8 @@ fn second_replica(mesh: &mut Mesh) -> Result<()> {
     controller(mesh)?.restart_as(Options::default())
 }
 
-/// Without a replica at the start of a pod, its connections to managed ports are refused rather than served without rules.
+/// Without a replica at the start of a pod, its connections to managed ports are refused rather
+/// than served without rules.
 fn away(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&format!("{SERVER_AUTH}---\n{CLIENT_AUTH}"))?;
     soon(mesh, "redis-single", &[("auth testredis123!", "OK"), ("set a a", "OK")])?;

@@ -26,7 +26,8 @@ stringData: {{password: {password}}}
     )
 }
 
-/// A rotation without an outage: Redis accepts both passwords, then the Secret has the new one, then Redis accepts only that.
+/// A rotation without an outage: Redis accepts both passwords, then the Secret has the new one,
+/// then Redis accepts only that.
 fn rotate(mesh: &mut Mesh, host: &str, prefix: &str) -> Result<()> {
     let traffic = Traffic::start(&mesh.client, host, None, &[prefix])?;
     let mut redis = mesh.single.client()?;
@@ -35,7 +36,8 @@ fn rotate(mesh: &mut Mesh, host: &str, prefix: &str) -> Result<()> {
         mesh.api().apply(&secret(NEW))?;
         mesh.sync()?;
         eventually(PATIENCE, || {
-            // A login of the sidecar that fails is told apart by its connection: the old password is tried in secret no more.
+            // A login of the sidecar that fails is told apart by its connection: the old password
+            // is tried in secret no more.
             redis.ok(&["ACL", "SETUSER", "default", &format!("<{PASSWORD}")])?;
             let answer = session(mesh, host, &[(&format!("set {prefix}probe 1"), "OK")]);
             redis.ok(&["ACL", "SETUSER", "default", &format!(">{PASSWORD}")])?;

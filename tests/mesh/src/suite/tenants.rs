@@ -15,7 +15,8 @@ pub const TESTS: &[Test] = &[
     ("tenants::mistakes_of_strangers", mistakes_of_strangers),
 ];
 
-/// A consumer's rules, whose clients reach the owner's Redis under another name, alone and among others.
+/// A consumer's rules, whose clients reach the owner's Redis under another name, alone and among
+/// others.
 const NAMESPACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: web}}";
 const RULES: &str = "
 apiVersion: redis.aeraki.io/v1alpha1
@@ -36,8 +37,8 @@ spec:
   redis: [{route: {host: redis-single.redis.svc.cluster.local}}]
 ";
 
-/// The rules serve the consumer's clients only, can't be read in the consumer's namespace, and end when the owner requires
-/// a password.
+/// The rules serve the consumer's clients only, can't be read in the consumer's namespace, and end
+/// when the owner requires a password.
 fn credentials_of_the_owner(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(SERVER_AUTH)?;
     soon(mesh, "redis-single", &[("set a a", "OK")])?;

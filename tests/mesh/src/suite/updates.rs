@@ -42,7 +42,8 @@ pub(super) fn ensure_routed(mesh: &Mesh, may_cluster_hold_others: bool) -> Resul
     Ok(())
 }
 
-/// From one destination to several and back. The objects of one kind arrive first, the others when Envoy has those.
+/// From one destination to several and back. The objects of one kind arrive first, the others when
+/// Envoy has those.
 fn halves(mesh: &mut Mesh, person: &mut Rendered, first: &str) -> Result<()> {
     mesh.plane.kubectl(&["apply", "-f", "-"], &format!("{SERVER_AUTH}---\n{}", redis_cluster()))?;
     person.sync(&mesh.plane)?;
@@ -72,7 +73,8 @@ fn halves(mesh: &mut Mesh, person: &mut Rendered, first: &str) -> Result<()> {
     ensure_routed(mesh, true)
 }
 
-/// The error replies that clients may get between the halves of an update. A wrong value is never allowed.
+/// The error replies that clients may get between the halves of an update. A wrong value is never
+/// allowed.
 fn ensure_closed_in_order(seen: &Seen) -> Result<()> {
     ensure!(seen.wrong.is_empty(), "wrong values: {:?}", seen.wrong);
     let unexpected: Vec<&String> =
@@ -119,7 +121,8 @@ fn faults(mesh: &mut Mesh, percentage: u32) -> Result<()> {
     mesh.apply(&FAULT.replace("value: 50", &format!("value: {percentage}")).replace("- GET", "- STRLEN"))
 }
 
-/// A change within the filter's configuration: no listener changes, no connection ends, no other command is refused.
+/// A change within the filter's configuration: no listener changes, no connection ends, no other
+/// command is refused.
 fn policy(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&redis_cluster())?;
     faults(mesh, 0)?;
@@ -144,7 +147,8 @@ fn policy(mesh: &mut Mesh) -> Result<()> {
     traffic.stop()?.ensure_calm()
 }
 
-/// From rules to others and back to the very same: Envoy doesn't configure a plugin again with bytes that it still holds.
+/// From rules to others and back to the very same: Envoy doesn't configure a plugin again with
+/// bytes that it still holds.
 fn a_b_a(mesh: &mut Mesh) -> Result<()> {
     let rules = |password: &str| {
         format!(

@@ -1,4 +1,5 @@
-//! The configurations of the measured Envoys: those of `redis-mesh render envoy`, reduced to the measured parts.
+//! The configurations of the measured Envoys: those of `redis-mesh render envoy`, reduced to the
+//! measured parts.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -54,7 +55,8 @@ pub fn tcp_proxy(cluster: &str) -> Value {
     }})
 }
 
-/// Returns the filter redis_proxy with prefix routes `(prefix, whether it is removed, cluster)` and a catch-all route.
+/// Returns the filter redis_proxy with prefix routes `(prefix, whether it is removed, cluster)`
+/// and a catch-all route.
 pub fn redis_proxy(routes: &[(String, bool, String)], catch_all: Option<&str>, behind_the_filter: bool) -> Value {
     let routes: Vec<Value> = routes
         .iter()

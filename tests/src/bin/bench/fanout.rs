@@ -23,8 +23,8 @@ pub const SUBSCRIBERS: usize = 100;
 pub const MESSAGE: usize = 64;
 /// The number of messages that are published at once, before subscribers read them.
 pub const BURST: usize = 16;
-/// The measured paths. The others are compared with the first, `tcp_proxy`. `redis_proxy` and twemproxy have no
-/// pub/sub.
+/// The measured paths. The others are compared with the first, `tcp_proxy`. `redis_proxy` and
+/// twemproxy have no pub/sub.
 const KINDS: [Kind; 4] = [Kind::TcpProxy, Kind::Native, Kind::FilterTcp, Kind::Direct];
 const CHANNEL: &[u8] = b"news";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -87,8 +87,8 @@ fn channel_of(running: &Running) -> Vec<u8> {
 }
 
 impl Audience {
-    /// Publishes bursts for this time, each after all subscribers have read the one before. Returns the number of messages
-    /// that have arrived.
+    /// Publishes bursts for this time, each after all subscribers have read the one before.
+    /// Returns the number of messages that have arrived.
     fn publish(&mut self, publisher: &mut Client, duration: Duration) -> Result<f64> {
         let channel = channel_of(&self.running);
         let text = vec![b'x'; MESSAGE];

@@ -15,8 +15,8 @@ use crate::socket::Socket;
 const CONNECTIONS: usize = 10_000;
 /// The number of file descriptors that are needed besides the connections.
 const OTHERS: usize = 1_000;
-/// The measured paths. The others are compared with the first, `redis_proxy`. `tcp_proxy` would need a connection to
-/// Redis for each client.
+/// The measured paths. The others are compared with the first, `redis_proxy`. `tcp_proxy` would
+/// need a connection to Redis for each client.
 const KINDS: [Kind; 5] = [Kind::RedisProxy, Kind::Native, Kind::Twemproxy, Kind::FilterRedis, Kind::FilterRedis3];
 
 /// The results.
@@ -33,7 +33,8 @@ pub struct Idle {
 pub struct Row {
     /// The path.
     pub kind: Kind,
-    /// Bytes for each connection by Envoy's allocator (`/memory`, which doesn't count the memory of a wasm VM or a module).
+    /// Bytes for each connection by Envoy's allocator (`/memory`, which doesn't count the memory
+    /// of a wasm VM or a module).
     pub allocated: Option<f64>,
     /// Bytes for each connection by resident memory.
     pub resident: f64,
@@ -77,7 +78,8 @@ fn memory(options: &Options, running: &Running) -> Result<(Option<u64>, u64)> {
     Ok((running.allocated()?, running.resident()?))
 }
 
-/// Raises the limit of open files to the permitted maximum, for this process and its children. Returns the limit.
+/// Raises the limit of open files to the permitted maximum, for this process and its children.
+/// Returns the limit.
 pub fn raise_descriptors() -> Result<usize> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointers are valid for the calls.

@@ -1,4 +1,5 @@
-//! The load generator: one thread that keeps a fixed number of requests outstanding on each of its connections.
+//! The load generator: one thread that keeps a fixed number of requests outstanding on each of its
+//! connections.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -48,7 +49,8 @@ impl Load {
         let connections = (0..connections)
             .map(|i| {
                 let socket = Socket::connect(addr, resp3)?;
-                // Every connection begins elsewhere, so that no two ask for the same key at the same time.
+                // Every connection begins elsewhere, so that no two ask for the same key at the
+                // same time.
                 Ok(Connection { socket, next: i * 61, unsent: 0..0, outstanding: 0, sent_at: Instant::now() })
             })
             .collect::<Result<Vec<_>>>()
@@ -61,8 +63,8 @@ impl Load {
         self.connections.len()
     }
 
-    /// Keeps `pipeline` requests outstanding on every connection for this time, then waits for the last replies. A new batch
-    /// is sent after the last one has been answered.
+    /// Keeps `pipeline` requests outstanding on every connection for this time, then waits for the
+    /// last replies. A new batch is sent after the last one has been answered.
     pub fn run(&mut self, workload: &Workload, pipeline: usize, duration: Duration) -> Result<Outcome> {
         ensure!(pipeline <= workload.len(), "a pipeline of {pipeline} needs as many requests");
         let mut latency = latencies()?;

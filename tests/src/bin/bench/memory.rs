@@ -47,7 +47,8 @@ pub struct Row {
     pub taken: u64,
 }
 
-/// Measures each path with a proxy of its own. The Redis is one of this part, because it is stopped.
+/// Measures each path with a proxy of its own. The Redis is one of this part, because it is
+/// stopped.
 pub fn measure(options: &Options, filter_file: &Path) -> Result<Memory> {
     let (gets, sets) = if options.quick { (50, 500) } else { (1000, 10_486) };
     // Without progress for so long, nothing more comes.
@@ -58,7 +59,8 @@ pub fn measure(options: &Options, filter_file: &Path) -> Result<Memory> {
     for kind in KINDS.into_iter().filter(|kind| kind.is_there()) {
         let start = || -> Result<Running> {
             let running = kind.start(filter_file, Behind::Server, &[redis.addr()])?;
-            // What the first command and the first large value bring with them is no cost of the others.
+            // What the first command and the first large value bring with them is no cost of the
+            // others.
             ensure!(Client::connect(running.addr)?.ok(&["GET", "large"])?.text().len() == LARGE, "GET large");
             std::thread::sleep(Duration::from_millis(200));
             Ok(running)
@@ -77,7 +79,8 @@ pub fn measure(options: &Options, filter_file: &Path) -> Result<Memory> {
     Ok(Memory { gets, sets, rows })
 }
 
-/// Returns the growth of memory until Redis has sent everything; then all replies are read and checked.
+/// Returns the growth of memory until Redis has sent everything; then all replies are read and
+/// checked.
 fn unread(running: &Running, redis: &Redis, gets: usize, still: Duration) -> Result<u64> {
     let mut client = Client::connect(running.addr)?;
     let idle = running.resident()?;
@@ -95,7 +98,8 @@ fn unread(running: &Running, redis: &Redis, gets: usize, still: Duration) -> Res
     Ok(grown)
 }
 
-/// Returns the growth of memory until the proxy accepts no more, and the number of bytes that it has accepted.
+/// Returns the growth of memory until the proxy accepts no more, and the number of bytes that it
+/// has accepted.
 fn stopped(running: &Running, sets: usize, still: Duration) -> Result<(u64, u64)> {
     let client = Client::connect(running.addr)?;
     let mut stream = client.stream();

@@ -1,5 +1,6 @@
-//! The load generator for latency: requests are due at fixed times, independent of replies, and a latency
-//! begins when the request was due. So a stall of the proxy counts for all requests that were due meanwhile.
+//! The load generator for latency: requests are due at fixed times, independent of replies, and a
+//! latency begins when the request was due. So a stall of the proxy counts for all requests that
+//! were due meanwhile.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -53,7 +54,8 @@ impl OpenLoop {
         Ok(OpenLoop { connections: (0..connections).map(connect).collect::<Result<_>>()?, chunk: vec![0; CHUNK] })
     }
 
-    /// Sends `rate` requests per second over the connections in turn for this time, then waits for the last replies.
+    /// Sends `rate` requests per second over the connections in turn for this time, then waits for
+    /// the last replies.
     pub fn run(&mut self, workload: &Workload, rate: f64, duration: Duration) -> Result<Outcome> {
         let mut outcome = Outcome { latency: latencies()?, late: latencies()? };
         let total = (rate * duration.as_secs_f64()) as u64;

@@ -115,8 +115,8 @@ impl Options {
         self.parts.is_empty() || self.parts.iter().any(|wanted| wanted == part)
     }
 
-    /// Whether a workload is to be measured: for each kind of word (request, size, pipeline, …) that was given, it must
-    /// match one.
+    /// Whether a workload is to be measured: for each kind of word (request, size, pipeline, …)
+    /// that was given, it must match one.
     pub fn wants(&self, work: &Work) -> bool {
         if self.works.is_empty() {
             return !self.quick || work.quick;

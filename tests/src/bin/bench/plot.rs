@@ -1,4 +1,5 @@
-//! The results as bars: one panel for each workload that all paths can serve, with a scale of its own.
+//! The results as bars: one panel for each workload that all paths can serve, with a scale of its
+//! own.
 
 use std::fmt::Write as _;
 

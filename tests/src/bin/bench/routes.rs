@@ -1,8 +1,9 @@
 //! The cost of many routes: CPU time per request, and the time that reading a configuration takes.
 //!
-//! The keys are the same for every number of routes and are spread evenly over the routes, and the routes
-//! lead to ten targets in turn. The targets differ by their tags and are one cluster of Envoy, so that results differ only by
-//! the cost of routing. Ten upstream connections instead of one are measured separately.
+//! The keys are the same for every number of routes and are spread evenly over the routes, and the
+//! routes lead to ten targets in turn. The targets differ by their tags and are one cluster of
+//! Envoy, so that results differ only by the cost of routing. Ten upstream connections instead of
+//! one are measured separately.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -183,8 +184,8 @@ fn configuration(
     })
 }
 
-/// Returns the milliseconds from the last line of a log that contains `begin` to the next that contains `end`. Lines
-/// begin with the time in seconds.
+/// Returns the milliseconds from the last line of a log that contains `begin` to the next that
+/// contains `end`. Lines begin with the time in seconds.
 fn took(log: &str, begin: &str, end: &str) -> Option<f64> {
     let lines: Vec<&str> = log.lines().collect();
     let from = lines.iter().rposition(|line| line.contains(begin))?;

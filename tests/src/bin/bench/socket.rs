@@ -1,4 +1,5 @@
-//! A connection of the load generator. It compares what it reads, byte by byte, with the expected replies.
+//! A connection of the load generator. It compares what it reads, byte by byte, with the expected
+//! replies.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -73,7 +74,8 @@ impl Socket {
     }
 }
 
-/// Waits for an event on one of these descriptors for at most this time. Returns whether there was one.
+/// Waits for an event on one of these descriptors for at most this time. Returns whether there was
+/// one.
 pub fn wait(polls: &mut [libc::pollfd], patience: Duration) -> Result<bool> {
     let timeout = libc::timespec {
         tv_sec: patience.as_secs() as libc::time_t,

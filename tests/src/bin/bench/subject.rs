@@ -1,4 +1,5 @@
-//! A subject of measurement: the proxy between the load and Redis, and the load's connections to it.
+//! A subject of measurement: the proxy between the load and Redis, and the load's connections to
+//! it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -45,8 +46,8 @@ pub struct Task<'a> {
     pub count_at: Option<&'a Redis>,
 }
 
-/// Measures every subject once, close together in time, so that other load on the machine meets them all. Every other round goes
-/// backwards, so that no subject is always the first.
+/// Measures every subject once, close together in time, so that other load on the machine meets
+/// them all. Every other round goes backwards, so that no subject is always the first.
 pub fn measure_all<'a>(
     subjects: impl Iterator<Item = (&'a mut Subject, &'a mut Samples)>,
     round: usize,
@@ -88,7 +89,8 @@ impl Subject {
         Ok(&mut self.loads[at])
     }
 
-    /// Puts a load on the subject. CPU time is counted from idle to idle, so that it is exactly that of the counted requests.
+    /// Puts a load on the subject. CPU time is counted from idle to idle, so that it is exactly
+    /// that of the counted requests.
     pub fn measure(&mut self, task: &Task) -> Result<Sample> {
         self.load(task.connections)?.run(task.workload, task.pipeline, task.duration / 5)?;
         let connections_before = task.count_at.map(connections_received).transpose()?;

@@ -23,7 +23,8 @@ pub fn version() -> Option<String> {
     said.split_whitespace().find_map(|word| word.strip_prefix("nutcracker-")).map(str::to_string)
 }
 
-/// Starts twemproxy with one connection to this server, as Envoy's proxies have, and waits until it answers.
+/// Starts twemproxy with one connection to this server, as Envoy's proxies have, and waits until
+/// it answers.
 pub fn start(program: PathBuf, listener: SocketAddr, server: SocketAddr) -> Result<Process> {
     let dir = workspace::scratch("twemproxy")?;
     let config = dir.join("nutcracker.yml");

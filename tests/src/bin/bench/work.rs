@@ -30,7 +30,8 @@ pub struct Work {
     pub behind: Behind,
     /// The paths that can serve the workload and are compared by it.
     pub kinds: &'static [Kind],
-    /// The goal: the highest ratio of the native path's CPU time per request to that of `redis_proxy`.
+    /// The goal: the highest ratio of the native path's CPU time per request to that of
+    /// `redis_proxy`.
     pub goal: Option<f64>,
     /// Whether a short run includes it.
     pub quick: bool,
@@ -119,7 +120,8 @@ impl Work {
         title
     }
 
-    /// The keys of the workload. Each size of values has its own keys, so that all values fit into one Redis at once.
+    /// The keys of the workload. Each size of values has its own keys, so that all values fit into
+    /// one Redis at once.
     pub fn keys(&self) -> Vec<String> {
         let keys = if self.value > 16 * KB { 16 } else { 1024 };
         (0..keys).map(|i| format!("{:05}:{:06}", self.value, i * 7919 % 1_000_000)).collect()

@@ -27,7 +27,8 @@ impl Workload {
         Workload::new(keys.iter().map(|key| encode(&[b"SET", key.as_bytes(), value])), b"+OK\r\n")
     }
 
-    /// MULTI, SET of each key in turn to this value, GET of it, EXEC: four commands that count as one request.
+    /// MULTI, SET of each key in turn to this value, GET of it, EXEC: four commands that count as
+    /// one request.
     pub fn transaction(keys: &[String], value: &[u8]) -> Workload {
         let request = |key: &String| {
             let set = encode(&[b"SET", key.as_bytes(), value]);
@@ -62,7 +63,8 @@ impl Workload {
         &self.requests[range]
     }
 
-    /// The expected `n` bytes of replies after `at` bytes of the first one; at most [`CHUNK`] bytes.
+    /// The expected `n` bytes of replies after `at` bytes of the first one; at most [`CHUNK`]
+    /// bytes.
     pub fn expected(&self, at: usize, n: usize) -> &[u8] {
         &self.replies[at..at + n]
     }
