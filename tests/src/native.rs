@@ -73,8 +73,8 @@ pub fn filter(name: &str, terminal: bool, config: Option<Value>) -> Result<Value
     Ok(json!({"name": format!("redis_mesh.{name}"), "typed_config": filter}))
 }
 
-/// The text of a configuration with what the module needs beside its listeners: the internal
-/// listeners and clusters of anchors and carriers.
+/// Returns a configuration with the parts that the module needs besides its listeners: the internal
+/// listeners and clusters of dialers (`redis_anchor`) and upstream connections (`redis_carrier`).
 pub fn text(config: &str) -> Result<String> {
     let mut all: Value = serde_json::from_str(config)?;
     let listeners = [
@@ -101,7 +101,7 @@ pub fn text(config: &str) -> Result<String> {
     Ok(all.to_string())
 }
 
-/// The cluster in Envoy of a Redis Cluster: nodes can be asked for one by one.
+/// Returns the cluster of a Redis Cluster, with the load-balancing policy that selects single nodes.
 pub fn redis_cluster(name: &str, nodes: &[SocketAddr]) -> Value {
     let endpoint = |node: &SocketAddr| json!({"endpoint": {"address": {"socket_address": {"address": node.ip().to_string(), "port_value": node.port()}}}});
     let endpoints: Vec<Value> = nodes.iter().map(endpoint).collect();
@@ -139,8 +139,8 @@ fn internal_listener(name: &str, filters: Vec<Value>) -> Value {
     json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": filters}]})
 }
 
-/// The filter behind the carrier's, which tells it the cluster. The default of `idle_timeout`, an
-/// hour, would end a quiet one.
+/// Returns the filter behind that of an upstream connection, which tells it the cluster. The default
+/// of `idle_timeout`, an hour, would close an idle connection.
 fn carrier_proxy() -> Value {
     json!({
         "name": "envoy.filters.network.tcp_proxy",
@@ -155,8 +155,8 @@ fn carrier_proxy() -> Value {
     })
 }
 
-/// The cluster of an internal listener. Envoy would queue requests above the default thresholds
-/// without a word, and end a connection that was idle for an hour.
+/// Returns the cluster of an internal listener. Above the default thresholds Envoy would queue
+/// requests silently, and its default timeout would close a connection that was idle for an hour.
 fn internal_cluster(name: &str) -> Value {
     let many = json!({"max_connections": 1_000_000, "max_pending_requests": 1_000_000, "max_requests": 1_000_000});
     let address = json!({"envoy_internal_address": {"server_listener_name": name}});
