@@ -73,8 +73,9 @@ pub fn filter(name: &str, terminal: bool, config: Option<Value>) -> Result<Value
     Ok(json!({"name": format!("redis_mesh.{name}"), "typed_config": filter}))
 }
 
-/// Returns a configuration with the parts that the module needs besides its listeners: the internal
-/// listeners and clusters of dialers (`redis_anchor`) and upstream connections (`redis_carrier`).
+/// Returns a configuration with the parts that the module needs besides its listeners: the
+/// internal listeners and clusters of dialers (`redis_anchor`) and upstream connections
+/// (`redis_carrier`).
 pub fn text(config: &str) -> Result<String> {
     let mut all: Value = serde_json::from_str(config)?;
     let listeners = [
@@ -101,7 +102,8 @@ pub fn text(config: &str) -> Result<String> {
     Ok(all.to_string())
 }
 
-/// Returns the cluster of a Redis Cluster, with the load-balancing policy that selects single nodes.
+/// Returns the cluster of a Redis Cluster, with the load-balancing policy that selects single
+/// nodes.
 pub fn redis_cluster(name: &str, nodes: &[SocketAddr]) -> Value {
     let endpoint = |node: &SocketAddr| json!({"endpoint": {"address": {"socket_address": {"address": node.ip().to_string(), "port_value": node.port()}}}});
     let endpoints: Vec<Value> = nodes.iter().map(endpoint).collect();
@@ -139,8 +141,8 @@ fn internal_listener(name: &str, filters: Vec<Value>) -> Value {
     json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": filters}]})
 }
 
-/// Returns the filter behind that of an upstream connection, which tells it the cluster. The default
-/// of `idle_timeout`, an hour, would close an idle connection.
+/// Returns the filter behind that of an upstream connection, which tells it the cluster. The
+/// default of `idle_timeout`, an hour, would close an idle connection.
 fn carrier_proxy() -> Value {
     json!({
         "name": "envoy.filters.network.tcp_proxy",

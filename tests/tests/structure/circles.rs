@@ -56,18 +56,12 @@ fn circles(files: usize, edges: &[Edge]) -> Vec<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::source::load;
+    use crate::source::in_memory;
 
     /// The circles of a crate that is given as `(file, text)`.
     fn circles_of(files: &[(&str, &str)]) -> Vec<String> {
-        let read = |path: &Path| {
-            let found = files.iter().find(|(name, _)| Path::new(name) == path);
-            found.map(|(_, text)| (*text).to_owned())
-        };
-        check(&load("it", "lib.rs", &read)).into_iter().map(|violation| violation.text).collect()
+        check(&in_memory(files)).into_iter().map(|violation| violation.text).collect()
     }
 
     #[test]

@@ -34,7 +34,8 @@ impl<'ast> Visit<'ast> for Uses {
     }
 }
 
-/// The edges between a crate's files. A module's declaration isn't one, nor is a re-export: what
+/// The edges between a crate's files, by names; calls of methods that another file defines for the
+/// same type don't count. A module's declaration isn't an edge, nor is a re-export: what
 /// is imported through it counts as imported from where it is defined. The import of a module
 /// itself counts where something of it is named.
 pub fn edges(crate_: &Crate) -> Vec<Edge> {

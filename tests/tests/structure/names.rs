@@ -40,3 +40,19 @@ fn defined_type(item: &Item) -> Option<&Ident> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::in_memory;
+
+    #[test]
+    fn a_name_in_two_files_is_reported_once() {
+        let crate_ = in_memory(&[
+            ("lib.rs", "mod a;\nstruct Place;\n#[cfg(test)]\nmod tests { struct Config; }"),
+            ("a.rs", "pub struct Config;\npub enum Place {}"),
+        ]);
+        let found: Vec<String> = check([&crate_].into_iter()).into_iter().map(|violation| violation.text).collect();
+        assert_eq!(found, ["a.rs:2: `Place` is also defined at lib.rs:2"]);
+    }
+}

@@ -199,3 +199,52 @@ fn derived(attributes: &[Attribute]) -> Vec<String> {
     }
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::in_memory;
+
+    fn texts(violations: Vec<Violation>) -> Vec<String> {
+        violations.into_iter().map(|violation| violation.text).collect()
+    }
+
+    #[test]
+    fn a_function_may_take_much_or_be_long_for_a_reason() {
+        let parameters = "(_: u8, _: u8, _: u8, _: u8, _: u8, _: u8)";
+        let long = "\n".repeat(60);
+        let source = format!(
+            "fn wide{parameters} {{}}\n\
+             fn long() {{{long}}}\n\
+             #[allow(clippy::too_many_arguments)]\nfn unreasoned{parameters} {{}}\n\
+             #[allow(clippy::too_many_arguments, clippy::too_many_lines, reason = \"a table\")]\n\
+             fn reasoned{parameters} {{{long}}}\n\
+             struct A;\nimpl A {{ fn narrow(&self, _: u8, _: u8, _: u8, _: u8, _: u8) {{}} }}\n\
+             extern \"C\" fn dictated{parameters} {{}}\n"
+        );
+        let found = texts(functions(&in_memory(&[("lib.rs", &source)])));
+        let expected = [
+            "lib.rs:2: `long` has 61 lines",
+            "lib.rs:1: `wide` has 6 parameters",
+            "lib.rs:64: `unreasoned` has 6 parameters",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn methods_are_counted_over_all_files() {
+        let methods = |from: usize| (from..from + 13).map(|i| format!("fn m{i}() {{}}\n")).collect::<String>();
+        let child = format!("impl super::A {{\n{}}}", methods(13));
+        let root = format!("mod child;\nstruct A;\nimpl A {{\n{}}}", methods(0));
+        let found = texts(types(&in_memory(&[("lib.rs", &root), ("child.rs", &child)])));
+        assert_eq!(found, ["lib.rs: `A` has 26 methods (lib.rs:3, child.rs:1)"]);
+    }
+
+    #[test]
+    fn what_mirrors_a_document_may_have_any_number_of_fields() {
+        let fields = (0..13).map(|i| format!("f{i}: u8, ")).collect::<String>();
+        let source = format!("struct A {{ {fields} }}\n#[derive(Debug, serde::Deserialize)]\nstruct B {{ {fields} }}");
+        let found = texts(types(&in_memory(&[("lib.rs", &source)])));
+        assert_eq!(found, ["lib.rs:1: `A` has 13 fields"]);
+    }
+}

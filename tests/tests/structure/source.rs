@@ -77,6 +77,15 @@ pub fn load(name: &str, root: &str, read: &dyn Fn(&Path) -> Option<String>) -> C
     crate_
 }
 
+/// Parses a crate that is given as `(file, text)`; its root is `lib.rs`.
+pub fn in_memory(files: &[(&str, &str)]) -> Crate {
+    let read = |path: &Path| {
+        let found = files.iter().find(|(name, _)| Path::new(name) == path);
+        found.map(|(_, text)| (*text).to_owned())
+    };
+    load("it", "lib.rs", &read)
+}
+
 /// Whether an item is compiled for tests only.
 pub fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
