@@ -230,7 +230,7 @@ impl Mesh {
         self.with_native_client(task)
     }
 
-    /// Does what [`Mesh::with_module`] does, for a module that was delivered to sidecars in
+    /// Does what [`Mesh::natively`] does, for a module that was delivered to sidecars in
     /// another way.
     pub fn with_native_client(&mut self, task: impl FnOnce(&mut Mesh, &Pod) -> Result<()>) -> Result<()> {
         let shape = Shape {
