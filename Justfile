@@ -34,13 +34,17 @@ lint:
 bench *arguments:
     cargo run --release -p redis-mesh-tests --bin bench -- {{arguments}}
 
-# Fuzz the rewriter (or `proxy`, `config`) for some seconds. Needs a nightly toolchain and cargo-fuzz.
+# Fuzz a target of filter/core/fuzz for some seconds. Needs a nightly toolchain.
 fuzz target="rewriter" seconds="60":
-    cd filter/core && cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}} -max_len=4096
+    tests/scripts/fuzz {{target}} {{seconds}}
 
-# The module's tests, before a stand-in of Envoy, checked for undefined behaviour and leaks. Needs a nightly toolchain with miri.
+# The module's unit tests in Miri, which sees undefined behaviour and leaks. Needs a nightly toolchain with Miri.
 miri:
-    cargo +nightly miri test -p redis-mesh-native
+    tests/scripts/miri
+
+# What takes too long for CI: many random sessions, fuzzing, Miri, the mesh without the controller. `just nightly --list`
+nightly *steps:
+    tests/scripts/nightly {{steps}}
 
 # Rewrite the goldens and generated examples after a change that is meant.
 bless:
@@ -52,7 +56,7 @@ generate:
     cargo run -p redis-mesh-tests --bin generate-command-table
     BLESS=1 cargo test -p redis-mesh
 
-# Walk through the examples: `just demo --exit`
+# Run the walkthroughs in examples/ step by step: `just demo --exit`
 demo *arguments:
     cargo demo {{arguments}}
 

@@ -17,7 +17,8 @@ pub fn dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Held while something in the cache is being made; the lock goes with the value, or with the process.
+/// A lock on one entry of the cache while it is being made. Dropping it, or the end of the
+/// process, releases it.
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code, reason = "the open file is the lock")] File);
 
@@ -29,7 +30,8 @@ pub fn lock(name: &str) -> Result<Lock> {
     Ok(Lock(file))
 }
 
-/// A directory in the cache that `make` fills from `source`, once for each content of these files of it.
+/// A directory in the cache that `make` fills from `source`, once for each content of these files
+/// of it.
 pub fn made_of(
     source: &Path,
     name: &str,

@@ -9,19 +9,19 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cache, filter, workspace};
 
-/// What a run of the command line gave.
+/// The result of a run of the command line.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// The exit status; -1 where a signal ended it.
     pub status: i32,
-    /// What it wrote on stdout.
+    /// The text on stdout.
     pub stdout: String,
-    /// What it wrote on stderr.
+    /// The text on stderr.
     pub stderr: String,
 }
 
 impl Output {
-    /// Itself, if the status is 0; else an error with what stderr says.
+    /// Returns this output if the status is 0, and otherwise an error with the text on stderr.
     pub fn success(self) -> Result<Output> {
         if self.status != 0 {
             bail!("redis-mesh failed ({}):\n{}{}", self.status, self.stdout, self.stderr.trim_end());
@@ -30,7 +30,7 @@ impl Output {
     }
 }
 
-/// Builds the command line and returns its path. Cargo does nothing where nothing changed.
+/// Builds the command line and returns its path. Cargo does nothing if nothing has changed.
 pub fn build() -> Result<PathBuf> {
     static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut built = BUILT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -64,7 +64,8 @@ pub fn run_binary<S: AsRef<OsStr>>(binary: &Path, dir: &Path, args: &[S]) -> Res
     })
 }
 
-/// `redis-mesh render envoy -f INPUT … --filter BUILT ARGS…`: the configuration.
+/// Returns the configuration that `redis-mesh render envoy -f INPUT … --filter BUILT ARGS…`
+/// prints.
 pub fn render_envoy<P: AsRef<Path>>(inputs: &[P], args: &[&str]) -> Result<String> {
     let mut all: Vec<std::ffi::OsString> = vec!["render".into(), "envoy".into()];
     for input in inputs {
@@ -75,7 +76,7 @@ pub fn render_envoy<P: AsRef<Path>>(inputs: &[P], args: &[&str]) -> Result<Strin
     Ok(run(&all)?.success()?.stdout)
 }
 
-/// [`render_envoy`] of manifests given as text.
+/// Does what [`render_envoy`] does for manifests given as text.
 pub fn render_envoy_text(manifests: &str, args: &[&str]) -> Result<String> {
     let path = workspace::scratch("manifests")?.join("manifests.yaml");
     std::fs::write(&path, manifests)?;

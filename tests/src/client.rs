@@ -8,18 +8,18 @@ use anyhow::{Context, Result, bail};
 
 use crate::reply::Reply;
 
-/// One connection.
+/// A connection to Redis.
 #[derive(Debug)]
 pub struct Client {
     stream: TcpStream,
     reader: BufReader<TcpStream>,
 }
 
-/// How long a client waits for a reply unless told otherwise.
+/// The default time that a client waits for a reply.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Client {
-    /// Connects; replies are awaited for [`PATIENCE`].
+    /// Connects. Each read waits up to [`PATIENCE`].
     pub fn connect(addr: SocketAddr) -> Result<Client> {
         Client::over(TcpStream::connect_timeout(&addr, PATIENCE).with_context(|| format!("can't connect to {addr}"))?)
     }
@@ -39,7 +39,7 @@ impl Client {
         Ok(client)
     }
 
-    /// How long to wait for a reply.
+    /// Sets the time that reads and writes may take.
     pub fn set_patience(&self, patience: Duration) -> Result<()> {
         self.stream.set_read_timeout(Some(patience))?;
         self.stream.set_write_timeout(Some(patience))?;
@@ -63,7 +63,7 @@ impl Client {
         self.read().with_context(|| format!("waiting for the reply to {name}"))
     }
 
-    /// A command whose reply must not be an error.
+    /// Sends one command and reads its reply. An error reply is an error.
     pub fn ok<S: AsRef<[u8]>>(&mut self, args: &[S]) -> Result<Reply> {
         let reply = self.cmd(args)?;
         if reply.is_error() {
@@ -73,7 +73,7 @@ impl Client {
         Ok(reply)
     }
 
-    /// A command given as a line, as one types it into redis-cli.
+    /// Sends one command, written as a line of redis-cli, and reads its reply.
     pub fn line(&mut self, line: &str) -> Result<Reply> {
         self.cmd(&crate::line::words(line)?)
     }
@@ -103,7 +103,7 @@ impl Client {
         })
     }
 
-    /// Reads one reply if one comes within this time.
+    /// Reads one reply, or returns `None` if none begins within this time.
     pub fn read_within(&mut self, patience: Duration) -> Result<Option<Reply>> {
         if self.reader.buffer().is_empty() {
             let before = self.stream.read_timeout()?;
@@ -141,7 +141,8 @@ impl Client {
         Ok(bytes)
     }
 
-    /// Whether the other side closes the connection within this time without sending anything more.
+    /// Whether the other side closes the connection within this time without sending anything
+    /// more.
     pub fn is_closed_within(&mut self, patience: Duration) -> bool {
         let _ = self.stream.set_read_timeout(Some(patience));
         match self.reader.fill_buf() {
@@ -150,13 +151,13 @@ impl Client {
         }
     }
 
-    /// Half-closes: nothing more will be sent.
+    /// Half-closes the connection: nothing more is sent, but replies are still read.
     pub fn finish(&self) -> Result<()> {
         Ok(self.stream.shutdown(Shutdown::Write)?)
     }
 }
 
-/// A command on the wire.
+/// A command in RESP.
 pub fn encode<S: AsRef<[u8]>>(args: &[S]) -> Vec<u8> {
     let mut out = format!("*{}\r\n", args.len()).into_bytes();
     for arg in args {
@@ -168,7 +169,7 @@ pub fn encode<S: AsRef<[u8]>>(args: &[S]) -> Vec<u8> {
     out
 }
 
-/// The fields of `INFO`, `CLUSTER INFO` and their like.
+/// Returns the value of a field in a reply of the form of `INFO` or `CLUSTER INFO`.
 pub fn info_field<'a>(text: &'a str, field: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::trim_end))
 }

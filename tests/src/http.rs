@@ -1,23 +1,27 @@
-//! One HTTP request a connection: enough for Envoy's admin port and `kubectl proxy`.
+//! HTTP requests to Envoy's admin port, to `kubectl proxy` and to what serves metrics, one a
+//! connection.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use ureq::Agent;
 
-/// What is asked.
+/// The largest body that is read, in bytes: far more than Envoy's configuration takes.
+const MAX_BODY: u64 = 256 << 20;
+
+/// An HTTP request.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// GET by default.
+    /// The method; GET by default.
     pub method: &'a str,
     /// The path with its query.
     pub path: &'a str,
-    /// `Content-Type`; empty: none.
+    /// The `Content-Type`; an empty one isn't sent.
     pub content_type: &'a str,
-    /// The body.
+    /// The body; GET and DELETE have none.
     pub body: &'a [u8],
-    /// How long to wait for more of the answer.
+    /// How long the response may take to begin, and its body to arrive.
     pub patience: Duration,
 }
 
@@ -27,53 +31,44 @@ impl Default for Request<'_> {
     }
 }
 
-/// What is answered.
+/// An HTTP response.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// The status, such as 200.
+    /// The status code, such as 200.
     pub status: u16,
-    /// The body.
+    /// The body; bytes that aren't UTF-8 are replaced.
     pub body: String,
 }
 
-/// Asks and reads the whole answer.
+/// Sends a request over a connection of its own and reads the whole response, whatever its status.
 pub fn request(addr: SocketAddr, request: &Request<'_>) -> Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(request.patience))?;
-    let Request { method, path, content_type, body, .. } = request;
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n");
+    let Request { method, path, content_type, body, patience } = *request;
+    let agent: Agent = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        // Addresses of this machine, whatever the environment says of proxies.
+        .proxy(None)
+        .timeout_connect(Some(Duration::from_secs(5)))
+        .timeout_recv_response(Some(patience))
+        .timeout_recv_body(Some(patience))
+        .build()
+        .into();
+    let mut head = ureq::http::Request::builder().method(method).uri(format!("http://{addr}{path}"));
     if !content_type.is_empty() {
-        head += &format!("Content-Type: {content_type}\r\n");
+        head = head.header("Content-Type", content_type);
     }
-    head += &format!("Content-Length: {}\r\n\r\n", body.len());
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP answer")?;
-    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
-    let body = &answer[end + 4..];
-    let body = if head.contains("transfer-encoding: chunked") { unchunk(body)? } else { body.to_vec() };
-    let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok()).context("no HTTP status")?;
-    Ok(Response { status, body: String::from_utf8_lossy(&body).into_owned() })
+    let mut response = match method {
+        "GET" | "DELETE" => agent.run(head.body(())?)?,
+        _ => agent.run(head.body(body)?)?,
+    };
+    let body = response.body_mut().with_config().limit(MAX_BODY).lossy_utf8(true).read_to_string()?;
+    Ok(Response { status: response.status().as_u16(), body })
 }
 
-/// The sum of a metric over its labels in Prometheus' text format; 0 where there is none.
+/// Returns the sum of a metric over its labels in Prometheus' text format, or 0 if there is no
+/// such metric.
 pub fn metric(text: &str, name: &str) -> f64 {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let is_of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
     lines.filter(is_of).filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
-}
-
-fn unchunk(mut body: &[u8]) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    loop {
-        let line = body.windows(2).position(|w| w == b"\r\n").context("a chunk without a length")?;
-        let length = usize::from_str_radix(std::str::from_utf8(&body[..line])?.trim(), 16)?;
-        if length == 0 {
-            return Ok(out);
-        }
-        out.extend_from_slice(body.get(line + 2..line + 2 + length).context("a chunk is cut off")?);
-        body = body.get(line + 4 + length..).context("a chunk is cut off")?;
-    }
 }

@@ -1,14 +1,17 @@
-//! The testbed: real Envoys, Redis servers and Redis Clusters as values that clean up after themselves, a Redis client
-//! that shares no code with the filter, and the runner of the walkthroughs in `examples/`.
+//! The testbed: real Envoys, Redis servers and Redis Clusters as values that clean up after
+//! themselves, a Redis client that shares no code with the filter, and the runner of the
+//! walkthroughs in `examples/`.
 //!
-//! Everything blocks; there is no async here. A child process never outlives this one. Whatever a machine may lack
-//! (Envoy, Redis, the filter, the command line) is fetched or built once and kept, see [`cache`].
+//! Everything blocks; there is no async here. A child process never outlives this one. Whatever a
+//! machine may lack (Envoy, Redis, the filter, the command line) is fetched or built once and
+//! kept, see [`cache`].
 
 pub mod cache;
 pub mod cli;
 pub mod client;
 pub mod client_library;
 pub mod cluster;
+pub mod command_line;
 pub mod command_table;
 pub mod envoy;
 pub mod figures;

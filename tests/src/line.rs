@@ -1,8 +1,8 @@
-//! Splitting a command line into words, as redis-cli does.
+//! Commands as one types them into redis-cli: split into words, and shown.
 
 use anyhow::{Result, bail};
 
-/// The words of a line: `"…"` with escapes (`\n`, `\x01`, …), `'…'` with `\'`, or plain.
+/// Splits a line into words: `"…"` with escapes (`\n`, `\x01`, …), `'…'` with `\'`, or plain text.
 pub fn words(line: &str) -> Result<Vec<Vec<u8>>> {
     let bytes = line.as_bytes();
     let mut words = Vec::new();
@@ -31,6 +31,16 @@ pub fn words(line: &str) -> Result<Vec<Vec<u8>>> {
         }
         words.push(word);
     }
+}
+
+/// Splits a text into commands, one a line. Empty lines and lines that begin with `#` are skipped.
+pub fn commands(text: &str) -> Result<Vec<Vec<Vec<u8>>>> {
+    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(words).collect()
+}
+
+/// Formats a command for a message. Bytes that aren't printable are escaped.
+pub fn shown(words: &[Vec<u8>]) -> String {
+    words.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn quoted_part(bytes: &[u8], mut at: usize, quote: u8, word: &mut Vec<u8>, line: &str) -> Result<usize> {

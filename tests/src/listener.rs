@@ -1,5 +1,5 @@
-//! Envoy configurations put together by hand, so that a test can place any filter configuration before any listener; and
-//! those that `redis-mesh render envoy` writes, taken apart.
+//! Envoy configurations put together by hand, so that a test can place any filter configuration
+//! before any listener; and those that `redis-mesh render envoy` writes, taken apart.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::{cli, filter, workspace};
 
 const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters.network";
 
-/// A whole configuration, as JSON, which is YAML too.
+/// A bootstrap configuration of Envoy, in JSON.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     listeners: Vec<Value>,
@@ -23,12 +23,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Without listeners or clusters.
+    /// Creates a configuration without listeners and clusters.
     pub fn new() -> Config {
         Config::default()
     }
 
-    /// Adds a cluster of fixed addresses; none: it answers `no upstream host`.
+    /// Adds a cluster of fixed addresses. With none, redis_proxy answers `no upstream host`.
     pub fn cluster(mut self, name: &str, addrs: &[SocketAddr]) -> Config {
         let endpoint = |addr: &SocketAddr| json!({"endpoint": {"address": {"socket_address": {"address": addr.ip().to_string(), "port_value": addr.port()}}}});
         let endpoints: Vec<Value> = addrs.iter().map(endpoint).collect();
@@ -43,7 +43,7 @@ impl Config {
         self
     }
 
-    /// Adds clusters as they stand in another configuration, but for those whose names are there already.
+    /// Adds clusters of another configuration, except those whose names are taken.
     pub fn clusters(mut self, clusters: &[Value]) -> Config {
         for cluster in clusters {
             if self.clusters.iter().all(|known| known["name"] != cluster["name"]) {
@@ -64,19 +64,19 @@ impl Config {
         self
     }
 
-    /// The text.
+    /// Returns the configuration as text.
     pub fn text(&self) -> String {
         // Discovery asks for a node.
         let node = json!({"id": "testbed", "cluster": "testbed"});
         json!({"node": node, "static_resources": {"listeners": self.listeners, "clusters": self.clusters}}).to_string()
     }
 
-    /// Starts an Envoy with it.
+    /// Starts an Envoy with this configuration.
     pub fn start(&self) -> Result<Envoy> {
         Envoy::start(&self.text())
     }
 
-    /// Writes the listeners to a file that Envoy watches (LDS), in the place of what it held.
+    /// Writes the listeners to a file that Envoy watches (LDS), replacing its content.
     pub fn write_listeners(&self, path: &Path) -> Result<()> {
         let resources = self.listeners.iter().map(|listener| {
             let mut listener = listener.clone();
@@ -89,7 +89,7 @@ impl Config {
         std::fs::rename(&new, path).context("can't replace the file")
     }
 
-    /// The text, with the listeners discovered in such a file.
+    /// Returns the configuration as text, with the listeners discovered in a file (LDS).
     pub fn text_with_listeners_in(&self, path: &Path) -> String {
         let source = json!({"path_config_source": {"path": path}, "resource_api_version": "V3"});
         json!({
@@ -101,7 +101,7 @@ impl Config {
     }
 }
 
-/// `tcp_proxy` to a cluster.
+/// Returns the network filter tcp_proxy to a cluster.
 pub fn tcp_proxy(cluster: &str) -> Value {
     json!({
         "name": "envoy.filters.network.tcp_proxy",
@@ -109,12 +109,12 @@ pub fn tcp_proxy(cluster: &str) -> Value {
     })
 }
 
-/// `redis_proxy`.
+/// The configuration of the network filter redis_proxy.
 #[derive(Clone, Debug)]
 pub struct RedisProxy(Value);
 
 impl RedisProxy {
-    /// Without routes.
+    /// Creates a configuration without routes.
     pub fn new(stat_prefix: &str) -> RedisProxy {
         RedisProxy(json!({
             "@type": format!("{FILTERS}.redis_proxy.v3.RedisProxy"),
@@ -124,18 +124,18 @@ impl RedisProxy {
         }))
     }
 
-    /// The cluster of keys that no route takes.
+    /// Sets the cluster of keys that no route takes.
     pub fn catch_all(self, cluster: &str) -> RedisProxy {
         self.catch_all_with(json!({"cluster": cluster}))
     }
 
-    /// A catch-all route with more fields than its cluster.
+    /// Sets the catch-all route with all of its fields.
     pub fn catch_all_with(mut self, route: Value) -> RedisProxy {
         self.0["prefix_routes"]["catch_all_route"] = route;
         self
     }
 
-    /// A route.
+    /// Adds a route.
     pub fn route(mut self, prefix: &str, cluster: &str, remove_prefix: bool) -> RedisProxy {
         let route = json!({"prefix": prefix, "cluster": cluster, "remove_prefix": remove_prefix});
         if let Some(routes) = self.0["prefix_routes"]["routes"].as_array_mut() {
@@ -144,24 +144,24 @@ impl RedisProxy {
         self
     }
 
-    /// A field of its `settings`.
+    /// Sets a field of `settings`.
     pub fn setting(mut self, name: &str, value: Value) -> RedisProxy {
         self.0["settings"][name] = value;
         self
     }
 
-    /// Any other field.
+    /// Sets any other field.
     pub fn field(mut self, name: &str, value: Value) -> RedisProxy {
         self.0[name] = value;
         self
     }
 
-    /// The password that it asks for.
+    /// Sets the password that clients must present.
     pub fn password(self, password: &str) -> RedisProxy {
         self.field("downstream_auth_passwords", json!([{"inline_string": password}]))
     }
 
-    /// The network filter.
+    /// Returns the network filter.
     pub fn filter(&self) -> Value {
         json!({"name": "envoy.filters.network.redis_proxy", "typed_config": self.0})
     }
@@ -186,12 +186,12 @@ fn wasm_config(name: &str, document: &str) -> Result<Value> {
     }))
 }
 
-/// Our filter with a configuration that stays as it is.
+/// Returns the wasm filter with a fixed configuration.
 pub fn wasm(config: &FilterConfig) -> Result<Value> {
     wasm_text(&config.name, &serde_json::to_string(config)?)
 }
 
-/// Our filter with any text as its configuration.
+/// Returns the wasm filter with a fixed text as its configuration.
 pub fn wasm_text(name: &str, document: &str) -> Result<Value> {
     Ok(json!({"name": "redis-mesh", "typed_config": wasm_config(name, document)?}))
 }
@@ -205,14 +205,14 @@ pub struct Discovered {
 }
 
 impl Discovered {
-    /// Writes the first configuration.
+    /// Creates the file with its first configuration.
     pub fn new(config: &FilterConfig) -> Result<Discovered> {
         let mut discovered = Discovered { name: config.name.clone(), dir: workspace::scratch("ecds")?, version: 0 };
         discovered.write(config)?;
         Ok(discovered)
     }
 
-    /// The network filter that is discovered.
+    /// Returns the network filter whose configuration is discovered from the file.
     pub fn filter(&self) -> Value {
         json!({
             "name": self.name,
@@ -227,12 +227,12 @@ impl Discovered {
         self.dir.join("ecds.json")
     }
 
-    /// Replaces the configuration; Envoy takes it in its own time.
+    /// Replaces the configuration without waiting for Envoy.
     pub fn write(&mut self, config: &FilterConfig) -> Result<()> {
         self.write_text(&serde_json::to_string(config)?)
     }
 
-    /// Replaces the configuration by any text.
+    /// Replaces the configuration by a text, which need not be valid.
     pub fn write_text(&mut self, document: &str) -> Result<()> {
         self.version += 1;
         let resource = json!({
@@ -252,19 +252,20 @@ impl Discovered {
         self.wait_for(envoy, config.revision)
     }
 
-    /// Waits until the workers have a revision: the filter says so in the log, once before the workers and once in each.
+    /// Waits until the workers have a revision. The filter logs it once in the main thread and
+    /// once in each worker.
     pub fn wait_for(&self, envoy: &Envoy, revision: u64) -> Result<()> {
         let line = format!("redis-mesh: {} revision {revision},", self.name);
         wait_until(&line, Duration::from_secs(10), || envoy.log().matches(&line).count() >= 2)
     }
 }
 
-/// A document with one host that takes every connection.
+/// Returns a document with one host, which takes every connection.
 pub fn config(name: &str, revision: u64, host: wire::Host) -> FilterConfig {
     FilterConfig { name: name.to_string(), revision, hosts: vec![host], limits: wire::Limits::default() }
 }
 
-/// A host on `direct` with one destination.
+/// Returns a host on `direct` with one destination.
 pub fn direct(destination: &str) -> wire::Host {
     wire::Host {
         host: format!("{destination}.test:6379"),
@@ -285,7 +286,7 @@ pub fn direct(destination: &str) -> wire::Host {
     }
 }
 
-/// A host on `proxy` with one destination, reached without a tag.
+/// Returns a host on `proxy` with one destination, which is reached without a tag.
 pub fn proxy(destination: &str, handshake: &str) -> wire::Host {
     wire::Host {
         path: DataPath::Proxy,
@@ -295,13 +296,14 @@ pub fn proxy(destination: &str, handshake: &str) -> wire::Host {
     }
 }
 
-/// A host on `proxy` with several destinations and their tags; `routes` name them by index.
+/// Returns a host on `proxy` with several destinations and their tags. `routes` name them by
+/// index.
 pub fn several(destinations: &[(&str, &str)], handshake: &str, routes: Vec<wire::Route>) -> wire::Host {
     let targets = destinations.iter().map(|(destination, tag)| target(destination, &[Some(tag)])).collect();
     wire::Host { host: "several.test:6379".into(), targets, routes, ..proxy("several", handshake) }
 }
 
-/// A target without mirrors.
+/// Returns a target without mirrors.
 pub fn target(destination: &str, tags: &[Option<&str>]) -> wire::Target {
     wire::Target {
         destination: format!("{destination}.test:6379"),
@@ -312,12 +314,12 @@ pub fn target(destination: &str, tags: &[Option<&str>]) -> wire::Target {
     }
 }
 
-/// A route without faults that leaves keys as they are.
+/// Returns a route without faults that leaves keys unchanged.
 pub fn route(key: KeyMatch, target: u32) -> wire::Route {
     wire::Route { key, remove_prefix: false, target, read_policy: None, faults: Vec::new() }
 }
 
-/// A fault that hits every one of these commands.
+/// Returns a fault that is injected into each of these commands.
 pub fn fault(kind: wire::FaultKind, delay: Duration, commands: &[&str]) -> wire::Fault {
     wire::Fault {
         kind,
@@ -327,19 +329,19 @@ pub fn fault(kind: wire::FaultKind, delay: Duration, commands: &[&str]) -> wire:
     }
 }
 
-/// What `redis-mesh render envoy` has written, taken apart.
+/// A configuration that `redis-mesh render envoy` has written.
 #[derive(Clone, Debug)]
 pub struct Rendered {
     config: Value,
 }
 
 impl Rendered {
-    /// Of manifests given as text.
+    /// Renders manifests given as text.
     pub fn new(manifests: &str, args: &[&str]) -> Result<Rendered> {
         Rendered::read(&cli::render_envoy_text(manifests, args)?)
     }
 
-    /// Of files or directories.
+    /// Renders the manifests in files or directories.
     pub fn of<P: AsRef<Path>>(inputs: &[P], args: &[&str]) -> Result<Rendered> {
         Rendered::read(&cli::render_envoy(inputs, args)?)
     }
@@ -348,17 +350,17 @@ impl Rendered {
         Ok(Rendered { config: serde_saphyr::from_str(text).context("what was rendered isn't YAML")? })
     }
 
-    /// Starts an Envoy with it.
+    /// Starts an Envoy with this configuration.
     pub fn start(&self) -> Result<Envoy> {
         Envoy::start(&self.config.to_string())
     }
 
-    /// The clusters.
+    /// Returns the clusters.
     pub fn clusters(&self) -> &[Value] {
         self.config["static_resources"]["clusters"].as_array().map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The network filters of the listener of this name.
+    /// Returns the network filters of a listener.
     pub fn filters(&self, listener: &str) -> Result<&[Value]> {
         let listeners = self.config["static_resources"]["listeners"].as_array().context("no listeners")?;
         let found = listeners.iter().find(|one| one["name"] == listener);
@@ -366,20 +368,20 @@ impl Rendered {
         found["filter_chains"][0]["filters"].as_array().map(Vec::as_slice).context("no filters")
     }
 
-    /// The filter's document of a listener.
+    /// Returns the document of the wasm filter on a listener.
     pub fn document(&self, listener: &str) -> Result<FilterConfig> {
         let document =
             &self.filters(listener)?[0]["typed_config"]["config"]["configuration"]["secret"]["inline_string"];
         Ok(serde_json::from_str(document.as_str().context("no document")?)?)
     }
 
-    /// The filter at the end of a listener's chain.
+    /// Returns the terminal filter of a listener.
     pub fn terminal(&self, listener: &str) -> Result<Value> {
         self.filters(listener)?.last().cloned().context("no filters")
     }
 }
 
-/// The manifests of a Service at `addr`, and of its EndpointSlice with one server.
+/// Returns the manifests of a Service at `addr` and of its EndpointSlice with one server.
 pub fn service(name: &str, addr: SocketAddr, server: SocketAddr) -> String {
     format!(
         r#"---
@@ -408,13 +410,13 @@ endpoints: [{{addresses: [{}]}}]
     )
 }
 
-/// The manifest of an object of ours in the namespace `redis`, for the host of the Service of the same name; `spec` is YAML
-/// with an indentation of two.
+/// The manifest of an object of ours in the namespace `redis`, for the host of the Service of the
+/// same name; `spec` is YAML with an indentation of two.
 pub fn object(kind: &str, name: &str, spec: &str) -> String {
     pinned(kind, name, "auto", spec)
 }
 
-/// [`object`] on a data path of choice.
+/// Does what [`object`] does, with the data path pinned by the annotation.
 pub fn pinned(kind: &str, name: &str, path: &str, spec: &str) -> String {
     let host = host(name);
     let host = if kind == "RedisService" { format!("[{host}]") } else { host };
@@ -424,12 +426,12 @@ pub fn pinned(kind: &str, name: &str, path: &str, spec: &str) -> String {
     )
 }
 
-/// The host of a Service of the namespace `redis`.
+/// Returns the host of a Service in the namespace `redis`.
 pub fn host(name: &str) -> String {
     format!("{name}.redis.svc.cluster.local")
 }
 
-/// The name of the listener of a Service.
+/// Returns the name of the listener of a Service.
 pub fn listener_name(name: &str, port: u16) -> String {
     format!("{}:{port}", host(name))
 }

@@ -12,12 +12,12 @@ use crate::envoy::{Envoy, Options};
 use crate::listener::{self, Config};
 use crate::{cache, filter};
 
-/// Labels that stand in the names of statistics.
+/// Labels that are part of the names of statistics.
 const LABELS: [&str; 3] = ["redis_host", "redis_route", "redis_command"];
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
-/// Builds the module and returns its path. Cargo does nothing where nothing changed.
+/// Builds the module and returns its path. Cargo does nothing if nothing has changed.
 pub fn build() -> Result<PathBuf> {
     static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut built = BUILT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -29,20 +29,22 @@ pub fn build() -> Result<PathBuf> {
     Ok(built.insert(path).clone())
 }
 
-/// A host with these destinations, each behind the cluster of its name; `routes` name them by index.
+/// Returns a host on `native` with these destinations, each reached through the cluster of its
+/// name. `routes` name them by index.
 pub fn host(destinations: &[&str], routes: Vec<Route>) -> Host {
     let targets = destinations.iter().map(|destination| target(destination)).collect();
     Host { host: "redis.test:6379".into(), path: DataPath::Native, targets, routes, ..listener::direct("redis") }
 }
 
-/// A destination behind the cluster of its name.
+/// Returns a destination that is reached through the cluster of its name.
 pub fn target(destination: &str) -> Target {
     let target = listener::target(destination, &[]);
     let upstream = Upstream { cluster: target.destination.clone(), login: None, nodes: None };
     Target { upstream: Some(upstream), ..target }
 }
 
-/// The filter for clients, with its configuration as Envoy shows it to nobody.
+/// Returns the filter for clients. Its configuration is a secret, which `/config_dump` doesn't
+/// show.
 pub fn proxy(config: &FilterConfig) -> Result<Value> {
     let secret = json!({
         "@type": format!("{TYPES}.transport_sockets.tls.v3.GenericSecret"),
@@ -51,7 +53,7 @@ pub fn proxy(config: &FilterConfig) -> Result<Value> {
     filter("proxy", true, Some(secret))
 }
 
-/// A filter of the module.
+/// Returns a filter of the module.
 pub fn filter(name: &str, terminal: bool, config: Option<Value>) -> Result<Value> {
     let mut filter = json!({
         "@type": format!("{TYPES}.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"),
@@ -70,8 +72,9 @@ pub fn filter(name: &str, terminal: bool, config: Option<Value>) -> Result<Value
     Ok(json!({"name": format!("redis_mesh.{name}"), "typed_config": filter}))
 }
 
-/// The text of a configuration with what the module needs beside its listeners: the internal listeners and clusters of anchors
-/// and carriers.
+/// Returns a configuration with the parts that the module needs besides its listeners: the
+/// internal listeners and clusters of dialers (`redis_anchor`) and upstream connections
+/// (`redis_carrier`).
 pub fn text(config: &str) -> Result<String> {
     let mut all: Value = serde_json::from_str(config)?;
     let listeners = [
@@ -98,7 +101,8 @@ pub fn text(config: &str) -> Result<String> {
     Ok(all.to_string())
 }
 
-/// The cluster in Envoy of a Redis Cluster: nodes can be asked for one by one.
+/// Returns the cluster of a Redis Cluster, with the load-balancing policy that selects single
+/// nodes.
 pub fn redis_cluster(name: &str, nodes: &[SocketAddr]) -> Value {
     let endpoint = |node: &SocketAddr| json!({"endpoint": {"address": {"socket_address": {"address": node.ip().to_string(), "port_value": node.port()}}}});
     let endpoints: Vec<Value> = nodes.iter().map(endpoint).collect();
@@ -125,7 +129,7 @@ pub fn start(config: &Config, concurrency: u32) -> Result<Envoy> {
     start_with(&config.text(), concurrency)
 }
 
-/// [`start`] with a text.
+/// Does what [`start`] does for a configuration given as text.
 pub fn start_with(config: &str, concurrency: u32) -> Result<Envoy> {
     let log_level = Some("warning".to_string());
     let args = ["--component-log-level", "dynamic_modules:info"].map(str::to_string).to_vec();
@@ -136,7 +140,8 @@ fn internal_listener(name: &str, filters: Vec<Value>) -> Value {
     json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": filters}]})
 }
 
-/// The filter behind the carrier's, which tells it the cluster. The default of `idle_timeout`, an hour, would end a quiet one.
+/// Returns the filter behind that of an upstream connection, which tells it the cluster. The
+/// default of `idle_timeout`, an hour, would close an idle connection.
 fn carrier_proxy() -> Value {
     json!({
         "name": "envoy.filters.network.tcp_proxy",
@@ -151,8 +156,8 @@ fn carrier_proxy() -> Value {
     })
 }
 
-/// The cluster of an internal listener. Envoy would queue requests above the default thresholds without a word, and end a
-/// connection that was idle for an hour.
+/// Returns the cluster of an internal listener. Above the default thresholds Envoy would queue
+/// requests silently, and its default timeout would close a connection that was idle for an hour.
 fn internal_cluster(name: &str) -> Value {
     let many = json!({"max_connections": 1_000_000, "max_pending_requests": 1_000_000, "max_requests": 1_000_000});
     let address = json!({"envoy_internal_address": {"server_listener_name": name}});

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
-/// A port on 127.0.0.1 that is free now. Somebody else may take it before it is used; where many addresses with a
-/// fixed port are wanted, take a [`Subnet`].
+/// A port on 127.0.0.1 that is free now. Somebody else may take it before it is used; where many
+/// addresses with a fixed port are wanted, take a [`Subnet`].
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
@@ -18,8 +18,8 @@ pub fn is_free(addr: SocketAddr) -> bool {
     TcpListener::bind(addr).is_ok()
 }
 
-/// The port on which the servers of a [`Subnet`] listen: Redis's own, or another one where something on this machine
-/// listens on that port of all addresses.
+/// The port on which the servers of a [`Subnet`] listen: Redis's own, or another one where
+/// something on this machine listens on that port of all addresses.
 pub fn redis_port() -> Result<u16> {
     static PORT: OnceLock<Option<u16>> = OnceLock::new();
     let probe = |port: u16| is_free(SocketAddr::new(Ipv4Addr::new(127, 15, 255, 254).into(), port));
@@ -28,8 +28,9 @@ pub fn redis_port() -> Result<u16> {
     port.context("no port from 6379 to 6578 is free on the loopback addresses")
 }
 
-/// 256 loopback addresses, `127.A.B.0/24`, that no other test process of this machine uses. Linux answers on all of
-/// 127/8, so every service and node of a test gets an address of its own and the same port, as in a mesh.
+/// 256 loopback addresses, `127.A.B.0/24`, that no other test process of this machine uses. Linux
+/// answers on all of 127/8, so every service and node of a test gets an address of its own and the
+/// same port, as in a mesh.
 #[derive(Debug)]
 pub struct Subnet {
     a: u8,
@@ -39,11 +40,12 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// A subnet that nobody has claimed.
+    /// Claims a subnet that no other process has claimed.
     pub fn claim() -> Result<Subnet> {
         for attempt in 0..1000u32 {
             let random = RandomState::new().hash_one((std::process::id(), attempt));
-            // The first sixteen of each stay free for people: 127.0.0 and 127.0.1 are in the examples.
+            // The first sixteen of each stay free for people: 127.0.0 and 127.0.1 are in the
+            // examples.
             let (a, b) = (16 + (random % 224) as u8, 16 + ((random >> 16) % 224) as u8);
             if let Some(subnet) = Subnet::try_claim(a, b, &[1])? {
                 return Ok(subnet);
@@ -52,7 +54,8 @@ impl Subnet {
         bail!("no free loopback subnet")
     }
 
-    /// The subnet `127.a.b.0/24`, if no other process has claimed it and these addresses in it are free.
+    /// Claims the subnet `127.a.b.0/24` if no other process has claimed it and these addresses in
+    /// it are free.
     pub fn try_claim(a: u8, b: u8, hosts: &[u8]) -> Result<Option<Subnet>> {
         // SAFETY: getuid has no preconditions and cannot fail.
         let uid = unsafe { libc::getuid() };
@@ -64,22 +67,22 @@ impl Subnet {
         Ok((subnet._lock.try_lock().is_ok() && hosts.iter().all(free)).then_some(subnet))
     }
 
-    /// `127.A.B.`, as a prefix of addresses.
+    /// Returns `127.A.B.`, the prefix of the addresses.
     pub fn prefix(&self) -> String {
         format!("127.{}.{}.", self.a, self.b)
     }
 
-    /// The port of all servers in it.
+    /// Returns the port of all servers in the subnet.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The address with this last number.
+    /// Returns the IP address with this last number.
     pub fn ip(&self, host: u8) -> IpAddr {
         Ipv4Addr::new(127, self.a, self.b, host).into()
     }
 
-    /// The address with this last number and the port of Redis.
+    /// Returns the socket address with this last number and [`Subnet::port`].
     pub fn redis(&self, host: u8) -> SocketAddr {
         SocketAddr::new(self.ip(host), self.port)
     }

@@ -30,7 +30,7 @@ impl Process {
         Ok(Process { name: name.to_string(), child, log: log.to_path_buf() })
     }
 
-    /// The name given at the start, for messages.
+    /// The name of the process in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -57,32 +57,33 @@ impl Process {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status if the process has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
     /// Sends a signal, such as `libc::SIGTERM`.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        // SAFETY: the child has not been waited for while `self` exists unless it exited, in which case the id is
-        // still reserved for the zombie or kill reports ESRCH; no memory is involved.
+        // SAFETY: the child has not been waited for while `self` exists unless it exited, in which
+        // case the id is still reserved for the zombie or kill reports ESRCH; no memory is
+        // involved.
         if unsafe { libc::kill(self.child.id() as libc::pid_t, signal) } != 0 {
             bail!("can't signal {}: {}", self.name, std::io::Error::last_os_error());
         }
         Ok(())
     }
 
-    /// Freezes it (SIGSTOP).
+    /// Stops the process (SIGSTOP).
     pub fn pause(&self) -> Result<()> {
         self.signal(libc::SIGSTOP)
     }
 
-    /// Lets a frozen one go on (SIGCONT).
+    /// Resumes a stopped process (SIGCONT).
     pub fn resume(&self) -> Result<()> {
         self.signal(libc::SIGCONT)
     }
 
-    /// Kills it at once and waits for it.
+    /// Kills the process (SIGKILL) and waits for its end.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -90,7 +91,7 @@ impl Process {
         living().retain(|&other| other != pid);
     }
 
-    /// Asks it to end (SIGTERM), kills it after `patience`, and waits for it.
+    /// Asks the process to end (SIGTERM), kills it after `patience`, and waits for its end.
     pub fn terminate(&mut self, patience: Duration) {
         let _ = self.signal(libc::SIGTERM);
         let end = Instant::now() + patience;
@@ -102,7 +103,8 @@ impl Process {
         }
     }
 
-    /// Polls `ready` until it gives a value. Fails when the process ends or the time is over, with the log's tail.
+    /// Polls `ready` until it returns a value. Fails with the end of the log if the process ends
+    /// or the time is over.
     pub fn wait_until<T>(&mut self, what: &str, patience: Duration, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
         let end = Instant::now() + patience;
         let mut nap = Duration::from_millis(2);
@@ -121,7 +123,7 @@ impl Process {
         }
     }
 
-    /// CPU time spent so far, user and system, of all threads.
+    /// Returns the CPU time, user and system, of all threads.
     pub fn cpu_time(&self) -> Result<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
         // The command's name, in parentheses, may hold spaces; the fields behind it don't.
@@ -132,8 +134,8 @@ impl Process {
         Ok(Duration::from_nanos(ticks * (1_000_000_000 / per_second)))
     }
 
-    /// CPU time by the scheduler's own count (nanoseconds), summed over the living threads; finer than
-    /// [`Process::cpu_time`], whose unit is 10 ms.
+    /// CPU time by the scheduler's own count (nanoseconds), summed over the living threads; finer
+    /// than [`Process::cpu_time`], whose unit is 10 ms.
     pub fn cpu_time_fine(&self) -> Result<Duration> {
         let mut total = 0;
         for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()))?.flatten() {
@@ -143,12 +145,12 @@ impl Process {
         Ok(Duration::from_nanos(total))
     }
 
-    /// Resident memory in bytes.
+    /// Returns the resident memory in bytes.
     pub fn resident_memory(&self) -> Result<u64> {
         status_kib(self.pid(), "VmRSS:")
     }
 
-    /// The highest resident memory so far, in bytes.
+    /// Returns the highest resident memory so far, in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
         status_kib(self.pid(), "VmHWM:")
     }
@@ -166,7 +168,7 @@ fn status_kib(pid: u32, field: &str) -> Result<u64> {
     Ok(line.split_whitespace().next().unwrap_or("0").parse::<u64>()? * 1024)
 }
 
-/// Polls `ready` until it is true; an error naming `what` when the time is over.
+/// Polls `ready` until it returns true. Fails, naming `what`, if the time is over.
 pub fn wait_until(what: &str, patience: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
     let end = Instant::now() + patience;
     while !ready() {
@@ -184,13 +186,15 @@ fn living() -> MutexGuard<'static, Vec<u32>> {
     LIVING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs when this process exits. What statics hold isn't dropped then; PR_SET_PDEATHSIG would end these children too, but
-/// leave their remains to process 1, which in many a container collects nothing.
+/// Runs when this process exits. What statics hold isn't dropped then; PR_SET_PDEATHSIG would end
+/// these children too, but leave their remains to process 1, which in many a container collects
+/// nothing.
 extern "C" fn end_all() {
     let Ok(mut living) = LIVING.try_lock() else { return };
     for pid in living.drain(..) {
         let pid = pid as libc::pid_t;
-        // SAFETY: waitpid with a null status only says whether this is still a child of ours; then its id is its own.
+        // SAFETY: waitpid with a null status only says whether this is still a child of ours; then
+        // its id is its own.
         unsafe {
             if libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) == 0 {
                 libc::kill(pid, libc::SIGKILL);
@@ -202,8 +206,8 @@ extern "C" fn end_all() {
 
 type Request = (Command, mpsc::Sender<std::io::Result<Child>>);
 
-/// Spawns in a thread that lives as long as this process: PR_SET_PDEATHSIG fires when the *thread* that forked ends,
-/// and a test's thread ends long before the servers that several tests share.
+/// Spawns in a thread that lives as long as this process: PR_SET_PDEATHSIG fires when the *thread*
+/// that forked ends, and a test's thread ends long before the servers that several tests share.
 fn spawn(command: Command) -> Result<Child> {
     static SPAWNER: OnceLock<mpsc::Sender<Request>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -212,10 +216,12 @@ fn spawn(command: Command) -> Result<Child> {
         unsafe { libc::atexit(end_all) };
         std::thread::spawn(move || {
             for (mut command, answer) in receiver {
-                // SAFETY: the closure runs between fork and exec and calls async-signal-safe functions only.
+                // SAFETY: the closure runs between fork and exec and calls async-signal-safe
+                // functions only.
                 unsafe {
                     command.pre_exec(|| {
-                        // A Ctrl-C in the terminal is for this process, which then ends its children in order.
+                        // A Ctrl-C in the terminal is for this process, which then ends its
+                        // children in order.
                         libc::setpgid(0, 0);
                         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                         let mut none: libc::sigset_t = std::mem::zeroed();

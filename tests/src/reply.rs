@@ -1,13 +1,13 @@
-//! RESP2 and RESP3 replies: reading, writing, and the form in which redis-cli shows them.
+//! RESP2 and RESP3 replies: reading, writing, and the format of redis-cli.
 
 use std::fmt;
 use std::io::{self, BufRead};
 
-/// A reply. The wire form of a value is unique but for doubles and big numbers, whose text is kept as it came, so
-/// [`Reply::encode`] gives back the very bytes that were read.
+/// A reply. The encoding of a value is unique except for doubles and big numbers, whose text is
+/// kept, so [`Reply::encode`] returns the bytes that were read.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Reply {
-    /// `+OK`
+    /// The status `OK`.
     Status(Vec<u8>),
     /// `-ERR …`, without the dash.
     Error(Vec<u8>),
@@ -44,37 +44,38 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// `+OK`
+    /// The status `OK`.
     pub fn ok() -> Reply {
         Reply::Status(b"OK".to_vec())
     }
 
-    /// A bulk string.
+    /// A bulk string of this text.
     pub fn bulk(text: impl AsRef<[u8]>) -> Reply {
         Reply::Bulk(text.as_ref().to_vec())
     }
 
-    /// An error, without the dash.
+    /// An error with this text, without the dash.
     pub fn error(text: impl AsRef<[u8]>) -> Reply {
         Reply::Error(text.as_ref().to_vec())
     }
 
-    /// An array of bulk strings.
+    /// An array of bulk strings of these texts.
     pub fn bulks<S: AsRef<[u8]>>(items: &[S]) -> Reply {
         Reply::Array(items.iter().map(Reply::bulk).collect())
     }
 
-    /// Whether it is an error of either kind.
+    /// Whether the reply is an error, simple or bulk.
     pub fn is_error(&self) -> bool {
         matches!(self, Reply::Error(_) | Reply::BulkError(_))
     }
 
-    /// Whether it is one of the three nulls.
+    /// Whether the reply is one of the three nulls.
     pub fn is_null(&self) -> bool {
         matches!(self, Reply::Null | Reply::NullBulk | Reply::NullArray)
     }
 
-    /// The bytes of a status, error, bulk or verbatim string (without its format), double or big number.
+    /// The bytes of a status, error, bulk or verbatim string (without its format), double or big
+    /// number.
     pub fn bytes(&self) -> Option<&[u8]> {
         match self {
             Reply::Verbatim(text) => Some(text.get(4..).unwrap_or_default()),
@@ -88,12 +89,12 @@ impl Reply {
         }
     }
 
-    /// [`Reply::bytes`] as text; empty where there is none.
+    /// Returns [`Reply::bytes`] as text, or an empty text for a reply without bytes.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(self.bytes().unwrap_or_default()).into_owned()
     }
 
-    /// The number, for integers only.
+    /// Returns the number of an integer reply.
     pub fn integer(&self) -> Option<i64> {
         match self {
             Reply::Integer(n) => Some(*n),
@@ -101,7 +102,7 @@ impl Reply {
         }
     }
 
-    /// The elements of an array, set or push; empty for everything else.
+    /// Returns the elements of an array, set or push, and none for any other reply.
     pub fn items(&self) -> &[Reply] {
         match self {
             Reply::Array(items) | Reply::Set(items) | Reply::Push(items) => items,
@@ -109,7 +110,8 @@ impl Reply {
         }
     }
 
-    /// Reads one reply. Errors: `UnexpectedEof` when the stream ends, `InvalidData` for what is not RESP.
+    /// Reads one reply. Errors: `UnexpectedEof` when the stream ends, `InvalidData` for what is
+    /// not RESP.
     pub fn read(from: &mut impl BufRead) -> io::Result<Reply> {
         let line = read_line(from)?;
         let (&kind, rest) = line.split_first().ok_or_else(|| invalid("an empty line", &line))?;
@@ -142,7 +144,7 @@ impl Reply {
         })
     }
 
-    /// The bytes on the wire.
+    /// Encodes the reply as RESP.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.encode_into(&mut out);
@@ -195,7 +197,21 @@ impl Reply {
         }
     }
 
-    /// As redis-cli shows it on a terminal, without the last line break.
+    /// Replaces every time in milliseconds by 0, because the times of two servers differ.
+    pub fn timeless(self) -> Reply {
+        let all = |items: Vec<Reply>| items.into_iter().map(Reply::timeless).collect();
+        match self {
+            Reply::Integer(1_600_000_000_000..=9_999_999_999_999) => Reply::Integer(0),
+            Reply::Array(items) => Reply::Array(all(items)),
+            Reply::Set(items) => Reply::Set(all(items)),
+            Reply::Map(items) => {
+                Reply::Map(items.into_iter().map(|(key, value)| (key.timeless(), value.timeless())).collect())
+            }
+            other => other,
+        }
+    }
+
+    /// Formats the reply as redis-cli does on a terminal, without the last line break.
     pub fn tty(&self) -> String {
         let mut out = String::new();
         self.tty_into("", &mut out);
@@ -203,7 +219,7 @@ impl Reply {
         out
     }
 
-    /// As redis-cli shows it when its output is not a terminal (or with `--raw`), without the last line break.
+    /// Formats the reply as redis-cli does with `--raw`, without the last line break.
     pub fn raw(&self) -> String {
         match self {
             Reply::Integer(n) => n.to_string(),
@@ -261,7 +277,7 @@ fn tty_items(items: &[Reply], mark: &str, empty: &str, prefix: &str, out: &mut S
     }
 }
 
-/// A string in double quotes, as redis-cli prints it.
+/// Quotes a string as redis-cli does.
 pub fn quoted(text: &[u8]) -> String {
     let mut out = String::from('"');
     for &byte in text {

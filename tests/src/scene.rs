@@ -8,8 +8,8 @@ use crate::cli;
 use crate::envoy::{Envoy, Options};
 use crate::net::Subnet;
 
-/// Manifests in the making. Every service listens on an address of the subnet, its servers are at others, and the port
-/// is the same for all.
+/// Manifests of services on a subnet. Every service listens on one address, its servers on others,
+/// and the port is the same for all.
 #[derive(Debug)]
 pub struct Scene<'a> {
     subnet: &'a Subnet,
@@ -17,12 +17,13 @@ pub struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    /// No services yet.
+    /// Creates a scene without services.
     pub fn on(subnet: &'a Subnet) -> Scene<'a> {
         Scene { subnet, manifests: String::new() }
     }
 
-    /// A Service of the namespace `redis` that listens on one address and whose servers are at others.
+    /// Adds a Service in the namespace `redis` that listens on one address and whose servers have
+    /// others.
     pub fn service(&mut self, name: &str, listens: u8, servers: &[u8]) -> &mut Scene<'a> {
         let (port, listens) = (self.subnet.port(), self.subnet.ip(listens));
         let _ = write!(
@@ -51,7 +52,8 @@ endpoints:
         self
     }
 
-    /// A RedisService for one host; `spec` is what follows `host`, in YAML's flow style without braces.
+    /// Adds a RedisService for one host. `spec` follows `host`, in YAML's flow style without
+    /// braces.
     pub fn rules(&mut self, host: &str, data_path: &str, spec: &str) -> &mut Scene<'a> {
         let _ = write!(
             self.manifests,
@@ -65,7 +67,8 @@ spec: {{host: [{host}], {spec}}}
         self
     }
 
-    /// A RedisDestination for one host; `redis` is its `connectionPool.redis`, in YAML's flow style without braces.
+    /// Adds a RedisDestination for one host. `redis` is its `connectionPool.redis`, in YAML's flow
+    /// style without braces.
     pub fn destination(&mut self, host: &str, redis: &str) -> &mut Scene<'a> {
         let _ = write!(
             self.manifests,
@@ -79,12 +82,12 @@ spec: {{host: {host}, trafficPolicy: {{connectionPool: {{redis: {{{redis}}}}}}}}
         self
     }
 
-    /// The manifests so far.
+    /// Returns the manifests.
     pub fn manifests(&self) -> &str {
         &self.manifests
     }
 
-    /// Renders them and starts Envoy with what comes out.
+    /// Renders the manifests and starts an Envoy with the result.
     pub fn start(&self, concurrency: u32) -> Result<Envoy> {
         let config = cli::render_envoy_text(&self.manifests, &[])?;
         Envoy::start_with(&config, &Options { concurrency, ..Options::default() })

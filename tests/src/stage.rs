@@ -1,4 +1,4 @@
-//! Everything that the examples speak of: the servers at their addresses, the manifests, the programs.
+//! The setting of the examples: the servers at their addresses, the manifests, the programs.
 
 use std::path::{Path, PathBuf};
 
@@ -18,18 +18,19 @@ pub const SERVERS: &[u8] = &[21, 31, 32, 33, 34, 35, 36, 41, 42];
 /// The password of `redis-single`.
 pub const PASSWORD: &str = "testredis";
 
-/// The servers of the examples on two loopback subnets, and a directory in which the examples' commands are run.
+/// The servers of the examples on two loopback subnets, and a directory in which the examples'
+/// commands are run.
 #[derive(Debug)]
 pub struct Stage {
-    /// 127.0.0 in the examples: the services.
+    /// The subnet of the services, 127.0.0 in the examples.
     pub services: Subnet,
-    /// 127.0.1 in the examples: the servers.
+    /// The subnet of the servers, 127.0.1 in the examples.
     pub servers: Subnet,
-    /// `redis-single`, with a password.
+    /// The server `redis-single`, which has a password.
     pub single: Redis,
-    /// `redis-cluster`, six nodes.
+    /// The Redis Cluster `redis-cluster` of six nodes.
     pub cluster: Cluster,
-    /// `external-redis`.
+    /// The server `external-redis`.
     pub external: Redis,
     _tls: Envoy,
     dir: PathBuf,
@@ -94,7 +95,7 @@ impl Stage {
         Ok(())
     }
 
-    /// A text of the examples with the addresses of this stage.
+    /// Replaces the addresses in a text of the examples by those of this stage.
     pub fn text(&self, text: &str) -> String {
         let port = self.services.port();
         let text = if port == 6379 { text.to_string() } else { text.replace("6379", &port.to_string()) };
@@ -103,7 +104,8 @@ impl Stage {
         text.replace("\0services", &self.services.prefix()).replace("\0servers", &self.servers.prefix())
     }
 
-    /// The directory in which the examples' commands are run: `examples/`, `ca-secret.yaml`, and what they write.
+    /// The directory in which the examples' commands are run: `examples/`, `ca-secret.yaml`, and
+    /// what they write.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

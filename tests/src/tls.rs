@@ -1,8 +1,10 @@
-//! The end of TLS in front of a server that has none: an Envoy with a certificate made for the purpose.
+//! TLS termination before a server that has none: an Envoy with a certificate made for the test.
 
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 use crate::envoy::Envoy;
@@ -11,7 +13,7 @@ use crate::workspace;
 /// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its certificate, PEM.
+    /// The certificate of the authority, PEM.
     pub certificate: String,
 }
 
@@ -25,7 +27,7 @@ pub struct Identity {
 }
 
 impl Authority {
-    /// A new one.
+    /// Creates an authority.
     pub fn new(name: &str) -> Result<Authority> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, name);
@@ -36,7 +38,7 @@ impl Authority {
         Ok(Authority { issuer: Issuer::new(params, key), certificate })
     }
 
-    /// A certificate for these names (or IP addresses).
+    /// Issues a certificate for these names or IP addresses.
     pub fn issue(&self, names: &[&str]) -> Result<Identity> {
         let params = CertificateParams::new(names.iter().map(|name| name.to_string()).collect::<Vec<_>>())?;
         let key = KeyPair::generate()?;
@@ -44,17 +46,17 @@ impl Authority {
         Ok(Identity { certificate, key: key.serialize_pem() })
     }
 
-    /// The certificate as a Secret manifest with the key `ca.crt`.
+    /// Returns the manifest of a Secret with the certificate under the key `ca.crt`.
     pub fn secret(&self, name: &str, namespace: &str) -> String {
-        let data = base64(self.certificate.as_bytes());
+        let data = STANDARD.encode(&self.certificate);
         format!(
             "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: {namespace}\ndata:\n  ca.crt: {data}\n"
         )
     }
 }
 
-/// Ends TLS at `listen` and passes what is inside on to `to`. With `client_authority` (PEM), clients must present a
-/// certificate that it issued.
+/// Terminates TLS at `listen` and forwards to `to`. With `client_authority` (PEM), clients must
+/// present a certificate that it issued.
 pub fn terminate(
     listen: SocketAddr,
     to: SocketAddr,
@@ -103,27 +105,4 @@ static_resources:
         endpoints: [{{lb_endpoints: [{{endpoint: {{address: {to}}}}}]}}]
 "#
     ))
-}
-
-/// Base64 with padding.
-pub fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0u32, |group, &byte| group << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
-        for i in 0..4 {
-            let digit = DIGITS[(group >> (18 - 6 * i)) as usize & 63] as char;
-            out.push(if i <= chunk.len() { digit } else { '=' });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn base64_pads() {
-        let all: Vec<String> = ["", "f", "fo", "foo", "foob"].iter().map(|t| super::base64(t.as_bytes())).collect();
-        assert_eq!(all, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
-    }
 }

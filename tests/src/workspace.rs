@@ -1,4 +1,5 @@
-//! Where things are: the checkout, Cargo's target directory, a directory for this run's files; and `cargo` itself.
+//! Directories (the checkout, Cargo's target directory, the files of this run) and builds with
+//! `cargo`.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -14,10 +15,10 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// Cargo's target directory: the one that this program was built into.
+/// Cargo's target directory, into which this program was built.
 ///
-/// A relative `CARGO_TARGET_DIR` is relative to where Cargo was started, which a test can't know; the directory that
-/// holds this executable is marked by Cargo's `CACHEDIR.TAG`.
+/// A relative `CARGO_TARGET_DIR` is relative to where Cargo was started, which a test can't know;
+/// the directory that holds this executable is marked by Cargo's `CACHEDIR.TAG`.
 pub fn target_dir() -> PathBuf {
     let from_executable = std::env::current_exe()
         .ok()
@@ -27,8 +28,9 @@ pub fn target_dir() -> PathBuf {
         .unwrap_or_else(|| root().join("target"))
 }
 
-/// Builds what `cargo build ARGS` makes at `artefact` (below the target directory), and returns its path. Cargo does nothing
-/// where nothing has changed. The first build, which takes its time, shows Cargo's progress.
+/// Builds what `cargo build ARGS` makes at `artefact` (below the target directory), and returns
+/// its path. Cargo does nothing where nothing has changed. The first build, which takes its time,
+/// shows Cargo's progress.
 pub fn build(what: &str, artefact: &str, args: &[&str]) -> Result<PathBuf> {
     let path = target_dir().join(artefact);
     let quiet = path.is_file().then_some("--quiet");
@@ -42,12 +44,13 @@ pub fn build(what: &str, artefact: &str, args: &[&str]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Runs `cargo` in the checkout with the same target directory; all it says goes to stderr.
+/// Runs `cargo` in the checkout with the same target directory. Its output goes to stderr.
 fn cargo<I: IntoIterator<Item = S>, S: Into<OsString>>(args: I) -> Result<()> {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(&args).env("CARGO_TARGET_DIR", target_dir());
-    // What Cargo tells a program about its own package must not reach the nested build, which would see it change.
+    // What Cargo tells a program about its own package must not reach the nested build, which
+    // would see it change.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|p| text.starts_with(p)) {
@@ -62,14 +65,14 @@ fn cargo<I: IntoIterator<Item = S>, S: Into<OsString>>(args: I) -> Result<()> {
     Ok(())
 }
 
-/// Tells what takes its time. Straight to stderr: the test harness keeps back what a test prints with `eprintln`, and
-/// whoever waits for a download should see it.
+/// Reports a step that takes long. It writes to stderr itself: the test harness holds back what
+/// `eprintln` prints, and a person who waits for a download should see it.
 pub fn progress(what: &str) {
     let _ = writeln!(std::io::stderr(), "{what} …");
 }
 
-/// The directory of this process's files (logs, configurations, data). It stays until a later run finds that this
-/// process is gone, so that the logs of a failed test can be read.
+/// The directory of this process's files (logs, configurations, data). It stays until a later run
+/// finds that this process is gone, so that the logs of a failed test can be read.
 pub fn run_dir() -> Result<&'static Path> {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     if let Some(dir) = DIR.get() {
@@ -84,7 +87,7 @@ pub fn run_dir() -> Result<&'static Path> {
     Ok(DIR.get_or_init(|| dir))
 }
 
-/// A fresh directory under [`run_dir`].
+/// Creates a new directory under [`run_dir`].
 pub fn scratch(name: &str) -> Result<PathBuf> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let dir = run_dir()?.join(format!("{:03}-{name}", COUNT.fetch_add(1, Ordering::Relaxed)));

@@ -1,5 +1,6 @@
-//! Client libraries that people use, with their default handshakes, on all paths and with client authentication: each
-//! runs a script of everyday commands (`tests/clients`) and checks what it gets.
+//! Common client libraries with their default handshakes, on all data paths and with client
+//! authentication: each runs a script of everyday commands (`tests/clients`) and checks the
+//! replies.
 
 use std::sync::OnceLock;
 
@@ -14,7 +15,8 @@ use redis_mesh_tests::{cli, native, workspace};
 /// The libraries; each has a server of its own, at `10 + i`.
 const LIBRARIES: [&str; 7] = ["redis-py", "node-redis", "ioredis", "redis-rs", "go-redis", "rq", "bullmq"];
 
-/// What clients must present: user, password. Behind the last one Redis wants a login of its own.
+/// The credentials that clients must present: user, password. Behind the last host Redis itself
+/// requires a login.
 const LOGINS: [(&str, &str, &str); 3] = [("open", "", ""), ("password", "", "s3cret word"), ("user", "alice", "pa55")];
 
 const PATHS: [&str; 3] = ["direct", "proxy", "native"];
@@ -24,7 +26,7 @@ struct Mesh {
     envoy: Envoy,
 }
 
-/// Where library `i` finds the host with login `j` on a path.
+/// Returns the address at which library `i` finds the host with login `j` on a path.
 fn listens(library: usize, login: usize, path: &str) -> u8 {
     let path = PATHS.iter().position(|one| *one == path).unwrap_or_default();
     (100 + 9 * library + 3 * login + path) as u8
@@ -61,7 +63,8 @@ fn mesh() -> Result<&'static Mesh> {
     MESH.get_or_init(|| start().map_err(|error| format!("{error:#}"))).as_ref().map_err(|error| anyhow!("{error}"))
 }
 
-/// Lets a library talk to each of its hosts: the arguments are the address, the port, the path, the user, the password.
+/// Runs a library against each of its hosts. The arguments are the address, the port, the path,
+/// the user, the password.
 fn everyday(library: &str, paths: &[&str], run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     let mesh = mesh()?;
     let i = LIBRARIES.iter().position(|name| *name == library).context("no such library")?;
@@ -87,7 +90,8 @@ fn everyday(library: &str, paths: &[&str], run: impl Fn(&[String]) -> Result<Str
             println!("{path}, {login}, {:.1?}: {}", begun.elapsed(), said.trim_end());
         }
     }
-    // A filter that fails would have been loaded again, and its clients might have connected again unnoticed.
+    // A filter that fails would have been loaded again, and its clients might have connected again
+    // unnoticed.
     let log = mesh.envoy.log();
     anyhow::ensure!(!log.contains("panicked") && !log.contains("critical"), "Envoy's log:\n{log}");
     Ok(())
@@ -133,7 +137,7 @@ fn redis_rs() -> Result<()> {
     })
 }
 
-/// Queues of jobs block, subscribe and run scripts without keys, which isn't for `proxy`.
+/// Job queues block, subscribe and run scripts without keys, which `proxy` can't serve.
 #[test]
 fn rq() -> Result<()> {
     let library = Library::python("jobs.py")?;
@@ -155,7 +159,7 @@ mod rust {
 
     const NEEDS_DIRECT: &str = "needs the direct or native data path";
 
-    /// What people do with redis-rs; `protocol` is the parameter of that name of its URLs.
+    /// Runs the script with redis-rs. `protocol` is the parameter of that name in its URLs.
     pub fn everyday(host: &str, port: &str, path: &str, user: &str, password: &str, protocol: &str) -> Result<()> {
         let open = |password: &str, db: u8| {
             let login = match password {

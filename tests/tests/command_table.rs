@@ -1,5 +1,5 @@
-//! The command table of the core held against real servers: the installed Redis, if there is one, and the pinned
-//! Valkey.
+//! The command table of the core compared with real servers: the installed Redis, if there is one,
+//! and the pinned Valkey.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use redis_mesh_core::resp::resp3::{HeadForm, exec_to_resp3, to_resp3, to_resp3_h
 use redis_mesh_core::resp::shape::Shape;
 use redis_mesh_tests::command_table::{PROXY, Server, generate, path, start_servers};
 use redis_mesh_tests::envoy::Envoy;
-use redis_mesh_tests::line::words;
+use redis_mesh_tests::line;
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::reply::Reply;
 
@@ -25,8 +25,8 @@ fn title(server: &Redis) -> Result<String> {
     Ok(format!("{} {}", server.name, server.version))
 }
 
-/// With both pinned servers at hand the committed file is compared as a whole, else row by row with what the pinned
-/// ones say.
+/// With both pinned servers the committed file is compared as a whole, else row by row with the
+/// reports of the pinned ones.
 #[test]
 fn the_committed_table_is_what_the_generator_makes() -> Result<()> {
     let servers = start_servers(&[])?.iter().map(ask).collect::<Result<Vec<_>>>()?;
@@ -55,7 +55,7 @@ fn every_command_of_a_live_server_is_in_the_table() -> Result<()> {
     Ok(())
 }
 
-/// A row by its name, `container|subcommand` for a subcommand.
+/// Returns the row of a name, `container|subcommand` for a subcommand.
 fn row(name: &str) -> Option<&'static Command> {
     match name.split_once('|') {
         Some((container, own)) => lookup_subcommand(lookup(container.as_bytes())?, own.as_bytes()),
@@ -63,7 +63,8 @@ fn row(name: &str) -> Option<&'static Command> {
     }
 }
 
-/// What redis_proxy doesn't route is answered before it looks for a handler, which is what it has statistics for.
+/// Commands that redis_proxy doesn't route are answered before it looks for a handler, and so have
+/// no statistics.
 #[test]
 fn the_proxy_facts_are_about_the_commands_that_envoy_registers() -> Result<()> {
     const UNREGISTERED: &[&str] = &["auth", "client", "echo", "ping", "quit", "time"];
@@ -85,7 +86,8 @@ fn the_proxy_facts_are_about_the_commands_that_envoy_registers() -> Result<()> {
     Ok(())
 }
 
-/// Requests of every command with keys, made of words that mean something to some of them, in any order.
+/// Generates requests of every command with keys, from words that are options of some commands, in
+/// random order.
 #[test]
 fn keys_are_those_that_the_servers_find() -> Result<()> {
     const WORDS: &[&str] = &[
@@ -107,7 +109,7 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
         "9999999999",
     ];
     const EACH: usize = 150;
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = fastrand::Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     for server in start_servers(&[])? {
         let title = title(&server)?;
         let mut client = server.client()?;
@@ -123,9 +125,9 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
                 .map(|_| {
                     let mut request: Request = command.name.split('|').map(|word| word.as_bytes().to_vec()).collect();
                     let least = usize::from(command.arity.unsigned_abs());
-                    let most = least + if command.arity < 0 { random.below(7) } else { 0 };
+                    let most = least + if command.arity < 0 { random.usize(..7) } else { 0 };
                     while request.len() < most {
-                        request.push(WORDS[random.below(WORDS.len())].as_bytes().to_vec());
+                        request.push(WORDS[random.usize(..WORDS.len())].as_bytes().to_vec());
                     }
                     request
                 })
@@ -141,7 +143,11 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
                 if command.name == "pfmerge" && request.len() == 2 {
                     continue;
                 }
-                ensure!(ours == theirs, "{title}: {}: {ours:?}, by the server {theirs:?}: {reply:?}", show(request));
+                ensure!(
+                    ours == theirs,
+                    "{title}: {}: {ours:?}, by the server {theirs:?}: {reply:?}",
+                    line::shown(request)
+                );
                 compared += 1;
                 with_keys += usize::from(!theirs.is_empty());
             }
@@ -175,7 +181,7 @@ fn keys_found_by_grammar_are_those_that_the_servers_find() -> Result<()> {
         let title = title(&server)?;
         let mut client = server.client()?;
         for line in REQUESTS {
-            let request = words(line)?;
+            let request = line::words(line)?;
             let Some(command) = Known::of(&request[..]).and_then(Known::row) else { panic!("{line}") };
             let reply = client.cmd(&getkeys(&request))?;
             let (ours, theirs) = (keys(command, &request), indexed(&reply));
@@ -189,7 +195,8 @@ fn getkeys(request: &Request) -> Request {
     [b"COMMAND".to_vec(), b"GETKEYS".to_vec()].into_iter().chain(request.iter().cloned()).collect()
 }
 
-/// The keys that we find; none where they can't be told, as the server answers an error in both cases.
+/// Returns the keys that the table finds, or none if they can't be determined. The server answers
+/// an error in both cases.
 fn keys(command: &Command, request: &Request) -> Vec<Vec<u8>> {
     match command.keys(&request[..]) {
         Ok(keys) => keys.iter().map(|key| request[key.index].clone()).collect(),
@@ -201,33 +208,17 @@ fn indexed(reply: &Reply) -> Vec<Vec<u8>> {
     reply.items().iter().map(|key| key.bytes().unwrap_or_default().to_vec()).collect()
 }
 
-fn show(request: &Request) -> String {
-    request.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
-}
-
-/// xorshift64: the same requests in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % n
-    }
-}
-
-/// Nothing is in the slow log because a machine was slow.
+/// Keeps the slow log empty on a slow machine.
 const STEADY: &str = "slowlog-log-slower-than -1";
 
 #[test]
 fn replies_in_their_shapes_are_those_of_resp3() -> Result<()> {
-    let requests = probes(include_str!("command_table/probes.txt"))?;
+    let requests = line::commands(include_str!("command_table/probes.txt"))?;
     let mut answered = BTreeSet::new();
     for server in start_servers(&[STEADY])? {
         answered.extend(compare(&server, &requests)?);
     }
-    let requests = probes(include_str!("command_table/probes-cluster.txt"))?;
+    let requests = line::commands(include_str!("command_table/probes-cluster.txt"))?;
     for server in start_servers(&[STEADY, "cluster-enabled yes"])? {
         server.cmd(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"])?;
         let mut client = server.client()?;
@@ -251,11 +242,8 @@ fn replies_in_their_shapes_are_those_of_resp3() -> Result<()> {
     Ok(())
 }
 
-fn probes(text: &str) -> Result<Vec<Request>> {
-    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(words).collect()
-}
-
-/// Sends the requests in both protocols and compares the replies; says which commands had a reply that is no error.
+/// Sends the requests in both protocols and compares the replies. Returns the commands with a
+/// reply other than an error.
 fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str>> {
     let title = title(server)?;
     let run = |protocol: &str| -> Result<Vec<Vec<u8>>> {
@@ -264,7 +252,7 @@ fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str
         client.ok(&["SCRIPT", "FLUSH"])?;
         client.ok(&["CONFIG", "RESETSTAT"])?;
         client.ok(&["HELLO", protocol])?;
-        requests.iter().map(|request| Ok(timeless(client.cmd(request)?).encode())).collect()
+        requests.iter().map(|request| Ok(client.cmd(request)?.timeless().encode())).collect()
     };
     let (resp2, resp3) = (run("2")?, run("3")?);
     let mut answered = BTreeSet::new();
@@ -288,7 +276,7 @@ fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str
             "exec" | "discard" => transaction = None,
             _ => {}
         }
-        let context = || format!("{title}: {}: {}", show(request), resp2.escape_ascii());
+        let context = || format!("{title}: {}: {}", line::shown(request), resp2.escape_ascii());
         ensure!(consumed == Ok(resp2.len()), "{}: {consumed:?}", context());
         ensure!(ours == *resp3, "{}\n  becomes {}\n  but is  {}", context(), ours.escape_ascii(), resp3.escape_ascii());
         if transaction.is_none() && name != "exec" {
@@ -301,21 +289,8 @@ fn compare(server: &Redis, requests: &[Request]) -> Result<BTreeSet<&'static str
     Ok(answered)
 }
 
-/// Times in milliseconds differ between two runs.
-fn timeless(reply: Reply) -> Reply {
-    let all = |items: Vec<Reply>| items.into_iter().map(timeless).collect();
-    match reply {
-        Reply::Integer(1_600_000_000_000..=9_999_999_999_999) => Reply::Integer(0),
-        Reply::Array(items) => Reply::Array(all(items)),
-        Reply::Set(items) => Reply::Set(all(items)),
-        Reply::Map(items) => {
-            Reply::Map(items.into_iter().map(|(key, value)| (timeless(key), timeless(value))).collect())
-        }
-        other => other,
-    }
-}
-
-/// Where the head alone is replaced, the rest as it was must make the same reply.
+/// If only the head of a reply is replaced, the head with the unchanged rest must be the same
+/// reply.
 fn head_suffices_or_says_so(resp2: &[u8], shape: Shape, resp3: &[u8]) -> Result<()> {
     ensure!(Framer::default().feed(resp2) == Ok((resp2.len(), true)));
     let line = resp2.iter().position(|byte| *byte == b'\n').context("no line")? + 1;
@@ -331,7 +306,8 @@ fn head_suffices_or_says_so(resp2: &[u8], shape: Shape, resp3: &[u8]) -> Result<
     }
 }
 
-/// Our COMMAND INFO against the server's, of which the table holds everything but the notes of key specs.
+/// Compares COMMAND INFO with the server's, except for the notes of key specs, which the table
+/// doesn't hold.
 #[test]
 fn command_info_is_what_the_newest_server_says() -> Result<()> {
     let servers = start_servers(&[])?;
@@ -412,7 +388,8 @@ fn answer(request: &[&str], protocol: Protocol) -> Result<Reply> {
     Ok(reply)
 }
 
-/// A COMMAND reply by name, with what the table doesn't hold removed and what has no order in order.
+/// Returns a COMMAND reply by name, without fields that the table doesn't hold and with unordered
+/// fields sorted.
 fn entries(reply: &Reply) -> BTreeMap<String, Reply> {
     let entries = reply.items().iter().filter(|entry| !entry.is_null());
     entries.map(|entry| (entry.items()[0].text(), normal(entry.clone()))).collect()

@@ -1,5 +1,5 @@
-//! The README of every example, performed on real servers and compared: on the data paths that are chosen without the dynamic
-//! module, and on `native`.
+//! The README of every example, run on real servers and compared: on the data paths that are
+//! chosen without the dynamic module, and on `native`.
 
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -9,7 +9,7 @@ use redis_mesh_tests::native;
 use redis_mesh_tests::stage::Stage;
 use redis_mesh_tests::walkthrough::{Walkthrough, examples};
 
-/// One set of servers for all; an example has it for itself while it is performed.
+/// The servers, which all examples share. An example has them for itself while it runs.
 fn stage() -> Result<&'static Mutex<Stage>> {
     static STAGE: OnceLock<Result<Mutex<Stage>, String>> = OnceLock::new();
     let stage = STAGE.get_or_init(|| Stage::new().map(Mutex::new).map_err(|error| format!("{error:#}")));

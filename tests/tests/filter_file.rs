@@ -1,4 +1,4 @@
-//! The filter and the module as files.
+//! The sizes of the filter and the module.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! What a client is told through us, in both protocols and on both paths, held against what the same server says when it
-//! is spoken to directly, byte by byte.
+//! Replies through the filter, in both protocols and on both data paths, compared byte by byte
+//! with those of the same server when it is asked directly.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use redis_mesh_core::command::{Known, Proxy};
 use redis_mesh_tests::client::{Client, encode};
 use redis_mesh_tests::envoy::Envoy;
-use redis_mesh_tests::line::words;
+use redis_mesh_tests::line::{self, words};
 use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::redis::{Options, Redis};
 use redis_mesh_tests::reply::Reply;
@@ -16,7 +16,8 @@ use redis_mesh_tests::scene::Scene;
 
 type Request = Vec<Vec<u8>>;
 
-/// Every test has a pair of servers of its own: one behind us, and one that is asked directly.
+/// The number of pairs. Every test has a pair of servers of its own: one behind the filter, and
+/// one that is asked directly.
 const PAIRS: u8 = 8;
 
 struct Mesh {
@@ -24,8 +25,8 @@ struct Mesh {
     _envoy: Envoy,
 }
 
-/// One Envoy for all; pair `i` has its server at `10 + i`, its peer at `30 + i`, and listens at `100 + i` (`direct`) and
-/// `120 + i` (`proxy`).
+/// The Envoy that all tests share. Pair `i` has its server at `10 + i`, its peer at `30 + i`, and
+/// listens at `100 + i` (`direct`) and `120 + i` (`proxy`).
 fn mesh() -> Result<&'static Mesh> {
     static MESH: OnceLock<Result<Mesh, String>> = OnceLock::new();
     let start = || -> Result<Mesh> {
@@ -43,7 +44,7 @@ fn mesh() -> Result<&'static Mesh> {
     MESH.get_or_init(|| start().map_err(|error| format!("{error:#}"))).as_ref().map_err(|error| anyhow!("{error}"))
 }
 
-/// A server behind us and its peer.
+/// A server behind the filter and its peer.
 struct Pair {
     number: u8,
     behind: Redis,
@@ -77,30 +78,8 @@ impl Pair {
     }
 }
 
-fn probes() -> Result<Vec<Request>> {
-    let text = include_str!("command_table/probes.txt");
-    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(words).collect()
-}
-
-fn show(request: &Request) -> String {
-    request.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
-}
-
-/// Times in milliseconds differ between two servers, and so do the ids of connections.
-fn timeless(reply: Reply) -> Reply {
-    let all = |items: Vec<Reply>| items.into_iter().map(timeless).collect();
-    match reply {
-        Reply::Integer(1_600_000_000_000..=9_999_999_999_999) => Reply::Integer(0),
-        Reply::Array(items) => Reply::Array(all(items)),
-        Reply::Set(items) => Reply::Set(all(items)),
-        Reply::Map(items) => {
-            Reply::Map(items.into_iter().map(|(key, value)| (timeless(key), timeless(value))).collect())
-        }
-        other => other,
-    }
-}
-
-/// RESP2 has two nulls, which clients treat as one; redis_proxy knows only that of bulk strings.
+/// Replaces RESP2's null array by the null bulk string. Clients treat them alike, and redis_proxy
+/// knows only the latter.
 fn one_null(reply: Reply) -> Reply {
     match reply {
         Reply::NullArray => Reply::NullBulk,
@@ -109,7 +88,7 @@ fn one_null(reply: Reply) -> Reply {
     }
 }
 
-/// Whether our reply is the server's, but for what is different by design.
+/// Whether a reply is the server's, except for differences by design.
 fn same(path: &str, request: &Request, ours: &Reply, expected: &Reply) -> bool {
     let is = |name: &str| request.iter().zip(name.split(' ')).all(|(a, b)| a.eq_ignore_ascii_case(b.as_bytes()));
     // It is answered here, whatever the server's age.
@@ -117,18 +96,19 @@ fn same(path: &str, request: &Request, ours: &Reply, expected: &Reply) -> bool {
         return *ours == Reply::ok();
     }
     let normal = |reply: &Reply| match path {
-        "proxy" => one_null(timeless(reply.clone())),
-        _ => timeless(reply.clone()),
+        "proxy" => one_null(reply.clone().timeless()),
+        _ => reply.clone().timeless(),
     };
     normal(ours) == normal(expected)
 }
 
-/// A refusal that says so.
+/// Whether a reply is a refusal by the filter.
 fn refused(reply: &Reply) -> bool {
     reply.is_error() && reply.text().starts_with("ERR redis-mesh: ")
 }
 
-/// Sends every probe through us, and what we don't refuse to the peer as well. Returns what was compared.
+/// Sends every probe through the filter, and each one that isn't refused to the peer. Returns the
+/// compared requests.
 fn one_by_one(pair: &Pair, path: &str, protocol: &str) -> Result<Vec<(Request, Reply)>> {
     pair.forget()?;
     let (mut ours, mut peer) = (pair.ours(path)?, pair.peer.client()?);
@@ -136,15 +116,15 @@ fn one_by_one(pair: &Pair, path: &str, protocol: &str) -> Result<Vec<(Request, R
     peer.ok(&["HELLO", protocol])?;
     let mut compared = Vec::new();
     let mut wrong = Vec::new();
-    for request in probes()? {
-        let reply = ours.cmd(&request).with_context(|| format!("{path}: {}", show(&request)))?;
+    for request in line::commands(include_str!("command_table/probes.txt"))? {
+        let reply = ours.cmd(&request).with_context(|| format!("{path}: {}", line::shown(&request)))?;
         if refused(&reply) {
-            ensure!(path == "proxy", "{path} refuses {}: {}", show(&request), reply.text());
+            ensure!(path == "proxy", "{path} refuses {}: {}", line::shown(&request), reply.text());
             continue;
         }
         let expected = peer.cmd(&request)?;
         if !same(path, &request, &reply, &expected) {
-            wrong.push(format!("{}: {reply:?}, by the server {expected:?}", show(&request)));
+            wrong.push(format!("{}: {reply:?}, by the server {expected:?}", line::shown(&request)));
         }
         compared.push((request, expected));
     }
@@ -154,7 +134,8 @@ fn one_by_one(pair: &Pair, path: &str, protocol: &str) -> Result<Vec<(Request, R
     Ok(compared)
 }
 
-/// The same again in one write: no reply has come when the last command is sent.
+/// Sends the same requests in one write, so that no reply has arrived when the last command is
+/// sent.
 fn pipelined(pair: &Pair, path: &str, protocol: &str, requests: &[(Request, Reply)], piece: usize) -> Result<()> {
     pair.forget()?;
     let (mut ours, mut peer) = (pair.ours(path)?, pair.peer.client()?);
@@ -178,10 +159,10 @@ fn pipelined(pair: &Pair, path: &str, protocol: &str, requests: &[(Request, Repl
     peer.ok(&hello)?;
     let mut wrong = Vec::new();
     for request in requests() {
-        let reply = ours.read().with_context(|| format!("{path}, pipelined: {}", show(request)))?;
+        let reply = ours.read().with_context(|| format!("{path}, pipelined: {}", line::shown(request)))?;
         let expected = peer.cmd(request)?;
         if !same(path, request, &reply, &expected) {
-            wrong.push(format!("{}: {reply:?}, by the server {expected:?}", show(request)));
+            wrong.push(format!("{}: {reply:?}, by the server {expected:?}", line::shown(request)));
         }
     }
     ensure!(wrong.is_empty(), "{path} in RESP{protocol}, pipelined in pieces of {piece}:\n  {}", wrong.join("\n  "));
@@ -282,7 +263,7 @@ fn both_protocols_on_one_port_at_the_same_time() -> Result<()> {
     Ok(())
 }
 
-/// HELLO changes the protocol of one connection, at the very command, as often as the client likes.
+/// HELLO changes the protocol of one connection from its own reply on, any number of times.
 #[test]
 fn hello_changes_the_protocol_where_it_stands() -> Result<()> {
     let pair = Pair::start(5)?;
@@ -338,7 +319,8 @@ fn hello_changes_the_protocol_where_it_stands() -> Result<()> {
         for (how, ours) in [("one by one", one_by_one), ("at once", at_once)] {
             for ((line, ours), expected) in lines.iter().zip(&ours).zip(&expected) {
                 let (ours, expected) = (without_identity(ours), without_identity(expected));
-                // On `proxy` HELLO doesn't say which server stands behind; Valkey gives its own name and modules.
+                // On `proxy` HELLO doesn't say which server stands behind; Valkey gives its own
+                // name and modules.
                 let named = line.starts_with("hello") && format!("{expected:?}").contains("valkey");
                 let same_kind = std::mem::discriminant(&ours) == std::mem::discriminant(&expected);
                 ensure!(
@@ -351,7 +333,7 @@ fn hello_changes_the_protocol_where_it_stands() -> Result<()> {
     Ok(())
 }
 
-/// A reply to HELLO without the connection's id and the server's version.
+/// Returns a reply to HELLO without the connection's id and the server's version.
 fn without_identity(reply: &Reply) -> Reply {
     let mine = |name: &Reply| matches!(name.text().as_str(), "id" | "version");
     match reply {
@@ -364,7 +346,8 @@ fn without_identity(reply: &Reply) -> Reply {
     }
 }
 
-/// Replies up to the limit are right; larger ones are right or an error that says why, and then the connection ends.
+/// Replies up to the limit are right. Larger ones are right or an error with the reason, after
+/// which the connection ends.
 #[test]
 fn large_replies_are_right_or_refused() -> Result<()> {
     let pair = Pair::start(6)?;
@@ -394,7 +377,8 @@ fn large_replies_are_right_or_refused() -> Result<()> {
         for protocol in ["2", "3"] {
             for path in ["direct", "proxy"] {
                 let (mut right, mut refusals) = (0, 0);
-                // The order of a hash's fields is each server's own, so the same one is asked directly.
+                // The order of a hash's fields is each server's own, so the same one is asked
+                // directly.
                 let mut peer = pair.behind.client()?;
                 peer.ok(&["HELLO", protocol])?;
                 let mut ours: Option<Client> = None;
@@ -431,7 +415,7 @@ fn large_replies_are_right_or_refused() -> Result<()> {
     Ok(())
 }
 
-/// redis_proxy says of every Redis that it is a cluster, and clients that believe it go looking for the nodes.
+/// redis_proxy reports every Redis as a cluster, and clients that believe it look for the nodes.
 #[test]
 fn info_is_that_of_one_redis() -> Result<()> {
     let pair = Pair::start(7)?;

@@ -1,4 +1,4 @@
-//! The testbed itself: servers start, answer, fail as they are told to, and are gone afterwards.
+//! The testbed itself: servers start, answer, fail when told to, and are gone afterwards.
 
 use std::time::Duration;
 
@@ -177,7 +177,8 @@ fn replies_are_shown_as_redis_cli_shows_them() -> Result<()> {
             let script = workspace::scratch("redis-cli")?.join("line");
             std::fs::write(&script, line)?;
             let output = command.stdin(std::fs::File::open(script)?).output()?;
-            // Some commands differ when repeated (DEL), so ours runs on the same state: all but the writes are pure.
+            // Some commands differ when repeated (DEL), so ours runs on the same state: all but
+            // the writes are pure.
             let ours = client.line(line)?;
             if !matches!(line.split(' ').next(), Some("del" | "hset" | "zadd")) {
                 let theirs = String::from_utf8_lossy(&output.stdout);

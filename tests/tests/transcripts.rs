@@ -1,5 +1,5 @@
-//! The core's transcripts through the wasm filter in a real Envoy. What stands behind the filter is played by the test, word for
-//! word: it takes the place of Redis, and of redis_proxy too.
+//! The core's transcripts through the wasm filter in a real Envoy. The test plays the side behind
+//! the filter, word for word, in place of Redis and redis_proxy.
 
 #[path = "../../filter/core/tests/support/transcript.rs"]
 mod transcript;

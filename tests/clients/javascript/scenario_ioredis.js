@@ -2,30 +2,14 @@
 'use strict';
 
 const Redis = require('ioredis');
-
-const [host, port, protocol] = process.argv.slice(2);
-const PREFIXES = ['p:', 'q:', 'n:'];
+const { host, port, protocol, PREFIXES, say, sorted, attempt, keys, inbox, run, start } = require('./scenario');
 
 function connect(options = {}) {
   const version = protocol === 'default' ? {} : { protocol: Number(protocol) };
-  const client = new Redis({ host, port: Number(port), retryStrategy: null, ...version, ...options });
+  const client = new Redis({ host, port, retryStrategy: null, ...version, ...options });
   client.on('error', () => {});
   return client;
 }
-
-const say = (what, ...results) => console.log(`${what}: ${JSON.stringify(results)}`);
-const sorted = (list) => [...list].sort();
-
-async function attempt(what, call) {
-  try {
-    say(what, await call());
-  } catch (error) {
-    say(what, error.message);
-  }
-}
-
-// Names of keys of one slot.
-const keys = (prefix) => (name) => `${prefix}{${prefix}}${name}`;
 
 async function values(r, prefix) {
   const k = keys(prefix);
@@ -99,16 +83,7 @@ async function waiting(r, prefix) {
 
 async function subscribers(r) {
   const subscriber = connect();
-  const heard = [];
-  let wake = () => {};
-  const hear = (...words) => {
-    heard.push(words.join(' '));
-    wake();
-  };
-  const until = async (count) => {
-    while (heard.length < count) await new Promise((resolve) => (wake = resolve));
-    return sorted(heard.splice(0));
-  };
+  const { hear, until } = inbox();
   subscriber.on('message', hear);
   subscriber.on('pmessage', hear);
   say('subscribed', await subscriber.subscribe('news', 'p:news'), await subscriber.psubscribe('ne*'));
@@ -157,17 +132,7 @@ async function main() {
   const r = connect({ connectionName: 'scenario' });
   say('ping', await r.ping(), await r.echo('words'), await r.client('GETNAME'));
   await attempt('unknown', () => r.call('NOSUCHCOMMAND', 'x'));
-  for (const prefix of PREFIXES) {
-    for (const part of [values, transactions, waiting, scripts]) await part(r, prefix);
-  }
-  for (const part of [pipelines, subscribers, scans]) await part(r);
-  console.log('end');
-  process.exit(0);
+  await run(r, [values, transactions, waiting, scripts], [pipelines, subscribers, scans]);
 }
 
-// Whatever waits for ever fails.
-setTimeout(() => { throw new Error('not done after 50 seconds'); }, 50_000).unref();
-main().catch((error) => {
-  console.error(error);
-  process.exit(1);
-});
+start(main);

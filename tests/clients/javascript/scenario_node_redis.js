@@ -2,9 +2,7 @@
 'use strict';
 
 const { createClient, createClientPool, defineScript, RESP_TYPES } = require('redis');
-
-const [host, port, protocol] = process.argv.slice(2);
-const PREFIXES = ['p:', 'q:', 'n:'];
+const { host, port, protocol, PREFIXES, say, sorted, attempt, keys, inbox, run, start } = require('./scenario');
 
 const scripts = {
   double: defineScript({
@@ -20,7 +18,7 @@ const scripts = {
 
 function options() {
   const version = protocol === 'default' ? {} : { RESP: Number(protocol) };
-  return { socket: { host, port: Number(port), reconnectStrategy: false }, scripts, ...version };
+  return { socket: { host, port, reconnectStrategy: false }, scripts, ...version };
 }
 
 async function connect(more = {}) {
@@ -29,21 +27,6 @@ async function connect(more = {}) {
   await client.connect();
   return client;
 }
-
-const say = (what, ...results) => console.log(`${what}: ${JSON.stringify(results)}`);
-const sorted = (list) => [...list].sort();
-
-async function attempt(what, call) {
-  try {
-    say(what, await call());
-  } catch (error) {
-    const replies = error.replies ? error.replies.map((reply) => (reply instanceof Error ? reply.message : reply)) : [];
-    say(what, error.message, ...replies);
-  }
-}
-
-// Names of keys of one slot.
-const keys = (prefix) => (name) => `${prefix}{${prefix}}${name}`;
 
 async function values(r, prefix) {
   const k = keys(prefix);
@@ -120,16 +103,7 @@ async function waiting(r, prefix) {
 
 async function subscribers(r) {
   const subscriber = await connect();
-  const heard = [];
-  let wake = () => {};
-  const hear = (...words) => {
-    heard.push(words.join(' '));
-    wake();
-  };
-  const until = async (count) => {
-    while (heard.length < count) await new Promise((resolve) => (wake = resolve));
-    return sorted(heard.splice(0));
-  };
+  const { hear, until } = inbox();
   await subscriber.subscribe(['news', 'p:news'], hear);
   await subscriber.pSubscribe('ne*', (message, channel) => hear('pattern', message, channel));
   say('published', await r.publish('news', 'hello'), await r.publish('p:news', 'hi'), await r.publish('nobody', 'x'));
@@ -178,17 +152,7 @@ async function main() {
   const r = await connect({ name: 'scenario' });
   say('ping', await r.ping(), await r.echo('words'), await r.clientGetName());
   await attempt('unknown', () => r.sendCommand(['NOSUCHCOMMAND', 'x']));
-  for (const prefix of PREFIXES) {
-    for (const part of [values, transactions, waiting, lua]) await part(r, prefix);
-  }
-  for (const part of [pipelines, subscribers, scans]) await part(r);
-  console.log('end');
-  process.exit(0);
+  await run(r, [values, transactions, waiting, lua], [pipelines, subscribers, scans]);
 }
 
-// Whatever waits for ever fails.
-setTimeout(() => { throw new Error('not done after 50 seconds'); }, 50_000).unref();
-main().catch((error) => {
-  console.error(error);
-  process.exit(1);
-});
+start(main);

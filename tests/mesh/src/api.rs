@@ -1,4 +1,5 @@
-//! The API server, asked through `kubectl proxy`: fast enough to poll, which a process for each question isn't.
+//! The API server, reached through `kubectl proxy`, which is fast enough for polling; a `kubectl`
+//! for each request is not.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use redis_mesh_tests::http::{self, Request, Response};
 use serde_json::{Value, json};
 
-/// Kind, `apiVersion`, plural, and whether it lives in a namespace.
+/// Kind, `apiVersion`, plural, and whether the kind is namespaced.
 const KINDS: &[(&str, &str, &str, bool)] = &[
     ("ConfigMap", "v1", "configmaps", true),
     ("Event", "v1", "events", true),
@@ -33,7 +34,7 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("RedisDestination", "redis.aeraki.io/v1alpha1", "redisdestinations", true),
 ];
 
-/// The field manager of what the tests apply.
+/// The field manager of the tests.
 const MANAGER: &str = "mesh-tests";
 
 /// The API server as an administrator.
@@ -42,24 +43,24 @@ pub struct Api {
     proxy: SocketAddr,
 }
 
-/// An object's kind, namespace (empty for kinds that have none) and name.
+/// An object's kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ObjectName {
-    /// Such as `EnvoyFilter`.
+    /// The kind, such as `EnvoyFilter`.
     pub kind: String,
-    /// Empty for kinds that live in none.
+    /// The namespace; empty for kinds that aren't namespaced.
     pub namespace: String,
     /// The name.
     pub name: String,
 }
 
 impl ObjectName {
-    /// Of these parts.
+    /// Creates a name from its parts.
     pub fn new(kind: &str, namespace: &str, name: &str) -> ObjectName {
         ObjectName { kind: kind.into(), namespace: namespace.into(), name: name.into() }
     }
 
-    /// Of an object.
+    /// Returns the name of an object.
     pub fn of(object: &Value) -> Result<ObjectName> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
         let (kind, metadata) = (text(&object["kind"]), &object["metadata"]);
@@ -78,12 +79,12 @@ impl ObjectName {
 }
 
 impl Api {
-    /// Through the `kubectl proxy` on this port of the loopback address.
+    /// Uses the `kubectl proxy` on this port of the loopback address.
     pub fn through(port: u16) -> Api {
         Api { proxy: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port) }
     }
 
-    /// An object; none where there is none.
+    /// Reads an object. `None` if there is no such object.
     pub fn get(&self, name: &ObjectName) -> Result<Option<Value>> {
         let response = self.ask("GET", &name.path()?, "", &[])?;
         if response.status == 404 {
@@ -92,7 +93,7 @@ impl Api {
         body(response, || format!("getting {name:?}")).map(Some)
     }
 
-    /// All objects of a kind, in all namespaces.
+    /// Lists all objects of a kind, in all namespaces.
     pub fn list(&self, kind: &str) -> Result<Vec<Value>> {
         let response = self.ask("GET", &collection(kind, "")?, "", &[])?;
         let mut list = body(response, || format!("listing every {kind}"))?;
@@ -106,7 +107,7 @@ impl Api {
         Ok(items)
     }
 
-    /// Applies manifests server-side, taking over fields that others have.
+    /// Applies manifests server-side and takes over fields of other managers.
     pub fn apply(&self, manifests: &str) -> Result<Vec<ObjectName>> {
         documents(manifests)?.iter().map(|object| self.apply_object(object)).collect()
     }
@@ -135,7 +136,7 @@ impl Api {
         body(response, || format!("changing {name:?}"))
     }
 
-    /// Deletes an object; it may be gone already.
+    /// Deletes an object. An object that does not exist is no error.
     pub fn delete(&self, name: &ObjectName) -> Result<()> {
         let response = self.ask("DELETE", &name.path()?, "", &[])?;
         if response.status == 404 {
@@ -144,7 +145,7 @@ impl Api {
         body(response, || format!("deleting {name:?}")).map(drop)
     }
 
-    /// A token of a ServiceAccount, for an audience.
+    /// Requests a token of a ServiceAccount for an audience.
     pub fn token(&self, namespace: &str, account: &str, audience: Option<&str>) -> Result<String> {
         let path = format!("{}/token", ObjectName::new("ServiceAccount", namespace, account).path()?);
         let mut spec = json!({ "expirationSeconds": 24 * 3600 });
@@ -157,7 +158,7 @@ impl Api {
         answer["status"]["token"].as_str().map(str::to_string).context("a TokenRequest without a token")
     }
 
-    /// Whether the API server says that it is ready.
+    /// Whether the API server reports that it is ready.
     pub fn is_ready(&self) -> bool {
         self.ask("GET", "/readyz", "", &[]).is_ok_and(|response| response.status == 200)
     }
@@ -177,14 +178,14 @@ impl Api {
     }
 }
 
-/// The documents of a YAML stream.
+/// Parses the documents of a YAML stream.
 pub fn documents(manifests: &str) -> Result<Vec<Value>> {
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(manifests).map_err(|error| anyhow!("not YAML: {error}\n{manifests}"))?;
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
-/// The condition of this type in an object's status.
+/// Returns the condition of this type in an object's status.
 pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
 }

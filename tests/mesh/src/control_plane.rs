@@ -34,7 +34,7 @@ defaultConfig:
   discoveryAddress: istiod.istio-system.svc:15012
 ";
 
-/// What only Istio's own build of Envoy has must not be sent to the one that the project is tested with.
+/// Disables Istio's metrics filter, which only Istio's own build of Envoy contains.
 const TELEMETRY: &str = "
 apiVersion: telemetry.istio.io/v1
 kind: Telemetry
@@ -60,7 +60,8 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts everything in the node, which this program must have entered; returns when istiod is ready.
+    /// Starts all programs in the node, which this program must have entered, and waits until
+    /// istiod is ready.
     pub fn start(programs: &Programs) -> Result<ControlPlane> {
         let dir = workspace::scratch("control-plane")?;
         let etcd = start_etcd(programs, &dir)?;
@@ -109,7 +110,7 @@ impl ControlPlane {
         Ok(path)
     }
 
-    /// The programs that it was started from.
+    /// The programs of the control plane.
     pub fn programs(&self) -> &Programs {
         &self.programs
     }
@@ -119,7 +120,7 @@ impl ControlPlane {
         &self.dir
     }
 
-    /// `kubectl ARGS`, with this text on stdin; what it printed.
+    /// Runs `kubectl ARGS` with this text on stdin and returns its output.
     pub fn kubectl(&self, args: &[&str], stdin: &str) -> Result<String> {
         let mut command = Command::new(&self.programs.kubectl);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(args);
@@ -143,7 +144,7 @@ impl ControlPlane {
         self.api_server.kill();
     }
 
-    /// Starts it again after [`ControlPlane::stop_api_server`].
+    /// Starts the API server again after [`ControlPlane::stop_api_server`].
     pub fn start_api_server(&mut self) -> Result<()> {
         self.api_server = start_api_server(&self.programs, &self.dir)?;
         let api = &self.api;
@@ -165,12 +166,13 @@ impl ControlPlane {
         })
     }
 
-    /// istiod's log.
+    /// Returns istiod's log.
     pub fn istiod_log(&self) -> String {
         self.istiod.log_text()
     }
 
-    /// The sum of a metric of istiod over its labels, such as `pilot_total_xds_rejects`; 0 where there is none.
+    /// Returns the sum of a metric of istiod over its labels, such as `pilot_total_xds_rejects`,
+    /// or 0 if there is none.
     pub fn istiod_metric(&self, name: &str) -> Result<f64> {
         let addr = (NODE, ISTIOD_MONITORING).into();
         let response = http::request(addr, &Request { path: "/metrics", ..Request::default() })?;
@@ -241,7 +243,7 @@ fn start_istiod(programs: &Programs, dir: &Path, kubeconfig: &Path) -> Result<Pr
     Process::start("istiod", command, &dir.join("istiod.log"))
 }
 
-/// The API server's certificate, which it makes and signs itself.
+/// The API server's self-signed certificate.
 fn certificate(dir: &Path) -> PathBuf {
     dir.join("apiserver.crt")
 }

@@ -1,4 +1,5 @@
-//! The cluster's DNS server. (`/etc/hosts` won't do: Envoy's resolver misses changes of it within a second.)
+//! The cluster's DNS server. `/etc/hosts` isn't enough: Envoy's resolver misses changes of it
+//! within a second.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
@@ -6,28 +7,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
-/// Where it is in clusters as most are set up.
+/// The usual address of a cluster's DNS server.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 const A: u16 = 1;
 const IN: u16 = 1;
 const NO_SUCH_NAME: u16 = 3;
-/// Bits of the flags: an answer, authoritative, recursion available.
+/// Flags of an answer: response, authoritative, recursion available.
 const FLAGS: u16 = 0x8480;
 const RECURSION_DESIRED: u16 = 0x0100;
 const SECONDS_TO_LIVE: u32 = 1;
 
-/// Names, without the dot at their end, and their addresses.
+/// Names, without the final dot, and their addresses.
 pub type Zone = BTreeMap<String, Vec<IpAddr>>;
 
-/// A server in a thread, until the program ends.
+/// A DNS server in a thread, which runs until the program ends.
 #[derive(Clone, Debug, Default)]
 pub struct Dns {
     zone: Arc<Mutex<Zone>>,
 }
 
 impl Dns {
-    /// Answers at [`ADDRESS`], which must be one of this network namespace.
+    /// Starts a server at [`ADDRESS`], which must be an address of this network namespace.
     pub fn start() -> Result<Dns> {
         let socket = UdpSocket::bind((ADDRESS, 53)).context("can't start the cluster's DNS server")?;
         let dns = Dns::default();
@@ -48,7 +49,7 @@ impl Dns {
         *self.zone.lock().unwrap_or_else(PoisonError::into_inner) = zone;
     }
 
-    /// The addresses of a name, looked up as a pod of this Kubernetes namespace does.
+    /// Returns the addresses of a name as a pod in this Kubernetes namespace resolves it.
     pub fn resolve(&self, name: &str, namespace: &str) -> Vec<IpAddr> {
         let zone = self.zone.lock().unwrap_or_else(PoisonError::into_inner);
         let searched = search(namespace).into_iter().map(|domain| format!("{name}.{domain}"));
@@ -56,12 +57,12 @@ impl Dns {
     }
 }
 
-/// The domains in which a pod of this namespace looks for short names.
+/// The search domains of a pod in this namespace.
 pub fn search(namespace: &str) -> [String; 3] {
     [format!("{namespace}.svc.cluster.local"), "svc.cluster.local".into(), "cluster.local".into()]
 }
 
-/// The answer to a query with one question; none to what is no query.
+/// Returns the answer to a query with one question, or `None` if the bytes aren't a query.
 fn answer(query: &[u8], zone: &Zone) -> Option<Vec<u8>> {
     let word = |at: usize| Some(u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]));
     let (id, flags, questions) = (word(0)?, word(2)?, word(4)?);

@@ -1,4 +1,4 @@
-//! The filter over HTTP, for sidecars to fetch.
+//! An HTTP server from which sidecars fetch the filter.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::network::NODE;
 
-/// A server in a thread, until the program ends.
+/// An HTTP server in a thread, which runs until the program ends.
 #[derive(Debug)]
 pub struct FilterServer {
     url: String,
@@ -51,7 +51,7 @@ impl FilterServer {
         &self.sha256
     }
 
-    /// How often it was fetched.
+    /// The number of times that the filter was fetched.
     pub fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
     }

@@ -3,25 +3,28 @@
 use std::mem::zeroed;
 use std::time::Duration;
 
-/// Signals that end this program in order.
+/// The signals that end this program with a clean-up.
 const SIGNALS: [i32; 2] = [libc::SIGINT, libc::SIGTERM];
 
-/// Holds the signals back from the calling thread and all that it starts; to be called first. They are taken by [`within`] and [`end_after`].
+/// Blocks the signals in the calling thread and in all threads that it starts; call this first.
+/// [`within`] and [`end_after`] take them.
 pub fn hold() {
     let set = set();
     // SAFETY: the set is initialised; the old mask isn't asked for.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
 }
 
-/// Waits for one of the signals, but not longer than this; whether one came.
+/// Waits for one of the signals for at most this time. Returns whether one has arrived.
 pub fn within(patience: Duration) -> bool {
     let set = set();
     let time = libc::timespec { tv_sec: patience.as_secs() as libc::time_t, tv_nsec: patience.subsec_nanos().into() };
-    // SAFETY: set and time are initialised and outlive the call; the signal's description isn't asked for.
+    // SAFETY: set and time are initialised and outlive the call; the signal's description isn't
+    // asked for.
     unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &time) > 0 }
 }
 
-/// Ends the program at one of the signals, when this is done; for a program whose values can't be dropped then.
+/// Runs a task and ends the program when one of the signals arrives, because the program's values
+/// aren't dropped then.
 pub fn end_after(task: fn()) {
     std::thread::spawn(move || {
         while !within(Duration::from_secs(3600)) {}

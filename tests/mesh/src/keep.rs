@@ -1,4 +1,4 @@
-//! `cargo mesh --keep`: the mesh to play with.
+//! `cargo mesh --keep`: a mesh for interactive use.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use redis_mesh_tests::workspace;
 use crate::interrupt;
 use crate::mesh::Mesh;
 
-/// Prints how to use it, and keeps it until Ctrl-C.
+/// Prints how to use the mesh and keeps it until Ctrl-C.
 pub fn keep(mut mesh: Mesh) -> Result<()> {
     let script = script(&mesh)?;
     println!(
@@ -42,7 +42,7 @@ Ctrl-C ends and removes everything.",
     Ok(())
 }
 
-/// Functions for a shell.
+/// Shell functions that run commands in the mesh.
 fn script(mesh: &Mesh) -> Result<PathBuf> {
     let dir = mesh.plane.dir();
     let path = dir.join("mesh.sh");

@@ -1,8 +1,9 @@
-//! A real Istio on one machine, without containers: etcd, kube-apiserver and istiod as processes, pods as network namespaces with real
-//! sidecars and real Redis in them, and the suite that runs there.
+//! A real Istio on one machine, without containers: etcd, kube-apiserver and istiod as processes,
+//! pods as network namespaces with real sidecars and real Redis in them, and the suite that runs
+//! there.
 //!
-//! It needs root and Go, see [`requirements`]. Nothing is left behind, neither by a panic nor by a run that was killed: the next one
-//! removes its namespaces.
+//! It needs root and Go, see [`requirements`]. A panic leaves nothing behind. The namespaces of a
+//! run that was killed are removed by the next run.
 
 pub mod api;
 pub mod control_plane;

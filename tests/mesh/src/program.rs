@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use redis_mesh_tests::{cache, wheel, workspace};
 
-/// A folder of `tests/mesh/go` and what is built of it.
+/// A folder of `tests/mesh/go` and the programs that are built from it.
 struct Module {
     folder: &'static str,
-    /// The module whose version is that of the programs.
+    /// The Go module that gives the programs their version.
     path: &'static str,
     programs: &'static [Program],
     /// Files of the module that are kept beside the programs.
@@ -53,7 +53,7 @@ const ISTIO: Module = Module {
     files: &[CRDS, BOOTSTRAP],
 };
 
-/// Where the programs are.
+/// The paths of the programs and of files that belong to them.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// etcd.
@@ -64,16 +64,17 @@ pub struct Programs {
     pub kubectl: PathBuf,
     /// istiod.
     pub pilot_discovery: PathBuf,
-    /// What runs beside Envoy in a sidecar.
+    /// pilot-agent, which runs Envoy in a sidecar.
     pub pilot_agent: PathBuf,
     /// Istio's CustomResourceDefinitions.
     pub istio_crds: PathBuf,
-    /// The template of a sidecar's bootstrap.
+    /// The template of a sidecar's bootstrap configuration.
     pub envoy_bootstrap: PathBuf,
 }
 
 impl Programs {
-    /// Builds what isn't in the cache. That takes minutes once, and says so.
+    /// Builds the programs that aren't in the cache. The first build takes minutes and reports its
+    /// progress.
     pub fn build() -> Result<Programs> {
         let (etcd, kubernetes, istio) = (ETCD.build()?, KUBERNETES.build()?, ISTIO.build()?);
         Ok(Programs {
@@ -113,7 +114,7 @@ impl Module {
     }
 }
 
-/// A pseudo-version is long; its date says enough.
+/// Shortens a pseudo-version to its date.
 fn short(version: &str) -> &str {
     version.rsplit_once('-').map_or(version, |(date, _commit)| date)
 }

@@ -1,9 +1,9 @@
-//! What a machine must have.
+//! The programs and permissions that a mesh needs.
 
 use anyhow::{Result, bail};
 use redis_mesh_tests::wheel;
 
-/// A program, and how one gets it.
+/// The programs, each with the way to install it.
 const PROGRAMS: &[(&str, &str)] = &[
     ("go", "install Go 1.26 or later: https://go.dev/doc/install"),
     ("ip", "apt-get install iproute2"),
@@ -13,7 +13,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("python3", "apt-get install python3 python3-pip"),
 ];
 
-/// Fails with everything that is missing, each with its remedy.
+/// Fails with a list of all that is missing and how to install it.
 pub fn check() -> Result<()> {
     let mut missing = Vec::new();
     // SAFETY: geteuid has no preconditions and cannot fail.

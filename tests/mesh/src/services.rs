@@ -15,20 +15,20 @@ pub struct Services(Vec<Service>);
 struct Service {
     name: String,
     namespace: String,
-    /// Absent: headless.
+    /// The cluster IP; `None` for a headless service.
     cluster_ip: Option<IpAddr>,
-    /// Number, and the endpoints with theirs.
+    /// Port numbers, each with its endpoints.
     ports: Vec<(u64, Vec<(IpAddr, u64)>)>,
     addresses: Vec<IpAddr>,
 }
 
 impl Services {
-    /// From the lists of Services and EndpointSlices.
+    /// Reads the lists of Services and EndpointSlices.
     pub fn of(services: &[Value], slices: &[Value]) -> Services {
         Services(services.iter().map(|service| Service::of(service, slices)).collect())
     }
 
-    /// kube-proxy's rules, for iptables-restore.
+    /// Returns kube-proxy's rules in the format of iptables-restore.
     pub fn nat(&self) -> String {
         let mut out = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n".to_string();
         for service in &self.0 {
@@ -54,7 +54,7 @@ impl Services {
         out + "COMMIT\n"
     }
 
-    /// Their names.
+    /// Returns the names of the services with their addresses.
     pub fn zone(&self) -> Zone {
         let names = self.0.iter().map(|service| {
             let addresses = match service.cluster_ip {
@@ -95,7 +95,7 @@ impl Service {
     }
 }
 
-/// The addresses of a slice's endpoints that don't say that they aren't ready.
+/// Returns the addresses of a slice's endpoints, except those that report that they aren't ready.
 fn ready(slice: &Value) -> Vec<IpAddr> {
     let endpoints = slice["endpoints"].as_array().into_iter().flatten();
     endpoints

@@ -1,4 +1,4 @@
-//! A sidecar: pilot-agent, the Envoy that it runs, and the rules that lead a pod's traffic through it.
+//! A sidecar: pilot-agent, its Envoy, and the iptables rules that redirect a pod's traffic.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,13 +17,13 @@ use crate::api::{Api, ObjectName};
 use crate::control_plane::ControlPlane;
 use crate::network::{self, Wire};
 
-/// The group by which a sidecar's own traffic is told from the pod's.
+/// The group id that exempts a sidecar's own traffic from redirection.
 const GROUP: u32 = 1337;
 const ADMIN: u16 = 15000;
 const STATUS: u16 = 15021;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// As istio-iptables writes them, with the group alone.
+/// The rules of istio-iptables, which exempt traffic by group only.
 const RULES: &str = "\
 *nat
 :PREROUTING ACCEPT [0:0]
@@ -39,7 +39,7 @@ const RULES: &str = "\
 COMMIT
 ";
 
-/// A running sidecar; its answers are those of Envoy's admin port. Dropping it kills it.
+/// A running sidecar. It dereferences to Envoy's admin interface. Dropping it kills its processes.
 #[derive(Debug)]
 pub struct Sidecar {
     process: Process,
@@ -56,7 +56,7 @@ impl Deref for Sidecar {
 }
 
 impl Sidecar {
-    /// Starts one for the pod of this name and labels; returns when Envoy has its configuration.
+    /// Starts the sidecar of a pod and waits until Envoy has its configuration.
     pub fn start(plane: &ControlPlane, wire: &Wire, pod: &ObjectName, labels: &Value) -> Result<Sidecar> {
         let dir = workspace::scratch(&format!("sidecar-{}", pod.name))?;
         credentials(plane.api(), &dir, &pod.namespace)?;
@@ -73,7 +73,8 @@ impl Sidecar {
             "proxyStatsMatcher": { "inclusionRegexps": [".*"] },
             "extraStatTags": ["redis_host"],
         });
-        // pilot-agent keeps wasm modules in /var/lib/istio/data: a new pod has none, and the machine's /var/lib isn't ours.
+        // pilot-agent keeps wasm modules in /var/lib/istio/data: a new pod has none, and the
+        // machine's /var/lib isn't ours.
         let mut command = wire.namespace.command("sh");
         command.arg("-c").arg("mount -t tmpfs none /var/lib && mkdir -p /var/lib/istio/data && exec \"$0\" \"$@\"");
         command.arg(&plane.programs().pilot_agent).args(["proxy", "sidecar", "--domain"]);
@@ -107,7 +108,7 @@ impl Sidecar {
         Ok(sidecar)
     }
 
-    /// Its process: pilot-agent, whose child Envoy is.
+    /// The process of pilot-agent, the parent of Envoy.
     pub fn process(&self) -> &Process {
         &self.process
     }
@@ -117,12 +118,12 @@ impl Sidecar {
         self.process.log_text()
     }
 
-    /// Its directory.
+    /// The directory with the sidecar's files.
     pub fn dir(&self) -> &std::path::Path {
         &self.dir
     }
 
-    /// Updates of clusters and listeners that Envoy has refused so far.
+    /// The number of updates of clusters and listeners that Envoy has rejected.
     pub fn rejected(&self) -> Result<u64> {
         let stats =
             self.stats("(cluster_manager.cds|listener_manager.lds|extension_config_discovery.*).update_rejected$")?;
@@ -149,11 +150,13 @@ impl Sidecar {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        // pilot-agent must not leave its Envoy behind: what is killed ends nobody. It ends Envoy when it is asked to end.
+        // pilot-agent must not leave its Envoy behind: what is killed ends nobody. It ends Envoy
+        // when it is asked to end.
         let envoy = child_of(self.process.pid());
         self.process.kill();
         if let Some(envoy) = envoy {
-            // SAFETY: a signal to a process that was the killed agent's child a moment ago; no memory is involved.
+            // SAFETY: a signal to a process that was the killed agent's child a moment ago; no
+            // memory is involved.
             unsafe { libc::kill(envoy, libc::SIGKILL) };
         }
     }
@@ -163,7 +166,8 @@ fn child_of(pid: u32) -> Option<i32> {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?.split_whitespace().next()?.parse().ok()
 }
 
-/// What the kubelet mounts: the token, and the root certificate that istiod publishes.
+/// Writes the files that the kubelet mounts: the token and the root certificate that istiod
+/// publishes.
 fn credentials(api: &Api, dir: &std::path::Path, namespace: &str) -> Result<()> {
     let (tokens, istio) = (dir.join("var/run/secrets/tokens"), dir.join("var/run/secrets/istio"));
     fs::create_dir_all(&tokens)?;

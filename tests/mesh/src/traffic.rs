@@ -1,4 +1,4 @@
-//! Clients that never rest, and what they have seen.
+//! Clients under constant load, and what they have observed.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,22 +14,22 @@ use redis_mesh_tests::process;
 
 use crate::pod::Pod;
 
-/// What the clients have seen.
+/// The observations of the clients.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// Keys that were set and read back as they were set.
     pub right: u64,
-    /// Values that were read and aren't what was set, with their keys.
+    /// Values that differ from what was set, with their keys.
     pub wrong: Vec<String>,
-    /// Error replies, by their text.
+    /// The number of error replies, by their text.
     pub errors: BTreeMap<String, u64>,
-    /// Connections that ended.
+    /// The number of connections that have ended.
     pub closed: u64,
-    /// Connections that couldn't be made, or on which a login failed.
+    /// The number of connections that failed or were refused a login.
     pub refused: u64,
 }
 
-/// Threads that set and get keys on connections that they keep. Dropping it ends them.
+/// Threads that set and get keys over persistent connections. Dropping this value ends them.
 #[derive(Debug)]
 pub struct Traffic {
     shared: Arc<Shared>,
@@ -47,7 +47,7 @@ struct Shared {
 }
 
 impl Traffic {
-    /// Two clients in a pod, on keys with each of these prefixes in turn.
+    /// Starts two clients in a pod, on keys with each of these prefixes in turn.
     pub fn start(pod: &Pod, host: &str, password: Option<&str>, prefixes: &[&str]) -> Result<Traffic> {
         let shared = Arc::new(Shared {
             namespace: pod.network_namespace().clone(),
@@ -66,19 +66,19 @@ impl Traffic {
         Ok(traffic)
     }
 
-    /// What was seen so far.
+    /// Returns the observations so far.
     pub fn seen(&self) -> Seen {
         self.shared.seen().clone()
     }
 
-    /// Waits until so many more keys were right, whatever else is seen meanwhile.
+    /// Waits until this number of further keys was read back correctly, whatever else is observed.
     pub fn wait_right(&self, more: u64) -> Result<()> {
         let goal = self.seen().right + more;
         let arrived = process::wait_until("traffic that flows", Duration::from_secs(20), || self.seen().right >= goal);
         arrived.with_context(|| format!("the clients saw {:?}", self.seen()))
     }
 
-    /// Ends the clients; what they have seen.
+    /// Ends the clients and returns their observations.
     pub fn stop(mut self) -> Result<Seen> {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
@@ -95,7 +95,7 @@ impl Drop for Traffic {
 }
 
 impl Seen {
-    /// Whether all went as if nothing had happened.
+    /// Fails unless the clients have observed neither errors nor closed connections.
     pub fn ensure_calm(&self) -> Result<()> {
         let calm = self.wrong.is_empty() && self.errors.is_empty() && self.closed == 0 && self.refused == 0;
         ensure!(calm, "the clients saw {self:?}");

@@ -1,4 +1,5 @@
-//! `cargo demo`: every example on a real Envoy, a real Redis and a real Redis Cluster, from nothing but a checkout.
+//! `cargo demo`: runs every example on a real Envoy, a real Redis and a real Redis Cluster. It
+//! needs only a checkout.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -6,31 +7,31 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use redis_mesh_tests::cli;
 use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::net::{self, Subnet};
 use redis_mesh_tests::stage::{PASSWORD, SERVERS, SERVICES, Stage};
 use redis_mesh_tests::walkthrough::{Walkthrough, examples};
+use redis_mesh_tests::{cli, command_line};
 
 const HELP: &str = "\
-Every example of redis-mesh on this machine: gets Envoy (and Redis where there is none), builds the
-filter and the command line, starts one Redis with a password and a Redis Cluster of six nodes on
-loopback addresses, and performs the READMEs in examples/ one after the other. Then one Envoy stays
-for you to connect to, until Ctrl-C.
+Runs every example of redis-mesh on this machine. It fetches Envoy (and Valkey if no Redis is installed),
+builds the filter and the command line, starts one Redis with a password and a Redis Cluster of six
+nodes on loopback addresses, and runs the commands of the READMEs in examples/ one after the other.
+At the end one Envoy keeps running until Ctrl-C, so that you can connect to it.
 
 Usage: cargo demo [OPTIONS] [EXAMPLE]...
 
 Arguments:
-  [EXAMPLE]...  Perform only these, such as prefix-routing
+  [EXAMPLE]...  Run only these, such as prefix-routing
 
 Options:
-  --exit        End after the last example; the status is 0 if all went as their READMEs say, else 1
-  --servers     Only start the servers, for typing the examples' commands by hand
+  --exit        Exit after the last example: with 0 if all results are those of the READMEs, else with 1
+  --servers     Only start the servers, so that you can type the examples' commands
   -h, --help    Print this
 
 Nothing is installed outside of the checkout: tools are kept in .cache ($REDIS_MESH_CACHE), files
-of the run in the directory for temporary files. $REDIS_MESH_ENVOY and $REDIS_MESH_REDIS name
-programs to use instead of those that are fetched or found.
+of the run in the directory for temporary files. $REDIS_MESH_ENVOY and $REDIS_MESH_REDIS are paths of
+programs that replace the fetched or installed ones.
 ";
 
 /// The combination that stays at the end, as arguments of `redis-mesh`.
@@ -44,25 +45,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = match arguments() {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => {
-            print!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}\n\n{HELP}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    command_line::main(HELP, arguments(), |arguments| {
+        Ok(if run(&arguments)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
 
 fn arguments() -> Result<Option<Arguments>> {
@@ -197,8 +182,8 @@ Ctrl-C ends everything.",
     );
 }
 
-/// Ctrl-C and SIGTERM. While something is under way they end this process, and with it all children; while it waits
-/// for them, they end the wait.
+/// Ctrl-C and SIGTERM. While something is under way they end this process, and with it all
+/// children; while it waits for them, they end the wait.
 struct Interrupt {
     waiting: Arc<Mutex<bool>>,
     receiver: Receiver<()>,
@@ -209,8 +194,8 @@ impl Interrupt {
         let (sender, receiver) = channel();
         let waiting = Arc::new(Mutex::new(false));
         let flag = waiting.clone();
-        // SAFETY: the set is initialised by sigemptyset before it is used; blocking signals in the first thread before
-        // any other exists makes all of them block these.
+        // SAFETY: the set is initialised by sigemptyset before it is used; blocking signals in the
+        // first thread before any other exists makes all of them block these.
         let set = unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut set);

@@ -1,8 +1,10 @@
-//! Where a path answers something else than the server would, and why: a file for each path, `differences/PATH.txt`.
+//! Commands to which a path answers otherwise than the server, and the reasons: a file for each
+//! path, `differences/PATH.txt`.
 //!
-//! A difference is three lines: its commands (`*` for all), perhaps with kinds of invocations in parentheses; what the path
-//! answers, with `…` for anything; and the reason, behind `refused:` where the path says that it doesn't serve this. The first
-//! that fits counts. One that nothing needs any more is an error, and `BLESS=1` takes it out.
+//! A difference is three lines: its commands (`*` for all), perhaps with kinds of invocations in
+//! parentheses; what the path answers, with `…` for anything; and the reason, behind `refused:`
+//! where the path says that it doesn't serve this. The first that fits counts. One that nothing
+//! needs any more is an error, and `BLESS=1` takes it out.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,20 +15,20 @@ use redis_mesh_tests::workspace;
 use crate::facts::named;
 use crate::invocation::Kind;
 
-/// Some answers of a path that aren't the server's.
+/// A difference between a path and the server.
 #[derive(Clone, Debug)]
 pub struct Difference {
     commands: String,
-    /// None: all.
+    /// The kinds of invocations; all if empty.
     kinds: Vec<String>,
     answer: String,
     pub is_refusal: bool,
-    /// In one sentence.
+    /// The reason, in one sentence.
     pub why: String,
 }
 
 impl Difference {
-    /// Whether it is of no command in particular.
+    /// Whether it concerns all commands.
     pub fn is_general(&self) -> bool {
         self.commands == "*"
     }
@@ -66,7 +68,7 @@ impl Differences {
         Ok(Differences { file, all, met: BTreeSet::new() })
     }
 
-    /// The difference that this is.
+    /// Returns the difference that matches an answer.
     pub fn explain(&mut self, command: &str, kind: Kind, answer: &str) -> Option<&Difference> {
         let kind = format!("{kind:?}");
         let is_it = |difference: &Difference| {
@@ -80,13 +82,13 @@ impl Differences {
         self.all.get(place)
     }
 
-    /// Why no command in particular differs.
+    /// Returns the reasons of differences that concern all commands.
     pub fn general(&self) -> BTreeSet<String> {
         let general = self.all.iter().filter(|difference| difference.is_general() && !difference.is_refusal);
         general.map(|difference| difference.why.clone()).collect()
     }
 
-    /// All must have been met, or are taken out.
+    /// Fails if a difference was not met. With `BLESS`, removes it from the file.
     pub fn settle(&self) -> Result<()> {
         let mut left = Vec::new();
         let mut unmet = Vec::new();
@@ -109,7 +111,7 @@ impl Differences {
     }
 }
 
-/// Whether a text is like a pattern.
+/// Whether a text matches a pattern.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('…');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };

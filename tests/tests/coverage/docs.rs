@@ -1,4 +1,4 @@
-//! What a live server says of its commands: their names, arity and arguments.
+//! The commands that a live server reports: their names, arity and arguments.
 
 use anyhow::{Context, Result};
 use redis_mesh_tests::client::Client;
@@ -21,7 +21,7 @@ impl Documented {
         self.name.split('|').map(|word| word.to_ascii_uppercase().into_bytes()).collect()
     }
 
-    /// Whether an argument of it is a key.
+    /// Whether one of its arguments is a key.
     pub fn has_keys(&self) -> bool {
         fn any(arguments: &[Argument]) -> bool {
             arguments.iter().any(|argument| argument.kind == "key" || any(&argument.inner))
@@ -30,7 +30,8 @@ impl Documented {
     }
 }
 
-/// An argument as `COMMAND DOCS` has it. All arguments of a command are numbered in the order in which they stand there.
+/// An argument as `COMMAND DOCS` has it. All arguments of a command are numbered in the order in
+/// which they stand there.
 #[derive(Clone, Debug)]
 pub struct Argument {
     pub id: usize,
@@ -46,7 +47,7 @@ pub struct Argument {
     pub inner: Vec<Argument>,
 }
 
-/// Asks a server for everything that it knows.
+/// Reads all commands of a server.
 pub fn ask(client: &mut Client) -> Result<Vec<Documented>> {
     client.ok(&["HELLO", "3"])?;
     let (commands, docs) = (client.ok(&["COMMAND"])?, client.ok(&["COMMAND", "DOCS"])?);

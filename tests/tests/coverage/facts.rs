@@ -1,10 +1,12 @@
-//! What no server says of its commands: which values make sense, what has to be there before, and what is invoked by hand.
+//! Facts that no server reports: sensible values, the data that a command needs, and invocations
+//! written by hand.
 
 use redis_mesh_tests::line::words;
 
 use crate::docs::Documented;
 
-/// Values by name of the argument, as one types them; `command.argument` goes first. Of several, the first is taken first.
+/// Values by name of the argument, as one types them; `command.argument` goes first. Of several,
+/// the first is taken first.
 const VALUES: &[(&str, &str)] = &[
     ("value", "10 20"),
     ("setbit.value", "1"),
@@ -140,7 +142,7 @@ const VALUES: &[(&str, &str)] = &[
     ("capability", "redirect"),
 ];
 
-/// The value of an argument; `1` or `x` where nothing is said.
+/// Returns the value of an argument; by default `1` or `x`.
 pub fn value(command: &str, name: &str, kind: &str, nth: usize) -> Vec<u8> {
     let of = |name: &str| VALUES.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
     let number = if matches!(kind, "integer" | "double" | "unix-time") { "1" } else { "x" };
@@ -151,10 +153,10 @@ pub fn value(command: &str, name: &str, kind: &str, nth: usize) -> Vec<u8> {
 
 const LIBRARY: &str = r##"FUNCTION LOAD "#!lua name=lib\nredis.register_function{function_name='f', callback=function(keys, args) return {keys, args} end, flags={'no-writes'}}""##;
 
-/// What FUNCTION DUMP tells of a library.
+/// The reply to FUNCTION DUMP with one library.
 const FUNCTIONS: &str = r##""\xf5@D#!lua name=lib\nredis.register_function('f', function() return 1 end)\n\x00\xaf\xecJ\xc1\r\xc9\x0c\xa3""##;
 
-/// What is done at the server before, by command or else by group.
+/// The commands that prepare the server, by command or else by group.
 const SETUPS: &[(&str, &str)] = &[
     ("string", "SET @1 10; SET @2 20; SET @3 30"),
     ("bitmap", "SET @1 abc; SET @2 abd; SET @3 xyz"),
@@ -195,7 +197,7 @@ const SETUPS: &[(&str, &str)] = &[
     ("config|rewrite", ""),
 ];
 
-/// What is done at the server before an invocation that is right.
+/// Returns the commands that prepare the server for a valid invocation.
 pub fn setup(command: &Documented) -> String {
     let name = command.name.as_str();
     if command.group == "scripting" && name.starts_with('f') && !named("function|load function|restore", name) {
@@ -206,7 +208,7 @@ pub fn setup(command: &Documented) -> String {
     found.map_or("", |(_, lines)| lines).to_owned()
 }
 
-/// What is done before one that meets the wrong type.
+/// Returns the commands that prepare the server for an invocation on keys of the wrong type.
 pub fn wrong_type(command: &Documented) -> &'static str {
     match command.group.as_str() {
         "string" | "bitmap" | "hyperloglog" | "generic" | "server" => "RPUSH @1 x; RPUSH @2 y",
@@ -214,8 +216,8 @@ pub fn wrong_type(command: &Documented) -> &'static str {
     }
 }
 
-/// Whose invocations are written by hand: command, setup, what is said. Nothing else is invoked of them but what has the wrong
-/// number of arguments.
+/// Whose invocations are written by hand: command, setup, what is said. Nothing else is invoked of
+/// them but what has the wrong number of arguments.
 const BY_HAND: &[(&str, &str, &str)] = &[
     ("multi", "", "MULTI"),
     ("multi", "", "MULTI; MULTI"),
@@ -320,7 +322,7 @@ const BY_HAND: &[(&str, &str, &str)] = &[
 /// Of these, other invocations are made too.
 const ALSO_BY_HAND: &str = "lpos function|restore wait xread blpop bzpopmin";
 
-/// What is invoked by hand: setup and what is said.
+/// Returns the invocations that are written by hand: setup and commands.
 pub fn by_hand(command: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
     BY_HAND.iter().filter(move |(name, ..)| *name == command).map(|(_, setup, session)| (*setup, *session))
 }
@@ -347,7 +349,7 @@ const FAILURES: &[(&str, &str)] = &[
     ("module|load module|loadex module|unload", "there is no module"),
 ];
 
-/// Why it never succeeds.
+/// Returns the reason that a command never succeeds.
 pub fn failure(command: &str) -> Option<&'static str> {
     let is_of_nodes = command.starts_with("cluster|") && command != "cluster|keyslot";
     let cluster = is_of_nodes.then_some("it is for nodes of a Redis Cluster");
@@ -355,12 +357,12 @@ pub fn failure(command: &str) -> Option<&'static str> {
     found.or(cluster).or(harm(command)).or(untried(command))
 }
 
-/// Why it is invoked only where it is refused.
+/// Returns the reason that a command is invoked only on paths that refuse it.
 pub fn harm(command: &str) -> Option<&'static str> {
     HARMFUL.iter().find(|(names, _)| named(names, command)).map(|(_, why)| *why)
 }
 
-/// Why it isn't invoked.
+/// Returns the reason that a command isn't invoked.
 pub fn untried(command: &str) -> Option<&'static str> {
     UNTRIED.iter().find(|(names, _)| named(names, command)).map(|(_, why)| *why)
 }

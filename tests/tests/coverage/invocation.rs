@@ -1,4 +1,4 @@
-//! Invocations of commands, generated from what a server says of them.
+//! Invocations of commands, generated from a server's reports.
 
 use anyhow::{Context, Result};
 use redis_mesh_tests::line::words;
@@ -6,10 +6,11 @@ use redis_mesh_tests::line::words;
 use crate::docs::{Argument, Documented};
 use crate::facts;
 
-/// The words of a command. `@1`, `@2`, … stand for keys, `@*` for a pattern that all of them match.
+/// The words of a command. `@1`, `@2`, … stand for keys, `@*` for a pattern that all of them
+/// match.
 pub type Request = Vec<Vec<u8>>;
 
-/// What an invocation shows.
+/// The kind of an invocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Its arguments are right, and its keys are there.
@@ -33,21 +34,21 @@ pub enum Kind {
 /// An invocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {
-    /// As the server has it: `get`, `client|id`.
+    /// The name as the server reports it: `get`, `client|id`.
     pub command: String,
     pub kind: Kind,
-    /// What is done at the server before.
+    /// The commands that prepare the server.
     pub setup: Vec<Request>,
     /// What one client says; the last is what is looked at, but for [`Kind::Transaction`].
     pub session: Vec<Request>,
     /// How many replies there are to each, in RESP2 and in RESP3.
     pub replies: Vec<[usize; 2]>,
-    /// It is made only where it is refused.
+    /// Whether it is made only on paths that refuse it.
     pub is_harmful: bool,
 }
 
 impl Invocation {
-    /// How many keys it names.
+    /// Returns the number of keys that it names.
     fn keys(&self) -> usize {
         let words = self.session.iter().flatten();
         let mut keys: Vec<&Vec<u8>> = words.filter(|word| is_key(word)).collect();
@@ -67,7 +68,8 @@ pub fn requests(lines: &str) -> Result<Vec<Request>> {
     lines.split(';').map(str::trim).filter(|line| !line.is_empty()).map(words).collect()
 }
 
-/// How many replies there are to a request: one, unless it begins with numbers as in `=2` and `=1/2`, which are taken off.
+/// How many replies there are to a request: one, unless it begins with numbers as in `=2` and
+/// `=1/2`, which are taken off.
 fn replies(request: &mut Request) -> [usize; 2] {
     let Some(numbers) = request.first().and_then(|word| word.strip_prefix(b"=")) else { return [1, 1] };
     let numbers = String::from_utf8_lossy(numbers).into_owned();
@@ -77,7 +79,7 @@ fn replies(request: &mut Request) -> [usize; 2] {
     counts
 }
 
-/// Everything that is invoked of a command.
+/// Returns all invocations of a command.
 pub fn all(command: &Documented) -> Result<Vec<Invocation>> {
     let mut found: Vec<Invocation> = Vec::new();
     let setup = requests(&facts::setup(command)).with_context(|| format!("the setup of {}", command.name))?;
@@ -172,8 +174,8 @@ fn choice_points(arguments: &[Argument], found: &mut Vec<usize>) {
     }
 }
 
-/// The words of a command: without what may be left out, the first of alternatives, but for what leads to `variant`; as many
-/// as `repeats` of what may stand several times.
+/// The words of a command: without what may be left out, the first of alternatives, but for what
+/// leads to `variant`; as many as `repeats` of what may stand several times.
 fn written(command: &Documented, variant: Option<usize>, repeats: usize) -> Request {
     let mut writer =
         Writer { command: &command.name, variant, repeats, keys: 0, counts: Vec::new(), out: command.words() };

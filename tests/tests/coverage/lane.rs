@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use redis_mesh_tests::client::Client;
 use redis_mesh_tests::cluster::{Cluster, Shape};
+use redis_mesh_tests::line;
 use redis_mesh_tests::redis::{Options, Redis};
 use redis_mesh_tests::reply::Reply;
 
@@ -16,10 +17,10 @@ use crate::invocation::{Invocation, Kind, Request, is_key};
 use crate::normal;
 use crate::topology::{Behind, Place, Topology};
 
-/// How long a reply may take.
+/// The time that a reply may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What came for a command.
+/// The answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Reply(Reply),
@@ -28,7 +29,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// As a text in one line.
+    /// Formats the answer in one line.
     pub fn text(&self) -> String {
         match self {
             Answer::Reply(reply) => reply.encode().strip_suffix(b"\r\n").unwrap_or_default().escape_ascii().to_string(),
@@ -45,7 +46,7 @@ impl Answer {
     }
 }
 
-/// An invocation, what was sent, and both answers to it.
+/// An invocation with the sent commands and both answers.
 #[derive(Debug)]
 pub struct Comparison {
     pub invocation: Invocation,
@@ -54,7 +55,8 @@ pub struct Comparison {
     pub sent: Vec<Request>,
     pub expected: Vec<Vec<Answer>>,
     pub answers: Vec<Vec<Answer>>,
-    /// What the client has changed of a connection that stays when it goes, as `CLIENT LIST` tells it.
+    /// What the client has changed of a connection that stays when it goes, as `CLIENT LIST` tells
+    /// it.
     pub left_behind: Option<String>,
 }
 
@@ -88,7 +90,7 @@ impl Comparison {
         }
     }
 
-    /// As one types it.
+    /// Formats the commands as for redis-cli.
     pub fn line(&self) -> String {
         let show = |request: &Request| {
             request.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
@@ -106,7 +108,7 @@ pub struct Lane {
     listens: SocketAddr,
     servers: Vec<Redis>,
     controls: Vec<Client>,
-    /// What was found left behind.
+    /// The traces that clients have left on the servers.
     left_behind: BTreeSet<String>,
 }
 
@@ -150,7 +152,7 @@ impl Lane {
         Ok(Lane { topology, title, protocol, listens, servers, controls, left_behind })
     }
 
-    /// Makes all the invocations.
+    /// Makes all invocations.
     pub fn run(&mut self, invocations: &[Invocation]) -> Result<Vec<Comparison>> {
         let several = self.topology.behind != Behind::One;
         let is_fitting = |one: &&Invocation| {
@@ -186,8 +188,8 @@ impl Lane {
         })
     }
 
-    /// What went right one by one again, many in one write: the servers are emptied and set up by the same client. Returns what
-    /// is different.
+    /// What went right one by one again, many in one write: the servers are emptied and set up by
+    /// the same client. Returns what is different.
     pub fn run_pipelined(&mut self, comparisons: &[Comparison]) -> Result<Vec<String>> {
         const AT_ONCE: usize = 40;
         let fitting: Vec<&Comparison> = comparisons.iter().filter(|one| is_for_pipelines(one)).collect();
@@ -226,7 +228,8 @@ impl Lane {
         Ok(wrong)
     }
 
-    /// What is odd about connections to the servers, now that there are no clients, and wasn't before.
+    /// What is odd about connections to the servers, now that there are no clients, and wasn't
+    /// before.
     fn left_behind(&mut self) -> Result<Option<String>> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -253,7 +256,7 @@ impl Lane {
         requests.iter().map(|request| request.iter().map(name).collect()).collect()
     }
 
-    /// A request of a client as the server has it.
+    /// Returns the request that the server gets for a client's request.
     fn stripped(&self, mut request: Request) -> Request {
         let removed = self.topology.removed.as_bytes();
         for word in request.iter_mut().filter(|word| !removed.is_empty() && word.starts_with(removed)) {
@@ -262,7 +265,8 @@ impl Lane {
         request
     }
 
-    /// Empties the servers and sets up what an invocation needs: all of it at one of them, or everything where it belongs.
+    /// Empties the servers and sets up what an invocation needs: all of it at one of them, or
+    /// everything where it belongs.
     fn prepare(&mut self, invocation: &Invocation, at: Option<usize>) -> Result<()> {
         let mut each: Vec<Vec<Request>> = vec![vec![vec![b"FLUSHALL".to_vec()]]; self.controls.len()];
         let requests = self.named(&invocation.setup, invocation.kind);
@@ -284,13 +288,14 @@ impl Lane {
         }
         for (control, requests) in self.controls.iter_mut().zip(each) {
             for (request, reply) in requests.iter().zip(control.pipeline(&requests)?) {
-                ensure!(!reply.is_error(), "{}: {}", show(request), reply.text());
+                ensure!(!reply.is_error(), "{}: {}", line::shown(request), reply.text());
             }
         }
         Ok(())
     }
 
-    /// What a new client is told, command by command, up to where it is an error that nobody expects.
+    /// What a new client is told, command by command, up to where it is an error that nobody
+    /// expects.
     fn session(
         &self,
         addr: SocketAddr,
@@ -327,10 +332,6 @@ impl Lane {
     }
 }
 
-fn show(request: &Request) -> String {
-    request.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
-}
-
 fn answer(read: Result<Reply>) -> Result<Answer> {
     match read {
         Ok(reply) => Ok(Answer::Reply(reply)),
@@ -342,8 +343,8 @@ fn answer(read: Result<Reply>) -> Result<Answer> {
     }
 }
 
-/// Whether an invocation went right, depends on nothing but what it sets up, and does nothing to its connection that those behind
-/// it would meet.
+/// Whether an invocation went right, depends on nothing but what it sets up, and does nothing to
+/// its connection that those behind it would meet.
 fn is_for_pipelines(one: &Comparison) -> bool {
     let command = &one.invocation.command;
     let is_by_hand = facts::by_hand(command).next().is_some();
@@ -369,7 +370,7 @@ fn oddity(line: &str) -> Option<String> {
     (!odd.is_empty()).then(|| format!("{number} {}", odd.join(" ")))
 }
 
-/// Waits until a server neither saves nor rewrites.
+/// Waits until a server neither saves nor rewrites its AOF.
 fn quiet(client: &mut Client) -> Result<()> {
     loop {
         let info = client.ok(&["INFO", "persistence"])?.text();

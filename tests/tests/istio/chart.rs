@@ -1,4 +1,4 @@
-//! The Helm chart: what it renders from several values, and what values it refuses.
+//! The Helm chart: its output for several values, and the values that it refuses.
 
 use std::collections::BTreeSet;
 
@@ -8,15 +8,16 @@ use serde_json::Value;
 
 use crate::{golden, tool, yaml};
 
-/// The chart.
+/// The directory of the chart.
 pub const CHART: &str = "istio/helm/redis-mesh";
-/// Where people install it.
+/// The namespace of the installation.
 pub const NAMESPACE: &str = "redis-mesh-system";
 
 /// Kinds without a namespace.
 const CLUSTER_WIDE: [&str; 3] = ["ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"];
 
-/// The files of `values/`, each with the golden of what it renders beside it. The chart's own values are seen in the kustomize base.
+/// The files of `values/`, each with a golden of the output beside it. The kustomize base is the
+/// golden of the chart's own values.
 fn values() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(workspace::root().join("tests/tests/istio/values"))? {
@@ -142,7 +143,8 @@ fn values_that_make_no_sense_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// What the schema allows has a default with its comment, so that the file of values is the manual.
+/// What the schema allows has a default with its comment, so that the file of values is the
+/// manual.
 #[test]
 fn every_value_is_described() -> Result<()> {
     let text = std::fs::read_to_string(workspace::root().join(CHART).join("values.yaml"))?;
@@ -210,7 +212,7 @@ fn the_program_knows_the_arguments() -> Result<()> {
     Ok(())
 }
 
-/// README's table of what the controller may do names every resource of the roles.
+/// The README's table of permissions names every resource of the roles.
 #[test]
 fn the_readme_says_what_the_controller_may_do() -> Result<()> {
     let readme = std::fs::read_to_string(workspace::root().join("istio/README.md"))?;
@@ -233,7 +235,7 @@ fn the_readme_says_what_the_controller_may_do() -> Result<()> {
     Ok(())
 }
 
-/// README's table of the status names every reason that the controller gives.
+/// The README's table of the status names every reason that the controller reports.
 #[test]
 fn the_readme_says_what_the_reasons_mean() -> Result<()> {
     let readme = std::fs::read_to_string(workspace::root().join("istio/README.md"))?;

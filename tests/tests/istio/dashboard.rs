@@ -1,4 +1,4 @@
-//! The Grafana dashboard: every metric and label that it asks for exists.
+//! The Grafana dashboard: every metric and label in its queries exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -48,7 +48,7 @@ fn panels_are_whole() -> Result<()> {
     Ok(())
 }
 
-/// What the filter and redis_proxy count is there once there has been traffic of every kind.
+/// The metrics of the filter and redis_proxy exist after traffic of every kind.
 #[test]
 fn envoy_has_what_it_asks_for() -> Result<()> {
     let subnet = Subnet::claim()?;
@@ -66,7 +66,7 @@ fn envoy_has_what_it_asks_for() -> Result<()> {
     complete.with_context(|| format!("Envoy has no {}", missing.join(", ")))
 }
 
-/// What the controller counts is what it registers.
+/// The metrics of the controller are among those that it registers.
 #[test]
 fn the_controller_has_what_it_asks_for() -> Result<()> {
     let source = std::fs::read_to_string(workspace::root().join("controller/src/run/telemetry.rs"))?;
@@ -87,7 +87,7 @@ fn the_controller_has_what_it_asks_for() -> Result<()> {
     Ok(())
 }
 
-/// Traffic of every kind that is counted.
+/// Sends traffic of every kind that is counted.
 fn traffic(subnet: &Subnet) -> Result<(Envoy, Vec<Redis>)> {
     let mut scene = Scene::on(subnet);
     scene.service("direct", 100, &[10]).rules(
@@ -135,7 +135,7 @@ fn dashboard() -> Result<Value> {
     Ok(serde_json::from_str(&std::fs::read_to_string(workspace::root().join(DASHBOARD))?)?)
 }
 
-/// A metric that is asked for, with the labels by which it is.
+/// A metric in a query, with the labels that the query names.
 #[derive(Debug)]
 struct Query {
     metric: String,
@@ -161,7 +161,7 @@ impl std::fmt::Display for Query {
     }
 }
 
-/// All that the panels and the variables ask for.
+/// Returns the metrics in the queries of all panels and variables.
 fn queries(dashboard: &Value) -> Result<Vec<Query>> {
     let mut expressions: Vec<&str> = Vec::new();
     for panel in dashboard["panels"].as_array().into_iter().flatten() {
@@ -179,7 +179,8 @@ fn queries(dashboard: &Value) -> Result<Vec<Query>> {
     Ok(queries)
 }
 
-/// The metrics of an expression of PromQL, each with the labels of its selector and those by which sums are made of it.
+/// Returns the metrics of a PromQL expression, each with the labels of its selector and of its
+/// aggregations.
 fn selectors(expression: &str) -> Vec<Query> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let labels_of = |text: &str| text.split(',').map(|label| label.trim().to_owned()).collect::<BTreeSet<String>>();
@@ -214,7 +215,7 @@ fn selectors(expression: &str) -> Vec<Query> {
     queries
 }
 
-/// The metrics of a text that Prometheus reads, each with its labels.
+/// Returns the metrics of a text in Prometheus' format, each with its labels.
 fn samples(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut samples: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {

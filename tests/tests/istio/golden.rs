@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use redis_mesh_tests::workspace;
 
-/// The file in the checkout is this text, or `BLESS` is set and it becomes so.
+/// Fails unless the file in the checkout has this text. If `BLESS` is set, writes the text to the
+/// file.
 pub fn check(path: &str, text: &str) -> Result<()> {
     let file = workspace::root().join(path);
     if std::env::var_os("BLESS").is_some() {

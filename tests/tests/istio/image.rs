@@ -1,4 +1,4 @@
-//! The image, as far as a machine without a container engine can tell.
+//! The container image, as far as it can be checked without a container engine.
 
 use anyhow::{Context, Result, ensure};
 use redis_mesh_tests::workspace;

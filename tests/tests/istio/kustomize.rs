@@ -1,4 +1,4 @@
-//! The kustomize base: what the chart renders from its own values, without what is Helm's.
+//! The kustomize base: the chart rendered with its own values, without Helm's labels.
 
 use anyhow::{Result, ensure};
 use redis_mesh_tests::workspace;

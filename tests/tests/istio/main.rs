@@ -1,4 +1,4 @@
-//! What operators install: the chart, the kustomize base, the image, the dashboard.
+//! The installation: the chart, the kustomize base, the image, the dashboard.
 
 mod chart;
 mod dashboard;

@@ -7,15 +7,15 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use redis_mesh_tests::{cache, wheel, workspace};
 
-/// What is built of `tests/go/helm`: name, package, how long the first build takes on two cores.
+/// The programs of `tests/go/helm`: name, package, and the time of the first build on two cores.
 const PROGRAMS: [(&str, &str, &str); 2] = [
     ("helm", "helm.sh/helm/v4/cmd/helm", "2 minutes"),
     ("kustomize", "sigs.k8s.io/kustomize/kustomize/v5", "some seconds"),
 ];
 
-/// What a run gave.
+/// The result of a run.
 pub struct Output {
-    /// What it wrote on stdout, if it succeeded.
+    /// The text on stdout if the run succeeded, else that on stderr.
     pub result: Result<String, String>,
 }
 
@@ -44,7 +44,7 @@ fn run<S: AsRef<OsStr>>(name: &str, args: &[S]) -> Result<Output> {
     Ok(Output { result })
 }
 
-/// The directory of the programs; builds them where they aren't in the cache.
+/// Returns the directory of the programs and builds those that aren't in the cache.
 fn programs() -> Result<PathBuf> {
     let source = workspace::root().join("tests/go/helm");
     cache::made_of(&source, "helm", &["go.mod", "go.sum"], |from, to| {
@@ -70,12 +70,12 @@ fn programs() -> Result<PathBuf> {
 }
 
 impl Output {
-    /// What it wrote, or an error with what it complained of.
+    /// Returns the text on stdout, or an error with that on stderr.
     pub fn success(self) -> Result<String> {
         self.result.map_err(|stderr| anyhow::anyhow!("{}", stderr.trim_end()))
     }
 
-    /// What it complained of.
+    /// Returns the text on stderr of a run that was to fail.
     pub fn failure(self) -> Result<String> {
         match self.result {
             Ok(stdout) => bail!("it succeeded:\n{stdout}"),

@@ -1,10 +1,10 @@
-//! Documents of Kubernetes.
+//! Kubernetes manifests as YAML documents.
 
 use anyhow::{Context, Result};
 use redis_mesh_tests::workspace;
 use serde_json::Value;
 
-/// All documents of a text, without the empty ones.
+/// Parses all documents of a text except the empty ones.
 pub fn documents(text: &str) -> Result<Vec<Value>> {
     let parse = |document: &str| {
         serde_saphyr::from_str::<Value>(document).with_context(|| format!("this isn't YAML:\n{document}"))
@@ -13,20 +13,20 @@ pub fn documents(text: &str) -> Result<Vec<Value>> {
     Ok(documents?.into_iter().filter(|document| !document.is_null()).collect())
 }
 
-/// The one document of a file in the checkout.
+/// Parses the only document of a file in the checkout.
 pub fn file(path: &str) -> Result<Value> {
     let text = std::fs::read_to_string(workspace::root().join(path)).with_context(|| format!("can't read {path}"))?;
     serde_saphyr::from_str(&text).with_context(|| format!("{path} isn't YAML"))
 }
 
-/// `Kind namespace/name`.
+/// Returns `Kind namespace/name` of an object.
 pub fn title(document: &Value) -> String {
     let metadata = &document["metadata"];
     let field = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     format!("{} {}/{}", field(&document["kind"]), field(&metadata["namespace"]), field(&metadata["name"]))
 }
 
-/// All texts anywhere in it.
+/// Returns all strings in a document.
 pub fn texts(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],
@@ -36,7 +36,7 @@ pub fn texts(value: &Value) -> Vec<&str> {
     }
 }
 
-/// Whether a null is anywhere in it, which is what a template leaves where it forgot something.
+/// Whether a document has a null, which a template leaves for a missing value.
 pub fn has_null(value: &Value) -> bool {
     match value {
         Value::Null => true,

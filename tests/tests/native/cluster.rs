@@ -85,8 +85,8 @@ fn keys_of_all_slots_are_served() -> Result<()> {
     Ok(())
 }
 
-/// Appends to keys without a pause until told to end, and checks that each key holds exactly what was acknowledged, in order,
-/// but for those appends whose answer was an error.
+/// Appends to keys without pause until told to stop, and checks that each key holds exactly the
+/// acknowledged appends, in order, except those with an error reply.
 fn append(mut client: Client, number: usize, keys: &[String], ends: &AtomicBool) -> Result<(usize, usize)> {
     let (mut acknowledged, mut failed) = (0, 0);
     let mut said: Vec<Vec<(usize, bool)>> = vec![Vec::new(); keys.len()];

@@ -1,4 +1,5 @@
-//! Clients that send everything, say so, and read afterwards, as `nc` does.
+//! Clients that half-close the connection after their last command and read afterwards, as `nc`
+//! does.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use redis_mesh_tests::reply::Reply;
 
 use crate::Scene;
 
-/// Sends all, says that there is no more, and gets what comes until the other side closes.
+/// Sends the bytes, half-closes the connection, and returns all bytes until the other side closes.
 fn say(mut client: Client, bytes: &[u8]) -> Result<Vec<Reply>> {
     let mut writer = client.stream().try_clone()?;
     let bytes = bytes.to_vec();

@@ -1,4 +1,4 @@
-//! Clients that log in themselves, where no rules ask for a login or bring one.
+//! Clients that log in themselves, with rules that neither require nor provide a login.
 
 use anyhow::{Result, ensure};
 use redis_mesh_core::wire::{KeyMatch, ReadPolicy, Route};
@@ -31,7 +31,7 @@ fn with_password() -> Options {
     Options { password: Some("secret".into()), ..Options::default() }
 }
 
-/// A connection to a server that hasn't logged in.
+/// Opens a connection to a server without logging in.
 fn stranger(server: &Redis) -> Result<Client> {
     Client::connect(server.addr())
 }

@@ -26,7 +26,7 @@ use redis_mesh_tests::relay;
 use redis_mesh_tests::reply::Reply;
 use redis_mesh_tests::workspace;
 
-/// How long a condition may take to come true.
+/// The time that a condition may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Redis servers behind one listener.
@@ -52,7 +52,7 @@ impl Scene {
         Ok(Scene { envoy, servers, subnet })
     }
 
-    /// One destination, one worker.
+    /// Starts an Envoy with one destination and one worker.
     fn one() -> Result<Scene> {
         Scene::start(&["one"], vec![route(KeyMatch::Any, 0)], 1)
     }
@@ -61,13 +61,13 @@ impl Scene {
         Client::connect(self.subnet.redis(1))
     }
 
-    /// A stat of a destination's cluster.
+    /// Returns a stat of a destination's cluster.
     fn upstream(&self, destination: &str, stat: &str) -> Result<u64> {
         let name = envoy::stat_name("cluster", &format!("{destination}.test:6379"), stat);
         Ok(self.envoy.stat(&name)?.unwrap_or(0))
     }
 
-    /// Clients that Envoy has connections with.
+    /// Returns the number of Envoy's downstream connections.
     fn clients(&self) -> Result<u64> {
         let stats = self.envoy.stats("^listener\\.127.*\\.worker_.*downstream_cx_active$")?;
         Ok(stats.iter().map(|(_, value)| value).sum())

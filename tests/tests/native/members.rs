@@ -15,7 +15,7 @@ use redis_mesh_tests::reply::Reply;
 use redis_mesh_tests::{native, workspace};
 use serde_json::json;
 
-/// Has the cluster one member, by a file that Envoy watches.
+/// Sets the only member of the cluster through a file that Envoy watches.
 fn has(file: &Path, member: SocketAddr) -> Result<()> {
     let address = json!({"socket_address": {"address": member.ip().to_string(), "port_value": member.port()}});
     let resource = json!({

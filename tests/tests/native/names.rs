@@ -9,7 +9,7 @@ use redis_mesh_tests::reply::Reply;
 
 use crate::Scene;
 
-/// `r:` is removed; everything else is as it is.
+/// Routes that remove `r:` and leave other keys unchanged.
 fn scene() -> Result<Scene> {
     let stripped = Route { remove_prefix: true, ..route(KeyMatch::Prefix("r:".into()), 0) };
     Scene::start(&["one"], vec![stripped, route(KeyMatch::Any, 0)], 1)

@@ -1,4 +1,4 @@
-//! What `redis-mesh render envoy` writes for the native data path, on a real Envoy.
+//! The output of `redis-mesh render envoy` for the native data path, on a real Envoy.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const CLIENT: &str = "client-Secret-2";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One host before a Redis that asks for a password, another one, and a Redis Cluster.
-struct World {
+struct Servers {
     envoy: Envoy,
     single: Redis,
     other: Redis,
@@ -26,9 +26,9 @@ struct World {
     subnet: Subnet,
 }
 
-impl World {
+impl Servers {
     /// With the annotation, and by the option alone.
-    fn start(data_path: &str, args: &[&str]) -> Result<World> {
+    fn start(data_path: &str, args: &[&str]) -> Result<Servers> {
         let subnet = Subnet::claim()?;
         let single = Redis::start_with(redis::Options {
             addr: Some(subnet.redis(21)),
@@ -57,7 +57,7 @@ impl World {
         );
         let config = cli::render_envoy_text(scene.manifests(), args)?;
         let envoy = Envoy::start_with(&config, &Options { concurrency: 1, ..Options::default() })?;
-        Ok(World { envoy, single, other, cluster, subnet })
+        Ok(Servers { envoy, single, other, cluster, subnet })
     }
 
     fn client(&self) -> Result<Client> {
@@ -68,40 +68,40 @@ impl World {
 #[test]
 fn several_destinations_and_all_of_redis() -> Result<()> {
     let module = native::build()?;
-    let world = World::start("auto", &["--module", &module.to_string_lossy()])?;
-    let mut client = world.client()?;
+    let servers = Servers::start("auto", &["--module", &module.to_string_lossy()])?;
+    let mut client = servers.client()?;
     assert_eq!(client.line("MSET c:1 a r:1 b o:1 c x d")?, Reply::ok());
     assert_eq!(client.line("MGET x o:1 r:1 c:1")?.tty(), "1) \"d\"\n2) \"c\"\n3) \"b\"\n4) \"a\"");
-    assert_eq!(world.cluster.get("c:1")?, Reply::bulk("a"));
-    assert_eq!(world.other.cmd(&["GET", "1"])?, Reply::bulk("c"));
-    assert_eq!(world.single.cmd(&["GET", "x"])?, Reply::bulk("d"));
+    assert_eq!(servers.cluster.get("c:1")?, Reply::bulk("a"));
+    assert_eq!(servers.other.cmd(&["GET", "1"])?, Reply::bulk("c"));
+    assert_eq!(servers.single.cmd(&["GET", "x"])?, Reply::bulk("d"));
     // A transaction on each of them, with WATCH.
     for key in ["c:n", "o:n", "n"] {
         for command in [format!("WATCH {key}"), "MULTI".to_owned(), format!("INCR {key}")] {
             ensure!(!client.line(&command)?.is_error(), "{command}");
         }
-        world.client()?.line(&format!("INCR {key}"))?;
+        servers.client()?.line(&format!("INCR {key}"))?;
         assert_eq!(client.line("EXEC")?, Reply::NullArray, "{key}");
     }
     // Blocking, and what is published.
     client.send(&["BLPOP", "list", "10"])?;
-    assert_eq!(world.client()?.line("RPUSH list 1")?, Reply::Integer(1));
+    assert_eq!(servers.client()?.line("RPUSH list 1")?, Reply::Integer(1));
     assert_eq!(client.read()?.tty(), "1) \"list\"\n2) \"1\"");
     // Copies go out on a connection of their own.
     process::wait_until("a copy", PATIENCE, || {
-        world.other.cmd(&["GET", "c:1"]).is_ok_and(|reply| reply == Reply::bulk("a"))
+        servers.other.cmd(&["GET", "c:1"]).is_ok_and(|reply| reply == Reply::bulk("a"))
     })?;
     // A route has a read policy of its own.
-    let gets = |world: &World| -> Result<(u64, u64)> {
-        let calls = world.cluster.calls("get")?;
+    let gets = |servers: &Servers| -> Result<(u64, u64)> {
+        let calls = servers.cluster.calls("get")?;
         let sum = |nodes: Vec<usize>| nodes.into_iter().map(|node| calls[node]).sum();
-        Ok((sum(world.cluster.masters()), sum(world.cluster.replicas())))
+        Ok((sum(servers.cluster.masters()), sum(servers.cluster.replicas())))
     };
-    let before = gets(&world)?;
+    let before = gets(&servers)?;
     for _ in 0..10 {
         assert_eq!(client.line("GET r:1")?, Reply::bulk("b"));
     }
-    assert_eq!(gets(&world)?, (before.0, before.1 + 10));
+    assert_eq!(gets(&servers)?, (before.0, before.1 + 10));
     Ok(())
 }
 
@@ -109,16 +109,16 @@ fn several_destinations_and_all_of_redis() -> Result<()> {
 fn what_is_pinned_needs_no_option() -> Result<()> {
     // The module that stands beside the command line, or in the workspace.
     native::build()?;
-    let world = World::start("native", &[])?;
-    let mut client = Client::connect(world.subnet.redis(1))?;
+    let servers = Servers::start("native", &[])?;
+    let mut client = Client::connect(servers.subnet.redis(1))?;
     assert_eq!(client.line("GET x")?.tty(), "(error) NOAUTH Authentication required.");
-    let mut client = world.client()?;
+    let mut client = servers.client()?;
     assert_eq!(client.line("SET x 1")?, Reply::ok());
     assert_eq!(client.line("SET c:1 1")?, Reply::ok());
-    let dump = world.envoy.get("/config_dump?include_eds")?;
+    let dump = servers.envoy.get("/config_dump?include_eds")?;
     ensure!(dump.contains("[redacted]"), "nothing is redacted");
     for (what, text) in
-        [("/config_dump", dump), ("/clusters", world.envoy.get("/clusters")?), ("log", world.envoy.log())]
+        [("/config_dump", dump), ("/clusters", servers.envoy.get("/clusters")?), ("log", servers.envoy.log())]
     {
         ensure!(!text.contains(UPSTREAM) && !text.contains(CLIENT), "{what} shows a password");
     }
@@ -128,12 +128,12 @@ fn what_is_pinned_needs_no_option() -> Result<()> {
 #[test]
 fn redis_may_take_as_long_as_is_said() -> Result<()> {
     let module = native::build()?;
-    let world = World::start("auto", &["--module", &module.to_string_lossy()])?;
-    let mut client = world.client()?;
+    let servers = Servers::start("auto", &["--module", &module.to_string_lossy()])?;
+    let mut client = servers.client()?;
     assert_eq!(client.line("SET o:x 1")?, Reply::ok());
-    world.other.pause()?;
+    servers.other.pause()?;
     let reply = client.line("GET o:x")?;
-    world.other.resume()?;
+    servers.other.resume()?;
     ensure!(reply.is_error(), "{reply:?}");
     Ok(())
 }

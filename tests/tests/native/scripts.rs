@@ -1,4 +1,4 @@
-//! EVALSHA where a server doesn't know the script.
+//! EVALSHA of scripts that a server doesn't have.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What is a client's own: keys that it watches, commands that wait, subscriptions, its database.
+//! State of a client's connection: watched keys, blocking commands, subscriptions, the database.
 
 use std::time::{Duration, Instant};
 

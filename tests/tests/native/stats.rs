@@ -1,4 +1,4 @@
-//! What the native data path counts, in Envoy's own words.
+//! The statistics of the native data path in Envoy.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use crate::PATIENCE;
 
 const HOST: &str = "redis_host=\"redis.test:6379\"";
 
-/// A sample of what Prometheus reads, such as `redis_mesh_a{redis_host="b"}`; none: there is no such.
+/// Returns a sample of `/stats/prometheus`, such as `redis_mesh_a{redis_host="b"}`, or `None` if
+/// there is none.
 fn sample(envoy: &Envoy, name: &str) -> Result<Option<u64>> {
     let text = envoy.prometheus()?;
     let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -30,7 +31,7 @@ fn of_host(envoy: &Envoy, name: &str) -> Result<u64> {
     sample(envoy, &name)?.with_context(|| format!("no {name}"))
 }
 
-/// Workers tell Envoy now and then what they have counted.
+/// Waits for the counts, which workers report to Envoy at intervals.
 fn expect(envoy: &Envoy, expected: &[(&str, u64)]) -> Result<()> {
     let is_told = |(name, value): &(&str, u64)| of_host(envoy, name).is_ok_and(|found| found == *value);
     // Whatever isn't so by then is shown below.

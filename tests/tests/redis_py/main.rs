@@ -1,5 +1,6 @@
-//! redis-py's own test suite: what passes before Redis passes through the native data path, in RESP2 and RESP3, but for what
-//! `differences.txt` lists; and before a Redis Cluster, which the suite takes for one Redis, but for what any Redis Cluster denies.
+//! redis-py's own test suite: tests that pass with Redis pass through the native data path, in
+//! RESP2 and RESP3, except those in `differences.txt`; and with a Redis Cluster, which the suite
+//! sees as one Redis, except those that no Redis Cluster allows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,11 +15,12 @@ use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::redis::{Options, Redis};
 use redis_mesh_tests::{native, workspace};
 
-/// How long a part of the suite may take.
+/// The time that a part of the suite may take.
 const PATIENCE: Duration = Duration::from_secs(550);
 
-/// The suite's directories, by what they test, and the files of each that talk to a server; the others need modules, Sentinel, TLS,
-/// a proxy of their own or a client for Redis Cluster, or no server at all.
+/// The suite's directories, by what they test, and the files of each that talk to a server; the
+/// others need modules, Sentinel, TLS, a proxy of their own or a client for Redis Cluster, or no
+/// server at all.
 const PARTS: [(&str, &[&str]); 2] = [
     (
         "tests",
@@ -59,23 +61,24 @@ const PARTS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// What became of each test.
+/// The result of each test.
 type Outcomes = BTreeMap<String, String>;
 
-/// A way through the module.
+/// A topology behind the module.
 struct Way {
     name: String,
     listener: SocketAddr,
     servers: Vec<SocketAddr>,
-    /// They are a Redis Cluster, which the suite takes for one Redis: what such a one denies isn't asked for.
+    /// They are a Redis Cluster, which the suite takes for one Redis: what such a one denies isn't
+    /// asked for.
     is_cluster: bool,
 }
 
-/// What a way shows.
+/// The results of a topology.
 struct Found {
-    /// What passes directly and this way.
+    /// The tests that pass both directly and through the module.
     same: BTreeSet<String>,
-    /// What passes directly only.
+    /// The tests that pass directly only.
     differ: BTreeSet<String>,
 }
 
@@ -210,7 +213,8 @@ fn its_own_suite_passes() -> Result<()> {
             let listed = if way.is_cluster { &of_cluster } else { &everywhere };
             let unlisted: Vec<String> = differ.into_iter().filter(|test| !listed.contains(bare(test))).collect();
             if !unlisted.is_empty() {
-                // Many of its tests wait for a fixed time, which may not be enough while everything runs at once.
+                // Many of its tests wait for a fixed time, which may not be enough while
+                // everything runs at once.
                 let again = lane.run(&unlisted, way.listener, &way.servers)?;
                 for test in unlisted {
                     let outcome = again.get(&test).map_or("missing", String::as_str);

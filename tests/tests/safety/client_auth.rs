@@ -1,4 +1,4 @@
-//! What a client must present, and what it is told without it.
+//! Client authentication: the required credentials, and the replies without them.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Where we log in for the client, it can do with Redis what a client does, and not get at what we logged in with.
+//! Hosts with a login on behalf of clients: clients can use Redis, and can't obtain the
+//! credentials.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ fn reveals(reply: &Reply) -> bool {
     text.contains(UPSTREAM_PASSWORD) || text.contains("requirepass") || text.contains("masterauth")
 }
 
-/// The ways to write a command: as it is, in capitals, in both, as an inline command, as inline bytes in quotes.
+/// Forms of a command: unchanged, in capitals, in mixed case, as an inline command, as inline
+/// bytes in quotes.
 fn ways(line: &str) -> Result<Vec<Vec<u8>>> {
     let words = words(line)?;
     let with_name = |name: Vec<u8>| {
@@ -38,7 +40,7 @@ fn ways(line: &str) -> Result<Vec<Vec<u8>>> {
     ])
 }
 
-/// The reply to bytes, while the connection stays in step.
+/// Returns the reply to bytes and checks that the connection stays in sync.
 fn ask(client: &mut Client, bytes: &[u8], what: &str) -> Result<Reply> {
     client.write(bytes)?;
     let reply = client.read()?;
@@ -278,7 +280,8 @@ fn no_credential_shows_in_envoy() -> Result<()> {
     for name in ["single", "several", "login-proxy", "ask-proxy"] {
         secrets.push(scene.handshake(name)?);
     }
-    // After logins that were taken and refused, and with what Envoy writes when it is asked to be talkative.
+    // After logins that were taken and refused, and with what Envoy writes when it is asked to be
+    // talkative.
     for at in [LOGIN_DIRECT, LOGIN_PROXY, WRONG_DIRECT, WRONG_PROXY, ASK_PROXY] {
         let _ = scene.client(at)?.line("get k");
     }

@@ -1,8 +1,11 @@
-//! Clients that mean harm, credentials that must not get out, and the order of replies.
+//! Hostile clients, credentials that must not leak, and the order of replies.
 
+mod attack;
 mod client_auth;
 mod credentials;
-mod hostile;
+mod generated;
+mod malformed;
 mod order;
 mod pressure;
 mod scene;
+mod tags;

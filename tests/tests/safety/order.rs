@@ -1,4 +1,5 @@
-//! Long pipelines in which commands are answered here, split, delayed, failed and forwarded: every reply, in order.
+//! Long pipelines of commands that the filter answers, splits, delays, fails and forwards: every
+//! reply arrives, in order.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -9,16 +10,7 @@ use redis_mesh_tests::reply::Reply;
 
 use crate::scene::*;
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) % n as u64) as usize
-    }
-}
-
-/// A conversation: bytes to send, and the replies that must come, worked out by a model of Redis for the commands that occur.
+/// A conversation: bytes to send, and the expected replies by a model of Redis for these commands.
 struct Script {
     bytes: Vec<u8>,
     expected: Vec<(String, Reply)>,
@@ -47,19 +39,19 @@ impl Script {
 }
 
 fn script(kind: u8, resp3: bool, commands: usize, seed: u64) -> Script {
-    let mut random = Random(seed);
+    let mut random = fastrand::Rng::with_seed(seed);
     let mut script = Script { bytes: Vec::new(), expected: Vec::new(), store: HashMap::new(), resp3 };
     let (one_destination, on_proxy) = (kind != MIXED_SEVERAL, kind != MIXED_DIRECT);
     let crossslot = Reply::error("CROSSSLOT redis-mesh: keys route to different destinations");
     while script.expected.len() < commands {
-        let key = |random: &mut Random| format!("{}{}", ["a:", "b:", ""][random.below(3)], random.below(40));
+        let key = |random: &mut fastrand::Rng| format!("{}{}", ["a:", "b:", ""][random.usize(..3)], random.usize(..40));
         let (k, l) = (key(&mut random), key(&mut random));
         let n = script.expected.len();
-        let v = match random.below(30) {
-            0 => "v".repeat(1 + random.below(20_000)),
+        let v = match random.usize(..30) {
+            0 => "v".repeat(1 + random.usize(..20_000)),
             _ => format!("value {n}\r\n"),
         };
-        match random.below(24) {
+        match random.usize(..24) {
             0..5 => {
                 script.send(&["SET", &k, &v], Reply::ok());
                 script.store.insert(k, v);
@@ -86,7 +78,7 @@ fn script(kind: u8, resp3: bool, commands: usize, seed: u64) -> Script {
                 script.send(&["EXISTS", &k, &l], Reply::Integer(there as i64));
             }
             13 => script.send(&["STRLEN", &k], Reply::error("Fault Injected: Error")),
-            14 if random.below(10) == 0 => {
+            14 if random.usize(..10) == 0 => {
                 let text = script.store.get(&k).map(|value| value[..1].to_string()).unwrap_or_default();
                 script.send(&["GETRANGE", &k, "0", "0"], Reply::bulk(text));
             }
@@ -114,7 +106,7 @@ fn script(kind: u8, resp3: bool, commands: usize, seed: u64) -> Script {
                 script.send(&["MULTI"], Reply::ok());
                 script.send(&["GET", &l], queued.clone());
                 script.send(&["SET", &k, &v], queued);
-                if random.below(3) == 0 {
+                if random.usize(..3) == 0 {
                     script.send(&["DISCARD"], Reply::ok());
                 } else {
                     script.send(&["EXEC"], Reply::Array(vec![got, Reply::ok()]));
@@ -137,11 +129,11 @@ fn converse(kind: u8, resp3: bool, commands: usize, seed: u64) -> Result<()> {
     let mut writer = client.stream().try_clone()?;
     let bytes = script.bytes;
     let writing = std::thread::spawn(move || -> std::io::Result<()> {
-        let mut random = Random(seed);
+        let mut random = fastrand::Rng::with_seed(seed);
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            let limit = [3, 50, 1500, 9000, 100_000][random.below(5)];
-            let (now, later) = rest.split_at(rest.len().min(1 + random.below(limit)));
+            let limit = [3, 50, 1500, 9000, 100_000][random.usize(..5)];
+            let (now, later) = rest.split_at(rest.len().min(1 + random.usize(..limit)));
             writer.write_all(now)?;
             rest = later;
         }

@@ -1,4 +1,4 @@
-//! Clients that send without end and read nothing.
+//! Clients that keep sending and never read.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -9,12 +9,14 @@ use redis_mesh_tests::reply::Reply;
 
 use crate::scene::*;
 
-/// How much a client tries to send.
+/// The number of bytes that a client tries to send.
 const FLOOD: usize = 16 * 1024 * 1024;
-/// What Envoy may hold for it meanwhile: socket buffers aside, the commands whose answers are outstanding.
+/// The number of bytes that Envoy may hold for the client: besides socket buffers, the commands
+/// with outstanding replies.
 const MAY_HOLD: u64 = 8 * 1024 * 1024;
 
-/// Sends whole commands until nothing is taken any more, for a second; returns how many were sent, and what is left of the last.
+/// Sends whole commands until nothing is taken any more, for a second; returns how many were sent,
+/// and what is left of the last.
 fn flood(stream: &mut std::net::TcpStream, command: &[u8]) -> Result<(usize, Vec<u8>)> {
     let many = command.repeat(64 * 1024 / command.len() + 1);
     stream.set_nonblocking(true)?;

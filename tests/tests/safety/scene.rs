@@ -122,7 +122,7 @@ impl Scene {
         Client::connect(self.subnet.redis(at))
     }
 
-    /// The tags of a host's backends, as they stand in the configuration.
+    /// Returns the tags of a host's backends in the configuration.
     pub fn tags(&self, name: &str) -> Result<Vec<String>> {
         let document = self.rendered.document(&listener_name(name, self.subnet.port()))?;
         let tags = document.hosts[0].targets.iter().flat_map(|target| target.tags.iter().flatten().cloned());
@@ -135,7 +135,7 @@ impl Scene {
         document.hosts[0].handshake.clone().context("no handshake")
     }
 
-    /// The sandbox has never crashed, and Envoy is the one that was started.
+    /// Checks that the wasm sandbox has never crashed or been reloaded.
     pub fn check_alive(&self) -> Result<()> {
         for (name, value) in self.envoy.stats("wasm")? {
             assert!(!(name.contains("crash") || name.contains("reload")) || value == 0, "{name}: {value}");
@@ -148,7 +148,7 @@ impl Scene {
     }
 }
 
-/// Empties the servers; a test has the scene for itself.
+/// Returns the scene with empty servers. A test has it for itself.
 pub fn scene() -> Result<MutexGuard<'static, Scene>> {
     static SCENE: OnceLock<Result<Mutex<Scene>, String>> = OnceLock::new();
     let scene = SCENE.get_or_init(|| Scene::new().map(Mutex::new).map_err(|error| format!("{error:#}")));
@@ -160,7 +160,7 @@ pub fn scene() -> Result<MutexGuard<'static, Scene>> {
     Ok(scene)
 }
 
-/// The replies to lines as one types them into redis-cli, sent in one write.
+/// Sends lines, written as for redis-cli, in one write and returns the replies.
 pub fn lines(client: &mut Client, lines: &[&str]) -> Result<Vec<String>> {
     let commands = lines.iter().map(|one| line::words(one)).collect::<Result<Vec<_>>>()?;
     Ok(client.pipeline(&commands)?.iter().map(Reply::tty).collect())

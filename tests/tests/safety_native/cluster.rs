@@ -19,10 +19,10 @@ use crate::faults::forgets_nothing;
 use crate::load::Load;
 use crate::scene::{Scene, Setup};
 
-/// Three masters that call themselves by the addresses of relays, which stand between them and everybody.
+/// Three masters that announce the addresses of relays, through which all connections to them go.
 struct Hidden {
     cluster: Cluster,
-    /// By node: for clients, and for other nodes.
+    /// The relays by node, for clients and for other nodes.
     relays: Vec<(Relay, Relay)>,
 }
 
@@ -38,7 +38,7 @@ impl Hidden {
         Ok(hidden)
     }
 
-    /// One behind Envoy.
+    /// Starts a cluster behind Envoy.
     fn behind_envoy() -> Result<(Hidden, Scene)> {
         let subnet = Subnet::claim()?;
         let hidden = Hidden::start(&subnet)?;
@@ -47,7 +47,8 @@ impl Hidden {
         Ok((hidden, scene))
     }
 
-    /// All nodes call themselves by other addresses from now on, beginning with this host, and nobody is at those before.
+    /// Moves all nodes to other addresses, beginning with this host. Nothing listens at the former
+    /// ones.
     fn move_behind(&mut self, subnet: &Subnet, first: u8) -> Result<()> {
         let mut relays = Vec::new();
         for (node, host) in self.cluster.nodes.iter().zip(first..) {
@@ -72,13 +73,13 @@ impl Hidden {
         Ok(())
     }
 
-    /// The cluster for Envoy.
+    /// Returns the cluster for Envoy's configuration.
     fn upstream(&self) -> Value {
         let nodes: Vec<_> = self.relays.iter().map(|(relay, _)| relay.addr()).collect();
         native::redis_cluster("one.test:6379", &nodes)
     }
 
-    /// Which node has a slot.
+    /// Returns the node that owns a slot.
     fn owner(&self, slot: usize) -> Result<usize> {
         let slots = self.cluster.nodes[0].cmd(&["CLUSTER", "SLOTS"])?;
         let has = |range: &&Reply| {
@@ -134,7 +135,7 @@ fn what_clients_of_a_cluster_see_is_what_one_redis_could_have_told() -> Result<(
     scene.check_is_empty()
 }
 
-/// As in Kubernetes, where pods that start anew have other addresses.
+/// All nodes get new addresses, as restarted pods in Kubernetes do.
 #[test]
 fn a_cluster_all_of_whose_nodes_have_moved_is_found_again() -> Result<()> {
     let (mut hidden, mut scene) = Hidden::behind_envoy()?;
@@ -157,7 +158,8 @@ fn a_cluster_all_of_whose_nodes_have_moved_is_found_again() -> Result<()> {
     scene.check_is_empty()
 }
 
-/// What a master has acknowledged and not handed on goes with it: whose history it is can't be told any more, but whose replies.
+/// Writes that a master has acknowledged and not replicated are lost with it, so only the replies
+/// are checked, not the history.
 #[test]
 fn masters_and_replicas_die_and_nobody_gets_what_is_not_his() -> Result<()> {
     let shape = Shape { node_timeout: Duration::from_millis(1000), ..Shape::default() };

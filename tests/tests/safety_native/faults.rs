@@ -1,4 +1,4 @@
-//! One Redis that forgets nothing, and all that may happen between it and Envoy.
+//! A Redis that loses no acknowledged write, and faults between it and Envoy.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::load::Load;
 use crate::scene::{Scene, Setup};
 
-/// What is acknowledged is on disk.
+/// Settings by which acknowledged writes are on disk.
 pub fn forgets_nothing() -> Vec<String> {
     ["appendonly yes", "appendfsync always"].map(str::to_owned).to_vec()
 }
@@ -35,7 +35,8 @@ fn what_clients_see_is_what_one_redis_could_have_told() -> Result<()> {
                 redis.resume()?;
                 load.wait_served(1000)?;
             }
-            // The network loses everything, and then delivers what has waited; or the connections break.
+            // The network loses everything, and then delivers what has waited; or the connections
+            // break.
             relay.darken();
             std::thread::sleep(Duration::from_millis(600));
             relay.lighten();
@@ -62,7 +63,8 @@ fn what_clients_see_is_what_one_redis_could_have_told() -> Result<()> {
     scene.check_is_empty()
 }
 
-/// Such as when the module itself comes in a new version: anchors and carriers end, and clients of the old listener.
+/// All filters of the module are replaced, as by a new version of it: dialers and upstream
+/// connections end, and so do clients of the old listener.
 #[test]
 fn all_that_the_module_hangs_on_is_replaced_under_load() -> Result<()> {
     let subnet = Subnet::claim()?;

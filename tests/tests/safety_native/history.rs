@@ -1,4 +1,4 @@
-//! What clients have asked and been told, and whether one Redis could have told it.
+//! The history of requests and replies, and the check that a single Redis could have produced it.
 
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +18,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// As a command.
+    /// Returns the operation as a command.
     pub fn command(&self, key: &str) -> Vec<String> {
         let words: &[&str] = match self {
             Operation::Get => &["GET", key],
@@ -29,13 +29,13 @@ impl Operation {
     }
 }
 
-/// What became of an operation.
+/// The outcome of an operation.
 enum Outcome {
-    /// It was done, with this result.
+    /// It was executed, with this result.
     Done(String),
-    /// It wasn't done: the reply says so.
+    /// It wasn't executed, as the reply says.
     Not,
-    /// Nobody knows.
+    /// It is unknown whether it was executed.
     Unknown,
 }
 
@@ -45,7 +45,7 @@ pub struct History {
     lines: Mutex<(String, Numbers)>,
 }
 
-/// How many there were.
+/// The numbers of operations by outcome.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Numbers {
     pub done: usize,
@@ -58,7 +58,8 @@ impl History {
         History { begin: Instant::now(), lines: Mutex::default() }
     }
 
-    /// An operation of a client that was sent at `call`, with its reply; `None`: the connection ended before.
+    /// Records an operation of a client that was sent at `call`, with its reply, or `None` if the
+    /// connection ended before.
     pub fn add(
         &self,
         client: usize,
@@ -112,12 +113,12 @@ impl History {
         Ok(())
     }
 
-    /// How many there are so far.
+    /// The number of operations so far.
     pub fn numbers(&self) -> Numbers {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 
-    /// Fails unless each key's history is one that a single Redis could have.
+    /// Fails unless the history of each key is linearizable.
     pub fn check(&self) -> Result<()> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let file = workspace::scratch("history")?.join("history");

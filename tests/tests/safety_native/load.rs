@@ -1,4 +1,4 @@
-//! Clients that check every reply while they ask.
+//! Clients that check every reply.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -12,17 +12,17 @@ use redis_mesh_tests::reply::Reply;
 
 use crate::history::{History, Operation};
 
-/// How long a reply may take at the worst: clients aren't forgotten.
+/// The longest time that a reply may take: no client is forgotten.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two rounds of a client, so that histories stay short enough to be checked.
+/// The pause between two rounds of a client, which keeps histories short enough for the check.
 pub const PAUSE: Duration = Duration::from_millis(4);
-/// Keys that clients share, of either kind.
+/// The number of keys of each kind that clients share.
 pub const SHARED: usize = 12;
 
-/// Who listens to a channel of his own.
+/// The number of subscribers, each of which has a channel of its own.
 const LISTENERS: usize = 3;
 
-/// What all clients have in common.
+/// The state that all clients share.
 pub struct Load {
     pub addr: SocketAddr,
     pub history: History,
@@ -30,7 +30,7 @@ pub struct Load {
     reconnected: AtomicUsize,
 }
 
-/// Random enough, and the same in every run.
+/// Returns a pseudo-random number, the same in every run.
 pub struct Dice(pub u64);
 
 impl Dice {
@@ -41,7 +41,7 @@ impl Dice {
 }
 
 impl Load {
-    /// Runs clients of all kinds while `faults` happen, and checks what they have seen.
+    /// Runs clients of all kinds during `faults` and checks their observations.
     pub fn run(addr: SocketAddr, clients: usize, faults: impl FnOnce(&Load) -> Result<()>) -> Result<Load> {
         let load =
             Load { addr, history: History::new(), ends: AtomicBool::new(false), reconnected: AtomicUsize::new(0) };
@@ -66,7 +66,7 @@ impl Load {
         Ok(load)
     }
 
-    /// Waits until clients have been served this often from here on.
+    /// Waits until clients have received this number of further replies.
     pub fn wait_served(&self, times: usize) -> Result<()> {
         let from = self.history.numbers().done;
         redis_mesh_tests::process::wait_until("clients are served", PATIENCE, || {
@@ -78,7 +78,7 @@ impl Load {
         self.ends.load(Ordering::Relaxed)
     }
 
-    /// Asks in small pipelines, for what is its own and what is shared.
+    /// Runs a client that uses its own and shared keys in small pipelines.
     fn ask(&self, number: usize) -> Result<()> {
         let mut dice = Dice(number as u64 + 1);
         let mut client = self.connect()?;
@@ -149,7 +149,8 @@ impl Load {
         Ok(client)
     }
 
-    /// Clients that come, ask, and go without reading, most with a reset, some in the middle of a command.
+    /// Runs clients that connect, send, and disconnect without reading, most with a reset, some in
+    /// the middle of a command.
     fn vanish(&self) -> Result<()> {
         let mut dice = Dice(99);
         while !self.has_ended() {
@@ -166,7 +167,7 @@ impl Load {
         Ok(())
     }
 
-    /// A client that asks for much and reads it late.
+    /// Runs a client that requests large replies and reads them late.
     fn read_slowly(&self) -> Result<()> {
         const COUNT: usize = 300;
         let value = "slow".repeat(25_000);
@@ -202,13 +203,14 @@ impl Load {
         Ok(())
     }
 
-    /// How often connections ended under clients.
+    /// The number of connections that have ended.
     pub fn reconnected(&self) -> usize {
         self.reconnected.load(Ordering::Relaxed)
     }
 }
 
-/// True if a connection has ended; an error if no reply came: nobody is forgotten.
+/// Whether an error means that the connection has ended. A missing reply is an error: no client is
+/// forgotten.
 pub fn ended(error: &anyhow::Error) -> Result<bool> {
     ensure!(!error.to_string().contains("no reply in time"), "a client was forgotten");
     Ok(true)

@@ -1,5 +1,6 @@
-//! The native data path while servers die, stop and move, networks lose everything, configurations change and clients vanish:
-//! nobody gets another's reply, none is lost or comes twice, and what clients see is what one Redis could have told them.
+//! The native data path while servers die, stop and move, networks lose everything, configurations
+//! change and clients vanish: no client gets another's reply, none is lost or duplicated, and the
+//! histories of clients are those of a single Redis.
 
 mod cluster;
 mod faults;
@@ -11,5 +12,5 @@ mod vanishing;
 
 use std::time::Duration;
 
-/// How long a condition may take to come true.
+/// The time that a condition may take.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -21,13 +21,13 @@ pub struct Scene {
     pieces: Pieces,
 }
 
-/// How it is to be.
+/// The settings of the Envoy.
 pub struct Setup {
     pub is_cluster: bool,
     pub read_policy: ReadPolicy,
-    /// How long Redis may take for a reply, in milliseconds; 0: any time.
+    /// The time that a reply of Redis may take, in milliseconds; 0 for no limit.
     pub op_timeout: u64,
-    /// How long connections of a listener that was replaced may go on, in seconds.
+    /// The time that connections of a replaced listener may go on, in seconds.
     pub drain: u32,
 }
 
@@ -38,7 +38,7 @@ impl Default for Setup {
 }
 
 impl Scene {
-    /// One destination, which is reached through this cluster of Envoy's.
+    /// Starts an Envoy with one destination, which is reached through this cluster.
     pub fn start(subnet: Subnet, upstream: Value, setup: &Setup) -> Result<Scene> {
         let mut host = native::host(&["one"], vec![route(KeyMatch::Any, 0)]);
         host.targets[0].cluster = setup.is_cluster;
@@ -69,12 +69,12 @@ impl Scene {
         Ok(Scene { envoy, subnet, pieces: scene })
     }
 
-    /// Where clients connect.
+    /// The address to which clients connect.
     pub fn addr(&self) -> SocketAddr {
         self.subnet.redis(1)
     }
 
-    /// The listener comes anew, with rules that are written otherwise and mean the same.
+    /// Replaces the listener by one with other rules of the same meaning.
     pub fn push_listener(&mut self) -> Result<()> {
         let number = self.pieces.next();
         let nobodys = route(KeyMatch::Prefix(format!("nobody's:{number}:")), 0);
@@ -84,20 +84,20 @@ impl Scene {
         wait_until(&line, PATIENCE, || self.envoy.log().contains(&line))
     }
 
-    /// The cluster comes anew, with another timeout.
+    /// Replaces the cluster by one with another timeout.
     pub fn push_cluster(&mut self) -> Result<()> {
         let number = self.pieces.next();
         self.pieces.upstream["connect_timeout"] = format!("1.{number:03}s").into();
         self.push_clusters()
     }
 
-    /// The cluster comes anew, with other members.
+    /// Replaces the cluster by one with other members.
     pub fn push_upstream(&mut self, upstream: Value) -> Result<()> {
         self.pieces.upstream = upstream;
         self.push_clusters()
     }
 
-    /// The clusters of what the module hangs on come anew.
+    /// Replaces the clusters of the module's internal listeners.
     pub fn push_internal_clusters(&mut self) -> Result<()> {
         let number = self.pieces.next();
         for cluster in &mut self.pieces.internals.1 {
@@ -106,7 +106,7 @@ impl Scene {
         self.push_clusters()
     }
 
-    /// The listeners of what the module hangs on come anew.
+    /// Replaces the module's internal listeners.
     pub fn push_internal_listeners(&mut self) -> Result<()> {
         let modified = || self.envoy.stat("listener_manager.listener_modified").map(Option::unwrap_or_default);
         let before = modified()?;
@@ -129,7 +129,7 @@ impl Scene {
         self.envoy.stat("cluster_manager.cluster_modified")?.context("no such stat")
     }
 
-    /// A gauge or counter of the module.
+    /// Returns a gauge or counter of the module.
     pub fn metric(&self, name: &str) -> Result<u64> {
         let stats =
             self.envoy.stats(&format!("^wasmcustom\\.redis_mesh\\.(redis_host=\\.=redis\\.test:6379;\\.;)?{name}$"))?;
@@ -137,7 +137,7 @@ impl Scene {
         Ok(stats[0].1)
     }
 
-    /// All is as it was before anybody came: no client is kept, nothing panicked.
+    /// Checks that no state of a client is left and that the module has not panicked.
     pub fn check_is_empty(&self) -> Result<()> {
         wait_until("no clients", PATIENCE, || self.metric("clients_active").is_ok_and(|n| n == 0))?;
         ensure!(self.metric("module_panics_total")? == 0, "the module has panicked: {}", self.envoy.log());
@@ -145,12 +145,12 @@ impl Scene {
     }
 }
 
-/// What is in the files.
+/// The content of the files.
 struct Pieces {
     dir: PathBuf,
     host: Host,
     upstream: Value,
-    /// Listeners and clusters of what the module hangs on.
+    /// The module's internal listeners, and their clusters.
     internals: (Vec<Value>, Vec<Value>),
     revision: u64,
 }

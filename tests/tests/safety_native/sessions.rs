@@ -1,4 +1,4 @@
-//! Clients whose connection has a state: transactions, watched keys, subscriptions.
+//! Clients with connection state: transactions, watched keys, subscriptions.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use crate::history::Operation;
 use crate::load::{Dice, Load, PAUSE, SHARED, ended};
 
 impl Load {
-    /// Adds one to a shared counter in a transaction, half of the time with what it has read and watched. Whether that is
-    /// atomic shows in the counter's history.
+    /// Increments a shared counter in a transaction, half of the time after reading it under
+    /// WATCH. Whether that is atomic shows in the counter's history.
     pub fn transact(&self, number: usize) -> Result<()> {
         let mut dice = Dice(1000 + number as u64);
         let mut client = self.connect()?;
@@ -72,7 +72,7 @@ impl Load {
         Ok(())
     }
 
-    /// Listens to a channel of its own, on which somebody else counts.
+    /// Subscribes to a channel of its own, on which the publisher counts.
     pub fn listen(&self, number: usize) -> Result<()> {
         let channel = format!("channel:{number}");
         let mut client = self.connect()?;
@@ -89,7 +89,8 @@ impl Load {
                     match words.as_slice() {
                         [kind, of, _] if kind == "subscribe" && *of == channel => is_subscribed = true,
                         [kind, of, message] if kind == "message" && *of == channel => {
-                            // What a network held back may come after what was said later, but once.
+                            // What a network held back may come after what was said later, but
+                            // once.
                             ensure!(told.insert(message.clone()), "{channel}: {message} came twice");
                         }
                         other => anyhow::bail!("{channel}: {other:?}"),
@@ -105,7 +106,7 @@ impl Load {
         Ok(())
     }
 
-    /// Counts on all channels.
+    /// Publishes increasing numbers on all channels.
     pub fn publish(&self, listeners: usize) -> Result<()> {
         let mut client = self.connect()?;
         for count in 1u64.. {

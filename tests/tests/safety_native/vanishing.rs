@@ -29,7 +29,7 @@ fn scene() -> Result<(Redis, Scene)> {
     Ok((redis, scene))
 }
 
-/// What a client does before it vanishes, by its number.
+/// Runs the commands of a client before it vanishes, by its number.
 fn begin(number: usize) -> Vec<u8> {
     let key = format!("k{}", number % 50);
     let commands: &[&[&str]] = match number % 8 {
@@ -99,7 +99,7 @@ fn ten_thousand_clients_vanish_and_leave_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Short connections, each with a few commands, some of which are never read.
+/// Opens short connections with a few commands each, some of whose replies are never read.
 fn short_connections(scene: &Scene, count: usize) -> Result<()> {
     std::thread::scope(|scope| -> Result<()> {
         let come_and_go = |thread: usize| {

@@ -1,9 +1,11 @@
-//! Client libraries with a plain client before the native data path: whatever stands behind it, one Redis, several by the
-//! beginnings of keys, or a Redis Cluster, a script prints word for word what it prints before Redis itself.
+//! Client libraries in their plain mode with the native data path before one Redis, several by key
+//! prefix, or a Redis Cluster: a script prints word for word the same as with Redis itself.
 //!
-//! Each library has a script of its own (`tests/clients/*/scenario.*`), with the same contents: values of all types, several hundred
-//! commands in a pipeline, transactions with WATCH, commands that wait, subscribers that publish, Lua by EVALSHA, SCAN,
-//! values of 1 MB, errors. Queues of jobs (BullMQ, RQ) check for themselves what they get. Keys begin with `p:`, `q:` or `n:`, which lead to one destination each where there are several.
+//! Each library has a script of its own (`tests/clients/*/scenario.*`), with the same contents:
+//! values of all types, several hundred commands in a pipeline, transactions with WATCH, commands
+//! that wait, subscribers that publish, Lua by EVALSHA, SCAN, values of 1 MB, errors. Queues of
+//! jobs (BullMQ, RQ) check for themselves what they get. Keys begin with `p:`, `q:` or `n:`, which
+//! lead to one destination each where there are several.
 
 mod redis_rs;
 
@@ -20,10 +22,10 @@ use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::{native, workspace};
 
-/// What a library is told about the protocol; with the first one it begins as it does by itself.
+/// The protocols that a library is told to use. With the first it chooses by itself.
 const PROTOCOLS: [&str; 3] = ["default", "2", "3"];
 
-/// How many lines a script prints at least.
+/// The least number of lines that a script prints.
 const LINES: usize = 80;
 
 struct Scene {
@@ -64,7 +66,7 @@ impl Scene {
         Ok(Scene { envoy, servers, cluster, subnet })
     }
 
-    /// Where a script connects to, and what that is.
+    /// The addresses to which a script connects, with their names.
     fn ways(&self) -> [(&'static str, SocketAddr); 4] {
         let native = |number| self.subnet.redis(number);
         [
@@ -88,7 +90,7 @@ impl Scene {
     }
 }
 
-/// The scene, which is one library's at a time.
+/// Returns the scene, which one library uses at a time.
 fn scene() -> Result<MutexGuard<'static, Scene>> {
     static SCENE: OnceLock<Result<Mutex<Scene>, String>> = OnceLock::new();
     let scene = SCENE.get_or_init(|| Scene::start().map(Mutex::new).map_err(|error| format!("{error:#}")));
@@ -96,8 +98,8 @@ fn scene() -> Result<MutexGuard<'static, Scene>> {
     Ok(scene.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
-/// Runs a script every way and holds what it prints against what it prints before Redis. Its arguments are the address, the port
-/// and the protocol.
+/// Runs a script at each address and compares its output with that for Redis itself. Its arguments
+/// are the address, the port and the protocol.
 fn same_everywhere(run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     let scene = scene()?;
     for protocol in PROTOCOLS {
@@ -122,7 +124,8 @@ fn same_everywhere(run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     Ok(())
 }
 
-/// Runs a script that checks for itself what it gets, through the module before the first so many things.
+/// Runs a script that checks its results itself, through the module before the first `count`
+/// topologies.
 fn works(ways: usize, run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     let scene = scene()?;
     for (way, address) in scene.ways().into_iter().skip(1).take(ways) {
@@ -136,7 +139,7 @@ fn works(ways: usize, run: impl Fn(&[String]) -> Result<String>) -> Result<()> {
     Ok(())
 }
 
-/// The lines in which two texts differ.
+/// Returns the lines in which two texts differ.
 fn differences(expected: &str, said: &str) -> Vec<String> {
     let (mut expected, mut said) = (expected.lines(), said.lines());
     let mut differ = Vec::new();
@@ -200,7 +203,8 @@ fn bullmq() -> Result<()> {
     works(3, |args| library.run(args))
 }
 
-/// Its transactions are about keys of many slots, so it can't be before a Redis Cluster, whoever stands between.
+/// Its transactions are about keys of many slots, so it can't be before a Redis Cluster, whoever
+/// stands between.
 #[test]
 fn rq() -> Result<()> {
     let library = Library::python("jobs.py")?;

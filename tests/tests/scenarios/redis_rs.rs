@@ -10,7 +10,7 @@ use redis::{Client, Commands, Connection, RedisResult, Script, Value, cmd, pipe}
 
 const PREFIXES: [&str; 3] = ["p:", "q:", "n:"];
 
-/// What the script prints.
+/// The output of the script.
 #[derive(Default)]
 struct Said(String);
 
@@ -19,7 +19,7 @@ impl Said {
         let _ = writeln!(self.0, "{what}: {result:?}");
     }
 
-    /// Commands, word by word, each with what it returned.
+    /// Runs commands and prints each with its result.
     fn each(&mut self, r: &mut Connection, lines: &[String]) {
         for line in lines {
             let mut words = line.split(' ');
@@ -30,19 +30,19 @@ impl Said {
     }
 }
 
-/// A connection on which nobody waits for ever.
+/// Opens a connection with timeouts.
 fn connect(client: &Client) -> RedisResult<Connection> {
     let connection = client.get_connection()?;
     connection.set_read_timeout(Some(Duration::from_secs(20)))?;
     Ok(connection)
 }
 
-/// A name of the one slot of a prefix.
+/// Returns a key of the only slot of a prefix.
 fn key(prefix: &str, name: &str) -> String {
     format!("{prefix}{{{prefix}}}{name}")
 }
 
-/// Lets redis-rs do what the scripts of other libraries do, too; what it returned.
+/// Runs the script with redis-rs and returns its output.
 pub fn scenario(host: &str, port: &str, protocol: &str) -> Result<String> {
     let protocol = if protocol == "default" { String::new() } else { format!("?protocol=resp{protocol}") };
     let client = Client::open(format!("redis://{host}:{port}{protocol}"))?;

@@ -1,4 +1,5 @@
-//! Injected faults: how often, to whom, and what becomes of clients that don't wait.
+//! Injected faults: their rate, the commands that they hit, and clients that don't wait for a
+//! delayed reply.
 
 use std::net::Shutdown;
 use std::time::{Duration, Instant};

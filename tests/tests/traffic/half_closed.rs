@@ -1,4 +1,5 @@
-//! Clients that send everything, say so, and read afterwards, as `nc` does.
+//! Clients that half-close the connection after their last command and read afterwards, as `nc`
+//! does.
 
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ fn a_half_closed_client_gets_its_replies() -> Result<()> {
                 replies += 1;
                 ensure!(reply == Reply::Integer(replies), "{path}: reply {replies} is {reply:?}");
             }
-            // redis_proxy knows no half-closed connections: it closes them, and what was under way is lost.
+            // redis_proxy knows no half-closed connections: it closes them, and what was under way
+            // is lost.
             ensure!(replies == count || path == "proxy", "{path}: {replies} replies to {count} commands");
             ensure!(client.is_closed_within(Duration::from_secs(5)), "{path}: the connection stays open");
         }

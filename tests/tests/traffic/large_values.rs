@@ -1,4 +1,4 @@
-//! Values of up to 100 MB, both ways.
+//! Values of up to 100 MB in both directions.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use redis_mesh_tests::scene::Scene;
 
 use crate::mib;
 
-/// Bytes of which no two 4 KiB blocks are alike, so that none can be missing, doubled or out of place.
+/// Bytes of which no two 4 KiB blocks are alike, so that none can be missing, doubled or out of
+/// place.
 fn value(size: usize) -> Vec<u8> {
     let mut value = Vec::with_capacity(size + 4096);
     let mut block = 0u64;
@@ -49,7 +50,8 @@ fn values_up_to_100_mb_come_back_as_they_were() -> Result<()> {
             let set_took = begun.elapsed();
             ensure!(set == Reply::ok(), "{path}, RESP{protocol}, {size} bytes: {:.200}", format!("{set:?}"));
             let begun = Instant::now();
-            // The head of a bulk string is the same in both protocols, so that its size is no matter.
+            // The head of a bulk string is the same in both protocols, so that its size is no
+            // matter.
             let got = client.cmd(&["GET", "k"])?;
             let get_took = begun.elapsed();
             ensure!(
@@ -71,7 +73,8 @@ fn values_up_to_100_mb_come_back_as_they_were() -> Result<()> {
     Ok(())
 }
 
-/// A pipeline in which large values and small commands alternate, and a command whose every argument is large.
+/// A pipeline in which large values and small commands alternate, and a command whose every
+/// argument is large.
 fn one_among_others(client: &mut Client, path: &str) -> Result<()> {
     let value = value(2_000_000);
     for protocol in ["2", "3"] {

@@ -22,8 +22,8 @@ use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::scene::Scene;
 
-/// What all tests of this file share: one Envoy with a listener for everything, and a Redis Cluster. Plain servers are
-/// each test's own, started at the addresses that the manifests name.
+/// The scene that all tests share: one Envoy with all listeners, and a Redis Cluster. Plain
+/// servers are each test's own, started at the addresses that the manifests name.
 pub struct Mesh {
     subnet: Subnet,
     envoy: Envoy,
@@ -33,8 +33,8 @@ pub struct Mesh {
 /// Both paths that the manifests can pin.
 pub const PATHS: [&str; 2] = ["direct", "proxy"];
 
-/// Hosts with one server of their own, on each path: name, the server's address, the listeners' addresses (`direct`, then
-/// `proxy`), and the rules.
+/// Hosts with one server of their own, on each path: name, the server's address, the listeners'
+/// addresses (`direct`, then `proxy`), and the rules.
 const HOSTS: &[(&str, u8, u8, &str)] = &[
     ("many", 11, 112, "settings: {opTimeout: 60s}"),
     ("transactions", 12, 114, ""),
@@ -91,7 +91,7 @@ impl Mesh {
         Client::connect(self.subnet.redis(listens))
     }
 
-    /// Clients that are connected to a listener, as Envoy counts them.
+    /// Returns the number of clients that are connected to a listener, as Envoy counts them.
     pub fn connected(&self, address: SocketAddr) -> Result<u64> {
         let name = format!("listener.{}_{}.downstream_cx_active", address.ip(), address.port());
         self.envoy.stat(&name)?.with_context(|| format!("Envoy has no statistic {name}"))
@@ -121,14 +121,14 @@ fn raise_file_limit() -> Result<()> {
     Ok(())
 }
 
-/// Whether `found` successes of `n` draws agree with a probability: within six standard deviations, which a right
-/// implementation leaves once in half a billion runs.
+/// Whether `found` successes of `n` draws agree with a probability: within six standard
+/// deviations, which a right implementation leaves once in half a billion runs.
 pub fn plausible(found: u64, n: u64, probability: f64) -> bool {
     let (n, found) = (n as f64, found as f64);
     (found - n * probability).abs() <= 6.0 * (n * probability * (1.0 - probability)).sqrt()
 }
 
-/// Bytes as people read them.
+/// Formats a number of bytes.
 pub fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }

@@ -1,4 +1,4 @@
-//! What arrives at a mirror, and that nothing of it is the client's concern.
+//! Commands that arrive at a mirror, and mirrors that fail without an effect on the client.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use redis_mesh_tests::scene::Scene;
 
 use crate::{mesh, plausible};
 
-/// Name, where it listens, the rest of the mirror.
+/// Hosts: name, address, and the rest of the mirror's spec.
 const HOSTS: [(&str, u8, &str); 5] = [
     ("mirror-100", 140, "percentage: {value: 100}"),
     ("mirror-50", 141, "percentage: {value: 50}"),
@@ -36,8 +36,9 @@ pub fn manifests(scene: &mut Scene<'_>) {
     }
 }
 
-/// Sends a write that is mirrored for certain, or again and again until it is, and waits for it: on one connection what
-/// was sent before has arrived before. (Every host has its own connection to the mirror.)
+/// Sends a write that is mirrored for certain, or again and again until it is, and waits for it:
+/// on one connection what was sent before has arrived before. (Every host has its own connection
+/// to the mirror.)
 fn settle(client: &mut redis_mesh_tests::client::Client, mirror: &Redis) -> Result<()> {
     let mut asking = mirror.client()?;
     static SETTLED: AtomicU32 = AtomicU32::new(0);
@@ -104,7 +105,8 @@ fn percentages(main: &Redis, mirror: &Redis) -> Result<()> {
     Ok(())
 }
 
-/// Every command that `proxy` forwards, reads and writes: exactly what the command table doesn't call a read arrives.
+/// Every command that `proxy` forwards, reads and writes: exactly what the command table doesn't
+/// call a read arrives.
 fn only_writes(main: &Redis, mirror: &Redis) -> Result<()> {
     main.forget()?;
     mirror.forget()?;
@@ -210,7 +212,7 @@ DUMP s2
 EVAL \"return redis.call('psetex', KEYS[1], 1000000, 'x')\" 1 ev
 ";
 
-/// A mirror that is frozen, killed, or of another mind is nothing that the client notices.
+/// A mirror that is stopped, killed or answers errors has no effect on the client.
 #[test]
 fn a_mirror_that_fails_disturbs_nobody() -> Result<()> {
     let mesh = mesh()?;

@@ -1,4 +1,4 @@
-//! Who executes what under each read policy, by the nodes' own statistics.
+//! The nodes that execute commands under each read policy, by the nodes' own statistics.
 
 use anyhow::{Result, ensure};
 use redis_mesh_tests::reply::Reply;
@@ -22,7 +22,8 @@ pub fn manifests(scene: &mut Scene<'_>) {
     }
 }
 
-/// Writes that return what they find, create streams, or only may write. redis_proxy's own list of writes lacks some.
+/// Writes that return what they find, create streams, or only may write. redis_proxy's own list of
+/// writes lacks some.
 const WRITES: &[(&str, &[&str])] = &[
     ("set", &["SET", "@", "v"]),
     ("getset", &["GETSET", "@", "w"]),
@@ -62,7 +63,8 @@ fn reads_go_where_the_policy_says_and_writes_to_the_masters() -> Result<()> {
             }
             let calls = cluster.calls(name)?;
             let masters: u64 = calls[..3].iter().sum();
-            // Replicas execute what their masters hand on: the same once more, no matter who sent it.
+            // Replicas execute what their masters hand on: the same once more, no matter who sent
+            // it.
             ensure!(masters == KEYS, "{policy}: {name} on the nodes: {calls:?}");
         }
         let redirected: u64 = cluster.nodes[3..]

@@ -1,4 +1,4 @@
-//! The server goes away and comes back.
+//! A server that is killed and started again.
 
 use std::time::Duration;
 

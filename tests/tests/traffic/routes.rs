@@ -1,4 +1,4 @@
-//! Which server a key goes to, and under which name.
+//! The server to which a key is routed, and the key's name there.
 
 use anyhow::{Result, ensure};
 use redis_mesh_tests::line::words;

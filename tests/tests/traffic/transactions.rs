@@ -68,7 +68,8 @@ fn multi_and_exec(server: &Redis) -> Result<()> {
         "set f 1",
         "discard",
     ];
-    // Redis answers a MULTI inside MULTI with an error and goes on, and so do we; Valkey discards the transaction.
+    // Redis answers a MULTI inside MULTI with an error and goes on, and so do we; Valkey discards
+    // the transaction.
     let valkey = server.client()?.cmd(&["INFO", "server"])?.text().contains("valkey_version");
     let mut lines = lines.to_vec();
     if valkey {

@@ -17,12 +17,13 @@ use crate::network::NODE;
 pub const NAMESPACE: &str = "redis-mesh-system";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What an operator installs, of which the controller gets its permissions here too, and no others.
+/// The kustomize base. The controller gets its permissions from it, and no others.
 const NAMESPACE_MANIFEST: &str = include_str!("../../../../istio/kustomize/base/namespace.yaml");
 const INSTALLATION: &str = include_str!("../../../../istio/kustomize/base/redis-mesh.yaml");
 const PERMISSIONS: [&str; 5] = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
 
-/// Installs the permissions of a controller; the API server looks at all the rest, too.
+/// Installs the permissions of a controller. The API server validates the other manifests in a dry
+/// run.
 fn install(plane: &ControlPlane) -> Result<()> {
     plane.kubectl(&["apply", "--server-side", "-f", "-"], NAMESPACE_MANIFEST)?;
     plane.kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"], INSTALLATION)?;
@@ -34,22 +35,22 @@ fn install(plane: &ControlPlane) -> Result<()> {
     Ok(())
 }
 
-/// How to run one replica.
+/// The options of a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The name of the replica, by which its log is found.
+    /// The name of the replica, which is also that of its log.
     pub name: String,
     /// The port of the node on which it serves metrics and the filter.
     pub port: u16,
-    /// `--debounce`.
+    /// The value of `--debounce`.
     pub debounce: String,
-    /// The filter that it serves; absent: the built one.
+    /// The filter that the replica serves. By default the built one.
     pub filter: Option<PathBuf>,
-    /// The program; absent: the one that is built for tests.
+    /// The program. By default the one that is built for tests.
     pub program: Option<PathBuf>,
-    /// `--advertise-url`; absent: the node's address and the port.
+    /// The value of `--advertise-url`. By default the node's address and the port.
     pub advertise: Option<String>,
-    /// More arguments.
+    /// Further arguments.
     pub arguments: Vec<String>,
 }
 
@@ -77,7 +78,7 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Installs what it needs and starts it; returns when it is ready.
+    /// Installs the manifests of a replica, starts it, and waits until it is ready.
     pub fn start(plane: &ControlPlane, options: Options) -> Result<Controller> {
         install(plane)?;
         let token = plane.api().token(NAMESPACE, "redis-mesh", None)?;
@@ -88,7 +89,7 @@ impl Controller {
         Ok(controller)
     }
 
-    /// Starts it (again); returns when it is ready.
+    /// Starts the replica and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
         self.kill();
         let filter = match &self.options.filter {
@@ -115,46 +116,47 @@ impl Controller {
         Ok(())
     }
 
-    /// Kills it at once.
+    /// Kills the replica (SIGKILL).
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Asks it to end, as the kubelet does, and waits.
+    /// Asks the replica to end, as the kubelet does, and waits for its end.
     pub fn terminate(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.terminate(PATIENCE);
         }
     }
 
-    /// Its process, if it runs.
+    /// The process. Fails if the replica isn't running.
     pub fn process(&self) -> Result<&Process> {
         self.process.as_ref().context("the controller isn't running")
     }
 
-    /// All that it has written, before restarts too.
+    /// Returns the log, including that before restarts.
     pub fn log(&self) -> String {
         std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// The sum of a metric over its labels; 0 where there is none.
+    /// Returns the sum of a metric over its labels, or 0 if there is none.
     pub fn metric(&self, name: &str) -> Result<f64> {
         Ok(http::metric(&self.metrics()?, name))
     }
 
-    /// `/metrics`.
+    /// Returns `/metrics`.
     pub fn metrics(&self) -> Result<String> {
         Ok(self.get("/metrics")?.body)
     }
 
-    /// Starts it again in another way. It ends as it is asked to, so that its Lease is free at once.
+    /// Restarts the replica with other options. It ends in order, so that its Lease is free at
+    /// once.
     pub fn restart_as(&mut self, options: Options) -> Result<()> {
         self.terminate();
         self.options = options;
         self.restart()
     }
 
-    /// Starts it again as it was at first, where it doesn't run or runs otherwise.
+    /// Restarts the replica with its first options, unless it runs with them.
     pub fn restore(&mut self) -> Result<()> {
         if self.process.is_some() && self.options == Options::default() {
             return Ok(());
@@ -162,7 +164,7 @@ impl Controller {
         self.restart_as(Options::default())
     }
 
-    /// The path under which it serves the filter that it has brought.
+    /// The path under which the replica serves its own filter.
     pub fn filter_path(&self) -> Result<String> {
         let log = self.log();
         let line = log.lines().rfind(|line| line.contains("\"begins\"")).context("it hasn't begun")?;
@@ -171,7 +173,7 @@ impl Controller {
         Ok(format!("/filter/{url}"))
     }
 
-    /// The status of an answer.
+    /// Returns the status code of a GET.
     pub fn status(&self, path: &str) -> Result<u16> {
         Ok(self.get(path)?.status)
     }
@@ -182,7 +184,7 @@ impl Controller {
     }
 }
 
-/// A filter that does the same and is another file: with a custom section at its end
+/// Returns a filter with the same behaviour and another digest: it has a custom section at its end
 /// (<https://webassembly.github.io/spec/core/binary/modules.html#custom-section>).
 pub fn another_filter() -> Result<PathBuf> {
     let mut file = std::fs::read(filter::build()?)?;

@@ -1,5 +1,5 @@
-//! What turns RedisServices and RedisDestinations into Istio's objects: a controller in the cluster, or a person who runs
-//! `redis-mesh render istio | kubectl apply`.
+//! The operator, which turns RedisServices and RedisDestinations into Istio's objects: the
+//! controller, or a person who runs `redis-mesh render istio | kubectl apply`.
 
 pub mod controller;
 pub mod rendered;
@@ -11,7 +11,7 @@ pub use rendered::Rendered;
 
 use crate::control_plane::ControlPlane;
 
-/// One of them.
+/// An operator.
 #[derive(Debug)]
 pub enum Operator {
     /// A person.
@@ -21,7 +21,8 @@ pub enum Operator {
 }
 
 impl Operator {
-    /// To be called after every change of a manifest: the person renders and applies; the controller sees by itself.
+    /// Reacts to a change of manifests: a person renders and applies, the controller watches by
+    /// itself.
     pub fn sync(&mut self, plane: &ControlPlane) -> Result<()> {
         match self {
             Operator::Rendered(rendered) => rendered.sync(plane),

@@ -1,4 +1,5 @@
-//! `redis-mesh render istio | kubectl apply --prune`, by hand.
+//! A person who runs `redis-mesh render istio
+//! kubectl apply --prune`.
 
 use std::collections::BTreeSet;
 
@@ -10,25 +11,25 @@ use crate::api::{ObjectName, documents};
 use crate::control_plane::{ControlPlane, ROOT_NAMESPACE};
 use crate::filter_server::FilterServer;
 
-/// What is read of the cluster.
+/// The kinds of objects that are rendered from.
 const INPUTS: &[&str] = &["Service", "EndpointSlice", "ServiceEntry", "Secret", "RedisService", "RedisDestination"];
 
 const OURS: [&str; 2] = ["RedisService", "RedisDestination"];
 
-/// The person, and what they have applied.
+/// The person's options, and the objects that they have applied.
 #[derive(Debug)]
 pub struct Rendered {
     filter: FilterServer,
     applied: BTreeSet<ObjectName>,
-    /// More arguments of `render istio`, such as `--delivery per-host`.
+    /// Further arguments of `render istio`, such as `--delivery per-host`.
     pub arguments: Vec<String>,
     revision: u64,
-    /// What was read at the last time, with the arguments.
+    /// The input of the last run, with the arguments.
     seen: Value,
 }
 
 impl Rendered {
-    /// Nothing is applied yet.
+    /// Creates an operator that has applied nothing.
     pub fn new() -> Result<Rendered> {
         Ok(Rendered {
             filter: FilterServer::start()?,
@@ -39,7 +40,8 @@ impl Rendered {
         })
     }
 
-    /// Renders what stands in the cluster, applies what comes out and deletes what no longer does.
+    /// Renders the objects in the cluster, applies the result, and deletes objects that are no
+    /// longer part of it.
     pub fn sync(&mut self, plane: &ControlPlane) -> Result<()> {
         let seen = json!([self.read(plane)?, self.arguments]);
         if seen == self.seen {
@@ -52,7 +54,7 @@ impl Rendered {
         Ok(())
     }
 
-    /// What would be applied.
+    /// Returns the objects that would be applied.
     pub fn render(&mut self, plane: &ControlPlane) -> Result<Vec<Value>> {
         let items = self.read(plane)?;
         // There is nothing to render then, and render says that as an error.
@@ -85,7 +87,7 @@ impl Rendered {
         Ok(items)
     }
 
-    /// Deletes what was applied before and is not among these.
+    /// Deletes objects that were applied before and are not among these.
     pub fn prune(&mut self, plane: &ControlPlane, now: BTreeSet<ObjectName>) -> Result<()> {
         for gone in self.applied.difference(&now) {
             plane.api().delete(gone)?;

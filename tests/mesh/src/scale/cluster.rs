@@ -1,4 +1,4 @@
-//! What is measured: a control plane, the controller, and the sidecar of one client.
+//! The system under measurement: a control plane, the controller, and the sidecar of one client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,47 +17,47 @@ use crate::operator::{Controller, controller};
 use crate::pod::{Pod, Shape};
 use crate::program::Programs;
 
-/// Requests to the API server under way at once.
+/// The number of concurrent requests to the API server.
 const WRITERS: usize = 8;
-/// How long the slowest step may take.
+/// The time that the slowest step may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Everything that runs. Dropping it ends it.
+/// The running system. Dropping it ends all processes.
 pub struct Cluster {
     /// The controller.
     pub controller: Controller,
     client: Pod,
-    /// How long the sidecar must have got nothing for a push to be over.
+    /// The time without received bytes after which a push is over.
     quiet: Duration,
     plane: ControlPlane,
     _network: Arc<Network>,
 }
 
-/// Counters, to be subtracted from later ones.
+/// Counters at one time, which are subtracted from later ones.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
-    /// Seconds in passes of the controller.
+    /// Seconds that the controller has spent in passes.
     pub reconcile_seconds: f64,
-    /// Passes.
+    /// The number of passes.
     pub passes: f64,
     /// Objects that the controller has written or deleted.
     pub applies: f64,
-    /// Statuses that it has written.
+    /// Statuses that the controller has written.
     pub statuses: f64,
-    /// Its CPU time.
+    /// The controller's CPU time, in seconds.
     pub cpu: f64,
-    /// Reasons for a push that istiod has seen.
+    /// Triggers of a push in istiod.
     pub triggers: f64,
     /// Pushes of istiod to the one sidecar, of whatever type.
     pub pushes: f64,
     /// Bytes that the sidecar's Envoy has received on its xDS connection.
     pub pushed: f64,
-    /// istiod's CPU time.
+    /// istiod's CPU time, in seconds.
     pub istiod_cpu: f64,
 }
 
 impl Counters {
-    /// What has been added since.
+    /// Returns the difference to earlier counters.
     pub fn since(self, before: Counters) -> Counters {
         Counters {
             reconcile_seconds: self.reconcile_seconds - before.reconcile_seconds,
@@ -82,13 +82,13 @@ pub fn prepare() -> Result<Programs> {
     Ok(programs)
 }
 
-/// The controller as it is shipped: optimised.
+/// Builds the optimised controller.
 fn program() -> Result<std::path::PathBuf> {
     workspace::build("redis-mesh", "release/redis-mesh", &["--release", "-p", "redis-mesh"])
 }
 
 impl Cluster {
-    /// Brings up everything.
+    /// Starts the system.
     pub fn start(programs: &Programs, network: Network, quiet: Duration) -> Result<Cluster> {
         let network = Arc::new(network);
         workspace::progress("starting etcd, kube-apiserver, istiod, the controller and a sidecar");
@@ -114,7 +114,7 @@ impl Cluster {
         self.plane.api()
     }
 
-    /// Now.
+    /// Reads the counters.
     pub fn counters(&self) -> Result<Counters> {
         let text = self.controller.metrics()?;
         let of = |name: &str| http::metric(&text, &format!("redis_mesh_controller_{name}"));
@@ -139,7 +139,8 @@ impl Cluster {
 
     fn pushed(&self) -> Result<f64> {
         let name = "cluster.xds-grpc;.upstream_cx_rx_bytes_total";
-        // Envoy's main thread answers, which may have thousands of listeners and filters to set up before.
+        // Envoy's main thread answers, which may have thousands of listeners and filters to set up
+        // before.
         let bytes = eventually(PATIENCE, || self.client.sidecar()?.stat(name))?;
         let bytes = bytes.with_context(|| format!("Envoy has no statistic {name}"))?;
         Ok(bytes as f64)
@@ -150,19 +151,20 @@ impl Cluster {
         Ok(eventually(PATIENCE, || self.client.sidecar()?.get("/config_dump"))?.len())
     }
 
-    /// What the sidecar's Envoy has refused, which must be nothing.
+    /// The number of updates that the sidecar's Envoy has rejected.
     pub fn rejected(&self) -> Result<u64> {
         self.client.sidecar()?.rejected()
     }
 
-    /// The controller's resident memory by its own metric, by /proc, and the highest so far; in bytes.
+    /// The controller's resident memory in bytes: by its own metric, by /proc, and the highest so
+    /// far.
     pub fn memory(&self) -> Result<(f64, f64, f64)> {
         let process = self.controller.process()?;
         let own = self.controller.metric("redis_mesh_controller_resident_memory_bytes")?;
         Ok((own, process.resident_memory()? as f64, process.peak_memory()? as f64))
     }
 
-    /// Does something with each, several at once.
+    /// Runs a task for each item, several at a time.
     pub fn each<T: Sync>(&self, items: &[T], task: impl Fn(&Api, &T) -> Result<()> + Sync) -> Result<()> {
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -177,9 +179,11 @@ impl Cluster {
         })
     }
 
-    /// Waits until the status of every object of ours is that of its generation, with `Programmed`; how long that took.
+    /// Waits until every object of ours is `Programmed` in its current generation, and returns how
+    /// long that took.
     pub fn wait_programmed(&self, since: Instant) -> Result<Duration> {
-        // Lists of thousands of objects are work for the API server: they only confirm what the controller's counter shows.
+        // Lists of thousands of objects are work for the API server: they only confirm what the
+        // controller's counter shows.
         let (mut quiet, mut count) = (Duration::from_millis(300), f64::NAN);
         let (mut changed, mut listed) = (Instant::now(), Instant::now());
         loop {
@@ -212,7 +216,7 @@ impl Cluster {
         Ok(None)
     }
 
-    /// Changes an object; how long until its status says `Programmed` of the change.
+    /// Changes an object and returns the time until its status reports the change as `Programmed`.
     pub fn change(&self, number: usize, spec: &Value) -> Result<Duration> {
         let name = ObjectName::new("RedisService", &population::namespace(number), &population::name(number));
         let begin = Instant::now();
@@ -228,7 +232,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until the sidecar has got everything.
+    /// Waits until no more bytes reach the sidecar.
     pub fn settle(&self) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         let (mut seen, mut last) = (self.pushed()?, Instant::now());
@@ -243,7 +247,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Number, bytes and largest of the objects of a kind that the controller has rendered, without what the API server adds.
+    /// Number, total size and largest size of the rendered objects of a kind, without the fields
+    /// that the API server adds.
     pub fn rendered(&self, kind: &str) -> Result<(usize, usize, usize)> {
         let sizes: Vec<usize> = self
             .api()

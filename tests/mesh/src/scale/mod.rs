@@ -1,5 +1,5 @@
-//! `cargo mesh scale`: what the controller costs with thousands of RedisServices, on a real API server, a real istiod and a real
-//! sidecar.
+//! `cargo mesh scale`: the cost of the controller with thousands of RedisServices, on a real API
+//! server, a real istiod and a real sidecar.
 
 mod cluster;
 mod population;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use redis_mesh_tests::workspace;
+use redis_mesh_tests::{command_line, workspace};
 use serde_json::{Value, json};
 
 use crate::api::ObjectName;
@@ -18,45 +18,46 @@ use crate::network::{self, Network};
 use crate::{interrupt, requirements};
 use cluster::{Cluster, Counters};
 
-/// What `--help` prints.
+/// The text of `--help`.
 const HELP: &str = "\
-What the controller costs with thousands of RedisServices, on a real kube-apiserver, a real istiod and a
-real sidecar: time until what is applied is programmed, time of one change, memory, writes, pushes.
+Measures the controller with thousands of RedisServices, on a real kube-apiserver, a real istiod and a
+real sidecar: the time until objects are programmed, the time of one change, memory, writes, pushes.
 
 Usage: cargo mesh scale [OPTIONS]
 
 Options:
-  --quick     1, 10 and 100 RedisServices, instead of 1, 10, 100, 1,000 and 5,000
-  --out DIR   Where scale.md goes, which is otherwise only printed
+  --quick     Measure 1, 10 and 100 RedisServices instead of 1, 10, 100, 1,000 and 5,000
+  --out DIR   Write the report to DIR/scale.md, too
   -h, --help  Print this
 
-It needs what `cargo mesh` needs. It fails if one change among 5,000 objects takes the controller more than
-three times as long as one among 10, if the controller's memory passes 150 MB, if many changes at once are
-pushed one by one, or if a controller that begins writes what is already there.
+The requirements are those of `cargo mesh`. The run fails if one change among 5,000 objects takes the
+controller more than three times as long as one among 10, if the controller uses more than 150 MB of
+memory, if many simultaneous changes are pushed one by one, or if a starting controller writes objects
+that are up to date.
 ";
 
 const SIZES: [usize; 5] = [1, 10, 100, 1_000, 5_000];
 const QUICK: usize = 3;
-/// How many objects are changed at once.
+/// The number of objects that are changed at once.
 const BURST: usize = 1_000;
-/// The size to which others are compared.
+/// The number of objects to which the others are compared.
 const BASE: usize = 10;
-/// One change among the most objects, in the time of one among [`BASE`].
+/// The limit of the time for one change among the most objects, relative to one among [`BASE`].
 const MAX_RATIO: f64 = 3.0;
-/// The controller's resident memory, in bytes.
+/// The limit of the controller's resident memory, in bytes.
 const MAX_MEMORY: f64 = 150e6;
 
-/// See [`HELP`].
+/// The options of the command; [`HELP`] describes them.
 #[derive(Clone, Debug, Default)]
 struct Options {
-    /// Few objects.
+    /// Whether the run ends at 100 objects.
     quick: bool,
-    /// Where the report goes.
+    /// The directory of the report.
     out: Option<PathBuf>,
 }
 
 impl Options {
-    /// From the command line; none: help is asked for.
+    /// Parses the command line. `None` if it asks for help.
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>> {
         let mut options = Options::default();
         while let Some(argument) = arguments.next() {
@@ -64,47 +65,47 @@ impl Options {
                 "-h" | "--help" => return Ok(None),
                 "--quick" => options.quick = true,
                 "--out" => options.out = Some(arguments.next().context("--out needs a DIR")?.into()),
-                other => bail!("there is no argument {other}\n\n{HELP}"),
+                other => bail!("there is no argument {other}"),
             }
         }
         Ok(Some(options))
     }
 }
 
-/// One of the sizes.
+/// The results with one number of objects.
 #[derive(Debug, Default)]
 struct Stage {
-    /// RedisServices.
+    /// The number of RedisServices.
     services: usize,
-    /// Those of ours, RedisDestinations among them, that were added.
+    /// The number of RedisServices and RedisDestinations that were added.
     added: usize,
-    /// How long it took to write them.
+    /// The time that writing them took.
     written: Duration,
-    /// From the first of them until the status of the last said `Programmed`.
+    /// The time from the first write until the last status reported `Programmed`.
     programmed: Duration,
     growth: Counters,
     changes: Vec<Change>,
-    /// Number, bytes, largest.
+    /// Number, total size and largest size of rendered objects.
     wasm_plugins: (usize, usize, usize),
     envoy_filters: (usize, usize, usize),
     config_dump: usize,
-    /// By its own metric, by /proc, and the highest; in bytes.
+    /// Resident memory in bytes: by the controller's metric, by /proc, and the highest.
     memory: (f64, f64, f64),
     burst: Option<Burst>,
 }
 
-/// Changes of one object, one after the other.
+/// Changes of one object at a time.
 #[derive(Debug)]
 struct Change {
     what: &'static str,
-    /// The median of what the controller spent on one, in seconds.
+    /// The median of the time that the controller has spent on a change, in seconds.
     reconcile: f64,
     /// The median of the time until `Programmed`.
     programmed: Duration,
-    /// Of all of them.
+    /// The counters of all changes.
     total: Counters,
     count: usize,
-    /// Of one of them, until the sidecar had all of it.
+    /// The counters of one change, until the sidecar had received it.
     push: Counters,
 }
 
@@ -117,10 +118,10 @@ struct Burst {
     counters: Counters,
 }
 
-/// A controller that begins with everything there.
+/// The start of a controller in a cluster with all objects.
 #[derive(Debug)]
 struct Restart {
-    /// Until it has looked at everything.
+    /// The time until the first pass over all objects is done.
     took: Duration,
     cpu: f64,
     applies: f64,
@@ -130,35 +131,18 @@ struct Restart {
 
 #[derive(Debug)]
 struct Results {
-    /// All of [`SIZES`].
+    /// Whether all of [`SIZES`] were measured.
     is_complete: bool,
     stages: Vec<Stage>,
     restart: Restart,
 }
 
-/// The command.
+/// Runs the command with what follows its name.
 pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
-    let options = match Options::parse(arguments) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    command_line::main(HELP, Options::parse(arguments), |options| run(&options).map(|()| ExitCode::SUCCESS))
 }
 
-/// Measures, and tells.
+/// Measures and prints the report.
 fn run(options: &Options) -> Result<()> {
     requirements::check()?;
     // Before anything is started: that needs the machine's own network.
@@ -188,7 +172,7 @@ fn run(options: &Options) -> Result<()> {
     results.check()
 }
 
-/// Grows to this size, and changes each thing so many times.
+/// Adds objects up to this size, then makes each kind of change `count` times.
 fn stage(cluster: &Cluster, before: usize, size: usize, count: usize) -> Result<Stage> {
     workspace::progress(&format!("{size} RedisServices: their Services and Secrets"));
     let surroundings: Vec<Value> = (before..size).flat_map(population::surroundings).collect();
@@ -291,7 +275,7 @@ fn restart(cluster: &mut Cluster) -> Result<Restart> {
 }
 
 impl Results {
-    /// For each change, its time among the most objects in that of the same among [`BASE`].
+    /// For each kind of change, its time among the most objects relative to that among [`BASE`].
     fn ratios(&self) -> Vec<(&'static str, f64)> {
         let at = |size: usize| self.stages.iter().find(|stage| stage.services == size);
         let (Some(base), Some(most)) = (at(BASE), self.stages.last()) else { return Vec::new() };
@@ -302,13 +286,14 @@ impl Results {
     fn check(&self) -> Result<()> {
         let ratios = self.ratios();
         ensure!(!ratios.is_empty(), "nothing to compare");
-        // With few objects, it is the size of the one WasmPlugin that they share what a change costs.
+        // With few objects, it is the size of the one WasmPlugin that they share what a change
+        // costs.
         for (what, ratio) in ratios.into_iter().filter(|_| self.is_complete) {
-            ensure!(ratio <= MAX_RATIO, "a change of {what} takes {ratio:.2} times as long as among {BASE}");
+            ensure!(ratio <= MAX_RATIO, "a change of {what} takes {ratio:.2} times as long as among {BASE} objects");
         }
         let memory = self.stages.iter().map(|stage| stage.memory.1).chain([self.restart.memory.1]).fold(0.0, f64::max);
-        ensure!(memory <= MAX_MEMORY, "the controller has {:.0} MB of memory", memory / 1e6);
-        ensure!(self.restart.applies == 0.0, "a controller that begins has written {} objects", self.restart.applies);
+        ensure!(memory <= MAX_MEMORY, "the controller uses {:.0} MB of memory", memory / 1e6);
+        ensure!(self.restart.applies == 0.0, "a starting controller has written {} objects", self.restart.applies);
         for burst in self.stages.iter().filter_map(|stage| stage.burst.as_ref()) {
             let pushes = burst.counters.pushes;
             ensure!(pushes < burst.count as f64 / 2.0, "{} changes at once have made {pushes} pushes", burst.count);

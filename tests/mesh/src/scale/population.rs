@@ -4,12 +4,12 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-/// The namespaces over which everything is spread.
+/// The number of namespaces that share the objects.
 pub const NAMESPACES: usize = 20;
-/// How many ways there are to use Redis; each RedisService is one of them in turn.
+/// The number of kinds of RedisServices, which take turns.
 const WAYS: usize = 10;
 
-/// What the ways are, for people.
+/// A description of the kinds, for the report.
 pub const MIX: &str = "Of ten RedisServices, four ask their clients for a password from a Secret of their own, two inject \
     faults, three route by prefix to two destinations (one of them, and one more that has one destination only, with a \
     RedisDestination whose password is in a Secret).";
@@ -28,7 +28,7 @@ fn host(number: usize) -> String {
     format!("{}.{}.svc.cluster.local", name(number), namespace(number))
 }
 
-/// What must be there before: the Service with its endpoints, and Secrets.
+/// Returns the objects that a RedisService refers to: the Service with its endpoints, and Secrets.
 pub fn surroundings(number: usize) -> Vec<Value> {
     let metadata = json!({"name": name(number), "namespace": namespace(number)});
     let mut slice = metadata.clone();
@@ -62,7 +62,7 @@ pub fn surroundings(number: usize) -> Vec<Value> {
     objects
 }
 
-/// Our objects.
+/// Returns the RedisService and its RedisDestination.
 pub fn ours(number: usize) -> Vec<Value> {
     let object = |kind: &str, spec: Value| {
         json!({
@@ -91,12 +91,13 @@ pub fn ours(number: usize) -> Vec<Value> {
     objects
 }
 
-/// Faults that hit so many per cent of some commands.
+/// Returns faults that are injected into a percentage of some commands.
 pub fn faults(percentage: usize) -> Value {
     json!([{"type": "ERROR", "percentage": {"value": percentage}, "commands": ["GETDEL", "COPY"]}])
 }
 
-/// So many prefixes that lead to the Service of a lower number, and all other keys to the host itself.
+/// Returns routes of this number of prefixes to the Service of a lower number, and of all other
+/// keys to the host itself.
 pub fn routes(number: usize, prefixes: usize) -> Value {
     let other = host(number - number % WAYS);
     let mut routes: Vec<Value> = (0..prefixes)

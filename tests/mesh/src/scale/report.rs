@@ -1,4 +1,4 @@
-//! The report, in Markdown.
+//! The report in Markdown.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use redis_mesh_tests::figures::thousands;
 
 use super::{BASE, Change, MAX_MEMORY, MAX_RATIO, Results, Stage, population};
 
-/// All of it.
+/// Returns the whole report.
 pub fn text(results: &Results) -> String {
     let mut out = String::from(
         "# What the controller costs\n\nWritten by `just scale`; `cargo mesh scale --help` tells more of it. `just scale --out docs` writes this file anew.\n\n",

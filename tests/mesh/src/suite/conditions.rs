@@ -1,4 +1,4 @@
-//! What the controller says of objects, and who has precedence.
+//! Status conditions, and the precedence of objects.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -22,7 +22,8 @@ pub(super) fn single(kind: &str) -> ObjectName {
     ObjectName::new(kind, "redis", "redis-single")
 }
 
-/// Waits until a condition of an object's present generation has this status; its reason and message.
+/// Waits until a condition of an object's current generation has this status. Returns its reason
+/// and message.
 pub(super) fn wait_condition(mesh: &Mesh, name: &ObjectName, kind: &str, status: &str) -> Result<(String, String)> {
     let result = eventually(PATIENCE, || {
         let object = mesh.api().get(name)?.context("there is no such object")?;
@@ -61,7 +62,8 @@ fn columns(mesh: &mut Mesh) -> Result<()> {
     Ok(())
 }
 
-/// What is wrong is said with a remedy, does no harm to others, and is over when it is put right; what was in force stays.
+/// Errors are reported with a remedy, don't affect other objects, and end with their correction.
+/// The last good rules stay.
 fn mistakes(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(SERVER_AUTH)?;
     mesh.apply(CLIENT_AUTH)?;
@@ -106,7 +108,8 @@ spec:
   settings: {auth: {plain: {password: of-the-younger}}}
 ";
 
-/// Two objects for one host: the older governs, whatever their names; the other says so, and follows.
+/// Of two objects for one host the older governs, whatever their names. The other reports this,
+/// and succeeds it.
 fn conflict(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(SERVER_AUTH)?;
     mesh.apply(CLIENT_AUTH)?;
@@ -150,7 +153,8 @@ spec:
   settings: {auth: {plain: {password: of-the-consumer}}}
 ";
 
-/// An object in another namespace than the service's holds for the clients there, as long as the owner has none.
+/// An object in a namespace other than the service's applies to the clients there, as long as the
+/// owner has none.
 fn consumer(mesh: &mut Mesh) -> Result<()> {
     const HOST: &str = "redis-single.redis";
     const NOAUTH: &str = "(error) NOAUTH Authentication required.";
@@ -187,7 +191,7 @@ fn consumer(mesh: &mut Mesh) -> Result<()> {
     pod.delete()
 }
 
-/// Where nothing changes, nothing is written.
+/// Without changes the controller writes nothing.
 fn settles(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&format!("{SERVER_AUTH}---\n{CLIENT_AUTH}---\n{}---\n{PREFIX_ROUTING}", redis_cluster()))?;
     for kind in ["RedisService", "RedisDestination"] {

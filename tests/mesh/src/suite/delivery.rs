@@ -1,4 +1,5 @@
-//! Many hosts on one port: what outgrows a WasmPlugin is delivered host by host, and comes together again when it has shrunk.
+//! Many hosts on one port: rules that outgrow a WasmPlugin are delivered per host, and by one
+//! WasmPlugin again after they shrink.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -25,7 +26,8 @@ pub const TESTS: &[Test] = &[("delivery::by_size", |mesh| {
 const MAX_PLUGIN: usize = 256 * 1024;
 const MIN_PLUGIN: usize = 192 * 1024;
 
-/// Hosts that one WasmPlugin still holds, though too large a one to come back to; that it doesn't hold; to which it comes back.
+/// Hosts that one WasmPlugin still holds, though too large a one to come back to; that it doesn't
+/// hold; to which it comes back.
 const MIDDLE: usize = 45;
 const LARGE: usize = 60;
 const SMALL: usize = 30;
@@ -36,7 +38,7 @@ fn name(number: usize) -> String {
     format!("many-{number:02}")
 }
 
-/// A Service that nobody serves, and a RedisService about it with many routes.
+/// Returns a Service without endpoints and its RedisService with many routes.
 fn host(number: usize) -> [Value; 2] {
     let metadata = json!({"name": name(number), "namespace": "redis"});
     let host = format!("{}.redis.svc.cluster.local", name(number));
@@ -65,13 +67,13 @@ fn remove(mesh: &Mesh, kinds: &[&str], numbers: Range<usize>) -> Result<()> {
     names.into_iter().try_for_each(|name| mesh.api().delete(&name))
 }
 
-/// The size of the WasmPlugin's configuration; none if there is no WasmPlugin.
+/// Returns the size of the WasmPlugin's configuration, or `None` if there is no WasmPlugin.
 fn plugin(mesh: &Mesh) -> Result<Option<usize>> {
     let plugin = mesh.api().get(&ObjectName::new("WasmPlugin", "istio-system", "redis-mesh-6379"))?;
     Ok(plugin.map(|plugin| plugin["spec"]["pluginConfig"].to_string().len()))
 }
 
-/// The EnvoyFilters with the configuration of one of the many.
+/// Returns the EnvoyFilters with the configuration of one of the many hosts.
 fn by_themselves(mesh: &Mesh) -> Result<usize> {
     let filters = mesh.api().list("EnvoyFilter")?.into_iter().filter(|filter| {
         let is_of_many = filter["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("redis-mesh-many-"));
@@ -80,7 +82,8 @@ fn by_themselves(mesh: &Mesh) -> Result<usize> {
     Ok(filters.count())
 }
 
-/// Waits until so many of the hosts are configured by themselves, and the listener of redis-cluster too if any are.
+/// Waits until this number of hosts is delivered per host, and the listener of redis-cluster too
+/// if any are.
 fn wait_delivered(mesh: &Mesh, alone: usize) -> Result<()> {
     eventually(PATIENCE, || {
         let (found, plugin) = (by_themselves(mesh)?, plugin(mesh)?);
@@ -93,7 +96,7 @@ fn wait_delivered(mesh: &Mesh, alone: usize) -> Result<()> {
     })
 }
 
-/// What came of connections that were each made for one value.
+/// The results of connections for one value each.
 #[derive(Debug, Default)]
 struct Fresh {
     right: u64,
@@ -104,7 +107,7 @@ struct Fresh {
     slowest: Duration,
 }
 
-/// Makes new connections all the time.
+/// Keeps opening new connections.
 fn fresh(mesh: &Mesh, stop: &AtomicBool) -> Fresh {
     let mut fresh = Fresh::default();
     let mut count = 0u64;
@@ -149,11 +152,12 @@ fn by_size(mesh: &mut Mesh) -> Result<()> {
     let unexpected: Vec<&String> = told.filter(|error| !REFUSALS.iter().any(|r| error.starts_with(r))).collect();
     ensure!(unexpected.is_empty(), "the clients saw {unexpected:?}");
     ensure!(seen.refused == 0, "{} connections were refused", seen.refused);
-    // What is kept is closed when its listener has been replaced, by redis_proxy and after a reply: each of the two clients, twice
-    // over there and back, where WasmPlugin and EnvoyFilters come in pushes of their own.
+    // What is kept is closed when its listener has been replaced, by redis_proxy and after a
+    // reply: each of the two clients, twice over there and back, where WasmPlugin and EnvoyFilters
+    // come in pushes of their own.
     ensure!(seen.closed <= 2 * 2 * 2, "{} connections were closed: {seen:?}", seen.closed);
-    // One that is made just before its listener is replaced may be closed after the first reply that redis_proxy gives on it, which is
-    // that to the filter.
+    // One that is made just before its listener is replaced may be closed after the first reply
+    // that redis_proxy gives on it, which is that to the filter.
     ensure!(fresh.closed <= 2 * 2, "{} new connections were closed: {fresh:?}", fresh.closed);
     ensure!(fresh.right > 100 && fresh.slowest < Duration::from_secs(5), "new connections: {fresh:?}");
     ensure_routed(mesh, false)

@@ -1,5 +1,6 @@
-//! Redis outside of the cluster, by the name that a ServiceEntry makes known with an address of its own. Applications get that address
-//! where Istio answers their DNS queries (DNS capture); the proxy asks the DNS server itself.
+//! Redis outside of the cluster, by the name that a ServiceEntry makes known with an address of
+//! its own. Applications get that address where Istio answers their DNS queries (DNS capture); the
+//! proxy asks the DNS server itself.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

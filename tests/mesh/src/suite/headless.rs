@@ -11,7 +11,7 @@ use crate::mesh::{Mesh, PATIENCE, eventually};
 pub const TESTS: &[Test] =
     &[("headless::direct", direct), ("headless::cluster", cluster), ("headless::new_pod", new_pod)];
 
-/// A headless service of pods at these addresses.
+/// Returns a headless service of pods at these addresses.
 fn service(name: &str, app: &str, hosts: impl IntoIterator<Item = u8>) -> String {
     let endpoints: String = hosts
         .into_iter()

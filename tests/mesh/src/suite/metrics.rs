@@ -1,4 +1,4 @@
-//! What Prometheus finds in a sidecar that has been told what istio/README.md says.
+//! Metrics of a sidecar with the settings in istio/README.md.
 
 use anyhow::{Result, ensure};
 

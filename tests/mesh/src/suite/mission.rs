@@ -1,4 +1,4 @@
-//! The mission's scenarios, with its manifests as they stand and what it shows of the client.
+//! The examples of the mission, with unchanged manifests and the client sessions that it shows.
 
 use std::collections::BTreeSet;
 
@@ -41,7 +41,7 @@ pub(super) fn redis_cluster() -> String {
     CLUSTER.replace("external-redis", "redis-cluster")
 }
 
-/// What redis-cli would show: lines typed on one connection, each with its answer.
+/// Sends lines over one connection and compares the answers, formatted as redis-cli does.
 pub(super) fn session(mesh: &Mesh, host: &str, lines: &[(&str, &str)]) -> Result<()> {
     let mut client = mesh.client.client(host)?;
     for (line, answer) in lines {
@@ -51,7 +51,7 @@ pub(super) fn session(mesh: &Mesh, host: &str, lines: &[(&str, &str)]) -> Result
     Ok(())
 }
 
-/// [`session`], tried again until what was applied has reached the client.
+/// Repeats [`session`] until the change has reached the client.
 pub(super) fn soon(mesh: &Mesh, host: &str, lines: &[(&str, &str)]) -> Result<()> {
     eventually(PATIENCE, || session(mesh, host, lines))
 }
@@ -94,7 +94,8 @@ fn cluster(mesh: &mut Mesh) -> Result<()> {
         Ok(())
     })?;
     mesh.apply(&redis_cluster())?;
-    // Of every shard, on every connection. A single key would be stored by chance where nothing has arrived yet.
+    // Of every shard, on every connection. A single key would be stored by chance where nothing
+    // has arrived yet.
     eventually(PATIENCE, || {
         (0..30).try_for_each(|i| {
             let (key, value) = (format!("key-{i}"), format!("\"{i}\""));
@@ -107,7 +108,8 @@ fn cluster(mesh: &mut Mesh) -> Result<()> {
     mesh.wait_plain()
 }
 
-/// The manifest names external-redis: an external Redis that is a cluster, as the mission's last section makes it known.
+/// The manifest names external-redis: an external Redis that is a cluster, as the mission's last
+/// section makes it known.
 fn cluster_as_written(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(EXTERNAL_REDIS)?;
     // What stands there is a replica.
@@ -149,7 +151,7 @@ fn prefix_routing(mesh: &mut Mesh) -> Result<()> {
     Ok(())
 }
 
-/// Whether a key that isn't one of the cluster's goes to redis-single, with the login in place.
+/// Whether a key outside of the cluster's prefix goes to redis-single, with the login.
 pub(super) fn ensure_routed(mesh: &Mesh) -> Result<()> {
     session(mesh, "redis-cluster", &[("set elsewhere 1", "OK"), ("set cluster-here 1", "OK")])?;
     session(mesh, "redis-single", &[("AUTH testredis123!", "OK"), ("get elsewhere", "\"1\"")])?;

@@ -24,10 +24,10 @@ use libtest_mimic::{Arguments, Trial};
 
 use crate::mesh::{By, Mesh};
 
-/// A test: its name, and what it does with a mesh that is as new.
+/// A test: its name, and its function, which gets a mesh in its initial state.
 pub type Test = (&'static str, fn(&mut Mesh) -> Result<()>);
 
-/// Tests of what reaches the clients, whoever renders it.
+/// The tests that every operator passes.
 fn of_anybody() -> Vec<Test> {
     [
         mission::TESTS,
@@ -42,7 +42,7 @@ fn of_anybody() -> Vec<Test> {
     .concat()
 }
 
-/// Tests that only the controller can pass.
+/// The tests that only the controller passes.
 fn of_the_controller() -> Vec<Test> {
     [
         conditions::TESTS,
@@ -56,7 +56,7 @@ fn of_the_controller() -> Vec<Test> {
     .concat()
 }
 
-/// Every test of this operator.
+/// All tests of an operator.
 fn all(by: By) -> Vec<Test> {
     match by {
         By::Controller => [of_anybody(), of_the_controller()].concat(),
@@ -64,7 +64,7 @@ fn all(by: By) -> Vec<Test> {
     }
 }
 
-/// What selects tests: any of the filters, or all where there is none; in whole names, or in parts of names.
+/// Returns the arguments that select tests: those that match any filter, or all if there is none.
 pub fn arguments(by: By, list: bool, exact: bool, filters: &[String], mut skip: Vec<String>) -> Arguments {
     let is = |name: &str, filter: &String| if exact { name == filter } else { name.contains(filter.as_str()) };
     // libtest-mimic takes one filter; what several leave out is skipped by its whole name.
@@ -83,7 +83,7 @@ pub fn list(by: By, arguments: &Arguments) -> ExitCode {
     libtest_mimic::run(arguments, trials.collect()).exit_code()
 }
 
-/// Runs those that are asked for, one after the other.
+/// Runs the selected tests one after the other.
 pub fn run(by: By, arguments: &Arguments, mesh: Mesh) -> ExitCode {
     let mesh = Arc::new(Mutex::new(mesh));
     let trials = all(by).into_iter().map(|(name, test)| {
@@ -98,7 +98,7 @@ pub fn run(by: By, arguments: &Arguments, mesh: Mesh) -> ExitCode {
     libtest_mimic::run(arguments, trials.collect()).exit_code()
 }
 
-/// A test, in which Envoy must not refuse anything.
+/// Runs a test and checks that Envoy has rejected no update.
 fn accepted(mesh: &mut Mesh, test: fn(&mut Mesh) -> Result<()>) -> Result<()> {
     let before = mesh.rejected()?;
     test(mesh)?;
@@ -108,7 +108,7 @@ fn accepted(mesh: &mut Mesh, test: fn(&mut Mesh) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// What the client's sidecar has said since then, and what stands in the cluster.
+/// Returns the log of the client's sidecar from an offset on, and the objects in the cluster.
 fn report(mesh: &Mesh, seen: usize) -> String {
     let log = mesh.client.sidecar().map(|sidecar| sidecar.log()).unwrap_or_default();
     let said = log.get(seen..).unwrap_or_default();

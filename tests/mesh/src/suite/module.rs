@@ -1,4 +1,5 @@
-//! The dynamic module on its way from the controller into pods, and another version of it.
+//! The delivery of the dynamic module from the controller into pods, and the upgrade to another
+//! version.
 
 use std::path::{Path, PathBuf};
 
@@ -60,14 +61,14 @@ fn restart(mesh: &mut Mesh, module: &Path, directory: &Path) -> Result<()> {
     controller.restart_as(controller::Options { arguments, ..Default::default() })
 }
 
-/// The files of a ConfigMap.
+/// Returns the files of a ConfigMap.
 fn files(mesh: &Mesh, name: &str) -> Result<Vec<(String, Vec<u8>)>> {
     let map = mesh.api().get(&ObjectName::new("ConfigMap", "redis", name))?.with_context(|| format!("no {name}"))?;
     let files = map["binaryData"].as_object().into_iter().flatten();
     files.map(|(name, data)| Ok((name.clone(), STANDARD.decode(data.as_str().unwrap_or_default())?))).collect()
 }
 
-/// What the kubelet does with a projected volume of both ConfigMaps, the second of which need not be there.
+/// Mounts both ConfigMaps as the kubelet mounts a projected volume. The second one is optional.
 fn mount(mesh: &Mesh, directory: &Path) -> Result<()> {
     for (name, file) in files(mesh, CURRENT)?.into_iter().chain(files(mesh, PREVIOUS).unwrap_or_default()) {
         let (path, new) = (directory.join(&name), directory.join(format!(".{name}")));
@@ -79,7 +80,7 @@ fn mount(mesh: &Mesh, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The EnvoyFilter of a host for sidecars with the module, as text.
+/// Returns the EnvoyFilter of a host for sidecars with the module, as text.
 fn overlay(mesh: &Mesh) -> Result<String> {
     let name = ObjectName::new("EnvoyFilter", "istio-system", "redis-mesh-redis-cluster.redis.svc-6379-native");
     Ok(mesh.api().get(&name)?.map(|object| object.to_string()).unwrap_or_default())
@@ -91,7 +92,7 @@ fn modules(mesh: &Mesh) -> Result<usize> {
     Ok(mesh.api().list("EnvoyFilter")?.iter().filter(|object| is_module(object)).count())
 }
 
-/// The same code in another file: what is behind its end is nobody's.
+/// Returns the same code in another file. Bytes behind the end of an ELF file are ignored.
 fn another_module() -> Result<PathBuf> {
     let mut file = std::fs::read(native::build()?)?;
     file.extend(b"another version");
@@ -137,7 +138,8 @@ fn versions(mesh: &mut Mesh) -> Result<()> {
             ensure!(new.0 != first.0, "still the first");
             Ok(new)
         })?;
-        // On its way into the pod it isn't named yet, and what was rendered for the first is there.
+        // On its way into the pod it isn't named yet, and what was rendered for the first is
+        // there.
         ensure!(files(mesh, PREVIOUS)?.pop().as_ref() == Some(&first));
         ensure!(overlay(mesh)?.contains(&first.0), "what was rendered is gone");
         mount(mesh, &directory)?;

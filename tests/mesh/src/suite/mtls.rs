@@ -1,4 +1,4 @@
-//! mTLS in STRICT mode: Redis behind sidecars that take nothing else, in a namespace of its own.
+//! mTLS in STRICT mode: Redis behind sidecars that accept nothing else, in a namespace of its own.
 
 use std::net::SocketAddr;
 
@@ -25,7 +25,7 @@ fn service(name: &str, ip: &str, hosts: impl IntoIterator<Item = u8>) -> String 
     service_of(name, name, ip, hosts)
 }
 
-/// A service of pods `POD-0`, `POD-1` and so on.
+/// Returns a service of pods `POD-0`, `POD-1` and so on.
 fn service_of(pod: &str, name: &str, ip: &str, hosts: impl IntoIterator<Item = u8>) -> String {
     let endpoints: String = hosts
         .into_iter()
@@ -73,7 +73,7 @@ fn remove(mesh: &mut Mesh, services: &[&str]) -> Result<()> {
 /// The address of the service `front`.
 const FRONT: &str = "10.96.0.32";
 
-/// That the pod's sidecar lets nobody in without a certificate of the mesh.
+/// Checks that the pod's sidecar refuses connections without a certificate of the mesh.
 fn ensure_strict(pod: &Pod) -> Result<()> {
     eventually(PATIENCE, || {
         // From the node, which has no sidecar.
@@ -128,7 +128,8 @@ fn single(mesh: &mut Mesh) -> Result<()> {
     pod.delete()
 }
 
-/// Nodes find each other by a headless service, as those of a StatefulSet do; so Istio knows that their addresses speak mTLS.
+/// Nodes find each other by a headless service, as those of a StatefulSet do; so Istio knows that
+/// their addresses speak mTLS.
 const CLUSTER: &str = "
 apiVersion: redis.aeraki.io/v1alpha1
 kind: RedisDestination
@@ -147,7 +148,7 @@ fn cluster(mesh: &mut Mesh) -> Result<()> {
     })
 }
 
-/// A Redis Cluster whose nodes take nothing but mTLS.
+/// A Redis Cluster whose nodes accept only mTLS.
 fn with_nodes(mesh: &mut Mesh, task: impl FnOnce(&mut Mesh, &Cluster) -> Result<()>) -> Result<()> {
     let hosts = 51..54;
     mesh.apply(&service("nodes", "None", hosts.clone()))?;
@@ -182,7 +183,8 @@ fn ensure_served(mesh: &Mesh, host: &str, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// With the dynamic module, through Istio's own cluster of a service, and so with mTLS without a word of it.
+/// The dynamic module uses Istio's own cluster of a service, and so mTLS without any
+/// configuration.
 pub(super) fn members(mesh: &mut Mesh) -> Result<()> {
     with_nodes(mesh, |mesh, cluster| {
         mesh.apply(&CLUSTER.replace("    tls: {mode: ISTIO_MUTUAL}\n", "").replace("nodes", "front"))?;

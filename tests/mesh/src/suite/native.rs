@@ -1,4 +1,4 @@
-//! Sidecars that have the dynamic module, beside others that haven't.
+//! Sidecars with the dynamic module beside sidecars without it.
 
 use anyhow::{Context, Result, ensure};
 
@@ -10,7 +10,7 @@ use crate::mesh::{Mesh, PASSWORD, PATIENCE, eventually};
 pub const TESTS: &[Test] =
     &[("native::mission", mission), ("native::mutual_tls", mutual_tls), ("native::all_of_redis", all_of_redis)];
 
-/// As all others, in a sidecar with the module.
+/// The examples of the mission in a sidecar with the module.
 fn perform(mesh: &mut Mesh, tests: &[Test]) -> Result<()> {
     for (name, test) in tests {
         mesh.natively(|mesh, _| test(mesh)).with_context(|| name.to_string())?;
@@ -65,7 +65,7 @@ fn all_of_redis(mesh: &mut Mesh) -> Result<()> {
     })
 }
 
-/// The names of the filters of a listener.
+/// Returns the names of the filters of a listener.
 fn filters(mesh: &Mesh, listener: &str) -> Result<Vec<String>> {
     let listener = mesh.client.sidecar()?.listener(listener)?.context("there is no such listener")?;
     let chains = listener["filter_chains"].as_array().into_iter().flatten();

@@ -1,4 +1,5 @@
-//! The controller itself: killed, restarted, repairing, in a hurry.
+//! The controller under failures: killed, restarted, with objects to repair, under a burst of
+//! changes.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use super::Test;
 use super::conditions::{single, wait_condition};
 use super::mission::{CLIENT_AUTH, PREFIX_ROUTING, SERVER_AUTH, redis_cluster, session, soon};
+use super::updates::prefix_routing_in_force;
 use crate::api::ObjectName;
 use crate::control_plane::ROOT_NAMESPACE;
 use crate::mesh::{Mesh, PATIENCE, eventually};
@@ -34,18 +36,13 @@ pub(super) fn controller(mesh: &mut Mesh) -> Result<&mut Controller> {
     }
 }
 
-/// Everything with traffic through it.
+/// Applies the mission's prefix routing and starts traffic.
 fn routed(mesh: &mut Mesh) -> Result<Traffic> {
-    mesh.apply(&format!("{SERVER_AUTH}---\n{}---\n{PREFIX_ROUTING}", redis_cluster()))?;
-    eventually(PATIENCE, || {
-        session(mesh, "redis-cluster", &[("set cluster-0 0", "OK"), ("set other-0 0", "OK")])?;
-        ensure!(mesh.single.cmd(&["GET", "other-0"])?.text() == "0");
-        Ok(())
-    })?;
+    prefix_routing_in_force(mesh)?;
     Traffic::start(&mesh.client, "redis-cluster", None, &["cluster-", "other-"])
 }
 
-/// Clients don't notice, and what was changed meanwhile is done when it is back.
+/// Clients aren't affected, and changes during the outage are applied after the restart.
 fn killed(mesh: &mut Mesh) -> Result<()> {
     let traffic = routed(mesh)?;
     controller(mesh)?.kill();
@@ -84,7 +81,7 @@ fn istiod_restarts(mesh: &mut Mesh) -> Result<()> {
     traffic.stop()?.ensure_calm()
 }
 
-/// What somebody deletes or edits is put right.
+/// Objects that were deleted or edited are repaired.
 fn repairs(mesh: &mut Mesh) -> Result<()> {
     routed(mesh)?.stop()?;
     let ours = |kind: &str| -> Result<Vec<ObjectName>> { mesh.api().list(kind)?.iter().map(ObjectName::of).collect() };
@@ -112,7 +109,7 @@ fn repairs(mesh: &mut Mesh) -> Result<()> {
     soon(mesh, "redis-cluster", &[("set cluster-0 0", "OK"), ("set other-0 0", "OK")])
 }
 
-/// Equal but for the number by which configurations are told apart.
+/// Whether two objects are equal except for their revision.
 fn same(one: &Value, other: &Value) -> bool {
     fn without_revision(value: &Value) -> Value {
         match value {
@@ -132,7 +129,7 @@ fn same(one: &Value, other: &Value) -> bool {
     without_revision(one) == without_revision(other)
 }
 
-/// A thousand changes make few pushes.
+/// A thousand changes cause few pushes.
 fn burst(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&redis_cluster())?;
     mesh.apply(PREFIX_ROUTING)?;
@@ -162,7 +159,7 @@ fn burst(mesh: &mut Mesh) -> Result<()> {
 
 const BOTH: &str = "10.96.0.80";
 
-/// The Service of the controller with these ports of the node behind it.
+/// Returns the Service of the controller with these ports of the node as endpoints.
 fn service(ports: &[u16]) -> String {
     let mut out = format!(
         "apiVersion: v1
@@ -189,7 +186,8 @@ endpoints: [{{addresses: [10.244.0.1], conditions: {{ready: {ready}}}}}]
     out
 }
 
-/// Two replicas behind one Service: one is killed, the other takes over, and a pod that starts then gets the filter.
+/// Two replicas behind one Service: one is killed, the other takes over, and a pod that starts
+/// then gets the filter.
 fn second_replica(mesh: &mut Mesh) -> Result<()> {
     let url = format!("http://{BOTH}:8080");
     controller(mesh)?.restart_as(Options { advertise: Some(url.clone()), ..Options::default() })?;
@@ -219,7 +217,8 @@ fn second_replica(mesh: &mut Mesh) -> Result<()> {
     controller(mesh)?.restart_as(Options::default())
 }
 
-/// No replica is there when a pod starts: its connections to managed ports are refused rather than left without rules, until one is.
+/// Without a replica at the start of a pod, its connections to managed ports are refused rather
+/// than served without rules.
 fn away(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&format!("{SERVER_AUTH}---\n{CLIENT_AUTH}"))?;
     soon(mesh, "redis-single", &[("auth testredis123!", "OK"), ("set a a", "OK")])?;

@@ -26,7 +26,8 @@ stringData: {{password: {password}}}
     )
 }
 
-/// As one rotates without an outage: Redis takes both passwords, then the Secret says the new one, then Redis takes that alone.
+/// A rotation without an outage: Redis accepts both passwords, then the Secret has the new one,
+/// then Redis accepts only that.
 fn rotate(mesh: &mut Mesh, host: &str, prefix: &str) -> Result<()> {
     let traffic = Traffic::start(&mesh.client, host, None, &[prefix])?;
     let mut redis = mesh.single.client()?;
@@ -35,7 +36,8 @@ fn rotate(mesh: &mut Mesh, host: &str, prefix: &str) -> Result<()> {
         mesh.api().apply(&secret(NEW))?;
         mesh.sync()?;
         eventually(PATIENCE, || {
-            // A login of the sidecar that fails is told apart by its connection: the old password is tried in secret no more.
+            // A login of the sidecar that fails is told apart by its connection: the old password
+            // is tried in secret no more.
             redis.ok(&["ACL", "SETUSER", "default", &format!("<{PASSWORD}")])?;
             let answer = session(mesh, host, &[(&format!("set {prefix}probe 1"), "OK")]);
             redis.ok(&["ACL", "SETUSER", "default", &format!(">{PASSWORD}")])?;
@@ -58,7 +60,7 @@ fn rotate(mesh: &mut Mesh, host: &str, prefix: &str) -> Result<()> {
     result
 }
 
-/// Gives redis-single its password again.
+/// Restores the password of redis-single.
 fn restore(redis: &mut Client) -> Result<()> {
     redis.ok(&["ACL", "SETUSER", "default", "resetpass", &format!(">{PASSWORD}")]).map(drop)
 }
@@ -79,7 +81,7 @@ fn proxy(mesh: &mut Mesh) -> Result<()> {
     rotate(mesh, "redis-cluster", "other-")
 }
 
-/// The last known credentials stay, and the status says so, until the Secret is back.
+/// The last known credentials stay in force, and the status reports it, until the Secret is back.
 fn disappears(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(SERVER_AUTH)?;
     soon(mesh, "redis-single", &[("set a a", "OK")])?;

@@ -1,4 +1,4 @@
-//! Where a password of Redis must not be seen.
+//! Places that must not show a password of Redis.
 
 use anyhow::{Result, ensure};
 
@@ -10,7 +10,7 @@ use crate::operator::Operator;
 /// The tests.
 pub const TESTS: &[Test] = &[("secrets::config_dump", config_dump)];
 
-/// Both ways in which a sidecar logs in: the filter's, and redis_proxy's.
+/// Both kinds of logins to Redis: by the filter, and by redis_proxy.
 fn config_dump(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&format!("{SERVER_AUTH}---\n{CLIENT_AUTH}---\n{}---\n{PREFIX_ROUTING}", redis_cluster()))?;
     soon(mesh, "redis-single", &[("auth testredis123!", "OK"), ("set a a", "OK")])?;

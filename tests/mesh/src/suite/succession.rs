@@ -1,5 +1,5 @@
-//! What a controller finds when it begins: objects that are wrong by now, what a person has rendered, another version's filter,
-//! definitions of Aeraki Mesh.
+//! The state that a starting controller takes over: invalid objects, objects that a person has
+//! rendered, another version's filter, definitions of Aeraki Mesh.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -22,14 +22,14 @@ pub const TESTS: &[Test] = &[
     ("succession::stored_objects", stored_objects),
 ];
 
-/// What the controller keeps in the cluster.
+/// The objects that the controller keeps in the cluster.
 fn kept(mesh: &Mesh) -> Result<Vec<Value>> {
     let objects = [mesh.api().list("WasmPlugin")?, mesh.api().list("EnvoyFilter")?].concat();
     let is_kept = |object: &Value| !object["metadata"]["labels"]["redis-mesh.io/controller"].is_null();
     Ok(objects.into_iter().filter(is_kept).collect())
 }
 
-/// Names, generations and specs.
+/// Returns names, generations and specs.
 fn essence(objects: &[Value]) -> Vec<Value> {
     let of = |object: &Value| json!([object["metadata"]["name"], object["metadata"]["generation"], object["spec"]]);
     objects.iter().map(of).collect()
@@ -43,7 +43,8 @@ fn expect(mesh: &Mesh, name: &ObjectName, kind: &str, status: &str, reason: &str
     })
 }
 
-/// What was in force of an object that is wrong now stays so, also by a controller that never saw it right.
+/// The last good rules of an object that is invalid now stay in force, also under a controller
+/// that never saw them.
 fn last_good(mesh: &mut Mesh) -> Result<()> {
     // One host in a WasmPlugin with others, one in an EnvoyFilter of its own.
     mesh.apply(&format!("{SERVER_AUTH}---\n{CLIENT_AUTH}---\n{}---\n{PREFIX_ROUTING}", redis_cluster()))?;
@@ -80,7 +81,7 @@ fn last_good(mesh: &mut Mesh) -> Result<()> {
     session(mesh, "redis-single", &lines)
 }
 
-/// Nor are credentials forgotten by a restart.
+/// Credentials survive a restart.
 fn secret_is_gone(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(SERVER_AUTH)?;
     soon(mesh, "redis-single", &[("set a a", "OK")])?;
@@ -99,7 +100,8 @@ fn secret_is_gone(mesh: &mut Mesh) -> Result<()> {
     session(mesh, "redis-single", &[("get a", "\"a\"")])
 }
 
-/// What a person has rendered becomes the controller's where both mean the same, and is left alone where they don't.
+/// The controller takes over objects that a person has rendered if they are equal to its own, and
+/// leaves others alone.
 fn rendered_by_hand(mesh: &mut Mesh) -> Result<()> {
     controller(mesh)?.terminate();
     let labels = json!({"app.kubernetes.io/managed-by": "redis-mesh", "app.kubernetes.io/part-of": "redis-mesh"});
@@ -125,8 +127,8 @@ fn rendered_by_hand(mesh: &mut Mesh) -> Result<()> {
     mesh.delete(&[other])
 }
 
-/// Another version of the filter reaches the sidecars under another URL; connections that are open stay, and replicas of either
-/// version serve both.
+/// Another version of the filter reaches the sidecars under another URL. Open connections stay,
+/// and replicas of either version serve both.
 fn new_filter(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&format!("{SERVER_AUTH}---\n{CLIENT_AUTH}---\n{}", redis_cluster()))?;
     soon(mesh, "redis-single", &[("auth testredis123!", "OK"), ("set a a", "OK")])?;
@@ -165,8 +167,8 @@ fn new_filter(mesh: &mut Mesh) -> Result<()> {
     controller(mesh)?.restart()
 }
 
-/// A definition like that of Aeraki Mesh takes anything. Objects that were stored under it are taken over as they are; one that
-/// can't be read says so, and is in nobody's way.
+/// A CRD like that of Aeraki Mesh accepts any object. Objects that were stored under it are taken
+/// over unchanged. One that can't be parsed reports it in its status and affects no other.
 fn stored_objects(mesh: &mut Mesh) -> Result<()> {
     let definition = ObjectName::new("CustomResourceDefinition", "", "redisservices.redis.aeraki.io");
     let ours = mesh.api().get(&definition)?.context("no definition")?["spec"].clone();

@@ -15,7 +15,8 @@ pub const TESTS: &[Test] = &[
     ("tenants::mistakes_of_strangers", mistakes_of_strangers),
 ];
 
-/// A consumer's rules, whose clients reach the owner's Redis under another name, alone and among others.
+/// A consumer's rules, whose clients reach the owner's Redis under another name, alone and among
+/// others.
 const NAMESPACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: web}}";
 const RULES: &str = "
 apiVersion: redis.aeraki.io/v1alpha1
@@ -36,8 +37,8 @@ spec:
   redis: [{route: {host: redis-single.redis.svc.cluster.local}}]
 ";
 
-/// They serve the consumer's clients only, are not to be read in the consumer's namespace, and end when the owner asks his
-/// clients for a password.
+/// The rules serve the consumer's clients only, can't be read in the consumer's namespace, and end
+/// when the owner requires a password.
 fn credentials_of_the_owner(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(SERVER_AUTH)?;
     soon(mesh, "redis-single", &[("set a a", "OK")])?;
@@ -116,7 +117,7 @@ spec:
   trafficPolicy: {connectionPool: {redis: {mode: CLUSTER}}}
 ";
 
-/// What the API server refuses to one namespace holds up nobody else.
+/// A rejection by the API server in one namespace doesn't delay the others.
 fn refused_objects(mesh: &mut Mesh) -> Result<()> {
     mesh.api().apply(NAMESPACE)?;
     mesh.plane.kubectl(&["apply", "-f", "-"], POLICY)?;
@@ -143,7 +144,7 @@ fn others_go_on(mesh: &mut Mesh) -> Result<()> {
     mesh.delete(&[name])
 }
 
-/// One that never was in order, about somebody else's host.
+/// An object about another owner's host that was never valid.
 const MISTAKE: &str = "
 apiVersion: redis.aeraki.io/v1alpha1
 kind: RedisService
@@ -167,7 +168,7 @@ spec:
   host: redis-cluster.redis.svc.cluster.local
   trafficPolicy: {connectionPool: {redis: {mode: CLUSTER, auth: {plain: {password: of-the-cluster}}}}}
 ";
-/// Whoever may write EnvoyFilters in his namespace can claim any number.
+/// Returns an EnvoyFilter of a tenant, who can claim any revision.
 const FORGED: &str = "
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter
@@ -179,7 +180,7 @@ metadata:
 spec: {configPatches: []}
 ";
 
-/// They keep nothing in force that its owner has ended, and nothing from being new.
+/// Foreign objects neither keep rules in force that their owner has removed nor block new ones.
 fn mistakes_of_strangers(mesh: &mut Mesh) -> Result<()> {
     mesh.api().apply(NAMESPACE)?;
     mesh.plane.kubectl(&["apply", "--server-side", "-f", "-"], FORGED)?;

@@ -1,4 +1,4 @@
-//! Changes while clients are at work: the halves of an update in either order, policy, delivery.
+//! Changes under load: the halves of an update in either order, policy, delivery.
 
 use anyhow::{Context, Result, ensure};
 use redis_mesh_tests::redis::Redis;
@@ -24,7 +24,7 @@ pub const TESTS: &[Test] = &[
 pub(super) const PREFIXES: [&str; 2] = ["cluster-", "other-"];
 pub(super) const LISTENER: &str = "10.96.0.22_6379";
 
-/// That no key lies where no rules have ever led it, and no tag has become part of one.
+/// Checks that no key is where no rules have ever routed it, and that no key contains a tag.
 pub(super) fn ensure_routed(mesh: &Mesh, may_cluster_hold_others: bool) -> Result<()> {
     let keys = |redis: &Redis| -> Result<Vec<String>> {
         Ok(redis.cmd(&["KEYS", "*"])?.items().iter().map(|key| key.text()).collect())
@@ -42,7 +42,8 @@ pub(super) fn ensure_routed(mesh: &Mesh, may_cluster_hold_others: bool) -> Resul
     Ok(())
 }
 
-/// From one destination to several and back, with the objects of one kind arriving first and the others when Envoy has those.
+/// From one destination to several and back. The objects of one kind arrive first, the others when
+/// Envoy has those.
 fn halves(mesh: &mut Mesh, person: &mut Rendered, first: &str) -> Result<()> {
     mesh.plane.kubectl(&["apply", "-f", "-"], &format!("{SERVER_AUTH}---\n{}", redis_cluster()))?;
     person.sync(&mesh.plane)?;
@@ -72,7 +73,8 @@ fn halves(mesh: &mut Mesh, person: &mut Rendered, first: &str) -> Result<()> {
     ensure_routed(mesh, true)
 }
 
-/// What clients may see while halves don't fit: refusals. Never a wrong value.
+/// The error replies that clients may get between the halves of an update. A wrong value is never
+/// allowed.
 fn ensure_closed_in_order(seen: &Seen) -> Result<()> {
     ensure!(seen.wrong.is_empty(), "wrong values: {:?}", seen.wrong);
     let unexpected: Vec<&String> =
@@ -119,7 +121,8 @@ fn faults(mesh: &mut Mesh, percentage: u32) -> Result<()> {
     mesh.apply(&FAULT.replace("value: 50", &format!("value: {percentage}")).replace("- GET", "- STRLEN"))
 }
 
-/// A change of what the filter alone decides: no listener is touched, no connection ends, nothing else is refused.
+/// A change within the filter's configuration: no listener changes, no connection ends, no other
+/// command is refused.
 fn policy(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&redis_cluster())?;
     faults(mesh, 0)?;
@@ -144,7 +147,8 @@ fn policy(mesh: &mut Mesh) -> Result<()> {
     traffic.stop()?.ensure_calm()
 }
 
-/// From rules to others and back to the very same: Envoy doesn't configure a plugin again with bytes that it still holds.
+/// From rules to others and back to the very same: Envoy doesn't configure a plugin again with
+/// bytes that it still holds.
 fn a_b_a(mesh: &mut Mesh) -> Result<()> {
     let rules = |password: &str| {
         format!(
@@ -175,16 +179,21 @@ spec:
     Ok(())
 }
 
-/// The mission's prefix routing, in force, before empty Redis.
+/// Puts the mission's prefix routing in force and empties every Redis.
 pub(super) fn route_by_prefix(mesh: &mut Mesh) -> Result<()> {
+    prefix_routing_in_force(mesh)?;
+    mesh.cluster.forget()?;
+    mesh.single.forget()
+}
+
+/// Applies the mission's prefix routing and waits until it is in force.
+pub(super) fn prefix_routing_in_force(mesh: &mut Mesh) -> Result<()> {
     mesh.apply(&format!("{SERVER_AUTH}---\n{}---\n{PREFIX_ROUTING}", redis_cluster()))?;
     eventually(PATIENCE, || {
         session(mesh, "redis-cluster", &[("set cluster-0 0", "OK"), ("set other-0 0", "OK")])?;
         ensure!(mesh.single.cmd(&["GET", "other-0"])?.text() == "0");
         Ok(())
-    })?;
-    mesh.cluster.forget()?;
-    mesh.single.forget()
+    })
 }
 
 /// From the WasmPlugin that serves every host of a port to per-host delivery and back.

@@ -1,4 +1,5 @@
-//! The Envoys that are measured: configurations as `redis-mesh render envoy` makes them, cut to what is measured.
+//! The configurations of the measured Envoys: those of `redis-mesh render envoy`, reduced to the
+//! measured parts.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 /// The password between the filter and `redis_proxy`.
 const HANDSHAKE: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// One listener with these filters, and these clusters.
+/// Returns a configuration of one listener with these filters, and these clusters.
 pub fn envoy(listener: SocketAddr, filters: &[Value], clusters: &[Value]) -> String {
     json!({"static_resources": {
         "listeners": [{"name": "bench", "address": address(listener), "filter_chains": [{"filters": filters}]}],
@@ -18,7 +19,7 @@ pub fn envoy(listener: SocketAddr, filters: &[Value], clusters: &[Value]) -> Str
     .to_string()
 }
 
-/// A cluster of one server; without one it has no endpoint.
+/// Returns a cluster of one server, or without endpoints.
 pub fn cluster(name: &str, server: Option<SocketAddr>) -> Value {
     let endpoints: Vec<Value> =
         server.iter().map(|server| json!({"lb_endpoints": [{"endpoint": {"address": address(*server)}}]})).collect();
@@ -31,7 +32,7 @@ pub fn cluster(name: &str, server: Option<SocketAddr>) -> Value {
     })
 }
 
-/// The cluster of a Redis Cluster, found by one of its nodes.
+/// Returns the cluster of a Redis Cluster, which is discovered through one of its nodes.
 pub fn redis_cluster(name: &str, node: SocketAddr) -> Value {
     let mut cluster = cluster(name, Some(node));
     cluster["lb_policy"] = json!("CLUSTER_PROVIDED");
@@ -46,7 +47,7 @@ pub fn redis_cluster(name: &str, node: SocketAddr) -> Value {
     cluster
 }
 
-/// `tcp_proxy`.
+/// Returns the filter tcp_proxy.
 pub fn tcp_proxy(cluster: &str) -> Value {
     json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
@@ -54,7 +55,8 @@ pub fn tcp_proxy(cluster: &str) -> Value {
     }})
 }
 
-/// `redis_proxy` with prefix routes `(prefix, whether it is removed, cluster)` and a catch-all.
+/// Returns the filter redis_proxy with prefix routes `(prefix, whether it is removed, cluster)`
+/// and a catch-all route.
 pub fn redis_proxy(routes: &[(String, bool, String)], catch_all: Option<&str>, behind_the_filter: bool) -> Value {
     let routes: Vec<Value> = routes
         .iter()
@@ -73,7 +75,7 @@ pub fn redis_proxy(routes: &[(String, bool, String)], catch_all: Option<&str>, b
     json!({"name": "envoy.filters.network.redis_proxy", "typed_config": config})
 }
 
-/// Our filter.
+/// Returns the wasm filter.
 pub fn filter(file: &Path, config: &FilterConfig) -> Value {
     let document = serde_json::to_string(config).unwrap_or_default();
     json!({"name": "envoy.filters.network.wasm", "typed_config": {
@@ -92,7 +94,7 @@ pub fn filter(file: &Path, config: &FilterConfig) -> Value {
     }})
 }
 
-/// The filter's configuration: one host without authentication, faults and mirrors.
+/// Returns the configuration of the filter: one host without authentication, faults and mirrors.
 pub fn filter_config(path: DataPath, tags: &[Option<String>], routes: Vec<(KeyMatch, usize)>) -> FilterConfig {
     let target = |(i, tag): (usize, &Option<String>)| Target {
         destination: format!("redis-{i}.bench.svc.cluster.local:6379"),
@@ -131,7 +133,7 @@ pub fn filter_config(path: DataPath, tags: &[Option<String>], routes: Vec<(KeyMa
     FilterConfig { name: "bench".into(), revision: 1, hosts: vec![host], limits: Limits::default() }
 }
 
-/// The tag of a target, of the length that `redis-mesh render` gives it.
+/// Returns the tag of a target, with the length that `redis-mesh render` gives it.
 pub fn tag(target: usize) -> String {
     format!("\u{1}benchbenc{}:", char::from(b'a' + (target % 26) as u8))
 }

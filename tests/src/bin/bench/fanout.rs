@@ -1,4 +1,4 @@
-//! Pub/sub: what a message costs that reaches many subscribers.
+//! Pub/sub: the cost of a message to many subscribers.
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
@@ -17,21 +17,22 @@ use crate::running::Running;
 use crate::samples::{Sample, Samples};
 use crate::socket::wait;
 
-/// Subscribers of the one channel.
+/// The number of subscribers of the channel.
 pub const SUBSCRIBERS: usize = 100;
-/// Bytes of a message.
+/// The size of a message in bytes.
 pub const MESSAGE: usize = 64;
-/// Messages that are published at once, before all subscribers have read them.
+/// The number of messages that are published at once, before subscribers read them.
 pub const BURST: usize = 16;
-/// `redis_proxy` and twemproxy know no pub/sub. `tcp_proxy` first: the others are compared with it.
+/// The measured paths. The others are compared with the first, `tcp_proxy`. `redis_proxy` and
+/// twemproxy have no pub/sub.
 const KINDS: [Kind; 4] = [Kind::TcpProxy, Kind::Native, Kind::FilterTcp, Kind::Direct];
 const CHANNEL: &[u8] = b"news";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What was measured: of each way the rounds, each request a message that one subscriber got.
+/// The samples of each path. A request is a message that one subscriber has received.
 #[derive(Debug)]
 pub struct Fanout {
-    /// The ways.
+    /// The paths.
     pub rows: Vec<(Kind, Samples)>,
 }
 
@@ -42,7 +43,7 @@ struct Audience {
     samples: Samples,
 }
 
-/// Measures in rounds, each way in each of them.
+/// Measures in rounds, every path in each of them.
 pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<Fanout> {
     let mut audiences = Vec::new();
     for kind in KINDS {
@@ -80,13 +81,14 @@ fn subscribe(running: &Running) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Each way has a channel of its own, since all of them are behind one server.
+/// Each path has a channel of its own, because all of them lead to the same server.
 fn channel_of(running: &Running) -> Vec<u8> {
     [CHANNEL, b":", running.addr.to_string().as_bytes()].concat()
 }
 
 impl Audience {
-    /// Publishes bursts for this long, each when all have read the one before; how many messages have arrived in all.
+    /// Publishes bursts for this time, each after all subscribers have read the one before.
+    /// Returns the number of messages that have arrived.
     fn publish(&mut self, publisher: &mut Client, duration: Duration) -> Result<f64> {
         let channel = channel_of(&self.running);
         let text = vec![b'x'; MESSAGE];

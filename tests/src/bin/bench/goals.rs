@@ -1,4 +1,4 @@
-//! What the native path is to reach, and what was found.
+//! The goals of the native path, and the results.
 
 use crate::idle::Idle;
 use crate::kind::Kind;
@@ -10,25 +10,25 @@ use crate::work::{Request, WORKS};
 /// A goal.
 #[derive(Debug)]
 pub struct Goal {
-    /// What is measured.
+    /// The measured quantity.
     pub what: String,
-    /// The most that is good.
+    /// The highest value that reaches the goal.
     pub most: f64,
-    /// What was found; none: it wasn't measured.
+    /// The result, or `None` if it wasn't measured.
     pub found: Option<Found>,
 }
 
-/// What was found.
+/// The result for a goal.
 #[derive(Debug)]
 pub enum Found {
-    /// Once in each round.
+    /// A value for each round.
     Rounds(Spread),
-    /// Once.
+    /// One value.
     Once(f64),
 }
 
 impl Goal {
-    /// Whether it is reached, as far as that is known.
+    /// Whether the goal is reached, or `None` if it wasn't measured.
     pub fn verdict(&self) -> &'static str {
         match self.found.as_ref().map(|found| found.value() <= self.most) {
             Some(true) => "reached",
@@ -46,7 +46,7 @@ impl Found {
         }
     }
 
-    /// As the report shows it.
+    /// Formats the result for the report.
     pub fn text(&self) -> String {
         match self {
             // Finer than the goals, so that none seems to be missed by what it allows.
@@ -57,7 +57,7 @@ impl Found {
     }
 }
 
-/// All goals.
+/// Returns all goals.
 pub fn goals(paths: Option<&Paths>, memory: Option<&Memory>, idle: Option<&Idle>) -> Vec<Goal> {
     let mut goals = Vec::new();
     for work in WORKS {

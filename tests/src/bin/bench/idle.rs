@@ -1,4 +1,4 @@
-//! What a connection costs that does nothing.
+//! The memory of idle connections.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,32 +13,34 @@ use crate::running::Running;
 use crate::socket::Socket;
 
 const CONNECTIONS: usize = 10_000;
-/// File descriptors that aren't connections of the measurement.
+/// The number of file descriptors that are needed besides the connections.
 const OTHERS: usize = 1_000;
-/// `redis_proxy` first: the others are compared with it. `tcp_proxy` would need a connection to Redis for each of its clients.
+/// The measured paths. The others are compared with the first, `redis_proxy`. `tcp_proxy` would
+/// need a connection to Redis for each client.
 const KINDS: [Kind; 5] = [Kind::RedisProxy, Kind::Native, Kind::Twemproxy, Kind::FilterRedis, Kind::FilterRedis3];
 
-/// What was measured.
+/// The results.
 #[derive(Debug)]
 pub struct Idle {
-    /// Connections.
+    /// The number of connections.
     pub connections: usize,
-    /// The ways.
+    /// The paths.
     pub rows: Vec<Row>,
 }
 
-/// A way.
+/// The results of one path.
 #[derive(Debug)]
 pub struct Row {
-    /// Which.
+    /// The path.
     pub kind: Kind,
-    /// Bytes for each connection by Envoy's allocator (`/memory`, which doesn't know the memory of a filter's VM or module).
+    /// Bytes for each connection by Envoy's allocator (`/memory`, which doesn't count the memory
+    /// of a wasm VM or a module).
     pub allocated: Option<f64>,
     /// Bytes for each connection by resident memory.
     pub resident: f64,
 }
 
-/// Opens connections that each do one PING.
+/// Opens connections, each of which sends one PING.
 pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Idle> {
     let wanted = if options.quick { CONNECTIONS / 20 } else { CONNECTIONS };
     let connections = wanted.min(raise_descriptors()?.saturating_sub(OTHERS));
@@ -60,7 +62,7 @@ pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Idle> {
 }
 
 impl Idle {
-    /// A way's row.
+    /// Returns the row of a path.
     pub fn row(&self, kind: Kind) -> Option<&Row> {
         self.rows.iter().find(|row| row.kind == kind)
     }
@@ -70,13 +72,14 @@ fn open(at: SocketAddr, connections: usize, resp3: bool) -> Result<Vec<Socket>> 
     (0..connections).map(|i| Socket::connect(at, resp3).with_context(|| format!("idle connection {i}"))).collect()
 }
 
-/// Allocated and resident bytes when all is quiet.
+/// Returns the allocated and resident bytes when the process is idle.
 fn memory(options: &Options, running: &Running) -> Result<(Option<u64>, u64)> {
     std::thread::sleep(Duration::from_millis(if options.quick { 200 } else { 1000 }));
     Ok((running.allocated()?, running.resident()?))
 }
 
-/// Raises the limit of open files to what is permitted, for this process and those that it starts; the limit.
+/// Raises the limit of open files to the permitted maximum, for this process and its children.
+/// Returns the limit.
 pub fn raise_descriptors() -> Result<usize> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointers are valid for the calls.

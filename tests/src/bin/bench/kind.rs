@@ -1,4 +1,4 @@
-//! The ways from a client to Redis.
+//! The paths from a client to Redis.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,38 +13,38 @@ use crate::envoy_config::{cluster, envoy, filter, filter_config, redis_cluster, 
 use crate::running::Running;
 use crate::twemproxy;
 
-/// A way.
+/// A path from a client to Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// No proxy.
     Direct,
-    /// Envoy's.
+    /// A filter of Envoy.
     TcpProxy,
-    /// Envoy's.
+    /// A filter of Envoy.
     RedisProxy,
     /// The wasm filter before `redis_proxy`.
     FilterRedis,
-    /// The same, and clients say HELLO 3.
+    /// The wasm filter before `redis_proxy`, with clients that send HELLO 3.
     FilterRedis3,
     /// The wasm filter before `tcp_proxy`.
     FilterTcp,
     /// The dynamic module.
     Native,
-    /// A proxy that isn't Envoy.
+    /// twemproxy, for comparison with a proxy that isn't Envoy.
     Twemproxy,
 }
 
-/// What stands behind.
+/// The Redis behind a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behind {
-    /// One server.
+    /// A single server.
     Server,
     /// A Redis Cluster.
     Cluster,
 }
 
 impl Kind {
-    /// In the report's order.
+    /// All paths in the order of the report.
     pub const ALL: [Kind; 8] = [
         Kind::Direct,
         Kind::TcpProxy,
@@ -56,7 +56,7 @@ impl Kind {
         Kind::FilterTcp,
     ];
 
-    /// As the report calls it.
+    /// The name in the report.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Direct => "direct",
@@ -70,7 +70,7 @@ impl Kind {
         }
     }
 
-    /// What it is compared with.
+    /// The path with which this one is compared.
     pub fn peer(self) -> Option<Kind> {
         match self {
             Kind::Direct | Kind::TcpProxy | Kind::RedisProxy | Kind::Twemproxy => None,
@@ -79,22 +79,22 @@ impl Kind {
         }
     }
 
-    /// Whether the wasm filter is part of it.
+    /// Whether the path has the wasm filter.
     pub fn has_filter(self) -> bool {
         matches!(self, Kind::FilterRedis | Kind::FilterRedis3 | Kind::FilterTcp)
     }
 
-    /// Whether its clients say HELLO 3.
+    /// Whether clients send HELLO 3.
     pub fn resp3(self) -> bool {
         self == Kind::FilterRedis3
     }
 
-    /// Whether it can be had on this machine.
+    /// Whether the programs of the path are installed.
     pub fn is_there(self) -> bool {
         self != Kind::Twemproxy || twemproxy::program().is_some()
     }
 
-    /// Starts it in front of a server, or of the nodes of a Redis Cluster.
+    /// Starts the path before a server or the nodes of a Redis Cluster.
     pub fn start(self, filter_file: &Path, behind: Behind, servers: &[SocketAddr]) -> Result<Running> {
         let server = *servers.first().context("nothing stands behind")?;
         let at = SocketAddr::new([127, 0, 0, 1].into(), net::free_port()?);

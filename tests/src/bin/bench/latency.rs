@@ -1,4 +1,4 @@
-//! Latency at a fixed rate that is the same for every way.
+//! Latency at a fixed rate, the same for every path.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,44 +10,44 @@ use crate::kind::{Behind, Kind};
 use crate::open_loop::OpenLoop;
 use crate::options::Options;
 use crate::running::Running;
-use crate::samples::median;
+use crate::samples::{median, percentiles};
 use crate::subject::{CONNECTIONS, Subject, Task};
 use crate::work::WORKS;
 
-/// The ways; the first shows what of a latency is Redis's and the generator's.
+/// The measured paths. The first shows the share of Redis and the load generator in the latency.
 const KINDS: [Kind; 5] = [Kind::Direct, Kind::TcpProxy, Kind::RedisProxy, Kind::Native, Kind::Twemproxy];
-/// The share of the slowest way's capacity.
+/// The rate as a share of the slowest path's capacity.
 pub const SHARE: f64 = 0.5;
 
-/// What was measured.
+/// The results.
 #[derive(Debug)]
 pub struct Latency {
     /// Requests per second.
     pub rate: f64,
-    /// How long each round of each way lasted.
+    /// The duration of each round of each path.
     pub duration: Duration,
-    /// Rounds.
+    /// The number of rounds.
     pub rounds: usize,
-    /// The ways.
+    /// The paths.
     pub rows: Vec<Row>,
 }
 
-/// A way.
+/// The results of one path.
 #[derive(Debug)]
 pub struct Row {
-    /// Its name.
+    /// The name of the path.
     pub name: &'static str,
     /// Medians of the rounds in µs: p50, p99, p99.9.
     pub latency: [f64; 3],
-    /// The least of the rounds.
+    /// Minima of the rounds in µs: p50, p99, p99.9.
     pub least: [f64; 3],
-    /// How much too late the generator has sent, in µs: p50, p99, p99.9.
+    /// The delay of the load generator itself, in µs: p50, p99, p99.9.
     pub late: [f64; 3],
     /// CPU time of the proxy in µs per request.
     pub cpu: Option<f64>,
 }
 
-/// Finds the rate, then measures in rounds.
+/// Determines the rate, then measures in rounds.
 pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<Latency> {
     let work = WORKS.first().context("no work")?;
     crate::fill(&mut redis.client()?, &work.keys(), &work.bytes())?;
@@ -80,10 +80,10 @@ pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<L
             let before = running.cpu_time_at_rest()?;
             let outcome = open.run(&workload, rate, duration)?;
             let after = running.cpu_time_at_rest()?;
-            let requests = outcome.latency.count() as f64;
+            let requests = outcome.latency.len() as f64;
             found[i].push(Round {
-                latency: outcome.latency.percentiles(),
-                late: outcome.late.percentiles(),
+                latency: percentiles(&outcome.latency),
+                late: percentiles(&outcome.late),
                 cpu: before.zip(after).map(|(before, after)| (after - before).as_secs_f64() * 1e6 / requests),
             });
         }

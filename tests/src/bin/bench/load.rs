@@ -1,36 +1,37 @@
-//! The load generator: one thread that keeps a fixed number of requests outstanding on each of its connections.
+//! The load generator: one thread that keeps a fixed number of requests outstanding on each of its
+//! connections.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::histogram::Histogram;
+use crate::samples::{Latencies, latencies, nanoseconds};
 use crate::socket::{Socket, wait};
 use crate::workload::{CHUNK, Workload};
 
-/// Silence for so long is an error.
+/// The time without a reply after which the run fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a run has shown.
+/// The results of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Requests that were answered: all that were sent.
+    /// The number of requests, all of which were answered.
     pub requests: u64,
-    /// From the first request to the last reply.
+    /// The time from the first request to the last reply.
     pub elapsed: Duration,
-    /// From the write that sent a request to the read that brought the end of its reply.
-    pub latency: Histogram,
+    /// The time from the write that sent a request to the read that returned the end of its reply.
+    pub latency: Latencies,
 }
 
 #[derive(Debug)]
 struct Connection {
     socket: Socket,
-    /// The next request of the workload.
+    /// The index of the next request in the workload.
     next: usize,
-    /// Bytes of the workload's requests that are to be written.
+    /// The range of the workload's bytes that remain to be written.
     unsent: std::ops::Range<usize>,
-    /// Replies of this batch that are still to come.
+    /// The number of replies of this batch that are outstanding.
     outstanding: usize,
     sent_at: Instant,
 }
@@ -43,12 +44,13 @@ pub struct Load {
 }
 
 impl Load {
-    /// Opens connections; with `resp3` each of them says HELLO 3.
+    /// Opens connections. With `resp3` each of them sends HELLO 3.
     pub fn connect(addr: SocketAddr, connections: usize, resp3: bool) -> Result<Load> {
         let connections = (0..connections)
             .map(|i| {
                 let socket = Socket::connect(addr, resp3)?;
-                // Every connection begins elsewhere, so that no two ask for the same key at the same time.
+                // Every connection begins elsewhere, so that no two ask for the same key at the
+                // same time.
                 Ok(Connection { socket, next: i * 61, unsent: 0..0, outstanding: 0, sent_at: Instant::now() })
             })
             .collect::<Result<Vec<_>>>()
@@ -56,16 +58,16 @@ impl Load {
         Ok(Load { connections, chunk: vec![0; CHUNK] })
     }
 
-    /// How many connections it has.
+    /// The number of connections.
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
 
-    /// Keeps `pipeline` requests outstanding on every connection for this long, then waits for the last replies. A new batch
-    /// is sent when the last one has been answered.
+    /// Keeps `pipeline` requests outstanding on every connection for this time, then waits for the
+    /// last replies. A new batch is sent after the last one has been answered.
     pub fn run(&mut self, workload: &Workload, pipeline: usize, duration: Duration) -> Result<Outcome> {
         ensure!(pipeline <= workload.len(), "a pipeline of {pipeline} needs as many requests");
-        let mut latency = Histogram::default();
+        let mut latency = latencies()?;
         let start = Instant::now();
         let end = start + duration;
         for connection in &mut self.connections {
@@ -86,7 +88,7 @@ impl Load {
                 }
                 let answered = connection.socket.receive(workload, &mut self.chunk)?;
                 now = Instant::now();
-                latency.record(now - connection.sent_at, answered as u64);
+                latency.record_n(nanoseconds(now - connection.sent_at), answered as u64)?;
                 connection.outstanding =
                     connection.outstanding.checked_sub(answered).context("more replies than requests")?;
                 if connection.outstanding == 0 {
@@ -98,7 +100,7 @@ impl Load {
                 }
             }
         }
-        Ok(Outcome { requests: latency.count(), elapsed: now - start, latency })
+        Ok(Outcome { requests: latency.len(), elapsed: now - start, latency })
     }
 }
 

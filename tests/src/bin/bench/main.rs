@@ -1,9 +1,8 @@
-//! `just bench`: what each way from a client to Redis costs.
+//! `just bench`: the cost of each path from a client to Redis.
 
 mod envoy_config;
 mod fanout;
 mod goals;
-mod histogram;
 mod idle;
 mod kind;
 mod latency;
@@ -28,28 +27,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use options::Options;
 use redis_mesh_tests::client::{Client, encode};
-use redis_mesh_tests::filter;
 use redis_mesh_tests::redis::{self, Redis};
+use redis_mesh_tests::{command_line, filter};
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print!("{}", options::HELP);
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}\n\n{}", options::HELP);
-            return ExitCode::from(2);
-        }
-    };
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:?}");
-            ExitCode::FAILURE
-        }
-    }
+    let options = Options::parse(std::env::args().skip(1));
+    command_line::main(options::HELP, options, |options| run(&options).map(|()| ExitCode::SUCCESS))
 }
 
 fn run(options: &Options) -> Result<()> {

@@ -1,4 +1,4 @@
-//! How much a proxy keeps for others: for a client that doesn't read, and for a Redis that stands still.
+//! Memory that a proxy uses for a client that doesn't read and for a Redis that is stopped.
 
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -13,9 +13,9 @@ use crate::kind::{Behind, Kind};
 use crate::options::Options;
 use crate::running::Running;
 
-/// Bytes of what is asked for and not read.
+/// The size in bytes of a reply that isn't read.
 pub const LARGE: usize = 1 << 20;
-/// Bytes of what is sent to a Redis that doesn't read.
+/// The size in bytes of a value that is sent to a stopped Redis.
 pub const SENT: usize = 100 << 10;
 /// The goal for both, in MB.
 pub const GOAL: f64 = 30.0;
@@ -23,31 +23,32 @@ pub const GOAL: f64 = 30.0;
 const KINDS: [Kind; 5] = [Kind::TcpProxy, Kind::RedisProxy, Kind::Native, Kind::Twemproxy, Kind::FilterRedis];
 const TICK: Duration = Duration::from_millis(20);
 
-/// What was measured.
+/// The results.
 #[derive(Debug)]
 pub struct Memory {
-    /// GETs of [`LARGE`] whose replies nobody read.
+    /// The number of GETs of [`LARGE`] bytes whose replies weren't read.
     pub gets: usize,
-    /// SETs of [`SENT`] to the Redis that stood still.
+    /// The number of SETs of [`SENT`] bytes to the stopped Redis.
     pub sets: usize,
-    /// The ways.
+    /// The paths.
     pub rows: Vec<Row>,
 }
 
-/// A way.
+/// The results of one path.
 #[derive(Debug)]
 pub struct Row {
-    /// Which.
+    /// The path.
     pub kind: Kind,
-    /// By how much resident memory grew at most while nobody read, in bytes.
+    /// The highest growth of resident memory in bytes while the client didn't read.
     pub unread: u64,
-    /// The same while Redis stood still.
+    /// The highest growth of resident memory in bytes while Redis was stopped.
     pub stopped: u64,
-    /// How much it took of what was sent to the Redis that stood still, in bytes.
+    /// The number of bytes that the proxy accepted for the stopped Redis.
     pub taken: u64,
 }
 
-/// Measures each way with a proxy of its own and a Redis of this part's own, as it is stopped.
+/// Measures each path with a proxy of its own. The Redis is one of this part, because it is
+/// stopped.
 pub fn measure(options: &Options, filter_file: &Path) -> Result<Memory> {
     let (gets, sets) = if options.quick { (50, 500) } else { (1000, 10_486) };
     // Without progress for so long, nothing more comes.
@@ -58,7 +59,8 @@ pub fn measure(options: &Options, filter_file: &Path) -> Result<Memory> {
     for kind in KINDS.into_iter().filter(|kind| kind.is_there()) {
         let start = || -> Result<Running> {
             let running = kind.start(filter_file, Behind::Server, &[redis.addr()])?;
-            // What the first command and the first large value bring with them is no cost of the others.
+            // What the first command and the first large value bring with them is no cost of the
+            // others.
             ensure!(Client::connect(running.addr)?.ok(&["GET", "large"])?.text().len() == LARGE, "GET large");
             std::thread::sleep(Duration::from_millis(200));
             Ok(running)
@@ -77,7 +79,8 @@ pub fn measure(options: &Options, filter_file: &Path) -> Result<Memory> {
     Ok(Memory { gets, sets, rows })
 }
 
-/// The growth until Redis has nothing more to get rid of; then everything is read and must be right.
+/// Returns the growth of memory until Redis has sent everything; then all replies are read and
+/// checked.
 fn unread(running: &Running, redis: &Redis, gets: usize, still: Duration) -> Result<u64> {
     let mut client = Client::connect(running.addr)?;
     let idle = running.resident()?;
@@ -95,7 +98,8 @@ fn unread(running: &Running, redis: &Redis, gets: usize, still: Duration) -> Res
     Ok(grown)
 }
 
-/// The growth until nothing more is taken; and how much was.
+/// Returns the growth of memory until the proxy accepts no more, and the number of bytes that it
+/// has accepted.
 fn stopped(running: &Running, sets: usize, still: Duration) -> Result<(u64, u64)> {
     let client = Client::connect(running.addr)?;
     let mut stream = client.stream();
@@ -117,7 +121,7 @@ fn stopped(running: &Running, sets: usize, still: Duration) -> Result<(u64, u64)
     Ok((grown, taken as u64))
 }
 
-/// By how much resident memory has grown at most when what is told stays the same.
+/// Returns the highest growth of resident memory until `progress` stays the same.
 fn growth(running: &Running, idle: u64, still: Duration, mut progress: impl FnMut() -> Result<u64>) -> Result<u64> {
     let (mut most, mut last, mut since) = (0, 0, Instant::now());
     while since.elapsed() < still {
@@ -132,7 +136,7 @@ fn growth(running: &Running, idle: u64, still: Duration, mut progress: impl FnMu
 }
 
 impl Memory {
-    /// A way's row.
+    /// Returns the row of a path.
     pub fn row(&self, kind: Kind) -> Option<&Row> {
         self.rows.iter().find(|row| row.kind == kind)
     }

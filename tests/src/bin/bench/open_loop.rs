@@ -1,5 +1,6 @@
-//! The load generator for latency: requests are due at fixed times, whatever has become of those before, and a latency
-//! begins when the request was due. A proxy that stalls is so charged for all that would have come meanwhile.
+//! The load generator for latency: requests are due at fixed times, independent of replies, and a
+//! latency begins when the request was due. So a stall of the proxy counts for all requests that
+//! were due meanwhile.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -7,29 +8,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::histogram::Histogram;
+use crate::samples::{Latencies, latencies, nanoseconds};
 use crate::socket::{Socket, wait};
 use crate::workload::{CHUNK, Workload};
 
-/// Silence for so long is an error.
+/// The time without a reply after which the run fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a run has shown.
+/// The results of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// From the time when a request was due to the read that brought the end of its reply.
-    pub latency: Histogram,
-    /// How much too late the generator itself has sent: part of the latency.
-    pub late: Histogram,
+    /// The time from when a request was due to the read that returned the end of its reply.
+    pub latency: Latencies,
+    /// The delay with which the generator itself has sent requests, which is part of the latency.
+    pub late: Latencies,
 }
 
 #[derive(Debug)]
 struct Connection {
     socket: Socket,
-    /// The next request of the workload.
+    /// The index of the next request in the workload.
     next: usize,
     unsent: Vec<u8>,
-    /// When each request that is not answered was due.
+    /// The times at which the outstanding requests were due.
     due: VecDeque<Instant>,
 }
 
@@ -53,21 +54,22 @@ impl OpenLoop {
         Ok(OpenLoop { connections: (0..connections).map(connect).collect::<Result<_>>()?, chunk: vec![0; CHUNK] })
     }
 
-    /// Sends `rate` requests per second, on the connections in turn, for this long; then waits for the last replies.
+    /// Sends `rate` requests per second over the connections in turn for this time, then waits for
+    /// the last replies.
     pub fn run(&mut self, workload: &Workload, rate: f64, duration: Duration) -> Result<Outcome> {
-        let mut outcome = Outcome { latency: Histogram::default(), late: Histogram::default() };
+        let mut outcome = Outcome { latency: latencies()?, late: latencies()? };
         let total = (rate * duration.as_secs_f64()) as u64;
         let start = Instant::now();
         let due = |request: u64| start + Duration::from_secs_f64(request as f64 / rate);
         let mut sent = 0;
         let mut heard = start;
-        while outcome.latency.count() < total {
+        while outcome.latency.len() < total {
             let mut now = Instant::now();
             while sent < total && due(sent) <= now {
                 let i = (sent % self.connections.len() as u64) as usize;
                 self.connections[i].send(workload, due(sent))?;
                 now = Instant::now();
-                outcome.late.record(now - due(sent), 1);
+                outcome.late.record(nanoseconds(now - due(sent)))?;
                 sent += 1;
             }
             let next = if sent < total { due(sent) } else { now + PATIENCE };
@@ -85,7 +87,7 @@ impl OpenLoop {
                     heard = Instant::now();
                     for _ in 0..answered {
                         let due = connection.due.pop_front().context("more replies than requests")?;
-                        outcome.latency.record(heard - due, 1);
+                        outcome.latency.record(nanoseconds(heard - due))?;
                     }
                 }
             }

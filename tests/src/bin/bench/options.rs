@@ -9,55 +9,55 @@ use redis_mesh_tests::workspace;
 
 use crate::work::{WORKS, Work};
 
-/// What `--help` prints.
+/// The text of `--help`.
 pub const HELP: &str = "\
-What it costs: requests per second, latency, and the proxy's CPU time per request, on every way from a
-client to Redis (direct, tcp_proxy, redis_proxy, the native module, the wasm filter before each, and
-twemproxy where `nutcracker` is installed), measured in interleaved rounds on this machine. Also: latency
-at a fixed rate, pub/sub, memory under clients that don't read and a Redis that stands still, the cost of
-many routes, and the memory of idle connections. The report compares with the native path's goals.
+Measures requests per second, latency, and the proxy's CPU time per request on every path from a client
+to Redis (direct, tcp_proxy, redis_proxy, the native module, the wasm filter before each, and twemproxy
+if `nutcracker` is installed), in interleaved rounds on this machine. It also measures latency at a fixed
+rate, pub/sub, memory with clients that don't read and a Redis that is stopped, the cost of many routes,
+and the memory of idle connections. The report compares the results with the goals of the native path.
 
 Usage: just bench [OPTIONS]
 
 Options:
-  --quick         A short run that shows that everything works; its numbers mean little
-  --rounds N      Rounds (21; with --quick 2). The report shows medians and minima
-  --only LIST     Only these parts: paths, latency, fanout, memory, routes, idle; or only these works: get,
-                  set, transaction, 64b, 4kb, 100kb, 1mb, p1, p16, p64 (pipeline), c10, c50, c1000
-                  (connections), server, cluster. Separated by commas, such as get,64b,p64
-  --filter FILE   A built wasm filter; otherwise it is built
-  --against FILE  Another filter, measured on the same ways in the same rounds; may be repeated
-  --out DIR       Where benchmark.md and benchmark.svg go (reports)
+  --quick         Make a short run, which checks that everything works; its numbers mean little
+  --rounds N      Number of rounds (21; with --quick 2). The report shows medians and minima
+  --only LIST     Measure only these parts: paths, latency, fanout, memory, routes, idle; or only these
+                  workloads: get, set, transaction, 64b, 4kb, 100kb, 1mb, p1, p16, p64 (pipeline), c10,
+                  c50, c1000 (connections), server, cluster. Separate them by commas: get,64b,p64
+  --filter FILE   Use this wasm filter instead of building one
+  --against FILE  Measure another filter on the same paths in the same rounds; repeatable
+  --out DIR       Write benchmark.md and benchmark.svg to this directory (reports)
   -h, --help      Print this
 
-Progress is shown on stderr. The numbers are worth what the machine is: CPU time per request, and ratios
-within one run, bear company better than requests per second do.
+Progress is shown on stderr. The numbers depend on the machine. CPU time per request, and ratios within
+one run, suffer less from other load than requests per second.
 ";
 
 /// The parts of a run.
 pub const PARTS: [&str; 6] = ["paths", "latency", "fanout", "memory", "routes", "idle"];
 
-/// See [`HELP`].
+/// The options; [`HELP`] describes them.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A short run.
+    /// Whether the run is a short one.
     pub quick: bool,
-    /// Rounds of every measurement.
+    /// The number of rounds.
     pub rounds: usize,
-    /// How long each load lasts.
+    /// The duration of each load.
     pub duration: Duration,
-    /// A built filter.
+    /// The wasm filter, if it needn't be built.
     pub filter: Option<PathBuf>,
-    /// Others.
+    /// Further wasm filters.
     pub against: Vec<PathBuf>,
-    /// Where the report goes.
+    /// The directory of the report.
     pub out: PathBuf,
     parts: Vec<String>,
     works: Vec<String>,
 }
 
 impl Options {
-    /// From the command line; none: help is asked for.
+    /// Parses the command line. `None` if it asks for help.
     pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>> {
         let mut options = Options {
             quick: false,
@@ -110,12 +110,13 @@ impl Options {
         Ok(())
     }
 
-    /// Whether a part is wanted.
+    /// Whether a part is to be measured.
     pub fn wants_part(&self, part: &str) -> bool {
         self.parts.is_empty() || self.parts.iter().any(|wanted| wanted == part)
     }
 
-    /// Whether a work is wanted: of each kind of word (request, size, pipeline, …) one that it has, or none at all.
+    /// Whether a workload is to be measured: for each kind of word (request, size, pipeline, …)
+    /// that was given, it must match one.
     pub fn wants(&self, work: &Work) -> bool {
         if self.works.is_empty() {
             return !self.quick || work.quick;
@@ -127,7 +128,7 @@ impl Options {
         })
     }
 
-    /// The filters to be measured, with what to add to the names of their rows.
+    /// The filters, each with the suffix of its rows' names.
     pub fn filters(&self, built: &Path) -> Vec<(String, PathBuf)> {
         let mut filters = vec![(String::new(), built.to_path_buf())];
         for file in &self.against {
@@ -137,13 +138,13 @@ impl Options {
         filters
     }
 
-    /// Tells how far it is.
+    /// Reports progress on stderr.
     pub fn progress(&self, what: &str) {
         let _ = writeln!(std::io::stderr(), "{what} …");
     }
 }
 
-/// Envoy runs in a directory of its own.
+/// Returns an absolute path, because Envoy runs in a directory of its own.
 fn file(path: String) -> Result<PathBuf> {
     std::fs::canonicalize(&path).with_context(|| format!("there is no {path}"))
 }

@@ -1,4 +1,4 @@
-//! Every way from a client to Redis, under every work.
+//! Every path from a client to Redis, under every workload.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,31 +14,31 @@ use crate::samples::Samples;
 use crate::subject::{Subject, Task, measure_all};
 use crate::work::{Request, WORKS, Work};
 
-/// What was measured.
+/// The results.
 #[derive(Debug)]
 pub struct Paths {
-    /// The ways.
+    /// The paths.
     pub rows: Vec<Row>,
-    /// For each work the samples of each way; of a way that can't do it, none.
+    /// The samples of each path for each workload. A path that can't serve a workload has none.
     pub results: Vec<(Work, Vec<Samples>)>,
 }
 
-/// A way with what stands behind it.
+/// A path with the Redis behind it.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Its name.
+    /// The name of the row.
     pub name: String,
-    /// The row that it is compared with.
+    /// The row with which this one is compared.
     pub peer: Option<usize>,
-    /// The way.
+    /// The path.
     pub kind: Kind,
-    /// What stands behind.
+    /// The Redis behind the path.
     pub behind: Behind,
-    /// Whether its filter is one of `--against`.
+    /// Whether the filter is one of `--against`.
     pub other: bool,
 }
 
-/// Measures in rounds: in each of them every work, under each work every way that can do it.
+/// Measures in rounds. Each round has every workload on every path that can serve it.
 pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<Paths> {
     let works: Vec<Work> = WORKS.iter().filter(|work| options.wants(work)).copied().collect();
     let (mut rows, mut subjects) = start(options, &works, Behind::Server, &[redis.addr()], filter_file)?;
@@ -100,7 +100,7 @@ fn start(
 }
 
 impl Paths {
-    /// The samples of a way under a work.
+    /// The samples of a path under a workload.
     pub fn samples(&self, work: &Work, kind: Kind) -> Option<&Samples> {
         let (_, samples) = self.results.iter().find(|(known, _)| known == work)?;
         let own = |(row, samples): &(&Row, &Samples)| row.kind == kind && !row.other && !samples.is_empty();

@@ -1,4 +1,5 @@
-//! The report's numbers as bars: one panel for each work that all ways can do, each with a scale of its own.
+//! The results as bars: one panel for each workload that all paths can serve, with a scale of its
+//! own.
 
 use std::fmt::Write as _;
 
@@ -10,15 +11,15 @@ use crate::work::Work;
 const LABELS: usize = 190;
 const PANEL: usize = 230;
 const GAP: usize = 20;
-/// Room for a bar; its number stands behind it.
+/// The width of a bar. Its number follows it.
 const BAR: f64 = 165.0;
 const LINE: usize = 17;
 const HEAD: usize = 26;
-/// Panels side by side.
+/// The number of panels side by side.
 const COLUMNS: usize = 3;
 const COLOURS: [&str; 8] = ["#9aa0a6", "#5b8db8", "#3b6ea5", "#2e8b57", "#8e6bbf", "#e08a3c", "#c4572b", "#b8a13c"];
 
-/// The picture as SVG.
+/// Returns the picture as SVG.
 pub fn svg(paths: &Paths) -> String {
     let mut body = String::new();
     let mut y = 10;
@@ -46,7 +47,7 @@ pub fn svg(paths: &Paths) -> String {
     )
 }
 
-/// One number of all loads; returns where it ends.
+/// Draws one quantity for all workloads and returns the lower end.
 fn section(
     out: &mut String,
     top: usize,

@@ -1,8 +1,9 @@
-//! What many routes cost: CPU time per request, and the time that a configuration takes to be read.
+//! The cost of many routes: CPU time per request, and the time that reading a configuration takes.
 //!
-//! The same keys are asked for whatever the number of routes is, each route takes as many of them as the next, and the routes
-//! lead to ten targets in turn. Those are told apart by their tags and are one cluster of Envoy, so that numbers differ by
-//! what routing costs; ten upstream connections instead of one are measured apart.
+//! The keys are the same for every number of routes and are spread evenly over the routes, and the
+//! routes lead to ten targets in turn. The targets differ by their tags and are one cluster of
+//! Envoy, so that results differ only by the cost of routing. Ten upstream connections instead of
+//! one are measured separately.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,49 +22,49 @@ use crate::subject::{CONNECTIONS, Subject, Task, measure_all};
 use crate::workload::Workload;
 use redis_mesh_tests::figures::thousands;
 
-/// Keys `tenant-0000:` to `tenant-9999:`.
+/// The number of keys, `tenant-0000:` to `tenant-9999:`.
 const TENANTS: usize = 10_000;
 const DESTINATIONS: usize = 10;
 const PIPELINE: usize = 64;
-/// Envoys that are started to time a configuration.
+/// The number of Envoys that are started to time a configuration.
 const STARTS: usize = 3;
 
-/// What was measured.
+/// The results.
 #[derive(Debug)]
 pub struct Routes {
-    /// Without the filter and with it, to one upstream connection and to ten.
+    /// The samples without and with the filter, over one upstream connection and over ten.
     pub rows: Vec<Row>,
-    /// For each number of routes.
+    /// The time of reading a configuration, for each number of routes.
     pub configurations: Vec<Configuration>,
 }
 
-/// One subject.
+/// The samples of one subject.
 #[derive(Debug)]
 pub struct Row {
-    /// Its name.
+    /// The name of the row.
     pub name: String,
-    /// The row to compare it with.
+    /// The row with which this one is compared.
     pub peer: Option<usize>,
-    /// What was measured.
+    /// The results.
     pub samples: Samples,
 }
 
-/// What one configuration costs where it is read.
+/// The cost of reading one configuration.
 #[derive(Debug)]
 pub struct Configuration {
-    /// Its routes.
+    /// The number of routes.
     pub routes: usize,
-    /// Bytes of its document.
+    /// The size of the document in bytes.
     pub bytes: usize,
-    /// Milliseconds of `on_configure`: the worker's VM.
+    /// The duration of `on_configure` in the worker's VM, in milliseconds.
     pub milliseconds: f64,
-    /// Milliseconds until Envoy has compiled the filter.
+    /// The time until Envoy has compiled the filter, in milliseconds.
     pub compile: f64,
-    /// Envoy's resident memory when it has started, in bytes.
+    /// Envoy's resident memory after the start, in bytes.
     pub memory: u64,
 }
 
-/// Measures both.
+/// Measures requests and the reading of configurations.
 pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Routes> {
     let numbers: &[usize] = if options.quick { &[1, 10_000] } else { &[1, 100, 10_000] };
     let mut subjects = Vec::new();
@@ -116,7 +117,7 @@ fn many(routes: usize) -> String {
     format!("{} routes", thousands(routes as u64))
 }
 
-/// Routes of equal shares to the destinations in turn.
+/// Returns routes with equal shares of the keys to the destinations in turn.
 fn config(routes: usize) -> FilterConfig {
     let targets = routes.min(DESTINATIONS);
     let tags: Vec<Option<String>> = (0..targets).map(|i| Some(tag(i))).collect();
@@ -183,8 +184,8 @@ fn configuration(
     })
 }
 
-/// Milliseconds that something took: from the last line of a log that contains `begin` to the next that contains `end`. Lines
-/// begin with the time in seconds.
+/// Returns the milliseconds from the last line of a log that contains `begin` to the next that
+/// contains `end`. Lines begin with the time in seconds.
 fn took(log: &str, begin: &str, end: &str) -> Option<f64> {
     let lines: Vec<&str> = log.lines().collect();
     let from = lines.iter().rposition(|line| line.contains(begin))?;

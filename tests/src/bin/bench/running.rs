@@ -1,4 +1,4 @@
-//! What runs between clients and Redis: a proxy with a process of its own, or nothing.
+//! The process between clients and Redis: a proxy, or none.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,38 +7,38 @@ use anyhow::Result;
 use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::process::Process;
 
-/// The process.
+/// The process of the proxy.
 #[derive(Debug)]
 enum Proxy {
     Envoy(Box<Envoy>),
     Other(Process),
 }
 
-/// A running proxy; without one, clients speak to Redis itself.
+/// A running proxy, or none, if clients connect to Redis itself.
 #[derive(Debug)]
 pub struct Running {
-    /// Where clients connect.
+    /// The address to which clients connect.
     pub addr: SocketAddr,
     proxy: Option<Proxy>,
 }
 
 impl Running {
-    /// An Envoy that listens here.
+    /// Wraps an Envoy that listens at this address.
     pub fn envoy(addr: SocketAddr, envoy: Envoy) -> Running {
         Running { addr, proxy: Some(Proxy::Envoy(Box::new(envoy))) }
     }
 
-    /// Another proxy that listens here.
+    /// Wraps another proxy that listens at this address.
     pub fn process(addr: SocketAddr, process: Process) -> Running {
         Running { addr, proxy: Some(Proxy::Other(process)) }
     }
 
-    /// A server that is spoken to without a proxy.
+    /// Stands for a server that is reached without a proxy.
     pub fn nothing(server: SocketAddr) -> Running {
         Running { addr: server, proxy: None }
     }
 
-    /// The proxy's process.
+    /// The process of the proxy, if there is one.
     pub fn proxy(&self) -> Option<&Process> {
         match self.proxy.as_ref()? {
             Proxy::Envoy(envoy) => Some(envoy.process()),
@@ -53,12 +53,12 @@ impl Running {
         self.proxy().map(Process::cpu_time_fine).transpose()
     }
 
-    /// Resident memory of the proxy's process, in bytes; 0 without one.
+    /// The resident memory of the proxy's process in bytes, or 0 without a proxy.
     pub fn resident(&self) -> Result<u64> {
         self.proxy().map_or(Ok(0), Process::resident_memory)
     }
 
-    /// Bytes that Envoy's allocator has given out; other proxies don't tell.
+    /// The number of bytes that Envoy has allocated, or `None` for other proxies.
     pub fn allocated(&self) -> Result<Option<u64>> {
         match &self.proxy {
             Some(Proxy::Envoy(envoy)) => Ok(Some(envoy.allocated()?)),

@@ -1,4 +1,27 @@
-//! What was measured, and what of many measurements is shown.
+//! Measurements, and the figures that stand for many of them in a report.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use hdrhistogram::Histogram;
+
+/// Latencies in nanoseconds.
+pub type Latencies = Histogram<u64>;
+
+/// Creates an empty histogram with a precision of one per cent.
+pub fn latencies() -> Result<Latencies> {
+    Ok(Histogram::new(2)?)
+}
+
+/// Converts a latency to nanoseconds.
+pub fn nanoseconds(latency: Duration) -> u64 {
+    u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Returns p50, p99 and p99.9 in µs.
+pub fn percentiles(latencies: &Latencies) -> [f64; 3] {
+    [0.5, 0.99, 0.999].map(|share| latencies.value_at_quantile(share) as f64 / 1e3)
+}
 
 /// One measurement of one subject.
 #[derive(Clone, Copy, Debug)]
@@ -9,23 +32,23 @@ pub struct Sample {
     pub latency: [f64; 3],
     /// CPU time of the proxy in µs per request.
     pub cpu: Option<f64>,
-    /// New connections that Redis has seen, for each request.
+    /// The number of connections that Redis has accepted, for each request.
     pub connections: Option<f64>,
 }
 
-/// The middle of numbers and how far they spread.
+/// The median and the quartiles of numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// A quarter is less.
+    /// The lower quartile.
     pub low: f64,
-    /// Half is less.
+    /// The median.
     pub median: f64,
-    /// A quarter is more.
+    /// The upper quartile.
     pub high: f64,
 }
 
 impl Spread {
-    /// Of numbers; none of none.
+    /// Computes the quartiles of numbers, or `None` if there are none.
     pub fn of(mut values: Vec<f64>) -> Option<Spread> {
         values.sort_by(f64::total_cmp);
         let last = values.len().checked_sub(1)?;
@@ -37,28 +60,28 @@ impl Spread {
         Some(Spread { low: at(0.25), median: at(0.5), high: at(0.75) })
     }
 
-    /// `1.20 (1.10–1.30)`.
+    /// Formats a ratio, such as `1.20 (1.10–1.30)`.
     pub fn ratio(&self) -> String {
         format!("{:.2} ({:.2}–{:.2})", self.median, self.low, self.high)
     }
 }
 
-/// Samples of one subject under one work.
+/// Samples of one subject under one workload.
 #[derive(Clone, Debug, Default)]
 pub struct Samples(Vec<Sample>);
 
 impl Samples {
-    /// Adds one.
+    /// Adds a sample.
     pub fn push(&mut self, sample: Sample) {
         self.0.push(sample);
     }
 
-    /// Whether it was measured at all.
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The median of a number.
+    /// The median of one quantity.
     pub fn median(&self, of: impl Fn(&Sample) -> f64) -> f64 {
         median(self.0.iter().map(of).collect())
     }
@@ -73,19 +96,19 @@ impl Samples {
         self.0.iter().filter_map(|sample| sample.cpu).min_by(f64::total_cmp)
     }
 
-    /// The median of new connections for each request.
+    /// The median number of new connections for each request.
     pub fn connections(&self) -> Option<f64> {
         Spread::of(self.0.iter().filter_map(|sample| sample.connections).collect()).map(|spread| spread.median)
     }
 
-    /// CPU time per request against that of a peer: the ratios of the rounds.
+    /// The ratios of CPU time per request to that of a peer, round by round.
     pub fn cpu_ratio(&self, peer: &Samples) -> Option<Spread> {
         let ratio = |(own, peer): (&Sample, &Sample)| Some(own.cpu? / peer.cpu?);
         Spread::of(self.0.iter().zip(&peer.0).filter_map(ratio).collect())
     }
 }
 
-/// The median; 0 of nothing.
+/// Returns the median, or 0 if there are no values.
 pub fn median(values: Vec<f64>) -> f64 {
     Spread::of(values).map_or(0.0, |spread| spread.median)
 }
@@ -93,6 +116,17 @@ pub fn median(values: Vec<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percentiles_are_in_microseconds() {
+        let mut found = latencies().unwrap();
+        for microseconds in 1..=1000 {
+            found.record(nanoseconds(Duration::from_micros(microseconds))).unwrap();
+        }
+        for (found, expected) in percentiles(&found).into_iter().zip([500.0, 990.0, 999.0]) {
+            assert!((found / expected - 1.0).abs() < 0.01, "{found} µs in place of {expected}");
+        }
+    }
 
     #[test]
     fn quartiles() {

@@ -1,4 +1,5 @@
-//! A connection of the load generator: what it reads is compared, byte by byte, with what it must be.
+//! A connection of the load generator. It compares what it reads, byte by byte, with the expected
+//! replies.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,16 +11,16 @@ use redis_mesh_tests::client::Client;
 
 use crate::workload::Workload;
 
-/// See the module's documentation.
+/// A connection that checks its replies.
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
-    /// Bytes of the current reply that have come.
+    /// The number of bytes of the current reply that have arrived.
     partial: usize,
 }
 
 impl Socket {
-    /// Connects; with `resp3` it says HELLO 3.
+    /// Connects. With `resp3` it sends HELLO 3.
     pub fn connect(addr: SocketAddr, resp3: bool) -> Result<Socket> {
         let mut client = Client::connect(addr)?;
         if resp3 {
@@ -31,12 +32,12 @@ impl Socket {
         Ok(Socket { stream, partial: 0 })
     }
 
-    /// For poll.
+    /// The file descriptor, for poll.
     pub fn descriptor(&self) -> RawFd {
         self.stream.as_raw_fd()
     }
 
-    /// Writes what the other side takes; how much that was.
+    /// Writes as much as the socket accepts and returns the number of bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         let mut written = 0;
         while written < bytes.len() {
@@ -49,7 +50,7 @@ impl Socket {
         Ok(written)
     }
 
-    /// Reads what is there; how many replies have become complete.
+    /// Reads the available bytes and returns the number of replies that are now complete.
     pub fn receive(&mut self, workload: &Workload, chunk: &mut [u8]) -> Result<usize> {
         let n = match self.stream.read(chunk) {
             Ok(0) => bail!("the connection was closed"),
@@ -73,7 +74,8 @@ impl Socket {
     }
 }
 
-/// Waits until something has happened at one of these, but not longer than this; whether something has.
+/// Waits for an event on one of these descriptors for at most this time. Returns whether there was
+/// one.
 pub fn wait(polls: &mut [libc::pollfd], patience: Duration) -> Result<bool> {
     let timeout = libc::timespec {
         tv_sec: patience.as_secs() as libc::time_t,

@@ -1,4 +1,5 @@
-//! A thing to be measured: what runs between the load and Redis, and the load's connections to it.
+//! A subject of measurement: the proxy between the load and Redis, and the load's connections to
+//! it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,42 +12,42 @@ use redis_mesh_tests::redis::Redis;
 
 use crate::load::Load;
 use crate::running::Running;
-use crate::samples::{Sample, Samples};
+use crate::samples::{Sample, Samples, percentiles};
 use crate::workload::Workload;
 
-/// Client connections of a measurement, unless its work has another number.
+/// The default number of client connections.
 pub const CONNECTIONS: usize = 50;
 
 /// A running subject with its connections.
 #[derive(Debug)]
 pub struct Subject {
-    /// Its name in the report.
+    /// The name in the report.
     pub name: String,
-    /// The subject to compare it with, by its place in the list.
+    /// The index of the subject with which this one is compared.
     pub peer: Option<usize>,
-    /// What runs.
+    /// The running proxy.
     pub running: Running,
     resp3: bool,
     loads: Vec<Load>,
 }
 
-/// A load of which much is put on all subjects.
+/// A load that is put on all subjects.
 #[derive(Clone, Copy, Debug)]
 pub struct Task<'a> {
-    /// What is asked.
+    /// The requests and replies.
     pub workload: &'a Workload,
-    /// Connections.
+    /// The number of connections.
     pub connections: usize,
-    /// Requests that each of them has outstanding.
+    /// The number of requests that each connection has outstanding.
     pub pipeline: usize,
-    /// For how long.
+    /// The duration.
     pub duration: Duration,
     /// The server whose new connections are counted.
     pub count_at: Option<&'a Redis>,
 }
 
-/// Measures every subject once, close together in time: what else the machine does meets them all. Every other round goes
-/// backwards, so that nobody is always the first.
+/// Measures every subject once, close together in time, so that other load on the machine meets
+/// them all. Every other round goes backwards, so that no subject is always the first.
 pub fn measure_all<'a>(
     subjects: impl Iterator<Item = (&'a mut Subject, &'a mut Samples)>,
     round: usize,
@@ -63,19 +64,19 @@ pub fn measure_all<'a>(
 }
 
 impl Subject {
-    /// What runs, under a name.
+    /// Creates a subject from a running proxy.
     pub fn new(name: &str, peer: Option<usize>, resp3: bool, running: Running) -> Subject {
         Subject { name: name.into(), peer, running, resp3, loads: Vec::new() }
     }
 
-    /// Starts an Envoy whose configuration is made for the address that it is to listen on.
+    /// Starts an Envoy with the configuration for a free address, at which it listens.
     pub fn start(name: &str, peer: Option<usize>, config: impl FnOnce(SocketAddr) -> String) -> Result<Subject> {
         let listener = SocketAddr::new([127, 0, 0, 1].into(), net::free_port()?);
         let envoy = Envoy::start(&config(listener))?;
         Ok(Subject::new(name, peer, false, Running::envoy(listener, envoy)))
     }
 
-    /// The load with so many connections, which stay open.
+    /// The load with this number of connections, which stay open.
     pub fn load(&mut self, connections: usize) -> Result<&mut Load> {
         let open = self.loads.iter().position(|load| load.connections() == connections);
         let at = match open {
@@ -88,7 +89,8 @@ impl Subject {
         Ok(&mut self.loads[at])
     }
 
-    /// Puts a load on it. CPU time is counted from rest to rest, so that it is exactly that of the requests counted.
+    /// Puts a load on the subject. CPU time is counted from idle to idle, so that it is exactly
+    /// that of the counted requests.
     pub fn measure(&mut self, task: &Task) -> Result<Sample> {
         self.load(task.connections)?.run(task.workload, task.pipeline, task.duration / 5)?;
         let connections_before = task.count_at.map(connections_received).transpose()?;
@@ -101,7 +103,7 @@ impl Subject {
         let new = connections_before.zip(connections_after).map(|(before, after)| after - before - 1);
         Ok(Sample {
             rate: requests / outcome.elapsed.as_secs_f64(),
-            latency: outcome.latency.percentiles(),
+            latency: percentiles(&outcome.latency),
             cpu: before.zip(after).map(|(before, after)| (after - before).as_secs_f64() * 1e6 / requests),
             connections: new.map(|new| new as f64 / requests),
         })

@@ -1,4 +1,4 @@
-//! twemproxy, whose program is called `nutcracker`: a peer where it is installed.
+//! twemproxy (the program `nutcracker`), a peer that is measured if it is installed.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,12 +10,12 @@ use redis_mesh_tests::client::Client;
 use redis_mesh_tests::process::Process;
 use redis_mesh_tests::{net, wheel, workspace};
 
-/// The program, if there is one.
+/// The path of the program, if it is installed.
 pub fn program() -> Option<PathBuf> {
     wheel::on_path("nutcracker").or_else(|| Some(PathBuf::from("/usr/sbin/nutcracker")).filter(|path| path.is_file()))
 }
 
-/// The version that it tells.
+/// The version that the program reports.
 pub fn version() -> Option<String> {
     let output = Command::new(program()?).arg("--version").output().ok()?;
     let said = [output.stdout, output.stderr].concat();
@@ -23,7 +23,8 @@ pub fn version() -> Option<String> {
     said.split_whitespace().find_map(|word| word.strip_prefix("nutcracker-")).map(str::to_string)
 }
 
-/// Starts it with one connection to this server, as Envoy's proxies have one; returns when it answers.
+/// Starts twemproxy with one connection to this server, as Envoy's proxies have, and waits until
+/// it answers.
 pub fn start(program: PathBuf, listener: SocketAddr, server: SocketAddr) -> Result<Process> {
     let dir = workspace::scratch("twemproxy")?;
     let config = dir.join("nutcracker.yml");

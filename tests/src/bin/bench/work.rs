@@ -1,38 +1,39 @@
-//! What the ways are to do: each work one row of a table.
+//! The workloads, one row of a table each.
 
 use crate::kind::{Behind, Kind};
 use crate::subject::CONNECTIONS;
 use crate::workload::Workload;
 
-/// What one request is.
+/// The kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
-    /// `GET`.
+    /// GET of a key.
     Get,
-    /// `SET`.
+    /// SET of a key.
     Set,
     /// MULTI, SET, GET, EXEC.
     Transaction,
 }
 
-/// A kind of work.
+/// A workload.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Work {
-    /// What one request is.
+    /// The kind of request.
     pub request: Request,
-    /// Bytes of a value.
+    /// The size of a value in bytes.
     pub value: usize,
-    /// Requests that a connection has outstanding.
+    /// The number of requests that a connection has outstanding.
     pub pipeline: usize,
-    /// Client connections.
+    /// The number of client connections.
     pub connections: usize,
-    /// What stands behind.
+    /// The Redis behind the path.
     pub behind: Behind,
-    /// The ways that can do it and are compared by it.
+    /// The paths that can serve the workload and are compared by it.
     pub kinds: &'static [Kind],
-    /// The goal: the native path's CPU time per request, against that of `redis_proxy`, at most.
+    /// The goal: the highest ratio of the native path's CPU time per request to that of
+    /// `redis_proxy`.
     pub goal: Option<f64>,
-    /// Whether a short run does it too.
+    /// Whether a short run includes it.
     pub quick: bool,
 }
 
@@ -58,7 +59,7 @@ const GET: Work = Work {
 const SET: Work = Work { request: Request::Set, ..GET };
 const LARGE: Work = Work { connections: 10, kinds: PROXIES, ..GET };
 
-/// In the report's order.
+/// All workloads in the order of the report.
 pub const WORKS: &[Work] = &[
     Work { pipeline: 1, goal: Some(0.90), quick: true, ..GET },
     Work { pipeline: 16, goal: Some(0.40), ..GET },
@@ -82,7 +83,7 @@ pub const WORKS: &[Work] = &[
 ];
 
 impl Work {
-    /// The words by which `--only` chooses it, each of another kind.
+    /// The words by which `--only` selects it, one of each kind.
     pub fn words(&self) -> [String; 5] {
         let request = match self.request {
             Request::Get => "get",
@@ -102,7 +103,7 @@ impl Work {
         ]
     }
 
-    /// As the report shows it.
+    /// The name in the report.
     pub fn title(&self) -> String {
         let request = match self.request {
             Request::Get => "GET",
@@ -119,18 +120,19 @@ impl Work {
         title
     }
 
-    /// The keys that it asks for. Each size of values has its own, so that all values can be there at once.
+    /// The keys of the workload. Each size of values has its own keys, so that all values fit into
+    /// one Redis at once.
     pub fn keys(&self) -> Vec<String> {
         let keys = if self.value > 16 * KB { 16 } else { 1024 };
         (0..keys).map(|i| format!("{:05}:{:06}", self.value, i * 7919 % 1_000_000)).collect()
     }
 
-    /// The value that all its keys have.
+    /// The value of all keys.
     pub fn bytes(&self) -> Vec<u8> {
         vec![b'x'; self.value]
     }
 
-    /// What is asked.
+    /// The requests with their replies.
     pub fn workload(&self) -> Workload {
         let (keys, value) = (self.keys(), self.bytes());
         match self.request {
@@ -141,7 +143,7 @@ impl Work {
     }
 }
 
-/// A size as the report shows it.
+/// Formats a size for the report.
 pub fn size(bytes: usize) -> String {
     match bytes {
         MB.. => format!("{} MB", bytes / MB),

@@ -1,17 +1,17 @@
-//! What is asked, over and over, and what each answer must be.
+//! Requests that are sent over and over, and the expected reply of each.
 
 use redis_mesh_tests::client::encode;
 
-/// Bytes that are read at once.
+/// The number of bytes that are read at once.
 pub const CHUNK: usize = 256 * 1024;
 
-/// See the module's documentation.
+/// Requests with the reply that each must get.
 #[derive(Debug)]
 pub struct Workload {
     requests: Vec<u8>,
-    /// Where each request begins; and the end of the last.
+    /// The offset of each request, and the end of the last one.
     bounds: Vec<usize>,
-    /// One reply, repeated so often that a chunk that begins anywhere in the first can be compared with it.
+    /// The reply, repeated so that a chunk from any offset in the first one can be compared.
     replies: Vec<u8>,
     reply: usize,
 }
@@ -27,7 +27,8 @@ impl Workload {
         Workload::new(keys.iter().map(|key| encode(&[b"SET", key.as_bytes(), value])), b"+OK\r\n")
     }
 
-    /// MULTI, SET of each key in turn to this value, GET of it, EXEC: four commands that count as one request.
+    /// MULTI, SET of each key in turn to this value, GET of it, EXEC: four commands that count as
+    /// one request.
     pub fn transaction(keys: &[String], value: &[u8]) -> Workload {
         let request = |key: &String| {
             let set = encode(&[b"SET", key.as_bytes(), value]);
@@ -47,22 +48,23 @@ impl Workload {
         Workload { requests: all, bounds, replies: reply.repeat(CHUNK / reply.len() + 2), reply: reply.len() }
     }
 
-    /// How many requests there are before they begin anew.
+    /// The number of requests before they repeat.
     pub fn len(&self) -> usize {
         self.bounds.len() - 1
     }
 
-    /// Where the bytes of `n` requests from this one on are.
+    /// The range of the bytes of `n` requests from this one on.
     pub fn range(&self, first: usize, n: usize) -> std::ops::Range<usize> {
         self.bounds[first]..self.bounds[first + n]
     }
 
-    /// Bytes of requests.
+    /// The bytes of a range of requests.
     pub fn requests(&self, range: std::ops::Range<usize>) -> &[u8] {
         &self.requests[range]
     }
 
-    /// What `n` bytes of replies must be when `at` bytes of the first have come before; at most [`CHUNK`] bytes.
+    /// The expected `n` bytes of replies after `at` bytes of the first one; at most [`CHUNK`]
+    /// bytes.
     pub fn expected(&self, at: usize, n: usize) -> &[u8] {
         &self.replies[at..at + n]
     }

@@ -1,4 +1,4 @@
-//! Pub/sub.
+//! The section on pub/sub.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use redis_mesh_tests::figures::thousands;
 
 use crate::fanout::{BURST, Fanout, MESSAGE, SUBSCRIBERS};
 
-/// The section.
+/// Returns the section.
 pub fn section(out: &mut String, fanout: &Fanout) {
     let _ = writeln!(
         out,

@@ -1,10 +1,10 @@
-//! The goals.
+//! The section on the goals.
 
 use std::fmt::Write as _;
 
 use crate::goals::{Found, Goal};
 
-/// The section.
+/// Returns the section.
 pub fn section(out: &mut String, goals: &[Goal]) {
     *out += "## Goals of the native path\n\n| | at most | found | |\n|---|---:|---:|---|\n";
     for goal in goals {

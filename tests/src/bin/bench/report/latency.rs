@@ -1,4 +1,4 @@
-//! Latency at a fixed rate.
+//! The section on latency at a fixed rate.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use redis_mesh_tests::figures::thousands;
 use crate::latency::{Latency, SHARE};
 use crate::subject::CONNECTIONS;
 
-/// The section.
+/// Returns the section.
 pub fn section(out: &mut String, latency: &Latency) {
     let _ = writeln!(
         out,

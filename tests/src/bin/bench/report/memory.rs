@@ -1,4 +1,4 @@
-//! Memory: for others that don't read, and of idle connections.
+//! The sections on memory: for peers that don't read, and of idle connections.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use crate::idle::Idle;
 use crate::memory::{LARGE, Memory, SENT};
 use crate::work::size;
 
-/// Others that don't read.
+/// Returns the section on peers that don't read.
 pub fn section(out: &mut String, memory: &Memory) {
     let _ = writeln!(
         out,
@@ -30,7 +30,7 @@ pub fn section(out: &mut String, memory: &Memory) {
     *out += "\n";
 }
 
-/// Idle connections.
+/// Returns the section on idle connections.
 pub fn idle(out: &mut String, idle: &Idle) {
     let _ = writeln!(
         out,

@@ -25,11 +25,11 @@ use crate::routes::Routes;
 use crate::subject::CONNECTIONS;
 use crate::twemproxy;
 
-/// Everything that a run has found.
+/// All results of a run.
 #[derive(Debug)]
 pub struct Report {
     setting: String,
-    /// The ways under every work.
+    /// The paths under every workload.
     pub paths: Option<Paths>,
     /// Many routes.
     pub routes: Option<Routes>,
@@ -44,13 +44,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report of a run that is about to begin.
+    /// Creates the report of a run that is about to start.
     pub fn new(options: &Options, redis: &Redis, filter: &Path) -> Result<Report> {
         let setting = setting(options, redis, filter)?;
         Ok(Report { setting, paths: None, routes: None, idle: None, latency: None, fanout: None, memory: None })
     }
 
-    /// The report.
+    /// Returns the report.
     pub fn markdown(&self) -> String {
         let mut out = String::from("# What it costs\n\n");
         out += &self.setting;

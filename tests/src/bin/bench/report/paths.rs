@@ -1,4 +1,4 @@
-//! The ways under every work.
+//! The section on the paths under every workload.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use crate::paths::Paths;
 use crate::samples::Samples;
 use crate::work::{Request, Work};
 
-/// The native path against the others.
+/// Writes the comparison of the native path with the others.
 pub fn native(out: &mut String, paths: &Paths) {
     *out += "## The native path's CPU time per request, against others'\n\n";
     let peers = [Kind::RedisProxy, Kind::TcpProxy, Kind::Twemproxy];
@@ -21,7 +21,7 @@ pub fn native(out: &mut String, paths: &Paths) {
     });
 }
 
-/// The filter against what stands behind it.
+/// Writes the comparison of the wasm filter with the proxy behind it alone.
 pub fn filter(out: &mut String, paths: &Paths) {
     *out += "## Envoy's CPU time per request, with the wasm filter : without it\n\n";
     let filtered: Vec<(usize, usize)> = paths
@@ -40,7 +40,7 @@ pub fn filter(out: &mut String, paths: &Paths) {
     });
 }
 
-/// New connections of transactions.
+/// Writes the number of new connections of transactions.
 pub fn transactions(out: &mut String, paths: &Paths) {
     let Some((_, samples)) = paths.results.iter().find(|(work, _)| work.request == Request::Transaction) else {
         return;
@@ -56,7 +56,7 @@ pub fn transactions(out: &mut String, paths: &Paths) {
     *out += "\n";
 }
 
-/// All numbers.
+/// Writes all results.
 pub fn everything(out: &mut String, paths: &Paths) {
     *out += "## Every way under every work\n\n![the same as bars](benchmark.svg)\n\n";
     for (work, samples) in &paths.results {
@@ -80,7 +80,7 @@ pub fn everything(out: &mut String, paths: &Paths) {
     }
 }
 
-/// One row for each work that has one.
+/// Writes a table with one row for each workload for which `row` returns one.
 fn table(out: &mut String, heads: &[String], paths: &Paths, row: impl Fn(&Work) -> Option<Vec<String>>) {
     let _ = writeln!(out, "| work | {} |\n|---|{}", heads.join(" | "), "---:|".repeat(heads.len()));
     for (work, _) in &paths.results {

@@ -1,4 +1,4 @@
-//! Many routes.
+//! The section on many routes.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use redis_mesh_tests::figures::thousands;
 
 use crate::routes::Routes;
 
-/// The section.
+/// Returns the section.
 pub fn section(out: &mut String, routes: &Routes) {
     *out += "## Many routes\n\n\
              `GET` 64 B, pipeline 64, of 10,000 keys that the routes share evenly. The routes lead to ten targets (one route: \
