@@ -3,7 +3,7 @@
 use crate::config::{ConfigError, check_limits, check_mirrors, router};
 use crate::downstream::auth::PasswordCheck;
 use crate::fault::Faults;
-pub use crate::multiplexer::upstream::endpoint::{Endpoint, UpstreamAuth};
+pub use crate::multiplexer::upstream::endpoint::{UpstreamAuth, UpstreamEndpoint};
 use crate::route::{Matched, Router};
 use crate::wire::{self, DataPath, ReadPolicy};
 use std::sync::Arc;
@@ -27,13 +27,8 @@ pub struct HostConfig {
     pub host: String,
     /// The limits of what clients may send.
     pub limits: wire::Limits,
-    /// The credentials that clients must present; absent if none are required.
-    pub client_auth: Option<PasswordCheck>,
-    /// True if a client's login is passed to the servers, since neither clients nor upstreams
-    /// have a configured one.
-    pub passes_auth: bool,
-    /// True if commands that reveal or change credentials are refused.
-    pub guarded: bool,
+    /// Who may do what.
+    pub auth: AuthRules,
     /// The time that a server may take for a reply; absent if it may take any time.
     pub op_timeout: Option<Duration>,
     /// The nodes that serve commands without a key that only read.
@@ -54,6 +49,18 @@ pub struct HostConfig {
     pub single: bool,
 }
 
+/// The logins of a host, and what clients may do without one of their own.
+#[derive(Debug)]
+pub struct AuthRules {
+    /// The credentials that clients must present; absent if none are required.
+    pub client_auth: Option<PasswordCheck>,
+    /// True if a client's login is passed to the servers, since neither clients nor upstreams
+    /// have a configured one.
+    pub passes_auth: bool,
+    /// True if commands that reveal or change credentials are refused.
+    pub guarded: bool,
+}
+
 /// A destination with its mirrors.
 #[derive(Debug)]
 pub struct TargetConfig {
@@ -62,7 +69,7 @@ pub struct TargetConfig {
     /// True if the destination is a Redis Cluster.
     pub is_cluster: bool,
     /// The upstream through which the destination is reached.
-    pub upstream: Endpoint,
+    pub upstream: UpstreamEndpoint,
     /// The destinations of copies.
     pub mirrors: Vec<MirrorConfig>,
 }
@@ -73,7 +80,7 @@ pub struct MirrorConfig {
     /// True if the mirror is a Redis Cluster.
     pub is_cluster: bool,
     /// The upstream through which the mirror is reached.
-    pub upstream: Endpoint,
+    pub upstream: UpstreamEndpoint,
     /// The share of the commands that are mirrored, in parts per million.
     pub per_million: u32,
     /// True if commands that only read are left out.
@@ -146,9 +153,11 @@ impl HostConfig {
         Ok(HostConfig {
             host: host.host.clone(),
             limits: limits.clone(),
-            client_auth: host.client_auth.as_ref().map(PasswordCheck::new).transpose()?,
-            passes_auth,
-            guarded: host.guard_credentials && !host.allow_admin_commands,
+            auth: AuthRules {
+                client_auth: host.client_auth.as_ref().map(PasswordCheck::new).transpose()?,
+                passes_auth,
+                guarded: host.guard_credentials && !host.allow_admin_commands,
+            },
             op_timeout: (host.op_timeout_ms > 0).then(|| Duration::from_millis(host.op_timeout_ms)),
             read_policy: host.read_policy,
             command_stats: host.command_stats,
@@ -249,7 +258,7 @@ impl TargetConfig {
         }
         let mut mirrors = Vec::with_capacity(target.mirrors.len());
         for (index, mirror) in target.mirrors.iter().enumerate() {
-            let upstream = Endpoint::new(mirror.upstream.as_ref(), mirror.cluster);
+            let upstream = UpstreamEndpoint::new(mirror.upstream.as_ref(), mirror.cluster);
             mirrors.push(MirrorConfig {
                 is_cluster: mirror.cluster,
                 upstream: upstream.map_err(|problem| format!("mirrors[{index}].{problem}"))?,
@@ -260,7 +269,7 @@ impl TargetConfig {
         Ok(TargetConfig {
             destination: target.destination.clone(),
             is_cluster: target.cluster,
-            upstream: Endpoint::new(target.upstream.as_ref(), target.cluster)?,
+            upstream: UpstreamEndpoint::new(target.upstream.as_ref(), target.cluster)?,
             mirrors,
         })
     }
@@ -310,13 +319,13 @@ mod tests {
     fn clients_log_in_at_the_servers_where_no_login_is_configured() {
         let passes = |document: &serde_json::Value| compile(document).unwrap().host;
         let mut document = document();
-        assert!(!passes(&document).passes_auth && passes(&document).targets[1].upstream.login.is_none());
+        assert!(!passes(&document).auth.passes_auth && passes(&document).targets[1].upstream.login.is_none());
         document["hosts"][0]["targets"][0]["upstream"].as_object_mut().unwrap().remove("login");
         let host = passes(&document);
-        assert!(host.passes_auth && host.targets.iter().all(|target| target.upstream.is_clients()));
+        assert!(host.auth.passes_auth && host.targets.iter().all(|target| target.upstream.is_clients()));
         document["hosts"][0]["clientAuth"] =
             serde_json::json!({"salt": "00".repeat(16), "passwordSha256": ["00".repeat(32)]});
-        assert!(!passes(&document).passes_auth);
+        assert!(!passes(&document).auth.passes_auth);
     }
 
     #[test]
@@ -415,10 +424,12 @@ mod tests {
         let mut document = document();
         document["hosts"][0]["routes"][0]["faults"] = fault();
         assert!(compile(&document).unwrap().host.has_faults);
-        assert!(host("guardCredentials", true.into()).guarded && !host("allowAdminCommands", true.into()).guarded);
+        assert!(
+            host("guardCredentials", true.into()).auth.guarded && !host("allowAdminCommands", true.into()).auth.guarded
+        );
         document["hosts"][0]["guardCredentials"] = true.into();
         document["hosts"][0]["allowAdminCommands"] = true.into();
-        assert!(!compile(&document).unwrap().host.guarded);
+        assert!(!compile(&document).unwrap().host.auth.guarded);
         assert_eq!(host("opTimeoutMs", 0.into()).op_timeout, None);
         assert!(host("commandStats", true.into()).command_stats);
     }
@@ -436,7 +447,7 @@ mod tests {
         let [mirror] = host.targets[0].mirrors.as_slice() else { panic!() };
         assert_eq!((mirror.is_cluster, mirror.per_million, mirror.exclude_read_commands), (true, 7, false));
         // A mirror's login is a configured one as well.
-        assert!(!host.passes_auth && mirror.upstream.login_command().is_some());
+        assert!(!host.auth.passes_auth && mirror.upstream.login_command().is_some());
     }
 
     #[test]

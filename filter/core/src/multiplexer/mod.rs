@@ -44,8 +44,9 @@ pub use stats::{AnsweredCommand, HostStats};
 use client::{Client, Life};
 use config::HostConfig;
 use effects::Effects;
-use execute::{Context, dedicated};
-use reply::{Clients, Delivery};
+use execute::context::Context;
+use execute::dedicated;
+use reply::{Clients, EventDelivery};
 use stats::StatsTable;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -53,7 +54,9 @@ use std::time::Duration;
 use timers::Timer;
 use upstream::Upstreams;
 use upstream::events::Event;
-use upstream::loss::Loss;
+use upstream::loss::{self, Loss};
+use upstream::on_timer::on_timer;
+use upstream::receive;
 
 /// A command that hasn't been answered for that long by a server that may let it wait, waits.
 const IMMEDIATE: Duration = Duration::from_millis(100);
@@ -171,10 +174,10 @@ impl Multiplexer {
     pub fn reply(&mut self, id: ConnectionId, data: &[u8], now: Duration) {
         self.effects.now = now;
         let Multiplexer { clients, upstreams, effects, stats } = self;
-        let Some(mut receipt) = upstreams.begin_receive(id, data, effects) else { return };
+        let Some(mut receipt) = receive::begin(upstreams, id, data, effects) else { return };
         // The client that has got replies and hasn't been told: replies to one client come one after another.
         let mut untold: Option<ClientId> = None;
-        while let Some(event) = upstreams.receive(&mut receipt, effects) {
+        while let Some(event) = receive::receive(upstreams, &mut receipt, effects) {
             let next = match &event {
                 Event::Piece { owner, .. } => Some(owner.client),
                 _ => None,
@@ -182,7 +185,7 @@ impl Multiplexer {
             if untold != next
                 && let Some(before) = std::mem::replace(&mut untold, next)
             {
-                Delivery { clients, upstreams, effects, stats }.announce(before);
+                EventDelivery { clients, upstreams, effects, stats }.announce(before);
             }
             match event {
                 Event::Piece { owner, bytes, is_complete } => {
@@ -190,20 +193,20 @@ impl Multiplexer {
                         client.output.reply(owner.sequence, bytes, is_complete);
                     }
                 }
-                event => Delivery { clients, upstreams, effects, stats }.deliver(event),
+                event => EventDelivery { clients, upstreams, effects, stats }.deliver(event),
             }
         }
         if let Some(client) = untold {
-            Delivery { clients, upstreams, effects, stats }.announce(client);
+            EventDelivery { clients, upstreams, effects, stats }.announce(client);
         }
-        upstreams.end_receive(receipt, effects);
+        receive::end(upstreams, receipt, effects);
         self.deliver_events();
     }
 
     /// A connection could not be opened, or is gone.
     pub fn lost(&mut self, id: ConnectionId, now: Duration) {
         self.effects.now = now;
-        self.upstreams.lost(id, Loss::Ended, &mut self.effects);
+        loss::lost(&mut self.upstreams, id, Loss::Ended, &mut self.effects);
         self.deliver_events();
     }
 
@@ -221,7 +224,7 @@ impl Multiplexer {
                     }
                 }
                 Timer::HalfClosed(id) => self.see_off(id, now),
-                timer => self.upstreams.on_timer(timer, &mut self.effects),
+                timer => on_timer(&mut self.upstreams, timer, &mut self.effects),
             }
             self.deliver_events();
         }
@@ -230,7 +233,7 @@ impl Multiplexer {
     fn deliver_events(&mut self) {
         let Multiplexer { clients, upstreams, effects, stats } = self;
         while let Some(event) = upstreams.next_event() {
-            Delivery { clients, upstreams, effects, stats }.deliver(event);
+            EventDelivery { clients, upstreams, effects, stats }.deliver(event);
         }
     }
 

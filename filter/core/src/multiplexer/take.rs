@@ -3,7 +3,8 @@
 use super::client::{Client, Dedicated, Wait};
 use super::config::HostConfig;
 use super::effects::Effects;
-use super::execute::{Context, Step, command};
+use super::execute::command;
+use super::execute::context::{Context, Step};
 use super::upstream::Upstreams;
 use crate::command::Args;
 use crate::resp::encode;
@@ -105,12 +106,12 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
         // Where it leads may have changed.
         transaction.is_doomed |= transaction.len() > 0;
     }
-    if !config.passes_auth {
+    if !config.auth.passes_auth {
         (client.session.login, client.session.presented) = (None, None);
     }
     // A connection of its own stays as long as it leads where it should; a login is asked for once.
     let cluster = |config: &HostConfig, target: usize| config.targets.get(target).map(|to| to.upstream.cluster.clone());
-    let has_turned = before.passes_auth != config.passes_auth;
+    let has_turned = before.auth.passes_auth != config.auth.passes_auth;
     let stays = |own: &Dedicated| {
         let target = own.target.target;
         !has_turned && cluster(&before, target) == cluster(config, target)

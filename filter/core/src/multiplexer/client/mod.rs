@@ -35,13 +35,13 @@ pub struct Client {
     /// Its number.
     pub id: ClientId,
     /// The rules for it.
-    pub rules: Rules,
+    pub rules: ClientRules,
     /// What it has said of itself.
     pub session: Session,
     /// Bytes that it has sent.
-    pub input: Input,
+    pub input: ClientInput,
     /// Replies, and bytes for it.
-    pub output: Downstream,
+    pub output: ClientOutput,
     /// The transaction that it has begun.
     pub transaction: Option<Transaction>,
     /// The connection that it has for itself.
@@ -58,7 +58,7 @@ pub struct Client {
 
 /// The rules for a client.
 #[derive(Debug)]
-pub struct Rules {
+pub struct ClientRules {
     /// The configuration of its host.
     pub config: Arc<HostConfig>,
     /// Where it is counted.
@@ -67,7 +67,7 @@ pub struct Rules {
     pub lookups: Vec<TargetLookup>,
 }
 
-impl Rules {
+impl ClientRules {
     /// Forgets how targets are reached.
     pub fn forget_lookups(&mut self) {
         self.lookups = vec![TargetLookup::Unknown; self.config.targets.len()];
@@ -112,7 +112,7 @@ impl Session {
 
 /// Bytes of a client.
 #[derive(Debug, Default)]
-pub struct Input {
+pub struct ClientInput {
     /// Reads the command that is coming.
     pub parser: Parser,
     /// Bytes that were taken and are no whole command yet.
@@ -125,7 +125,7 @@ pub struct Input {
 
 /// Replies to a client, and bytes for it.
 #[derive(Debug, Default)]
-pub struct Downstream {
+pub struct ClientOutput {
     /// Commands whose replies are to come.
     pub queue: ReplyQueue,
     /// Bytes to write.
@@ -140,7 +140,7 @@ pub struct Downstream {
     pub unread: usize,
 }
 
-impl Downstream {
+impl ClientOutput {
     /// Bytes of a reply have come; `is_complete` with the last ones.
     #[inline]
     pub fn reply(&mut self, sequence: Sequence, bytes: &[u8], is_complete: bool) {
@@ -259,10 +259,10 @@ impl Client {
         let lookups = vec![TargetLookup::Unknown; config.targets.len()];
         let mut client = Client {
             id,
-            rules: Rules { config, stats, lookups },
+            rules: ClientRules { config, stats, lookups },
             session: Session::default(),
-            input: Input::default(),
-            output: Downstream::default(),
+            input: ClientInput::default(),
+            output: ClientOutput::default(),
             transaction: None,
             dedicated: DedicatedSlot::default(),
             subscriptions: Subscriptions::default(),
@@ -339,7 +339,7 @@ impl Client {
 
     /// True if it may ask for anything.
     pub fn may_command(&self) -> bool {
-        self.session.is_authenticated || self.rules.config.client_auth.is_none()
+        self.session.is_authenticated || self.rules.config.auth.client_auth.is_none()
     }
 
     /// Answers the command under way, unless the client doesn't want the reply.

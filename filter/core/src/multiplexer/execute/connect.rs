@@ -1,13 +1,13 @@
 //! The connection over which a client's command goes to a target.
 
-use super::{Context, Obstacle};
+use super::context::{Context, Obstacle};
 use crate::multiplexer::client::{Client, TargetLookup};
 use crate::multiplexer::routing::target::RouteTarget;
 use crate::multiplexer::upstream::discovery::NodeAccess;
 use crate::multiplexer::upstream::pending::Control;
 use crate::multiplexer::upstream::pool::{DedicatedConnection, SharedConnection};
 use crate::multiplexer::upstream::pool_key::PoolKey;
-use crate::multiplexer::upstream::{Route, Upstreams};
+use crate::multiplexer::upstream::{ConnectionRoute, Upstreams};
 
 /// The connection over which a command that may be shared goes: the client's own where that is held for the target.
 ///
@@ -19,9 +19,9 @@ pub fn connect(
     client: &mut Client,
     target: RouteTarget,
     access: NodeAccess,
-) -> Result<Route, Obstacle> {
+) -> Result<ConnectionRoute, Obstacle> {
     match cached(context.upstreams, client, target, access) {
-        Some(connection) => Ok(Route::Shared(connection)),
+        Some(connection) => Ok(ConnectionRoute::Shared(connection)),
         None => look_up(context, client, target, access),
     }
 }
@@ -45,12 +45,12 @@ fn look_up(
     client: &mut Client,
     target: RouteTarget,
     access: NodeAccess,
-) -> Result<Route, Obstacle> {
+) -> Result<ConnectionRoute, Obstacle> {
     if let Some(dedicated) = client.dedicated.connection.filter(|dedicated| dedicated.is_held())
         && client.rules.config.is_same(dedicated.target, target)
     {
         agree_on_protocol(context, client, dedicated.connection);
-        return Ok(Route::Dedicated(dedicated.connection));
+        return Ok(ConnectionRoute::Dedicated(dedicated.connection));
     }
     let connection = match look_up_target(context, client, target.target)? {
         TargetLookup::Connection(connection) => connection,
@@ -67,7 +67,7 @@ fn look_up(
             connection
         }
     };
-    Ok(Route::Shared(connection))
+    Ok(ConnectionRoute::Shared(connection))
 }
 
 /// How a target is reached, as far as it was looked up and is still so.
@@ -123,12 +123,12 @@ pub fn connect_to_shard(
     client: &mut Client,
     target: usize,
     shard: Option<usize>,
-) -> Result<Route, Obstacle> {
+) -> Result<ConnectionRoute, Obstacle> {
     match (look_up_target(context, client, target)?, shard) {
         (TargetLookup::Cluster(cluster), Some(shard)) => {
             let resp3 = client.session.resp3;
             let connection = context.upstreams.node(cluster, shard, NodeAccess::Write, resp3, context.effects)?;
-            Ok(Route::Shared(connection))
+            Ok(ConnectionRoute::Shared(connection))
         }
         _ => connect(context, client, RouteTarget { target, slot: None }, NodeAccess::Write),
     }

@@ -1,8 +1,7 @@
 //! Connections that a client has for itself: to wait, to watch keys, to track.
 
 use super::connect::{agree_on_protocol, dedicated_key};
-use super::forward::{Request, expect};
-use super::{Context, Obstacle};
+use super::context::{Context, Obstacle, Request, expect};
 use crate::command::sharing::Sharing;
 use crate::multiplexer::client::{Client, Dedicated, Session, Wait};
 use crate::multiplexer::effects::Effects;

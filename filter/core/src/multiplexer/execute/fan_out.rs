@@ -1,8 +1,7 @@
 //! Sending a command to all servers that it concerns.
 
 use super::connect::{connect_to_shard, dedicated_key_of_shard, shards};
-use super::forward::wait_for_room;
-use super::{Context, Obstacle};
+use super::context::{Context, Obstacle, wait_for_room};
 use crate::command::Args;
 use crate::command::script;
 use crate::command::sharing::{Shareable, Sharing};
@@ -12,7 +11,7 @@ use crate::multiplexer::reply::key_names::cursor;
 use crate::multiplexer::routing::decision::shown;
 use crate::multiplexer::routing::fan_out::{FanOut, RequestPolicy};
 use crate::multiplexer::routing::target;
-use crate::multiplexer::upstream::Route;
+use crate::multiplexer::upstream::ConnectionRoute;
 use crate::multiplexer::upstream::pending::{Control, InFlight, Owner, PendingReply};
 use std::time::Duration;
 
@@ -56,7 +55,7 @@ pub fn fan_out(
         }
         let to = PendingReply::Part(owner, part as u32);
         let in_flight = InFlight { names_scripts: script.is_some(), ..to.into() };
-        send(context, client, fan_out, connection, in_flight, |out| match fan_out.policy {
+        send(context, client, fan_out, (connection, in_flight), |out| match fan_out.policy {
             RequestPolicy::Keys | RequestPolicy::Scan => fan_out.write(&config, args, asked, out),
             _ => target::write(args, &[], None, out),
         });
@@ -86,7 +85,7 @@ fn connect_all(
     client: &mut Client,
     fan_out: &FanOut,
     legs: &[Leg],
-) -> Result<Vec<Route>, Obstacle> {
+) -> Result<Vec<ConnectionRoute>, Obstacle> {
     let mut connections = Vec::with_capacity(legs.len());
     match fan_out.sharing {
         Sharing::Safe(_) => {
@@ -106,7 +105,7 @@ fn connect_all(
             }
             for key in keys {
                 match context.upstreams.dedicated(client.id, key, false, context.effects) {
-                    Ok(connection) => connections.push(Route::Dedicated(connection)),
+                    Ok(connection) => connections.push(ConnectionRoute::Dedicated(connection)),
                     Err(missing) => {
                         connections.iter().for_each(|opened| context.upstreams.release(opened.id(), context.effects));
                         return Err(missing.into());
@@ -129,20 +128,19 @@ fn send(
     context: &mut Context<'_>,
     client: &Client,
     fan_out: &FanOut,
-    connection: Route,
-    in_flight: InFlight,
+    (connection, in_flight): (ConnectionRoute, InFlight),
     write: impl FnOnce(&mut Vec<u8>),
 ) {
     let timeout: Option<Duration> = client.rules.config.op_timeout;
     match (connection, fan_out.sharing) {
-        (Route::Shared(shared), Sharing::Safe(shareable)) => {
+        (ConnectionRoute::Shared(shared), Sharing::Safe(shareable)) => {
             let to: (_, Shareable) = (shared, shareable);
             context.upstreams.send(to, in_flight, timeout, context.effects, write);
         }
-        (Route::Dedicated(own), Sharing::Safe(_)) => {
+        (ConnectionRoute::Dedicated(own), Sharing::Safe(_)) => {
             context.upstreams.send_dedicated(own, in_flight, timeout, context.effects, write);
         }
-        (Route::Dedicated(own), _) => {
+        (ConnectionRoute::Dedicated(own), _) => {
             if fan_out.sharing == Sharing::AwaitsWrites {
                 // Redis counts from the last command of this connection, which then is after all that the client has written.
                 context.upstreams.control(own, Control::Ping, context.effects, &[b"PING"]);
@@ -151,6 +149,6 @@ fn send(
             context.upstreams.send_dedicated(own, in_flight, None, context.effects, write);
         }
         // Nothing else is ever connected.
-        (Route::Shared(_), _) => {}
+        (ConnectionRoute::Shared(_), _) => {}
     }
 }

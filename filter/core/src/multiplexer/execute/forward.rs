@@ -1,18 +1,16 @@
 //! Sending commands to one target, in parts to several, and transactions.
 
 use super::connect::connect;
+use super::context::{Context, Obstacle, Request, expect, wait_for_room};
 use super::mirror::mirror;
-use super::{Context, Obstacle};
-use crate::command::script::{self, ScriptDigest};
+use crate::command::Command;
 use crate::command::sharing::Shareable;
-use crate::command::{Args, Command};
 use crate::multiplexer::client::transaction::{Transaction, TransactionError};
 use crate::multiplexer::client::{Client, Wait};
 use crate::multiplexer::reply::aggregate::Aggregation;
-use crate::multiplexer::reply::key_rewrite::KeyRewrite;
 use crate::multiplexer::routing::decision::Forward;
-use crate::multiplexer::routing::target::{KeyEdit, RouteTarget, SubCommand, write, write_part};
-use crate::multiplexer::upstream::Route;
+use crate::multiplexer::routing::target::{KeyEdit, RouteTarget, SubCommand, write_part};
+use crate::multiplexer::upstream::ConnectionRoute;
 use crate::multiplexer::upstream::discovery::NodeAccess;
 use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
 use crate::request::errors::{CROSS_DESTINATION, CROSSSLOT};
@@ -21,40 +19,6 @@ use crate::wire::ReadPolicy;
 
 /// Bytes that a transaction may hold.
 const MAX_TRANSACTION: usize = 64 * 1024 * 1024;
-
-/// A command as it came.
-#[derive(Clone, Copy)]
-pub struct Request<'a> {
-    /// The rows of the command table that rule it.
-    pub known: Option<Known>,
-    /// Its arguments.
-    pub args: &'a Args<'a>,
-    /// Its bytes, if it came as an array.
-    pub raw: Option<&'a [u8]>,
-}
-
-impl Request<'_> {
-    /// True if it only reads.
-    #[inline]
-    pub fn is_read(&self) -> bool {
-        self.known.is_none_or(|known| known.command.is_read())
-    }
-
-    /// The script that it names.
-    #[inline]
-    pub fn script(&self) -> Option<ScriptDigest> {
-        let command = self.known?.command;
-        if command.has_one_key { None } else { script::named(command, self.args) }
-    }
-
-    fn key_rewrite(&self, edits: &[KeyEdit]) -> Option<KeyRewrite> {
-        KeyRewrite::of(self.known?.command, self.args, edits)
-    }
-
-    fn write(&self, edits: &[KeyEdit], out: &mut Vec<u8>) {
-        write(self.args, edits, self.raw, out);
-    }
-}
 
 /// Sends a command over a connection that clients share, or over the client's own where that is held for the target.
 #[inline]
@@ -69,8 +33,8 @@ pub fn over_shared(
     let connection = connect(context, client, target, access)?;
     wait_for_room(context, connection)?;
     let to = expect(client, request, edits);
-    send(context, client, (connection, shareable), to, request, |out| request.write(edits, out));
-    mirror(context, client, target.target, (request, edits), shareable, |out| request.write(edits, out));
+    send(context, client, (connection, shareable), (request, to), |out| request.write(edits, out));
+    mirror(context, client, target.target, (request, edits, shareable), |out| request.write(edits, out));
     Ok(())
 }
 
@@ -84,23 +48,13 @@ fn access(client: &Client, route: Option<usize>, is_read: bool) -> NodeAccess {
     }
 }
 
-/// A connection that takes no more makes the command wait.
-#[inline]
-pub fn wait_for_room(context: &Context<'_>, connection: Route) -> Result<(), Obstacle> {
-    match context.upstreams.pool.is_full(connection.id()) {
-        true => Err(Obstacle::Wait(Wait::Connection(connection.id()))),
-        false => Ok(()),
-    }
-}
-
 /// Sends a command of a client. `write` appends it.
 #[inline]
 pub fn send(
     context: &mut Context<'_>,
     client: &Client,
-    (connection, shareable): (Route, Shareable),
-    to: PendingReply,
-    request: Request<'_>,
+    (connection, shareable): (ConnectionRoute, Shareable),
+    (request, to): (Request<'_>, PendingReply),
     write: impl FnOnce(&mut Vec<u8>),
 ) {
     let timeout = client.rules.config.op_timeout;
@@ -110,23 +64,13 @@ pub fn send(
     }
     let in_flight = InFlight { is_read: request.is_read(), names_scripts: script.is_some(), ..to.into() };
     match connection {
-        Route::Shared(shared) => {
+        ConnectionRoute::Shared(shared) => {
             context.upstreams.send((shared, shareable), in_flight, timeout, context.effects, write);
         }
-        Route::Dedicated(own) => context.upstreams.send_dedicated(own, in_flight, timeout, context.effects, write),
+        ConnectionRoute::Dedicated(own) => {
+            context.upstreams.send_dedicated(own, in_flight, timeout, context.effects, write)
+        }
     }
-}
-
-/// Makes room for the reply to a command that goes to one target.
-#[inline]
-pub fn expect(client: &mut Client, request: Request<'_>, edits: &[KeyEdit]) -> PendingReply {
-    let is_mute = client.is_mute();
-    let queue = &mut client.output.queue;
-    let sequence = match request.key_rewrite(edits) {
-        None => queue.expect(is_mute),
-        Some(rewrite) => queue.expect_rewritten(rewrite, is_mute),
-    };
-    PendingReply::Command(Owner { client: client.id, sequence })
 }
 
 /// Sends a command to several targets in parts. `owners`: for each key, the index of its part.
@@ -152,9 +96,9 @@ pub fn split(
         let mut out = Vec::new();
         write_part(command, request.args, part, &mut out);
         let to = PendingReply::Part(owner, number as u32);
-        send(context, client, (connection, shareable), to, request, |to| to.extend_from_slice(&out));
+        send(context, client, (connection, shareable), (request, to), |to| to.extend_from_slice(&out));
         let copy = |to: &mut Vec<u8>| to.extend_from_slice(&out);
-        mirror(context, client, part.target.target, (request, &part.keys), shareable, copy);
+        mirror(context, client, part.target.target, (request, &part.keys, shareable), copy);
         count_part(context, client, request, part);
     }
     Ok(())
@@ -198,11 +142,11 @@ pub fn exec(context: &mut Context<'_>, client: &mut Client, transaction: &mut Tr
     let owner = Owner { client: client.id, sequence };
     let in_flight = InFlight { names_scripts: !transaction.scripts.is_empty(), ..PendingReply::Exec(owner).into() };
     match connection {
-        Route::Shared(shared) => {
+        ConnectionRoute::Shared(shared) => {
             let to = (shared, Shareable::of_transaction());
             context.upstreams.send(to, in_flight, timeout, context.effects, |out| transaction.write(out));
         }
-        Route::Dedicated(own) => {
+        ConnectionRoute::Dedicated(own) => {
             context.upstreams.send_dedicated(own, in_flight, timeout, context.effects, |out| transaction.write(out));
         }
     }

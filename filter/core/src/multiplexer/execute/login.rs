@@ -1,12 +1,12 @@
 //! Asking all servers whether they let a client in, or into a database.
 
 use super::connect::connect;
-use super::{Context, Obstacle};
+use super::context::{Context, Obstacle};
 use crate::multiplexer::client::login::PresentedLogin;
 use crate::multiplexer::client::{Client, Wait};
 use crate::multiplexer::reply::aggregate::{Aggregation, ResponsePolicy};
 use crate::multiplexer::routing::target::RouteTarget;
-use crate::multiplexer::upstream::Route;
+use crate::multiplexer::upstream::ConnectionRoute;
 use crate::multiplexer::upstream::discovery::{Missing, NodeAccess};
 use crate::multiplexer::upstream::pending::{Owner, PendingReply};
 use crate::multiplexer::upstream::pool_key::PoolKey;
@@ -69,7 +69,7 @@ pub fn select(context: &mut Context<'_>, client: &mut Client, index: u32) -> Res
     let mut select = Vec::new();
     encode::command(&mut select, &[b"SELECT", index.to_string().as_bytes()]);
     for (part, connection) in connections.into_iter().enumerate() {
-        if let Route::Dedicated(own) = connection
+        if let ConnectionRoute::Dedicated(own) = connection
             && let Some(own) = context.upstreams.pool.get_mut(own.id())
         {
             own.is_tainted = true;
@@ -84,7 +84,7 @@ pub fn select(context: &mut Context<'_>, client: &mut Client, index: u32) -> Res
 }
 
 /// A connection to each target in a database that isn't the client's yet.
-fn connect_in(context: &mut Context<'_>, client: &mut Client, database: u32) -> Result<Vec<Route>, Obstacle> {
+fn connect_in(context: &mut Context<'_>, client: &mut Client, database: u32) -> Result<Vec<ConnectionRoute>, Obstacle> {
     let before = std::mem::replace(&mut client.session.database, database);
     client.rules.forget_lookups();
     let targets = client.rules.config.targets.len();

@@ -1,7 +1,6 @@
 //! Copies of commands for mirrors. Nobody waits for their replies, and a mirror that doesn't keep up misses copies.
 
-use super::Context;
-use super::forward::Request;
+use super::context::{Context, Request};
 use crate::cluster::slot::slot;
 use crate::command::sharing::Shareable;
 use crate::multiplexer::client::Client;
@@ -20,8 +19,7 @@ pub fn mirror(
     context: &mut Context<'_>,
     client: &mut Client,
     target: usize,
-    (request, keys): (Request<'_>, &[KeyEdit]),
-    shareable: Shareable,
+    (request, keys, shareable): (Request<'_>, &[KeyEdit], Shareable),
     write: impl Fn(&mut Vec<u8>),
 ) {
     if client.rules.config.targets.get(target).is_none_or(|target| target.mirrors.is_empty()) {

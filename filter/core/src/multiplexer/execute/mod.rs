@@ -1,6 +1,7 @@
 //! Doing what was decided about a command.
 
 pub mod connect;
+pub mod context;
 pub mod dedicated;
 pub mod fan_out;
 pub mod forward;
@@ -9,12 +10,8 @@ pub mod mirror;
 pub mod subscribe;
 
 use super::client::{Client, Wait};
-use super::effects::Effects;
 use super::routing::decide::{FastPath, decide, fast_path};
 use super::routing::decision::{Decision, Forward};
-use super::stats::StatsTable;
-use super::upstream::Upstreams;
-use super::upstream::discovery::Missing;
 use crate::command::sharing::Sharing;
 use crate::command::{Args, Command};
 use crate::fault::Injected;
@@ -22,44 +19,7 @@ use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::timers::Timer;
 use crate::request::known::Known;
 use crate::stats::Stat;
-use forward::Request;
-
-/// What a client's command works with beside its client.
-pub struct Context<'a> {
-    /// The Redis side.
-    pub upstreams: &'a mut Upstreams,
-    /// Time, randomness, outputs and timers.
-    pub effects: &'a mut Effects,
-    /// Counters.
-    pub stats: &'a mut StatsTable,
-}
-
-/// What became of a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// It was dealt with.
-    Taken,
-    /// It waits, and is decided again when it needn't any more.
-    Waits,
-}
-
-/// Why a command can't be executed now.
-#[derive(Debug)]
-pub enum Obstacle {
-    /// It waits for this.
-    Wait(Wait),
-    /// The client is told this.
-    Error(String),
-}
-
-impl From<Missing> for Obstacle {
-    fn from(missing: Missing) -> Obstacle {
-        match missing {
-            Missing::Topology(cluster) => Obstacle::Wait(Wait::Topology(cluster)),
-            Missing::Error(text) => Obstacle::Error(text),
-        }
-    }
-}
+use context::{Context, Obstacle, Request, Step};
 
 /// Decides a command and does what was decided. `raw` is the command as it came, if it came as an array.
 pub fn command(context: &mut Context<'_>, client: &mut Client, args: &Args<'_>, raw: Option<&[u8]>) -> Step {

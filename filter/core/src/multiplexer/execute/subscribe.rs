@@ -1,7 +1,7 @@
 //! Subscriptions and MONITOR: connections over which servers send what answers no command.
 
 use super::connect::{dedicated_key, shards};
-use super::{Context, Obstacle};
+use super::context::{Context, Obstacle};
 use crate::cluster::slot::slot;
 use crate::command::Args;
 use crate::multiplexer::client::subscription::{SubscriptionChange, SubscriptionKind};

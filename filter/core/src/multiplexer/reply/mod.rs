@@ -12,7 +12,7 @@ use super::outbox::Output;
 use super::slot_map::SlotMap;
 use super::stats::StatsTable;
 use super::upstream::Upstreams;
-use super::upstream::endpoint::Endpoint;
+use super::upstream::endpoint::UpstreamEndpoint;
 use super::upstream::events::{Confirmation, Event, LostConnection};
 use super::upstream::pending::{Owner, PendingReply};
 use super::upstream::retry::Retry;
@@ -26,7 +26,7 @@ const MAX_UNREAD: usize = 8 * 1024 * 1024;
 pub type Clients = SlotMap<ClientTag, Client>;
 
 /// Delivers events to clients.
-pub struct Delivery<'a> {
+pub struct EventDelivery<'a> {
     /// The clients.
     pub clients: &'a mut Clients,
     /// The Redis side, for what a client has of its own there.
@@ -37,7 +37,7 @@ pub struct Delivery<'a> {
     pub stats: &'a mut StatsTable,
 }
 
-impl Delivery<'_> {
+impl EventDelivery<'_> {
     /// Delivers an event.
     pub fn deliver(&mut self, event: Event<'_>) {
         match event {
@@ -229,7 +229,7 @@ impl Delivery<'_> {
     }
 
     /// Counts for all hosts that log in there.
-    fn login_refused(&mut self, endpoint: &Endpoint) {
+    fn login_refused(&mut self, endpoint: &UpstreamEndpoint) {
         self.stats.count_where(Stat::LoginFailures, |config| {
             config.targets.iter().any(|target| {
                 target.upstream == *endpoint || target.mirrors.iter().any(|mirror| mirror.upstream == *endpoint)

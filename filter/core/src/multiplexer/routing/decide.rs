@@ -1,7 +1,7 @@
 //! Deciding what becomes of a command.
 
 use super::decision::{Decision, Forward, shown};
-use super::fan_out::keyless;
+use super::keyless::{in_transaction, keyless};
 use super::session;
 use super::target::{RouteTarget, Routing, SubCommand};
 use crate::cluster::slot::slot;
@@ -102,7 +102,7 @@ fn refuse(
     if !command.accepts(args.count) {
         return Some(doom(client, Decision::Deny(errors::wrong_arity(command.name))));
     }
-    if config.guarded
+    if config.auth.guarded
         && let Some(reason) = guard::refusal(container, command, args)
     {
         let name = shown(command);
@@ -162,7 +162,7 @@ fn queue(client: &mut Client, container: &'static Command, command: &'static Com
     }
     let decision = match route(client, command, args) {
         // It goes wherever the others go.
-        Decision::FanOut(fan_out) => fan_out.anywhere(client),
+        Decision::FanOut(fan_out) => in_transaction(&fan_out, client),
         other => other,
     };
     match decision {
@@ -187,7 +187,7 @@ fn alone(
         _ if OF_A_REPLICA.contains(&command.name) => {
             Decision::Refuse(format!("ERR redis-mesh: {} needs the direct data path", shown(command)))
         }
-        "auth" if client.rules.config.passes_auth => match PresentedLogin::by_auth(args) {
+        "auth" if client.rules.config.auth.passes_auth => match PresentedLogin::by_auth(args) {
             Ok(presented) => Decision::Present(presented),
             Err(text) => Decision::Deny(text),
         },

@@ -2,14 +2,11 @@
 //!
 //! Servers say both in the command's tips (<https://redis.io/docs/latest/develop/reference/command-tips/>).
 
-use super::decision::{Decision, Forward, shown};
-use super::target::RouteTarget;
 use crate::command::sharing::{Sharing, sharing};
 use crate::command::{Args, Command, Tips};
-use crate::multiplexer::client::Client;
 use crate::multiplexer::config::HostConfig;
 use crate::multiplexer::reply::aggregate::ResponsePolicy;
-use crate::multiplexer::reply::key_names::{KeyNames, cursor};
+use crate::multiplexer::reply::key_names::KeyNames;
 use crate::resp::encode;
 use std::sync::Arc;
 
@@ -55,7 +52,7 @@ pub enum RequestPolicy {
 
 impl RequestPolicy {
     /// By the command's tips, and by name where a tip says no more than that it is special.
-    fn of(command: &Command) -> RequestPolicy {
+    pub fn of(command: &Command) -> RequestPolicy {
         match command.name {
             "keys" => return RequestPolicy::Keys,
             "scan" => return RequestPolicy::Scan,
@@ -84,12 +81,12 @@ impl RequestPolicy {
     }
 
     /// True if the command concerns what clients of all destinations have stored, not only one of these.
-    fn is_for_all(self) -> bool {
+    pub fn is_for_all(self) -> bool {
         !matches!(self, RequestPolicy::One | RequestPolicy::Union | RequestPolicy::SumPairs)
     }
 
     /// True if names of keys come back.
-    fn returns_key_names(self) -> bool {
+    pub fn returns_key_names(self) -> bool {
         matches!(self, RequestPolicy::Keys | RequestPolicy::Scan | RequestPolicy::Random)
     }
 }
@@ -100,35 +97,6 @@ impl HostConfig {
         let of_any = || self.routes.get(self.router.any()? as usize).map(|route| route.target);
         of_any().or_else(|| self.single.then_some(0))
     }
-}
-
-/// What becomes of a command without a key.
-pub fn keyless(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
-    let config = &client.rules.config;
-    let (policy, sharing) = (RequestPolicy::of(command), sharing(command, args));
-    let has_names = policy.returns_key_names() && KeyNames::decide(config);
-    if has_names && policy != RequestPolicy::Keys && client.transaction.is_some() {
-        return Decision::Refuse(format!("ERR redis-mesh: {} isn't served inside a transaction here", shown(command)));
-    }
-    let home = config.home();
-    if let Some(target) = home
-        && !config.is_cluster(target)
-        && !has_names
-        && (config.single || !policy.is_for_all())
-    {
-        let route = config.router.any().map(|any| any as usize);
-        return Decision::Forward(Forward::keyless(RouteTarget { target, slot: None }, route, sharing));
-    }
-    if home.is_none() && !policy.is_for_all() {
-        return Decision::Refuse(format!(
-            "ERR redis-mesh: {} has no key, and none of the destinations served here is the one for all other keys",
-            shown(command)
-        ));
-    }
-    if policy == RequestPolicy::Scan && cursor(args.get(1)).is_none() {
-        return Decision::Deny("ERR invalid cursor".into());
-    }
-    Decision::FanOut(FanOut { command, policy, sharing })
 }
 
 impl FanOut {
@@ -142,19 +110,6 @@ impl FanOut {
     /// A command about connections to several servers.
     pub fn of_clients(command: &'static Command, args: &Args<'_>) -> FanOut {
         FanOut { command, policy: RequestPolicy::of(command), sharing: sharing(command, args) }
-    }
-
-    /// What becomes of it in a transaction, which goes to one target.
-    pub fn anywhere(&self, client: &Client) -> Decision {
-        match (self.policy.is_for_all(), client.rules.config.home()) {
-            (false, Some(target)) => {
-                Decision::Forward(Forward::keyless(RouteTarget { target, slot: None }, None, self.sharing))
-            }
-            _ => Decision::Refuse(format!(
-                "ERR redis-mesh: {} concerns several servers here, and a transaction goes to one",
-                shown(self.command)
-            )),
-        }
     }
 
     /// The targets that get it, each once.

@@ -3,5 +3,6 @@
 pub mod decide;
 pub mod decision;
 pub mod fan_out;
+pub mod keyless;
 pub mod session;
 pub mod target;

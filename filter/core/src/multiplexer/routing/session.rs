@@ -27,7 +27,7 @@ pub fn auth(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> Dec
 }
 
 fn check(client: &mut Client, credentials: Credentials<'_>, stats: &mut StatsTable) -> Result<(), String> {
-    let client_auth = client.rules.config.client_auth.as_ref();
+    let client_auth = client.rules.config.auth.client_auth.as_ref();
     let Some(text) = credentials.refusal(client_auth) else {
         client.session.is_authenticated |= client_auth.is_some();
         return Ok(());
@@ -42,7 +42,7 @@ pub fn hello(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> De
         Ok(hello) => hello,
         Err(text) => return Decision::Deny(text),
     };
-    let presented = credentials.filter(|_| client.rules.config.passes_auth);
+    let presented = credentials.filter(|_| client.rules.config.auth.passes_auth);
     if let Some((username, password)) = credentials
         && presented.is_none()
         && check(client, Credentials { username: Some(username), password }, stats).is_err()

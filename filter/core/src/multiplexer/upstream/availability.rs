@@ -1,6 +1,6 @@
 //! Which Redis servers can't be reached at present. They are not tried again and again: the wait doubles with each failure.
 
-use super::endpoint::Endpoint;
+use super::endpoint::UpstreamEndpoint;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,13 +13,13 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 /// A Redis, or a node of a Redis Cluster. All logins that clients present at it are one, since there can be any number of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
-    endpoint: Endpoint,
+    endpoint: UpstreamEndpoint,
     node: Option<SocketAddr>,
 }
 
 impl Peer {
     /// The peer that connections to this node of an endpoint reach.
-    pub fn new(endpoint: &Endpoint, node: Option<SocketAddr>) -> Peer {
+    pub fn new(endpoint: &UpstreamEndpoint, node: Option<SocketAddr>) -> Peer {
         Peer { endpoint: endpoint.of_any_login(), node }
     }
 }
@@ -66,7 +66,7 @@ impl Availability {
     }
 
     /// Forgets nodes of an endpoint that `is_node` says are none any more.
-    pub fn retain_nodes(&mut self, endpoint: &Endpoint, is_node: impl Fn(SocketAddr) -> bool) {
+    pub fn retain_nodes(&mut self, endpoint: &UpstreamEndpoint, is_node: impl Fn(SocketAddr) -> bool) {
         let endpoint = endpoint.of_any_login();
         self.backoffs.retain(|peer, _| peer.endpoint != endpoint || peer.node.is_none_or(&is_node));
     }
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn the_wait_doubles_up_to_a_bound_and_ends_with_success() {
         let at = Duration::from_millis;
-        let endpoint = Endpoint { cluster: "c".into(), login: None, nodes: None };
+        let endpoint = UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None };
         let peer = Peer::new(&endpoint, None);
         let mut availability = Availability::default();
         let mut now = Duration::ZERO;
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn nodes_that_have_left_are_forgotten() {
-        let endpoint = |cluster: &str| Endpoint { cluster: cluster.into(), login: None, nodes: None };
+        let endpoint = |cluster: &str| UpstreamEndpoint { cluster: cluster.into(), login: None, nodes: None };
         let node = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
         let mut availability = Availability::default();
         let peers = [

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// The way to a Redis or a Redis Cluster. Connections with different endpoints are never shared.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Endpoint {
+pub struct UpstreamEndpoint {
     /// The name of the cluster in Envoy.
     pub cluster: Arc<str>,
     /// The login with which connections begin; absent if they begin without one.
@@ -39,20 +39,20 @@ impl UpstreamAuth {
     }
 }
 
-impl fmt::Debug for Endpoint {
+impl fmt::Debug for UpstreamEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let login = self.login.as_ref().map(|_| "[redacted]");
-        let mut shown = f.debug_struct("Endpoint");
+        let mut shown = f.debug_struct("UpstreamEndpoint");
         shown.field("cluster", &self.cluster).field("login", &login).field("nodes", &self.nodes).finish()
     }
 }
 
-impl Endpoint {
+impl UpstreamEndpoint {
     /// Compiles an upstream; `is_cluster` says whether it is a Redis Cluster.
     ///
     /// # Errors
     /// The upstream is absent, or a field of it has a wrong value. The error names the field.
-    pub fn new(upstream: Option<&wire::Upstream>, is_cluster: bool) -> Result<Endpoint, String> {
+    pub fn new(upstream: Option<&wire::Upstream>, is_cluster: bool) -> Result<UpstreamEndpoint, String> {
         let Some(upstream) = upstream else { return Err("upstream: path native needs one".into()) };
         if upstream.cluster.is_empty() {
             return Err("upstream.cluster: it has no name".into());
@@ -61,7 +61,7 @@ impl Endpoint {
             return Err("upstream.nodes: only of a Redis Cluster".into());
         }
         let command = |login: &wire::UpstreamLogin| auth_command(login.username.as_deref(), &login.password);
-        Ok(Endpoint {
+        Ok(UpstreamEndpoint {
             cluster: upstream.cluster.as_str().into(),
             login: upstream.login.as_ref().map(|login| UpstreamAuth::Configured(command(login).into())),
             nodes: upstream.nodes.as_deref().map(Into::into),
@@ -84,29 +84,29 @@ impl Endpoint {
 
     /// Returns the endpoint for a client that has presented this AUTH command. It is the same
     /// endpoint if the configuration decides about the login.
-    pub fn presented(&self, login: Option<&Arc<[u8]>>) -> Endpoint {
+    pub fn presented(&self, login: Option<&Arc<[u8]>>) -> UpstreamEndpoint {
         match login.filter(|_| self.is_clients()) {
-            Some(login) => Endpoint { login: Some(UpstreamAuth::Presented(login.clone())), ..self.clone() },
+            Some(login) => UpstreamEndpoint { login: Some(UpstreamAuth::Presented(login.clone())), ..self.clone() },
             None => self.clone(),
         }
     }
 
     /// Returns the endpoint as the configuration has it, without any client's credentials.
-    pub fn of_rules(&self) -> Endpoint {
+    pub fn of_rules(&self) -> UpstreamEndpoint {
         let login = if self.is_clients() { Some(UpstreamAuth::none_yet()) } else { self.login.clone() };
-        Endpoint { login, ..self.clone() }
+        UpstreamEndpoint { login, ..self.clone() }
     }
 
     /// Returns the endpoint by which failures to connect are recorded. It is one and the same for
     /// all credentials that clients present, since clients could present any number of them.
-    pub fn of_any_login(&self) -> Endpoint {
+    pub fn of_any_login(&self) -> UpstreamEndpoint {
         let login = match &self.login {
             Some(UpstreamAuth::Presented(command)) if !command.is_empty() => {
                 Some(UpstreamAuth::Presented(Arc::from(&b"*"[..])))
             }
             other => other.clone(),
         };
-        Endpoint { login, ..self.clone() }
+        UpstreamEndpoint { login, ..self.clone() }
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn logins_have_different_endpoints() {
-        let with = |login: Option<UpstreamAuth>| Endpoint { cluster: "c".into(), login, nodes: None };
+        let with = |login: Option<UpstreamAuth>| UpstreamEndpoint { cluster: "c".into(), login, nodes: None };
         let (a, b): (Arc<[u8]>, Arc<[u8]>) = (Arc::from(&b"a"[..]), Arc::from(&b"b"[..]));
         let clients = with(Some(UpstreamAuth::none_yet()));
         assert_eq!((clients.login_command(), clients.presented(Some(&a)).login_command()), (None, Some(&b"a"[..])));
@@ -146,11 +146,11 @@ mod tests {
         let wire = |document: serde_json::Value| serde_json::from_value::<wire::Upstream>(document).unwrap();
         let login = serde_json::json!({"username": "u", "password": "p"});
         let upstream = wire(serde_json::json!({"cluster": "c", "login": login, "nodes": "n"}));
-        let endpoint = Endpoint::new(Some(&upstream), true).unwrap();
+        let endpoint = UpstreamEndpoint::new(Some(&upstream), true).unwrap();
         assert_eq!((&*endpoint.cluster, endpoint.nodes.as_deref()), ("c", Some("n")));
         assert_eq!(endpoint.login_command(), Some(&b"*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$1\r\np\r\n"[..]));
         assert!(!endpoint.is_clients());
-        let error = |upstream: Option<&wire::Upstream>| Endpoint::new(upstream, false).unwrap_err();
+        let error = |upstream: Option<&wire::Upstream>| UpstreamEndpoint::new(upstream, false).unwrap_err();
         assert_eq!(error(None), "upstream: path native needs one");
         assert_eq!(error(Some(&upstream)), "upstream.nodes: only of a Redis Cluster");
         assert_eq!(error(Some(&wire(serde_json::json!({"cluster": ""})))), "upstream.cluster: it has no name");
@@ -161,7 +161,7 @@ mod tests {
         for login in
             [UpstreamAuth::Configured(Arc::from(&b"hidden"[..])), UpstreamAuth::Presented(Arc::from(&b"hidden"[..]))]
         {
-            let endpoint = Endpoint { cluster: "c".into(), login: Some(login), nodes: None };
+            let endpoint = UpstreamEndpoint { cluster: "c".into(), login: Some(login), nodes: None };
             let shown = format!("{endpoint:?}");
             assert!(shown.contains("[redacted]") && !shown.contains("hidden") && !shown.contains("104"), "{shown}");
         }

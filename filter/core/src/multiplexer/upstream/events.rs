@@ -1,6 +1,6 @@
 //! What the Redis side tells the client side. [`Upstreams`](super::Upstreams) touches no client; it returns these.
 
-use super::endpoint::Endpoint;
+use super::endpoint::UpstreamEndpoint;
 use super::pending::{Owner, PendingReply};
 use super::retry::Retry;
 use crate::multiplexer::client::reply_queue::Sequence;
@@ -101,7 +101,7 @@ pub enum Event<'d> {
     /// Slots of a Redis Cluster are served by other nodes from now on.
     SlotsMoved(ClusterId),
     /// Redis has refused a login of the configuration.
-    LoginRefused(Box<Endpoint>),
+    LoginRefused(Box<UpstreamEndpoint>),
 }
 
 /// A subscription that has begun or ended.

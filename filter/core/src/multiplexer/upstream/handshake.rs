@@ -1,7 +1,7 @@
 //! What a connection begins with. Nothing of a client is sent before the handshake is complete, so a connection that never came
 //! about has executed nothing, and a login that is refused stops nobody half-way.
 
-use super::endpoint::Endpoint;
+use super::endpoint::UpstreamEndpoint;
 use super::pool_key::PoolKey;
 use crate::downstream::auth::has_no_password;
 use crate::resp::encode;
@@ -60,7 +60,7 @@ pub fn begin(key: &PoolKey, out: &mut Vec<u8>) -> Vec<HandshakeStep> {
 }
 
 /// Returns why the reply to a step makes the connection useless; `None` if it doesn't.
-pub fn refusal(step: HandshakeStep, endpoint: &Endpoint, reply: &[u8]) -> Option<Refusal> {
+pub fn refusal(step: HandshakeStep, endpoint: &UpstreamEndpoint, reply: &[u8]) -> Option<Refusal> {
     let error = reply.strip_prefix(b"-")?;
     let cluster = &endpoint.cluster;
     let is_clients_login = endpoint.is_clients();
@@ -95,8 +95,8 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    fn endpoint(login: Option<UpstreamAuth>) -> Endpoint {
-        Endpoint { cluster: "c".into(), login, nodes: None }
+    fn endpoint(login: Option<UpstreamAuth>) -> UpstreamEndpoint {
+        UpstreamEndpoint { cluster: "c".into(), login, nodes: None }
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
     fn refusals() {
         let ours = endpoint(Some(UpstreamAuth::Configured(b"x"[..].into())));
         let clients = endpoint(Some(UpstreamAuth::none_yet()));
-        let check = |step, endpoint: &Endpoint, reply: &str, expected: Option<(&str, bool)>| {
+        let check = |step, endpoint: &UpstreamEndpoint, reply: &str, expected: Option<(&str, bool)>| {
             let found = refusal(step, endpoint, reply.as_bytes());
             let found = found.as_ref().map(|refusal| (refusal.text.as_str(), refusal.is_general));
             assert_eq!(found, expected, "{step:?} {reply}");

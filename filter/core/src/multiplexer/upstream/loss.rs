@@ -25,94 +25,97 @@ pub enum Loss {
     Replaced,
 }
 
-impl Upstreams {
-    /// Closes a connection although commands are pending.
-    pub(super) fn give_up(&mut self, id: ConnectionId, loss: Loss, effects: &mut Effects) {
-        effects.outbox.push(Output::CloseUpstream(id));
-        self.lost(id, loss, effects);
-    }
+/// Closes a connection although commands are pending.
+pub fn give_up(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &mut Effects) {
+    effects.outbox.push(Output::CloseUpstream(id));
+    lost(upstreams, id, loss, effects);
+}
 
-    /// Gives up the connections that discovery has found to lead to nodes that lost their role.
-    pub(super) fn give_up_replaced(&mut self, effects: &mut Effects) {
-        for id in std::mem::take(&mut self.pool.replaced) {
-            self.give_up(id, Loss::Replaced, effects);
-        }
+/// Gives up the connections that discovery has found to lead to nodes that lost their role.
+pub fn give_up_replaced(upstreams: &mut Upstreams, effects: &mut Effects) {
+    for id in std::mem::take(&mut upstreams.pool.replaced) {
+        give_up(upstreams, id, Loss::Replaced, effects);
     }
+}
 
-    /// A connection could not be opened, or is gone.
-    pub fn lost(&mut self, id: ConnectionId, loss: Loss, effects: &mut Effects) {
-        let Some(mut connection) = self.pool.remove(id, effects) else { return };
-        let text = error_text(&connection, loss);
-        let peer = Peer::new(&connection.key.endpoint, connection.key.node);
-        if matches!(connection.stage, Stage::Handshake) {
-            self.pool.availability.back_off(peer, text.clone(), effects.now);
-        }
-        if let Purpose::Discovery(cluster) = connection.purpose {
-            return self.discovery.connection_lost(cluster, id, &text, &mut self.pool, effects);
-        }
-        if connection.key.node.is_some() {
-            self.discovery.suspect(&connection.key.endpoint, effects);
-        }
-        let mut error = Vec::new();
-        encode::error(&mut error, text.as_bytes());
-        let mut subscriptions = Vec::new();
-        let mut is_truncated = connection.reader.has_passed_on_part();
-        while let Some(in_flight) = connection.pending.pop_front() {
-            let bytes = connection.take_replay(in_flight);
-            match in_flight.what {
-                PendingReply::Command(owner) | PendingReply::Exec(owner) if std::mem::take(&mut is_truncated) => {
-                    self.pool.events.push_back(Event::Truncated { owner, error: error.clone() });
-                }
-                PendingReply::Subscription(owner, more) => subscriptions.push((owner.sequence, more)),
-                what => {
-                    is_truncated = false;
-                    match self.elsewhere(&connection, in_flight, bytes) {
-                        Some(retry) => self.resend(retry, false, effects),
-                        None if what.command().is_some() => {
-                            self.pool.events.push_back(Event::Reply { to: what, reply: error.clone() });
-                        }
-                        None => {}
+/// A connection could not be opened, or is gone.
+pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &mut Effects) {
+    let Some(mut connection) = upstreams.pool.remove(id, effects) else { return };
+    let text = error_text(&connection, loss);
+    let peer = Peer::new(&connection.key.endpoint, connection.key.node);
+    if matches!(connection.stage, Stage::Handshake) {
+        upstreams.pool.availability.back_off(peer, text.clone(), effects.now);
+    }
+    if let Purpose::Discovery(cluster) = connection.purpose {
+        return upstreams.discovery.connection_lost(cluster, id, &text, &mut upstreams.pool, effects);
+    }
+    if connection.key.node.is_some() {
+        upstreams.discovery.suspect(&connection.key.endpoint, effects);
+    }
+    let mut error = Vec::new();
+    encode::error(&mut error, text.as_bytes());
+    let mut subscriptions = Vec::new();
+    let mut is_truncated = connection.reader.has_passed_on_part();
+    while let Some(in_flight) = connection.pending.pop_front() {
+        let bytes = connection.take_replay(in_flight);
+        match in_flight.what {
+            PendingReply::Command(owner) | PendingReply::Exec(owner) if std::mem::take(&mut is_truncated) => {
+                upstreams.pool.events.push_back(Event::Truncated { owner, error: error.clone() });
+            }
+            PendingReply::Subscription(owner, more) => subscriptions.push((owner.sequence, more)),
+            what => {
+                is_truncated = false;
+                match elsewhere(upstreams, &connection, in_flight, bytes) {
+                    Some(retry) => upstreams.resend(retry, false, effects),
+                    None if what.command().is_some() => {
+                        upstreams.pool.events.push_back(Event::Reply { to: what, reply: error.clone() });
                     }
+                    None => {}
                 }
             }
         }
-        if let Some(client) = connection.purpose.client() {
-            let is_for_pushes = matches!(connection.purpose, Purpose::Pushes(_));
-            let lost = LostConnection { connection: id, is_for_pushes, subscriptions, error };
-            self.pool.events.push_back(Event::Lost(client, Box::new(lost)));
-        }
     }
-
-    /// A read whose replica was lost can be sent to the master: a replica that is asked for a key says who that is.
-    fn elsewhere(&self, connection: &UpstreamConnection, in_flight: InFlight, bytes: Vec<u8>) -> Option<Retry> {
-        let may_be_sent = connection.purpose == Purpose::Shared
-            && connection.key.readonly
-            && in_flight.is_read
-            && in_flight.redirects < MAX_REDIRECTS
-            && !bytes.is_empty()
-            && connection.refused().is_none();
-        let key = self.discovery.master_of_replica(&connection.key).filter(|_| may_be_sent)?;
-        let in_flight = InFlight { redirects: in_flight.redirects + 1, ..in_flight };
-        Some(Retry { in_flight, bytes, key, response_timeout: connection.response_timeout })
+    if let Some(client) = connection.purpose.client() {
+        let is_for_pushes = matches!(connection.purpose, Purpose::Pushes(_));
+        let lost = LostConnection { connection: id, is_for_pushes, subscriptions, error };
+        upstreams.pool.events.push_back(Event::Lost(client, Box::new(lost)));
     }
+}
 
-    /// Gives up connections over which Redis has been silent for too long, and closes those that nobody uses.
-    pub(super) fn sweep(&mut self, effects: &mut Effects) {
-        for id in self.pool.ids() {
-            let Some(connection) = self.pool.get(id) else { continue };
-            match connection.deadline() {
-                Some(deadline) if deadline <= effects.now => self.give_up(id, Loss::Silent, effects),
-                Some(deadline) => effects.timers.sweep_by(Some(deadline)),
-                None if connection.is_quiet() && connection.ends_when_idle() => {
-                    let end = connection.last_activity + IDLE_TIMEOUT;
-                    if end <= effects.now {
-                        self.pool.close(id, effects);
-                    } else {
-                        effects.timers.sweep_by(Some(end));
-                    }
+/// A read whose replica was lost can be sent to the master: a replica that is asked for a key says who that is.
+fn elsewhere(
+    upstreams: &Upstreams,
+    connection: &UpstreamConnection,
+    in_flight: InFlight,
+    bytes: Vec<u8>,
+) -> Option<Retry> {
+    let may_be_sent = connection.purpose == Purpose::Shared
+        && connection.key.readonly
+        && in_flight.is_read
+        && in_flight.redirects < MAX_REDIRECTS
+        && !bytes.is_empty()
+        && connection.refused().is_none();
+    let key = upstreams.discovery.master_of_replica(&connection.key).filter(|_| may_be_sent)?;
+    let in_flight = InFlight { redirects: in_flight.redirects + 1, ..in_flight };
+    Some(Retry { in_flight, bytes, key, response_timeout: connection.response_timeout })
+}
+
+/// Gives up connections over which Redis has been silent for too long, and closes those that nobody uses.
+pub fn sweep(upstreams: &mut Upstreams, effects: &mut Effects) {
+    for id in upstreams.pool.ids() {
+        let Some(connection) = upstreams.pool.get(id) else { continue };
+        match connection.deadline() {
+            Some(deadline) if deadline <= effects.now => give_up(upstreams, id, Loss::Silent, effects),
+            Some(deadline) => effects.timers.sweep_by(Some(deadline)),
+            None if connection.is_quiet() && connection.ends_when_idle() => {
+                let end = connection.last_activity + IDLE_TIMEOUT;
+                if end <= effects.now {
+                    upstreams.pool.close(id, effects);
+                } else {
+                    effects.timers.sweep_by(Some(end));
                 }
-                None => {}
             }
+            None => {}
         }
     }
 }

@@ -51,7 +51,7 @@ pub fn reached(pool: &mut Pool, id: ConnectionId, effects: &mut Effects) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::multiplexer::upstream::endpoint::Endpoint;
+    use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
     use crate::multiplexer::upstream::pending::PendingReply;
     use crate::multiplexer::upstream::pool_key::PoolKey;
     #[cfg(target_arch = "wasm32")]
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn a_successor_waits_for_what_is_pending_over_its_predecessor() {
         let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
-        let key = PoolKey::new(Endpoint { cluster: "c".into(), login: None, nodes: None }, false);
+        let key = PoolKey::new(UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None }, false);
         let first = pool.shared(key.clone(), &mut effects).unwrap().id();
         established_connection(&mut pool, first, &mut effects);
         pool.send(first, PendingReply::Ignored.into(), None, &mut effects, |out| out.extend_from_slice(b"x"));
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_connection_that_nobody_used_is_closed() {
         let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
-        let key = PoolKey::new(Endpoint { cluster: "c".into(), login: None, nodes: None }, false);
+        let key = PoolKey::new(UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None }, false);
         let first = pool.shared(key.clone(), &mut effects).unwrap().id();
         established_connection(&mut pool, first, &mut effects);
         effects.now += MAX_AGE;

@@ -261,12 +261,12 @@ impl Pool {
 mod tests {
     use super::*;
     use crate::multiplexer::upstream::connection::Stage;
-    use crate::multiplexer::upstream::endpoint::Endpoint;
+    use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn key(cluster: &str) -> PoolKey {
-        PoolKey::new(Endpoint { cluster: cluster.into(), login: None, nodes: None }, false)
+        PoolKey::new(UpstreamEndpoint { cluster: cluster.into(), login: None, nodes: None }, false)
     }
 
     /// Answers the handshake.

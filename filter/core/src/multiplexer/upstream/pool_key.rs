@@ -1,6 +1,6 @@
 //! What makes connections to Redis interchangeable, and what a connection is for.
 
-use super::endpoint::Endpoint;
+use super::endpoint::UpstreamEndpoint;
 use crate::multiplexer::ids::{ClientId, ClusterId};
 use crate::multiplexer::outbox::Address;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolKey {
     /// The Redis, with the login for it.
-    pub endpoint: Endpoint,
+    pub endpoint: UpstreamEndpoint,
     /// A node of a Redis Cluster; absent: whichever Envoy chooses.
     pub node: Option<SocketAddr>,
     /// The protocol is RESP3; replies differ between protocols.
@@ -22,13 +22,13 @@ pub struct PoolKey {
 
 impl PoolKey {
     /// The key of a connection to any node, in database 0, not read-only.
-    pub fn new(endpoint: Endpoint, resp3: bool) -> PoolKey {
+    pub fn new(endpoint: UpstreamEndpoint, resp3: bool) -> PoolKey {
         PoolKey { endpoint, node: None, resp3, database: 0, readonly: false }
     }
 
     /// The address at which a host opens the connection.
     pub fn address(&self) -> Address {
-        let Endpoint { cluster, nodes, .. } = &self.endpoint;
+        let UpstreamEndpoint { cluster, nodes, .. } = &self.endpoint;
         let cluster = if self.node.is_some() { nodes.as_ref().unwrap_or(cluster) } else { cluster };
         Address { cluster: cluster.clone(), node: self.node }
     }

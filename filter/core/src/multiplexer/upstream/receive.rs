@@ -5,11 +5,12 @@ use super::availability::Peer;
 use super::connection::Received;
 use super::events::{Confirmation, Event};
 use super::handshake::Refusal;
-use super::loss::Loss;
+use super::loss::{self, Loss};
 use super::max_age;
 use super::pending::{Control, InFlight, Owner, PendingReply};
 use super::pool::IDLE_TIMEOUT;
 use super::pool_key::Purpose;
+use super::redirect_gate;
 use super::retry::Retry;
 use super::scripts;
 use crate::multiplexer::client::subscription::PubSubFrame;
@@ -28,203 +29,204 @@ pub struct Receipt<'d> {
     is_broken: bool,
 }
 
-impl Upstreams {
-    /// Begins to take in bytes of a connection; `None` if it is closed.
-    pub fn begin_receive<'d>(
-        &mut self,
-        connection: ConnectionId,
-        input: &'d [u8],
-        effects: &Effects,
-    ) -> Option<Receipt<'d>> {
-        let known = self.pool.get_mut(connection)?;
-        known.last_activity = effects.now;
-        Some(Receipt { connection, input, was_established: known.is_established(), is_broken: false })
-    }
+/// Begins to take in bytes of a connection; `None` if it is closed.
+pub fn begin<'d>(
+    upstreams: &mut Upstreams,
+    connection: ConnectionId,
+    input: &'d [u8],
+    effects: &Effects,
+) -> Option<Receipt<'d>> {
+    let known = upstreams.pool.get_mut(connection)?;
+    known.last_activity = effects.now;
+    Some(Receipt { connection, input, was_established: known.is_established(), is_broken: false })
+}
 
-    /// Returns the next event that the bytes bring about; `None` when there is no more.
-    #[inline]
-    pub fn receive<'d>(&mut self, receipt: &mut Receipt<'d>, effects: &mut Effects) -> Option<Event<'d>> {
-        loop {
-            if let Some(event) = self.pool.events.pop_front() {
-                return Some(event);
+/// Returns the next event that the bytes bring about; `None` when there is no more.
+#[inline]
+pub fn receive<'d>(upstreams: &mut Upstreams, receipt: &mut Receipt<'d>, effects: &mut Effects) -> Option<Event<'d>> {
+    loop {
+        if let Some(event) = upstreams.pool.events.pop_front() {
+            return Some(event);
+        }
+        if receipt.input.is_empty() || receipt.is_broken {
+            return None;
+        }
+        match upstreams.pool.get_mut(receipt.connection)?.receive(&mut receipt.input) {
+            Ok(Received::Piece(PendingReply::Command(owner) | PendingReply::Exec(owner), bytes, is_complete)) => {
+                return Some(Event::Piece { owner, bytes, is_complete });
             }
-            if receipt.input.is_empty() || receipt.is_broken {
-                return None;
-            }
-            match self.pool.get_mut(receipt.connection)?.receive(&mut receipt.input) {
-                Ok(Received::Piece(PendingReply::Command(owner) | PendingReply::Exec(owner), bytes, is_complete)) => {
-                    return Some(Event::Piece { owner, bytes, is_complete });
-                }
-                Ok(Received::Piece(..) | Received::Nothing) => {}
-                Ok(Received::Whole(reply)) => self.on_reply(receipt.connection, reply, effects),
-                Ok(Received::Push(client, frame)) => self.on_push(receipt.connection, client, frame, effects),
-                Err(_) => receipt.is_broken = true,
-            }
+            Ok(Received::Piece(..) | Received::Nothing) => {}
+            Ok(Received::Whole(reply)) => on_reply(upstreams, receipt.connection, reply, effects),
+            Ok(Received::Push(client, frame)) => on_push(upstreams, receipt.connection, client, frame, effects),
+            Err(_) => receipt.is_broken = true,
         }
     }
+}
 
-    /// All bytes have been taken in.
-    pub fn end_receive(&mut self, receipt: Receipt<'_>, effects: &mut Effects) {
-        let Receipt { connection: id, was_established, is_broken, .. } = receipt;
-        let Some(connection) = self.pool.get(id) else { return };
-        let is_established = connection.is_established() && !was_established;
-        if is_established {
-            let peer = Peer::new(&connection.key.endpoint, connection.key.node);
-            self.pool.availability.succeeded(&peer);
-        }
-        let Some(connection) = self.pool.get(id) else { return };
-        if is_broken || connection.refused().is_some() {
-            return self.give_up(id, Loss::Ended, effects);
-        }
-        let is_idle = connection.pending.is_empty();
-        if is_idle && !matches!(connection.retirement, super::connection::Retirement::Serving) {
-            return self.pool.close(id, effects);
-        }
-        let (purpose, deadline, ends) = (connection.purpose, connection.deadline(), connection.ends_when_idle());
-        if is_established {
-            max_age::established(&mut self.pool, id, effects);
-        }
-        // What was staged behind the handshake, or a command that is sent once more.
-        self.pool.announce(id, effects);
-        effects.timers.sweep_by(deadline);
-        if !is_idle {
-            return;
-        }
-        if ends {
-            effects.timers.sweep_by(Some(effects.now + IDLE_TIMEOUT));
-        }
-        match purpose {
-            Purpose::Dedicated(client) | Purpose::Pushes(client) if was_established => {
-                self.pool.events.push_back(Event::Idle { client, connection: id });
-            }
-            Purpose::Discovery(_) if was_established => self.pool.close(id, effects),
-            _ => {}
-        }
+/// All bytes have been taken in.
+pub fn end(upstreams: &mut Upstreams, receipt: Receipt<'_>, effects: &mut Effects) {
+    let Receipt { connection: id, was_established, is_broken, .. } = receipt;
+    let Some(connection) = upstreams.pool.get(id) else { return };
+    let is_established = connection.is_established() && !was_established;
+    if is_established {
+        let peer = Peer::new(&connection.key.endpoint, connection.key.node);
+        upstreams.pool.availability.succeeded(&peer);
     }
-
-    /// A whole reply has come.
-    fn on_reply(&mut self, id: ConnectionId, reply: Vec<u8>, effects: &mut Effects) {
-        let Some(connection) = self.pool.get_mut(id) else { return };
-        let Some(in_flight) = connection.pending.pop_front() else { return };
-        match in_flight.what {
-            PendingReply::Handshake(step) => {
-                if let Some(refusal) = connection.handshake_reply(step, &reply) {
-                    self.on_refusal(id, &refusal, effects);
-                }
-            }
-            PendingReply::Queued => connection.note_queued(&reply),
-            PendingReply::Topology => {
-                if let Purpose::Discovery(cluster) = connection.purpose {
-                    self.discovery.answered(cluster, id, reply, &mut self.pool, effects);
-                    self.give_up_replaced(effects);
-                }
-            }
-            PendingReply::Control(control) => self.on_control(id, control, &reply, effects),
-            PendingReply::Command(owner) | PendingReply::Part(owner, _) => {
-                match in_flight.names_scripts && scripts::is_unknown(&reply) {
-                    true => self.on_unknown_script(id, (in_flight, owner), reply),
-                    false => self.on_command_reply(id, in_flight, reply, effects),
-                }
-            }
-            PendingReply::Exec(_) => {
-                if in_flight.names_scripts && scripts::is_unknown_in_transaction(&reply) {
-                    // The reply is the client's: other commands of the transaction have been executed.
-                    connection.memory.scripts.clear();
-                }
-                let reply = match connection.memory.multi_refused.take() {
-                    Some(refused) => {
-                        // What its commands were answered is what they did.
-                        connection.memory.redirect = None;
-                        refused
-                    }
-                    None => reply,
-                };
-                self.on_command_reply(id, in_flight, reply, effects);
-            }
-            PendingReply::Subscription(..) | PendingReply::Ignored => {}
-        }
+    let Some(connection) = upstreams.pool.get(id) else { return };
+    if is_broken || connection.refused().is_some() {
+        return loss::give_up(upstreams, id, Loss::Ended, effects);
     }
-
-    /// Redis has refused the handshake.
-    fn on_refusal(&mut self, id: ConnectionId, refusal: &Refusal, effects: &Effects) {
-        let Some(connection) = self.pool.get(id).filter(|_| refusal.is_general) else { return };
-        let endpoint = connection.key.endpoint.clone();
-        let peer = Peer::new(&endpoint, connection.key.node);
-        self.pool.availability.back_off(peer, refusal.text.clone(), effects.now);
-        // A login that a client presented is its own.
-        if !endpoint.is_clients() {
-            self.pool.events.push_back(Event::LoginRefused(Box::new(endpoint)));
-        }
+    let is_idle = connection.pending.is_empty();
+    if is_idle && !matches!(connection.retirement, super::connection::Retirement::Serving) {
+        return upstreams.pool.close(id, effects);
     }
+    let (purpose, deadline, ends) = (connection.purpose, connection.deadline(), connection.ends_when_idle());
+    if is_established {
+        max_age::established(&mut upstreams.pool, id, effects);
+    }
+    // What was staged behind the handshake, or a command that is sent once more.
+    upstreams.pool.announce(id, effects);
+    effects.timers.sweep_by(deadline);
+    if !is_idle {
+        return;
+    }
+    if ends {
+        effects.timers.sweep_by(Some(effects.now + IDLE_TIMEOUT));
+    }
+    match purpose {
+        Purpose::Dedicated(client) | Purpose::Pushes(client) if was_established => {
+            upstreams.pool.events.push_back(Event::Idle { client, connection: id });
+        }
+        Purpose::Discovery(_) if was_established => upstreams.pool.close(id, effects),
+        _ => {}
+    }
+}
 
-    /// A command of the multiplexer's own has been answered.
-    fn on_control(&mut self, id: ConnectionId, control: Control, reply: &[u8], effects: &mut Effects) {
-        let is_error = reply.first() == Some(&b'-');
-        let Some(connection) = self.pool.get_mut(id).filter(|_| is_error) else { return };
-        match control {
-            Control::Multi => {
-                let mut told = Vec::new();
-                let text = String::from_utf8_lossy(reply.trim_ascii_end());
-                let text = text.trim_start_matches('-');
-                encode::error(
-                    &mut told,
-                    format!(
-                        "ERR redis-mesh: MULTI was refused ({text}); the commands may have been executed one by one"
-                    )
+/// A whole reply has come.
+fn on_reply(upstreams: &mut Upstreams, id: ConnectionId, reply: Vec<u8>, effects: &mut Effects) {
+    let Some(connection) = upstreams.pool.get_mut(id) else { return };
+    let Some(in_flight) = connection.pending.pop_front() else { return };
+    match in_flight.what {
+        PendingReply::Handshake(step) => {
+            if let Some(refusal) = connection.handshake_reply(step, &reply) {
+                on_refusal(upstreams, id, &refusal, effects);
+            }
+        }
+        PendingReply::Queued => connection.note_queued(&reply),
+        PendingReply::Topology => {
+            if let Purpose::Discovery(cluster) = connection.purpose {
+                upstreams.discovery.answered(cluster, id, reply, &mut upstreams.pool, effects);
+                loss::give_up_replaced(upstreams, effects);
+            }
+        }
+        PendingReply::Control(control) => on_control(upstreams, id, control, &reply, effects),
+        PendingReply::Command(owner) | PendingReply::Part(owner, _) => {
+            match in_flight.names_scripts && scripts::is_unknown(&reply) {
+                true => on_unknown_script(upstreams, id, (in_flight, owner), reply),
+                false => redirect_gate::on_command_reply(upstreams, id, in_flight, reply, effects),
+            }
+        }
+        PendingReply::Exec(_) => {
+            if in_flight.names_scripts && scripts::is_unknown_in_transaction(&reply) {
+                // The reply is the client's: other commands of the transaction have been executed.
+                connection.memory.scripts.clear();
+            }
+            let reply = match connection.memory.multi_refused.take() {
+                Some(refused) => {
+                    // What its commands were answered is what they did.
+                    connection.memory.redirect = None;
+                    refused
+                }
+                None => reply,
+            };
+            redirect_gate::on_command_reply(upstreams, id, in_flight, reply, effects);
+        }
+        PendingReply::Subscription(..) | PendingReply::Ignored => {}
+    }
+}
+
+/// Redis has refused the handshake.
+fn on_refusal(upstreams: &mut Upstreams, id: ConnectionId, refusal: &Refusal, effects: &Effects) {
+    let Some(connection) = upstreams.pool.get(id).filter(|_| refusal.is_general) else { return };
+    let endpoint = connection.key.endpoint.clone();
+    let peer = Peer::new(&endpoint, connection.key.node);
+    upstreams.pool.availability.back_off(peer, refusal.text.clone(), effects.now);
+    // A login that a client presented is its own.
+    if !endpoint.is_clients() {
+        upstreams.pool.events.push_back(Event::LoginRefused(Box::new(endpoint)));
+    }
+}
+
+/// A command of the multiplexer's own has been answered.
+fn on_control(upstreams: &mut Upstreams, id: ConnectionId, control: Control, reply: &[u8], effects: &mut Effects) {
+    let is_error = reply.first() == Some(&b'-');
+    let Some(connection) = upstreams.pool.get_mut(id).filter(|_| is_error) else { return };
+    match control {
+        Control::Multi => {
+            let mut told = Vec::new();
+            let text = String::from_utf8_lossy(reply.trim_ascii_end());
+            let text = text.trim_start_matches('-');
+            encode::error(
+                &mut told,
+                format!("ERR redis-mesh: MULTI was refused ({text}); the commands may have been executed one by one")
                     .as_bytes(),
-                );
-                connection.memory.multi_refused = Some(told);
-            }
-            // What comes over it next would be in another form than the client expects.
-            Control::Hello => self.give_up(id, Loss::Ended, effects),
-            Control::Unwatch => connection.is_tainted = true,
-            // The command behind it says what is wrong.
-            Control::Asking | Control::LoadScript | Control::Ping => {}
+            );
+            connection.memory.multi_refused = Some(told);
         }
+        // What comes over it next would be in another form than the client expects.
+        Control::Hello => loss::give_up(upstreams, id, Loss::Ended, effects),
+        Control::Unwatch => connection.is_tainted = true,
+        // The command behind it says what is wrong.
+        Control::Asking | Control::LoadScript | Control::Ping => {}
     }
+}
 
-    fn on_unknown_script(&mut self, id: ConnectionId, (in_flight, owner): (InFlight, Owner), reply: Vec<u8>) {
-        let Some(connection) = self.pool.get_mut(id) else { return };
-        connection.memory.scripts.clear();
-        let bytes = connection.take_replay(in_flight);
-        let response_timeout = connection.response_timeout;
-        let retry = Retry { in_flight, bytes, key: connection.key.clone(), response_timeout };
-        self.pool.events.push_back(Event::NoScript { owner, connection: id, retry: Box::new(retry), reply });
+fn on_unknown_script(
+    upstreams: &mut Upstreams,
+    id: ConnectionId,
+    (in_flight, owner): (InFlight, Owner),
+    reply: Vec<u8>,
+) {
+    let Some(connection) = upstreams.pool.get_mut(id) else { return };
+    connection.memory.scripts.clear();
+    let bytes = connection.take_replay(in_flight);
+    let response_timeout = connection.response_timeout;
+    let retry = Retry { in_flight, bytes, key: connection.key.clone(), response_timeout };
+    upstreams.pool.events.push_back(Event::NoScript { owner, connection: id, retry: Box::new(retry), reply });
+}
+
+/// A frame has come that isn't simply the next reply: to a client that has subscribed, tracks or monitors.
+fn on_push(upstreams: &mut Upstreams, id: ConnectionId, client: ClientId, frame: Vec<u8>, effects: &mut Effects) {
+    let Some(connection) = upstreams.pool.get(id) else { return };
+    let (pending, resp3) = (connection.pending.front().map(|next| next.what), connection.key.resp3);
+    let (endpoint, node) = (connection.key.endpoint.clone(), connection.key.node);
+    let mut frame = frame;
+    if pending.is_some() && redirect_gate::note_moved_channel(upstreams, &endpoint, node, &frame, effects) {
+        // The client is told so, and finds the right node the next time.
+        frame = b"-TRYAGAIN redis-mesh: the channel's slot has just moved\r\n".to_vec();
     }
-
-    /// A frame has come that isn't simply the next reply: to a client that has subscribed, tracks or monitors.
-    fn on_push(&mut self, id: ConnectionId, client: ClientId, frame: Vec<u8>, effects: &mut Effects) {
-        let Some(connection) = self.pool.get(id) else { return };
-        let (pending, resp3) = (connection.pending.front().map(|next| next.what), connection.key.resp3);
-        let (endpoint, node) = (connection.key.endpoint.clone(), connection.key.node);
-        let mut frame = frame;
-        if pending.is_some() && self.note_moved_channel(&endpoint, node, &frame, effects) {
-            // The client is told so, and finds the right node the next time.
-            frame = b"-TRYAGAIN redis-mesh: the channel's slot has just moved\r\n".to_vec();
+    let (event, answered) = match (PubSubFrame::of(&frame, resp3), pending) {
+        (PubSubFrame::Confirmed(change, name), pending) => {
+            let name = name.map(<[u8]>::to_vec);
+            let sequence = match pending {
+                Some(PendingReply::Subscription(owner, _)) => Some(owner.sequence),
+                // A node has given away a slot, and with it the channels in it.
+                _ => None,
+            };
+            let connection = id;
+            (
+                Event::SubscriptionChanged(client, Box::new(Confirmation { connection, sequence, change, name })),
+                usize::from(sequence.is_some()),
+            )
         }
-        let (event, answered) = match (PubSubFrame::of(&frame, resp3), pending) {
-            (PubSubFrame::Confirmed(change, name), pending) => {
-                let name = name.map(<[u8]>::to_vec);
-                let sequence = match pending {
-                    Some(PendingReply::Subscription(owner, _)) => Some(owner.sequence),
-                    // A node has given away a slot, and with it the channels in it.
-                    _ => None,
-                };
-                let connection = id;
-                (
-                    Event::SubscriptionChanged(client, Box::new(Confirmation { connection, sequence, change, name })),
-                    usize::from(sequence.is_some()),
-                )
-            }
-            // The only answer for all channels of the command.
-            (PubSubFrame::Reply, Some(PendingReply::Subscription(owner, more))) => {
-                (Event::SubscriptionFailed { owner, more, reply: frame }, 1 + more as usize)
-            }
-            (PubSubFrame::Push | PubSubFrame::Reply, _) => (Event::Push { client, connection: id, frame }, 0),
-        };
-        self.pool.events.push_back(event);
-        if let Some(connection) = self.pool.get_mut(id) {
-            connection.skip(answered);
+        // The only answer for all channels of the command.
+        (PubSubFrame::Reply, Some(PendingReply::Subscription(owner, more))) => {
+            (Event::SubscriptionFailed { owner, more, reply: frame }, 1 + more as usize)
         }
+        (PubSubFrame::Push | PubSubFrame::Reply, _) => (Event::Push { client, connection: id, frame }, 0),
+    };
+    upstreams.pool.events.push_back(event);
+    if let Some(connection) = upstreams.pool.get_mut(id) {
+        connection.skip(answered);
     }
 }

@@ -89,7 +89,7 @@ pub fn slot_of(bytes: &[u8]) -> Option<u16> {
 mod tests {
     use super::*;
     use crate::multiplexer::ids::ClientId;
-    use crate::multiplexer::upstream::endpoint::Endpoint;
+    use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
     use crate::multiplexer::upstream::pending::PendingReply;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -98,7 +98,7 @@ mod tests {
         let owner = Owner { client: ClientId::of_number(1), sequence };
         let mut bytes = Vec::new();
         crate::resp::encode::command(&mut bytes, &command.split(' ').map(str::as_bytes).collect::<Vec<_>>());
-        let endpoint = Endpoint { cluster: "c".into(), login: None, nodes: None };
+        let endpoint = UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None };
         let in_flight = PendingReply::Command(owner).into();
         Retry { in_flight, bytes, key: PoolKey::new(endpoint, false), response_timeout: None }
     }

@@ -6,9 +6,10 @@
 //! didn't come this way, says NOSCRIPT: it has executed nothing, so EVAL takes the command's place, unless others of the client
 //! may have been executed behind it (<https://redis.io/docs/latest/develop/interact/programmability/eval-intro/>).
 
-use super::endpoint::Endpoint;
-use super::pending::{Control, InFlight, PendingReply};
+use super::endpoint::UpstreamEndpoint;
+use super::pending::{Control, PendingReply};
 use super::pool::Pool;
+use super::retry::Retry;
 use crate::command::script::{ScriptDigest, digest};
 use crate::command::{Args, Command, each_command};
 use crate::multiplexer::effects::Effects;
@@ -80,7 +81,7 @@ impl Scripts {
         &mut self,
         command: &Command,
         args: &Args<'_>,
-        endpoints: impl Iterator<Item = &'e Endpoint>,
+        endpoints: impl Iterator<Item = &'e UpstreamEndpoint>,
         pool: &mut Pool,
     ) {
         let Some(concern) = Concern::of(command, args) else { return };
@@ -89,7 +90,7 @@ impl Scripts {
             Concern::Flushes => None,
         };
         let mut shared = None;
-        for Endpoint { cluster, .. } in endpoints {
+        for UpstreamEndpoint { cluster, .. } in endpoints {
             match brought {
                 Some((digest, body)) => self.caches.entry(cluster.clone()).or_default().add(digest, body, &mut shared),
                 None => self.forget(cluster, pool),
@@ -131,26 +132,18 @@ impl Scripts {
         });
     }
 
-    /// The same for all scripts that a command, or a transaction, in RESP names.
-    pub fn ensure_all_loaded(
-        &self,
-        connection: ConnectionId,
-        in_flight: InFlight,
-        commands: &[u8],
-        response_timeout: Option<Duration>,
-        pool: &mut Pool,
-        effects: &mut Effects,
-    ) {
-        if !in_flight.names_scripts {
+    /// The same for all scripts that a command, or a transaction, names that is sent again.
+    pub fn ensure_all_loaded(&self, connection: ConnectionId, retry: &Retry, pool: &mut Pool, effects: &mut Effects) {
+        if !retry.in_flight.names_scripts {
             return;
         }
         let mut scripts = Vec::new();
-        each_command(commands, |args| {
+        each_command(&retry.bytes, |args| {
             let names_one = [&b"EVALSHA"[..], b"EVALSHA_RO"].iter().any(|name| args.get(0).eq_ignore_ascii_case(name));
             scripts.extend(digest(args.get(1)).filter(|_| names_one));
         });
         for script in scripts {
-            self.ensure_loaded(connection, script, response_timeout, pool, effects);
+            self.ensure_loaded(connection, script, retry.response_timeout, pool, effects);
         }
     }
 

@@ -7,7 +7,7 @@ mod redis_cluster;
 
 use super::availability::Peer;
 use super::connection::UpstreamConnection;
-use super::endpoint::Endpoint;
+use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
 use super::pending::PendingReply;
 use super::pool::{Pool, SharedConnection};
@@ -62,13 +62,13 @@ pub enum Missing {
 
 /// The Redis Clusters of a worker.
 #[derive(Default)]
-pub struct Discovery {
+pub struct ClusterDiscovery {
     clusters: Vec<RedisCluster>,
 }
 
-impl Discovery {
+impl ClusterDiscovery {
     /// The index of a cluster, which is added if it isn't known.
-    pub fn cluster_of(&mut self, endpoint: &Endpoint) -> ClusterId {
+    pub fn cluster_of(&mut self, endpoint: &UpstreamEndpoint) -> ClusterId {
         if let Some(known) = self.find(endpoint) {
             if let Some(cluster) = self.clusters.get_mut(known) {
                 cluster.is_wanted = true;
@@ -79,7 +79,7 @@ impl Discovery {
         self.clusters.len() - 1
     }
 
-    fn find(&self, endpoint: &Endpoint) -> Option<ClusterId> {
+    fn find(&self, endpoint: &UpstreamEndpoint) -> Option<ClusterId> {
         self.clusters.iter().position(|cluster| cluster.endpoint == *endpoint)
     }
 
@@ -215,14 +215,21 @@ impl Discovery {
     }
 
     /// Something is amiss with a node.
-    pub fn suspect(&mut self, endpoint: &Endpoint, effects: &mut Effects) {
+    pub fn suspect(&mut self, endpoint: &UpstreamEndpoint, effects: &mut Effects) {
         if let Some(index) = self.find(endpoint) {
             self.refresh_by(index, effects.now + REFRESH_SOON, effects);
         }
     }
 
     /// A node has told that another one serves a slot.
-    pub fn moved(&mut self, endpoint: &Endpoint, slot: u16, to: SocketAddr, pool: &mut Pool, effects: &mut Effects) {
+    pub fn moved(
+        &mut self,
+        endpoint: &UpstreamEndpoint,
+        slot: u16,
+        to: SocketAddr,
+        pool: &mut Pool,
+        effects: &mut Effects,
+    ) {
         let Some(index) = self.find(endpoint) else { return };
         if self.clusters.get_mut(index).is_some_and(|cluster| cluster.move_slot(slot, to)) {
             pool.events.push_back(Event::SlotsMoved(index));
@@ -275,7 +282,7 @@ impl Discovery {
     }
 
     /// Clusters to which no rules lead any more are asked nothing: they may refuse the login by now.
-    pub fn retire_unused(&mut self, wanted: &HashSet<Endpoint>) {
+    pub fn retire_unused(&mut self, wanted: &HashSet<UpstreamEndpoint>) {
         for cluster in &mut self.clusters {
             cluster.is_wanted = wanted.contains(&cluster.endpoint.of_rules());
         }
@@ -365,7 +372,13 @@ impl Discovery {
     }
 
     /// Retires shared connections to nodes that have left or lost their role.
-    fn retire_connections(&mut self, endpoint: &Endpoint, roles: &Roles, pool: &mut Pool, effects: &mut Effects) {
+    fn retire_connections(
+        &mut self,
+        endpoint: &UpstreamEndpoint,
+        roles: &Roles,
+        pool: &mut Pool,
+        effects: &mut Effects,
+    ) {
         let is_of_no_use = |connection: &UpstreamConnection| {
             connection.purpose == Purpose::Shared
                 && connection.key.endpoint == *endpoint

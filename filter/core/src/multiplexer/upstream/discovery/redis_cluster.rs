@@ -3,7 +3,7 @@
 
 use crate::cluster::topology::Topology;
 use crate::multiplexer::ids::ConnectionId;
-use crate::multiplexer::upstream::endpoint::Endpoint;
+use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A Redis Cluster.
 pub struct RedisCluster {
     /// How its nodes are reached.
-    pub endpoint: Endpoint,
+    pub endpoint: UpstreamEndpoint,
     /// What is known of it.
     pub topology: Option<Topology>,
     /// Clients wait for its topology.
@@ -72,7 +72,7 @@ struct Links {
 
 impl RedisCluster {
     /// A cluster of which nothing is known.
-    pub fn new(endpoint: Endpoint) -> RedisCluster {
+    pub fn new(endpoint: UpstreamEndpoint) -> RedisCluster {
         RedisCluster {
             endpoint,
             topology: None,
@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn cluster() -> RedisCluster {
-        RedisCluster::new(Endpoint { cluster: "c".into(), login: None, nodes: None })
+        RedisCluster::new(UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None })
     }
 
     #[test]

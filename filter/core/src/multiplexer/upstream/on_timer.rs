@@ -1,0 +1,24 @@
+//! What the timers of the Redis side are for.
+
+use super::Upstreams;
+use super::{loss, max_age};
+use crate::multiplexer::effects::Effects;
+use crate::multiplexer::timers::Timer;
+
+/// Does what a timer is for.
+pub fn on_timer(upstreams: &mut Upstreams, timer: Timer, effects: &mut Effects) {
+    let Upstreams { pool, discovery, .. } = upstreams;
+    match timer {
+        Timer::Discovery(cluster) => discovery.refresh(cluster, pool, effects),
+        Timer::PeriodicRefresh(cluster) => discovery.periodic_refresh(cluster, pool, effects),
+        Timer::MaxAge(connection) => max_age::reached(pool, connection, effects),
+        Timer::Sweep => loss::sweep(upstreams, effects),
+        Timer::Retry => {
+            while let Some(retry) = upstreams.retries.pop(effects.now) {
+                upstreams.resend(retry, false, effects);
+            }
+        }
+        // These are the client side's.
+        Timer::Delay(_) | Timer::HalfClosed(_) => {}
+    }
+}

@@ -1,0 +1,286 @@
+//! The Redis side of a worker as the rest of the multiplexer sees it.
+
+use super::discovery::{ClusterDiscovery, Missing, NodeAccess};
+use super::endpoint::UpstreamEndpoint;
+use super::events::Event;
+use super::pending::{Control, InFlight, PendingReply};
+use super::pool::{DedicatedConnection, Pool, SharedConnection};
+use super::pool_key::{PoolKey, Purpose};
+use super::retry::{Retry, RetryQueue};
+use super::scripts::Scripts;
+use crate::command::script::ScriptDigest;
+use crate::command::sharing::Shareable;
+use crate::command::{Args, Command};
+use crate::multiplexer::effects::Effects;
+use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
+use crate::resp::encode;
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// The Redis side of a worker.
+#[derive(Default)]
+pub struct Upstreams {
+    /// The connections.
+    pub pool: Pool,
+    /// Who serves which slots of which Redis Cluster.
+    pub discovery: ClusterDiscovery,
+    /// Commands that wait to be sent again.
+    pub retries: RetryQueue,
+    scripts: Scripts,
+}
+
+/// Which connection a command goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionRoute {
+    /// One that clients share.
+    Shared(SharedConnection),
+    /// The client's own.
+    Dedicated(DedicatedConnection),
+}
+
+impl ConnectionRoute {
+    /// The connection's number.
+    #[inline]
+    pub fn id(self) -> ConnectionId {
+        match self {
+            ConnectionRoute::Shared(connection) => connection.id(),
+            ConnectionRoute::Dedicated(connection) => connection.id(),
+        }
+    }
+}
+
+impl Upstreams {
+    /// The shared connection of a pool key, opened if there is none.
+    ///
+    /// # Errors
+    /// The error for the client: Redis is backed off from.
+    pub fn shared(&mut self, key: PoolKey, effects: &mut Effects) -> Result<SharedConnection, Missing> {
+        self.pool.shared(key, effects).map_err(Missing::Error)
+    }
+
+    /// A connection for one client alone. With `pushes`, frames that are no replies are for the client.
+    ///
+    /// # Errors
+    /// The error for the client: Redis is backed off from.
+    pub fn dedicated(
+        &mut self,
+        client: ClientId,
+        key: PoolKey,
+        pushes: bool,
+        effects: &mut Effects,
+    ) -> Result<DedicatedConnection, Missing> {
+        self.pool.dedicated(client, key, pushes, effects).map_err(Missing::Error)
+    }
+
+    /// The number of shards of a Redis Cluster.
+    ///
+    /// # Errors
+    /// The topology isn't known.
+    pub fn shard_count(&mut self, cluster: ClusterId, effects: &mut Effects) -> Result<usize, Missing> {
+        self.discovery.shard_count(cluster, &mut self.pool, effects)
+    }
+
+    /// The shard that serves a slot; without a slot, the first one.
+    ///
+    /// # Errors
+    /// The topology isn't known, or no node serves the slot.
+    pub fn shard(&mut self, cluster: ClusterId, slot: Option<u16>, effects: &mut Effects) -> Result<usize, Missing> {
+        self.discovery.shard(cluster, slot, &mut self.pool, effects)
+    }
+
+    /// The shared connection to a node of a shard.
+    ///
+    /// # Errors
+    /// No node of the shard may answer, or the one that may is backed off from.
+    pub fn node(
+        &mut self,
+        cluster: ClusterId,
+        shard: usize,
+        access: NodeAccess,
+        resp3: bool,
+        effects: &mut Effects,
+    ) -> Result<SharedConnection, Missing> {
+        self.discovery.node((cluster, shard), access, resp3, &mut self.pool, effects)
+    }
+
+    /// The master of a shard, as far as it is known.
+    pub fn master(&self, cluster: ClusterId, shard: usize) -> Option<SocketAddr> {
+        self.discovery.master(cluster, shard)
+    }
+
+    /// Sends a client's command over a shared connection. `write` appends it.
+    #[inline]
+    pub fn send(
+        &mut self,
+        (connection, _): (SharedConnection, Shareable),
+        in_flight: InFlight,
+        response_timeout: Option<Duration>,
+        effects: &mut Effects,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.pool.send(connection.id(), in_flight, response_timeout, effects, write);
+    }
+
+    /// Sends a client's command over a connection of its own. `write` appends it.
+    pub fn send_dedicated(
+        &mut self,
+        connection: DedicatedConnection,
+        in_flight: InFlight,
+        response_timeout: Option<Duration>,
+        effects: &mut Effects,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.pool.send(connection.id(), in_flight, response_timeout, effects, write);
+    }
+
+    /// Sends AUTH or SELECT over a connection that is in that very state already, to hear whether the server lets the client in.
+    pub fn verify(
+        &mut self,
+        connection: ConnectionId,
+        to: PendingReply,
+        response_timeout: Option<Duration>,
+        effects: &mut Effects,
+        command: &[u8],
+    ) {
+        self.pool.send(connection, to.into(), response_timeout, effects, |out| out.extend_from_slice(command));
+    }
+
+    /// Sends a command of the multiplexer's own over a dedicated connection.
+    pub fn control(
+        &mut self,
+        connection: DedicatedConnection,
+        control: Control,
+        effects: &mut Effects,
+        words: &[&[u8]],
+    ) {
+        let to = PendingReply::Control(control).into();
+        self.pool.send(connection.id(), to, None, effects, |out| encode::command(out, words));
+    }
+
+    /// Sees to it that the server knows a script before it is named over the connection for the first time.
+    pub fn ensure_loaded(
+        &mut self,
+        connection: ConnectionId,
+        script: ScriptDigest,
+        response_timeout: Option<Duration>,
+        effects: &mut Effects,
+    ) {
+        self.scripts.ensure_loaded(connection, script, response_timeout, &mut self.pool, effects);
+    }
+
+    /// Takes in what a client's command says about scripts; it may be sent to any of these endpoints.
+    pub fn note_scripts<'e>(
+        &mut self,
+        command: &Command,
+        args: &Args<'_>,
+        endpoints: impl Iterator<Item = &'e UpstreamEndpoint>,
+    ) {
+        self.scripts.note(command, args, endpoints, &mut self.pool);
+    }
+
+    /// Takes back a connection that its client doesn't need any more: it is used again if it is in the state of a new one.
+    pub fn release(&mut self, connection: ConnectionId, effects: &mut Effects) {
+        if !self.pool.make_idle(connection, effects) {
+            self.pool.close(connection, effects);
+        }
+    }
+
+    /// Takes back a connection whose client is gone or has been reset. Redis notices by the end of the connection, unless only
+    /// commands of the multiplexer's own are pending: then it is used again when they are answered.
+    pub fn abandon(&mut self, connection: ConnectionId, effects: &mut Effects) {
+        let is_clients = |in_flight: &InFlight| !matches!(in_flight.what, PendingReply::Control(_));
+        if self
+            .pool
+            .get(connection)
+            .is_some_and(|known| known.pending.iter().any(is_clients) || known.pending.is_empty())
+        {
+            self.pool.close(connection, effects);
+        }
+    }
+
+    /// Marks a connection as changed for good. It is closed when nothing is pending any more.
+    pub fn retire_dedicated(&mut self, connection: ConnectionId, effects: &mut Effects) {
+        let Some(known) = self.pool.get_mut(connection) else { return };
+        known.is_tainted = true;
+        if known.pending.is_empty() {
+            self.pool.close(connection, effects);
+        }
+    }
+
+    /// Removes and returns the next event.
+    pub fn next_event(&mut self) -> Option<Event<'static>> {
+        self.pool.events.pop_front()
+    }
+
+    /// Sends EVAL with the script in the place of an EVALSHA whose script the server doesn't know. Returns the command if the
+    /// script isn't known here, either.
+    ///
+    /// # Errors
+    /// The command, which was not sent.
+    pub fn send_in_full(&mut self, connection: ConnectionId, retry: Retry, effects: &mut Effects) -> Result<(), Retry> {
+        let Some(full) = self.scripts.in_full(&retry.key.endpoint.cluster, &retry.bytes) else { return Err(retry) };
+        let in_flight = InFlight { names_scripts: false, ..retry.in_flight };
+        self.pool.send(connection, in_flight, retry.response_timeout, effects, |out| out.extend_from_slice(&full));
+        Ok(())
+    }
+
+    /// Sends a command again, over the shared connection of its pool key.
+    pub fn resend(&mut self, retry: Retry, asks: bool, effects: &mut Effects) {
+        match self.pool.shared(retry.key.clone(), effects) {
+            Ok(connection) => self.resend_over(connection.id(), retry, asks, effects),
+            Err(text) => self.fail(retry.in_flight.what, &text),
+        }
+    }
+
+    /// Sends a command, or a transaction, again over a connection. With `asks`, ASKING goes before it.
+    pub fn resend_over(&mut self, connection: ConnectionId, retry: Retry, asks: bool, effects: &mut Effects) {
+        self.scripts.ensure_all_loaded(connection, &retry, &mut self.pool, effects);
+        let Retry { in_flight, bytes, response_timeout, .. } = retry;
+        if asks {
+            let asking = PendingReply::Control(Control::Asking).into();
+            self.pool.send(connection, asking, response_timeout, effects, |out| encode::command(out, &[b"ASKING"]));
+        }
+        if let PendingReply::Exec(_) = in_flight.what {
+            let mut commands = 0usize;
+            crate::command::each_command(&bytes, |_| commands += 1);
+            // MULTI and EXEC are two of them.
+            self.expect_queued(connection, commands.saturating_sub(2), response_timeout, effects);
+        }
+        self.pool.send(connection, in_flight, response_timeout, effects, |out| out.extend_from_slice(&bytes));
+    }
+
+    /// Expects the replies to MULTI and to this number of queued commands, which are sent in one piece with EXEC.
+    pub fn expect_queued(
+        &mut self,
+        connection: ConnectionId,
+        commands: usize,
+        response_timeout: Option<Duration>,
+        effects: &mut Effects,
+    ) {
+        let multi = PendingReply::Control(Control::Multi);
+        for to in std::iter::once(multi).chain(std::iter::repeat_n(PendingReply::Queued, commands)) {
+            self.pool.send(connection, to.into(), response_timeout, effects, |_| {});
+        }
+    }
+
+    /// Tells a client that its command has failed.
+    pub fn fail(&mut self, to: PendingReply, text: &str) {
+        let mut reply = Vec::new();
+        encode::error(&mut reply, text.as_bytes());
+        self.pool.events.push_back(Event::Reply { to, reply });
+    }
+
+    /// Connections to which no client's rules lead any more are closed when they have nothing left to do. `wanted` are the
+    /// endpoints of the rules of all clients.
+    pub fn retire_unused(&mut self, wanted: &HashSet<UpstreamEndpoint>, effects: &mut Effects) {
+        self.discovery.retire_unused(wanted);
+        for id in self.pool.ids() {
+            let Some(connection) = self.pool.get(id) else { continue };
+            let is_common = matches!(connection.purpose, Purpose::Shared | Purpose::Idle);
+            if is_common && !wanted.contains(&connection.key.endpoint.of_rules()) && self.pool.retire(id, None) {
+                self.pool.close(id, effects);
+            }
+        }
+    }
+}
