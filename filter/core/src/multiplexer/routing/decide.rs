@@ -14,6 +14,7 @@ use crate::multiplexer::client::transaction::Transaction;
 use crate::multiplexer::stats::StatsTable;
 use crate::request::errors::{self, CROSS_DESTINATION, CROSSSLOT, EXEC_WITH_ARGUMENTS, EXECABORT};
 use crate::request::guard;
+use crate::request::keys::KeyRefusal;
 use crate::request::known::Known;
 use crate::resp::encode;
 use crate::stats::Stat;
@@ -280,14 +281,25 @@ fn route(client: &Client, command: &'static Command, args: &Args<'_>) -> Decisio
             Sharing::Safe(shareable) if command.split != Split::No => Decision::Split(parts, owners, shareable),
             _ => apart(&parts),
         },
-        // All keys there are would be right, so the server can say what is wrong.
-        Routing::Unclear(_) if let Some(target) = config.plain() => {
-            Decision::Forward(Forward::keyless(RouteTarget { target, slot: None }, None, sharing))
-        }
-        Routing::Unclear(text) => Decision::Deny(text),
-        Routing::Nowhere(index) => {
-            let key = args.quoted(index);
+        Routing::Refused(refusal) => refused(client, &refusal, args, sharing),
+    }
+}
+
+/// What becomes of a command whose keys can't be routed.
+fn refused(client: &Client, refusal: &KeyRefusal, args: &Args<'_>, sharing: Sharing) -> Decision {
+    let config = &client.rules.config;
+    match refusal {
+        KeyRefusal::NoRoute(index, _) => {
+            let key = args.quoted(*index);
             Decision::Refuse(format!("ERR redis-mesh: no route of {} takes the key '{key}'", config.host))
+        }
+        KeyRefusal::Patterns | KeyRefusal::ReturnsNames(_) => Decision::Refuse(refusal.to_string()),
+        KeyRefusal::Syntax | KeyRefusal::Arity(_) | KeyRefusal::Subcommand(_) | KeyRefusal::Untold(_) => {
+            match config.plain() {
+                // All keys there are would be right, so the server can say what is wrong.
+                Some(target) => Decision::Forward(Forward::keyless(RouteTarget { target, slot: None }, None, sharing)),
+                None => Decision::Deny(refusal.to_string()),
+            }
         }
     }
 }

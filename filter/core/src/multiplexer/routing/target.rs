@@ -1,10 +1,11 @@
 //! Where the keys of a command live, and the command as it is sent there.
 
 use crate::cluster::slot::slot;
-use crate::command::Args;
-use crate::command::{Command, Key, Split};
+use crate::command::{Args, Command, Split};
 use crate::multiplexer::config::HostConfig;
+use crate::request::keys::{KeyRefusal, KeyRules, RoutedKey, route_keys};
 use crate::resp::encode;
+use std::collections::HashMap;
 
 /// A destination, and in a Redis Cluster a slot of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,14 +33,12 @@ pub struct SubCommand {
 pub enum Routing {
     /// It has none.
     Keyless,
-    /// All of them live together. `route` is the route of the first one.
+    /// To one target. `route` is the route of the first key.
     One { target: RouteTarget, route: usize, edits: Vec<KeyEdit> },
-    /// They don't: the parts, and for each key in order its part.
+    /// To several: the parts, and for each key in order the index of its part.
     Several(Vec<SubCommand>, Vec<usize>),
-    /// No route takes the key that is this argument.
-    Nowhere(usize),
-    /// The arguments don't say which the keys are; what Redis would answer.
-    Unclear(String),
+    /// Nowhere: its keys can't be routed.
+    Refused(KeyRefusal),
 }
 
 impl HostConfig {
@@ -64,58 +63,72 @@ impl HostConfig {
     }
 
     /// Where a command goes by its keys.
-    pub fn routing(&self, command: &Command, args: &Args<'_>) -> Routing {
-        let keys = match command.keys(args) {
-            Ok(keys) => keys,
-            Err(error) => return Routing::Unclear(format!("ERR {error}")),
+    pub fn routing(&self, command: &'static Command, args: &Args<'_>) -> Routing {
+        let rules = KeyRules {
+            host: &self.host,
+            router: &self.router,
+            has_one_destination: self.single,
+            renames_replies: true,
         };
-        let mut keys = keys.iter();
-        let Some(first) = keys.next() else { return Routing::Keyless };
-        let Some((place, route, strip)) = self.place(args.get(first.index)) else {
-            return Routing::Nowhere(first.index);
+        let mut collected = CollectedKeys::default();
+        let routed = route_keys(&rules, command, args, |RoutedKey { index, to }| {
+            let target = to.target as usize;
+            let strip = to.strip as usize;
+            let slot = self.is_cluster(target).then(|| slot(args.get(index).get(strip..).unwrap_or_default()));
+            collected.add(self, RouteTarget { target, slot }, to.route as usize, (index, strip));
+        });
+        match routed {
+            Ok(()) => collected.finish(),
+            Err(refusal) => Routing::Refused(refusal),
+        }
+    }
+}
+
+/// The keys of a command by where they go.
+#[derive(Default)]
+struct CollectedKeys {
+    route: usize,
+    parts: Vec<SubCommand>,
+    owners: Vec<usize>,
+    /// The part of each slot of a target: of many keys in a cluster, most are in parts of their own.
+    by_slot: HashMap<(usize, u16), usize>,
+}
+
+impl CollectedKeys {
+    fn add(&mut self, config: &HostConfig, target: RouteTarget, route: usize, edit: KeyEdit) {
+        if self.parts.is_empty() {
+            self.route = route;
+        }
+        let of_slot = target.slot.and_then(|slot| self.by_slot.get(&(target.target, slot))).copied();
+        let known = match of_slot {
+            Some(known) => Some(known),
+            None if target.slot.is_some() && config.targets.len() == 1 => None,
+            None => self.parts.iter().position(|part| config.is_same(part.target, target)),
         };
-        let edit = (first.index, strip);
-        let Some(second) = keys.next() else {
-            return Routing::One { target: place, route, edits: if strip > 0 { vec![edit] } else { Vec::new() } };
-        };
-        self.several(args, SubCommand { target: place, keys: vec![edit] }, route, std::iter::once(second).chain(keys))
+        let owner = known.unwrap_or_else(|| {
+            self.parts.push(SubCommand { target, keys: Vec::new() });
+            self.parts.len() - 1
+        });
+        if let Some(slot) = target.slot {
+            self.by_slot.insert((target.target, slot), owner);
+        }
+        self.owners.push(owner);
+        if let Some(part) = self.parts.get_mut(owner) {
+            part.keys.push(edit);
+        }
     }
 
-    fn several(&self, args: &Args<'_>, first: SubCommand, route: usize, keys: impl Iterator<Item = Key>) -> Routing {
-        let (mut parts, mut owners) = (vec![first], vec![0]);
-        // Of many keys in a cluster, most are in parts of their own.
-        let mut by_slot: std::collections::HashMap<(usize, u16), usize> = std::collections::HashMap::new();
-        if let Some(SubCommand { target: RouteTarget { target, slot: Some(slot) }, .. }) = parts.first() {
-            by_slot.insert((*target, *slot), 0);
-        }
-        for key in keys {
-            let Some((place, _, strip)) = self.place(args.get(key.index)) else { return Routing::Nowhere(key.index) };
-            let known = match place.slot.and_then(|slot| by_slot.get(&(place.target, slot))) {
-                Some(known) => Some(*known),
-                None if place.slot.is_some() && self.targets.len() == 1 => None,
-                None => parts.iter().position(|part| self.is_same(part.target, place)),
-            };
-            let owner = known.unwrap_or_else(|| {
-                parts.push(SubCommand { target: place, keys: Vec::new() });
-                parts.len() - 1
-            });
-            if let Some(slot) = place.slot {
-                by_slot.insert((place.target, slot), owner);
-            }
-            owners.push(owner);
-            if let Some(part) = parts.get_mut(owner) {
-                part.keys.push((key.index, strip));
-            }
-        }
-        match parts.as_mut_slice() {
+    fn finish(mut self) -> Routing {
+        match self.parts.as_mut_slice() {
+            [] => Routing::Keyless,
             [one] => {
                 let mut edits = std::mem::take(&mut one.keys);
                 edits.retain(|(_, strip)| *strip > 0);
                 // In the order of the arguments, which isn't that of the keys everywhere.
                 edits.sort_unstable();
-                Routing::One { target: one.target, route, edits }
+                Routing::One { target: one.target, route: self.route, edits }
             }
-            _ => Routing::Several(parts, owners),
+            _ => Routing::Several(self.parts, self.owners),
         }
     }
 }
