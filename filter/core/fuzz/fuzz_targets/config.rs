@@ -1,4 +1,4 @@
-//! Any document is compiled or refused, and one that is compiled routes any key.
+//! Every document is compiled or refused, and a compiled one routes every key.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
