@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(config) = RewriterConfig::from_json(json) {
         config.select(Some("l"), Some("c"), Some("a"));
         for host in &config.hosts {
-            host.route(key);
+            host.router.find(key);
         }
     }
 });
