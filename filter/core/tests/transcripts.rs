@@ -19,7 +19,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 macro_rules! transcripts {
     ($($name:ident)*) => {
-        /// Their names and texts.
+        /// The names and texts of all transcripts.
         const ALL: &[(&str, &str)] = &[$((stringify!($name), include_str!(concat!("transcripts/", stringify!($name), ".txt")))),*];
         $(#[test]
         fn $name() {
@@ -122,7 +122,7 @@ impl Run {
         self.nothing_more(&self.name);
     }
 
-    /// The next command that went out, with its nonces recognised by their form and numbered.
+    /// Checks the next command that went out. Nonces are recognised by their form and numbered.
     fn next_gets(&mut self, words: &[Vec<u8>], at: &str) {
         let rest = &self.harness.next[self.checked_next..];
         let mut parser = Parser::default();

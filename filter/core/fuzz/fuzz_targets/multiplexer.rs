@@ -1,5 +1,5 @@
-//! Anything from clients and anything from servers, in any order: no panic, no endless loop, and no more is held than what has come
-//! explains.
+//! Arbitrary bytes from clients and servers, in any order: no panic, no endless loop, and no more
+//! memory than the bytes that came explain.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ const HOSTS: [&str; 4] = [
     r#"{"host": "h:1", "path": "native", "commandStats": true, "targets": [{"destination": "a:1", "upstream": {"cluster": "a"}}, {"destination": "b:1", "upstream": {"cluster": "b"}}], "routes": [{"match": {"prefix": "a:"}, "target": 0}, {"match": {"prefix": "b:"}, "target": 1}], "opTimeoutMs": 100}"#,
 ];
 
-/// What clients say, so that more than errors is seen.
+/// Commands of clients, which arbitrary bytes would hardly ever be.
 const COMMANDS: [&str; 48] = [
     "GET a:1",
     "SET {1}k v",
@@ -68,7 +68,7 @@ const COMMANDS: [&str; 48] = [
     "LMPOP 2 p:a p:b LEFT",
 ];
 
-/// What servers say.
+/// Replies of servers.
 const REPLIES: [&str; 32] = [
     "+OK\r\n",
     "+PONG\r\n",
@@ -110,7 +110,7 @@ struct World {
     clients: Vec<(ClientId, Vec<u8>)>,
     carriers: Vec<ConnectionId>,
     now: Duration,
-    /// Bytes that have come.
+    /// Number of bytes that have come.
     came: usize,
 }
 
@@ -252,7 +252,7 @@ fuzz_target!(|data: &[u8]| {
         world.proxy.closed(id);
         world.drain();
     }
-    // Servers that come back say nothing any more.
+    // Servers that come back are silent from now on.
     for _ in 0..8 {
         for id in std::mem::take(&mut world.carriers) {
             world.proxy.lost(id, world.now);

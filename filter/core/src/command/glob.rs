@@ -2,7 +2,7 @@
 //! `[^x]`, and `\` before a byte that stands for itself
 //! (<https://redis.io/docs/latest/commands/keys/>).
 
-/// Whether letters match in either case.
+/// Whether a letter matches the same letter in the other case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
     /// `a` matches only `a`: names of keys and channels.
@@ -20,13 +20,13 @@ impl Case {
     }
 }
 
-/// Whether `text` as a whole matches `pattern`.
+/// True if `text` as a whole matches `pattern`.
 ///
 /// The matcher goes back only to the last `*`, so its time is at most the product of both lengths,
 /// whatever the pattern.
 pub fn glob(pattern: &[u8], text: &[u8], case: Case) -> bool {
     let (mut at, mut rest) = (pattern, text);
-    // What follows the last star, and the text that this is tried on.
+    // The pattern behind the last star, and the text where its match was tried last.
     let mut star: Option<(&[u8], &[u8])> = None;
     loop {
         if let Some((b'*', behind)) = at.split_first() {
@@ -39,7 +39,7 @@ pub fn glob(pattern: &[u8], text: &[u8], case: Case) -> bool {
         {
             (at, rest) = (behind_element, behind);
         } else {
-            // One more byte goes to the last star.
+            // The last star takes one more byte.
             let Some((pattern, [_, text @ ..])) = star else { return false };
             (at, rest) = (pattern, text);
             star = Some((pattern, text));
@@ -47,7 +47,7 @@ pub fn glob(pattern: &[u8], text: &[u8], case: Case) -> bool {
     }
 }
 
-/// What is behind the first element of `pattern` if that element matches `byte`.
+/// Returns the pattern behind its first element if the element matches `byte`.
 fn match_element(pattern: &[u8], byte: u8, case: Case) -> Option<&[u8]> {
     let byte = case.fold(byte);
     match pattern {
@@ -58,8 +58,8 @@ fn match_element(pattern: &[u8], byte: u8, case: Case) -> Option<&[u8]> {
     }
 }
 
-/// The same for a class, which begins behind its `[`. A class without `]` ends with the pattern,
-/// as in Redis.
+/// Does what [`match_element`] does for a class, which begins behind its `[`. A class without `]`
+/// ends with the pattern, as in Redis.
 fn match_class(class: &[u8], byte: u8, case: Case) -> Option<&[u8]> {
     let (is_negated, mut class) = match class {
         [b'^', class @ ..] => (true, class),

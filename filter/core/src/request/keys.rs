@@ -90,7 +90,6 @@ pub fn route_keys(
     args: &Args<'_>,
     mut each: impl FnMut(RoutedKey),
 ) -> Result<(), KeyRefusal> {
-    check_words(rules, command, args)?;
     let mut is_stripped = false;
     let mut route = |index: usize| {
         let Some(to) = rules.router.find(args.get(index)) else {
@@ -101,8 +100,10 @@ pub fn route_keys(
         Ok(())
     };
     if command.has_one_key && args.count >= 2 {
+        // No word of such a command decides about keys.
         return route(1);
     }
+    check_words(rules, command, args)?;
     let keys = command.keys(args).map_err(|error| match error {
         KeysError::Malformed if !command.accepts(args.count) => KeyRefusal::Arity(command.name),
         KeysError::Malformed => KeyRefusal::Syntax,

@@ -62,6 +62,12 @@ fn forward(
     if command.plan.mirrored {
         env.stats.count(Stat::Mirrored);
     }
+    if command.known.is_some_and(|known| known.command.has_one_key) {
+        // Most commands: they change nothing but data.
+        state.expect_reply(command.known, command.args);
+        state.sent();
+        return write(state, env, command, sink);
+    }
     let (name, on_proxy) = (command.name(), env.host.path == Path::Proxy);
     match name {
         "exec" | "discard" if state.client.transaction.open && on_proxy => {
@@ -84,6 +90,16 @@ fn forward(
     if let Some(mode) = reply_mode {
         state.client.reply_mode = mode;
     }
+    write(state, env, command, sink)
+}
+
+/// Writes a command that goes on, if it has to be edited.
+fn write(
+    state: &mut ConnectionState,
+    env: &mut Env<'_>,
+    command: &PlannedCommand<'_>,
+    sink: &mut Sink<'_>,
+) -> CommandStep {
     let plan = &command.plan;
     let unchanged = |edit: &ArgEdit| edit.strip == 0 && tag_of(env.host, edit.tag).is_empty();
     if plan.edits.iter().all(unchanged) && !plan.strays {

@@ -7,25 +7,25 @@ use redis_mesh_core::rewriter::{Env, Gate, HEAD, ReplyNeed, Rewriter, StreamEdit
 use redis_mesh_core::stats::Stats;
 use std::time::Duration;
 
-/// One connection, with what has come out on both sides.
+/// One connection, with the bytes that have come out on both sides.
 pub struct Harness {
     pub config: RewriterConfig,
     pub rewriter: Rewriter,
     pub random: Random,
     pub stats: Stats,
     pub now: Duration,
-    /// What is sent next is the last.
+    /// The client's next bytes are its last.
     pub ending: bool,
     /// Client bytes that wait because the gate is closed.
     waiting: Vec<u8>,
-    /// What the next filter has got.
+    /// The bytes that the next filter has got.
     pub next: Vec<u8>,
-    /// What the client has got.
+    /// The bytes that the client has got.
     pub client: Vec<u8>,
 }
 
 impl Harness {
-    /// A new connection to the only host of a configuration.
+    /// Returns a new connection to the only host of a configuration.
     pub fn new(config: RewriterConfig) -> Harness {
         Harness {
             config,
@@ -40,7 +40,7 @@ impl Harness {
         }
     }
 
-    /// The configuration of one host, given as JSON.
+    /// Returns the configuration of one host, which is given as JSON.
     pub fn config(host: &str) -> RewriterConfig {
         let json = format!(r#"{{"name": "test", "revision": 1, "hosts": [{host}]}}"#);
         RewriterConfig::from_json(json.as_bytes()).unwrap_or_else(|e| panic!("{e}: {json}"))
@@ -107,7 +107,7 @@ impl Harness {
         self.go_on();
     }
 
-    /// Time passes.
+    /// Lets time pass.
     pub fn wait(&mut self, time: Duration) {
         self.now += time;
         self.rewriter.wake(self.now);

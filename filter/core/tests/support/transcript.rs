@@ -25,11 +25,11 @@ pub struct Transcript {
     pub host: String,
     /// Its steps, in order.
     pub steps: Vec<Step>,
-    /// It depends on the time of day.
+    /// The conversation depends on the time of day, so that only the core can replay it.
     pub only_core: bool,
 }
 
-/// One line.
+/// A line of a transcript.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// The client sends these bytes.
@@ -47,7 +47,7 @@ pub enum Step {
 }
 
 impl Transcript {
-    /// Parses a transcript; panics with the line's number where it is wrong.
+    /// Parses a transcript; panics with the number of a line that is wrong.
     pub fn parse(text: &str) -> Transcript {
         let mut transcript = Transcript { host: String::new(), steps: Vec::new(), only_core: false };
         let mut in_host = false;
@@ -93,7 +93,7 @@ impl Transcript {
     }
 }
 
-/// `text` with every `mark` replaced.
+/// Returns `text` with every `mark` replaced.
 pub fn replace(text: &[u8], mark: &[u8], by: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = text;
@@ -119,7 +119,7 @@ fn reply(text: &str) -> Vec<u8> {
     [unescape(text), b"\r\n".to_vec()].concat()
 }
 
-/// A command as an array of bulk strings.
+/// Returns a command as an array of bulk strings.
 pub fn encode(words: &[Vec<u8>]) -> Vec<u8> {
     let mut out = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
