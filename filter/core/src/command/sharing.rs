@@ -3,6 +3,7 @@
 //! A command on a shared connection must neither make the commands behind it wait nor change what the connection does for
 //! others. That follows from the command table; whatever isn't known to be safe isn't.
 
+use super::key_spec::is_word;
 use super::{Arguments, Categories, Command, Flags};
 
 /// Proof that a command may travel over a shared connection. Only this module makes it.
@@ -123,14 +124,9 @@ fn is_safe_by_name(name: &str) -> bool {
     SAFE_BY_NAME.iter().any(|safe| *safe == name || safe.ends_with('|') && name.starts_with(safe))
 }
 
-/// Whether an argument is this option, which Redis compares in any case and up to a NUL.
+/// Whether an argument is this option. An argument that hasn't arrived might be it.
 fn has_option<A: Arguments + ?Sized>(arguments: &A, option: &[u8]) -> bool {
-    let word = |argument: &[u8]| {
-        let end = memchr::memchr(0, argument).unwrap_or(argument.len());
-        argument.get(..end).is_some_and(|word| word.eq_ignore_ascii_case(option))
-    };
-    // An argument that hasn't arrived might be the option.
-    (1..arguments.count()).any(|index| arguments.argument(index).is_none_or(word))
+    (1..arguments.count()).any(|index| arguments.argument(index).is_none_or(|word| is_word(word, option)))
 }
 
 #[cfg(test)]

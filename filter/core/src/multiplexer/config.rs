@@ -186,14 +186,14 @@ impl HostConfig {
     /// keys have the names that clients know.
     pub fn plain(&self) -> Option<usize> {
         let target = self.keyless().filter(|target| !self.is_cluster(*target))?;
-        let takes_all = self.router.any().is_some() && self.routes.iter().all(|route| !route.remove_prefix);
+        let takes_all = self.router.any().is_some() && !self.router.rewrites_keys();
         takes_all.then_some(target)
     }
 
     /// Returns the target of commands without a key, if all routes lead to one upstream.
     pub fn keyless(&self) -> Option<usize> {
-        let of_any = || self.routes.get(self.router.any()? as usize).map(|route| route.target);
-        self.single.then(|| of_any().unwrap_or_default())
+        let default = self.router.default_route().map(|route| route.target as usize);
+        self.single.then(|| default.unwrap_or_default())
     }
 }
 

@@ -32,7 +32,7 @@ pub fn error(known: Known, args: &Args<'_>) -> Option<String> {
 
 /// Returns the reason why a command is refused; `None`: the command may pass. `container` is the
 /// row of the command's name, `command` that of its subcommand if there is one, else the same.
-pub fn refusal(container: &Command, command: &Command, args: &Args<'_>) -> Option<&'static str> {
+fn refusal(container: &Command, command: &Command, args: &Args<'_>) -> Option<&'static str> {
     match container.name {
         "config" => {
             if args.get(1).eq_ignore_ascii_case(b"get") {

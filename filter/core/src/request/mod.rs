@@ -4,7 +4,6 @@
 pub mod errors;
 pub mod guard;
 pub mod keys;
-pub mod known;
 
 /// True if a client that hasn't logged in may send the command of this name, in lower case; empty:
 /// a command that the command table doesn't have.

@@ -1,6 +1,7 @@
 //! What executing a command works with, and what comes of it.
 
 use crate::command::Args;
+use crate::command::Known;
 use crate::command::script::{self, ScriptDigest};
 use crate::multiplexer::client::{Client, Wait};
 use crate::multiplexer::effects::Effects;
@@ -10,7 +11,6 @@ use crate::multiplexer::stats::StatsTable;
 use crate::multiplexer::upstream::discovery::Missing;
 use crate::multiplexer::upstream::pending::{Owner, PendingReply};
 use crate::multiplexer::upstream::{ConnectionRoute, Upstreams};
-use crate::request::known::Known;
 
 /// What a client's command works with beside its client.
 pub struct Context<'a> {

@@ -8,7 +8,6 @@ use crate::command::sharing::{Shareable, Sharing};
 use crate::multiplexer::client::{Client, Wait};
 use crate::multiplexer::reply::aggregate::Aggregation;
 use crate::multiplexer::reply::key_names::cursor;
-use crate::multiplexer::routing::decision::shown;
 use crate::multiplexer::routing::fan_out::{FanOut, RequestPolicy};
 use crate::multiplexer::routing::target;
 use crate::multiplexer::upstream::ConnectionRoute;
@@ -115,7 +114,7 @@ fn connect_all(
             client.pause.wait = Some(Wait::Answers);
         }
         Sharing::Watches | Sharing::ChangesConnection => {
-            let name = shown(fan_out.command);
+            let name = fan_out.command.shown_name();
             return Err(Obstacle::Error(format!(
                 "ERR redis-mesh: {name} changes the connection, and several servers are behind it"
             )));

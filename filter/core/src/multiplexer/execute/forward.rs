@@ -4,6 +4,7 @@ use super::connect::connect;
 use super::context::{Context, Obstacle, Request, expect, wait_for_room};
 use super::mirror::mirror;
 use crate::command::Command;
+use crate::command::Known;
 use crate::command::sharing::Shareable;
 use crate::multiplexer::client::transaction::{Transaction, TransactionError};
 use crate::multiplexer::client::{Client, Wait};
@@ -14,7 +15,6 @@ use crate::multiplexer::upstream::ConnectionRoute;
 use crate::multiplexer::upstream::discovery::NodeAccess;
 use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
 use crate::request::errors::{CROSS_DESTINATION, CROSSSLOT};
-use crate::request::known::Known;
 use crate::wire::ReadPolicy;
 
 /// Bytes that a transaction may hold.

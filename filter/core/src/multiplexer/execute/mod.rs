@@ -12,12 +12,12 @@ pub mod subscribe;
 use super::client::{Client, Wait};
 use super::routing::decide::{FastPath, decide, fast_path};
 use super::routing::decision::{Decision, Forward};
+use crate::command::Known;
 use crate::command::sharing::Sharing;
 use crate::command::{Args, Command};
 use crate::fault::Injected;
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::timers::Timer;
-use crate::request::known::Known;
 use crate::stats::Stat;
 use context::{Context, Obstacle, Request, Step};
 

@@ -1,21 +1,21 @@
 //! Deciding what becomes of a command.
 
-use super::decision::{Decision, Forward, shown};
+use super::decision::{Decision, Forward};
 use super::keyless::{in_transaction, keyless};
 use super::session;
 use super::target::{RouteTarget, Routing, SubCommand};
 use crate::cluster::slot::slot;
 use crate::command::sharing::{self, Shareable, Sharing, sharing};
-use crate::command::{self, Args, Command, Flags, Split};
+use crate::command::{self, Args, Command, Flags, Known, Split};
 use crate::multiplexer::client::Client;
 use crate::multiplexer::client::login::PresentedLogin;
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::client::transaction::Transaction;
 use crate::multiplexer::stats::StatsTable;
 use crate::request::errors::{self, CROSS_DESTINATION, CROSSSLOT, EXEC_WITH_ARGUMENTS, EXECABORT};
-use crate::request::guard;
 use crate::request::keys::KeyRefusal;
-use crate::request::known::Known;
+use crate::request::{guard, needs_no_login};
+
 use crate::resp::encode;
 use crate::stats::Stat;
 
@@ -64,7 +64,7 @@ pub fn fast_path(client: &Client, command: &Command, args: &Args<'_>) -> Option<
 /// Decides what becomes of a command. What it changes of the client's session is changed.
 pub fn decide(client: &mut Client, known: Option<Known>, args: &Args<'_>, stats: &mut StatsTable) -> Decision {
     let name = known.map(|known| known.container.name).unwrap_or_default();
-    if !client.may_command() && !matches!(name, "auth" | "hello" | "reset" | "quit") {
+    if !client.may_command() && !needs_no_login(name) {
         client.count(Stat::Unauthenticated, stats);
         return Decision::Deny(errors::NOAUTH.into());
     }
@@ -104,11 +104,8 @@ fn refuse(
         return Some(doom(client, Decision::Deny(errors::wrong_arity(command.name))));
     }
     if config.auth.guarded
-        && let Some(reason) = guard::refusal(container, command, args)
+        && let Some(text) = guard::error(Known { container, command }, args)
     {
-        let name = shown(command);
-        let text =
-            format!("NOPERM redis-mesh: {name} {reason}; allowAdminCommands of the RedisService would permit it");
         return Some(doom(client, Decision::Refuse(text)));
     }
     let is_of_subscribers = SubscriptionChange::of(name).is_some() || matches!(name, "ping" | "quit" | "reset");
@@ -155,7 +152,7 @@ fn queue(client: &mut Client, container: &'static Command, command: &'static Com
         return doom(client, Decision::Deny(errors::NOT_IN_MULTI.into()));
     }
     if !sharing::may_be_queued(command) {
-        let text = format!("ERR redis-mesh: {} isn't served inside a transaction", shown(command));
+        let text = format!("ERR redis-mesh: {} isn't served inside a transaction", command.shown_name());
         return doom(client, Decision::Refuse(text));
     }
     if command.name == "script|debug" {
@@ -186,7 +183,7 @@ fn alone(
     }
     match container.name {
         _ if OF_A_REPLICA.contains(&command.name) => {
-            Decision::Refuse(format!("ERR redis-mesh: {} needs the direct data path", shown(command)))
+            Decision::Refuse(format!("ERR redis-mesh: {} needs the direct data path", command.shown_name()))
         }
         "auth" if client.rules.config.auth.passes_auth => match PresentedLogin::by_auth(args) {
             Ok(presented) => Decision::Present(presented),
@@ -214,9 +211,7 @@ fn alone(
         "asking" | "readonly" | "readwrite" => Decision::Deny(NO_CLUSTER.into()),
         "monitor" => Decision::Monitor,
         // The debugger takes the connection of whoever runs the next script.
-        "script" if command.name == "script|debug" && !args.get(2).eq_ignore_ascii_case(b"no") => {
-            Decision::Refuse(DEBUGGER.into())
-        }
+        "script" if command.name == "script|debug" && !args.is_word(2, b"no") => Decision::Refuse(DEBUGGER.into()),
         _ => route(client, command, args),
     }
 }
@@ -281,19 +276,17 @@ fn route(client: &Client, command: &'static Command, args: &Args<'_>) -> Decisio
             Sharing::Safe(shareable) if command.split != Split::No => Decision::Split(parts, owners, shareable),
             _ => apart(&parts),
         },
-        Routing::Refused(refusal) => refused(client, &refusal, args, sharing),
+        Routing::Refused(refusal) => refused(client, &refusal, sharing),
     }
 }
 
 /// What becomes of a command whose keys can't be routed.
-fn refused(client: &Client, refusal: &KeyRefusal, args: &Args<'_>, sharing: Sharing) -> Decision {
+fn refused(client: &Client, refusal: &KeyRefusal, sharing: Sharing) -> Decision {
     let config = &client.rules.config;
     match refusal {
-        KeyRefusal::NoRoute(index, _) => {
-            let key = args.quoted(*index);
-            Decision::Refuse(format!("ERR redis-mesh: no route of {} takes the key '{key}'", config.host))
+        KeyRefusal::NoRoute(..) | KeyRefusal::Patterns | KeyRefusal::ReturnsNames(_) => {
+            Decision::Refuse(refusal.to_string())
         }
-        KeyRefusal::Patterns | KeyRefusal::ReturnsNames(_) => Decision::Refuse(refusal.to_string()),
         KeyRefusal::Syntax | KeyRefusal::Arity(_) | KeyRefusal::Subcommand(_) | KeyRefusal::Untold(_) => {
             match config.plain() {
                 // All keys there are would be right, so the server can say what is wrong.

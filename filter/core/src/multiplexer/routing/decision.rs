@@ -2,7 +2,6 @@
 
 use super::fan_out::FanOut;
 use super::target::{KeyEdit, RouteTarget, SubCommand};
-use crate::command::Command;
 use crate::command::sharing::{Shareable, Sharing};
 use crate::multiplexer::client::login::PresentedLogin;
 use crate::multiplexer::client::subscription::SubscriptionChange;
@@ -77,9 +76,4 @@ impl Decision {
         encode::integer(&mut out, number);
         Decision::Answer(out)
     }
-}
-
-/// A command's name as people write it: of `config|get` it is `CONFIG GET`.
-pub fn shown(command: &Command) -> String {
-    command.name.to_ascii_uppercase().replace('|', " ")
 }

@@ -94,8 +94,7 @@ impl RequestPolicy {
 impl HostConfig {
     /// The target of commands that no key decides about, such as PUBLISH: the one that takes all other keys.
     pub fn home(&self) -> Option<usize> {
-        let of_any = || self.routes.get(self.router.any()? as usize).map(|route| route.target);
-        of_any().or_else(|| self.single.then_some(0))
+        self.router.default_route().map(|route| route.target as usize).or_else(|| self.single.then_some(0))
     }
 }
 
@@ -180,7 +179,7 @@ impl FanOut {
 /// The argument of SCAN that is the pattern.
 fn scan_pattern(args: &Args<'_>) -> Option<usize> {
     let options = (2..args.count.saturating_sub(1)).step_by(2);
-    options.into_iter().find(|index| args.get(*index).eq_ignore_ascii_case(b"match")).map(|at| at + 1)
+    options.into_iter().find(|index| args.is_word(*index, b"match")).map(|at| at + 1)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Commands without a key: they go to one target that takes all other keys, or to all servers that they concern.
 
-use super::decision::{Decision, Forward, shown};
+use super::decision::{Decision, Forward};
 use super::fan_out::{FanOut, RequestPolicy};
 use super::target::RouteTarget;
 use crate::command::sharing::sharing;
@@ -14,7 +14,10 @@ pub fn keyless(client: &Client, command: &'static Command, args: &Args<'_>) -> D
     let (policy, sharing) = (RequestPolicy::of(command), sharing(command, args));
     let has_names = policy.returns_key_names() && KeyNames::decide(config);
     if has_names && policy != RequestPolicy::Keys && client.transaction.is_some() {
-        return Decision::Refuse(format!("ERR redis-mesh: {} isn't served inside a transaction here", shown(command)));
+        return Decision::Refuse(format!(
+            "ERR redis-mesh: {} isn't served inside a transaction here",
+            command.shown_name()
+        ));
     }
     let home = config.home();
     if let Some(target) = home
@@ -28,7 +31,7 @@ pub fn keyless(client: &Client, command: &'static Command, args: &Args<'_>) -> D
     if home.is_none() && !policy.is_for_all() {
         return Decision::Refuse(format!(
             "ERR redis-mesh: {} has no key, and none of the destinations served here is the one for all other keys",
-            shown(command)
+            command.shown_name()
         ));
     }
     if policy == RequestPolicy::Scan && cursor(args.get(1)).is_none() {
@@ -45,7 +48,7 @@ pub fn in_transaction(fan_out: &FanOut, client: &Client) -> Decision {
         }
         _ => Decision::Refuse(format!(
             "ERR redis-mesh: {} concerns several servers here, and a transaction goes to one",
-            shown(fan_out.command)
+            fan_out.command.shown_name()
         )),
     }
 }

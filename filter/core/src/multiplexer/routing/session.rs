@@ -1,6 +1,6 @@
 //! Commands about the client itself: who it is, what it is called, in which protocol and database.
 
-use super::decision::{Decision, Forward, shown};
+use super::decision::{Decision, Forward};
 use super::fan_out::FanOut;
 use super::target::{KeyEdit, RouteTarget};
 use crate::command::sharing::sharing;
@@ -135,8 +135,8 @@ pub fn client_command(client: &mut Client, command: &'static Command, args: &Arg
 /// Subcommands that a server answers.
 fn at_server(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
     let config = &client.rules.config;
-    let refuse = |why: &str| Decision::Refuse(format!("ERR redis-mesh: {} {why}", shown(command)));
-    let has_word = |from: usize, word: &[u8]| (from..args.count).any(|i| args.get(i).eq_ignore_ascii_case(word));
+    let refuse = |why: &str| Decision::Refuse(format!("ERR redis-mesh: {} {why}", command.shown_name()));
+    let has_word = |from: usize, word: &[u8]| (from..args.count).any(|i| args.is_word(i, word));
     let is_special = client.dedicated.connection.is_some_and(|dedicated| dedicated.is_special);
     let one = config.keyless().filter(|target| !config.is_cluster(*target));
     // What is said to one server, over a connection whose state it concerns.
@@ -164,7 +164,7 @@ fn at_server(client: &Client, command: &'static Command, args: &Args<'_>) -> Dec
         "getredir" if one.is_none() => Decision::Answer(b":-1\r\n".to_vec()),
         "trackinginfo" if one.is_none() => Decision::Answer(not_tracking(client.session.resp3)),
         "kill" if one.is_none() => {
-            let names_id = (2..args.count).step_by(2).any(|index| args.get(index).eq_ignore_ascii_case(b"id"));
+            let names_id = (2..args.count).step_by(2).any(|index| args.is_word(index, b"id"));
             match names_id && args.count > 3 {
                 true => refuse("by ID isn't served where there are several servers: each has numbers of its own"),
                 false => Decision::FanOut(FanOut::kill(command, args)),
@@ -179,7 +179,7 @@ fn at_server(client: &Client, command: &'static Command, args: &Args<'_>) -> Dec
 fn prefixes(client: &Client, args: &Args<'_>) -> Option<Vec<KeyEdit>> {
     let config = &client.rules.config;
     let mut edits = Vec::new();
-    for index in (4..args.count).filter(|index| args.get(index - 1).eq_ignore_ascii_case(b"prefix")) {
+    for index in (4..args.count).filter(|index| args.is_word(index - 1, b"prefix")) {
         let prefix = args.get(index);
         let removed = config.routes.iter().filter_map(|route| route.removed_prefix.as_deref());
         if removed.into_iter().any(|removed| removed.len() > prefix.len() && removed.starts_with(prefix)) {

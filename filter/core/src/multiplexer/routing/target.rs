@@ -45,11 +45,10 @@ impl HostConfig {
     /// Where a key lives, its route, and how many bytes are to be removed from its beginning.
     #[inline]
     pub fn place(&self, key: &[u8]) -> Option<(RouteTarget, usize, usize)> {
-        let (matched, route) = self.route(key)?;
-        let strip = if route.remove_prefix { matched.prefix as usize } else { 0 };
-        let is_cluster = self.is_cluster(route.target);
-        let slot = is_cluster.then(|| slot(key.get(strip..).unwrap_or_default()));
-        Some((RouteTarget { target: route.target, slot }, matched.route as usize, strip))
+        let found = self.router.find(key)?;
+        let (target, strip) = (found.target as usize, found.strip as usize);
+        let slot = self.is_cluster(target).then(|| slot(key.get(strip..).unwrap_or_default()));
+        Some((RouteTarget { target, slot }, found.route as usize, strip))
     }
 
     /// True if these are the same.

@@ -3,10 +3,10 @@
 use super::pending::{InFlight, Owner};
 use super::pool_key::PoolKey;
 use crate::cluster::slot::slot;
+use crate::command::Known;
 use crate::command::each_command;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::timers::Timer;
-use crate::request::known::Known;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
