@@ -1,7 +1,7 @@
 //! The dynamic module, built once per process, and Envoy configurations put together by hand around it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::Result;
@@ -134,6 +134,16 @@ pub fn start_with(config: &str, concurrency: u32) -> Result<Envoy> {
     let log_level = Some("warning".to_string());
     let args = ["--component-log-level", "dynamic_modules:info"].map(str::to_string).to_vec();
     Envoy::start_with(&text(config)?, &Options { concurrency, log_level, args, ..Options::default() })
+}
+
+/// Does what [`start_with`] does with one worker and, if `module` is given, that file in place of the module of this checkout.
+pub fn start_version(config: &str, module: Option<&Path>) -> Result<Envoy> {
+    let Some(module) = module else { return start_with(config, 1) };
+    let own = build()?;
+    let other = |text: &str| text.replace(&own.display().to_string(), &module.display().to_string());
+    let args = ["--component-log-level", "dynamic_modules:info"].map(str::to_string).to_vec();
+    let log_level = Some("warning".to_string());
+    Envoy::start_with(&other(&text(config)?), &Options { log_level, args, ..Options::default() })
 }
 
 fn internal_listener(name: &str, filters: Vec<Value>) -> Value {

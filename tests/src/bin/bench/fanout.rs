@@ -11,7 +11,7 @@ use redis_mesh_tests::client::{Client, encode};
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::reply::Reply;
 
-use crate::kind::{Behind, Kind};
+use crate::kind::{Artefacts, Behind, Kind};
 use crate::options::Options;
 use crate::running::Running;
 use crate::samples::{Sample, Samples};
@@ -47,7 +47,7 @@ struct Audience {
 pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<Fanout> {
     let mut audiences = Vec::new();
     for kind in KINDS {
-        let running = kind.start(filter_file, Behind::Server, &[redis.addr()])?;
+        let running = kind.start(&Artefacts::of_filter(filter_file), Behind::Server, &[redis.addr()])?;
         let subscribers = (0..SUBSCRIBERS).map(|_| subscribe(&running)).collect::<Result<Vec<_>>>();
         let subscribers = subscribers.with_context(|| format!("subscribing by {}", kind.name()))?;
         audiences.push(Audience { kind, running, subscribers, samples: Samples::default() });

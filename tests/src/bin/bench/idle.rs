@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use redis_mesh_tests::redis::Redis;
 
-use crate::kind::{Behind, Kind};
+use crate::kind::{Artefacts, Behind, Kind};
 use crate::options::Options;
 use crate::running::Running;
 use crate::socket::Socket;
@@ -47,7 +47,7 @@ pub fn measure(options: &Options, redis: &Redis, file: &Path) -> Result<Idle> {
     let mut rows = Vec::new();
     for kind in KINDS.into_iter().filter(|kind| kind.is_there()) {
         options.progress(&format!("{connections} idle connections: {}", kind.name()));
-        let running = kind.start(file, Behind::Server, &[redis.addr()])?;
+        let running = kind.start(&Artefacts::of_filter(file), Behind::Server, &[redis.addr()])?;
         // What the first connections bring with them is no cost of the others.
         let first = open(running.addr, CONNECTIONS / 200, kind.resp3())?;
         let before = memory(options, &running)?;

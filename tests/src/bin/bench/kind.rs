@@ -34,6 +34,22 @@ pub enum Kind {
     Twemproxy,
 }
 
+/// The files of one version.
+#[derive(Clone, Debug)]
+pub struct Artefacts {
+    /// The wasm filter.
+    pub filter: PathBuf,
+    /// The dynamic module; absent: that of this checkout.
+    pub module: Option<PathBuf>,
+}
+
+impl Artefacts {
+    /// This filter, with the module of this checkout.
+    pub fn of_filter(file: &Path) -> Artefacts {
+        Artefacts { filter: file.to_path_buf(), module: None }
+    }
+}
+
 /// The Redis behind a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behind {
@@ -84,6 +100,11 @@ impl Kind {
         matches!(self, Kind::FilterRedis | Kind::FilterRedis3 | Kind::FilterTcp)
     }
 
+    /// Whether the path has the wasm filter or the module.
+    pub fn is_ours(self) -> bool {
+        self.has_filter() || self == Kind::Native
+    }
+
     /// Whether clients send HELLO 3.
     pub fn resp3(self) -> bool {
         self == Kind::FilterRedis3
@@ -95,7 +116,7 @@ impl Kind {
     }
 
     /// Starts the path before a server or the nodes of a Redis Cluster.
-    pub fn start(self, filter_file: &Path, behind: Behind, servers: &[SocketAddr]) -> Result<Running> {
+    pub fn start(self, artefacts: &Artefacts, behind: Behind, servers: &[SocketAddr]) -> Result<Running> {
         let server = *servers.first().context("nothing stands behind")?;
         let at = SocketAddr::new([127, 0, 0, 1].into(), net::free_port()?);
         let upstream = |name| match behind {
@@ -103,7 +124,7 @@ impl Kind {
             Behind::Cluster => redis_cluster(name, server),
         };
         let chain = |filters: &[_]| envoy(at, filters, &[upstream("redis")]);
-        let before = |path| filter(filter_file, &filter_config(path, &[None], vec![(KeyMatch::Any, 0)]));
+        let before = |path| filter(&artefacts.filter, &filter_config(path, &[None], vec![(KeyMatch::Any, 0)]));
         let config = match self {
             Kind::Direct => return Ok(Running::nothing(server)),
             Kind::Twemproxy => {
@@ -120,7 +141,7 @@ impl Kind {
                     Behind::Cluster => native::redis_cluster(&name, servers),
                 };
                 let config = envoy(at, &[native::proxy(&document)?], &[upstream]);
-                return Ok(Running::envoy(at, native::start_with(&config, 1)?));
+                return Ok(Running::envoy(at, native::start_version(&config, artefacts.module.as_deref())?));
             }
             Kind::TcpProxy => chain(&[tcp_proxy("redis")]),
             Kind::RedisProxy => chain(&[redis_proxy(&[], Some("redis"), false)]),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use redis_mesh_tests::redis::Redis;
 
-use crate::kind::{Behind, Kind};
+use crate::kind::{Artefacts, Behind, Kind};
 use crate::open_loop::OpenLoop;
 use crate::options::Options;
 use crate::running::Running;
@@ -59,8 +59,12 @@ pub fn measure(options: &Options, redis: &Redis, filter_file: &Path) -> Result<L
     let mut capacity = f64::INFINITY;
     for &kind in &kinds {
         options.progress(&format!("capacity of {}", kind.name()));
-        let mut subject =
-            Subject::new(kind.name(), None, false, kind.start(filter_file, Behind::Server, &[redis.addr()])?);
+        let mut subject = Subject::new(
+            kind.name(),
+            None,
+            false,
+            kind.start(&Artefacts::of_filter(filter_file), Behind::Server, &[redis.addr()])?,
+        );
         let task =
             Task { workload: &workload, connections: CONNECTIONS, pipeline: 1, duration: duration / 4, count_at: None };
         let rates = (0..3).map(|_| Ok(subject.measure(&task)?.rate)).collect::<Result<Vec<_>>>()?;

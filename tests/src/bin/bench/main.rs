@@ -19,6 +19,7 @@ mod samples;
 mod socket;
 mod subject;
 mod twemproxy;
+mod versions;
 mod work;
 mod workload;
 
@@ -47,7 +48,10 @@ fn run(options: &Options) -> Result<()> {
     let redis =
         Redis::start_with(redis::Options { config: vec!["maxclients 15000".into()], ..redis::Options::default() })?;
     let mut report = report::Report::new(options, &redis, &filter)?;
-    if options.wants_part("paths") {
+    if let Some(base) = &options.base {
+        report.versions = Some(versions::measure(options, &redis, &filter, base)?);
+    }
+    if options.base.is_none() && options.wants_part("paths") {
         report.paths = Some(paths::measure(options, &redis, &filter)?);
     }
     if options.wants_part("latency") {

@@ -9,7 +9,7 @@ use redis_mesh_tests::client::{Client, encode, info_field};
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::reply::Reply;
 
-use crate::kind::{Behind, Kind};
+use crate::kind::{Artefacts, Behind, Kind};
 use crate::options::Options;
 use crate::running::Running;
 
@@ -58,7 +58,7 @@ pub fn measure(options: &Options, filter_file: &Path) -> Result<Memory> {
     let mut rows = Vec::new();
     for kind in KINDS.into_iter().filter(|kind| kind.is_there()) {
         let start = || -> Result<Running> {
-            let running = kind.start(filter_file, Behind::Server, &[redis.addr()])?;
+            let running = kind.start(&Artefacts::of_filter(filter_file), Behind::Server, &[redis.addr()])?;
             // What the first command and the first large value bring with them is no cost of the
             // others.
             ensure!(Client::connect(running.addr)?.ok(&["GET", "large"])?.text().len() == LARGE, "GET large");

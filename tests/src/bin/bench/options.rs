@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use redis_mesh_tests::workspace;
 
+use crate::kind::Artefacts;
 use crate::work::{WORKS, Work};
 
 /// The text of `--help`.
@@ -27,6 +28,8 @@ Options:
                   c50, c1000 (connections), server, cluster. Separate them by commas: get,64b,p64
   --filter FILE   Use this wasm filter instead of building one
   --against FILE  Measure another filter on the same paths in the same rounds; repeatable
+  --base MODULE FILTER
+                  Measure only this version against another one, whose module and filter these are
   --out DIR       Write benchmark.md and benchmark.svg to this directory (reports)
   -h, --help      Print this
 
@@ -50,6 +53,8 @@ pub struct Options {
     pub filter: Option<PathBuf>,
     /// Further wasm filters.
     pub against: Vec<PathBuf>,
+    /// Another version, to be measured against this one.
+    pub base: Option<Artefacts>,
     /// The directory of the report.
     pub out: PathBuf,
     parts: Vec<String>,
@@ -65,6 +70,7 @@ impl Options {
             duration: Duration::from_millis(120),
             filter: None,
             against: Vec::new(),
+            base: None,
             out: workspace::root().join("reports"),
             parts: Vec::new(),
             works: Vec::new(),
@@ -80,6 +86,11 @@ impl Options {
                 "--only" => options.only(&value()?)?,
                 "--filter" => options.filter = Some(file(value()?)?),
                 "--against" => options.against.push(file(value()?)?),
+                "--base" => {
+                    let module = Some(file(value()?)?);
+                    let filter = args.next().context("--base needs a module and a filter")?;
+                    options.base = Some(Artefacts { filter: file(filter)?, module });
+                }
                 "--out" => options.out = value()?.into(),
                 _ => bail!("what is {arg}?"),
             }
@@ -112,7 +123,7 @@ impl Options {
 
     /// Whether a part is to be measured.
     pub fn wants_part(&self, part: &str) -> bool {
-        self.parts.is_empty() || self.parts.iter().any(|wanted| wanted == part)
+        self.base.is_none() && self.parts.is_empty() || self.parts.iter().any(|wanted| wanted == part)
     }
 
     /// Whether a workload is to be measured: for each kind of word (request, size, pipeline, …)

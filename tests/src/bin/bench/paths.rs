@@ -8,7 +8,7 @@ use redis_mesh_tests::client::Client;
 use redis_mesh_tests::cluster::Cluster;
 use redis_mesh_tests::redis::Redis;
 
-use crate::kind::{Behind, Kind};
+use crate::kind::{Artefacts, Behind, Kind};
 use crate::options::Options;
 use crate::samples::Samples;
 use crate::subject::{Subject, Task, measure_all};
@@ -88,10 +88,11 @@ fn start(
     let (mut rows, mut subjects): (Vec<Row>, Vec<Subject>) = (Vec::new(), Vec::new());
     for (mark, file) in &options.filters(filter_file) {
         let other = !mark.is_empty();
+        let artefacts = Artefacts::of_filter(file);
         for kind in Kind::ALL.into_iter().filter(wanted).filter(|kind| kind.has_filter() || !other) {
             let name = format!("{}{mark}", kind.name());
             let peer = kind.peer().and_then(|peer| rows.iter().position(|row| row.kind == peer));
-            let running = kind.start(file, behind, servers).with_context(|| format!("starting {name}"))?;
+            let running = kind.start(&artefacts, behind, servers).with_context(|| format!("starting {name}"))?;
             subjects.push(Subject::new(&name, peer, kind.resp3(), running));
             rows.push(Row { name, peer, kind, behind, other });
         }

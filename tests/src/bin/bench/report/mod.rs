@@ -6,6 +6,7 @@ mod latency;
 mod memory;
 mod paths;
 mod routes;
+mod versions;
 
 use std::path::Path;
 
@@ -24,6 +25,7 @@ use crate::paths::Paths;
 use crate::routes::Routes;
 use crate::subject::CONNECTIONS;
 use crate::twemproxy;
+use crate::versions::Versions;
 
 /// All results of a run.
 #[derive(Debug)]
@@ -41,19 +43,34 @@ pub struct Report {
     pub fanout: Option<Fanout>,
     /// Clients that don't read, a Redis that stands still.
     pub memory: Option<Memory>,
+    /// This version and another one.
+    pub versions: Option<Versions>,
 }
 
 impl Report {
     /// Creates the report of a run that is about to start.
     pub fn new(options: &Options, redis: &Redis, filter: &Path) -> Result<Report> {
         let setting = setting(options, redis, filter)?;
-        Ok(Report { setting, paths: None, routes: None, idle: None, latency: None, fanout: None, memory: None })
+        Ok(Report {
+            setting,
+            paths: None,
+            routes: None,
+            idle: None,
+            latency: None,
+            fanout: None,
+            memory: None,
+            versions: None,
+        })
     }
 
     /// Returns the report.
     pub fn markdown(&self) -> String {
         let mut out = String::from("# What it costs\n\n");
         out += &self.setting;
+        if let Some(versions) = &self.versions {
+            versions::section(&mut out, versions);
+            return out;
+        }
         goals::section(&mut out, &crate::goals::goals(self.paths.as_ref(), self.memory.as_ref(), self.idle.as_ref()));
         if let Some(paths) = &self.paths {
             paths::native(&mut out, paths);
