@@ -146,22 +146,22 @@ impl Diagnostics {
     }
 
     /// A place to report what is found in one field.
-    pub fn at<'a>(&'a mut self, subject: &'a Subject, field: impl Into<String>) -> Place<'a> {
-        Place { diagnostics: self, subject, field: field.into() }
+    pub fn at<'a>(&'a mut self, subject: &'a Subject, field: impl Into<String>) -> FieldReporter<'a> {
+        FieldReporter { diagnostics: self, subject, field: field.into() }
     }
 }
 
 /// A field of an object, and where to report what is wrong with it.
-pub struct Place<'a> {
+pub struct FieldReporter<'a> {
     diagnostics: &'a mut Diagnostics,
     subject: &'a Subject,
     field: String,
 }
 
-impl Place<'_> {
+impl FieldReporter<'_> {
     /// A field below this one: `.name` or `[0]`.
-    pub fn at(&mut self, path: impl fmt::Display) -> Place<'_> {
-        Place { diagnostics: self.diagnostics, subject: self.subject, field: format!("{}{path}", self.field) }
+    pub fn at(&mut self, path: impl fmt::Display) -> FieldReporter<'_> {
+        FieldReporter { diagnostics: self.diagnostics, subject: self.subject, field: format!("{}{path}", self.field) }
     }
 
     /// Reports.
@@ -192,6 +192,17 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
     nearest(word, known).map(|known| format!("; did you mean `{known}`?")).unwrap_or_default()
 }
 
+/// The largest number of hosts that a message names.
+const NAMED: usize = 5;
+
+/// A few of many, for a message.
+pub fn some_of(mut names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(NAMED);
+    names.truncate(NAMED);
+    let names = names.join(", ");
+    if more > 0 { format!("{names} and {more} more") } else { names }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,5 +222,11 @@ mod tests {
         let mut diagnostics = Diagnostics::default();
         diagnostics.add(&Subject::default(), "spec.x", Reason::Invalid, "a\nb\u{1b}[0m");
         assert_eq!(diagnostics.sorted()[0].to_string(), "error: spec.x: a b\\u{1b}[0m");
+    }
+
+    #[test]
+    fn some_of_many() {
+        assert_eq!(some_of(vec!["a".into(), "b".into()]), "a, b");
+        assert_eq!(some_of((1..=7).map(|n| n.to_string()).collect()), "1, 2, 3, 4, 5 and 2 more");
     }
 }

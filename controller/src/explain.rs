@@ -17,12 +17,12 @@ use redis_mesh_core::route::Router;
 use redis_mesh_core::stats::Stats;
 use redis_mesh_core::wire::{self, DataPath, FaultKind, KeyMatch};
 
-use crate::build::backend::{self, Backends};
-use crate::build::filter_config;
-use crate::build::handshake::HandshakeKey;
-use crate::crd::service::ReadPolicy;
+use crate::crd::service::ReadPolicySpec;
 use crate::quantity;
-use crate::validate::{Target, ValidatedService};
+use crate::render::backend::{self, Backends};
+use crate::render::filter_config;
+use crate::render::handshake::HandshakeKey;
+use crate::validate::service::{ValidatedService, ValidatedTarget};
 
 /// Explains a command of a client that has logged in.
 pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<String, String> {
@@ -35,7 +35,7 @@ pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<Strin
     host.routes.iter_mut().for_each(|route| route.faults.clear());
     host.targets.iter_mut().flat_map(|target| &mut target.mirrors).for_each(|mirror| mirror.per_million = 0);
     let document = filter_config::document("explain".to_owned(), 1, vec![host]);
-    let machine = Machine::new(service.path, document).map_err(|error| error.to_string())?;
+    let machine = DecidingMachine::new(service.path, document).map_err(|error| error.to_string())?;
 
     let mut out = String::new();
     let mut line = |name: &str, text: &str| {
@@ -92,22 +92,24 @@ pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<Strin
         faults.iter().for_each(|fault| line("  fault", fault));
     }
     let outcome = match &machine {
-        Machine::Rewriter(config) => run(config, config.hosts.first().ok_or(NO_HOST)?, &bytes)?,
-        Machine::Proxy(document) => serve(&document.host, &bytes)?,
+        DecidingMachine::Rewriter(config) => run(config, config.hosts.first().ok_or(NO_HOST)?, &bytes)?,
+        DecidingMachine::Proxy(document) => serve(&document.host, &bytes)?,
     };
     match outcome {
-        Outcome::Sent(commands) => {
+        Explanation::Sent(commands) => {
             for command in commands {
                 line("sent", &format!("{}{}", shown(&command, &backends), by(service, &backends, &command)));
             }
         }
-        Outcome::SentTo(commands) => {
+        Explanation::SentTo(commands) => {
             for (destination, command) in commands {
                 line("sent", &format!("{} → {destination}", shown(&command, &backends)));
             }
         }
-        Outcome::Answered(reply) => line("answered", &String::from_utf8_lossy(&reply).trim_end().replace("\r\n", " ")),
-        Outcome::Nothing => line("answered", "nothing; the connection is closed"),
+        Explanation::Answered(reply) => {
+            line("answered", &String::from_utf8_lossy(&reply).trim_end().replace("\r\n", " "))
+        }
+        Explanation::Nothing => line("answered", "nothing; the connection is closed"),
     }
     Ok(out)
 }
@@ -166,7 +168,7 @@ fn explain_key(
     own.iter().chain(&host).for_each(|fault| line("  fault", fault));
 }
 
-fn destination(target: &Target) -> String {
+fn destination(target: &ValidatedTarget) -> String {
     let destination = &target.destination;
     let mut text = destination.address.to_string();
     let mut facts = Vec::new();
@@ -188,18 +190,18 @@ fn destination(target: &Target) -> String {
     text
 }
 
-fn node(policy: ReadPolicy, reads: bool) -> &'static str {
+fn node(policy: ReadPolicySpec, reads: bool) -> &'static str {
     match (reads, policy) {
         (false, _) => "the master of the key's shard",
-        (true, ReadPolicy::Master) => "the master of the key's shard (read policy MASTER)",
-        (true, ReadPolicy::PreferMaster) => {
+        (true, ReadPolicySpec::Master) => "the master of the key's shard (read policy MASTER)",
+        (true, ReadPolicySpec::PreferMaster) => {
             "the master of the key's shard, a replica if it is away (read policy PREFER_MASTER)"
         }
-        (true, ReadPolicy::Replica) => "a replica of the key's shard (read policy REPLICA)",
-        (true, ReadPolicy::PreferReplica) => {
+        (true, ReadPolicySpec::Replica) => "a replica of the key's shard (read policy REPLICA)",
+        (true, ReadPolicySpec::PreferReplica) => {
             "a replica of the key's shard, the master if there is none (read policy PREFER_REPLICA)"
         }
-        (true, ReadPolicy::Any) => "any node of the key's shard (read policy ANY)",
+        (true, ReadPolicySpec::Any) => "any node of the key's shard (read policy ANY)",
     }
 }
 
@@ -227,13 +229,13 @@ fn faults(faults: &[wire::Fault], place: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
-type Command = Vec<Vec<u8>>;
+type CommandWords = Vec<Vec<u8>>;
 
-enum Outcome {
+enum Explanation {
     /// Commands that go on.
-    Sent(Vec<Command>),
+    Sent(Vec<CommandWords>),
     /// Commands that go on, each with its destination.
-    SentTo(Vec<(String, Command)>),
+    SentTo(Vec<(String, CommandWords)>),
     /// A reply that the mesh makes up.
     Answered(Vec<u8>),
     /// Neither.
@@ -241,31 +243,31 @@ enum Outcome {
 }
 
 /// What decides on the data path.
-enum Machine {
+enum DecidingMachine {
     Rewriter(ProxyConfig),
     Proxy(Document),
 }
 
 const NO_HOST: &str = "the configuration has no host";
 
-impl Machine {
-    fn new(path: DataPath, document: wire::FilterConfig) -> Result<Machine, ConfigError> {
+impl DecidingMachine {
+    fn new(path: DataPath, document: wire::FilterConfig) -> Result<DecidingMachine, ConfigError> {
         match path {
-            DataPath::Direct | DataPath::Proxy => ProxyConfig::try_from(document).map(Machine::Rewriter),
-            DataPath::Native => Document::try_from(document).map(Machine::Proxy),
+            DataPath::Direct | DataPath::Proxy => ProxyConfig::try_from(document).map(DecidingMachine::Rewriter),
+            DataPath::Native => Document::try_from(document).map(DecidingMachine::Proxy),
         }
     }
 
     fn router(&self) -> Result<&Router, String> {
         match self {
-            Machine::Rewriter(config) => Ok(&config.hosts.first().ok_or(NO_HOST)?.router),
-            Machine::Proxy(document) => Ok(&document.host.router),
+            DecidingMachine::Rewriter(config) => Ok(&config.hosts.first().ok_or(NO_HOST)?.router),
+            DecidingMachine::Proxy(document) => Ok(&document.host.router),
         }
     }
 }
 
 /// Has a command served by the machine of the dynamic module, as a client's first one.
-fn serve(host: &Arc<Config>, arguments: &[&[u8]]) -> Result<Outcome, String> {
+fn serve(host: &Arc<Config>, arguments: &[&[u8]]) -> Result<Explanation, String> {
     let mut proxy = Proxy::new([0; 32]);
     let client = proxy.open(host.clone());
     let mut request = Vec::new();
@@ -295,9 +297,9 @@ fn serve(host: &Arc<Config>, arguments: &[&[u8]]) -> Result<Outcome, String> {
         }
     }
     Ok(match (sent.is_empty(), replied.is_empty()) {
-        (false, _) => Outcome::SentTo(sent),
-        (true, false) => Outcome::Answered(replied),
-        (true, true) => Outcome::Nothing,
+        (false, _) => Explanation::SentTo(sent),
+        (true, false) => Explanation::Answered(replied),
+        (true, true) => Explanation::Nothing,
     })
 }
 
@@ -316,7 +318,7 @@ fn stands_for_redis(command: &[Vec<u8>]) -> Option<&'static [u8]> {
 }
 
 /// Passes a command through the filter's machine, as a client's first one.
-fn run(config: &ProxyConfig, host: &Host, arguments: &[&[u8]]) -> Result<Outcome, String> {
+fn run(config: &ProxyConfig, host: &Host, arguments: &[&[u8]]) -> Result<Explanation, String> {
     let mut random = Random::new([0; 32]);
     let mut stats = Stats::default();
     let mut env = Env {
@@ -364,12 +366,12 @@ fn run(config: &ProxyConfig, host: &Host, arguments: &[&[u8]]) -> Result<Outcome
         let _ = rewriter.reply(&mut env, &expected, &mut reply);
     }
     if reply != expected {
-        return Ok(Outcome::Answered(reply));
+        return Ok(Explanation::Answered(reply));
     }
-    Ok(if commands.is_empty() { Outcome::Nothing } else { Outcome::Sent(commands) })
+    Ok(if commands.is_empty() { Explanation::Nothing } else { Explanation::Sent(commands) })
 }
 
-fn parse(bytes: &[u8], limits: &wire::Limits) -> Result<Vec<Command>, String> {
+fn parse(bytes: &[u8], limits: &wire::Limits) -> Result<Vec<CommandWords>, String> {
     let mut commands = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {

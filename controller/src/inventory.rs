@@ -11,26 +11,29 @@ use serde::Deserialize;
 
 /// `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
+pub struct NamespacedName {
     /// Namespace.
     pub namespace: String,
     /// Name.
     pub name: String,
 }
 
-impl Key {
+impl NamespacedName {
     /// Of a namespace and a name.
-    pub fn new(namespace: &str, name: &str) -> Key {
-        Key { namespace: namespace.to_owned(), name: name.to_owned() }
+    pub fn new(namespace: &str, name: &str) -> NamespacedName {
+        NamespacedName { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
     /// Of an object.
-    pub fn of(metadata: &ObjectMeta) -> Key {
-        Key::new(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+    pub fn of(metadata: &ObjectMeta) -> NamespacedName {
+        NamespacedName::new(
+            metadata.namespace.as_deref().unwrap_or_default(),
+            metadata.name.as_deref().unwrap_or_default(),
+        )
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for NamespacedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
@@ -40,14 +43,14 @@ impl fmt::Display for Key {
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
     // Of thousands of them memory is made: where a map holds large values, most of it is room for values to come.
-    services: BTreeMap<Key, Box<Service>>,
+    services: BTreeMap<NamespacedName, Box<Service>>,
     /// By Service, then by their own name.
-    slices: BTreeMap<(Key, String), Slice>,
+    slices: BTreeMap<(NamespacedName, String), Slice>,
     /// By host, then by the ServiceEntry.
-    entries: BTreeMap<String, BTreeMap<Key, Entry>>,
-    secrets: BTreeMap<Key, Secret>,
+    entries: BTreeMap<String, BTreeMap<NamespacedName, ServiceEntryHost>>,
+    secrets: BTreeMap<NamespacedName, Secret>,
     /// The Services of each address, be it their own or an endpoint's.
-    by_address: BTreeSet<(String, Key)>,
+    by_address: BTreeSet<(String, NamespacedName)>,
     /// Everything that there is was given, all of our kinds too: what isn't used then is of no use, and names may be
     /// suggested.
     pub is_whole: bool,
@@ -59,7 +62,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 impl Inventory {
     /// Adds a Service, or replaces it.
     pub fn add_service(&mut self, mut service: Service) {
-        let key = Key::of(&service.metadata);
+        let key = NamespacedName::of(&service.metadata);
         // Of the metadata nothing is asked but the name.
         service.metadata = ObjectMeta::default();
         service.status = None;
@@ -69,14 +72,14 @@ impl Inventory {
     }
 
     /// Removes a Service.
-    pub fn remove_service(&mut self, key: &Key) {
+    pub fn remove_service(&mut self, key: &NamespacedName) {
         self.forget_addresses(key);
         self.services.remove(key);
         self.remember_addresses(key);
     }
 
     /// Adds an EndpointSlice, or replaces it; none if it doesn't say to which Service it belongs.
-    pub fn add_slice(&mut self, slice: EndpointSlice) -> Option<Key> {
+    pub fn add_slice(&mut self, slice: EndpointSlice) -> Option<NamespacedName> {
         let key = owner_of(&slice)?;
         self.forget_addresses(&key);
         let name = slice.metadata.name.clone().unwrap_or_default();
@@ -86,7 +89,7 @@ impl Inventory {
     }
 
     /// Removes an EndpointSlice of a Service by its own name.
-    pub fn remove_slice(&mut self, key: &Key, name: &str) {
+    pub fn remove_slice(&mut self, key: &NamespacedName, name: &str) {
         self.forget_addresses(key);
         self.slices.remove(&(key.clone(), name.to_owned()));
         self.remember_addresses(key);
@@ -94,7 +97,7 @@ impl Inventory {
 
     /// Adds a ServiceEntry, or replaces it. Returns the hosts that it has or had.
     pub fn add_entry(&mut self, entry: &ServiceEntry) -> BTreeSet<String> {
-        let key = Key::of(&entry.metadata);
+        let key = NamespacedName::of(&entry.metadata);
         let mut hosts = self.remove_entry(&key);
         let entry_ports: Vec<ServicePort> = entry.spec.ports.iter().filter_map(EntryPort::tcp).collect();
         for host in &entry.spec.hosts {
@@ -110,7 +113,7 @@ impl Inventory {
             let addresses = addresses.into_iter().flatten().collect();
             let is_allocated = entry.spec.addresses.is_empty();
             let (ports, exported_to) = (entry_ports.clone(), entry.spec.export_to.clone());
-            let known = Entry { key: key.clone(), addresses, is_allocated, ports, exported_to };
+            let known = ServiceEntryHost { key: key.clone(), addresses, is_allocated, ports, exported_to };
             self.entries.entry(host.clone()).or_default().insert(key.clone(), known);
             hosts.insert(host);
         }
@@ -118,7 +121,7 @@ impl Inventory {
     }
 
     /// Removes a ServiceEntry. Returns the hosts that it had.
-    pub fn remove_entry(&mut self, key: &Key) -> BTreeSet<String> {
+    pub fn remove_entry(&mut self, key: &NamespacedName) -> BTreeSet<String> {
         let mut hosts = BTreeSet::new();
         self.entries.retain(|host, entries| {
             if entries.remove(key).is_some() {
@@ -130,20 +133,20 @@ impl Inventory {
     }
 
     /// The keys of all ServiceEntries, one for each host.
-    pub fn entries(&self) -> impl Iterator<Item = &Key> {
+    pub fn entries(&self) -> impl Iterator<Item = &NamespacedName> {
         self.entries.values().flat_map(BTreeMap::keys)
     }
 
     /// What a ServiceEntry says of a host outside of the cluster to clients in a namespace: their own namespace's, else one
     /// that another namespace exports to them.
-    pub fn entry(&self, host: &str, namespace: &str) -> Option<&Entry> {
+    pub fn entry(&self, host: &str, namespace: &str) -> Option<&ServiceEntryHost> {
         let entries = self.entries.get(host)?;
         let own = entries.values().find(|entry| entry.key.namespace == namespace);
         own.or_else(|| entries.values().find(|entry| entry.is_exported_to(namespace)))
     }
 
     /// The Service that has an address itself.
-    pub fn service_at(&self, address: &str) -> Option<&Key> {
+    pub fn service_at(&self, address: &str) -> Option<&NamespacedName> {
         let mut own = self.at_address(address).filter(|key| {
             self.services.get(key).is_some_and(|service| cluster_ips(service).iter().any(|own| own == address))
         });
@@ -152,75 +155,78 @@ impl Inventory {
 
     /// Adds a Secret, or replaces it.
     pub fn add_secret(&mut self, mut secret: Secret) {
-        let key = Key::of(&secret.metadata);
+        let key = NamespacedName::of(&secret.metadata);
         secret.metadata = ObjectMeta::default();
         self.secrets.insert(key, secret);
     }
 
     /// Removes a Secret.
-    pub fn remove_secret(&mut self, key: &Key) {
+    pub fn remove_secret(&mut self, key: &NamespacedName) {
         self.secrets.remove(key);
     }
 
     /// The Services that share an address with this one, itself among them.
-    pub fn sharing_addresses(&self, key: &Key) -> BTreeSet<Key> {
+    pub fn sharing_addresses(&self, key: &NamespacedName) -> BTreeSet<NamespacedName> {
         let addresses = self.addresses_of(key);
         addresses.iter().flat_map(|address| self.at_address(address)).cloned().collect()
     }
 
-    fn addresses_of(&self, key: &Key) -> BTreeSet<String> {
+    fn addresses_of(&self, key: &NamespacedName) -> BTreeSet<String> {
         let own = self.services.get(key).map(|service| cluster_ips(service)).unwrap_or_default();
         let endpoints = self.slices_of(key).flat_map(|slice| &slice.addresses);
         own.into_iter().chain(endpoints.map(|(address, _)| address.clone())).collect()
     }
 
-    fn at_address(&self, address: &str) -> impl Iterator<Item = &Key> {
-        let from = (address.to_owned(), Key::new("", ""));
+    fn at_address(&self, address: &str) -> impl Iterator<Item = &NamespacedName> {
+        let from = (address.to_owned(), NamespacedName::new("", ""));
         let address = address.to_owned();
         self.by_address.range(from..).take_while(move |(other, _)| *other == address).map(|(_, key)| key)
     }
 
-    fn slices_of(&self, key: &Key) -> impl Iterator<Item = &Slice> {
+    fn slices_of(&self, key: &NamespacedName) -> impl Iterator<Item = &Slice> {
         let from = (key.clone(), String::new());
         let key = key.clone();
         self.slices.range(from..).take_while(move |((owner, _), _)| *owner == key).map(|(_, slice)| slice)
     }
 
-    fn forget_addresses(&mut self, key: &Key) {
+    fn forget_addresses(&mut self, key: &NamespacedName) {
         for address in self.addresses_of(key) {
             self.by_address.remove(&(address, key.clone()));
         }
     }
 
-    fn remember_addresses(&mut self, key: &Key) {
+    fn remember_addresses(&mut self, key: &NamespacedName) {
         for address in self.addresses_of(key) {
             self.by_address.insert((address, key.clone()));
         }
     }
 
     /// A Service.
-    pub fn service(&self, key: &Key) -> Option<&Service> {
+    pub fn service(&self, key: &NamespacedName) -> Option<&Service> {
         self.services.get(key).map(AsRef::as_ref)
     }
 
     /// Those from which a similar one may be suggested: in a cluster none, where what is similar changes with everything, and
     /// not everybody may know what others' things are called.
-    fn suggested<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> impl Iterator<Item = &'a Key> {
+    fn suggested<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a NamespacedName>,
+    ) -> impl Iterator<Item = &'a NamespacedName> {
         keys.filter(|_| self.is_whole)
     }
 
     /// Services to suggest.
-    pub fn similar_services(&self) -> impl Iterator<Item = &Key> {
+    pub fn similar_services(&self) -> impl Iterator<Item = &NamespacedName> {
         self.suggested(self.services())
     }
 
     /// Secrets to suggest.
-    pub fn similar_secrets(&self) -> impl Iterator<Item = &Key> {
+    pub fn similar_secrets(&self) -> impl Iterator<Item = &NamespacedName> {
         self.suggested(self.secrets())
     }
 
     /// The keys of all Services.
-    pub fn services(&self) -> impl Iterator<Item = &Key> {
+    pub fn services(&self) -> impl Iterator<Item = &NamespacedName> {
         self.services.keys()
     }
 
@@ -229,7 +235,7 @@ impl Inventory {
     ///
     /// A mesh names the listeners of a headless Service by its endpoints, which whoever may write an EndpointSlice chooses.
     /// Without this check he could choose somebody else's listener.
-    pub fn other_owner(&self, key: &Key, address: &str) -> Option<&Key> {
+    pub fn other_owner(&self, key: &NamespacedName, address: &str) -> Option<&NamespacedName> {
         let others = self.at_address(address).filter(|other| *other != key);
         let mut owners = others.filter(|other| {
             let Some(service) = self.services.get(other) else { return false };
@@ -240,17 +246,17 @@ impl Inventory {
     }
 
     /// A Secret.
-    pub fn secret(&self, key: &Key) -> Option<&Secret> {
+    pub fn secret(&self, key: &NamespacedName) -> Option<&Secret> {
         self.secrets.get(key)
     }
 
     /// The keys of all Secrets.
-    pub fn secrets(&self) -> impl Iterator<Item = &Key> {
+    pub fn secrets(&self) -> impl Iterator<Item = &NamespacedName> {
         self.secrets.keys()
     }
 
     /// Where a Service's port is served, in the order of the EndpointSlices; `None` if it has none.
-    pub fn endpoints(&self, key: &Key, port: &ServicePort) -> Option<Vec<Endpoint>> {
+    pub fn endpoints(&self, key: &NamespacedName, port: &ServicePort) -> Option<Vec<ServiceEndpoint>> {
         let mut slices = self.slices_of(key).peekable();
         slices.peek()?;
         let mut endpoints = Vec::new();
@@ -259,7 +265,7 @@ impl Inventory {
             let number = slice.ports.iter().find(|(name, _)| *name == port.name).and_then(|(_, number)| *number);
             let Some(number) = number else { continue };
             for (address, _) in slice.addresses.iter().filter(|(_, is_ready)| *is_ready) {
-                let endpoint = Endpoint { address: address.clone(), port: number };
+                let endpoint = ServiceEndpoint { address: address.clone(), port: number };
                 if !endpoints.contains(&endpoint) {
                     endpoints.push(endpoint);
                 }
@@ -294,9 +300,9 @@ impl Slice {
 }
 
 /// The Service to which an EndpointSlice says that it belongs.
-pub fn owner_of(slice: &EndpointSlice) -> Option<Key> {
+pub fn owner_of(slice: &EndpointSlice) -> Option<NamespacedName> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some(Key::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
+    Some(NamespacedName::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
 }
 
 /// A ServiceEntry of Istio, as far as it is of use here
@@ -359,9 +365,9 @@ fn whole_address(text: &str) -> Option<String> {
 
 /// A host outside of the cluster, as a ServiceEntry makes it known to the mesh.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct ServiceEntryHost {
     /// The ServiceEntry.
-    pub key: Key,
+    pub key: NamespacedName,
     /// Its addresses; none where clients connect to those of the host itself.
     pub addresses: Vec<String>,
     /// They are not its own but given out by Istio, so that only sidecars that capture DNS know them.
@@ -371,7 +377,7 @@ pub struct Entry {
     exported_to: Vec<String>,
 }
 
-impl Entry {
+impl ServiceEntryHost {
     /// Whether clients in a namespace know it (`exportTo`).
     fn is_exported_to(&self, namespace: &str) -> bool {
         let is_there = |to: &String| match to.as_str() {
@@ -385,21 +391,21 @@ impl Entry {
 
 /// An address, which is an IP address or a name, and a port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Endpoint {
+pub struct ServiceEndpoint {
     /// IP address or DNS name.
     pub address: String,
     /// Port.
     pub port: u16,
 }
 
-impl Endpoint {
+impl ServiceEndpoint {
     /// True for an IP address.
     pub fn is_ip(&self) -> bool {
         self.address.parse::<std::net::IpAddr>().is_ok()
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for ServiceEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.address.contains(':') {
             write!(f, "[{}]:{}", self.address, self.port)

@@ -1,10 +1,9 @@
 //! `redis-mesh`: RedisService and RedisDestination in, Envoy and Istio configuration out.
 //!
 //! Manifests become objects in [`manifest`], objects become services that can be served in [`validate`], services become
-//! documents in [`build`]. The last two know neither files nor an API server.
+//! documents in [`render`]. The last two know neither files nor an API server.
 #![forbid(unsafe_code)]
 
-mod build;
 mod cli;
 mod crd;
 mod diagnostic;
@@ -12,6 +11,7 @@ mod explain;
 mod inventory;
 mod manifest;
 mod quantity;
+mod render;
 mod run;
 mod schema;
 mod validate;

@@ -12,7 +12,7 @@ use crate::inventory::Inventory;
 use crate::{schema, yaml};
 
 /// A text with the name that messages give it.
-pub struct Source {
+pub struct ManifestSource {
     /// The file as the user named it.
     pub name: String,
     /// Its content.
@@ -35,7 +35,7 @@ pub struct Manifests {
 }
 
 /// Reads manifests. Objects without a namespace get `namespace`.
-pub fn read(sources: &[Source], namespace: &str, diagnostics: &mut Diagnostics) -> Manifests {
+pub fn read(sources: &[ManifestSource], namespace: &str, diagnostics: &mut Diagnostics) -> Manifests {
     let mut manifests = Manifests::default();
     manifests.inventory.is_whole = true;
     let definitions = crd::definitions();

@@ -5,12 +5,12 @@
 
 use serde_json::{Map, Value};
 
-use crate::diagnostic::{Place, did_you_mean, nearest};
+use crate::diagnostic::{FieldReporter, did_you_mean, nearest};
 
 /// Reports everything about the shape of `value` that `schema` doesn't allow, and leaves a value that has that shape.
 ///
 /// False if nothing could be made of the value itself; what is then in its place only keeps the object deserializable.
-pub fn conform(value: &mut Value, schema: &Value, place: &mut Place<'_>) -> bool {
+pub fn conform(value: &mut Value, schema: &Value, place: &mut FieldReporter<'_>) -> bool {
     if preserves_unknown(schema) {
         return true;
     }
@@ -53,7 +53,7 @@ pub fn conform(value: &mut Value, schema: &Value, place: &mut Place<'_>) -> bool
     }
 }
 
-fn object(fields: &mut Map<String, Value>, schema: &Value, place: &mut Place<'_>) {
+fn object(fields: &mut Map<String, Value>, schema: &Value, place: &mut FieldReporter<'_>) {
     let Some(properties) = schema["properties"].as_object() else { return };
     // Null is what a template leaves behind for a field that it has no value for; Kubernetes drops it too.
     fields.retain(|_, value| !value.is_null());
@@ -83,7 +83,7 @@ fn object(fields: &mut Map<String, Value>, schema: &Value, place: &mut Place<'_>
     }
 }
 
-fn string(text: &mut String, schema: &Value, place: &mut Place<'_>) -> bool {
+fn string(text: &mut String, schema: &Value, place: &mut FieldReporter<'_>) -> bool {
     if let Some(allowed) = schema["enum"].as_array() {
         let allowed: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
         if !allowed.contains(&text.as_str()) {
@@ -100,7 +100,7 @@ fn string(text: &mut String, schema: &Value, place: &mut Place<'_>) -> bool {
     true
 }
 
-fn bounds(length: usize, schema: &Value, (low, high): (&str, &str), unit: &str, place: &mut Place<'_>) {
+fn bounds(length: usize, schema: &Value, (low, high): (&str, &str), unit: &str, place: &mut FieldReporter<'_>) {
     let bound = |name: &str| schema[name].as_u64().and_then(|bound| usize::try_from(bound).ok());
     if bound(low).is_some_and(|low| length < low) {
         place.invalid("must not be empty");

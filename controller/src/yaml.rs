@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 /// One document of a stream.
-pub struct Document {
+pub struct YamlDocument {
     /// Line of its first content, from 1.
     pub line: usize,
     /// Its value, or why it has none.
@@ -12,7 +12,7 @@ pub struct Document {
 }
 
 /// Parses a stream. Documents without content are left out.
-pub fn documents(text: &str) -> Vec<Document> {
+pub fn documents(text: &str) -> Vec<YamlDocument> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut documents = Vec::new();
     let mut start = 1;
@@ -35,7 +35,7 @@ pub fn documents(text: &str) -> Vec<Document> {
     documents
 }
 
-fn flush(documents: &mut Vec<Document>, start: usize, chunk: &mut String) {
+fn flush(documents: &mut Vec<YamlDocument>, start: usize, chunk: &mut String) {
     let text = std::mem::take(chunk);
     let is_blank = |line: &str| {
         let line = line.trim();
@@ -43,7 +43,7 @@ fn flush(documents: &mut Vec<Document>, start: usize, chunk: &mut String) {
     };
     let Some(blank) = text.lines().position(|line| !is_blank(line)) else { return };
     let value = serde_saphyr::from_str_with_options::<Value>(&text, options()).map_err(|error| reason(&error, start));
-    documents.push(Document { line: start + blank, value });
+    documents.push(YamlDocument { line: start + blank, value });
 }
 
 fn options() -> serde_saphyr::Options {

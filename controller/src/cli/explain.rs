@@ -4,9 +4,9 @@ use clap::Args;
 
 use crate::diagnostic::{Diagnostics, Reason, Subject, nearest};
 use crate::explain;
-use crate::validate::ValidatedService;
+use crate::validate::service::ValidatedService;
 
-use super::{Input, input};
+use super::input::{self, Input};
 
 /// Arguments of `explain`.
 #[derive(Args)]

@@ -4,17 +4,36 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Diagnostics, Origin, Reason, Subject};
-use crate::manifest::{self, Source};
-use crate::validate::{self, Module, Options, ValidatedService};
+use clap::Args;
 
-use super::Input;
+use crate::diagnostic::{Diagnostics, Origin, Reason, Subject};
+use crate::manifest::{self, ManifestSource};
+use crate::validate;
+use crate::validate::options::{ModuleAvailability, ValidateOptions};
+use crate::validate::service::ValidatedService;
+
+/// The manifests, and how names in them are read.
+#[derive(Args)]
+pub struct Input {
+    /// Manifests: a file, a directory (its *.yaml, *.yml and *.json files), or - for stdin; repeatable
+    ///
+    /// Kinds that are read: RedisService, RedisDestination, and what they refer to: Secret, Service, EndpointSlice. Others are
+    /// skipped and counted on stderr.
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", required = true)]
+    files: Vec<PathBuf>,
+    /// The namespace of objects that name none
+    #[arg(short, long, value_name = "NAME", default_value = "default")]
+    namespace: String,
+    /// The domain of the cluster: hosts under .svc.DOMAIN are Services and must be among the manifests, others are DNS names
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+}
 
 /// Reads and validates manifests.
 pub fn load(
     input: &Input,
     ports: BTreeMap<String, BTreeSet<u16>>,
-    module: Module,
+    module: ModuleAvailability,
     diagnostics: &mut Diagnostics,
 ) -> Vec<ValidatedService> {
     let mut sources = Vec::new();
@@ -22,7 +41,7 @@ pub fn load(
         read(path, &mut sources, diagnostics);
     }
     let manifests = manifest::read(&sources, &input.namespace, diagnostics);
-    let options = Options { cluster_domain: input.cluster_domain.clone(), ports, module };
+    let options = ValidateOptions { cluster_domain: input.cluster_domain.clone(), ports, module };
     let services =
         validate::validate(&manifests.services, &manifests.destinations, &manifests.inventory, &options, diagnostics);
     if !manifests.skipped.is_empty() {
@@ -36,7 +55,7 @@ pub fn load(
     services
 }
 
-fn read(path: &Path, sources: &mut Vec<Source>, diagnostics: &mut Diagnostics) {
+fn read(path: &Path, sources: &mut Vec<ManifestSource>, diagnostics: &mut Diagnostics) {
     let mut failed = |path: &Path, error: &std::io::Error| {
         let origin = Origin { file: path.display().to_string(), ..Origin::default() };
         diagnostics.add(
@@ -49,7 +68,7 @@ fn read(path: &Path, sources: &mut Vec<Source>, diagnostics: &mut Diagnostics) {
     if path == Path::new("-") {
         let mut text = String::new();
         match std::io::stdin().lock().read_to_string(&mut text) {
-            Ok(_) => sources.push(Source { name: "stdin".to_owned(), text }),
+            Ok(_) => sources.push(ManifestSource { name: "stdin".to_owned(), text }),
             Err(error) => failed(Path::new("stdin"), &error),
         }
         return;
@@ -64,7 +83,7 @@ fn read(path: &Path, sources: &mut Vec<Source>, diagnostics: &mut Diagnostics) {
     };
     for file in files {
         match std::fs::read_to_string(&file) {
-            Ok(text) => sources.push(Source { name: file.display().to_string(), text }),
+            Ok(text) => sources.push(ManifestSource { name: file.display().to_string(), text }),
             Err(error) => failed(&file, &error),
         }
     }

@@ -1,17 +1,23 @@
 //! The command line.
 
-pub mod explain;
-pub mod input;
-pub mod render;
+mod artifacts;
+mod controller;
+mod delivery;
+mod explain;
+mod input;
+mod listen;
+mod render_envoy;
+mod render_istio;
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::diagnostic::Diagnostics;
-use crate::{build, crd, run, yaml};
+use crate::{crd, render, yaml};
+
+use input::Input;
 
 /// Everything went well.
 const OK: u8 = 0;
@@ -31,19 +37,19 @@ const WRONG: u8 = 1;
 )]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum CliCommand {
     /// Keep a mesh as the RedisServices and RedisDestinations of a cluster say
     ///
     /// Watches both kinds and what they refer to, writes WasmPlugin and EnvoyFilter objects, and says in the status of each
     /// object what became of it. Of several replicas one writes; all serve the filter to the proxies.
-    Controller(Box<run::Controller>),
+    Controller(Box<controller::Controller>),
     /// Turn manifests into configuration for a data plane
     #[command(subcommand)]
-    Render(Render),
+    Render(RenderCommand),
     /// Say everything that is wrong with manifests, each with its file, object and field
     ///
     /// What is valid but without effect is a warning.
@@ -64,7 +70,7 @@ enum Command {
 }
 
 #[derive(Subcommand)]
-enum Render {
+enum RenderCommand {
     /// A complete configuration for an Envoy that runs by itself, on stdout
     ///
     /// Each host that a RedisService or a RedisDestination names gets a listener: on the clusterIP and port of its Service,
@@ -72,43 +78,26 @@ enum Render {
     /// by DNS. So the same manifests work in a mesh and on one machine.
     ///
     /// The output holds the passwords of Redis in clear, because Envoy takes them no other way: keep it from others.
-    Envoy(render::Envoy),
+    Envoy(render_envoy::Envoy),
     /// WasmPlugin and EnvoyFilter objects for Istio, on stdout
     ///
     /// Objects about every client of a Service go to Istio's root namespace. Those that follow from an object in another
     /// namespace than the Service's go to that namespace and concern the clients there.
-    Istio(render::Istio),
-}
-
-/// The manifests, and how names in them are read.
-#[derive(Args)]
-pub struct Input {
-    /// Manifests: a file, a directory (its *.yaml, *.yml and *.json files), or - for stdin; repeatable
-    ///
-    /// Kinds that are read: RedisService, RedisDestination, and what they refer to: Secret, Service, EndpointSlice. Others are
-    /// skipped and counted on stderr.
-    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", required = true)]
-    files: Vec<PathBuf>,
-    /// The namespace of objects that name none
-    #[arg(short, long, value_name = "NAME", default_value = "default")]
-    namespace: String,
-    /// The domain of the cluster: hosts under .svc.DOMAIN are Services and must be among the manifests, others are DNS names
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    cluster_domain: String,
+    Istio(render_istio::Istio),
 }
 
 /// Runs the command line.
 pub fn run() -> ExitCode {
     let mut diagnostics = Diagnostics::default();
     let output = match Cli::parse().command {
-        Command::Render(Render::Envoy(arguments)) => arguments.run(&mut diagnostics),
-        Command::Render(Render::Istio(arguments)) => arguments.run(&mut diagnostics),
-        Command::Check { input } => {
+        CliCommand::Render(RenderCommand::Envoy(arguments)) => arguments.run(&mut diagnostics),
+        CliCommand::Render(RenderCommand::Istio(arguments)) => arguments.run(&mut diagnostics),
+        CliCommand::Check { input } => {
             let services = input::load(&input, Default::default(), Default::default(), &mut diagnostics);
-            build::check(&services, &mut diagnostics);
+            render::check(&services, &mut diagnostics);
             None
         }
-        Command::Controller(arguments) => {
+        CliCommand::Controller(arguments) => {
             return match arguments.run() {
                 Ok(()) => OK.into(),
                 Err(message) => {
@@ -117,8 +106,8 @@ pub fn run() -> ExitCode {
                 }
             };
         }
-        Command::Explain(arguments) => arguments.run(&mut diagnostics),
-        Command::Crds => Some(yaml::stream(&crd::definitions())),
+        CliCommand::Explain(arguments) => arguments.run(&mut diagnostics),
+        CliCommand::Crds => Some(yaml::stream(&crd::definitions())),
     };
     for diagnostic in diagnostics.sorted() {
         eprintln!("{diagnostic}");

@@ -3,7 +3,9 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Auth, DURATION, status::Status};
+use super::auth::Auth;
+use super::duration::DURATION;
+use super::status::ResourceStatus;
 
 /// `kubectl explain redisdestination`.
 pub const DESCRIPTION: &str = "RedisDestination says how one Redis is reached: as a single server or a Redis Cluster, with which \
@@ -20,7 +22,7 @@ pub const DESCRIPTION: &str = "RedisDestination says how one Redis is reached: a
     namespaced,
     shortname = "rd",
     category = "redis-aeraki-io",
-    status = "Status",
+    status = "ResourceStatus",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Host","type":"string","jsonPath":".spec.host","description":"The Redis that this object is about"}"#,
     printcolumn = r#"{"name":"Mode","type":"string","jsonPath":".spec.trafficPolicy.connectionPool.redis.mode","description":"PROXY (a single Redis) or CLUSTER"}"#,
@@ -50,7 +52,7 @@ pub struct TrafficPolicy {
     /// TLS to this Redis. Without it, connections are as the mesh makes them: mutual TLS between sidecars where the mesh
     /// does that, else plain TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsSpec>,
 }
 
 /// Settings of the connections.
@@ -59,7 +61,7 @@ pub struct TrafficPolicy {
 pub struct ConnectionPool {
     /// Settings of the TCP connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tcp: Option<Tcp>,
+    pub tcp: Option<TcpSpec>,
     /// Settings that are particular to Redis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisSettings>,
@@ -68,7 +70,7 @@ pub struct ConnectionPool {
 /// Settings of the TCP connections.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Tcp {
+pub struct TcpSpec {
     /// Greatest number of connections to this Redis from one proxy. By default there is no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
@@ -136,7 +138,7 @@ pub enum Mode {
     validation = Rule::new("self.mode != 'MUTUAL' || has(self.secret)").message("mode MUTUAL needs a secret with tls.crt and tls.key"),
     validation = Rule::new("!(self.mode in ['DISABLE', 'ISTIO_MUTUAL']) || !(has(self.secret) || has(self.sni) || has(self.subjectAltNames) || has(self.insecureSkipVerify))").message("modes DISABLE and ISTIO_MUTUAL take no other field")
 )]
-pub struct Tls {
+pub struct TlsSpec {
     /// `DISABLE`: plain TCP. `SIMPLE`: TLS, the server's certificate is verified. `MUTUAL`: TLS with a certificate of ours
     /// too. `ISTIO_MUTUAL`: TLS with the certificates of the mesh; say so for a Redis Cluster whose pods have sidecars, as for
     /// other destinations Istio finds it out by itself.

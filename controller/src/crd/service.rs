@@ -3,7 +3,9 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Auth, DURATION, status::Status};
+use super::auth::Auth;
+use super::duration::DURATION;
+use super::status::ResourceStatus;
 
 /// `kubectl explain redisservice`.
 pub const DESCRIPTION: &str = "RedisService says what becomes of the commands that clients send to a Redis host: which destination each \
@@ -19,7 +21,7 @@ pub const DESCRIPTION: &str = "RedisService says what becomes of the commands th
     namespaced,
     shortname = "rsvc",
     category = "redis-aeraki-io",
-    status = "Status",
+    status = "ResourceStatus",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Hosts","type":"string","jsonPath":".spec.host","description":"The hosts whose clients this object governs"}"#,
     printcolumn = r#"{"name":"Path","type":"string","jsonPath":".status.dataPath","description":"How the traffic is served: direct, proxy or native"}"#,
@@ -36,29 +38,29 @@ pub struct RedisServiceSpec {
     pub host: Vec<String>,
     /// Settings of the whole service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settings: Option<Settings>,
+    pub settings: Option<SettingsSpec>,
     /// Routes. An exact key has precedence, then the longest prefix, then regular expressions in the order written, then
     /// the route without `match`. A key that no route takes is refused. Without any route, everything goes to the host
     /// itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20000))]
-    pub redis: Vec<Route>,
+    pub redis: Vec<RouteSpec>,
     /// Faults to inject into all commands of the service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    pub faults: Vec<Fault>,
+    pub faults: Vec<FaultSpec>,
 }
 
 /// Settings of the whole service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct SettingsSpec {
     /// What clients must present with AUTH or HELLO. Without it nothing is asked of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
     /// Which nodes of a Redis Cluster serve reads: `MASTER` (default), `PREFER_MASTER`, `REPLICA`, `PREFER_REPLICA`, `ANY`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub read_policy: Option<ReadPolicy>,
+    pub read_policy: Option<ReadPolicySpec>,
     /// How long a command may take, such as `5s` (the default). Data path `proxy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
@@ -96,7 +98,7 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[allow(missing_docs)]
-pub enum ReadPolicy {
+pub enum ReadPolicySpec {
     #[default]
     Master,
     PreferMaster,
@@ -108,23 +110,23 @@ pub enum ReadPolicy {
 /// Which commands go where.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Route {
+pub struct RouteSpec {
     /// Which keys this route takes; without it, all that no other route takes, and commands without a key.
     #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
     pub matches: Option<RouteMatch>,
     /// The destination.
-    pub route: Destination,
+    pub route: DestinationRef,
     /// Copies of the commands go to these too. Their replies are dropped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
-    pub mirror: Vec<Mirror>,
+    pub mirror: Vec<MirrorSpec>,
     /// Faults to inject into the commands of this route, before those of the service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    pub faults: Vec<Fault>,
+    pub faults: Vec<FaultSpec>,
     /// As `settings.readPolicy`, for this route. Data path `native` only, unless it is the same for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub read_policy: Option<ReadPolicy>,
+    pub read_policy: Option<ReadPolicySpec>,
 }
 
 /// What a command must have.
@@ -133,7 +135,7 @@ pub struct Route {
 pub struct RouteMatch {
     /// Its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<KeyMatch>,
+    pub key: Option<KeyMatchSpec>,
 }
 
 /// What the key must be: exactly one of `prefix`, `exact` and `regex`.
@@ -144,7 +146,7 @@ pub struct RouteMatch {
     validation = Rule::new("!has(self.prefix) || self.prefix != ''").message("an empty prefix takes every key: leave match out instead"),
     validation = Rule::new("!has(self.removePrefix) || !self.removePrefix || has(self.prefix)").message("removePrefix needs a prefix")
 )]
-pub struct KeyMatch {
+pub struct KeyMatchSpec {
     /// What the key begins with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 900))]
@@ -165,7 +167,7 @@ pub struct KeyMatch {
 /// A host and its port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Destination {
+pub struct DestinationRef {
     /// The host of a Redis. A fully qualified name, or the short name of a Service in the namespace of this object.
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
@@ -179,9 +181,9 @@ pub struct Destination {
 /// Where copies of commands go.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Mirror {
+pub struct MirrorSpec {
     /// The destination of the copies.
-    pub route: Destination,
+    pub route: DestinationRef,
     /// Share of the commands that are copied. Default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percentage: Option<Percent>,
@@ -203,7 +205,7 @@ pub struct Percent {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.delay) || (has(self.type) && self.type == 'ERROR')").message("a fault of type DELAY needs a delay"))]
-pub struct Fault {
+pub struct FaultSpec {
     /// `DELAY` (default): the command waits. `ERROR`: the answer is an error, after `delay` if there is one.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<FaultType>,

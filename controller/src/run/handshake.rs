@@ -7,7 +7,9 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use redis_mesh_core::downstream::auth::to_hex;
 
-use crate::build::handshake::HandshakeKey;
+use crate::render::handshake::HandshakeKey;
+
+use super::request::chain;
 
 /// The Secret that holds it.
 const NAME: &str = "redis-mesh-handshake";
@@ -17,7 +19,7 @@ const FIELD: &str = "key";
 /// Reads the key, or makes one that is then that of all replicas.
 pub async fn key(client: &Client, namespace: &str) -> Result<HandshakeKey, String> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let failed = |error: kube::Error| format!("Secret {namespace}/{NAME}: {}", super::chain(&error));
+    let failed = |error: kube::Error| format!("Secret {namespace}/{NAME}: {}", chain(&error));
     let secret = match secrets.get_opt(NAME).await.map_err(failed)? {
         Some(secret) => secret,
         None => {

@@ -13,14 +13,15 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use super::filter::Filters;
-use super::telemetry::Metrics;
+use super::request::chain;
+use super::telemetry::ControllerMetrics;
 
 /// What the answers are made of.
-pub struct Served {
+pub struct HttpState {
     /// The filters.
     pub filters: Filters,
     /// The metrics.
-    pub metrics: Metrics,
+    pub metrics: ControllerMetrics,
     /// Everything has been listed once.
     pub ready: AtomicBool,
 }
@@ -31,7 +32,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
 }
 
 /// Serves.
-pub async fn serve(listener: TcpListener, served: Arc<Served>) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, served: Arc<HttpState>) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -41,7 +42,7 @@ pub async fn serve(listener: TcpListener, served: Arc<Served>) -> std::io::Resul
     axum::serve(listener, router).await
 }
 
-async fn ready(State(served): State<Arc<Served>>) -> Response {
+async fn ready(State(served): State<Arc<HttpState>>) -> Response {
     if served.ready.load(Ordering::Relaxed) {
         "ok\n".into_response()
     } else {
@@ -50,20 +51,20 @@ async fn ready(State(served): State<Arc<Served>>) -> Response {
     }
 }
 
-async fn metrics(State(served): State<Arc<Served>>) -> Response {
+async fn metrics(State(served): State<Arc<HttpState>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], served.metrics.text()).into_response()
 }
 
 /// `/filter/<sha256>.wasm`
-async fn filter(State(served): State<Arc<Served>>, Path(file): Path<String>) -> Response {
+async fn filter(State(served): State<Arc<HttpState>>, Path(file): Path<String>) -> Response {
     let response = match file.strip_suffix(".wasm") {
         None => StatusCode::NOT_FOUND.into_response(),
         Some(sha256) => match served.filters.file(sha256).await {
             Ok(Some(bytes)) => ([(header::CONTENT_TYPE, "application/wasm")], bytes.as_ref().clone()).into_response(),
             Ok(None) => (StatusCode::NOT_FOUND, "there is no such filter\n").into_response(),
             Err(error) => {
-                warn!(sha256, error = super::chain(&error), "a filter of another version can't be read");
+                warn!(sha256, error = chain(&error), "a filter of another version can't be read");
                 StatusCode::SERVICE_UNAVAILABLE.into_response()
             }
         },

@@ -11,6 +11,8 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::request::chain;
+
 /// How long a leader that says nothing more is one.
 const DURATION: Duration = Duration::from_secs(15);
 /// After that long without being able to renew it, a leader stops being one: before anybody else may begin.
@@ -40,7 +42,7 @@ impl Leadership {
 }
 
 /// What is known of the Lease.
-struct Seen {
+struct ObservedLease {
     lease: Lease,
     /// When its present renewal was first seen: clocks of other machines are not trusted.
     since: Instant,
@@ -54,7 +56,7 @@ impl Election {
 
     /// Tries to be the leader for as long as anybody wants to know.
     pub async fn run(self, leads: watch::Sender<Leadership>) {
-        let mut seen: Option<Seen> = None;
+        let mut seen: Option<ObservedLease> = None;
         let mut renewed: Option<Instant> = None;
         let mut was_leader = false;
         loop {
@@ -63,7 +65,7 @@ impl Election {
             match tokio::time::timeout(DEADLINE / 2, self.attempt(&mut seen)).await {
                 Ok(Ok(true)) => renewed = Some(asked),
                 Ok(Ok(false)) => renewed = None,
-                Ok(Err(error)) => warn!(lease = self.name, error = super::chain(&error), "the Lease can't be renewed"),
+                Ok(Err(error)) => warn!(lease = self.name, error = chain(&error), "the Lease can't be renewed"),
                 Err(_) => warn!(lease = self.name, "the API server doesn't answer about the Lease"),
             }
             let leadership = Leadership { until: renewed.map(|at| at + DEADLINE) };
@@ -89,7 +91,7 @@ impl Election {
     }
 
     /// True if this replica has the Lease now.
-    async fn attempt(&self, seen: &mut Option<Seen>) -> Result<bool, kube::Error> {
+    async fn attempt(&self, seen: &mut Option<ObservedLease>) -> Result<bool, kube::Error> {
         let now = MicroTime(Timestamp::now());
         let Some(lease) = self.api.get_opt(&self.name).await? else {
             let spec = LeaseSpec {
@@ -109,7 +111,7 @@ impl Election {
         let is_same =
             seen.as_ref().is_some_and(|seen| seen.lease.metadata.resource_version == lease.metadata.resource_version);
         if !is_same {
-            *seen = Some(Seen { lease: lease.clone(), since: Instant::now() });
+            *seen = Some(ObservedLease { lease: lease.clone(), since: Instant::now() });
         }
         let duration = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         let duration = duration.map_or(DURATION, Duration::from_secs);
@@ -133,8 +135,8 @@ impl Election {
     }
 
     /// Lets another replica begin at once.
-    async fn release(&self, seen: Option<Seen>) {
-        let Some(Seen { mut lease, .. }) = seen else { return };
+    async fn release(&self, seen: Option<ObservedLease>) {
+        let Some(ObservedLease { mut lease, .. }) = seen else { return };
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = None;
             spec.lease_duration_seconds = Some(1);
@@ -142,16 +144,16 @@ impl Election {
         let parameters = PostParams::default();
         let released = self.api.replace(&self.name, &parameters, &lease);
         if let Ok(Err(error)) = tokio::time::timeout(RETRY, released).await {
-            warn!(lease = self.name, error = super::chain(&error), "the Lease can't be given back");
+            warn!(lease = self.name, error = chain(&error), "the Lease can't be given back");
         }
     }
 }
 
 /// A conflict means that somebody else was faster.
-fn settled(result: Result<Lease, kube::Error>, seen: &mut Option<Seen>) -> Result<bool, kube::Error> {
+fn settled(result: Result<Lease, kube::Error>, seen: &mut Option<ObservedLease>) -> Result<bool, kube::Error> {
     match result {
         Ok(lease) => {
-            *seen = Some(Seen { lease, since: Instant::now() });
+            *seen = Some(ObservedLease { lease, since: Instant::now() });
             Ok(true)
         }
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),

@@ -18,7 +18,8 @@ use tracing::{info, warn};
 
 use super::filter::sha256;
 use super::lease::Leadership;
-use crate::build::native::Module;
+use super::request::chain;
+use crate::render::native::DynamicModule;
 
 /// The ConfigMap of the module of this version.
 const CURRENT: &str = "redis-mesh-module";
@@ -38,14 +39,14 @@ pub enum Delivered {
     /// This module; connections from before may still be served by others.
     Present {
         /// The module of this version.
-        module: Module,
+        module: DynamicModule,
         /// Those of versions before.
         others: BTreeSet<String>,
     },
 }
 
 /// The file, and where it has to be.
-pub struct Delivery {
+pub struct ModuleDelivery {
     client: Client,
     namespaces: BTreeSet<String>,
     directory: String,
@@ -71,7 +72,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-impl Delivery {
+impl ModuleDelivery {
     /// Of this file to these namespaces, where pods have it in a directory. What takes its place there does so `delay` before
     /// it is used.
     pub fn new(
@@ -80,9 +81,9 @@ impl Delivery {
         directory: &str,
         file: Vec<u8>,
         delay: Duration,
-    ) -> Delivery {
+    ) -> ModuleDelivery {
         let name = format!("redis_mesh-{}.so", &sha256(&file)[..12]);
-        Delivery { client, namespaces, directory: directory.trim_end_matches('/').to_owned(), file, name, delay }
+        ModuleDelivery { client, namespaces, directory: directory.trim_end_matches('/').to_owned(), file, name, delay }
     }
 
     /// Runs for as long as anybody wants to know. Only the leader writes.
@@ -122,7 +123,7 @@ impl Delivery {
                 Err(error) => {
                     // Where there is no such namespace, there are no pods.
                     is_everywhere &= matches!(&error, kube::Error::Api(status) if status.code == 404);
-                    let error = super::chain(&error);
+                    let error = chain(&error);
                     if said.insert(namespace.clone(), error.clone()).as_ref() != Some(&error) {
                         warn!(namespace, error, "the dynamic module can't be put into its ConfigMap");
                     }
@@ -132,7 +133,7 @@ impl Delivery {
         if !is_everywhere || now() < since.saturating_add(self.delay.as_secs()) {
             return Delivered::Awaited;
         }
-        Delivered::Present { module: Module::among_others(self.path(&self.name)), others }
+        Delivered::Present { module: DynamicModule::among_others(self.path(&self.name)), others }
     }
 
     fn path(&self, name: &str) -> String {

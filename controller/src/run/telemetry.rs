@@ -1,4 +1,4 @@
-//! Metrics and logs of the controller.
+//! ControllerMetrics and logs of the controller.
 
 use std::io::IsTerminal;
 use std::sync::atomic::AtomicU64;
@@ -41,21 +41,21 @@ pub fn log(format: Option<LogFormat>, level: &str) -> Result<(), String> {
 /// How something ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types, missing_docs)]
-pub enum Outcome {
+pub enum OutcomeLabel {
     success,
     error,
 }
 
-impl Outcome {
+impl OutcomeLabel {
     /// Of a result.
-    pub fn of<T, E>(result: &Result<T, E>) -> Outcome {
-        if result.is_ok() { Outcome::success } else { Outcome::error }
+    pub fn of<T, E>(result: &Result<T, E>) -> OutcomeLabel {
+        if result.is_ok() { OutcomeLabel::success } else { OutcomeLabel::error }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
-    result: Outcome,
+    result: OutcomeLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -66,7 +66,7 @@ struct KindLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindResult {
     kind: &'static str,
-    result: Outcome,
+    result: OutcomeLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -81,7 +81,7 @@ struct CodeLabel {
 }
 
 /// All metrics, each named as it is written.
-pub struct Metrics {
+pub struct ControllerMetrics {
     registry: Registry,
     leader: Gauge,
     reconciles: Family<ResultLabel, Counter>,
@@ -97,10 +97,10 @@ pub struct Metrics {
     memory: Gauge<u64, AtomicU64>,
 }
 
-impl Default for Metrics {
-    fn default() -> Metrics {
+impl Default for ControllerMetrics {
+    fn default() -> ControllerMetrics {
         let mut registry = Registry::with_prefix("redis_mesh_controller");
-        let metrics = Metrics {
+        let metrics = ControllerMetrics {
             leader: Gauge::default(),
             reconciles: Family::default(),
             duration: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
@@ -138,11 +138,11 @@ impl Default for Metrics {
             metrics.filter_requests.clone(),
         );
         registry.register("resident_memory_bytes", "Resident memory of this process", metrics.memory.clone());
-        Metrics { registry, ..metrics }
+        ControllerMetrics { registry, ..metrics }
     }
 }
 
-impl Metrics {
+impl ControllerMetrics {
     /// In the text format of OpenMetrics.
     pub fn text(&self) -> String {
         self.memory.set(resident_memory().unwrap_or_default());
@@ -158,7 +158,7 @@ impl Metrics {
     }
 
     /// A pass over what has changed.
-    pub fn reconciled(&self, result: Outcome, seconds: f64, evaluated: usize) {
+    pub fn reconciled(&self, result: OutcomeLabel, seconds: f64, evaluated: usize) {
         self.reconciles.get_or_create(&ResultLabel { result }).inc();
         self.duration.observe(seconds);
         self.evaluated.inc_by(evaluated as u64);
@@ -176,7 +176,7 @@ impl Metrics {
     }
 
     /// An object was written, or not.
-    pub fn applied(&self, kind: &'static str, result: Outcome) {
+    pub fn applied(&self, kind: &'static str, result: OutcomeLabel) {
         self.applies.get_or_create(&KindResult { kind, result }).inc();
     }
 
@@ -186,7 +186,7 @@ impl Metrics {
     }
 
     /// A status was written, or not.
-    pub fn status_written(&self, result: Outcome) {
+    pub fn status_written(&self, result: OutcomeLabel) {
         self.status_updates.get_or_create(&ResultLabel { result }).inc();
     }
 
@@ -214,9 +214,9 @@ mod tests {
 
     #[test]
     fn metrics_are_named_as_documented() {
-        let metrics = Metrics::default();
-        metrics.reconciled(Outcome::success, 0.01, 3);
-        metrics.applied("EnvoyFilter", Outcome::error);
+        let metrics = ControllerMetrics::default();
+        metrics.reconciled(OutcomeLabel::success, 0.01, 3);
+        metrics.applied("EnvoyFilter", OutcomeLabel::error);
         metrics.deleted("EnvoyFilter");
         metrics.set_resources("RedisService", true, 2);
         metrics.filter_requested(200);

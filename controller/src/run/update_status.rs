@@ -14,13 +14,12 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use redis_mesh_core::wire::DataPath;
 use serde_json::json;
 
-use crate::build::mesh::Piece;
-use crate::crd::status::Status;
-use crate::diagnostic::{Diagnostic, Reason};
+use crate::crd::status::ResourceStatus;
+use crate::diagnostic::{Diagnostic, Reason, some_of};
+use crate::render::prepared_service::PreparedService;
 
-use super::apply::FIELD_MANAGER;
-use super::watch;
-use super::world::{Evaluation, ObjectKey};
+use super::evaluation::Evaluation;
+use super::names::{FIELD_MANAGER, ObjectKey};
 
 /// The longest message, in bytes. (The API server's limit is 32,768.)
 const MAX_MESSAGE: usize = 4096;
@@ -28,11 +27,11 @@ const MAX_MESSAGE: usize = 4096;
 const MAX_NOTE: usize = 1000;
 
 /// What is known of an object when its status is made.
-pub struct Facts<'a> {
+pub struct StatusFacts<'a> {
     /// What follows from it as it is.
     pub evaluation: &'a Evaluation,
     /// What is in force of it.
-    pub in_force: Vec<&'a Piece>,
+    pub in_force: Vec<&'a PreparedService>,
     /// The generation that was last in order.
     pub good_generation: Option<i64>,
     /// Why nothing follows from it, though it is valid.
@@ -48,7 +47,7 @@ pub struct Facts<'a> {
 }
 
 /// The status that an object should have. Times are those of the one that it has, where nothing has changed.
-pub fn status(facts: &Facts<'_>, present: &Status) -> Status {
+pub fn status(facts: &StatusFacts<'_>, present: &ResourceStatus) -> ResourceStatus {
     let evaluation = facts.evaluation;
     let conditions = [accepted(facts), resolved(facts), programmed(facts)];
     let conditions = conditions.into_iter().map(|(kind, is_true, reason, message)| {
@@ -64,10 +63,10 @@ pub fn status(facts: &Facts<'_>, present: &Status) -> Status {
                 .map_or_else(|| Time(Timestamp::now()), |known| known.last_transition_time.clone()),
         }
     });
-    let paths = facts.in_force.iter().map(|piece| piece.service.path.name());
-    let natively = facts.in_force.iter().filter(|piece| piece.is_native()).map(|_| DataPath::Native.name());
+    let paths = facts.in_force.iter().map(|prepared| prepared.service.path.name());
+    let natively = facts.in_force.iter().filter(|prepared| prepared.is_native()).map(|_| DataPath::Native.name());
     let paths: BTreeSet<&str> = paths.chain(natively).collect();
-    Status {
+    ResourceStatus {
         conditions: conditions.collect(),
         observed_generation: Some(evaluation.generation),
         data_path: (!paths.is_empty()).then(|| paths.into_iter().collect::<Vec<_>>().join(",")),
@@ -76,7 +75,7 @@ pub fn status(facts: &Facts<'_>, present: &Status) -> Status {
 
 type Said = (&'static str, bool, &'static str, String);
 
-fn accepted(facts: &Facts<'_>) -> Said {
+fn accepted(facts: &StatusFacts<'_>) -> Said {
     let evaluation = facts.evaluation;
     let is_against = |reason| matches!(reason, Reason::Invalid | Reason::Conflict | Reason::Unsupported);
     let worst = [(Reason::Conflict, "Conflict"), (Reason::Invalid, "Invalid"), (Reason::Unsupported, "Unsupported")];
@@ -92,7 +91,7 @@ fn accepted(facts: &Facts<'_>) -> Said {
     ("Accepted", true, "Accepted", message)
 }
 
-fn resolved(facts: &Facts<'_>) -> Said {
+fn resolved(facts: &StatusFacts<'_>) -> Said {
     let evaluation = facts.evaluation;
     let mut messages = facts.unreadable.clone();
     let missing = joined(evaluation.messages_of(|reason| reason == Reason::Unresolved));
@@ -103,14 +102,14 @@ fn resolved(facts: &Facts<'_>) -> Said {
         return ("ResolvedRefs", false, "RefNotFound", messages.join("; "));
     }
     if !evaluation.lacking.is_empty() {
-        let names = evaluation.lacking.iter().map(|key| format!("{} {}", key.kind.name(), key.key)).collect();
-        let message = format!("builds on {}, whose status says what is wrong with it", super::apply::some_of(names));
+        let names = evaluation.lacking.iter().map(ToString::to_string).collect();
+        let message = format!("builds on {}, whose status says what is wrong with it", some_of(names));
         return ("ResolvedRefs", false, "RefNotAccepted", message);
     }
     ("ResolvedRefs", true, "ResolvedRefs", "everything that it names exists".to_owned())
 }
 
-fn programmed(facts: &Facts<'_>) -> Said {
+fn programmed(facts: &StatusFacts<'_>) -> Said {
     let say = |is_true, reason, message| ("Programmed", is_true, reason, message);
     if facts.evaluation.has_conflict() {
         let message = match facts.in_force.is_empty() {
@@ -144,16 +143,16 @@ fn programmed(facts: &Facts<'_>) -> Said {
     let ways: BTreeSet<String> = facts
         .in_force
         .iter()
-        .map(|piece| {
-            let natively = match piece.is_native() {
+        .map(|prepared| {
+            let natively = match prepared.is_native() {
                 true => "native where sidecars have the dynamic module, else ",
                 false => "",
             };
-            let (address, path) = (&piece.service.address, piece.service.path.name());
-            format!("{address} by {natively}{path}: {}", piece.service.path_reason)
+            let (address, path) = (&prepared.service.address, prepared.service.path.name());
+            format!("{address} by {natively}{path}: {}", prepared.service.path_reason)
         })
         .collect();
-    let ways = super::apply::some_of(ways.into_iter().collect());
+    let ways = some_of(ways.into_iter().collect());
     say(true, "Programmed", if ways.is_empty() { "in force".to_owned() } else { ways })
 }
 
@@ -174,23 +173,11 @@ fn shortened(mut text: String, limit: usize) -> String {
     text
 }
 
-/// True if both say the same, whenever they said it.
-pub fn is_same(a: &Status, b: &Status) -> bool {
-    let said = |status: &Status| {
-        let conditions = status
-            .conditions
-            .iter()
-            .map(|condition| Condition { last_transition_time: Time(Timestamp::UNIX_EPOCH), ..condition.clone() });
-        Status { conditions: conditions.collect(), ..status.clone() }
-    };
-    said(a) == said(b)
-}
-
 /// Writes a status. Returns the version that the object then has; none if it is gone.
-pub async fn write(client: Client, key: ObjectKey, status: Status) -> Result<Option<String>, kube::Error> {
-    let api = Api::<DynamicObject>::namespaced_with(client, &key.key.namespace, &watch::ours(key.kind));
+pub async fn write(client: Client, key: ObjectKey, status: ResourceStatus) -> Result<Option<String>, kube::Error> {
+    let api = Api::<DynamicObject>::namespaced_with(client, &key.name.namespace, &key.kind.resource());
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    match api.patch_status(&key.key.name, &parameters, &Patch::Merge(json!({"status": status}))).await {
+    match api.patch_status(&key.name.name, &parameters, &Patch::Merge(json!({"status": status}))).await {
         // Deleted meanwhile.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         result => result.map(|object| object.metadata.resource_version),
@@ -201,8 +188,8 @@ pub async fn write(client: Client, key: ObjectKey, status: Status) -> Result<Opt
 pub async fn publish(
     recorder: &Recorder,
     object: &ObjectReference,
-    before: &Status,
-    after: &Status,
+    before: &ResourceStatus,
+    after: &ResourceStatus,
 ) -> Result<(), kube::Error> {
     for condition in &after.conditions {
         let known = before.conditions.iter().find(|known| known.type_ == condition.type_);
@@ -241,7 +228,7 @@ mod tests {
     }
 
     fn said(evaluation: &Evaluation, good_generation: Option<i64>) -> Vec<(String, String, String)> {
-        let facts = Facts {
+        let facts = StatusFacts {
             evaluation,
             in_force: Vec::new(),
             good_generation,
@@ -251,7 +238,7 @@ mod tests {
             failures: Vec::new(),
             rejections: Vec::new(),
         };
-        let status = status(&facts, &Status::default());
+        let status = status(&facts, &ResourceStatus::default());
         status.conditions.into_iter().map(|it| (it.status, it.reason, it.message)).collect()
     }
 
@@ -274,7 +261,7 @@ mod tests {
     #[test]
     fn times_change_only_with_what_they_are_the_time_of() {
         let evaluation = evaluation(&[]);
-        let facts = Facts {
+        let facts = StatusFacts {
             evaluation: &evaluation,
             in_force: Vec::new(),
             good_generation: None,
@@ -284,15 +271,15 @@ mod tests {
             failures: Vec::new(),
             rejections: Vec::new(),
         };
-        let mut first = status(&facts, &Status::default());
+        let mut first = status(&facts, &ResourceStatus::default());
         for condition in &mut first.conditions {
             condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
         }
         let second = status(&facts, &first);
         assert_eq!(first, second);
-        let failing = Facts { failures: vec!["no".to_owned()], ..facts };
+        let failing = StatusFacts { failures: vec!["no".to_owned()], ..facts };
         let third = status(&failing, &second);
-        assert!(!is_same(&second, &third));
+        assert!(!crate::crd::status::is_same(&second, &third));
         assert_ne!(third.conditions[2].last_transition_time, second.conditions[2].last_transition_time);
         assert_eq!(third.conditions[0].last_transition_time, second.conditions[0].last_transition_time);
     }

@@ -5,17 +5,17 @@ use std::fmt;
 use k8s_openapi::api::core::v1::Secret;
 
 use crate::crd::Auth;
-use crate::diagnostic::{Place, Reason, did_you_mean, nearest};
-use crate::inventory::{Inventory, Key};
+use crate::diagnostic::{FieldReporter, Reason, did_you_mean, nearest};
+use crate::inventory::{Inventory, NamespacedName};
 
 /// A text that is never printed by accident.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Hidden(String);
+pub struct SecretText(String);
 
-impl Hidden {
+impl SecretText {
     /// Hides a text.
-    pub fn new(text: impl Into<String>) -> Hidden {
-        Hidden(text.into())
+    pub fn new(text: impl Into<String>) -> SecretText {
+        SecretText(text.into())
     }
 
     /// The text, for where it has to go.
@@ -24,7 +24,7 @@ impl Hidden {
     }
 }
 
-impl fmt::Debug for Hidden {
+impl fmt::Debug for SecretText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
@@ -32,27 +32,32 @@ impl fmt::Debug for Hidden {
 
 /// A user and a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
+pub struct Credentials {
     /// None: Redis's `default` user.
     pub username: Option<String>,
     /// The password.
-    pub password: Hidden,
+    pub password: SecretText,
 }
 
 /// Looks credentials up.
-pub fn login(auth: &Auth, namespace: &str, inventory: &Inventory, place: &mut Place<'_>) -> Option<Login> {
+pub fn login(
+    auth: &Auth,
+    namespace: &str,
+    inventory: &Inventory,
+    place: &mut FieldReporter<'_>,
+) -> Option<Credentials> {
     match (&auth.secret, &auth.plain) {
         (None, Some(plain)) => {
             let username = plain.username.clone().filter(|name| !name.is_empty());
             if username.as_deref().is_some_and(|name| name.contains(char::is_whitespace)) {
                 place.at(".plain.username").invalid("must not contain white space");
             }
-            (!plain.password.is_empty()).then(|| Login { username, password: Hidden::new(&plain.password) })
+            (!plain.password.is_empty()).then(|| Credentials { username, password: SecretText::new(&plain.password) })
         }
         (Some(reference), None) => {
             let mut place = place.at(".secret");
             let secret = secret(&reference.name, namespace, inventory, &mut place.at(".name"))?;
-            let key = Key::new(namespace, &reference.name);
+            let key = NamespacedName::new(namespace, &reference.name);
             let password = match &reference.password_field {
                 Some(field) => named(secret, &key, field, &mut place.at(".passwordField")),
                 None => match ["password", "token"].into_iter().find(|field| has(secret, field)) {
@@ -72,7 +77,7 @@ pub fn login(auth: &Auth, namespace: &str, inventory: &Inventory, place: &mut Pl
                 None if has(secret, "username") => Some(named(secret, &key, "username", &mut place)?),
                 None => None,
             };
-            Some(Login { username, password: Hidden::new(password?) })
+            Some(Credentials { username, password: SecretText::new(password?) })
         }
         (Some(_), Some(_)) => {
             place.invalid("names both secret and plain; keep one of them");
@@ -86,11 +91,16 @@ pub fn login(auth: &Auth, namespace: &str, inventory: &Inventory, place: &mut Pl
 }
 
 /// The Secret, or a report that there is none.
-pub fn secret<'a>(name: &str, namespace: &str, inventory: &'a Inventory, place: &mut Place<'_>) -> Option<&'a Secret> {
+pub fn secret<'a>(
+    name: &str,
+    namespace: &str,
+    inventory: &'a Inventory,
+    place: &mut FieldReporter<'_>,
+) -> Option<&'a Secret> {
     if name.is_empty() {
         return None;
     }
-    let key = Key::new(namespace, name);
+    let key = NamespacedName::new(namespace, name);
     let found = inventory.secret(&key);
     if found.is_none() {
         let elsewhere = inventory.similar_secrets().find(|known| known.name == name).map(|known| {
@@ -129,7 +139,7 @@ pub fn value(secret: &Secret, field: &str) -> Option<Result<String, &'static str
     Some(if trimmed.is_empty() { Err("is empty") } else { Ok(trimmed.to_owned()) })
 }
 
-fn named(secret: &Secret, key: &Key, field: &str, place: &mut Place<'_>) -> Option<String> {
+fn named(secret: &Secret, key: &NamespacedName, field: &str, place: &mut FieldReporter<'_>) -> Option<String> {
     match value(secret, field) {
         Some(Ok(text)) => Some(text),
         Some(Err(problem)) => {

@@ -4,24 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::crd::destination::{Mode, RedisDestination, Tcp as TcpSpec, TlsMode};
-use crate::diagnostic::{Diagnostics, Loaded, Place, Reason, Subject};
-use crate::inventory::{self, Endpoint, Inventory, Key, ServicePort};
+use crate::crd::destination::{Mode, RedisDestination, TcpSpec, TlsMode};
+use crate::diagnostic::{Diagnostics, FieldReporter, Loaded, Reason, Subject};
+use crate::inventory::{self, Inventory, NamespacedName, ServiceEndpoint, ServicePort};
 use crate::quantity;
 
-use super::auth::{self, Login};
-use super::host::{self, Name};
+use super::auth::{self, Credentials};
+use super::host::{self, HostName};
+use super::host_port::HostPort;
+use super::options::ValidateOptions;
 use super::scope::{self, Claims};
-use super::tls::{self, Tls};
-use super::{HostPort, Options};
+use super::tls::{self, TlsOptions};
 
 /// A Redis as commands reach it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Destination {
+pub struct ValidatedDestination {
     /// Its host and port.
     pub address: HostPort,
     /// The Service of that name, with its port.
-    pub service: Option<(Key, ServicePort)>,
+    pub service: Option<(NamespacedName, ServicePort)>,
     /// That Service has no address of its own.
     pub is_headless: bool,
     /// Its endpoints are the pods that it selects.
@@ -29,14 +30,14 @@ pub struct Destination {
     /// The mesh has a cluster of it: it is a Service, or a ServiceEntry makes it known.
     pub in_mesh: bool,
     /// How it is reached.
-    pub policy: Policy,
+    pub policy: DestinationPolicy,
     /// The endpoints are what `discoveryEndpoints` say.
     pub discovered: bool,
     /// Where it is: what `discoveryEndpoints` say, else the Service's endpoints, else its name.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<ServiceEndpoint>,
 }
 
-impl Destination {
+impl ValidatedDestination {
     /// True for a Redis Cluster.
     pub fn is_cluster(&self) -> bool {
         self.policy.mode == Mode::Cluster
@@ -44,32 +45,32 @@ impl Destination {
 
     /// True where all endpoints are IP addresses.
     pub fn is_static(&self) -> bool {
-        self.endpoints.iter().all(Endpoint::is_ip)
+        self.endpoints.iter().all(ServiceEndpoint::is_ip)
     }
 }
 
 /// What a RedisDestination says.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Policy {
+pub struct DestinationPolicy {
     /// The object; none: the defaults.
     pub object: Option<Subject>,
     /// Single Redis or Redis Cluster.
     pub mode: Mode,
     /// Our login at it.
-    pub login: Option<Login>,
+    pub login: Option<Credentials>,
     /// The mesh's own mutual TLS, asked for by name.
     pub istio_mutual: bool,
     /// TLS of ours.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsOptions>,
     /// The connections.
-    pub tcp: Tcp,
+    pub tcp: TcpOptions,
     /// Where a Redis Cluster is discovered; none: at the host itself.
     pub discovery: Vec<Discovery>,
 }
 
 /// Settings of TCP connections.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Tcp {
+pub struct TcpOptions {
     /// Time to establish one.
     pub connect_timeout: Option<Duration>,
     /// Greatest number.
@@ -94,16 +95,16 @@ pub struct Keepalive {
 pub struct Discovery {
     host: String,
     port: Option<u16>,
-    service: Option<Key>,
+    service: Option<NamespacedName>,
 }
 
 /// Joins hosts with policies, each once.
 pub struct Destinations<'a> {
-    policies: Vec<Policy>,
+    policies: Vec<DestinationPolicy>,
     claims: &'a Claims,
     inventory: &'a Inventory,
     cluster_domain: &'a str,
-    known: BTreeMap<(HostPort, Option<usize>), Arc<Destination>>,
+    known: BTreeMap<(HostPort, Option<usize>), Arc<ValidatedDestination>>,
     used: BTreeSet<usize>,
 }
 
@@ -113,7 +114,7 @@ impl<'a> Destinations<'a> {
         objects: &[Arc<Loaded<RedisDestination>>],
         claims: &'a Claims,
         inventory: &'a Inventory,
-        options: &'a Options,
+        options: &'a ValidateOptions,
         diagnostics: &mut Diagnostics,
     ) -> Destinations<'a> {
         let policies = objects
@@ -134,7 +135,7 @@ impl<'a> Destinations<'a> {
     }
 
     /// True if there is such a Service.
-    pub fn has_service(&self, key: &Key) -> bool {
+    pub fn has_service(&self, key: &NamespacedName) -> bool {
         self.inventory.service(key).is_some()
     }
 
@@ -142,12 +143,12 @@ impl<'a> Destinations<'a> {
     /// the host is the same, else the Service's Redis port.
     pub fn resolve(
         &mut self,
-        name: &Name,
+        name: &HostName,
         port: Option<u16>,
         namespace: &str,
         listener: Option<&HostPort>,
-        place: &mut Place<'_>,
-    ) -> Option<Arc<Destination>> {
+        place: &mut FieldReporter<'_>,
+    ) -> Option<Arc<ValidatedDestination>> {
         let port =
             port.or_else(|| listener.filter(|listener| listener.host == name.host).map(|listener| listener.port));
         let service = match &name.service {
@@ -187,7 +188,7 @@ impl<'a> Destinations<'a> {
         let known = service.as_ref().and_then(|(key, _)| self.inventory.service(key));
         let is_headless = known.is_some_and(|service| inventory::cluster_ips(service).is_empty());
         let selects_pods = known.is_some_and(inventory::selects_pods);
-        let destination = Destination {
+        let destination = ValidatedDestination {
             address: address.clone(),
             service,
             is_headless,
@@ -205,11 +206,11 @@ impl<'a> Destinations<'a> {
     fn endpoints(
         &self,
         address: &HostPort,
-        service: Option<&(Key, ServicePort)>,
-        policy: &Policy,
-        place: &mut Place<'_>,
-    ) -> Vec<Endpoint> {
-        let by_name = || vec![Endpoint { address: address.host.clone(), port: address.port }];
+        service: Option<&(NamespacedName, ServicePort)>,
+        policy: &DestinationPolicy,
+        place: &mut FieldReporter<'_>,
+    ) -> Vec<ServiceEndpoint> {
+        let by_name = || vec![ServiceEndpoint { address: address.host.clone(), port: address.port }];
         if policy.mode == Mode::Cluster && !policy.discovery.is_empty() {
             let expand = |entry: &Discovery| self.discovered(entry, address.port);
             return policy.discovery.iter().flat_map(expand).collect();
@@ -227,20 +228,20 @@ impl<'a> Destinations<'a> {
                 endpoints
             }
             None => match self.inventory.service(key).and_then(inventory::external_name) {
-                Some(name) => vec![Endpoint { address: name.to_owned(), port: address.port }],
+                Some(name) => vec![ServiceEndpoint { address: name.to_owned(), port: address.port }],
                 None => by_name(),
             },
         }
     }
 
-    fn discovered(&self, entry: &Discovery, port: u16) -> Vec<Endpoint> {
+    fn discovered(&self, entry: &Discovery, port: u16) -> Vec<ServiceEndpoint> {
         let port = entry.port.unwrap_or(port);
         let service = entry.service.as_ref().and_then(|key| Some((key, self.inventory.service(key)?)));
         let of_service = service.and_then(|(key, service)| {
             let port = inventory::ports(service).into_iter().find(|known| known.number == port)?;
             self.inventory.endpoints(key, &port)
         });
-        of_service.unwrap_or_else(|| vec![Endpoint { address: entry.host.clone(), port }])
+        of_service.unwrap_or_else(|| vec![ServiceEndpoint { address: entry.host.clone(), port }])
     }
 
     /// Reports the objects that nothing follows from.
@@ -268,7 +269,12 @@ pub fn unused(host: &str) -> String {
     )
 }
 
-fn service_port(key: &Key, port: Option<u16>, inventory: &Inventory, place: &mut Place<'_>) -> Option<ServicePort> {
+fn service_port(
+    key: &NamespacedName,
+    port: Option<u16>,
+    inventory: &Inventory,
+    place: &mut FieldReporter<'_>,
+) -> Option<ServicePort> {
     let service = host::service(key, inventory, place)?;
     let message = match port {
         Some(number) => match inventory::ports(service).into_iter().find(|port| port.number == number) {
@@ -294,11 +300,11 @@ fn policy(
     loaded: &Loaded<RedisDestination>,
     host: &str,
     inventory: &Inventory,
-    options: &Options,
+    options: &ValidateOptions,
     diagnostics: &mut Diagnostics,
-) -> Policy {
+) -> DestinationPolicy {
     let (subject, namespace) = (scope::subject(loaded), scope::namespace(loaded));
-    let mut policy = Policy { object: Some(subject.clone()), ..Policy::default() };
+    let mut policy = DestinationPolicy { object: Some(subject.clone()), ..DestinationPolicy::default() };
     let Some(traffic) = &loaded.object.spec.traffic_policy else { return policy };
     if let Some(spec) = &traffic.tls {
         policy.istio_mutual = spec.mode == TlsMode::IstioMutual;
@@ -332,13 +338,13 @@ fn policy(
 
 impl Discovery {
     /// Its host.
-    pub fn name(self) -> Name {
-        Name { host: self.host, service: self.service }
+    pub fn name(self) -> HostName {
+        HostName { host: self.host, service: self.service }
     }
 }
 
 /// Reads an entry of `discoveryEndpoints`.
-pub fn discovery(text: &str, namespace: &str, options: &Options) -> Result<Discovery, String> {
+pub fn discovery(text: &str, namespace: &str, options: &ValidateOptions) -> Result<Discovery, String> {
     let wrong = || format!("`{text}` is not HOST:PORT");
     // `[::1]:6379` and `::1` are addresses; of anything else, what stands behind the last colon is a port.
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -362,8 +368,8 @@ pub fn discovery(text: &str, namespace: &str, options: &Options) -> Result<Disco
     }
 }
 
-fn tcp(spec: &TcpSpec, place: &mut Place<'_>) -> Tcp {
-    let parse = |text: &Option<String>, place: &mut Place<'_>| -> Option<Duration> {
+fn tcp(spec: &TcpSpec, place: &mut FieldReporter<'_>) -> TcpOptions {
+    let parse = |text: &Option<String>, place: &mut FieldReporter<'_>| -> Option<Duration> {
         quantity::duration(text.as_ref()?).map_err(|message| place.invalid(message)).ok()
     };
     let mut timeout = place.at(".connectTimeout");
@@ -387,5 +393,5 @@ fn tcp(spec: &TcpSpec, place: &mut Place<'_>) -> Tcp {
             interval: whole(&spec.interval, ".interval"),
         }
     });
-    Tcp { connect_timeout, max_connections: spec.max_connections, keepalive }
+    TcpOptions { connect_timeout, max_connections: spec.max_connections, keepalive }
 }

@@ -2,22 +2,22 @@
 
 use k8s_openapi::api::core::v1::Service;
 
-use crate::diagnostic::{Place, Reason, nearest};
-use crate::inventory::{self, Inventory, Key};
+use crate::diagnostic::{FieldReporter, Reason, nearest};
+use crate::inventory::{self, Inventory, NamespacedName};
 
 /// Where nothing else says so.
 pub const REDIS_PORT: u16 = 6379;
 
 /// A host, fully qualified.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name {
+pub struct HostName {
     /// Lower case, without a dot at its end.
     pub host: String,
     /// The Service of that name; none where the host lies outside of the cluster's domain.
-    pub service: Option<Key>,
+    pub service: Option<NamespacedName>,
 }
 
-impl Name {
+impl HostName {
     /// The namespace to which the host belongs.
     pub fn namespace(&self) -> Option<&str> {
         self.service.as_ref().map(|key| key.namespace.as_str())
@@ -25,12 +25,12 @@ impl Name {
 }
 
 /// Resolves a host as an object in `namespace` names it.
-pub fn name(text: &str, namespace: &str, cluster_domain: &str) -> Result<Name, String> {
+pub fn name(text: &str, namespace: &str, cluster_domain: &str) -> Result<HostName, String> {
     if text.contains('*') {
         return Err(format!("`{text}`: wildcards are not possible; name each host"));
     }
     if text.parse::<std::net::IpAddr>().is_ok() {
-        return Ok(Name { host: text.to_owned(), service: None });
+        return Ok(HostName { host: text.to_owned(), service: None });
     }
     if let Some((host, port)) = text.rsplit_once(':')
         && port.bytes().all(|byte| byte.is_ascii_digit())
@@ -56,19 +56,23 @@ pub fn name(text: &str, namespace: &str, cluster_domain: &str) -> Result<Name, S
         host
     };
     let Some(within) = host.strip_suffix(&format!(".svc.{cluster_domain}")) else {
-        return Ok(Name { host, service: None });
+        return Ok(HostName { host, service: None });
     };
     match within.split('.').collect::<Vec<_>>()[..] {
         [service, namespace] => {
-            let service = Some(Key::new(namespace, service));
-            Ok(Name { host, service })
+            let service = Some(NamespacedName::new(namespace, service));
+            Ok(HostName { host, service })
         }
         _ => Err(format!("`{text}` is not the name of a Service, which is NAME.NAMESPACE.svc.{cluster_domain}")),
     }
 }
 
 /// The Service, or a report that there is none.
-pub fn service<'a>(key: &Key, inventory: &'a Inventory, place: &mut Place<'_>) -> Option<&'a Service> {
+pub fn service<'a>(
+    key: &NamespacedName,
+    inventory: &'a Inventory,
+    place: &mut FieldReporter<'_>,
+) -> Option<&'a Service> {
     let found = inventory.service(key);
     if found.is_none() {
         let elsewhere = inventory
@@ -92,7 +96,7 @@ pub fn service<'a>(key: &Key, inventory: &'a Inventory, place: &mut Place<'_>) -
 }
 
 /// What to say of a Service of which no port can be taken for Redis.
-pub fn no_redis_port(key: &Key, service: &Service) -> String {
+pub fn no_redis_port(key: &NamespacedName, service: &Service) -> String {
     let ports = inventory::ports(service);
     if ports.is_empty() {
         return format!("Service {key} has no TCP port");

@@ -3,26 +3,26 @@
 use std::collections::BTreeSet;
 
 use crate::crd::{Auth, RedisDestination, RedisService};
-use crate::inventory::Key;
+use crate::inventory::NamespacedName;
 
-use super::Options;
 use super::destination;
-use super::host::{self, Name};
+use super::host::{self, HostName};
+use super::options::ValidateOptions;
 
 /// The names in an object. Those that can't be read are left out: they are reported elsewhere.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mentions {
     /// Hosts that it is about.
-    pub claims: BTreeSet<Name>,
+    pub claims: BTreeSet<HostName>,
     /// Hosts where it leads.
-    pub leads: BTreeSet<Name>,
+    pub leads: BTreeSet<HostName>,
     /// Secrets.
-    pub secrets: BTreeSet<Key>,
+    pub secrets: BTreeSet<NamespacedName>,
 }
 
 impl Mentions {
     /// Of a RedisService.
-    pub fn of_service(object: &RedisService, options: &Options) -> Mentions {
+    pub fn of_service(object: &RedisService, options: &ValidateOptions) -> Mentions {
         let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         let mut mentions = Mentions::default();
         let names = |text: &String| host::name(text, namespace, &options.cluster_domain).ok();
@@ -38,13 +38,13 @@ impl Mentions {
     }
 
     /// Of a RedisDestination.
-    pub fn of_destination(object: &RedisDestination, options: &Options) -> Mentions {
+    pub fn of_destination(object: &RedisDestination, options: &ValidateOptions) -> Mentions {
         let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         let mut mentions = Mentions::default();
         mentions.claims.extend(host::name(&object.spec.host, namespace, &options.cluster_domain).ok());
         let Some(policy) = &object.spec.traffic_policy else { return mentions };
         if let Some(secret) = policy.tls.as_ref().and_then(|tls| tls.secret.as_ref()) {
-            mentions.secrets.insert(Key::new(namespace, &secret.name));
+            mentions.secrets.insert(NamespacedName::new(namespace, &secret.name));
         }
         if let Some(redis) = policy.connection_pool.as_ref().and_then(|pool| pool.redis.as_ref()) {
             mentions.auth(redis.auth.as_ref(), namespace);
@@ -57,7 +57,7 @@ impl Mentions {
 
     fn auth(&mut self, auth: Option<&Auth>, namespace: &str) {
         if let Some(reference) = auth.and_then(|auth| auth.secret.as_ref()) {
-            self.secrets.insert(Key::new(namespace, &reference.name));
+            self.secrets.insert(NamespacedName::new(namespace, &reference.name));
         }
     }
 }

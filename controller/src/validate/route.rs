@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use redis_mesh_core::{command, wire};
 
-use crate::crd::service::{Destination as DestinationSpec, Fault, FaultType, KeyMatch, Percent, RedisServiceSpec};
+use crate::crd::service::{DestinationRef, FaultSpec, FaultType, KeyMatchSpec, Percent, RedisServiceSpec};
 use crate::diagnostic::{self, Diagnostics, Reason, Subject};
 use crate::quantity;
 
-use super::destination::{Destination, Destinations};
-use super::host::{self, Name};
-use super::{HostPort, Mirror, Route, Target};
+use super::destination::{Destinations, ValidatedDestination};
+use super::host::{self, HostName};
+use super::host_port::HostPort;
+use super::service::{ValidatedMirror, ValidatedRoute, ValidatedTarget};
 
 /// The part of the routes that is the same for every host of the object.
 pub struct Rules<'a> {
@@ -24,7 +25,7 @@ pub struct Rules<'a> {
 }
 
 /// For whom routes are resolved.
-pub struct Place<'a> {
+pub struct RouteContext<'a> {
     /// The object.
     pub subject: &'a Subject,
     /// Its namespace.
@@ -36,11 +37,11 @@ pub struct Place<'a> {
 }
 
 /// Routes with what they lead to.
-pub struct Resolved {
+pub struct ResolvedRoutes {
     /// Destinations with their mirrors, each once.
-    pub targets: Vec<Target>,
+    pub targets: Vec<ValidatedTarget>,
     /// Routes into them.
-    pub routes: Vec<Route>,
+    pub routes: Vec<ValidatedRoute>,
 }
 
 impl<'a> Rules<'a> {
@@ -80,33 +81,26 @@ impl<'a> Rules<'a> {
     /// Resolves the destinations for one host. None if one of them can't be.
     pub fn resolve(
         &self,
-        place: &Place<'_>,
+        place: &RouteContext<'_>,
         resolver: &mut Destinations<'_>,
         diagnostics: &mut Diagnostics,
-    ) -> Option<Resolved> {
-        let mut resolved = Resolved { targets: Vec::new(), routes: Vec::new() };
+    ) -> Option<ResolvedRoutes> {
+        let mut resolved = ResolvedRoutes { targets: Vec::new(), routes: Vec::new() };
         type Identity = (HostPort, Vec<(HostPort, u32, bool)>);
         let mut known: HashMap<Identity, usize> = HashMap::new();
         if self.spec.redis.is_empty() {
             let name = name_of(&place.listener.host, place, resolver)?;
             let field = &mut diagnostics.at(place.subject, place.field);
             let destination = resolver.resolve(&name, Some(place.listener.port), place.namespace, None, field)?;
-            resolved.targets.push(Target { destination, mirrors: Vec::new() });
-            resolved.routes.push(Route {
-                key: wire::KeyMatch::Any,
-                remove_prefix: false,
-                target: 0,
-                read_policy: None,
-                faults: Vec::new(),
-                index: None,
-            });
+            resolved.targets.push(ValidatedTarget { destination, mirrors: Vec::new() });
+            resolved.routes.push(ValidatedRoute::to_the_host());
             return Some(resolved);
         }
         let mut complete = true;
         for (index, spec) in self.spec.redis.iter().enumerate() {
             let field = format!("spec.redis[{index}].route");
             let main = destination(&spec.route, &field, place, resolver, diagnostics);
-            let mut mirrors: Vec<Mirror> = Vec::new();
+            let mut mirrors: Vec<ValidatedMirror> = Vec::new();
             for (position, (mirror, (per_million, exclude_read_commands))) in
                 spec.mirror.iter().zip(&self.mirrors[index]).enumerate()
             {
@@ -124,7 +118,7 @@ impl<'a> Rules<'a> {
                 } else if mirrors.iter().any(|known| known.destination.address == copy.address) {
                     diagnostics.at(place.subject, &field).invalid(format!("names {} a second time", copy.address));
                 }
-                mirrors.push(Mirror {
+                mirrors.push(ValidatedMirror {
                     destination: copy,
                     per_million: *per_million,
                     exclude_read_commands: *exclude_read_commands,
@@ -142,11 +136,11 @@ impl<'a> Rules<'a> {
                     .collect(),
             );
             let target = *known.entry(identity).or_insert_with(|| {
-                resolved.targets.push(Target { destination: main, mirrors });
+                resolved.targets.push(ValidatedTarget { destination: main, mirrors });
                 resolved.targets.len() - 1
             });
             let matched = spec.matches.as_ref().and_then(|matches| matches.key.as_ref());
-            resolved.routes.push(Route {
+            resolved.routes.push(ValidatedRoute {
                 key: key.clone(),
                 remove_prefix: matched.and_then(|key| key.remove_prefix) == Some(true),
                 target,
@@ -159,17 +153,17 @@ impl<'a> Rules<'a> {
     }
 }
 
-fn name_of(host: &str, place: &Place<'_>, resolver: &Destinations<'_>) -> Option<Name> {
+fn name_of(host: &str, place: &RouteContext<'_>, resolver: &Destinations<'_>) -> Option<HostName> {
     host::name(host, place.namespace, resolver.cluster_domain()).ok()
 }
 
 fn destination(
-    spec: &DestinationSpec,
+    spec: &DestinationRef,
     field: &str,
-    place: &Place<'_>,
+    place: &RouteContext<'_>,
     resolver: &mut Destinations<'_>,
     diagnostics: &mut Diagnostics,
-) -> Option<Arc<Destination>> {
+) -> Option<Arc<ValidatedDestination>> {
     if spec.host.is_empty() {
         return None;
     }
@@ -182,7 +176,7 @@ fn destination(
     resolver.resolve(&name, port, place.namespace, Some(place.listener), &mut diagnostics.at(place.subject, field))
 }
 
-fn key_match(spec: &KeyMatch, place: &mut diagnostic::Place<'_>) -> Option<wire::KeyMatch> {
+fn key_match(spec: &KeyMatchSpec, place: &mut diagnostic::FieldReporter<'_>) -> Option<wire::KeyMatch> {
     let given: Vec<&str> =
         [("prefix", spec.prefix.is_some()), ("exact", spec.exact.is_some()), ("regex", spec.regex.is_some())]
             .into_iter()
@@ -302,7 +296,7 @@ fn anchored_literal(regex: &str) -> Option<String> {
     Some(literal)
 }
 
-fn share(percent: Option<&Percent>, place: &mut diagnostic::Place<'_>) -> u32 {
+fn share(percent: Option<&Percent>, place: &mut diagnostic::FieldReporter<'_>) -> u32 {
     match percent.map(|percent| quantity::per_million(percent.value)) {
         None => 1_000_000,
         Some(Ok(share)) => share,
@@ -313,7 +307,7 @@ fn share(percent: Option<&Percent>, place: &mut diagnostic::Place<'_>) -> u32 {
     }
 }
 
-fn faults(specs: &[Fault], place: &mut diagnostic::Place<'_>) -> Vec<wire::Fault> {
+fn faults(specs: &[FaultSpec], place: &mut diagnostic::FieldReporter<'_>) -> Vec<wire::Fault> {
     let mut faults = Vec::new();
     for (index, spec) in specs.iter().enumerate() {
         let mut place = place.at(format_args!("[{index}]"));

@@ -14,42 +14,42 @@ use kube::Resource;
 use crate::crd::{RedisDestination, RedisService};
 use crate::diagnostic::{Diagnostics, Loaded, Reason, Subject};
 
-use super::Options;
-use super::host::{self, Name};
+use super::host::{self, HostName};
+use super::options::ValidateOptions;
 
 /// Whose clients.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scope {
+pub enum ClientScope {
     /// Everybody's.
     Mesh,
     /// Those in one namespace.
     Namespace(String),
 }
 
-impl Scope {
+impl ClientScope {
     /// Of an object in `namespace` about a host.
-    pub fn of(name: &Name, namespace: &str) -> Scope {
+    pub fn of(name: &HostName, namespace: &str) -> ClientScope {
         match name.namespace() {
-            Some(owner) if owner == namespace => Scope::Mesh,
+            Some(owner) if owner == namespace => ClientScope::Mesh,
             // A host outside of the cluster belongs to nobody in it.
-            _ => Scope::Namespace(namespace.to_owned()),
+            _ => ClientScope::Namespace(namespace.to_owned()),
         }
     }
 
     /// True if clients in a namespace belong to it.
     pub fn includes(&self, namespace: &str) -> bool {
         match self {
-            Scope::Mesh => true,
-            Scope::Namespace(own) => own == namespace,
+            ClientScope::Mesh => true,
+            ClientScope::Namespace(own) => own == namespace,
         }
     }
 }
 
-impl fmt::Display for Scope {
+impl fmt::Display for ClientScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Scope::Mesh => f.write_str("every client"),
-            Scope::Namespace(namespace) => write!(f, "the clients in namespace {namespace}"),
+            ClientScope::Mesh => f.write_str("every client"),
+            ClientScope::Namespace(namespace) => write!(f, "the clients in namespace {namespace}"),
         }
     }
 }
@@ -81,9 +81,9 @@ pub struct Claims {
     services: BTreeMap<ClaimKey, Claim>,
     destinations: BTreeMap<ClaimKey, Claim>,
     /// For each RedisService, the hosts that it governs, with their fields.
-    of_services: Vec<Vec<(String, Name)>>,
+    of_services: Vec<Vec<(String, HostName)>>,
     /// For each RedisDestination, its host, unless another object has precedence.
-    of_destinations: Vec<Option<Name>>,
+    of_destinations: Vec<Option<HostName>>,
     /// Hosts whose owners ask their clients for a password, with the objects that say so.
     guarded: BTreeMap<String, Subject>,
     /// For each RedisDestination, whether it alone governs the clients of its host.
@@ -95,7 +95,7 @@ impl Claims {
     pub fn settle(
         services: &[Arc<Loaded<RedisService>>],
         destinations: &[Arc<Loaded<RedisDestination>>],
-        options: &Options,
+        options: &ValidateOptions,
         diagnostics: &mut Diagnostics,
     ) -> Claims {
         let mut claims = Claims {
@@ -189,17 +189,17 @@ impl Claims {
     }
 
     /// The hosts that a RedisService governs, each with the field that names it.
-    pub fn of_service(&self, index: usize) -> impl Iterator<Item = (&str, &Name)> {
+    pub fn of_service(&self, index: usize) -> impl Iterator<Item = (&str, &HostName)> {
         self.of_services[index].iter().map(|(field, name)| (field.as_str(), name))
     }
 
     /// The host that a RedisDestination is about.
-    pub fn of_destination(&self, index: usize) -> Option<&Name> {
+    pub fn of_destination(&self, index: usize) -> Option<&HostName> {
         self.of_destinations[index].as_ref()
     }
 
     /// The host whose clients a RedisDestination governs alone.
-    pub fn implicit(&self, index: usize) -> Option<&Name> {
+    pub fn implicit(&self, index: usize) -> Option<&HostName> {
         self.of_destinations[index].as_ref().filter(|_| self.implicit[index])
     }
 
@@ -209,24 +209,24 @@ impl Claims {
     }
 
     /// The RedisDestination that holds for a host where rules in `namespace` name it: the owner's, else their own.
-    pub fn destination(&self, name: &Name, namespace: &str) -> Option<usize> {
+    pub fn destination(&self, name: &HostName, namespace: &str) -> Option<usize> {
         let of = |namespace: &str| self.destinations.get(&(name.host.clone(), namespace.to_owned()));
         name.namespace().and_then(of).or_else(|| of(namespace)).map(|claim| claim.object)
     }
 }
 
-fn owner_key(name: &Name) -> Option<ClaimKey> {
+fn owner_key(name: &HostName) -> Option<ClaimKey> {
     name.namespace().map(|owner| (name.host.clone(), owner.to_owned()))
 }
 
 fn resolve(
     text: &str,
     namespace: &str,
-    options: &Options,
+    options: &ValidateOptions,
     subject: &Subject,
     field: &str,
     diagnostics: &mut Diagnostics,
-) -> Option<Name> {
+) -> Option<HostName> {
     host::name(text, namespace, &options.cluster_domain)
         .map_err(|message| diagnostics.at(subject, field).invalid(message))
         .ok()
@@ -240,7 +240,7 @@ pub fn place_of(other: &Subject) -> String {
     }
 }
 
-fn taken(name: &Name, other: &Subject) -> String {
+fn taken(name: &HostName, other: &Subject) -> String {
     format!(
         "{} is already governed by {}, which is older or comes first; remove it from one of the two",
         name.host,
@@ -248,7 +248,7 @@ fn taken(name: &Name, other: &Subject) -> String {
     )
 }
 
-fn owned(name: &Name, other: &Subject) -> String {
+fn owned(name: &HostName, other: &Subject) -> String {
     format!(
         "{} is governed by {}, in the namespace of the Service, which has precedence; remove it here or there",
         name.host,
@@ -297,7 +297,7 @@ mod tests {
         destinations: &[Arc<Loaded<RedisDestination>>],
     ) -> (Vec<usize>, Vec<usize>, usize) {
         let mut diagnostics = Diagnostics::default();
-        let claims = Claims::settle(services, destinations, &Options::default(), &mut diagnostics);
+        let claims = Claims::settle(services, destinations, &ValidateOptions::default(), &mut diagnostics);
         (
             (0..services.len()).filter(|index| claims.of_service(*index).next().is_some()).collect(),
             (0..destinations.len()).filter(|index| claims.implicit(*index).is_some()).collect(),

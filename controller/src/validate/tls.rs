@@ -1,14 +1,14 @@
 //! TLS to a destination.
 
-use crate::crd::destination::{Tls as Spec, TlsMode};
-use crate::diagnostic::{Place, Reason};
-use crate::inventory::{Inventory, Key};
+use crate::crd::destination::{TlsMode, TlsSpec};
+use crate::diagnostic::{FieldReporter, Reason};
+use crate::inventory::{Inventory, NamespacedName};
 
-use super::auth::{self, Hidden};
+use super::auth::{self, SecretText};
 
 /// TLS to a destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub struct TlsOptions {
     /// The server name to ask for.
     pub sni: Option<String>,
     /// Names of which the server's certificate must carry one; empty only where it is not verified.
@@ -16,13 +16,19 @@ pub struct Tls {
     /// The authorities to verify it by; none: the system's.
     pub authorities: Option<String>,
     /// Our certificate and its key.
-    pub certificate: Option<(String, Hidden)>,
+    pub certificate: Option<(String, SecretText)>,
     /// Whether the server's certificate is verified.
     pub verify: bool,
 }
 
 /// Reads `trafficPolicy.tls` of a RedisDestination for `host`.
-pub fn read(spec: &Spec, host: &str, namespace: &str, inventory: &Inventory, place: &mut Place<'_>) -> Option<Tls> {
+pub fn read(
+    spec: &TlsSpec,
+    host: &str,
+    namespace: &str,
+    inventory: &Inventory,
+    place: &mut FieldReporter<'_>,
+) -> Option<TlsOptions> {
     let mutual = match spec.mode {
         TlsMode::Disable | TlsMode::IstioMutual => {
             let given = [
@@ -41,7 +47,7 @@ pub fn read(spec: &Spec, host: &str, namespace: &str, inventory: &Inventory, pla
         TlsMode::Simple => false,
         TlsMode::Mutual => true,
     };
-    let mut tls = Tls {
+    let mut tls = TlsOptions {
         sni: spec.sni.clone().or_else(|| host.parse::<std::net::IpAddr>().is_err().then(|| host.to_owned())),
         names: spec.subject_alt_names.clone(),
         authorities: None,
@@ -58,7 +64,7 @@ pub fn read(spec: &Spec, host: &str, namespace: &str, inventory: &Inventory, pla
         return Some(tls);
     };
     let mut place = place.at(".secret.name");
-    let key = Key::new(namespace, &reference.name);
+    let key = NamespacedName::new(namespace, &reference.name);
     let secret = auth::secret(&reference.name, namespace, inventory, &mut place)?;
     let mut pem = |field: &str, mark: &str| -> Option<String> {
         match auth::value(secret, field)? {
@@ -77,7 +83,7 @@ pub fn read(spec: &Spec, host: &str, namespace: &str, inventory: &Inventory, pla
     tls.authorities = pem("ca.crt", "-----BEGIN CERTIFICATE").or_else(|| pem("cacert", "-----BEGIN CERTIFICATE"));
     let (certificate, private) = (pem("tls.crt", "-----BEGIN CERTIFICATE"), pem("tls.key", "PRIVATE KEY-----"));
     match (certificate, private) {
-        (Some(certificate), Some(private)) if mutual => tls.certificate = Some((certificate, Hidden::new(private))),
+        (Some(certificate), Some(private)) if mutual => tls.certificate = Some((certificate, SecretText::new(private))),
         _ if mutual => place
             .report(Reason::Unresolved, format!("mode MUTUAL needs the keys `tls.crt` and `tls.key` in Secret {key}")),
         _ => {}

@@ -4,7 +4,8 @@
 use redis_mesh_core::wire;
 use serde_json::{Value, json};
 
-use super::mesh::Options;
+use super::mesh_options::MeshOptions;
+use super::object_meta::labels;
 
 /// The kind.
 pub const KIND: &str = "WasmPlugin";
@@ -15,7 +16,7 @@ pub fn name(port: u16) -> String {
 }
 
 /// One WasmPlugin.
-pub fn object(namespace: &str, port: u16, config: &wire::FilterConfig, options: &Options) -> Value {
+pub fn object(namespace: &str, port: u16, config: &wire::FilterConfig, options: &MeshOptions) -> Value {
     let mut spec = json!({
         "type": "NETWORK",
         "url": options.filter_url,
@@ -30,7 +31,7 @@ pub fn object(namespace: &str, port: u16, config: &wire::FilterConfig, options: 
     json!({
         "apiVersion": "extensions.istio.io/v1alpha1",
         "kind": KIND,
-        "metadata": {"name": name(port), "namespace": namespace, "labels": super::mesh::labels()},
+        "metadata": {"name": name(port), "namespace": namespace, "labels": labels()},
         "spec": spec,
     })
 }

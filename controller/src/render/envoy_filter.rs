@@ -4,12 +4,13 @@ use redis_mesh_core::wire;
 use serde_json::{Map, Value, json};
 
 use crate::crd::destination::Mode;
-use crate::validate::ValidatedService;
-use crate::validate::destination::{Destination, Tcp};
+use crate::validate::destination::{TcpOptions, ValidatedDestination};
+use crate::validate::service::ValidatedService;
 
 use super::backend::Backends;
-use super::envoy::{self, Use};
-use super::mesh::{self, Options};
+use super::envoy::{self, ClusterUse};
+use super::mesh_options::MeshOptions;
+use super::object_meta::{PURPOSE, labels};
 
 /// The kind.
 pub const KIND: &str = "EnvoyFilter";
@@ -27,8 +28,8 @@ pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -
         "metadata": {
             "name": name,
             "namespace": namespace,
-            "labels": mesh::labels(),
-            "annotations": {"redis-mesh.io/for": purpose},
+            "labels": labels(),
+            "annotations": {PURPOSE: purpose},
         },
         "spec": {"configPatches": patches},
     })
@@ -60,7 +61,7 @@ pub fn redis_proxy(
     service: &ValidatedService,
     backends: &Backends,
     password: &str,
-    cluster: &dyn Fn(&Destination) -> String,
+    cluster: &dyn Fn(&ValidatedDestination) -> String,
 ) -> Value {
     let filter = envoy::redis_proxy(service, backends, password, cluster);
     patch("NETWORK_FILTER", on_listener(listener, Some(TCP_PROXY)), "REPLACE", filter)
@@ -96,7 +97,7 @@ pub fn discovered_filter(listener: &str, name: &str) -> Value {
 }
 
 /// The configuration of such a filter.
-pub fn extension(name: &str, config: &wire::FilterConfig, options: &Options) -> Value {
+pub fn extension(name: &str, config: &wire::FilterConfig, options: &MeshOptions) -> Value {
     let code = match options.filter_url.strip_prefix("file://") {
         Some(path) => json!({"local": {"filename": path}}),
         None => {
@@ -132,7 +133,7 @@ pub fn beacon(namespace: &str, number: u64) -> Value {
 
 /// Where a destination is found in a mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ClusterOwner {
     /// In Istio's own cluster of it.
     Istio,
     /// In a cluster that we add.
@@ -140,40 +141,40 @@ pub enum Found {
 }
 
 /// Istio's own cluster serves wherever it can: it has the endpoints, mutual TLS, and the metrics.
-pub fn found(destination: &Destination) -> Found {
+pub fn found(destination: &ValidatedDestination) -> ClusterOwner {
     if destination.policy.mode == Mode::Cluster || destination.policy.tls.is_some() || !destination.in_mesh {
-        Found::Added
+        ClusterOwner::Added
     } else {
-        Found::Istio
+        ClusterOwner::Istio
     }
 }
 
 /// The name of a destination's cluster. A cluster that we add for one namespace must not meet that of the whole mesh.
-pub fn cluster_name(destination: &Destination, namespace: Option<&str>) -> String {
+pub fn cluster_name(destination: &ValidatedDestination, namespace: Option<&str>) -> String {
     let (host, port) = (&destination.address.host, destination.address.port);
     match (found(destination), namespace) {
-        (Found::Istio, _) => format!("outbound|{port}||{host}"),
-        (Found::Added, None) => format!("redis-mesh|{port}||{host}"),
-        (Found::Added, Some(namespace)) => format!("redis-mesh|{port}|{namespace}|{host}"),
+        (ClusterOwner::Istio, _) => format!("outbound|{port}||{host}"),
+        (ClusterOwner::Added, None) => format!("redis-mesh|{port}||{host}"),
+        (ClusterOwner::Added, Some(namespace)) => format!("redis-mesh|{port}|{namespace}|{host}"),
     }
 }
 
 /// True if a destination's cluster needs a patch.
-pub fn changes_cluster(destination: &Destination, usage: Use) -> bool {
+pub fn changes_cluster(destination: &ValidatedDestination, usage: ClusterUse) -> bool {
     let tcp = &destination.policy.tcp;
     match found(destination) {
-        Found::Added => true,
-        Found::Istio => usage == Use::Proxy || tcp.connect_timeout.is_some() || tcp.keepalive.is_some(),
+        ClusterOwner::Added => true,
+        ClusterOwner::Istio => usage == ClusterUse::Proxy || tcp.connect_timeout.is_some() || tcp.keepalive.is_some(),
     }
 }
 
 /// The patch that a destination's cluster needs; none if it serves as it is.
-pub fn cluster(destination: &Destination, usage: Use, namespace: Option<&str>) -> Option<Value> {
+pub fn cluster(destination: &ValidatedDestination, usage: ClusterUse, namespace: Option<&str>) -> Option<Value> {
     if !changes_cluster(destination, usage) {
         return None;
     }
     match found(destination) {
-        Found::Added => {
+        ClusterOwner::Added => {
             let name = cluster_name(destination, namespace);
             let mut value = envoy::cluster(&name, &in_mesh(destination), usage);
             if destination.policy.istio_mutual {
@@ -181,10 +182,10 @@ pub fn cluster(destination: &Destination, usage: Use, namespace: Option<&str>) -
             }
             Some(patch("CLUSTER", json!({"context": CONTEXT}), "ADD", value))
         }
-        Found::Istio => {
+        ClusterOwner::Istio => {
             let mut value = Map::new();
             merged_tcp(&mut value, &destination.policy.tcp);
-            if usage == Use::Proxy {
+            if usage == ClusterUse::Proxy {
                 // A key must always meet the same endpoint.
                 value.insert("lb_policy".to_owned(), "MAGLEV".into());
                 envoy::protocol_options(&mut value, destination);
@@ -195,7 +196,7 @@ pub fn cluster(destination: &Destination, usage: Use, namespace: Option<&str>) -
 }
 
 /// Merges into Istio's own cluster of a destination.
-pub fn on_istios(destination: &Destination, value: Value) -> Value {
+pub fn on_istios(destination: &ValidatedDestination, value: Value) -> Value {
     let matches = json!({
         "context": CONTEXT,
         "cluster": {"service": destination.address.host, "portNumber": destination.address.port},
@@ -204,7 +205,7 @@ pub fn on_istios(destination: &Destination, value: Value) -> Value {
 }
 
 /// Settings of TCP as they can be merged.
-pub fn merged_tcp(value: &mut Map<String, Value>, tcp: &Tcp) {
+pub fn merged_tcp(value: &mut Map<String, Value>, tcp: &TcpOptions) {
     if tcp.connect_timeout.is_some() || tcp.keepalive.is_some() {
         envoy::tcp(value, tcp);
         // Istio appends to the list that is there, of which Envoy takes the first.
@@ -216,17 +217,18 @@ pub fn merged_tcp(value: &mut Map<String, Value>, tcp: &Tcp) {
 }
 
 /// A destination by its name rather than by its endpoints, which come and go.
-pub fn in_mesh(destination: &Destination) -> Destination {
+pub fn in_mesh(destination: &ValidatedDestination) -> ValidatedDestination {
     let mut destination = destination.clone();
     if !destination.discovered {
         let address = &destination.address;
-        destination.endpoints = vec![crate::inventory::Endpoint { address: address.host.clone(), port: address.port }];
+        destination.endpoints =
+            vec![crate::inventory::ServiceEndpoint { address: address.host.clone(), port: address.port }];
     }
     destination
 }
 
 /// The certificates of the mesh, as Istio itself configures them.
-pub fn istio_mutual(destination: &Destination) -> Value {
+pub fn istio_mutual(destination: &ValidatedDestination) -> Value {
     let sds = |name: &str| {
         json!({
             "name": name,

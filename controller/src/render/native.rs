@@ -3,10 +3,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::validate::destination::Destination;
+use crate::validate::destination::ValidatedDestination;
 
+use super::digest::digest;
 use super::envoy::{any, tcp, transport_socket};
-use super::{digest, hex};
+use redis_mesh_core::downstream::auth::to_hex;
 
 /// The listener and the cluster of what carriers hang on.
 const ANCHOR: &str = "redis_anchor";
@@ -23,34 +24,34 @@ pub const FILTER: &str = "envoy.extensions.filters.network.dynamic_modules.v3.Dy
 
 /// The module, as an Envoy finds it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Module {
+pub struct DynamicModule {
     /// The file, in the proxy's container.
     pub filename: String,
     /// Ends the names of what belongs to this module only, so that another version of it can be there at the same time.
     pub suffix: String,
 }
 
-impl Module {
+impl DynamicModule {
     /// The only one of an Envoy.
-    pub fn only(filename: String) -> Module {
-        Module { filename, suffix: String::new() }
+    pub fn only(filename: String) -> DynamicModule {
+        DynamicModule { filename, suffix: String::new() }
     }
 
     /// One of several versions, told apart by their files.
-    pub fn among_others(filename: String) -> Module {
-        let suffix = format!("-{}", &hex(&digest(&[&filename]))[..8]);
-        Module { filename, suffix }
+    pub fn among_others(filename: String) -> DynamicModule {
+        let suffix = format!("-{}", &to_hex(&digest(&[&filename]))[..8]);
+        DynamicModule { filename, suffix }
     }
 }
 
 /// The filter at the end of a listener's chain. Its configuration travels as a message that Envoy shows as redacted.
-pub fn proxy(module: &Module, config: &str) -> Value {
+pub fn proxy(module: &DynamicModule, config: &str) -> Value {
     let secret =
         any("envoy.extensions.transport_sockets.tls.v3.GenericSecret", json!({"secret": {"inline_string": config}}));
     filter("proxy", true, module, Some(secret))
 }
 
-fn filter(name: &str, is_terminal: bool, module: &Module, config: Option<Value>) -> Value {
+fn filter(name: &str, is_terminal: bool, module: &DynamicModule, config: Option<Value>) -> Value {
     let mut fields = json!({
         "dynamic_module_config": of_module(module),
         "filter_name": format!("{name}{}", module.suffix),
@@ -62,7 +63,7 @@ fn filter(name: &str, is_terminal: bool, module: &Module, config: Option<Value>)
     json!({"name": format!("redis_mesh.{name}"), "typed_config": any(FILTER, fields)})
 }
 
-fn of_module(module: &Module) -> Value {
+fn of_module(module: &DynamicModule) -> Value {
     // Code to which a thread may return must stay where it is.
     json!({
         "name": MODULE,
@@ -73,7 +74,7 @@ fn of_module(module: &Module) -> Value {
 }
 
 /// The load-balancing policy of a cluster whose members are the nodes of a Redis Cluster: the module chooses.
-pub fn load_balancing_policy(module: &Module) -> Value {
+pub fn load_balancing_policy(module: &DynamicModule) -> Value {
     let config = any(
         "envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig",
         json!({"dynamic_module_config": of_module(module), "lb_policy_name": "node"}),
@@ -82,7 +83,7 @@ pub fn load_balancing_policy(module: &Module) -> Value {
 }
 
 /// The internal listeners.
-pub fn listeners(module: &Module) -> Vec<Value> {
+pub fn listeners(module: &DynamicModule) -> Vec<Value> {
     let listener = |name: &str, filters: Vec<Value>| {
         let name = format!("{name}{}", module.suffix);
         json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": filters}]})
@@ -106,7 +107,7 @@ pub fn listeners(module: &Module) -> Vec<Value> {
 }
 
 /// The clusters of the internal listeners.
-pub fn clusters(module: &Module) -> Vec<Value> {
+pub fn clusters(module: &DynamicModule) -> Vec<Value> {
     [ANCHOR, CARRIER].map(|name| internal_cluster(&format!("{name}{}", module.suffix))).into()
 }
 
@@ -154,7 +155,7 @@ pub fn nodes_name(cluster: &str) -> String {
 }
 
 /// That cluster. Which addresses it is asked for is what the Redis Cluster says of itself.
-pub fn nodes(cluster: &str, destination: &Destination) -> Value {
+pub fn nodes(cluster: &str, destination: &ValidatedDestination) -> Value {
     let name = nodes_name(cluster);
     let mut fields = Map::new();
     fields.insert("name".to_owned(), name.as_str().into());

@@ -4,22 +4,27 @@
 //! **Invariant:** no client, no file system, and the same input gives the same bytes.
 
 pub mod backend;
+mod cluster_scope;
+mod digest;
 pub mod envoy;
 pub mod envoy_filter;
 pub mod filter_config;
 pub mod handshake;
+pub mod listen;
 pub mod mesh;
+pub mod mesh_options;
 pub mod native;
+pub mod object_meta;
 pub mod overlay;
+pub mod plan;
+pub mod planned_object;
+pub mod prepared_service;
 pub mod redact;
 pub mod standalone;
 pub mod wasm_plugin;
 
-use redis_mesh_core::downstream::auth::to_hex as hex;
-use sha2::{Digest, Sha256};
-
 use crate::diagnostic::Diagnostics;
-use crate::validate::ValidatedService;
+use crate::validate::service::ValidatedService;
 
 /// Reports what a filter would refuse, for services that are not built otherwise.
 pub fn check(services: &[ValidatedService], diagnostics: &mut Diagnostics) {
@@ -30,14 +35,4 @@ pub fn check(services: &[ValidatedService], diagnostics: &mut Diagnostics) {
         let config = filter_config::document(service.address.to_string(), 1, vec![host]);
         filter_config::check(&config, service, diagnostics);
     }
-}
-
-/// Lower-case hex of SHA-256 over parts, each preceded by its length so that no two lists of parts are the same bytes.
-fn digest(parts: &[&str]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
-    hash.finalize().into()
 }

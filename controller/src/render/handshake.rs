@@ -3,11 +3,12 @@
 //! It holds the listener's catch-all backend, so that a filter that knows of none (or of another one) is not let in: it
 //! would send untagged commands to the wrong place, or tagged ones to where tags are taken for keys.
 
-use crate::validate::ValidatedService;
+use crate::validate::service::ValidatedService;
 
 use super::backend::Backends;
+use super::digest::digest;
 use super::redact::REDACTED;
-use super::{digest, hex};
+use redis_mesh_core::downstream::auth::to_hex;
 
 /// The secret from which handshakes and salts are made.
 #[derive(Clone)]
@@ -19,7 +20,7 @@ pub struct HandshakeKey {
 impl HandshakeKey {
     /// A key that the user keeps.
     pub fn given(key: &str) -> HandshakeKey {
-        HandshakeKey { key: hex(&digest(&["given", key])), redacted: false }
+        HandshakeKey { key: to_hex(&digest(&["given", key])), redacted: false }
     }
 
     /// A key made from what the manifests hold: hosts and credentials, so that it is as secret as those are, and a change of
@@ -36,7 +37,7 @@ impl HandshakeKey {
         parts.sort();
         parts.dedup();
         let parts: Vec<&str> = std::iter::once("derived").chain(parts.iter().map(String::as_str)).collect();
-        HandshakeKey { key: hex(&digest(&parts)), redacted: false }
+        HandshakeKey { key: to_hex(&digest(&parts)), redacted: false }
     }
 
     /// A key whose passwords don't show.
@@ -50,7 +51,7 @@ impl HandshakeKey {
         if self.redacted {
             return REDACTED.to_owned();
         }
-        hex(&digest(&["handshake", &self.key, &service.address.to_string(), &catch_all]))
+        to_hex(&digest(&["handshake", &self.key, &service.address.to_string(), &catch_all]))
     }
 
     /// The salt of the client passwords of a service, in hex.

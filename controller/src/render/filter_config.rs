@@ -7,21 +7,21 @@ use redis_mesh_core::proxy::config::Document;
 use redis_mesh_core::wire;
 use sha2::{Digest, Sha256};
 
-use crate::crd::service::ReadPolicy;
+use crate::crd::service::ReadPolicySpec;
 use crate::diagnostic::{Diagnostics, Reason};
-use crate::validate::ValidatedService;
-use crate::validate::auth::Login;
-use crate::validate::destination::Destination;
+use crate::validate::auth::Credentials;
+use crate::validate::destination::ValidatedDestination;
+use crate::validate::service::ValidatedService;
 
 use super::backend::Backends;
 use super::handshake::HandshakeKey;
-use super::hex;
+use redis_mesh_core::downstream::auth::to_hex;
 
 /// How the dynamic module reaches a destination: by the name of its cluster, and of that of its nodes where they have one.
-pub type Reach<'a> = &'a dyn Fn(&Destination) -> (String, Option<String>);
+pub type ReachFn<'a> = &'a dyn Fn(&ValidatedDestination) -> (String, Option<String>);
 
-/// [`Reach`] where the names of clusters don't matter.
-pub fn by_address(destination: &Destination) -> (String, Option<String>) {
+/// [`ReachFn`] where the names of clusters don't matter.
+pub fn by_address(destination: &ValidatedDestination) -> (String, Option<String>) {
     (destination.address.to_string(), None)
 }
 
@@ -31,14 +31,14 @@ pub fn host(
     backends: &Backends,
     key: &HandshakeKey,
     selector: wire::Selector,
-    reach: Reach<'_>,
+    reach: ReachFn<'_>,
 ) -> wire::Host {
     let (is_direct, is_proxy, is_native) = match service.path {
         wire::DataPath::Direct => (true, false, false),
         wire::DataPath::Proxy => (false, true, false),
         wire::DataPath::Native => (false, false, true),
     };
-    let upstream_of = |destination: &Destination| {
+    let upstream_of = |destination: &ValidatedDestination| {
         is_native.then(|| {
             let (cluster, nodes) = reach(destination);
             wire::Upstream { cluster, login: destination.policy.login.as_ref().map(login), nodes }
@@ -97,7 +97,7 @@ pub fn host(
     }
 }
 
-fn login(login: &Login) -> wire::UpstreamLogin {
+fn login(login: &Credentials) -> wire::UpstreamLogin {
     wire::UpstreamLogin { username: login.username.clone(), password: login.password.reveal().to_owned() }
 }
 
@@ -105,21 +105,25 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn read_policy(policy: ReadPolicy) -> wire::ReadPolicy {
+fn read_policy(policy: ReadPolicySpec) -> wire::ReadPolicy {
     match policy {
-        ReadPolicy::Master => wire::ReadPolicy::Master,
-        ReadPolicy::PreferMaster => wire::ReadPolicy::PreferMaster,
-        ReadPolicy::Replica => wire::ReadPolicy::Replica,
-        ReadPolicy::PreferReplica => wire::ReadPolicy::PreferReplica,
-        ReadPolicy::Any => wire::ReadPolicy::Any,
+        ReadPolicySpec::Master => wire::ReadPolicy::Master,
+        ReadPolicySpec::PreferMaster => wire::ReadPolicy::PreferMaster,
+        ReadPolicySpec::Replica => wire::ReadPolicy::Replica,
+        ReadPolicySpec::PreferReplica => wire::ReadPolicy::PreferReplica,
+        ReadPolicySpec::Any => wire::ReadPolicy::Any,
     }
 }
 
-fn client_auth(login: &Login, salt: &[u8]) -> wire::ClientAuth {
+fn client_auth(login: &Credentials, salt: &[u8]) -> wire::ClientAuth {
     let mut hash = Sha256::new();
     hash.update(salt);
     hash.update(login.password.reveal().as_bytes());
-    wire::ClientAuth { username: login.username.clone(), salt: hex(salt), password_sha256: vec![hex(&hash.finalize())] }
+    wire::ClientAuth {
+        username: login.username.clone(),
+        salt: to_hex(salt),
+        password_sha256: vec![to_hex(&hash.finalize())],
+    }
 }
 
 /// A document for one plugin.

@@ -7,22 +7,24 @@ use redis_mesh_core::wire;
 use serde_json::{Value, json};
 
 use crate::diagnostic::{Diagnostics, Reason};
-use crate::validate::destination::Destination;
-use crate::validate::{HostPort, ValidatedService};
+use crate::validate::destination::ValidatedDestination;
+use crate::validate::host_port::HostPort;
+use crate::validate::service::ValidatedService;
 
-use super::envoy::Use;
+use super::envoy::ClusterUse;
 use super::handshake::HandshakeKey;
-use super::native::Module;
+use super::listen::ListenOverride;
+use super::native::DynamicModule;
 use super::{backend, envoy, filter_config, native};
 
 /// What is needed besides the services.
-pub struct Options {
+pub struct StandaloneOptions {
     /// The wasm filter's file, as Envoy is to open it.
     pub filter: String,
     /// The dynamic module.
-    pub module: Module,
+    pub module: DynamicModule,
     /// Addresses that replace a Service's own, by host, and by port where one is named.
-    pub listen: Vec<Listen>,
+    pub listen: Vec<ListenOverride>,
     /// Envoy's own administration interface.
     pub admin: Option<SocketAddr>,
     /// The namespace of the clients, where namespaces have rules of their own.
@@ -33,28 +35,8 @@ pub struct Options {
     pub handshake_key: HandshakeKey,
 }
 
-/// `--listen HOST[:PORT]=ADDRESS:PORT`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Listen {
-    /// Host, in full or the beginning of its name up to a dot.
-    pub host: String,
-    /// Only this port of it.
-    pub port: Option<u16>,
-    /// Where to listen.
-    pub address: SocketAddr,
-}
-
-impl Listen {
-    /// True if it names this address, in full or by the beginning of its name.
-    pub fn names(&self, address: &HostPort) -> bool {
-        let rest = address.host.strip_prefix(&self.host);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-            && self.port.is_none_or(|port| port == address.port)
-    }
-}
-
 /// Builds the bootstrap document. What is wrong is reported; then the document is of no use.
-pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut Diagnostics) -> Value {
+pub fn build(services: &[ValidatedService], options: &StandaloneOptions, diagnostics: &mut Diagnostics) -> Value {
     let services = of_clients(services, options, diagnostics);
     let mut clusters = Clusters::default();
     let mut listeners = Vec::new();
@@ -67,7 +49,7 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
             diagnostics.add(&service.owner, "", Reason::Conflict, message);
             continue;
         }
-        let usage = Use::of(service.path);
+        let usage = ClusterUse::of(service.path);
         for destination in service.destinations() {
             if destination.policy.istio_mutual {
                 let owner = destination.policy.object.as_ref().unwrap_or(&service.owner);
@@ -76,8 +58,8 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
             }
             clusters.add(destination, usage);
         }
-        let named = |destination: &Destination| clusters.name(destination, usage);
-        let reach = |destination: &Destination| {
+        let named = |destination: &ValidatedDestination| clusters.name(destination, usage);
+        let reach = |destination: &ValidatedDestination| {
             let cluster = named(destination);
             // Which of its nodes are among the endpoints of a Service is nowhere said.
             let nodes = destination.is_cluster().then(|| native::nodes_name(&cluster));
@@ -102,8 +84,8 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
             }
             wire::DataPath::Native => vec![native::proxy(&options.module, &config)],
         };
-        is_native |= usage == Use::Native;
-        clusters.nowhere |= usage == Use::Proxy && backends.catch_all.is_some();
+        is_native |= usage == ClusterUse::Native;
+        clusters.nowhere |= usage == ClusterUse::Proxy && backends.catch_all.is_some();
         listeners.push(json!({
             "name": service.address.to_string(),
             "address": {"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}},
@@ -149,7 +131,7 @@ pub fn build(services: &[ValidatedService], options: &Options, diagnostics: &mut
 /// The services as the clients of this Envoy see them: everybody's, and those of their namespace.
 fn of_clients<'a>(
     services: &'a [ValidatedService],
-    options: &Options,
+    options: &StandaloneOptions,
     diagnostics: &mut Diagnostics,
 ) -> Vec<&'a ValidatedService> {
     let mut chosen: Vec<&ValidatedService> = Vec::new();
@@ -171,9 +153,14 @@ fn of_clients<'a>(
     chosen
 }
 
-fn address(service: &ValidatedService, options: &Options, diagnostics: &mut Diagnostics) -> Option<SocketAddr> {
+fn address(
+    service: &ValidatedService,
+    options: &StandaloneOptions,
+    diagnostics: &mut Diagnostics,
+) -> Option<SocketAddr> {
     // The entry that names the port is meant for this port.
-    let mut matching: Vec<&Listen> = options.listen.iter().filter(|listen| listen.names(&service.address)).collect();
+    let mut matching: Vec<&ListenOverride> =
+        options.listen.iter().filter(|listen| listen.names(&service.address)).collect();
     matching.sort_by_key(|listen| listen.port.is_none());
     if let Some(listen) = matching.first() {
         return Some(listen.address);
@@ -198,27 +185,27 @@ fn address(service: &ValidatedService, options: &Options, diagnostics: &mut Diag
 /// Clusters by name, each once. Two destinations of one name differ where two namespaces say different things about a host.
 #[derive(Default)]
 struct Clusters {
-    documents: BTreeMap<String, (Destination, Use)>,
+    documents: BTreeMap<String, (ValidatedDestination, ClusterUse)>,
     nowhere: bool,
 }
 
 impl Clusters {
-    fn base(destination: &Destination, usage: Use) -> String {
+    fn base(destination: &ValidatedDestination, usage: ClusterUse) -> String {
         let kind = match (usage, destination.is_cluster()) {
-            (Use::Direct, _) => "direct",
-            (Use::Proxy, false) => "proxy",
-            (Use::Proxy, true) => "cluster",
-            (Use::Native, _) => "native",
+            (ClusterUse::Direct, _) => "direct",
+            (ClusterUse::Proxy, false) => "proxy",
+            (ClusterUse::Proxy, true) => "cluster",
+            (ClusterUse::Native, _) => "native",
         };
         format!("{kind}|{}||{}", destination.address.port, destination.address.host)
     }
 
-    fn add(&mut self, destination: &Destination, usage: Use) {
+    fn add(&mut self, destination: &ValidatedDestination, usage: ClusterUse) {
         let name = self.name(destination, usage);
         self.documents.entry(name).or_insert_with(|| (destination.clone(), usage));
     }
 
-    fn name(&self, destination: &Destination, usage: Use) -> String {
+    fn name(&self, destination: &ValidatedDestination, usage: ClusterUse) -> String {
         let base = Self::base(destination, usage);
         match self.documents.get(&base) {
             Some((known, _)) if known != destination => {
@@ -233,7 +220,7 @@ impl Clusters {
         let mut documents = Vec::new();
         for (name, (destination, usage)) in &self.documents {
             documents.push(envoy::cluster(name, destination, *usage));
-            let has_nodes = *usage == Use::Native && destination.is_cluster();
+            let has_nodes = *usage == ClusterUse::Native && destination.is_cluster();
             documents.extend(has_nodes.then(|| native::nodes(name, destination)));
         }
         documents.extend(self.nowhere.then(envoy::nowhere));

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::validate::auth::Hidden;
-use crate::validate::{Target, ValidatedService};
+use crate::validate::auth::SecretText;
+use crate::validate::service::{ValidatedService, ValidatedTarget};
 
 /// What stands in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -15,17 +15,17 @@ pub fn services(services: &[ValidatedService]) -> Vec<ValidatedService> {
 
 fn service(mut service: ValidatedService) -> ValidatedService {
     if let Some(login) = &mut service.client_auth {
-        login.password = Hidden::new(REDACTED);
+        login.password = SecretText::new(REDACTED);
     }
-    for Target { destination, mirrors } in &mut service.targets {
+    for ValidatedTarget { destination, mirrors } in &mut service.targets {
         for destination in std::iter::once(destination).chain(mirrors.iter_mut().map(|mirror| &mut mirror.destination))
         {
             let policy = &mut Arc::make_mut(destination).policy;
             if let Some(login) = &mut policy.login {
-                login.password = Hidden::new(REDACTED);
+                login.password = SecretText::new(REDACTED);
             }
             if let Some((_, key)) = policy.tls.as_mut().and_then(|tls| tls.certificate.as_mut()) {
-                *key = Hidden::new(REDACTED);
+                *key = SecretText::new(REDACTED);
             }
         }
     }

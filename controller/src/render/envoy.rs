@@ -3,11 +3,11 @@
 use redis_mesh_core::wire;
 use serde_json::{Map, Value, json};
 
-use crate::crd::service::ReadPolicy;
+use crate::crd::service::ReadPolicySpec;
 use crate::quantity::seconds;
-use crate::validate::ValidatedService;
-use crate::validate::destination::{Destination, Tcp};
-use crate::validate::tls::Tls;
+use crate::validate::destination::{TcpOptions, ValidatedDestination};
+use crate::validate::service::ValidatedService;
+use crate::validate::tls::TlsOptions;
 
 use super::backend::{Backend, Backends, TAG_MARK};
 
@@ -66,7 +66,7 @@ pub fn redis_proxy(
     service: &ValidatedService,
     backends: &Backends,
     password: &str,
-    cluster: &dyn Fn(&Destination) -> String,
+    cluster: &dyn Fn(&ValidatedDestination) -> String,
 ) -> Value {
     let settings = &service.settings;
     let any_cluster = service.destinations().iter().any(|destination| destination.is_cluster());
@@ -120,7 +120,7 @@ pub fn redis_proxy(
     })
 }
 
-fn destination(entry: &mut Map<String, Value>, backend: &Backend, cluster: &dyn Fn(&Destination) -> String) {
+fn destination(entry: &mut Map<String, Value>, backend: &Backend, cluster: &dyn Fn(&ValidatedDestination) -> String) {
     entry.insert("cluster".to_owned(), cluster(&backend.destination).into());
     if !backend.mirrors.is_empty() {
         // Which commands are copied is decided by the filter; here it is all that come this way.
@@ -130,13 +130,13 @@ fn destination(entry: &mut Map<String, Value>, backend: &Backend, cluster: &dyn 
     }
 }
 
-fn read_policy(policy: ReadPolicy) -> &'static str {
+fn read_policy(policy: ReadPolicySpec) -> &'static str {
     match policy {
-        ReadPolicy::Master => "MASTER",
-        ReadPolicy::PreferMaster => "PREFER_MASTER",
-        ReadPolicy::Replica => "REPLICA",
-        ReadPolicy::PreferReplica => "PREFER_REPLICA",
-        ReadPolicy::Any => "ANY",
+        ReadPolicySpec::Master => "MASTER",
+        ReadPolicySpec::PreferMaster => "PREFER_MASTER",
+        ReadPolicySpec::Replica => "REPLICA",
+        ReadPolicySpec::PreferReplica => "PREFER_REPLICA",
+        ReadPolicySpec::Any => "ANY",
     }
 }
 
@@ -147,7 +147,7 @@ fn stat_prefix(service: &ValidatedService) -> String {
 
 /// What a cluster is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
+pub enum ClusterUse {
     /// Each client has a connection of its own to Redis.
     Direct,
     /// Clients share connections of `redis_proxy`.
@@ -156,25 +156,25 @@ pub enum Use {
     Native,
 }
 
-impl Use {
+impl ClusterUse {
     /// Of a data path.
-    pub fn of(path: wire::DataPath) -> Use {
+    pub fn of(path: wire::DataPath) -> ClusterUse {
         match path {
-            wire::DataPath::Direct => Use::Direct,
-            wire::DataPath::Proxy => Use::Proxy,
-            wire::DataPath::Native => Use::Native,
+            wire::DataPath::Direct => ClusterUse::Direct,
+            wire::DataPath::Proxy => ClusterUse::Proxy,
+            wire::DataPath::Native => ClusterUse::Native,
         }
     }
 }
 
 /// A cluster of our own.
-pub fn cluster(name: &str, destination: &Destination, usage: Use) -> Value {
+pub fn cluster(name: &str, destination: &ValidatedDestination, usage: ClusterUse) -> Value {
     let mut cluster = Map::new();
     cluster.insert("name".to_owned(), name.into());
     // By the semicolon Istio's sidecars know where a cluster's name ends in the name of a statistic.
     cluster.insert("alt_stat_name".to_owned(), format!("{name};").into());
     match (usage, destination.is_cluster()) {
-        (Use::Proxy, true) => {
+        (ClusterUse::Proxy, true) => {
             cluster.insert(
                 "cluster_type".to_owned(),
                 json!({
@@ -196,8 +196,8 @@ pub fn cluster(name: &str, destination: &Destination, usage: Use) -> Value {
         (usage, _) => {
             cluster.insert("type".to_owned(), if destination.is_static() { "STATIC" } else { "STRICT_DNS" }.into());
             let policy = match usage {
-                Use::Direct | Use::Native => "ROUND_ROBIN",
-                Use::Proxy => "MAGLEV",
+                ClusterUse::Direct | ClusterUse::Native => "ROUND_ROBIN",
+                ClusterUse::Proxy => "MAGLEV",
             };
             cluster.insert("lb_policy".to_owned(), policy.into());
             if !destination.is_static() {
@@ -209,7 +209,7 @@ pub fn cluster(name: &str, destination: &Destination, usage: Use) -> Value {
         cluster.insert("dns_lookup_family".to_owned(), "V4_PREFERRED".into());
     }
     tcp(&mut cluster, &destination.policy.tcp);
-    if usage == Use::Proxy {
+    if usage == ClusterUse::Proxy {
         protocol_options(&mut cluster, destination);
     }
     if let Some(tls) = &destination.policy.tls {
@@ -235,7 +235,7 @@ pub fn nowhere() -> Value {
 }
 
 /// The settings of the connections.
-pub fn tcp(cluster: &mut Map<String, Value>, tcp: &Tcp) {
+pub fn tcp(cluster: &mut Map<String, Value>, tcp: &TcpOptions) {
     cluster.insert("connect_timeout".to_owned(), tcp.connect_timeout.map_or_else(|| "10s".to_owned(), seconds).into());
     if let Some(keepalive) = &tcp.keepalive {
         let mut fields = Map::new();
@@ -259,7 +259,7 @@ pub fn tcp(cluster: &mut Map<String, Value>, tcp: &Tcp) {
 }
 
 /// The login of `redis_proxy` at a destination.
-pub fn protocol_options(cluster: &mut Map<String, Value>, destination: &Destination) {
+pub fn protocol_options(cluster: &mut Map<String, Value>, destination: &ValidatedDestination) {
     let Some(login) = &destination.policy.login else { return };
     let mut fields = Map::new();
     if let Some(username) = &login.username {
@@ -271,7 +271,7 @@ pub fn protocol_options(cluster: &mut Map<String, Value>, destination: &Destinat
 }
 
 /// TLS of ours.
-pub fn transport_socket(tls: &Tls) -> Value {
+pub fn transport_socket(tls: &TlsOptions) -> Value {
     let mut common = Map::new();
     if let Some((certificate, key)) = &tls.certificate {
         let chain = json!([{"certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key.reveal()}}]);

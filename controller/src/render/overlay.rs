@@ -6,13 +6,13 @@
 use redis_mesh_core::wire;
 use serde_json::{Map, Value, json};
 
-use crate::validate::ValidatedService;
-use crate::validate::destination::Destination;
+use crate::validate::destination::ValidatedDestination;
+use crate::validate::service::ValidatedService;
 
 use super::backend::Backends;
-use super::envoy::{self, Use};
+use super::envoy::{self, ClusterUse};
 use super::envoy_filter::{self, CONTEXT, TCP_PROXY, on_listener, patch};
-use super::native::{self, Module};
+use super::native::{self, DynamicModule};
 use super::{filter_config, handshake::HandshakeKey, wasm_plugin};
 
 /// The label of pods whose sidecars have the module.
@@ -42,12 +42,12 @@ pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -
 }
 
 /// The name of the EnvoyFilter with what the module itself needs.
-pub fn module_name(module: &Module) -> String {
+pub fn module_name(module: &DynamicModule) -> String {
     format!("redis-mesh-module{}", module.suffix)
 }
 
 /// What the module itself needs: its internal listeners and clusters.
-pub fn module(module: &Module) -> Vec<Value> {
+pub fn module(module: &DynamicModule) -> Vec<Value> {
     let add = |kind: &str, value: Value| patch(kind, json!({"context": CONTEXT}), "ADD", value);
     let listeners = native::listeners(module).into_iter().map(|listener| add("LISTENER", listener));
     listeners.chain(native::clusters(module).into_iter().map(|cluster| add("CLUSTER", cluster))).collect()
@@ -56,7 +56,7 @@ pub fn module(module: &Module) -> Vec<Value> {
 /// True if the nodes of a Redis Cluster are what Istio's own cluster of it has as members: the pods that a Service selects. That
 /// cluster then has mutual TLS, metrics and the nodes that come and go; no other address can be reached through it. (Endpoints that a
 /// person has written down need not be all nodes.)
-fn are_members(destination: &Destination) -> bool {
+fn are_members(destination: &ValidatedDestination) -> bool {
     destination.in_mesh
         && destination.selects_pods
         && !destination.is_headless
@@ -66,37 +66,39 @@ fn are_members(destination: &Destination) -> bool {
 }
 
 /// True if the module can reach it. What Istio has of a headless Service leads only where the client itself wanted to go.
-pub fn is_reachable(destination: &Destination) -> bool {
+pub fn is_reachable(destination: &ValidatedDestination) -> bool {
     destination.is_cluster()
         || !destination.is_headless
-        || envoy_filter::found(destination) == envoy_filter::Found::Added
+        || envoy_filter::found(destination) == envoy_filter::ClusterOwner::Added
 }
 
 /// The cluster by which the module reaches a destination, and that of its nodes where they are none of its members.
-pub fn reach(destination: &Destination, circle: Option<&str>) -> (String, Option<String>) {
+pub fn reach(destination: &ValidatedDestination, scope: Option<&str>) -> (String, Option<String>) {
     let (host, port) = (&destination.address.host, destination.address.port);
     if !destination.is_cluster() {
-        return (envoy_filter::cluster_name(destination, circle), None);
+        return (envoy_filter::cluster_name(destination, scope), None);
     }
     if are_members(destination) {
         return (format!("outbound|{port}||{host}"), None);
     }
-    let name = format!("redis-mesh-native|{port}|{}|{host}", circle.unwrap_or_default());
+    let name = format!("redis-mesh-native|{port}|{}|{host}", scope.unwrap_or_default());
     let nodes = native::nodes_name(&name);
     (name, Some(nodes))
 }
 
 /// The patches by which a Redis Cluster is reached. Other destinations are reached as they are without the module.
-pub fn cluster(destination: &Destination, circle: Option<&str>, module: &Module) -> Vec<Value> {
+pub fn cluster(destination: &ValidatedDestination, scope: Option<&str>, module: &DynamicModule) -> Vec<Value> {
     if are_members(destination) {
         let mut value = Map::new();
         envoy_filter::merged_tcp(&mut value, &destination.policy.tcp);
         value.insert("load_balancing_policy".to_owned(), native::load_balancing_policy(module));
         return vec![envoy_filter::on_istios(destination, Value::Object(value))];
     }
-    let (name, _) = reach(destination, circle);
-    let mut clusters =
-        [envoy::cluster(&name, &envoy_filter::in_mesh(destination), Use::Native), native::nodes(&name, destination)];
+    let (name, _) = reach(destination, scope);
+    let mut clusters = [
+        envoy::cluster(&name, &envoy_filter::in_mesh(destination), ClusterUse::Native),
+        native::nodes(&name, destination),
+    ];
     if destination.policy.istio_mutual {
         for cluster in &mut clusters {
             cluster["transport_socket"] = envoy_filter::istio_mutual(destination);
@@ -116,9 +118,9 @@ pub fn document(
     key: &HandshakeKey,
     name: String,
     revision: u64,
-    circle: &dyn Fn(&Destination) -> Option<String>,
+    scope: &dyn Fn(&ValidatedDestination) -> Option<String>,
 ) -> wire::FilterConfig {
-    let reach = |destination: &Destination| reach(destination, circle(destination).as_deref());
+    let reach = |destination: &ValidatedDestination| reach(destination, scope(destination).as_deref());
     let host = filter_config::host(&natively(service), backends, key, wire::Selector::default(), &reach);
     filter_config::document(name, revision, vec![host])
 }
@@ -127,10 +129,10 @@ pub fn document(
 /// sidecar that lacks the module's file closes connections rather than letting them through as they are.
 pub fn listener(
     listeners: &[String],
-    replaced: &Replaced<'_>,
+    replaced: &ReplacedFilters<'_>,
     name: &str,
     config: &wire::FilterConfig,
-    module: &Module,
+    module: &DynamicModule,
 ) -> Vec<Value> {
     let extension = format!("{name}{}", module.suffix);
     let mut value = native::proxy(module, &filter_config::json(config));
@@ -158,7 +160,7 @@ pub fn listener(
 }
 
 /// What serves a host in other sidecars.
-pub struct Replaced<'a> {
+pub struct ReplacedFilters<'a> {
     /// The namespaces of WasmPlugins.
     pub plugins_of: [&'a str; 2],
     /// The port.
@@ -167,7 +169,7 @@ pub struct Replaced<'a> {
     pub extension: String,
 }
 
-impl Replaced<'_> {
+impl ReplacedFilters<'_> {
     fn filters(&self) -> Vec<String> {
         let plugin = wasm_plugin::name(self.port);
         let of_plugins = self.plugins_of.iter().flat_map(|namespace| {

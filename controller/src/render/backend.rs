@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::validate::ValidatedService;
-use crate::validate::destination::Destination;
+use crate::validate::destination::ValidatedDestination;
+use crate::validate::service::ValidatedService;
 
-use super::digest;
+use super::digest::digest;
 
 /// The byte with which tags begin. `redis_proxy` has a route for it that leads nowhere, so that a tag that is not known is
 /// never taken for the beginning of a key.
@@ -20,15 +20,15 @@ pub const TAG_MARK: &str = "\u{1}";
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
     /// Where commands go.
-    pub destination: Arc<Destination>,
+    pub destination: Arc<ValidatedDestination>,
     /// Where copies of all of them go.
-    pub mirrors: Vec<Arc<Destination>>,
+    pub mirrors: Vec<Arc<ValidatedDestination>>,
 }
 
 impl Backend {
     /// What the backend is, as a text: the same for the same backend whatever the percentages are.
     pub fn content(&self) -> String {
-        let one = |destination: &Destination| {
+        let one = |destination: &ValidatedDestination| {
             format!("{} {}", destination.address, if destination.is_cluster() { "CLUSTER" } else { "PROXY" })
         };
         let mut mirrors: Vec<_> = self.mirrors.iter().map(|mirror| one(mirror)).collect();
@@ -90,12 +90,12 @@ pub fn backends(service: &ValidatedService) -> Backends {
 mod tests {
     use super::*;
     use crate::crd::destination::Mode;
-    use crate::validate::HostPort;
-    use crate::validate::destination::Policy;
+    use crate::validate::destination::DestinationPolicy;
+    use crate::validate::host_port::HostPort;
 
-    fn destination(host: &str, mode: Mode) -> Arc<Destination> {
-        let policy = Policy { mode, ..Policy::default() };
-        Arc::new(Destination {
+    fn destination(host: &str, mode: Mode) -> Arc<ValidatedDestination> {
+        let policy = DestinationPolicy { mode, ..DestinationPolicy::default() };
+        Arc::new(ValidatedDestination {
             address: HostPort { host: host.to_owned(), port: 6379 },
             service: None,
             is_headless: false,

@@ -1,0 +1,58 @@
+//! For whose clients a cluster of a destination is, and who may read what it holds.
+
+use redis_mesh_core::wire;
+
+use crate::diagnostic::Subject;
+use crate::validate::destination::ValidatedDestination;
+use crate::validate::scope::ClientScope;
+use crate::validate::service::ValidatedService;
+
+use super::envoy_filter::{self, ClusterOwner};
+
+/// The namespace that says how a host is reached that isn't its own. What it says holds for its own rules only.
+fn foreign(destination: &ValidatedDestination) -> Option<&str> {
+    let (says, _) = destination.policy.object.as_ref()?.name.split_once('/')?;
+    let owner = destination.service.as_ref().map(|(key, _)| key.namespace.as_str());
+    (owner != Some(says)).then_some(says)
+}
+
+/// For whom a destination's cluster of ours is: not everybody's rules may lead there.
+pub fn cluster_scope(service: &ValidatedService, destination: &ValidatedDestination) -> Option<String> {
+    match scope_of(service) {
+        Some(namespace) => Some(namespace.to_owned()),
+        // Not the name that it has in rules for the clients of that namespace: both may be in one sidecar.
+        None => foreign(destination).map(|namespace| format!("*/{namespace}")),
+    }
+}
+
+/// The RedisDestination of one namespace that would change Istio's own cluster of another namespace's Service for all clients.
+pub fn changes_for_everybody<'a>(
+    service: &ValidatedService,
+    destination: &'a ValidatedDestination,
+) -> Option<&'a Subject> {
+    let policy = &destination.policy;
+    let logs_in = service.path == wire::DataPath::Proxy && policy.login.is_some();
+    let changes = logs_in || policy.tcp.connect_timeout.is_some() || policy.tcp.keepalive.is_some();
+    let is_everybodys = scope_of(service).is_none()
+        && destination.service.is_some()
+        && envoy_filter::found(destination) == ClusterOwner::Istio
+        && foreign(destination).is_some();
+    policy.object.as_ref().filter(|_| is_everybodys && changes)
+}
+
+/// The namespace of the clients, where a destination's credentials are those of another namespace. Who may read what stands
+/// in the one may not read what stands in the other, so what holds them must not stand there.
+pub fn kept_from<'a>(service: &'a ValidatedService, destination: &ValidatedDestination) -> Option<&'a str> {
+    let clients = scope_of(service)?;
+    let policy = &destination.policy;
+    let (owner, _) = policy.object.as_ref()?.name.split_once('/')?;
+    let holds_secrets = policy.login.is_some() || policy.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
+    (holds_secrets && owner != clients).then_some(clients)
+}
+
+fn scope_of(service: &ValidatedService) -> Option<&str> {
+    match &service.scope {
+        ClientScope::Mesh => None,
+        ClientScope::Namespace(namespace) => Some(namespace),
+    }
+}

@@ -1,0 +1,300 @@
+//! A service with what follows from it alone, before it meets the others in a plan.
+
+use redis_mesh_core::downstream::auth::to_hex;
+use redis_mesh_core::wire;
+use serde_json::Value;
+
+use crate::diagnostic::{Diagnostics, Reason};
+use crate::inventory::ServiceEndpoint;
+use crate::validate::destination::ValidatedDestination;
+use crate::validate::scope::ClientScope;
+use crate::validate::service::ValidatedService;
+
+use super::backend::{self, Backends};
+use super::cluster_scope::{changes_for_everybody, cluster_scope, kept_from};
+use super::digest::digest;
+use super::envoy_filter::{self, ClusterOwner};
+use super::filter_config;
+use super::listen::ListenOverride;
+use super::mesh_options::MeshOptions;
+use super::object_meta::{object_name, placed};
+use super::overlay::{self, ReplacedFilters};
+
+/// The size above which one object is too much for an API server.
+const MAX_OBJECT: usize = 1024 * 1024;
+/// The size of a host's configuration from which on its object is measured.
+const LARGE: usize = 256 * 1024;
+
+/// A service with what follows from it alone.
+pub struct PreparedService {
+    /// The service.
+    pub service: ValidatedService,
+    /// Where its objects are.
+    pub namespace: String,
+    backends: Backends,
+    /// The names of its listeners; none if they are not known.
+    pub(super) listeners: Vec<String>,
+    /// Bytes that it takes in a WasmPlugin.
+    pub(super) size: usize,
+    pub(super) per_host: bool,
+    /// Sidecars that have the dynamic module serve it by that.
+    pub(super) is_native: bool,
+}
+
+impl PreparedService {
+    /// Prepares a service, and reports why it can't be served in a mesh.
+    pub fn new(service: ValidatedService, options: &MeshOptions, diagnostics: &mut Diagnostics) -> PreparedService {
+        let namespace = match &service.scope {
+            ClientScope::Mesh => options.root_namespace.clone(),
+            ClientScope::Namespace(namespace) => namespace.clone(),
+        };
+        let per_host = options.per_host || needs_per_host(&service);
+        let backends = backend::backends(&service);
+        let listeners = listener_names(&service, options).unwrap_or_else(|message| {
+            if per_host || changes_listener(&service) {
+                diagnostics.add(&service.owner, "spec.host", Reason::Unresolved, message);
+            }
+            Vec::new()
+        });
+        let mut prepared =
+            PreparedService { service, namespace, backends, listeners, size: 0, per_host, is_native: false };
+        let config = filter_config::document(prepared.service.address.to_string(), 1, vec![prepared.host(options)]);
+        filter_config::check(&config, &prepared.service, diagnostics);
+        prepared.size = filter_config::json(&config).len();
+        prepared.choose_native(options, diagnostics);
+        if prepared.size > LARGE {
+            let size =
+                prepared.listener(&prepared.namespace, &prepared.object_name(), true, options, 1).to_string().len();
+            if size > MAX_OBJECT {
+                let message = format!(
+                    "what follows from it for {} has {size} bytes, more than an API server takes; use fewer routes",
+                    prepared.service.address
+                );
+                diagnostics.add(&prepared.service.owner, "spec.redis", Reason::Unsupported, message);
+            }
+        }
+        for destination in prepared.service.destinations() {
+            if let Some(policy) = changes_for_everybody(&prepared.service, destination) {
+                let message = format!(
+                    "leads to {}, which belongs to another namespace, and {} {} would change for everybody how that is reached; put such a RedisDestination there, or lead to a Service of your own",
+                    destination.address, policy.kind, policy.name
+                );
+                diagnostics.add(&prepared.service.owner, "spec.redis", Reason::Unsupported, message);
+            }
+            if destination.policy.tcp.max_connections.is_some()
+                && envoy_filter::found(destination) == ClusterOwner::Istio
+            {
+                let owner = destination.policy.object.as_ref().unwrap_or(&prepared.service.owner);
+                let message = "has no effect in a mesh, where Istio's own cluster is used; set connectionPool.tcp.maxConnections in a DestinationRule";
+                let field = "spec.trafficPolicy.connectionPool.tcp.maxConnections";
+                diagnostics.add(owner, field, Reason::NoEffect, message);
+            }
+        }
+        prepared
+    }
+
+    /// Whether sidecars that have the module can serve it by that.
+    fn choose_native(&mut self, options: &MeshOptions, diagnostics: &mut Diagnostics) {
+        let destinations = self.service.destinations();
+        let can_be = options.module.is_some() && self.service.native && !self.listeners.is_empty();
+        self.is_native = can_be && destinations.iter().all(|destination| overlay::is_reachable(destination));
+        if self.is_native {
+            filter_config::check(&self.native_document(options, String::new(), 1), &self.service, diagnostics);
+        }
+    }
+
+    fn native_document(&self, options: &MeshOptions, name: String, revision: u64) -> wire::FilterConfig {
+        let scope_of = |destination: &ValidatedDestination| cluster_scope(&self.service, destination);
+        overlay::document(&self.service, &self.backends, &options.handshake_key, name, revision, &scope_of)
+    }
+
+    /// The EnvoyFilter of the host for sidecars that have the module.
+    pub(super) fn native_listener(&self, namespace: &str, name: &str, options: &MeshOptions, revision: u64) -> Value {
+        let module = options.module.clone().unwrap_or_default();
+        let config = self.native_document(options, format!("redis-mesh/{namespace}/{name}"), revision);
+        let (_, _, base) = self.listener_place(&options.root_namespace);
+        let replaced = ReplacedFilters {
+            plugins_of: [&options.root_namespace, &self.namespace],
+            port: self.service.address.port,
+            extension: self.extension(&base),
+        };
+        let patches = overlay::listener(&self.listeners, &replaced, name, &config, &module);
+        overlay::object(namespace, name, &self.purpose(), patches)
+    }
+
+    /// Where the EnvoyFilter of the host stands: only for these clients, namespace, name.
+    pub(super) fn listener_place(&self, root_namespace: &str) -> (Option<&str>, String, String) {
+        let single = self.service.single_destination().filter(|_| needs_per_host(&self.service));
+        let clients = single.and_then(|single| kept_from(&self.service, single));
+        let (namespace, name) = placed(&self.namespace, self.object_name(), clients, root_namespace);
+        (clients, namespace, name)
+    }
+
+    fn purpose(&self) -> String {
+        format!("{} {}", self.service.owner.kind, self.service.owner.name)
+    }
+
+    /// True if sidecars that have the dynamic module serve it by that.
+    pub fn is_native(&self) -> bool {
+        self.is_native
+    }
+
+    /// The host as the filter of a WasmPlugin gets it.
+    pub(super) fn host(&self, options: &MeshOptions) -> wire::Host {
+        filter_config::host(
+            &self.service,
+            &self.backends,
+            &options.handshake_key,
+            selector(&self.service),
+            &filter_config::by_address,
+        )
+    }
+
+    /// The name of the EnvoyFilter of its host.
+    pub fn object_name(&self) -> String {
+        object_name(&self.service.address, "")
+    }
+
+    /// True if it has to be configured by itself, whatever the others are.
+    pub fn is_per_host(&self) -> bool {
+        self.per_host
+    }
+}
+
+impl PreparedService {
+    /// The EnvoyFilter of the host.
+    pub(super) fn listener(
+        &self,
+        namespace: &str,
+        name: &str,
+        per_host: bool,
+        options: &MeshOptions,
+        revision: u64,
+    ) -> Value {
+        let (service, listeners) = (&self.service, &self.listeners);
+        let single = service.single_destination();
+        let cluster = |destination: &ValidatedDestination| {
+            envoy_filter::cluster_name(destination, cluster_scope(service, destination).as_deref())
+        };
+        let mut patches = Vec::new();
+        let token = token(service);
+        if per_host {
+            let extension = self.extension(name);
+            let host = filter_config::host(
+                service,
+                &self.backends,
+                &options.handshake_key,
+                wire::Selector::default(),
+                &filter_config::by_address,
+            );
+            let config = filter_config::document(format!("redis-mesh/{namespace}/{extension}"), revision, vec![host]);
+            patches.push(envoy_filter::extension(&extension, &config, options));
+            patches.extend(listeners.iter().map(|listener| envoy_filter::discovered_filter(listener, &extension)));
+            // The filter of a WasmPlugin that is there too leaves the connection to this one.
+            patches
+                .extend(listeners.iter().map(|listener| envoy_filter::metadata(listener, wire::CONFIGURED_BY_ITSELF)));
+        } else {
+            patches.extend(listeners.iter().map(|listener| envoy_filter::metadata(listener, &token)));
+        }
+        for listener in listeners {
+            match (service.path, single) {
+                (wire::DataPath::Proxy, _) => {
+                    let password = options.handshake_key.password(service, &self.backends);
+                    patches.push(envoy_filter::redis_proxy(listener, service, &self.backends, &password, &cluster));
+                }
+                (wire::DataPath::Direct, Some(single)) if leads_elsewhere(service) => {
+                    patches.push(envoy_filter::other_cluster(listener, &cluster(single)));
+                }
+                (wire::DataPath::Direct | wire::DataPath::Native, _) => {}
+            }
+        }
+        envoy_filter::object(namespace, name, &self.purpose(), patches)
+    }
+
+    /// The name of the filter that is configured by itself, in the EnvoyFilter of this name.
+    fn extension(&self, name: &str) -> String {
+        let single = self.service.single_destination();
+        // Where the listener leads is part of the name, so that credentials never meet a listener that leads elsewhere.
+        let leads =
+            single.map(|single| envoy_filter::cluster_name(single, cluster_scope(&self.service, single).as_deref()));
+        format!("{name}-{}", &to_hex(&digest(&[&token(&self.service), &leads.unwrap_or_default()]))[..8])
+    }
+}
+
+/// Only in a filter that is configured by itself does Envoy hide the configuration, so that is where a password goes.
+fn needs_per_host(service: &ValidatedService) -> bool {
+    let logs_in = service.single_destination().is_some_and(|destination| destination.policy.login.is_some());
+    service.path == wire::DataPath::Direct && logs_in
+}
+
+/// True if the listener of a host must differ from what Istio makes it, for more than the filter.
+pub(super) fn changes_listener(service: &ValidatedService) -> bool {
+    service.path == wire::DataPath::Proxy || leads_elsewhere(service)
+}
+
+/// True on `direct` to another host, or to this one in a cluster of ours.
+fn leads_elsewhere(service: &ValidatedService) -> bool {
+    service.path == wire::DataPath::Direct
+        && !service.single_destination().is_some_and(|single| is_own_cluster(service, single))
+}
+
+/// By what the filter of a WasmPlugin knows the connections of a host.
+fn selector(service: &ValidatedService) -> wire::Selector {
+    let mut selector = wire::Selector::default();
+    let is_own = service.single_destination().is_some_and(|destination| is_own_cluster(service, destination));
+    if service.path == wire::DataPath::Proxy || !is_own {
+        selector.listeners.push(token(service));
+    }
+    if service.path == wire::DataPath::Proxy || is_own {
+        let (host, port) = (&service.address.host, service.address.port);
+        selector.clusters.push(format!("outbound|{port}||{host}"));
+        let address = |address: &String| ServiceEndpoint { address: address.clone(), port }.to_string();
+        selector.addresses.extend(service.cluster_ips.iter().map(address));
+    }
+    selector
+}
+
+/// What a listener says it is: its host, and on `direct` where it leads if not to the host itself.
+fn token(service: &ValidatedService) -> String {
+    match (service.path, service.single_destination()) {
+        (wire::DataPath::Direct, Some(destination)) => {
+            format!(
+                "{} to {}",
+                service.address,
+                envoy_filter::cluster_name(destination, cluster_scope(service, destination).as_deref())
+            )
+        }
+        _ => service.address.to_string(),
+    }
+}
+
+fn is_own_cluster(service: &ValidatedService, destination: &ValidatedDestination) -> bool {
+    destination.address == service.address && envoy_filter::found(destination) == ClusterOwner::Istio
+}
+
+/// The names that Istio gives the outbound listeners of a host.
+fn listener_names(service: &ValidatedService, options: &MeshOptions) -> Result<Vec<String>, String> {
+    let (host, port) = (&service.address.host, service.address.port);
+    let name = |address: &str, port: u16| format!("{address}_{port}");
+    let given = options.listen.iter().find(|listen| listen.names(&service.address));
+    if let Some(ListenOverride { address, .. }) = given {
+        return Ok(vec![name(&address.ip().to_string(), address.port())]);
+    }
+    if let Some(first) = service.cluster_ips.first() {
+        return Ok(match service.service {
+            Some(_) => vec![name(first, port)],
+            // Each address of a ServiceEntry has a listener of its own.
+            None => service.cluster_ips.iter().map(|address| name(address, port)).collect(),
+        });
+    }
+    match &service.service {
+        Some((key, _)) if service.pods.is_empty() => Err(format!(
+            "Service {key} is headless and has no EndpointSlices here, by whose addresses a mesh names its listeners; add them"
+        )),
+        Some(_) => Ok(service.pods.iter().map(|pod| name(pod, port)).collect()),
+        None => Err(format!(
+            "{host} is no Service, and no ServiceEntry gives it an address of its own, by which the listener that has to be changed ({}) could be told from others; add a ServiceEntry for {host} with `addresses` (for `redis-mesh render`: or --listen {host}=ADDRESS:{port})",
+            service.path_reason
+        )),
+    }
+}

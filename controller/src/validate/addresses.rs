@@ -1,0 +1,89 @@
+//! The ports on which a host is governed, and the addresses to which its clients connect.
+
+use crate::diagnostic::{FieldReporter, Reason};
+use crate::inventory::{self, Inventory, NamespacedName, ServicePort};
+
+use super::host::{self, HostName};
+use super::options::ValidateOptions;
+
+/// The addresses of a Service itself; where it is headless, those of its endpoints.
+pub fn addresses(
+    host: &str,
+    namespace: &str,
+    service: &Option<(NamespacedName, ServicePort)>,
+    inventory: &Inventory,
+    reporter: &mut FieldReporter<'_>,
+) -> (Vec<String>, Vec<String>) {
+    let Some((key, port)) = service else {
+        let Some(entry) = inventory.entry(host, namespace) else { return Default::default() };
+        if entry.is_allocated && !entry.addresses.is_empty() {
+            let message = format!(
+                "in sidecars that don't capture DNS, nothing of this has an effect: {host} has only addresses that Istio gave out ({}); give ServiceEntry {} `addresses`, to which the clients resolve the name",
+                entry.addresses.join(", "),
+                entry.key
+            );
+            reporter.report(Reason::NoEffect, message);
+        }
+        // Its listener has the name of the address, so without this an entry could choose somebody else's.
+        let (addresses, others): (Vec<_>, Vec<_>) =
+            entry.addresses.iter().cloned().partition(|address| inventory.service_at(address).is_none());
+        for address in others {
+            let message = format!("{address}, which ServiceEntry {} gives {host}, is that of a Service", entry.key);
+            reporter.report(Reason::Conflict, message);
+        }
+        return (addresses, Vec::new());
+    };
+    let own = inventory.service(key).map(inventory::cluster_ips).unwrap_or_default();
+    if !own.is_empty() {
+        return (own, Vec::new());
+    }
+    let mut pods = Vec::new();
+    for endpoint in inventory.endpoints(key, port).unwrap_or_default() {
+        match inventory.other_owner(key, &endpoint.address) {
+            Some(other) => {
+                let message = format!(
+                    "endpoint {} of the headless Service {key} belongs to Service {other}, whose clients this object must not govern",
+                    endpoint.address
+                );
+                reporter.report(Reason::Conflict, message);
+            }
+            None => pods.push(endpoint.address),
+        }
+    }
+    (own, pods)
+}
+
+/// A port, and the Service's port of that number where the host is a Service.
+pub type GovernedPort = (u16, Option<(NamespacedName, ServicePort)>);
+
+/// The ports on which a host is governed.
+pub fn ports(
+    name: &HostName,
+    namespace: &str,
+    inventory: &Inventory,
+    options: &ValidateOptions,
+    reporter: &mut FieldReporter<'_>,
+) -> Vec<GovernedPort> {
+    let Some(key) = &name.service else {
+        if let Some(ports) = options.ports.get(&name.host) {
+            return ports.iter().map(|port| (*port, None)).collect();
+        }
+        let Some(entry) = inventory.entry(&name.host, namespace) else { return vec![(host::REDIS_PORT, None)] };
+        let ports = inventory::redis_ports(entry.ports.clone());
+        if ports.is_empty() {
+            let message = format!(
+                "none of the ports of ServiceEntry {} is known to be Redis ({}); name one `redis` or `tcp-redis`",
+                entry.key,
+                host::listed(&entry.ports)
+            );
+            reporter.report(Reason::Unresolved, message);
+        }
+        return ports.into_iter().map(|port| (port.number, None)).collect();
+    };
+    let Some(service) = host::service(key, inventory, reporter) else { return Vec::new() };
+    let ports = inventory::redis_ports(inventory::ports(service));
+    if ports.is_empty() {
+        reporter.report(Reason::Unresolved, host::no_redis_port(key, service));
+    }
+    ports.into_iter().map(|port| (port.number, Some((key.clone(), port)))).collect()
+}
