@@ -14,6 +14,7 @@ mod quantity;
 mod render;
 mod run;
 mod schema;
+mod spans;
 mod validate;
 mod yaml;
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Diagnostics, Reason, Subject};
+use crate::diagnostic::{Code, Diagnostics, Problem, Subject};
 use crate::render::native::DynamicModule;
 
 /// The name of the wasm filter's file, and the directory below `target` where the workspace builds it.
@@ -35,7 +35,9 @@ pub fn file(
     option: &str,
     diagnostics: &mut Diagnostics,
 ) -> Option<String> {
-    let mut report = |message: String| diagnostics.add(&Subject::default(), "", Reason::Unresolved, message);
+    let mut report = |message: String, remedy: String| {
+        diagnostics.add(&Subject::default(), "", Problem::new(Code::MissingFile, message, remedy));
+    };
     let candidates = match given {
         Some(path) => vec![path.to_owned()],
         None if is_needed => candidates(artifact),
@@ -43,12 +45,14 @@ pub fn file(
     };
     let Some(found) = candidates.iter().find(|path| path.is_file()) else {
         match given {
-            Some(path) => report(format!("{option}: there is no file {}", path.display())),
-            None => report(format!(
-                "{} is neither beside this program nor built in the workspace; build it with `just {}`, or name it with {option}",
-                artifact.0,
-                option.trim_start_matches('-')
-            )),
+            Some(path) => {
+                report(format!("{option}: there is no file {}", path.display()), "name one that exists".to_owned());
+            }
+            None => {
+                let recipe = option.trim_start_matches('-');
+                let message = format!("{} is neither beside this program nor built in the workspace", artifact.0);
+                report(message, format!("build it with `just {recipe}`, or name it with {option}"));
+            }
         }
         return None;
     };
@@ -56,7 +60,8 @@ pub fn file(
     match std::path::absolute(found).map(|path| path.into_os_string().into_string()) {
         Ok(Ok(path)) => Some(path),
         _ => {
-            report(format!("{option}: the path {} is not UTF-8 text", found.display()));
+            let message = format!("{option}: the path {} is not UTF-8 text", found.display());
+            report(message, "move the file".to_owned());
             None
         }
     }

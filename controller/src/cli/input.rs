@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::diagnostic::{Diagnostics, Origin, Reason, Subject};
+use crate::diagnostic::{Code, Diagnostics, Origin, Problem, Subject};
 use crate::manifest::{self, ManifestSource};
 use crate::validate;
 use crate::validate::options::{ModuleAvailability, ValidateOptions};
 use crate::validate::service::ValidatedService;
+
+use super::session::Session;
 
 /// The manifests, and how names in them are read.
 #[derive(Args)]
@@ -34,13 +36,13 @@ pub fn load(
     input: &Input,
     ports: BTreeMap<String, BTreeSet<u16>>,
     module: ModuleAvailability,
-    diagnostics: &mut Diagnostics,
+    session: &mut Session,
 ) -> Vec<ValidatedService> {
-    let mut sources = Vec::new();
+    let Session { sources, diagnostics } = session;
     for path in &input.files {
-        read(path, &mut sources, diagnostics);
+        read(path, sources, diagnostics);
     }
-    let manifests = manifest::read(&sources, &input.namespace, diagnostics);
+    let manifests = manifest::read(sources, &input.namespace, diagnostics);
     let options = ValidateOptions { cluster_domain: input.cluster_domain.clone(), ports, module };
     let services =
         validate::validate(&manifests.services, &manifests.destinations, &manifests.inventory, &options, diagnostics);
@@ -50,7 +52,7 @@ pub fn load(
     }
     if manifests.services.is_empty() && manifests.destinations.is_empty() && !diagnostics.has_errors() {
         let message = "the manifests hold no RedisService and no RedisDestination";
-        diagnostics.add(&Subject::default(), "", Reason::Unresolved, message);
+        diagnostics.add(&Subject::default(), "", Problem::new(Code::NoObjects, message, "name files that do"));
     }
     services
 }
@@ -58,12 +60,9 @@ pub fn load(
 fn read(path: &Path, sources: &mut Vec<ManifestSource>, diagnostics: &mut Diagnostics) {
     let mut failed = |path: &Path, error: &std::io::Error| {
         let origin = Origin { file: path.display().to_string(), ..Origin::default() };
-        diagnostics.add(
-            &Subject { origin, ..Subject::default() },
-            "",
-            Reason::Unresolved,
-            format!("can't be read: {error}"),
-        );
+        let message = format!("can't be read: {error}");
+        let problem = Problem::new(Code::UnreadableFile, message, "name a file that can be read");
+        diagnostics.add(&Subject { origin, ..Subject::default() }, "", problem);
     };
     if path == Path::new("-") {
         let mut text = String::new();

@@ -8,16 +8,17 @@ mod input;
 mod listen;
 mod render_envoy;
 mod render_istio;
+mod session;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::diagnostic::Diagnostics;
 use crate::{crd, render, yaml};
 
 use input::Input;
+use session::Session;
 
 /// Everything went well.
 const OK: u8 = 0;
@@ -88,13 +89,13 @@ enum RenderCommand {
 
 /// Runs the command line.
 pub fn run() -> ExitCode {
-    let mut diagnostics = Diagnostics::default();
+    let mut session = Session::default();
     let output = match Cli::parse().command {
-        CliCommand::Render(RenderCommand::Envoy(arguments)) => arguments.run(&mut diagnostics),
-        CliCommand::Render(RenderCommand::Istio(arguments)) => arguments.run(&mut diagnostics),
+        CliCommand::Render(RenderCommand::Envoy(arguments)) => arguments.run(&mut session),
+        CliCommand::Render(RenderCommand::Istio(arguments)) => arguments.run(&mut session),
         CliCommand::Check { input } => {
-            let services = input::load(&input, Default::default(), Default::default(), &mut diagnostics);
-            render::check(&services, &mut diagnostics);
+            let services = input::load(&input, Default::default(), Default::default(), &mut session);
+            render::check(&services, &mut session.diagnostics);
             None
         }
         CliCommand::Controller(arguments) => {
@@ -106,13 +107,11 @@ pub fn run() -> ExitCode {
                 }
             };
         }
-        CliCommand::Explain(arguments) => arguments.run(&mut diagnostics),
+        CliCommand::Explain(arguments) => arguments.run(&mut session),
         CliCommand::Crds => Some(yaml::stream(&crd::definitions())),
     };
-    for diagnostic in diagnostics.sorted() {
-        eprintln!("{diagnostic}");
-    }
-    if diagnostics.has_errors() {
+    session.report();
+    if session.diagnostics.has_errors() {
         return WRONG.into();
     }
     match output.map(|text| std::io::stdout().lock().write_all(text.as_bytes())) {

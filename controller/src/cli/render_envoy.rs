@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use clap::Args;
 use redis_mesh_core::wire::DataPath;
 
-use crate::diagnostic::Diagnostics;
 use crate::render::handshake::HandshakeKey;
 use crate::render::listen::ListenOverride;
 use crate::render::native;
@@ -17,6 +16,7 @@ use crate::yaml;
 use super::artifacts::{self, FILTER, MODULE};
 use super::input::{self, Input};
 use super::listen::{listen, ports};
+use super::session::Session;
 
 /// Arguments of `render envoy`.
 #[derive(Args)]
@@ -63,9 +63,10 @@ fn admin(text: &str) -> Result<Admin, String> {
 
 impl Envoy {
     /// Renders.
-    pub fn run(self, diagnostics: &mut Diagnostics) -> Option<String> {
+    pub fn run(self, session: &mut Session) -> Option<String> {
         let has_module = if self.module.is_some() { ModuleAvailability::Envoy } else { ModuleAvailability::Unknown };
-        let services = input::load(&self.input, ports(&self.listen), has_module, diagnostics);
+        let services = input::load(&self.input, ports(&self.listen), has_module, session);
+        let diagnostics = &mut session.diagnostics;
         let needs_module = services.iter().any(|service| service.path == DataPath::Native);
         let needs_filter = services.iter().any(|service| service.path != DataPath::Native);
         let filter = artifacts::file(self.filter.as_deref(), needs_filter, FILTER, "--filter", diagnostics);

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
-use crate::diagnostic::Diagnostics;
 use crate::render::handshake::HandshakeKey;
 use crate::render::listen::ListenOverride;
 use crate::render::mesh;
@@ -18,6 +17,7 @@ use super::artifacts::{module, sha256};
 use super::delivery::RuleDelivery;
 use super::input::{self, Input};
 use super::listen::{listen, ports};
+use super::session::Session;
 
 /// Arguments of `render istio`.
 #[derive(Args)]
@@ -59,9 +59,10 @@ pub struct Istio {
 
 impl Istio {
     /// Renders.
-    pub fn run(self, diagnostics: &mut Diagnostics) -> Option<String> {
+    pub fn run(self, session: &mut Session) -> Option<String> {
         let has_module = if self.module.is_some() { ModuleAvailability::Sidecars } else { ModuleAvailability::Nobody };
-        let services = input::load(&self.input, ports(&self.listen), has_module, diagnostics);
+        let services = input::load(&self.input, ports(&self.listen), has_module, session);
+        let diagnostics = &mut session.diagnostics;
         let (services, handshake_key) = match (self.show_secrets, &self.handshake_key) {
             (true, Some(key)) => (services, HandshakeKey::given(key)),
             (true, None) => {

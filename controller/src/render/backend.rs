@@ -90,8 +90,8 @@ pub fn backends(service: &ValidatedService) -> Backends {
 mod tests {
     use super::*;
     use crate::crd::destination::Mode;
-    use crate::validate::destination::DestinationPolicy;
     use crate::validate::host_port::HostPort;
+    use crate::validate::policy::DestinationPolicy;
 
     fn destination(host: &str, mode: Mode) -> Arc<ValidatedDestination> {
         let policy = DestinationPolicy { mode, ..DestinationPolicy::default() };

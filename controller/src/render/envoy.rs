@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use crate::crd::service::ReadPolicySpec;
 use crate::quantity::seconds;
-use crate::validate::destination::{TcpOptions, ValidatedDestination};
+use crate::validate::destination::ValidatedDestination;
+use crate::validate::policy::TcpOptions;
 use crate::validate::service::ValidatedService;
 use crate::validate::tls::TlsOptions;
 

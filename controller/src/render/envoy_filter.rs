@@ -4,7 +4,8 @@ use redis_mesh_core::wire;
 use serde_json::{Map, Value, json};
 
 use crate::crd::destination::Mode;
-use crate::validate::destination::{TcpOptions, ValidatedDestination};
+use crate::validate::destination::ValidatedDestination;
+use crate::validate::policy::TcpOptions;
 use crate::validate::service::ValidatedService;
 
 use super::backend::Backends;

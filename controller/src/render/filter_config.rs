@@ -8,7 +8,7 @@ use redis_mesh_core::wire;
 use sha2::{Digest, Sha256};
 
 use crate::crd::service::ReadPolicySpec;
-use crate::diagnostic::{Diagnostics, Reason};
+use crate::diagnostic::{Code, Diagnostics, Problem};
 use crate::validate::auth::Credentials;
 use crate::validate::destination::ValidatedDestination;
 use crate::validate::service::ValidatedService;
@@ -148,6 +148,8 @@ pub fn check(config: &wire::FilterConfig, service: &ValidatedService, diagnostic
         false => ProxyConfig::try_from(config.clone()).map(drop),
     };
     if let Err(error) = compiled {
-        diagnostics.add(&service.owner, "", Reason::Invalid, format!("the filter would refuse this: {error}"));
+        let message = format!("the filter would refuse this: {error}");
+        let problem = Problem::new(Code::FilterRefuses, message, "correct what the message names");
+        diagnostics.add(&service.owner, "", problem);
     }
 }

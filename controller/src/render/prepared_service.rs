@@ -4,7 +4,7 @@ use redis_mesh_core::downstream::auth::to_hex;
 use redis_mesh_core::wire;
 use serde_json::Value;
 
-use crate::diagnostic::{Diagnostics, Reason};
+use crate::diagnostic::{Code, Diagnostics, Problem};
 use crate::inventory::ServiceEndpoint;
 use crate::validate::destination::ValidatedDestination;
 use crate::validate::scope::ClientScope;
@@ -25,19 +25,20 @@ const MAX_OBJECT: usize = 1024 * 1024;
 /// The size of a host's configuration from which on its object is measured.
 const LARGE: usize = 256 * 1024;
 
-/// A service with what follows from it alone.
+/// A service with everything that follows from it alone: backends, names of listeners, sizes.
 pub struct PreparedService {
     /// The service.
     pub service: ValidatedService,
-    /// Where its objects are.
+    /// The namespace of its objects.
     pub namespace: String,
     backends: Backends,
-    /// The names of its listeners; none if they are not known.
+    /// The names of its listeners in the mesh; empty if they are unknown.
     pub(super) listeners: Vec<String>,
-    /// Bytes that it takes in a WasmPlugin.
+    /// The size of its configuration in a WasmPlugin, in bytes.
     pub(super) size: usize,
+    /// True if it needs a filter of its own.
     pub(super) per_host: bool,
-    /// Sidecars that have the dynamic module serve it by that.
+    /// True if sidecars with the dynamic module serve it natively.
     pub(super) is_native: bool,
 }
 
@@ -50,47 +51,64 @@ impl PreparedService {
         };
         let per_host = options.per_host || needs_per_host(&service);
         let backends = backend::backends(&service);
-        let listeners = listener_names(&service, options).unwrap_or_else(|message| {
+        let listeners = listener_names(&service, options).unwrap_or_else(|problem| {
             if per_host || changes_listener(&service) {
-                diagnostics.add(&service.owner, "spec.host", Reason::Unresolved, message);
+                diagnostics.add(&service.owner, "spec.host", problem);
             }
             Vec::new()
         });
         let mut prepared =
             PreparedService { service, namespace, backends, listeners, size: 0, per_host, is_native: false };
-        let config = filter_config::document(prepared.service.address.to_string(), 1, vec![prepared.host(options)]);
+        let address = prepared.service.address.to_string();
+        let config = filter_config::document(address, 1, vec![prepared.host(options)]);
         filter_config::check(&config, &prepared.service, diagnostics);
         prepared.size = filter_config::json(&config).len();
         prepared.choose_native(options, diagnostics);
-        if prepared.size > LARGE {
-            let size =
-                prepared.listener(&prepared.namespace, &prepared.object_name(), true, options, 1).to_string().len();
-            if size > MAX_OBJECT {
-                let message = format!(
-                    "what follows from it for {} has {size} bytes, more than an API server takes; use fewer routes",
-                    prepared.service.address
-                );
-                diagnostics.add(&prepared.service.owner, "spec.redis", Reason::Unsupported, message);
-            }
+        prepared.check_size(options, diagnostics);
+        prepared.check_destinations(diagnostics);
+        prepared
+    }
+
+    /// Reports an EnvoyFilter that is larger than an API server takes.
+    fn check_size(&self, options: &MeshOptions, diagnostics: &mut Diagnostics) {
+        if self.size <= LARGE {
+            return;
         }
-        for destination in prepared.service.destinations() {
-            if let Some(policy) = changes_for_everybody(&prepared.service, destination) {
+        let size = self.listener(&self.namespace, &self.object_name(), true, options, 1).to_string().len();
+        if size > MAX_OBJECT {
+            let message = format!(
+                "the EnvoyFilter for {} would have {size} bytes, more than the {MAX_OBJECT} that an API server takes",
+                self.service.address
+            );
+            let problem = Problem::new(Code::ObjectTooLarge, message, "use fewer routes");
+            diagnostics.add(&self.service.owner, "spec.redis", problem);
+        }
+    }
+
+    /// Reports settings of destinations that can't take effect in a mesh.
+    fn check_destinations(&self, diagnostics: &mut Diagnostics) {
+        for destination in self.service.destinations() {
+            if let Some(policy) = changes_for_everybody(&self.service, destination) {
                 let message = format!(
-                    "leads to {}, which belongs to another namespace, and {} {} would change for everybody how that is reached; put such a RedisDestination there, or lead to a Service of your own",
+                    "leads to {}, which belongs to another namespace, and {} {} would change for everybody how that is reached",
                     destination.address, policy.kind, policy.name
                 );
-                diagnostics.add(&prepared.service.owner, "spec.redis", Reason::Unsupported, message);
+                let remedy = "put such a RedisDestination there, or lead to a Service of your own";
+                diagnostics.add(
+                    &self.service.owner,
+                    "spec.redis",
+                    Problem::new(Code::ForeignDestination, message, remedy),
+                );
             }
-            if destination.policy.tcp.max_connections.is_some()
-                && envoy_filter::found(destination) == ClusterOwner::Istio
-            {
-                let owner = destination.policy.object.as_ref().unwrap_or(&prepared.service.owner);
-                let message = "has no effect in a mesh, where Istio's own cluster is used; set connectionPool.tcp.maxConnections in a DestinationRule";
+            let is_of_istio = envoy_filter::found(destination) == ClusterOwner::Istio;
+            if destination.policy.tcp.max_connections.is_some() && is_of_istio {
+                let owner = destination.policy.object.as_ref().unwrap_or(&self.service.owner);
+                let message = "has no effect in a mesh, where Istio's own cluster is used";
+                let remedy = "set connectionPool.tcp.maxConnections in a DestinationRule";
                 let field = "spec.trafficPolicy.connectionPool.tcp.maxConnections";
-                diagnostics.add(owner, field, Reason::NoEffect, message);
+                diagnostics.add(owner, field, Problem::new(Code::MaxConnectionsOfIstio, message, remedy));
             }
         }
-        prepared
     }
 
     /// Whether sidecars that have the module can serve it by that.
@@ -273,7 +291,7 @@ fn is_own_cluster(service: &ValidatedService, destination: &ValidatedDestination
 }
 
 /// The names that Istio gives the outbound listeners of a host.
-fn listener_names(service: &ValidatedService, options: &MeshOptions) -> Result<Vec<String>, String> {
+fn listener_names(service: &ValidatedService, options: &MeshOptions) -> Result<Vec<String>, Problem> {
     let (host, port) = (&service.address.host, service.address.port);
     let name = |address: &str, port: u16| format!("{address}_{port}");
     let given = options.listen.iter().find(|listen| listen.names(&service.address));
@@ -288,13 +306,22 @@ fn listener_names(service: &ValidatedService, options: &MeshOptions) -> Result<V
         });
     }
     match &service.service {
-        Some((key, _)) if service.pods.is_empty() => Err(format!(
-            "Service {key} is headless and has no EndpointSlices here, by whose addresses a mesh names its listeners; add them"
-        )),
+        Some((key, _)) if service.pods.is_empty() => {
+            let message = format!(
+                "Service {key} is headless and has no EndpointSlices here, by whose addresses a mesh names its listeners"
+            );
+            Err(Problem::new(Code::UnknownListener, message, "add them"))
+        }
         Some(_) => Ok(service.pods.iter().map(|pod| name(pod, port)).collect()),
-        None => Err(format!(
-            "{host} is no Service, and no ServiceEntry gives it an address of its own, by which the listener that has to be changed ({}) could be told from others; add a ServiceEntry for {host} with `addresses` (for `redis-mesh render`: or --listen {host}=ADDRESS:{port})",
-            service.path_reason
-        )),
+        None => {
+            let message = format!(
+                "{host} is no Service, and no ServiceEntry gives it an address of its own, by which the listener that has to be changed ({}) could be told from others",
+                service.path_reason
+            );
+            let remedy = format!(
+                "add a ServiceEntry for {host} with `addresses` (for `redis-mesh render`: or --listen {host}=ADDRESS:{port})"
+            );
+            Err(Problem::new(Code::UnknownListener, message, remedy))
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use redis_mesh_core::wire;
 use serde_json::{Value, json};
 
-use crate::diagnostic::{Diagnostics, Reason};
+use crate::diagnostic::{Code, Diagnostics, Problem};
 use crate::validate::destination::ValidatedDestination;
 use crate::validate::host_port::HostPort;
 use crate::validate::service::ValidatedService;
@@ -45,16 +45,18 @@ pub fn build(services: &[ValidatedService], options: &StandaloneOptions, diagnos
     for service in services {
         let Some(address) = address(service, options, diagnostics) else { continue };
         if let Some(other) = taken.insert(address, &service.address) {
-            let message = format!("{address} is the address of {other} too; give one of them another with --listen");
-            diagnostics.add(&service.owner, "", Reason::Conflict, message);
+            let message = format!("{address} is the address of {other} too");
+            let problem = Problem::new(Code::AddressTaken, message, "give one of them another with --listen");
+            diagnostics.add(&service.owner, "", problem);
             continue;
         }
         let usage = ClusterUse::of(service.path);
         for destination in service.destinations() {
             if destination.policy.istio_mutual {
                 let owner = destination.policy.object.as_ref().unwrap_or(&service.owner);
-                let message = "ISTIO_MUTUAL takes the certificates of a mesh, which an Envoy by itself has not; use MUTUAL with a secret";
-                diagnostics.add(owner, "spec.trafficPolicy.tls.mode", Reason::Unsupported, message);
+                let message = "ISTIO_MUTUAL takes the certificates of a mesh, which an Envoy by itself has not";
+                let problem = Problem::new(Code::NoMeshCertificates, message, "use MUTUAL with a secret");
+                diagnostics.add(owner, "spec.trafficPolicy.tls.mode", problem);
             }
             clusters.add(destination, usage);
         }
@@ -94,13 +96,10 @@ pub fn build(services: &[ValidatedService], options: &StandaloneOptions, diagnos
     }
     for unknown in options.listen.iter().filter(|listen| !taken.values().any(|known| listen.names(known))) {
         let known: Vec<String> = taken.values().map(|known| known.to_string()).collect();
-        let message = format!(
-            "--listen: no object names {}{}; there are {}",
-            unknown.host,
-            unknown.port.map(|port| format!(":{port}")).unwrap_or_default(),
-            known.join(", ")
-        );
-        diagnostics.add(&Default::default(), "", Reason::Unresolved, message);
+        let port = unknown.port.map(|port| format!(":{port}")).unwrap_or_default();
+        let message = format!("--listen: no object names {}{port}", unknown.host);
+        let problem = Problem::new(Code::UnknownHostOption, message, format!("there are {}", known.join(", ")));
+        diagnostics.add(&Default::default(), "", problem);
     }
     let mut bootstrap = json!({"node": {"id": "redis-mesh", "cluster": "redis-mesh"}});
     if let Some(admin) = options.admin {
@@ -142,10 +141,11 @@ fn of_clients<'a>(
         match chosen.last() {
             Some(other) if other.address == service.address => {
                 let message = format!(
-                    "{} is governed by {} {} too, for {}; say with --client-namespace which clients this Envoy is for",
+                    "{} is governed by {} {} too, for {}",
                     service.address, other.owner.kind, other.owner.name, other.scope
                 );
-                diagnostics.add(&service.owner, "spec.host", Reason::Conflict, message);
+                let remedy = "say with --client-namespace which clients this Envoy is for";
+                diagnostics.add(&service.owner, "spec.host", Problem::new(Code::AmbiguousClients, message, remedy));
             }
             _ => chosen.push(service),
         }
@@ -166,19 +166,21 @@ fn address(
         return Some(listen.address);
     }
     let ip = service.cluster_ips.first().map(|address| address.parse::<IpAddr>());
-    let message = match (ip, &service.service) {
+    let listen = format!("--listen {}=ADDRESS:{}", service.address.host, service.address.port);
+    let (message, remedy) = match (ip, &service.service) {
         (Some(Ok(ip)), _) => return Some(SocketAddr::new(ip, service.address.port)),
-        (Some(Err(_)), Some((key, _))) => format!("clusterIP of Service {key} is not an IP address"),
-        (_, Some((key, _))) => format!(
-            "Service {key} has no clusterIP to listen on; give one, or an address with --listen {}=ADDRESS:{}",
-            service.address.host, service.address.port
-        ),
-        (_, None) => format!(
-            "{} is no Service and has no address here; give one with --listen {}=ADDRESS:{}",
-            service.address.host, service.address.host, service.address.port
-        ),
+        (Some(Err(_)), Some((key, _))) => {
+            (format!("clusterIP of Service {key} is not an IP address"), "write an IP address, or None".to_owned())
+        }
+        (_, Some((key, _))) => {
+            (format!("Service {key} has no clusterIP to listen on"), format!("give one, or an address with {listen}"))
+        }
+        (_, None) => {
+            let message = format!("{} is no Service and has no address here", service.address.host);
+            (message, format!("give one with {listen}"))
+        }
     };
-    diagnostics.add(&service.owner, "spec.host", Reason::Unresolved, message);
+    diagnostics.add(&service.owner, "spec.host", Problem::new(Code::NoAddress, message, remedy));
     None
 }
 

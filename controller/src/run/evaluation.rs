@@ -37,18 +37,18 @@ impl Evaluation {
 
     /// True if there are no errors but conflicts, so that the rest of the object can take effect.
     pub fn is_good_for_the_rest(&self) -> bool {
-        let is_harmless = |message: &Diagnostic| message.reason.is_warning() || message.reason == Reason::Conflict;
+        let is_harmless = |message: &Diagnostic| !message.is_error() || message.reason() == Reason::Conflict;
         self.lacking.is_empty() && self.messages.iter().all(is_harmless)
     }
 
     /// True if there are no errors.
     pub fn is_good(&self) -> bool {
-        self.lacking.is_empty() && self.messages.iter().all(|message| message.reason.is_warning())
+        self.lacking.is_empty() && self.messages.iter().all(|message| !message.is_error())
     }
 
     /// The messages with these reasons.
     pub fn messages_of(&self, wanted: impl Fn(Reason) -> bool) -> impl Iterator<Item = &Diagnostic> {
-        self.messages.iter().filter(move |message| wanted(message.reason))
+        self.messages.iter().filter(move |message| wanted(message.reason()))
     }
 }
 
@@ -80,16 +80,16 @@ pub fn evaluate(store: &Store, key: &ObjectKey, options: &MeshOptions) -> Option
     let mut evaluation = Evaluation { generation: object.generation, prepared_services, ..Evaluation::default() };
     let shapes = neighbours.iter().filter_map(|key| store.objects().get(key)).map(|object| &object.shape);
     let found: Vec<&Diagnostic> = shapes.chain([&diagnostics]).flat_map(Diagnostics::iter).collect();
-    let is_wrong = found.iter().any(|message| is_own(&message.subject) && !message.reason.is_warning());
+    let is_wrong = found.iter().any(|message| is_own(&message.subject) && message.is_error());
     // Where a field has an error, the service was built with a default; further errors would be misleading.
-    let own = own.iter().filter(|message| !is_wrong || message.reason.is_warning());
+    let own = own.iter().filter(|message| !is_wrong || !message.is_error());
     let mut faulty = BTreeSet::new();
     for message in found.into_iter().chain(own) {
         if is_own(&message.subject) {
             if !evaluation.messages.contains(message) {
                 evaluation.messages.push(message.clone());
             }
-        } else if !message.reason.is_warning() {
+        } else if message.is_error() {
             faulty.extend(ObjectKey::of(&message.subject));
         }
     }

@@ -84,7 +84,7 @@ fn accepted(facts: &StatusFacts<'_>) -> Said {
             return ("Accepted", false, name, joined(evaluation.messages_of(is_against)));
         }
     }
-    let warnings = joined(evaluation.messages_of(Reason::is_warning));
+    let warnings = joined(evaluation.messages_of(|reason| reason == Reason::NoEffect));
     let warnings: Vec<String> =
         [Some(warnings), facts.unused.clone()].into_iter().flatten().filter(|text| !text.is_empty()).collect();
     let message = if warnings.is_empty() { "valid".to_owned() } else { format!("valid, but: {}", warnings.join("; ")) };
@@ -156,10 +156,11 @@ fn programmed(facts: &StatusFacts<'_>) -> Said {
     say(true, "Programmed", if ways.is_empty() { "in force".to_owned() } else { ways })
 }
 
+/// The messages with their codes, as `[CODE] FIELD: MESSAGE; REMEDY`.
 fn joined<'a>(messages: impl Iterator<Item = &'a Diagnostic>) -> String {
     let texts = messages.map(|message| match message.field.as_str() {
-        "" => message.message.clone(),
-        field => format!("{field}: {}", message.message),
+        "" => format!("[{}] {}", message.problem.code, message.problem),
+        field => format!("[{}] {field}: {}", message.problem.code, message.problem),
     });
     texts.collect::<Vec<_>>().join("; ")
 }
@@ -215,14 +216,21 @@ pub async fn publish(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnostic::Subject;
+    use crate::diagnostic::{Code, Problem, Subject};
 
     fn evaluation(messages: &[(Reason, &str)]) -> Evaluation {
+        let code = |reason: &Reason| match reason {
+            Reason::Invalid => Code::InvalidHost,
+            Reason::Conflict => Code::HostTaken,
+            Reason::Unresolved => Code::UnknownSecret,
+            Reason::Unsupported => Code::NoModule,
+            Reason::NoEffect => Code::UnusedSetting,
+        };
         let message = |(reason, message): &(Reason, &str)| Diagnostic {
             subject: Subject::default(),
             field: "spec.x".to_owned(),
-            reason: *reason,
-            message: (*message).to_owned(),
+            span: None,
+            problem: Problem::new(code(reason), *message, "do something"),
         };
         Evaluation { generation: 3, messages: messages.iter().map(message).collect(), ..Evaluation::default() }
     }

@@ -1,6 +1,6 @@
 //! The ports on which a host is governed, and the addresses to which its clients connect.
 
-use crate::diagnostic::{FieldReporter, Reason};
+use crate::diagnostic::{Code, FieldReporter};
 use crate::inventory::{self, Inventory, NamespacedName, ServicePort};
 
 use super::host::{self, HostName};
@@ -18,18 +18,18 @@ pub fn addresses(
         let Some(entry) = inventory.entry(host, namespace) else { return Default::default() };
         if entry.is_allocated && !entry.addresses.is_empty() {
             let message = format!(
-                "in sidecars that don't capture DNS, nothing of this has an effect: {host} has only addresses that Istio gave out ({}); give ServiceEntry {} `addresses`, to which the clients resolve the name",
-                entry.addresses.join(", "),
-                entry.key
+                "has no effect in sidecars that don't capture DNS: {host} has only addresses that Istio has allocated ({})",
+                entry.addresses.join(", ")
             );
-            reporter.report(Reason::NoEffect, message);
+            let remedy = format!("give ServiceEntry {} `addresses`, to which the clients resolve the name", entry.key);
+            reporter.report(Code::AllocatedAddress, message, remedy);
         }
-        // Its listener has the name of the address, so without this an entry could choose somebody else's.
+        // The mesh names listeners by their addresses, so an entry could choose the listener of another host.
         let (addresses, others): (Vec<_>, Vec<_>) =
             entry.addresses.iter().cloned().partition(|address| inventory.service_at(address).is_none());
         for address in others {
             let message = format!("{address}, which ServiceEntry {} gives {host}, is that of a Service", entry.key);
-            reporter.report(Reason::Conflict, message);
+            reporter.report(Code::AddressOfService, message, "give the ServiceEntry another address");
         }
         return (addresses, Vec::new());
     };
@@ -45,7 +45,7 @@ pub fn addresses(
                     "endpoint {} of the headless Service {key} belongs to Service {other}, whose clients this object must not govern",
                     endpoint.address
                 );
-                reporter.report(Reason::Conflict, message);
+                reporter.report(Code::EndpointOfOtherService, message, "remove the endpoint from the EndpointSlice");
             }
             None => pods.push(endpoint.address),
         }
@@ -71,19 +71,16 @@ pub fn ports(
         let Some(entry) = inventory.entry(&name.host, namespace) else { return vec![(host::REDIS_PORT, None)] };
         let ports = inventory::redis_ports(entry.ports.clone());
         if ports.is_empty() {
-            let message = format!(
-                "none of the ports of ServiceEntry {} is known to be Redis ({}); name one `redis` or `tcp-redis`",
-                entry.key,
-                host::listed(&entry.ports)
-            );
-            reporter.report(Reason::Unresolved, message);
+            let ports = host::listed(&entry.ports);
+            let message = format!("none of the ports of ServiceEntry {} is known to be Redis ({ports})", entry.key);
+            reporter.report(Code::NoRedisPort, message, "name one `redis` or `tcp-redis`");
         }
         return ports.into_iter().map(|port| (port.number, None)).collect();
     };
     let Some(service) = host::service(key, inventory, reporter) else { return Vec::new() };
     let ports = inventory::redis_ports(inventory::ports(service));
     if ports.is_empty() {
-        reporter.report(Reason::Unresolved, host::no_redis_port(key, service));
+        reporter.add(host::no_redis_port(key, service));
     }
     ports.into_iter().map(|port| (port.number, Some((key.clone(), port)))).collect()
 }

@@ -4,7 +4,7 @@ use redis_mesh_core::wire::DataPath;
 
 use crate::crd::RedisService;
 use crate::crd::service::{ReadPolicySpec, RedisServiceSpec, SettingsSpec};
-use crate::diagnostic::{Diagnostics, Loaded, Reason, Subject, did_you_mean};
+use crate::diagnostic::{Code, Diagnostics, Loaded, Problem, Subject, did_you_mean};
 
 use super::options::ModuleAvailability;
 use super::service::{ValidatedRoute, ValidatedService};
@@ -12,7 +12,12 @@ use super::service::{ValidatedRoute, ValidatedService};
 /// The annotation on a RedisService that pins its data path.
 pub const DATA_PATH: &str = "redis-mesh.io/data-path";
 
-/// What the annotation asks for.
+/// Why a service that is not pinned is served natively.
+const MODULE: &str = "the dynamic module is there";
+/// Why a service can be served on the data path `direct`.
+const DIRECT: &str = "one destination that is no Redis Cluster, and no mirror";
+
+/// The data path that the annotation asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PinnedPath {
     /// `direct`.
@@ -23,41 +28,41 @@ pub enum PinnedPath {
     Native,
 }
 
+/// The path of an annotation's field.
 pub fn annotation(name: &str) -> String {
     format!("metadata.annotations[{name}]")
 }
 
+/// Reads the annotation; none where the data path is not pinned.
 pub fn pinned(loaded: &Loaded<RedisService>, subject: &Subject, diagnostics: &mut Diagnostics) -> Option<PinnedPath> {
     let annotations = loaded.object.metadata.annotations.as_ref()?;
     let (prefix, _) = DATA_PATH.split_once('/')?;
     for (name, _) in annotations.iter().filter(|(name, _)| *name != DATA_PATH) {
         if name.split_once('/').is_some_and(|(before, _)| before == prefix) {
-            let message = format!("is not known; the only annotation of ours is {DATA_PATH}");
-            diagnostics.add(subject, annotation(name), Reason::NoEffect, message);
+            let remedy = format!("the only annotation of redis-mesh is {DATA_PATH}");
+            diagnostics.add(subject, annotation(name), Problem::new(Code::UnknownAnnotation, "is not known", remedy));
         }
     }
-    let mut place = diagnostics.at(subject, annotation(DATA_PATH));
     match annotations.get(DATA_PATH)?.as_str() {
         "auto" => None,
         "direct" => Some(PinnedPath::Direct),
         "proxy" => Some(PinnedPath::Proxy),
         "native" => Some(PinnedPath::Native),
         other => {
-            let hint = did_you_mean(other, ["auto", "direct", "proxy", "native"]);
-            place.invalid(format!("`{other}` is not one of auto, direct, proxy, native{hint}"));
+            let remedy = did_you_mean(other, ["auto", "direct", "proxy", "native"]);
+            let remedy = remedy.unwrap_or_else(|| "write one of them".to_owned());
+            let message = format!("`{other}` is not one of auto, direct, proxy, native");
+            diagnostics.add(subject, annotation(DATA_PATH), Problem::new(Code::UnknownValue, message, remedy));
             None
         }
     }
 }
 
-/// Why what nobody has pinned is served natively.
-const MODULE: &str = "the dynamic module is there";
-
 fn by_pin() -> String {
     format!("pinned by {DATA_PATH}")
 }
 
-/// Chooses the strongest path that the rules allow, and reports what they ask for that it can't do.
+/// Chooses the data path of a service, and reports rules and settings that the path can't carry out.
 pub fn choose_path(
     service: &mut ValidatedService,
     spec: &RedisServiceSpec,
@@ -67,53 +72,51 @@ pub fn choose_path(
 ) {
     let needs = needs_proxy(service);
     let subject = service.owner.clone();
+    let has_module = matches!(module, ModuleAvailability::Envoy | ModuleAvailability::Unknown);
     service.native = module == ModuleAvailability::Sidecars && matches!(pinned, None | Some(PinnedPath::Native));
     (service.path, service.path_reason) = match (pinned, needs) {
-        (Some(PinnedPath::Native), _) if matches!(module, ModuleAvailability::Envoy | ModuleAvailability::Unknown) => {
-            (DataPath::Native, by_pin())
-        }
+        (Some(PinnedPath::Native), _) if has_module => (DataPath::Native, by_pin()),
         (None, _) if module == ModuleAvailability::Envoy => (DataPath::Native, MODULE.to_owned()),
         (Some(PinnedPath::Proxy), None) => (DataPath::Proxy, by_pin()),
         (Some(PinnedPath::Direct), Some((field, reason))) => {
-            let message = format!(
-                "direct can't serve {}: {reason} ({field}); use auto or proxy, or change that",
-                service.address
-            );
-            diagnostics.add(&subject, annotation(DATA_PATH), Reason::Unsupported, message);
+            let message = format!("direct can't serve {}: {reason} ({field})", service.address);
+            let problem = Problem::new(Code::DirectUnsupported, message, "use auto or proxy, or change that");
+            diagnostics.add(&subject, annotation(DATA_PATH), problem);
             (DataPath::Proxy, reason)
         }
         (_, Some((_, reason))) => (DataPath::Proxy, reason),
-        (_, None) => (DataPath::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
+        (_, None) => (DataPath::Direct, DIRECT.to_owned()),
     };
     if pinned == Some(PinnedPath::Native) && module == ModuleAvailability::Nobody {
-        let message =
-            "native needs the dynamic module, which no sidecar is given here (--module); use auto, direct or proxy";
-        diagnostics.add(&subject, annotation(DATA_PATH), Reason::Unsupported, message);
+        let message = "native needs the dynamic module, which no sidecar is given here (--module)";
+        let problem = Problem::new(Code::NoModule, message, "use auto, direct or proxy");
+        diagnostics.add(&subject, annotation(DATA_PATH), problem);
     }
-    let settings = spec.settings.as_ref();
     match service.path {
-        DataPath::Direct => without_effect_on_direct(service, spec, &subject, diagnostics),
+        DataPath::Direct => unused_on_direct(service, spec, &subject, diagnostics),
         DataPath::Proxy => read_policies(service, spec, &subject, diagnostics),
-        DataPath::Native => without_effect_on_native(service, spec, &subject, diagnostics),
+        DataPath::Native => unused_on_native(service, spec, &subject, diagnostics),
     }
     let logs_in = service.destinations().iter().any(|destination| destination.policy.login.is_some());
-    if settings.and_then(|settings| settings.allow_admin_commands) == Some(true) && !logs_in {
-        let message = "has no effect: no RedisDestination logs in for the clients, so nothing is refused to them";
-        diagnostics.add(&subject, "spec.settings.allowAdminCommands", Reason::NoEffect, message);
+    if spec.settings.as_ref().and_then(|settings| settings.allow_admin_commands) == Some(true) && !logs_in {
+        let message =
+            "has no effect: no RedisDestination logs in for the clients, so no command is refused to them for that";
+        let problem = Problem::new(Code::NothingToAllow, message, "remove it");
+        diagnostics.add(&subject, "spec.settings.allowAdminCommands", problem);
     }
 }
 
-/// As [`choose_path`], for a host that only a RedisDestination names.
+/// Chooses the data path of a host that only a RedisDestination names.
 pub fn choose_implicit_path(service: &mut ValidatedService, module: ModuleAvailability) {
     service.native = module == ModuleAvailability::Sidecars;
     (service.path, service.path_reason) = match needs_proxy(service) {
         _ if module == ModuleAvailability::Envoy => (DataPath::Native, MODULE.to_owned()),
         Some((_, reason)) => (DataPath::Proxy, reason),
-        None => (DataPath::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
+        None => (DataPath::Direct, DIRECT.to_owned()),
     };
 }
 
-/// The first thing that needs `proxy`: the field, and what it asks for.
+/// The first field that needs the data path `proxy`, and what it asks for.
 fn needs_proxy(service: &ValidatedService) -> Option<(String, String)> {
     let field = |route: &ValidatedRoute, part: &str| match route.index {
         Some(index) => format!("spec.redis[{index}]{part}"),
@@ -127,10 +130,9 @@ fn needs_proxy(service: &ValidatedService) -> Option<(String, String)> {
             return Some((field(route, ".route"), "several destinations".to_owned()));
         }
         if target.destination.is_cluster() {
-            let object =
-                target.destination.policy.object.as_ref().map(|object| format!("{} {}", object.kind, object.name));
-            let reason =
-                format!("{} is a Redis Cluster by {}", target.destination.address.host, object.unwrap_or_default());
+            let object = target.destination.policy.object.as_ref();
+            let object = object.map(|object| format!("{} {}", object.kind, object.name)).unwrap_or_default();
+            let reason = format!("{} is a Redis Cluster by {object}", target.destination.address.host);
             return Some((field(route, ".route"), reason));
         }
         if !target.mirrors.is_empty() {
@@ -140,30 +142,29 @@ fn needs_proxy(service: &ValidatedService) -> Option<(String, String)> {
     None
 }
 
-fn without_effect_on_direct(
+fn unused_on_direct(
     service: &ValidatedService,
     spec: &RedisServiceSpec,
     subject: &Subject,
     diagnostics: &mut Diagnostics,
 ) {
     let message = format!("has no effect: {} is served on data path direct ({})", service.address, service.path_reason);
-    if let Some(settings) = &spec.settings {
-        for (field, given) in not_of_direct(settings) {
-            if given {
-                diagnostics.add(subject, format!("spec.settings.{field}"), Reason::NoEffect, message.clone());
-            }
-        }
+    let given = spec.settings.as_ref().map(unknown_to_direct).into_iter().flatten();
+    for (field, _) in given.filter(|(_, given)| *given) {
+        let problem = Problem::new(Code::UnusedSetting, message.clone(), "remove it");
+        diagnostics.add(subject, format!("spec.settings.{field}"), problem);
     }
     for (index, route) in spec.redis.iter().enumerate() {
         if route.read_policy.is_some_and(|policy| policy != ReadPolicySpec::Master) {
             let message = format!("has no effect: {} is no Redis Cluster", service.address.host);
-            diagnostics.add(subject, format!("spec.redis[{index}].readPolicy"), Reason::NoEffect, message);
+            let problem = Problem::new(Code::ReadPolicyWithoutCluster, message, "remove it");
+            diagnostics.add(subject, format!("spec.redis[{index}].readPolicy"), problem);
         }
     }
 }
 
-/// The settings that `direct` doesn't know.
-fn not_of_direct(settings: &SettingsSpec) -> impl Iterator<Item = (&'static str, bool)> {
+/// The settings without effect on the data path `direct`, each with whether it is given.
+fn unknown_to_direct(settings: &SettingsSpec) -> impl Iterator<Item = (&'static str, bool)> {
     let of_native = [
         ("readPolicy", settings.read_policy.is_some_and(|policy| policy != ReadPolicySpec::Master)),
         ("opTimeout", settings.op_timeout.is_some()),
@@ -172,7 +173,8 @@ fn not_of_direct(settings: &SettingsSpec) -> impl Iterator<Item = (&'static str,
     of_native.into_iter().chain(proxy_only(settings))
 }
 
-/// The settings that only `redis_proxy` knows. A Redis Cluster's redirections and hash tags are what they are on `native`.
+/// The settings that only the data path `proxy` has, each with whether it is given. On `native`, redirections are always
+/// followed and hash tags always count.
 fn proxy_only(settings: &SettingsSpec) -> [(&'static str, bool); 5] {
     [
         ("enableHashtagging", settings.enable_hashtagging == Some(true)),
@@ -183,7 +185,7 @@ fn proxy_only(settings: &SettingsSpec) -> [(&'static str, bool); 5] {
     ]
 }
 
-fn without_effect_on_native(
+fn unused_on_native(
     service: &ValidatedService,
     spec: &RedisServiceSpec,
     subject: &Subject,
@@ -192,13 +194,14 @@ fn without_effect_on_native(
     let given = spec.settings.as_ref().map(proxy_only).into_iter().flatten();
     for (field, _) in given.filter(|(_, given)| *given) {
         let message = format!("has no effect on data path native, which serves {}", service.address);
-        diagnostics.add(subject, format!("spec.settings.{field}"), Reason::NoEffect, message);
+        let problem = Problem::new(Code::UnusedSetting, message, "remove it");
+        diagnostics.add(subject, format!("spec.settings.{field}"), problem);
     }
-    of_no_cluster(service, spec, subject, diagnostics);
+    unused_read_policies(service, spec, subject, diagnostics);
 }
 
-/// Read policies where no Redis Cluster is.
-fn of_no_cluster(
+/// Reports read policies of destinations that are no Redis Clusters.
+fn unused_read_policies(
     service: &ValidatedService,
     spec: &RedisServiceSpec,
     subject: &Subject,
@@ -209,21 +212,21 @@ fn of_no_cluster(
         let is_cluster = service.targets.get(route.target).is_some_and(|target| target.destination.is_cluster());
         if !is_cluster && route.read_policy.is_some_and(|policy| policy != ReadPolicySpec::Master) {
             let message = "has no effect: the destination is no Redis Cluster";
-            diagnostics.add(subject, format!("spec.redis[{index}].readPolicy"), Reason::NoEffect, message);
+            let problem = Problem::new(Code::ReadPolicyWithoutCluster, message, "remove it");
+            diagnostics.add(subject, format!("spec.redis[{index}].readPolicy"), problem);
         }
     }
     let default = spec.settings.as_ref().and_then(|settings| settings.read_policy);
     let any_cluster = service.destinations().iter().any(|destination| destination.is_cluster());
     if default.is_some_and(|policy| policy != ReadPolicySpec::Master) && !any_cluster {
-        let message = format!(
-            "has no effect: no destination of {} is a Redis Cluster; set mode: CLUSTER in its RedisDestination if it is one",
-            service.address.host
-        );
-        diagnostics.add(subject, "spec.settings.readPolicy", Reason::NoEffect, message);
+        let message = format!("has no effect: no destination of {} is a Redis Cluster", service.address.host);
+        let remedy = "set mode: CLUSTER in its RedisDestination if it is one";
+        let problem = Problem::new(Code::ReadPolicyWithoutCluster, message, remedy);
+        diagnostics.add(subject, "spec.settings.readPolicy", problem);
     }
 }
 
-/// `redis_proxy` has one read policy, so the routes to Redis Clusters must agree on it.
+/// Chooses the read policy of `redis_proxy`, which has one: the routes to Redis Clusters must agree on it.
 fn read_policies(
     service: &mut ValidatedService,
     spec: &RedisServiceSpec,
@@ -245,9 +248,11 @@ fn read_policies(
             Some((first, _)) if first == policy => {}
             Some((_, first)) => {
                 let message = format!(
-                    "differs from that of spec.redis[{first}]; on data path proxy, all routes to Redis Clusters share one: set settings.readPolicy for all of them"
+                    "differs from that of spec.redis[{first}]; on data path proxy, all routes to Redis Clusters share one"
                 );
-                diagnostics.add(subject, format!("spec.redis[{index}].readPolicy"), Reason::Unsupported, message);
+                let problem =
+                    Problem::new(Code::ReadPoliciesDiffer, message, "set settings.readPolicy for all of them");
+                diagnostics.add(subject, format!("spec.redis[{index}].readPolicy"), problem);
             }
         }
     }
@@ -255,5 +260,5 @@ fn read_policies(
         Some((policy, _)) => policy,
         None => default.unwrap_or(ReadPolicySpec::Master),
     };
-    of_no_cluster(service, spec, subject, diagnostics);
+    unused_read_policies(service, spec, subject, diagnostics);
 }

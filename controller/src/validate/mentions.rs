@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use crate::crd::{Auth, RedisDestination, RedisService};
 use crate::inventory::NamespacedName;
 
-use super::destination;
 use super::host::{self, HostName};
 use super::options::ValidateOptions;
+use super::policy;
 
 /// The names in an object. Those that can't be read are left out: they are reported elsewhere.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,7 +49,7 @@ impl Mentions {
         if let Some(redis) = policy.connection_pool.as_ref().and_then(|pool| pool.redis.as_ref()) {
             mentions.auth(redis.auth.as_ref(), namespace);
             for text in &redis.discovery_endpoints {
-                mentions.leads.extend(destination::discovery(text, namespace, options).ok().map(|entry| entry.name()));
+                mentions.leads.extend(policy::discovery(text, namespace, options).ok().map(|entry| entry.name()));
             }
         }
         mentions

@@ -7,12 +7,16 @@
 
 pub mod addresses;
 pub mod auth;
+pub mod claims;
 pub mod data_path;
 pub mod destination;
+pub mod faults;
 pub mod host;
 pub mod host_port;
+pub mod key_match;
 pub mod mentions;
 pub mod options;
+pub mod policy;
 pub mod route;
 pub mod scope;
 pub mod service;
@@ -25,14 +29,15 @@ use redis_mesh_core::wire;
 
 use crate::crd::destination::RedisDestination;
 use crate::crd::service::{ReadPolicySpec, RedisService};
-use crate::diagnostic::{Diagnostics, Loaded, Reason};
+use crate::diagnostic::{Code, Diagnostics, Loaded, Problem};
 use crate::inventory::Inventory;
 
+use claims::Claims;
 use data_path::{DATA_PATH, annotation};
 use destination::Destinations;
 use host_port::HostPort;
 use options::ValidateOptions;
-use scope::{Claims, ClientScope};
+use scope::ClientScope;
 use service::{ValidatedRoute, ValidatedService, ValidatedTarget};
 use settings::ValidatedSettings;
 
@@ -119,8 +124,9 @@ impl Validation<'_> {
         let (inventory, options) = (self.inventory, self.options);
         let subject = scope::subject(loaded);
         if loaded.object.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(DATA_PATH)) {
-            let message = "has an effect on a RedisService only; write one for this host to pin its data path";
-            diagnostics.add(&subject, annotation(DATA_PATH), Reason::NoEffect, message);
+            let remedy = "write a RedisService for this host to pin its data path";
+            let problem = Problem::new(Code::DataPathOnDestination, "has an effect on a RedisService only", remedy);
+            diagnostics.add(&subject, annotation(DATA_PATH), problem);
         }
         let Some(name) = self.claims.implicit(index) else { return };
         let namespace = scope::namespace(loaded);

@@ -1,44 +1,45 @@
-//! ValidatedSettings, and the data path that serves a host: the table of what each path can do.
+//! The settings of a RedisService.
 
 use std::time::Duration;
 
 use crate::crd::service::{ReadPolicySpec, RedisServiceSpec};
-use crate::diagnostic::{Diagnostics, FieldReporter, Reason, Subject};
+use crate::diagnostic::{Code, Diagnostics, FieldReporter, Subject};
 use crate::quantity;
 
-/// ValidatedSettings of a service.
+/// The settings of a service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ValidatedSettings {
-    /// Keys match without regard to ASCII case.
+    /// True if keys match without regard to the case of ASCII letters.
     pub case_insensitive: bool,
-    /// Lets clients use commands that reveal credentials.
+    /// True if clients may use commands that reveal credentials.
     pub allow_admin_commands: bool,
-    /// Which nodes of a Redis Cluster serve reads, where a route says nothing else.
+    /// The nodes of a Redis Cluster that serve reads, for routes without a policy of their own.
     pub read_policy: ReadPolicySpec,
-    /// Time for a command.
+    /// The time limit of a command.
     pub op_timeout: Option<Duration>,
-    /// Statistics per command.
+    /// True if each command is counted by name.
     pub enable_command_stats: bool,
-    /// Hash by what stands in braces.
+    /// True if an endpoint is chosen by the part of the key in braces.
     pub enable_hashtagging: bool,
-    /// Follow MOVED and ASK.
+    /// True if MOVED and ASK are followed; none: where a destination is a Redis Cluster.
     pub enable_redirection: Option<bool>,
-    /// Time to collect commands.
+    /// The longest time that commands wait to be sent together.
     pub buffer_flush_timeout: Option<Duration>,
-    /// Bytes to collect.
+    /// The number of bytes of commands that are sent together.
     pub max_buffer_size_before_flush: Option<u32>,
-    /// Connections to unknown nodes.
+    /// The number of connections of a worker to nodes that only MOVED or ASK name.
     pub max_upstream_unknown_connections: Option<u32>,
 }
 
 /// Reads `spec.settings`.
 pub fn read(spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagnostics) -> ValidatedSettings {
     let Some(spec) = &spec.settings else { return ValidatedSettings::default() };
-    let mut place = diagnostics.at(subject, "spec.settings");
-    let op_timeout = positive(&spec.op_timeout, &mut place.at(".opTimeout"));
-    let buffer_flush_timeout = positive(&spec.buffer_flush_timeout, &mut place.at(".bufferFlushTimeout"));
+    let mut field = diagnostics.at(subject, "spec.settings");
+    let op_timeout = positive(&spec.op_timeout, &mut field.at(".opTimeout"));
+    let buffer_flush_timeout = positive(&spec.buffer_flush_timeout, &mut field.at(".bufferFlushTimeout"));
     if spec.buffer_flush_timeout.is_some() && spec.max_buffer_size_before_flush.unwrap_or_default() == 0 {
-        place.at(".bufferFlushTimeout").report(Reason::NoEffect, "has no effect without maxBufferSizeBeforeFlush");
+        let message = "has no effect without maxBufferSizeBeforeFlush";
+        field.at(".bufferFlushTimeout").report(Code::UnusedSetting, message, "set that, or remove this");
     }
     ValidatedSettings {
         case_insensitive: spec.case_insensitive == Some(true),
@@ -54,15 +55,15 @@ pub fn read(spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagno
     }
 }
 
-fn positive(text: &Option<String>, place: &mut FieldReporter<'_>) -> Option<Duration> {
+fn positive(text: &Option<String>, field: &mut FieldReporter<'_>) -> Option<Duration> {
     match quantity::duration(text.as_ref()?) {
         Ok(duration) if duration < Duration::from_millis(1) => {
-            place.invalid("must be at least 1ms");
+            field.report(Code::DurationTooShort, "must be at least 1ms", "write a longer time");
             None
         }
         Ok(duration) => Some(duration),
-        Err(message) => {
-            place.invalid(message);
+        Err(problem) => {
+            field.add(problem);
             None
         }
     }

@@ -1,0 +1,23 @@
+//! What a command of the command line reads and reports.
+
+use crate::diagnostic::Diagnostics;
+use crate::manifest::{self, ManifestSource};
+
+/// The input of one run of the program, and what is wrong with it.
+#[derive(Default)]
+pub struct Session {
+    /// The texts that were read.
+    pub sources: Vec<ManifestSource>,
+    /// What is wrong.
+    pub diagnostics: Diagnostics,
+}
+
+impl Session {
+    /// Writes all diagnostics to stderr, each with its place.
+    pub fn report(&mut self) {
+        manifest::locate(&self.sources, &mut self.diagnostics);
+        for diagnostic in self.diagnostics.sorted() {
+            eprintln!("{diagnostic}");
+        }
+    }
+}
