@@ -11,22 +11,22 @@ use crate::diagnostic::SourceSpan;
 
 /// A document as a tree of places.
 pub struct SpanTree {
-    root: Spanned<Node>,
+    root: Spanned<SpanNode>,
     /// The number of lines before the text that was parsed.
     offset: usize,
 }
 
 /// A value, reduced to what lies below it.
-enum Node {
+enum SpanNode {
     Scalar,
-    Sequence(Vec<Spanned<Node>>),
-    Mapping(Vec<(String, Spanned<Node>)>),
+    Sequence(Vec<Spanned<SpanNode>>),
+    Mapping(Vec<(String, Spanned<SpanNode>)>),
 }
 
 impl SpanTree {
     /// Parses a document before which the file has `offset` lines; none if it isn't YAML.
     pub fn parse(text: &str, offset: usize, options: serde_saphyr::Options) -> Option<SpanTree> {
-        let root = serde_saphyr::from_str_with_options::<Spanned<Node>>(text, options).ok()?;
+        let root = serde_saphyr::from_str_with_options::<Spanned<SpanNode>>(text, options).ok()?;
         Some(SpanTree { root, offset })
     }
 
@@ -36,9 +36,9 @@ impl SpanTree {
         let mut found = &self.root;
         for step in steps(path) {
             let below = match &found.value {
-                Node::Mapping(fields) => fields.iter().find(|(name, _)| *name == step).map(|(_, value)| value),
-                Node::Sequence(items) => step.parse::<usize>().ok().and_then(|index| items.get(index)),
-                Node::Scalar => None,
+                SpanNode::Mapping(fields) => fields.iter().find(|(name, _)| *name == step).map(|(_, value)| value),
+                SpanNode::Sequence(items) => step.parse::<usize>().ok().and_then(|index| items.get(index)),
+                SpanNode::Scalar => None,
             };
             match below {
                 Some(below) => found = below,
@@ -78,8 +78,8 @@ fn steps(path: &str) -> Vec<String> {
     steps
 }
 
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
+impl<'de> Deserialize<'de> for SpanNode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SpanNode, D::Error> {
         deserializer.deserialize_any(NodeVisitor)
     }
 }
@@ -87,70 +87,70 @@ impl<'de> Deserialize<'de> for Node {
 struct NodeVisitor;
 
 impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
+    type Value = SpanNode;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any value")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
-        Ok(Node::Scalar)
+    fn visit_bool<E>(self, _: bool) -> Result<SpanNode, E> {
+        Ok(SpanNode::Scalar)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Node, E> {
-        Ok(Node::Scalar)
+    fn visit_i64<E>(self, _: i64) -> Result<SpanNode, E> {
+        Ok(SpanNode::Scalar)
     }
 
-    fn visit_i128<E>(self, _: i128) -> Result<Node, E> {
-        Ok(Node::Scalar)
+    fn visit_i128<E>(self, _: i128) -> Result<SpanNode, E> {
+        Ok(SpanNode::Scalar)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Node, E> {
-        Ok(Node::Scalar)
+    fn visit_u64<E>(self, _: u64) -> Result<SpanNode, E> {
+        Ok(SpanNode::Scalar)
     }
 
-    fn visit_u128<E>(self, _: u128) -> Result<Node, E> {
-        Ok(Node::Scalar)
+    fn visit_u128<E>(self, _: u128) -> Result<SpanNode, E> {
+        Ok(SpanNode::Scalar)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
-        Ok(Node::Scalar)
+    fn visit_f64<E>(self, _: f64) -> Result<SpanNode, E> {
+        Ok(SpanNode::Scalar)
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Node, E> {
-        Ok(Node::Scalar)
+    fn visit_str<E>(self, _: &str) -> Result<SpanNode, E> {
+        Ok(SpanNode::Scalar)
     }
 
-    fn visit_bytes<E>(self, _: &[u8]) -> Result<Node, E> {
-        Ok(Node::Scalar)
+    fn visit_bytes<E>(self, _: &[u8]) -> Result<SpanNode, E> {
+        Ok(SpanNode::Scalar)
     }
 
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Scalar)
+    fn visit_unit<E>(self) -> Result<SpanNode, E> {
+        Ok(SpanNode::Scalar)
     }
 
-    fn visit_none<E>(self) -> Result<Node, E> {
-        Ok(Node::Scalar)
+    fn visit_none<E>(self) -> Result<SpanNode, E> {
+        Ok(SpanNode::Scalar)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<SpanNode, D::Error> {
         deserializer.deserialize_any(NodeVisitor)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<SpanNode, A::Error> {
         let mut found = Vec::new();
         while let Some(item) = items.next_element()? {
             found.push(item);
         }
-        Ok(Node::Sequence(found))
+        Ok(SpanNode::Sequence(found))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Node, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<SpanNode, A::Error> {
         let mut found = Vec::new();
         while let Some(field) = fields.next_entry()? {
             found.push(field);
         }
-        Ok(Node::Mapping(found))
+        Ok(SpanNode::Mapping(found))
     }
 }
 
@@ -164,7 +164,7 @@ mod tests {
         let tree = SpanTree::parse(text, 10, serde_saphyr::Options::default()).unwrap();
         for (path, line, column) in [
             ("", 11, 1),
-            ("metadata.annotations[redis-mesh.io/data-path]", 12, 43),
+            ("metadata.annotations[redis-mesh.io/data-path]", 12, 42),
             ("spec.host[1]", 14, 13),
             ("spec.redis[0].route.host", 17, 13),
             // The mapping around a field that is missing.

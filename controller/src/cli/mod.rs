@@ -6,6 +6,7 @@ mod delivery;
 mod explain;
 mod input;
 mod listen;
+mod module;
 mod render_envoy;
 mod render_istio;
 mod session;
@@ -66,6 +67,8 @@ enum CliCommand {
     /// The command is passed through the very code that decides it in the proxy, as that of a client that has logged in; what
     /// is left to chance there, such as mirrors and faults, is told with its odds. A refusal is shown with its text.
     Explain(explain::Explain),
+    /// Copy the dynamic module to a file, for an init container that brings it to a sidecar
+    Module(module::CopyModule),
     /// Print the CustomResourceDefinitions of both kinds, for `kubectl apply -f -`
     Crds,
 }
@@ -98,15 +101,8 @@ pub fn run() -> ExitCode {
             render::check(&services, &mut session.diagnostics);
             None
         }
-        CliCommand::Controller(arguments) => {
-            return match arguments.run() {
-                Ok(()) => OK.into(),
-                Err(message) => {
-                    eprintln!("error: {message}");
-                    WRONG.into()
-                }
-            };
-        }
+        CliCommand::Controller(arguments) => return ended(arguments.run()),
+        CliCommand::Module(arguments) => return ended(arguments.run()),
         CliCommand::Explain(arguments) => arguments.run(&mut session),
         CliCommand::Crds => Some(yaml::stream(&crd::definitions())),
     };
@@ -118,6 +114,17 @@ pub fn run() -> ExitCode {
         None | Some(Ok(())) => OK.into(),
         Some(Err(error)) => {
             eprintln!("error: the output can't be written: {error}");
+            WRONG.into()
+        }
+    }
+}
+
+/// The exit code of a command without diagnostics.
+fn ended(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => OK.into(),
+        Err(message) => {
+            eprintln!("error: {message}");
             WRONG.into()
         }
     }

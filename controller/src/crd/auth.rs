@@ -1,9 +1,9 @@
-//! Credentials, as both kinds name them.
+//! Credentials in objects of both kinds.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// Credentials: in a Secret of the object's own namespace, or written out. Exactly one of the two.
+/// Credentials: exactly one of `secret` and `plain`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.secret) != has(self.plain)").message("give exactly one of secret and plain"))]
@@ -11,30 +11,30 @@ pub struct Auth {
     /// A Secret in the namespace of this object that holds the credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretReference>,
-    /// Credentials written out. Everybody who may read this object can read them; prefer `secret`.
+    /// Credentials in the object itself. Everybody who may read the object can read them; prefer `secret`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plain: Option<PlainAuth>,
 }
 
-/// Names a Secret and the keys in it.
+/// A Secret and the keys in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretReference {
-    /// Name of the Secret.
+    /// The name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key of the password. By default `password`, or `token` where there is no `password`.
+    /// The key of the password. By default `password`, or `token` where there is no `password`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub password_field: Option<String>,
-    /// Key of the user name. By default `username`, if the Secret has it; without a user name the login is that of
-    /// Redis's `default` user.
+    /// The key of the user name. By default `username`, if the Secret has it. Without a user name, the login is for Redis's
+    /// `default` user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub username_field: Option<String>,
 }
 
-/// Credentials written out.
+/// Credentials in the object itself.
 #[derive(Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PlainAuth {

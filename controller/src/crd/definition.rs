@@ -20,7 +20,7 @@ pub fn schema(definition: &Value) -> &Value {
     &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 }
 
-/// The definition as a document, rid of what the generator says in Rust's terms.
+/// The definition as a document, without the generator's words about Rust.
 fn definition(generated: &CustomResourceDefinition, description: &str) -> Value {
     let mut definition = serde_json::to_value(generated).unwrap_or_default();
     definition["metadata"]["labels"] = serde_json::json!({"app.kubernetes.io/part-of": "redis-mesh"});
@@ -30,8 +30,8 @@ fn definition(generated: &CustomResourceDefinition, description: &str) -> Value 
     definition
 }
 
-/// Optional fields may be left out, but not null (CEL's `has` takes a null for a value); integers are written as such, in
-/// formats that Kubernetes knows.
+/// Adapts a generated schema to Kubernetes: optional fields may be missing but not null, which `has` in CEL takes for a value,
+/// and integers have formats that Kubernetes knows.
 fn plain(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {

@@ -1,7 +1,8 @@
-//! The two kinds as Kubernetes stores them. No invariants here: [`crate::validate`] makes them into types that hold.
+//! The two kinds as Kubernetes stores them. These types hold whatever the schema allows; [`crate::validate`] turns them into
+//! types that can't be wrong.
 //!
-//! The definitions that are applied to a cluster are generated from these types, and so is the check of a manifest's
-//! shape in [`crate::schema`]: a field exists in one place.
+//! The CustomResourceDefinitions are generated from these types, and [`crate::schema`] checks manifests by the definitions, so
+//! a field is declared in one place.
 
 pub mod auth;
 pub mod definition;

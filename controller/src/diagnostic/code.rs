@@ -198,6 +198,8 @@ codes! {
     DirectUnsupported = "direct-unsupported", Unsupported;
     /// The dynamic module is needed and no sidecar has it.
     NoModule = "no-module", Unsupported;
+    /// The dynamic module is too large for a ConfigMap.
+    ModuleTooLarge = "module-too-large", Unsupported;
     /// Routes to Redis Clusters have different read policies on the data path `proxy`.
     ReadPoliciesDiffer = "read-policies-differ", Unsupported;
     /// A setting without effect on the data path.

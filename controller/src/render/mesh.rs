@@ -1,8 +1,8 @@
-//! Validated services → the objects of Istio that make its sidecars serve them.
+//! Validated services → the objects of Istio by which sidecars serve them.
 //!
-//! Whatever arrives first, a filter or a listener, nothing is misrouted meanwhile: a host on `proxy` is known to the filter by
-//! its address too, and the handshake then fails at whatever is behind it; a host on `direct` that leads elsewhere is known
-//! only by what the listener itself says of where it leads.
+//! Filter and listener may reach a sidecar in any order, and no command is misrouted meanwhile. The filter recognises a host on
+//! `proxy` by its address, too, and the handshake fails at any other listener. It recognises a host on `direct` that leads
+//! elsewhere only by the token in the listener's metadata, which names the cluster.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::mesh_options::MeshOptions;
 use super::plan::{PlanHistory, plan};
 use super::prepared_service::PreparedService;
 
-/// Builds all objects, in a fixed order.
+/// Builds all objects in a fixed order.
 pub fn build(
     services: &[ValidatedService],
     options: &MeshOptions,

@@ -1,4 +1,4 @@
-//! What rendering for a mesh is told besides the services.
+//! The options of rendering for a mesh.
 
 use std::collections::BTreeSet;
 
@@ -6,23 +6,23 @@ use super::handshake::HandshakeKey;
 use super::listen::ListenOverride;
 use super::native::DynamicModule;
 
-/// What is needed besides the services.
+/// The options of rendering for a mesh.
 #[derive(Clone)]
 pub struct MeshOptions {
-    /// Where proxies fetch the filter.
+    /// The URL at which proxies fetch the filter.
     pub filter_url: String,
-    /// Its checksum.
+    /// The SHA-256 of the filter in hexadecimal digits; none if proxies don't check it.
     pub filter_sha256: Option<String>,
     /// Istio's root namespace.
     pub root_namespace: String,
-    /// Configure each host by itself.
+    /// True if each host gets a filter of its own.
     pub per_host: bool,
-    /// Addresses of hosts that are no Services, such as those of ServiceEntries.
+    /// The addresses of hosts that are no Services.
     pub listen: Vec<ListenOverride>,
-    /// The key of the handshakes.
+    /// The key from which handshakes are made.
     pub handshake_key: HandshakeKey,
-    /// The dynamic module, where sidecars may have it.
+    /// The dynamic module; none if no sidecar has it.
     pub module: Option<DynamicModule>,
-    /// The files of versions before, by which open connections may still be served.
+    /// The module's files of older versions, which may still serve open connections.
     pub other_modules: BTreeSet<String>,
 }

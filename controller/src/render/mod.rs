@@ -1,5 +1,7 @@
-//! Validated services → documents for Envoy and Istio. Nothing is decided here that a person could get wrong: that is
-//! [`crate::validate`]'s.
+//! Rendering: validated services → documents for Envoy and Istio.
+//!
+//! Most mistakes are found by [`crate::validate`]. Reported here are those that depend on the target: addresses and listeners that
+//! can't be told, settings that a mesh or a standalone Envoy can't carry out, and sizes.
 //!
 //! **Invariant:** no client, no file system, and the same input gives the same bytes.
 
@@ -26,7 +28,7 @@ pub mod wasm_plugin;
 use crate::diagnostic::Diagnostics;
 use crate::validate::service::ValidatedService;
 
-/// Reports what a filter would refuse, for services that are not built otherwise.
+/// Reports what a filter would refuse, for services that are not rendered.
 pub fn check(services: &[ValidatedService], diagnostics: &mut Diagnostics) {
     let key = handshake::HandshakeKey::derived(services);
     for service in services {

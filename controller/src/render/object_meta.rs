@@ -7,18 +7,18 @@ use crate::validate::host_port::HostPort;
 
 use super::digest::digest;
 
-/// How the names of the EnvoyFilters of destinations end. Those of hosts end in a port.
+/// The end of the names of the EnvoyFilters of destinations. Those of hosts end in a port.
 pub const DESTINATION_SUFFIX: &str = "-destination";
 
 /// Annotation of a rendered object: the object from which it follows, `KIND NAMESPACE/NAME`.
 pub const PURPOSE: &str = "redis-mesh.io/for";
 
-/// Labels of everything that we render.
+/// The labels of rendered objects.
 pub fn labels() -> Value {
     json!({"app.kubernetes.io/managed-by": "redis-mesh", "app.kubernetes.io/part-of": "redis-mesh"})
 }
 
-/// Where an object stands: beside the clients for whom it is, unless it is kept from those who read there.
+/// The namespace and the name of an object: in the namespace given, unless it is kept from the readers of that namespace.
 pub fn placed(namespace: &str, name: String, kept_from: Option<&str>, root_namespace: &str) -> (String, String) {
     match kept_from {
         Some(clients) => (root_namespace.to_owned(), format!("{name}-in-{clients}")),
@@ -26,19 +26,19 @@ pub fn placed(namespace: &str, name: String, kept_from: Option<&str>, root_names
     }
 }
 
-/// The length of a name that still has room for what comes behind it.
+/// The greatest length of the first part of a name, which leaves room for suffixes.
 const LONGEST: usize = 150;
 
 /// The name of an object about an address.
 pub fn object_name(address: &HostPort, suffix: &str) -> String {
-    // Of Services only: without the end of their names, two hosts outside of the cluster could be one.
+    // The domain is left out of the names of Services only: without it, two hosts outside of the cluster could have one name.
     let host = match address.host.strip_suffix(".cluster.local") {
         Some(host) if host.ends_with(".svc") => host,
         _ => &address.host,
     };
     let name = format!("redis-mesh-{}-{}", host.replace(['_', ':'], "-"), address.port);
-    // `_` may stand in a host, and `:` in an address, but not in the name of an object, which with a namespace at its end may
-    // also not be longer than a host. What is lost by that is made up for by a digest, so that no two hosts have one name.
+    // The name of an object takes neither `_` nor `:`, and may be no longer than a host. A digest makes up for what is lost, so
+    // that no two hosts have one name.
     if name.len() <= LONGEST && !host.contains(['_', ':']) {
         return format!("{name}{suffix}");
     }

@@ -19,21 +19,21 @@ use super::{filter_config, handshake::HandshakeKey, wasm_plugin};
 pub const LABEL: &str = "redis-mesh.io/native";
 /// Its value.
 pub const ENABLED: &str = "true";
-/// For what the module's own EnvoyFilter is.
+/// The purpose of the module's own EnvoyFilter.
 pub const PURPOSE: &str = "sidecars that have the dynamic module";
-/// How the names of these EnvoyFilters end.
+/// The end of the names of these EnvoyFilters.
 pub const SUFFIX: &str = "-native";
 
-/// After all others, whose priority is 0.
+/// The priority of these EnvoyFilters. That of all others is 0, and they come first.
 const PRIORITY: i32 = 10;
 const REDIS_PROXY: &str = "envoy.filters.network.redis_proxy";
-/// What stands before and behind the name of a WasmPlugin in the name of its filter in a listener, by Istio's version.
+/// The text before and behind the name of a WasmPlugin in the name of its filter in a listener, for each version of Istio.
 const OF_PLUGINS: [(&str, &str); 2] = [
     ("extensions.istio.io/trafficextension/", "~istio-translated-wasmplugin"),
     ("extenstions.istio.io/wasmplugin/", ""),
 ];
 
-/// An EnvoyFilter for those sidecars.
+/// An EnvoyFilter for the sidecars with the module.
 pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -> Value {
     let mut object = envoy_filter::object(namespace, name, purpose, patches);
     object["spec"]["priority"] = PRIORITY.into();
@@ -41,21 +41,21 @@ pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -
     object
 }
 
-/// The name of the EnvoyFilter with what the module itself needs.
+/// The name of the EnvoyFilter with the module's own listeners and clusters.
 pub fn module_name(module: &DynamicModule) -> String {
     format!("redis-mesh-module{}", module.suffix)
 }
 
-/// What the module itself needs: its internal listeners and clusters.
+/// The patches that add the module's internal listeners and clusters.
 pub fn module(module: &DynamicModule) -> Vec<Value> {
     let add = |kind: &str, value: Value| patch(kind, json!({"context": CONTEXT}), "ADD", value);
     let listeners = native::listeners(module).into_iter().map(|listener| add("LISTENER", listener));
     listeners.chain(native::clusters(module).into_iter().map(|cluster| add("CLUSTER", cluster))).collect()
 }
 
-/// True if the nodes of a Redis Cluster are what Istio's own cluster of it has as members: the pods that a Service selects. That
-/// cluster then has mutual TLS, metrics and the nodes that come and go; no other address can be reached through it. (Endpoints that a
-/// person has written down need not be all nodes.)
+/// True if the members of Istio's own cluster are the nodes of a Redis Cluster: the pods that a Service selects. That cluster has
+/// mutual TLS and metrics, and follows nodes that come and go; no other address can be reached through it. Endpoints that a
+/// person has written need not be all nodes.
 fn are_members(destination: &ValidatedDestination) -> bool {
     destination.in_mesh
         && destination.selects_pods
@@ -65,14 +65,15 @@ fn are_members(destination: &ValidatedDestination) -> bool {
         && destination.policy.tls.is_none()
 }
 
-/// True if the module can reach it. What Istio has of a headless Service leads only where the client itself wanted to go.
+/// True if the module can reach a destination. Istio's cluster of a headless Service leads only to the address that the client
+/// itself has connected to.
 pub fn is_reachable(destination: &ValidatedDestination) -> bool {
     destination.is_cluster()
         || !destination.is_headless
         || envoy_filter::found(destination) == envoy_filter::ClusterOwner::Added
 }
 
-/// The cluster by which the module reaches a destination, and that of its nodes where they are none of its members.
+/// The cluster by which the module reaches a destination, and the cluster of its nodes where they aren't members of the first.
 pub fn reach(destination: &ValidatedDestination, scope: Option<&str>) -> (String, Option<String>) {
     let (host, port) = (&destination.address.host, destination.address.port);
     if !destination.is_cluster() {
@@ -86,7 +87,7 @@ pub fn reach(destination: &ValidatedDestination, scope: Option<&str>) -> (String
     (name, Some(nodes))
 }
 
-/// The patches by which a Redis Cluster is reached. Other destinations are reached as they are without the module.
+/// The patches by which the module reaches a Redis Cluster. Other destinations need none.
 pub fn cluster(destination: &ValidatedDestination, scope: Option<&str>, module: &DynamicModule) -> Vec<Value> {
     if are_members(destination) {
         let mut value = Map::new();
@@ -111,18 +112,15 @@ fn natively(service: &ValidatedService) -> ValidatedService {
     ValidatedService { path: wire::DataPath::Native, ..service.clone() }
 }
 
-/// The configuration of the module for a host.
-pub fn document(
+/// A host of the module's configuration.
+pub fn host(
     service: &ValidatedService,
     backends: &Backends,
     key: &HandshakeKey,
-    name: String,
-    revision: u64,
     scope: &dyn Fn(&ValidatedDestination) -> Option<String>,
-) -> wire::FilterConfig {
+) -> wire::Host {
     let reach = |destination: &ValidatedDestination| reach(destination, scope(destination).as_deref());
-    let host = filter_config::host(&natively(service), backends, key, wire::Selector::default(), &reach);
-    filter_config::document(name, revision, vec![host])
+    filter_config::host(&natively(service), backends, key, wire::Selector::default(), &reach)
 }
 
 /// The patches of a host's listeners. Its configuration is delivered by itself: a change of policy touches no listener, and a
@@ -146,7 +144,7 @@ pub fn listener(
         },
     });
     for listener in listeners {
-        // Should a filter stay that is not found by its name, it leaves the connection to the module.
+        // A filter that is not found by its name, and stays, leaves the connection to the module.
         patches.push(envoy_filter::metadata(listener, wire::CONFIGURED_BY_ITSELF));
         for name in replaced.filters() {
             let matches = on_listener(listener, Some(&name));
@@ -159,13 +157,13 @@ pub fn listener(
     patches
 }
 
-/// What serves a host in other sidecars.
+/// The filters that serve a host in other sidecars.
 pub struct ReplacedFilters<'a> {
-    /// The namespaces of WasmPlugins.
+    /// The namespaces of the WasmPlugins for the host.
     pub plugins_of: [&'a str; 2],
     /// The port.
     pub port: u16,
-    /// The name of the filter that is configured by itself.
+    /// The name of the host's own filter.
     pub extension: String,
 }
 

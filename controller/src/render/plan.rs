@@ -19,24 +19,25 @@ use super::planned_object::{ObjectContent, PlannedObject};
 use super::prepared_service::{PreparedService, changes_listener};
 use super::wasm_plugin;
 
-/// The size of a WasmPlugin's configuration, in bytes, above which hosts are configured each by itself.
+/// The size in bytes of a WasmPlugin's configuration above which each host gets a filter of its own.
 pub const MAX_PLUGIN: usize = 256 * 1024;
-/// The size below which they come together again: not the same, so that one host more or less doesn't move all of them.
+/// The size in bytes below which the hosts share a WasmPlugin again. It is smaller, so that one host more or less doesn't move
+/// all of them.
 pub const MIN_PLUGIN: usize = 192 * 1024;
 
-/// A host's place among all: the namespace of its objects, and its port.
+/// The hosts that may share a WasmPlugin: the namespace of their objects, and their port.
 pub type PortGroup = (String, u16);
 
-/// What has to be known of the past for a plan.
+/// The results of earlier plans on which a plan depends.
 #[derive(Default)]
 pub struct PlanHistory {
     /// Groups that were too large for a WasmPlugin.
     pub large: BTreeSet<PortGroup>,
-    /// Hosts in WasmPlugins that must stay as they are.
+    /// Hosts in WasmPlugins that have to stay as they are.
     pub kept: BTreeMap<PortGroup, Vec<wire::Host>>,
 }
 
-/// All objects that are to be, in a fixed order.
+/// The plan: all objects that are to be, in a fixed order.
 pub struct RenderPlan {
     /// The objects.
     pub objects: Vec<Arc<PlannedObject>>,
@@ -63,7 +64,7 @@ pub fn plan(prepared_services: &[Arc<PreparedService>], options: &MeshOptions, p
         let limit = if past.large.contains(&group) { MIN_PLUGIN } else { MAX_PLUGIN };
         let mut prepared_services: Vec<Arc<PreparedService>> = members.into_iter().cloned().collect();
         if size > limit {
-            // Those whose listeners are not known can only stay.
+            // A host whose listeners are unknown can't get a filter of its own.
             prepared_services.retain(|prepared| prepared.listeners.is_empty());
             large.insert(group.clone());
         }
@@ -83,7 +84,7 @@ pub fn plan(prepared_services: &[Arc<PreparedService>], options: &MeshOptions, p
     RenderPlan { objects: planned.into_iter().map(Arc::new).collect(), large }
 }
 
-/// What sidecars get that have the dynamic module.
+/// Plans the objects for sidecars with the dynamic module.
 fn native(prepared_services: &[Arc<PreparedService>], options: &MeshOptions) -> Vec<PlannedObject> {
     let root_namespace = options.root_namespace.as_str();
     let mut planned: Vec<PlannedObject> =
@@ -103,7 +104,7 @@ fn native(prepared_services: &[Arc<PreparedService>], options: &MeshOptions) -> 
     planned
 }
 
-/// The EnvoyFilter of a host for sidecars that have the dynamic module.
+/// The EnvoyFilter of a host for sidecars with the dynamic module.
 fn native_listener(prepared: &Arc<PreparedService>, root_namespace: &str) -> Option<PlannedObject> {
     if !prepared.is_native {
         return None;
@@ -128,8 +129,8 @@ fn listener(prepared: &Arc<PreparedService>, is_large: bool, root_namespace: &st
     Some(PlannedObject { namespace, name, clients, content })
 }
 
-/// The plan for a service that takes the place of another, where nothing else can follow from that: both are configured by
-/// themselves and lead to the same clusters. None if more has to be looked at.
+/// The plan for a service that takes the place of another where no other object changes: both have filters of their own and lead
+/// to the same clusters. None if other objects may change.
 pub fn plan_alone(
     old: &PreparedService,
     new: &Arc<PreparedService>,
@@ -155,31 +156,33 @@ pub fn plan_alone(
 
 /// The EnvoyFilters of the destinations, each once for each namespace.
 ///
-/// The cluster to which tags lead that are not known is not among them: a cluster that is not there answers the same.
+/// The cluster for unknown tags is not among them: redis_proxy answers the same where the cluster doesn't exist.
 fn clusters(prepared_services: &[Arc<PreparedService>], root_namespace: &str) -> Vec<PlannedObject> {
     clusters_of(prepared_services.iter(), root_namespace, false)
 }
 
-/// As [`clusters`], or for sidecars that have the dynamic module.
+/// A cluster that services need.
+struct WantedCluster<'a> {
+    destination: &'a Arc<ValidatedDestination>,
+    usage: ClusterUse,
+    scope: Option<String>,
+    kept_from: Option<&'a str>,
+    prepared_services: Vec<Arc<PreparedService>>,
+}
+
+/// The EnvoyFilters of the destinations, for all sidecars or for those with the dynamic module.
 fn clusters_of<'a>(
     prepared_services: impl Iterator<Item = &'a Arc<PreparedService>>,
     root_namespace: &str,
     is_native: bool,
 ) -> Vec<PlannedObject> {
-    struct Wanted<'a> {
-        destination: &'a Arc<ValidatedDestination>,
-        usage: ClusterUse,
-        scope: Option<String>,
-        kept_from: Option<&'a str>,
-        prepared_services: Vec<Arc<PreparedService>>,
-    }
-    let mut found: BTreeMap<(&str, &HostPort, Option<String>), Wanted<'_>> = BTreeMap::new();
+    let mut found: BTreeMap<(&str, &HostPort, Option<String>), WantedCluster<'_>> = BTreeMap::new();
     for prepared in prepared_services {
         let usage = if is_native { ClusterUse::Native } else { ClusterUse::of(prepared.service.path) };
         for destination in prepared.service.destinations() {
             let scope = cluster_scope(&prepared.service, destination);
             let place = (prepared.namespace.as_str(), &destination.address, scope.clone());
-            let wanted = found.entry(place).or_insert_with(|| Wanted {
+            let wanted = found.entry(place).or_insert_with(|| WantedCluster {
                 destination,
                 usage,
                 scope,
@@ -187,39 +190,41 @@ fn clusters_of<'a>(
                 prepared_services: Vec::new(),
             });
             wanted.prepared_services.push(prepared.clone());
-            // What `redis_proxy` needs does no harm to `tcp_proxy`.
+            // The settings for `redis_proxy` do no harm to `tcp_proxy`.
             if usage == ClusterUse::Proxy {
                 wanted.usage = usage;
             }
         }
     }
-    let planned = found.into_iter().filter_map(|((namespace, ..), wanted)| {
-        let is_wanted = match wanted.usage {
-            ClusterUse::Native => wanted.destination.is_cluster(),
-            usage => envoy_filter::changes_cluster(wanted.destination, usage),
+    let planned = found.into_iter().filter_map(|((namespace, ..), wanted)| wanted.planned(namespace, root_namespace));
+    planned.collect()
+}
+
+impl WantedCluster<'_> {
+    /// The EnvoyFilter of the cluster; none if Istio's own cluster serves as it is.
+    fn planned(self, namespace: &str, root_namespace: &str) -> Option<PlannedObject> {
+        let is_native = self.usage == ClusterUse::Native;
+        let is_wanted = match self.usage {
+            ClusterUse::Native => self.destination.is_cluster(),
+            usage => envoy_filter::changes_cluster(self.destination, usage),
         };
         if !is_wanted {
             return None;
         }
-        let mut name = object_name(&wanted.destination.address, DESTINATION_SUFFIX);
-        if let Some(says) = wanted.scope.as_ref().and_then(|scope| scope.strip_prefix("*/")) {
+        let mut name = object_name(&self.destination.address, DESTINATION_SUFFIX);
+        if let Some(says) = self.scope.as_ref().and_then(|scope| scope.strip_prefix("*/")) {
             name = format!("{name}-of-{says}");
         }
         if is_native {
             name += overlay::SUFFIX;
         }
-        let (namespace, name) = placed(namespace, name, wanted.kept_from, root_namespace);
-        Some(PlannedObject {
-            namespace,
-            name,
-            clients: wanted.kept_from.map(str::to_owned),
-            content: ObjectContent::Cluster {
-                destination: wanted.destination.clone(),
-                usage: wanted.usage,
-                scope: wanted.scope,
-                prepared_services: wanted.prepared_services,
-            },
-        })
-    });
-    planned.collect()
+        let (namespace, name) = placed(namespace, name, self.kept_from, root_namespace);
+        let content = ObjectContent::Cluster {
+            destination: self.destination.clone(),
+            usage: self.usage,
+            scope: self.scope,
+            prepared_services: self.prepared_services,
+        };
+        Some(PlannedObject { namespace, name, clients: self.kept_from.map(str::to_owned), content })
+    }
 }

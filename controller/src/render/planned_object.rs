@@ -1,4 +1,4 @@
-//! An object that is to be, with what it is made from. The object itself is built only when it is needed.
+//! A planned object with what it is built from. The object itself is built only when it is needed.
 
 use std::sync::Arc;
 
@@ -14,50 +14,50 @@ use super::native::DynamicModule;
 use super::prepared_service::PreparedService;
 use super::{envoy_filter, filter_config, overlay, wasm_plugin};
 
-/// One object that is to be.
+/// An object that is to be.
 pub struct PlannedObject {
     /// Namespace.
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// Only for the clients of a namespace, where it stands in another one.
+    /// The namespace of the clients for whom it is, where it stands in another namespace.
     pub clients: Option<String>,
-    /// What it is, and what it is made from.
+    /// What it is built from.
     pub content: ObjectContent,
 }
 
-/// What an object is made from.
+/// What an object is built from.
 pub enum ObjectContent {
-    /// A WasmPlugin of a port: the services, and hosts that are kept as they are.
+    /// The WasmPlugin of a port.
     Plugin {
         /// The port.
         port: u16,
         /// The services.
         prepared_services: Vec<Arc<PreparedService>>,
-        /// Hosts whose services can't be told at the moment.
+        /// Hosts that stay as they are, since their objects have errors.
         kept: Vec<wire::Host>,
     },
     /// The EnvoyFilter of a host.
     Listener {
         /// The service.
         prepared: Arc<PreparedService>,
-        /// With the filter's configuration.
+        /// True if it holds a filter of the host's own.
         per_host: bool,
     },
-    /// The EnvoyFilter of a host for sidecars that have the dynamic module.
+    /// The EnvoyFilter of a host for sidecars with the dynamic module.
     NativeListener {
         /// The service.
         prepared: Arc<PreparedService>,
     },
-    /// What the dynamic module itself needs.
+    /// The EnvoyFilter with the internal listeners and clusters of the dynamic module.
     Module(DynamicModule),
     /// The EnvoyFilter of a destination.
     Cluster {
         /// The destination.
         destination: Arc<ValidatedDestination>,
-        /// What it has to serve; the dynamic module: in sidecars that have it.
+        /// The use of its cluster; for the dynamic module, it is for sidecars with the module.
         usage: ClusterUse,
-        /// Only for the clients of a namespace.
+        /// The scope of the cluster, where it is not for everybody.
         scope: Option<String>,
         /// The services that lead there.
         prepared_services: Vec<Arc<PreparedService>>,
@@ -65,7 +65,7 @@ pub enum ObjectContent {
 }
 
 impl ObjectContent {
-    /// The services for which it is.
+    /// The services from which the object follows; none for the module's own, which is for all of them.
     pub fn prepared_services(&self) -> &[Arc<PreparedService>] {
         match self {
             ObjectContent::Plugin { prepared_services, .. } | ObjectContent::Cluster { prepared_services, .. } => {
@@ -74,7 +74,6 @@ impl ObjectContent {
             ObjectContent::Listener { prepared, .. } | ObjectContent::NativeListener { prepared } => {
                 std::slice::from_ref(prepared)
             }
-            // It is everybody's.
             ObjectContent::Module(_) => &[],
         }
     }
@@ -92,7 +91,7 @@ impl PlannedObject {
         }
     }
 
-    /// Our objects from which it follows: services, and the destinations where they lead.
+    /// The RedisServices and RedisDestinations from which it follows.
     pub fn subjects(&self) -> Vec<&Subject> {
         let prepared_services = self.content.prepared_services();
         let mut subjects: Vec<&Subject> = Vec::new();
@@ -110,7 +109,7 @@ impl PlannedObject {
         subjects
     }
 
-    /// The object, as the push of this number.
+    /// Builds the object with this revision.
     pub fn build(&self, options: &MeshOptions, revision: u64) -> Value {
         let mut object = self.build_for_all(options, revision);
         if let Some(clients) = &self.clients {

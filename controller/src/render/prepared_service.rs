@@ -1,4 +1,4 @@
-//! A service with what follows from it alone, before it meets the others in a plan.
+//! A service with everything that follows from it alone, before a plan combines it with others.
 
 use redis_mesh_core::downstream::auth::to_hex;
 use redis_mesh_core::wire;
@@ -20,9 +20,9 @@ use super::mesh_options::MeshOptions;
 use super::object_meta::{object_name, placed};
 use super::overlay::{self, ReplacedFilters};
 
-/// The size above which one object is too much for an API server.
+/// The size in bytes above which an API server refuses an object.
 const MAX_OBJECT: usize = 1024 * 1024;
-/// The size of a host's configuration from which on its object is measured.
+/// The size in bytes of a host's configuration above which the size of its object is computed.
 const LARGE: usize = 256 * 1024;
 
 /// A service with everything that follows from it alone: backends, names of listeners, sizes.
@@ -111,7 +111,7 @@ impl PreparedService {
         }
     }
 
-    /// Whether sidecars that have the module can serve it by that.
+    /// Decides whether sidecars with the dynamic module serve the host natively.
     fn choose_native(&mut self, options: &MeshOptions, diagnostics: &mut Diagnostics) {
         let destinations = self.service.destinations();
         let can_be = options.module.is_some() && self.service.native && !self.listeners.is_empty();
@@ -123,10 +123,11 @@ impl PreparedService {
 
     fn native_document(&self, options: &MeshOptions, name: String, revision: u64) -> wire::FilterConfig {
         let scope_of = |destination: &ValidatedDestination| cluster_scope(&self.service, destination);
-        overlay::document(&self.service, &self.backends, &options.handshake_key, name, revision, &scope_of)
+        let host = overlay::host(&self.service, &self.backends, &options.handshake_key, &scope_of);
+        filter_config::document(name, revision, vec![host])
     }
 
-    /// The EnvoyFilter of the host for sidecars that have the module.
+    /// The EnvoyFilter of the host for sidecars with the dynamic module.
     pub(super) fn native_listener(&self, namespace: &str, name: &str, options: &MeshOptions, revision: u64) -> Value {
         let module = options.module.clone().unwrap_or_default();
         let config = self.native_document(options, format!("redis-mesh/{namespace}/{name}"), revision);
@@ -140,7 +141,8 @@ impl PreparedService {
         overlay::object(namespace, name, &self.purpose(), patches)
     }
 
-    /// Where the EnvoyFilter of the host stands: only for these clients, namespace, name.
+    /// The place of the host's EnvoyFilter: the namespace of the clients, where it is for them only, and its own namespace and
+    /// name.
     pub(super) fn listener_place(&self, root_namespace: &str) -> (Option<&str>, String, String) {
         let single = self.service.single_destination().filter(|_| needs_per_host(&self.service));
         let clients = single.and_then(|single| kept_from(&self.service, single));
@@ -152,7 +154,7 @@ impl PreparedService {
         format!("{} {}", self.service.owner.kind, self.service.owner.name)
     }
 
-    /// True if sidecars that have the dynamic module serve it by that.
+    /// True if sidecars with the dynamic module serve the host natively.
     pub fn is_native(&self) -> bool {
         self.is_native
     }
@@ -173,7 +175,7 @@ impl PreparedService {
         object_name(&self.service.address, "")
     }
 
-    /// True if it has to be configured by itself, whatever the others are.
+    /// True if the host needs a filter of its own, whatever the other hosts are.
     pub fn is_per_host(&self) -> bool {
         self.per_host
     }
@@ -208,7 +210,7 @@ impl PreparedService {
             let config = filter_config::document(format!("redis-mesh/{namespace}/{extension}"), revision, vec![host]);
             patches.push(envoy_filter::extension(&extension, &config, options));
             patches.extend(listeners.iter().map(|listener| envoy_filter::discovered_filter(listener, &extension)));
-            // The filter of a WasmPlugin that is there too leaves the connection to this one.
+            // The filter of a WasmPlugin on the same listener leaves the connection to this filter.
             patches
                 .extend(listeners.iter().map(|listener| envoy_filter::metadata(listener, wire::CONFIGURED_BY_ITSELF)));
         } else {
@@ -229,34 +231,34 @@ impl PreparedService {
         envoy_filter::object(namespace, name, &self.purpose(), patches)
     }
 
-    /// The name of the filter that is configured by itself, in the EnvoyFilter of this name.
+    /// The name of the host's own filter in the EnvoyFilter of this name.
     fn extension(&self, name: &str) -> String {
         let single = self.service.single_destination();
-        // Where the listener leads is part of the name, so that credentials never meet a listener that leads elsewhere.
+        // The cluster of the listener is part of the name, so credentials never meet a listener that leads elsewhere.
         let leads =
             single.map(|single| envoy_filter::cluster_name(single, cluster_scope(&self.service, single).as_deref()));
         format!("{name}-{}", &to_hex(&digest(&[&token(&self.service), &leads.unwrap_or_default()]))[..8])
     }
 }
 
-/// Only in a filter that is configured by itself does Envoy hide the configuration, so that is where a password goes.
+/// True if the host needs a filter of its own: Envoy hides the configuration only there, so passwords go there.
 fn needs_per_host(service: &ValidatedService) -> bool {
     let logs_in = service.single_destination().is_some_and(|destination| destination.policy.login.is_some());
     service.path == wire::DataPath::Direct && logs_in
 }
 
-/// True if the listener of a host must differ from what Istio makes it, for more than the filter.
+/// True if the listener of a host must differ from Istio's for more than the filter.
 pub(super) fn changes_listener(service: &ValidatedService) -> bool {
     service.path == wire::DataPath::Proxy || leads_elsewhere(service)
 }
 
-/// True on `direct` to another host, or to this one in a cluster of ours.
+/// True on `direct` to another host, or to the host itself by a cluster that redis-mesh adds.
 fn leads_elsewhere(service: &ValidatedService) -> bool {
     service.path == wire::DataPath::Direct
         && !service.single_destination().is_some_and(|single| is_own_cluster(service, single))
 }
 
-/// By what the filter of a WasmPlugin knows the connections of a host.
+/// The marks by which the filter of a WasmPlugin recognises the connections of a host.
 fn selector(service: &ValidatedService) -> wire::Selector {
     let mut selector = wire::Selector::default();
     let is_own = service.single_destination().is_some_and(|destination| is_own_cluster(service, destination));
@@ -272,7 +274,7 @@ fn selector(service: &ValidatedService) -> wire::Selector {
     selector
 }
 
-/// What a listener says it is: its host, and on `direct` where it leads if not to the host itself.
+/// The token in the metadata of a listener: its host, and on `direct` the cluster to which it leads if that isn't the host's.
 fn token(service: &ValidatedService) -> String {
     match (service.path, service.single_destination()) {
         (wire::DataPath::Direct, Some(destination)) => {

@@ -49,6 +49,7 @@ use redis_mesh_core::downstream::auth::to_hex;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
+use crate::render::handshake::HandshakeKey;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::native::DynamicModule;
 use crate::validate::options::{ModuleAvailability, ValidateOptions};
@@ -159,38 +160,23 @@ async fn serve(config: ControllerConfig) -> Result<(), String> {
     let election = lease::Election::new(&client, &config.namespace, &config.lease, identity.clone());
     let election = tokio::spawn(election.run(leads));
     let (delivers, delivered) = tokio::sync::watch::channel(Delivered::default());
-    let (module, has_module) = match config.module {
-        ModuleSource::None => (None, false),
-        ModuleSource::Present(module) => (Some(module), true),
-        ModuleSource::ConfigMaps { path, namespaces, directory, delay } => {
-            let file = module::read(&path)?;
-            let delivery = ModuleDelivery::new(client.clone(), namespaces, &directory, file, delay);
-            tokio::spawn(delivery.run(leadership.clone(), delivers));
-            (None, true)
+    if let ModuleSource::ConfigMaps { path, namespaces, directory, delay } = &config.module {
+        let file = module::read(path)?;
+        match module::check_size(file.len()) {
+            Ok(()) => {
+                let delivery = ModuleDelivery::new(client.clone(), namespaces.clone(), directory, file, *delay);
+                tokio::spawn(delivery.run(leadership.clone(), delivers));
+            }
+            // Hosts are served without the module; the statuses of objects have the same message.
+            Err(problem) => {
+                error!(code = problem.code.text(), "{problem}");
+                delivers.send_replace(Delivered::Refused(problem));
+            }
         }
-    };
-    let settings = ReconcileSettings {
-        controller: config.namespace,
-        identity,
-        mesh: MeshOptions {
-            filter_url: filter_url.clone(),
-            filter_sha256,
-            root_namespace: config.root_namespace,
-            per_host: config.per_host,
-            listen: Vec::new(),
-            handshake_key,
-            module,
-            other_modules: BTreeSet::new(),
-        },
-        validate: ValidateOptions {
-            cluster_domain: config.cluster_domain,
-            module: if has_module { ModuleAvailability::Sidecars } else { ModuleAvailability::Nobody },
-            ..ValidateOptions::default()
-        },
-        debounce: config.debounce,
-        max_debounce: config.max_debounce,
-    };
-    info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, filter = filter_url, "starting");
+    }
+    let shown = filter_url.clone();
+    let settings = settings(&config, identity, (filter_url, filter_sha256), handshake_key);
+    info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, filter = shown, "starting");
     let reconciler = Reconciler::new(SyncState::new(client, settings, http.clone(), leadership), delivered);
     let result = tokio::select! {
         result = http::serve(listener, http) => result.map_err(|error| format!("--listen: {error}")),
@@ -201,6 +187,42 @@ async fn serve(config: ControllerConfig) -> Result<(), String> {
     let _ = tokio::time::timeout(RELEASE, election).await;
     info!("stopped");
     result
+}
+
+/// The settings of the reconciler. The pair is the filter's URL and SHA-256.
+fn settings(
+    config: &ControllerConfig,
+    identity: String,
+    (filter_url, filter_sha256): (String, Option<String>),
+    handshake_key: HandshakeKey,
+) -> ReconcileSettings {
+    let (module, availability) = match &config.module {
+        ModuleSource::None => (None, ModuleAvailability::Nobody),
+        ModuleSource::Present(module) => (Some(module.clone()), ModuleAvailability::Sidecars),
+        ModuleSource::ConfigMaps { .. } => (None, ModuleAvailability::Sidecars),
+    };
+    ReconcileSettings {
+        controller: config.namespace.clone(),
+        identity,
+        mesh: MeshOptions {
+            filter_url,
+            filter_sha256,
+            root_namespace: config.root_namespace.clone(),
+            per_host: config.per_host,
+            listen: Vec::new(),
+            handshake_key,
+            module,
+            other_modules: BTreeSet::new(),
+        },
+        validate: ValidateOptions {
+            cluster_domain: config.cluster_domain.clone(),
+            module: availability,
+            ..ValidateOptions::default()
+        },
+        module_refusal: None,
+        debounce: config.debounce,
+        max_debounce: config.max_debounce,
+    }
 }
 
 async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> {

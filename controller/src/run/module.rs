@@ -16,6 +16,8 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::diagnostic::{Code, Problem};
+
 use super::filter::sha256;
 use super::lease::Leadership;
 use super::request::chain;
@@ -30,12 +32,18 @@ const SINCE: &str = "redis-mesh.io/since";
 /// How often it is looked whether all is as it should be.
 const PERIOD: Duration = Duration::from_secs(10);
 
+/// The largest module that a ConfigMap carries, in bytes. A ConfigMap takes 1 MiB with everything that is in it
+/// (<https://kubernetes.io/docs/concepts/configuration/configmap/>).
+pub const MAX_CONFIG_MAP: usize = 1_040_000;
+
 /// What has reached the sidecars.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Delivered {
     /// Not the module of this version, or not yet.
     #[default]
     Awaited,
+    /// No sidecar gets the module from this controller.
+    Refused(Problem),
     /// This module; connections from before may still be served by others.
     Present {
         /// The module of this version.
@@ -61,15 +69,20 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     if !bytes.starts_with(b"\x7fELF") {
         return Err(format!("the module {} is no shared object (ELF)", path.display()));
     }
-    // https://kubernetes.io/docs/concepts/configuration/configmap/: 1 MiB of data.
-    if bytes.len() >= 1024 * 1024 {
-        return Err(format!(
-            "the module {} has {} bytes, more than a ConfigMap takes; bring it to the pods in another way, and say where it is by --module-path",
-            path.display(),
-            bytes.len()
-        ));
-    }
     Ok(bytes)
+}
+
+/// Refuses a module that is too large for a ConfigMap.
+pub fn check_size(bytes: usize) -> Result<(), Problem> {
+    if bytes <= MAX_CONFIG_MAP {
+        return Ok(());
+    }
+    let message = format!(
+        "the dynamic module has {bytes} bytes, and a ConfigMap carries {MAX_CONFIG_MAP}, so no sidecar gets it from the controller"
+    );
+    let remedy =
+        "bring it to the pods by an image volume or an init container, and say where they find it by --module-path";
+    Err(Problem::new(Code::ModuleTooLarge, message, remedy))
 }
 
 impl ModuleDelivery {
@@ -201,4 +214,20 @@ fn file_of(map: Option<ConfigMap>) -> Option<String> {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_that_no_config_map_carries_is_refused_in_words() {
+        assert_eq!(check_size(MAX_CONFIG_MAP), Ok(()));
+        let problem = check_size(MAX_CONFIG_MAP + 1).unwrap_err();
+        let text = problem.to_string();
+        assert_eq!(problem.code, Code::ModuleTooLarge);
+        for word in ["1040001", "1040000", "image volume", "init container", "--module-path"] {
+            assert!(text.contains(word), "{word} is missing in {text}");
+        }
+    }
 }

@@ -103,12 +103,19 @@ impl Reconciler {
         }
     }
 
-    /// Takes in that this version's dynamic module is where sidecars find it.
+    /// Takes in what became of the delivery of the dynamic module.
     fn take_module(&mut self) {
-        let Delivered::Present { module, others } = self.delivered.borrow_and_update().clone() else { return };
-        info!(module = module.filename, "sidecars with the dynamic module are configured to load it");
-        self.state.context.settings.mesh.module = Some(module);
-        self.state.context.settings.mesh.other_modules = others;
+        let delivered = self.delivered.borrow_and_update().clone();
+        let settings = &mut self.state.context.settings;
+        match delivered {
+            Delivered::Awaited => return,
+            Delivered::Refused(problem) => settings.module_refusal = Some(problem),
+            Delivered::Present { module, others } => {
+                info!(module = module.filename, "sidecars with the dynamic module are configured to load it");
+                settings.mesh.module = Some(module);
+                settings.mesh.other_modules = others;
+            }
+        }
         self.state.queue.add(self.state.store.objects().keys().cloned());
         self.state.progress.is_stale = true;
     }

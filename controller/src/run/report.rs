@@ -94,7 +94,7 @@ impl SyncState {
         if failed == 0 { Ok(()) } else { Err(StatusError::Failed { objects: failed }) }
     }
 
-    fn facts<'a>(&self, key: &ObjectKey, state: &'a ObjectState, judgement: Judgement) -> StatusFacts<'a> {
+    fn facts<'a>(&'a self, key: &ObjectKey, state: &'a ObjectState, judgement: Judgement) -> StatusFacts<'a> {
         StatusFacts {
             evaluation: &state.evaluation,
             in_force: state.in_force.iter().map(AsRef::as_ref).collect(),
@@ -104,6 +104,7 @@ impl SyncState {
             unreadable: self.secrets.unreadable_of(&self.store, key),
             failures: judgement.failures,
             rejections: judgement.rejections,
+            module_refusal: self.context.settings.module_refusal.as_ref(),
         }
     }
 

@@ -10,6 +10,7 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::ExponentialBackoff;
 use tokio::sync::watch as shared;
 
+use crate::diagnostic::Problem;
 use crate::render::mesh_options::MeshOptions;
 use crate::validate::options::{ModuleAvailability, ValidateOptions};
 
@@ -37,6 +38,8 @@ pub struct ReconcileSettings {
     pub mesh: MeshOptions,
     /// The options of validation.
     pub validate: ValidateOptions,
+    /// Why no sidecar gets the dynamic module from this controller, where it was asked to bring it.
+    pub module_refusal: Option<Problem>,
     /// The time without changes after which a sync begins.
     pub debounce: Duration,
     /// The longest time that a change waits for a sync.
@@ -77,7 +80,7 @@ pub struct StatusQueue {
 }
 
 /// How far the reconciler is.
-pub struct Progress {
+pub struct SyncProgress {
     /// True if something has changed that concerns more than the evaluated objects.
     pub is_stale: bool,
     /// True if the leader has done what follows its first successful sync.
@@ -89,10 +92,10 @@ pub struct Progress {
     pub retry_at: Option<tokio::time::Instant>,
 }
 
-impl Progress {
-    fn new() -> Progress {
+impl SyncProgress {
+    fn new() -> SyncProgress {
         let backoff = backoff::doubling(LONGEST_RETRY);
-        Progress { is_stale: true, is_settled: false, is_new: true, backoff, retry_at: None }
+        SyncProgress { is_stale: true, is_settled: false, is_new: true, backoff, retry_at: None }
     }
 
     /// Records that a sync succeeded.
@@ -125,7 +128,7 @@ pub struct SyncState {
     /// The statuses that have to be written.
     pub statuses: StatusQueue,
     /// How far the reconciler is.
-    pub progress: Progress,
+    pub progress: SyncProgress,
 }
 
 impl SyncState {
@@ -144,7 +147,7 @@ impl SyncState {
             states: ObjectStates::default(),
             objects: RenderedObjects::new(settings.controller.clone()),
             statuses: StatusQueue::default(),
-            progress: Progress::new(),
+            progress: SyncProgress::new(),
             context: Context {
                 recorder: Recorder::new(client.clone(), reporter),
                 applier: Applier::new(client.clone(), settings.controller.clone()),

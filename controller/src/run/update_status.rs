@@ -15,7 +15,7 @@ use redis_mesh_core::wire::DataPath;
 use serde_json::json;
 
 use crate::crd::status::ResourceStatus;
-use crate::diagnostic::{Diagnostic, Reason, some_of};
+use crate::diagnostic::{Diagnostic, Problem, Reason, some_of};
 use crate::render::prepared_service::PreparedService;
 
 use super::evaluation::Evaluation;
@@ -44,6 +44,8 @@ pub struct StatusFacts<'a> {
     pub failures: Vec<String>,
     /// What the mesh says against it.
     pub rejections: Vec<String>,
+    /// Why no sidecar gets the dynamic module from this controller, where it was asked to bring it.
+    pub module_refusal: Option<&'a Problem>,
 }
 
 /// The status that an object should have. Times are those of the one that it has, where nothing has changed.
@@ -140,20 +142,18 @@ fn programmed(facts: &StatusFacts<'_>) -> Said {
     if !facts.rejections.is_empty() {
         return say(false, "RejectedByIstio", facts.rejections.join("; "));
     }
-    let ways: BTreeSet<String> = facts
-        .in_force
-        .iter()
-        .map(|prepared| {
-            let natively = match prepared.is_native() {
-                true => "native where sidecars have the dynamic module, else ",
-                false => "",
-            };
-            let (address, path) = (&prepared.service.address, prepared.service.path.name());
-            format!("{address} by {natively}{path}: {}", prepared.service.path_reason)
-        })
-        .collect();
+    let ways: BTreeSet<String> = facts.in_force.iter().map(|prepared| way(prepared, facts.module_refusal)).collect();
     let ways = some_of(ways.into_iter().collect());
     say(true, "Programmed", if ways.is_empty() { "in force".to_owned() } else { ways })
+}
+
+/// How a service is served, and why.
+fn way(prepared: &PreparedService, module_refusal: Option<&Problem>) -> String {
+    let (address, path) = (&prepared.service.address, prepared.service.path.name());
+    let natively = if prepared.is_native() { "native where sidecars have the dynamic module, else " } else { "" };
+    let refusal = module_refusal.filter(|_| prepared.service.native && !prepared.is_native());
+    let refusal = refusal.map(|problem| format!(" (not native: [{}] {problem})", problem.code)).unwrap_or_default();
+    format!("{address} by {natively}{path}: {}{refusal}", prepared.service.path_reason)
 }
 
 /// The messages with their codes, as `[CODE] FIELD: MESSAGE; REMEDY`.
@@ -216,7 +216,7 @@ pub async fn publish(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnostic::{Code, Problem, Subject};
+    use crate::diagnostic::{Code, Subject};
 
     fn evaluation(messages: &[(Reason, &str)]) -> Evaluation {
         let code = |reason: &Reason| match reason {
@@ -245,6 +245,7 @@ mod tests {
             unreadable: Vec::new(),
             failures: Vec::new(),
             rejections: Vec::new(),
+            module_refusal: None,
         };
         let status = status(&facts, &ResourceStatus::default());
         status.conditions.into_iter().map(|it| (it.status, it.reason, it.message)).collect()
@@ -278,6 +279,7 @@ mod tests {
             unreadable: Vec::new(),
             failures: Vec::new(),
             rejections: Vec::new(),
+            module_refusal: None,
         };
         let mut first = status(&facts, &ResourceStatus::default());
         for condition in &mut first.conditions {
