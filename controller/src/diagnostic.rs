@@ -1,5 +1,5 @@
-//! Diagnostics: what is wrong with the input. They are collected rather than thrown, since a person wants to see all
-//! mistakes at once, each with its place and its remedy.
+//! Diagnostics: what is wrong with the input. They are collected rather than thrown, since a
+//! person wants to see all mistakes at once, each with its place and its remedy.
 
 pub mod code;
 mod suggest;
@@ -18,7 +18,8 @@ pub struct Origin {
     pub file: String,
     /// The line on which the object's document begins, from 1.
     pub line: usize,
-    /// The field path of the object in its document, such as `items[2]` in a List; empty for the document as a whole.
+    /// The field path of the object in its document, such as `items[2]` in a List; empty for the
+    /// document as a whole.
     pub path: String,
 }
 
@@ -112,10 +113,11 @@ impl std::error::Error for Problem {}
 pub struct Diagnostic {
     /// The object.
     pub subject: Subject,
-    /// The path of the field in the object, such as `spec.redis[0].route.host`; empty for the object as a whole.
+    /// The path of the field in the object, such as `spec.redis[0].route.host`; empty for the
+    /// object as a whole.
     pub field: String,
-    /// The place of the field's value in the file, or where the field is missing, of the value around it; none for objects of an
-    /// API server.
+    /// The place of the field's value in the file, or where the field is missing, of the value
+    /// around it; none for objects of an API server.
     pub span: Option<SourceSpan>,
     /// What is wrong.
     pub problem: Problem,
@@ -134,7 +136,8 @@ impl Diagnostic {
 }
 
 impl fmt::Display for Diagnostic {
-    /// Writes one line: `SEVERITY[CODE]: FILE:LINE:COLUMN: KIND NAMESPACE/NAME: FIELD: MESSAGE; REMEDY`.
+    /// Writes one line:
+    /// `SEVERITY[CODE]: FILE:LINE:COLUMN: KIND NAMESPACE/NAME: FIELD: MESSAGE; REMEDY`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}]", self.problem.code.severity(), self.problem.code)?;
         if !self.subject.origin.file.is_empty() || !self.subject.kind.is_empty() {
@@ -182,14 +185,16 @@ impl Diagnostics {
         self.list.iter()
     }
 
-    /// The diagnostics in the order of the input, and of one object in the order in which they were added.
+    /// The diagnostics in the order of the input, and of one object in the order in which they
+    /// were added.
     pub fn sorted(&self) -> Vec<&Diagnostic> {
         let mut sorted: Vec<_> = self.list.iter().collect();
         sorted.sort_by_key(|diagnostic| &diagnostic.subject.origin);
         sorted
     }
 
-    /// Sets the place of each diagnostic's value. `find` is given the place of the object and the path of the field.
+    /// Sets the place of each diagnostic's value. `find` is given the place of the object and the
+    /// path of the field.
     pub fn locate(&mut self, mut find: impl FnMut(&Origin, &str) -> Option<SourceSpan>) {
         for diagnostic in &mut self.list {
             diagnostic.span = find(&diagnostic.subject.origin, &diagnostic.field);

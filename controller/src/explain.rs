@@ -1,4 +1,5 @@
-//! The explanation of one command: the filter's own machine decides it, and the rules that it follows are named.
+//! The explanation of one command: the filter's own machine decides it, and the rules that it
+//! follows are named.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -257,7 +258,8 @@ impl DecidingMachine {
         let key = HandshakeKey::derived(std::slice::from_ref(service));
         let reach = &filter_config::by_address;
         let mut host = filter_config::host(service, backends, &key, wire::Selector::default(), reach);
-        // The explanation tells chances apart; the machine decides without them, and without a login.
+        // The explanation tells chances apart; the machine decides without them, and without a
+        // login.
         host.client_auth = None;
         host.faults.clear();
         host.routes.iter_mut().for_each(|route| route.faults.clear());
@@ -321,7 +323,8 @@ fn serve(host: &Arc<Config>, arguments: &[&[u8]]) -> Result<Explanation, String>
     })
 }
 
-/// The reply of a Redis to the commands by which the machine begins a connection: a master with all slots and a replica.
+/// The reply of a Redis to the commands by which the machine begins a connection: a master with
+/// all slots and a replica.
 fn stands_for_redis(command: &[Vec<u8>]) -> Option<&'static [u8]> {
     let words: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
     match words[..] {
@@ -363,8 +366,8 @@ fn run(config: &ProxyConfig, host: &Host, arguments: &[&[u8]]) -> Result<Explana
         forwarded.extend_from_slice(pending);
     }
     let commands = parse(&forwarded, &config.limits)?;
-    // In the place of a command that the filter answers itself, it sends a command whose reply it recognises and replaces:
-    // ECHO, or where ECHO can't work, a command that Redis doesn't know.
+    // In the place of a command that the filter answers itself, it sends a command whose reply it
+    // recognises and replaces: ECHO, or where ECHO can't work, a command that Redis doesn't know.
     let mut expected = Vec::new();
     if let [only] = &commands[..] {
         match &only[..] {

@@ -1,5 +1,5 @@
-//! What there is besides our own kinds: Services, EndpointSlices, ServiceEntries, Secrets. From files or from the API; the
-//! rest of the crate can't tell.
+//! The objects to which RedisServices and RedisDestinations refer: Services, EndpointSlices,
+//! ServiceEntries, Secrets. They come from files or from the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,22 +9,22 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
-/// `namespace/name`.
+/// The namespace and the name of an object, written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamespacedName {
-    /// Namespace.
+    /// The namespace.
     pub namespace: String,
-    /// Name.
+    /// The name.
     pub name: String,
 }
 
 impl NamespacedName {
-    /// Of a namespace and a name.
+    /// Creates one from a namespace and a name.
     pub fn new(namespace: &str, name: &str) -> NamespacedName {
         NamespacedName { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// Of an object.
+    /// Reads the metadata of an object.
     pub fn of(metadata: &ObjectMeta) -> NamespacedName {
         NamespacedName::new(
             metadata.namespace.as_deref().unwrap_or_default(),
@@ -39,31 +39,32 @@ impl fmt::Display for NamespacedName {
     }
 }
 
-/// Everything that our kinds may refer to.
+/// The objects to which RedisServices and RedisDestinations may refer.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    // Of thousands of them memory is made: where a map holds large values, most of it is room for values to come.
+    // A map allocates room for values to come, and there may be thousands of Services; so large
+    // values are boxed.
     services: BTreeMap<NamespacedName, Box<Service>>,
     /// By Service, then by their own name.
     slices: BTreeMap<(NamespacedName, String), Slice>,
     /// By host, then by the ServiceEntry.
     entries: BTreeMap<String, BTreeMap<NamespacedName, ServiceEntryHost>>,
     secrets: BTreeMap<NamespacedName, Secret>,
-    /// The Services of each address, be it their own or an endpoint's.
+    /// The Services by address: their own addresses and those of their endpoints.
     by_address: BTreeSet<(String, NamespacedName)>,
-    /// Everything that there is was given, all of our kinds too: what isn't used then is of no use, and names may be
-    /// suggested.
+    /// True if these are all objects that there are, as in files: then names may be suggested,
+    /// and unused objects reported.
     pub is_whole: bool,
 }
 
-/// The label by which an EndpointSlice says whose it is.
+/// The label of an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 impl Inventory {
     /// Adds a Service, or replaces it.
     pub fn add_service(&mut self, mut service: Service) {
         let key = NamespacedName::of(&service.metadata);
-        // Of the metadata nothing is asked but the name.
+        // Only the name in the metadata is used.
         service.metadata = ObjectMeta::default();
         service.status = None;
         self.forget_addresses(&key);
@@ -78,7 +79,7 @@ impl Inventory {
         self.remember_addresses(key);
     }
 
-    /// Adds an EndpointSlice, or replaces it; none if it doesn't say to which Service it belongs.
+    /// Adds an EndpointSlice, or replaces it. Returns its Service; none if its label names none.
     pub fn add_slice(&mut self, slice: EndpointSlice) -> Option<NamespacedName> {
         let key = owner_of(&slice)?;
         self.forget_addresses(&key);
@@ -137,8 +138,8 @@ impl Inventory {
         self.entries.values().flat_map(BTreeMap::keys)
     }
 
-    /// What a ServiceEntry says of a host outside of the cluster to clients in a namespace: their own namespace's, else one
-    /// that another namespace exports to them.
+    /// The ServiceEntry of a host outside of the cluster for clients in a namespace: that of
+    /// their own namespace, else one that another namespace exports to them.
     pub fn entry(&self, host: &str, namespace: &str) -> Option<&ServiceEntryHost> {
         let entries = self.entries.get(host)?;
         let own = entries.values().find(|entry| entry.key.namespace == namespace);
@@ -206,8 +207,8 @@ impl Inventory {
         self.services.get(key).map(AsRef::as_ref)
     }
 
-    /// Those from which a similar one may be suggested: in a cluster none, where what is similar changes with everything, and
-    /// not everybody may know what others' things are called.
+    /// Those from which a similar one may be suggested: in a cluster none, where what is similar
+    /// changes with everything, and not everybody may know what others' things are called.
     fn suggested<'a>(
         &self,
         keys: impl Iterator<Item = &'a NamespacedName>,
@@ -215,12 +216,12 @@ impl Inventory {
         keys.filter(|_| self.is_whole)
     }
 
-    /// Services to suggest.
+    /// The Services that may be suggested.
     pub fn similar_services(&self) -> impl Iterator<Item = &NamespacedName> {
         self.suggested(self.services())
     }
 
-    /// Secrets to suggest.
+    /// The Secrets that may be suggested.
     pub fn similar_secrets(&self) -> impl Iterator<Item = &NamespacedName> {
         self.suggested(self.secrets())
     }
@@ -230,11 +231,12 @@ impl Inventory {
         self.services.keys()
     }
 
-    /// Another Service to which an endpoint of a headless Service belongs: as its own address, or, in another namespace, as
-    /// the endpoint of a headless Service too.
+    /// Another Service to which an endpoint of a headless Service belongs: as its own address, or
+    /// as an endpoint of a headless Service in another namespace.
     ///
-    /// A mesh names the listeners of a headless Service by its endpoints, which whoever may write an EndpointSlice chooses.
-    /// Without this check he could choose somebody else's listener.
+    /// A mesh names the listeners of a headless Service by its endpoints. Without this check, a
+    /// person who may write EndpointSlices could choose the listener of a Service in another
+    /// namespace.
     pub fn other_owner(&self, key: &NamespacedName, address: &str) -> Option<&NamespacedName> {
         let others = self.at_address(address).filter(|other| *other != key);
         let mut owners = others.filter(|other| {
@@ -255,13 +257,15 @@ impl Inventory {
         self.secrets.keys()
     }
 
-    /// Where a Service's port is served, in the order of the EndpointSlices; `None` if it has none.
+    /// The ready endpoints of a Service's port, in the order of the EndpointSlices; none if there
+    /// are no EndpointSlices.
     pub fn endpoints(&self, key: &NamespacedName, port: &ServicePort) -> Option<Vec<ServiceEndpoint>> {
         let mut slices = self.slices_of(key).peekable();
         slices.peek()?;
         let mut endpoints = Vec::new();
         for slice in slices {
-            // A slice names its ports as the Service does; an unnamed port is the only one.
+            // The ports of an EndpointSlice have the names of the Service's ports; an unnamed
+            // port is the only one.
             let number = slice.ports.iter().find(|(name, _)| *name == port.name).and_then(|(_, number)| *number);
             let Some(number) = number else { continue };
             for (address, _) in slice.addresses.iter().filter(|(_, is_ready)| *is_ready) {
@@ -275,12 +279,12 @@ impl Inventory {
     }
 }
 
-/// What is of use of an EndpointSlice.
+/// The fields of an EndpointSlice that are used.
 #[derive(Clone, Debug)]
 struct Slice {
-    /// Names, and numbers that can be ports.
+    /// The names and numbers of the ports.
     ports: Vec<(String, Option<u16>)>,
-    /// With whether they are ready.
+    /// The addresses, each with whether it is ready.
     addresses: Vec<(String, bool)>,
 }
 
@@ -299,17 +303,17 @@ impl Slice {
     }
 }
 
-/// The Service to which an EndpointSlice says that it belongs.
+/// The Service of an EndpointSlice.
 pub fn owner_of(slice: &EndpointSlice) -> Option<NamespacedName> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
     Some(NamespacedName::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
 }
 
-/// A ServiceEntry of Istio, as far as it is of use here
+/// The fields of Istio's ServiceEntry that are used
 /// (<https://istio.io/latest/docs/reference/config/networking/service-entry/>).
 #[derive(Clone, Debug, Deserialize)]
 pub struct ServiceEntry {
-    /// Name and namespace.
+    /// The metadata.
     pub metadata: ObjectMeta,
     #[serde(default)]
     spec: EntrySpec,
@@ -334,7 +338,7 @@ struct EntryPort {
     protocol: String,
 }
 
-/// What Istio writes when it gives out addresses itself.
+/// The addresses that Istio has allocated.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct EntryStatus {
@@ -357,20 +361,21 @@ impl EntryPort {
     }
 }
 
-/// An address that is that of one host; none for a whole network.
+/// The address of a single host; none for a network.
 fn whole_address(text: &str) -> Option<String> {
     let address = text.strip_suffix("/32").or_else(|| text.strip_suffix("/128")).unwrap_or(text);
     address.parse::<std::net::IpAddr>().ok().map(|address| address.to_string())
 }
 
-/// A host outside of the cluster, as a ServiceEntry makes it known to the mesh.
+/// A host of a ServiceEntry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceEntryHost {
     /// The ServiceEntry.
     pub key: NamespacedName,
-    /// Its addresses; none where clients connect to those of the host itself.
+    /// Its addresses; empty where clients connect to the addresses of the host itself.
     pub addresses: Vec<String>,
-    /// They are not its own but given out by Istio, so that only sidecars that capture DNS know them.
+    /// True if Istio has allocated the addresses, so that only sidecars that capture DNS know
+    /// them.
     pub is_allocated: bool,
     /// Its TCP ports.
     pub ports: Vec<ServicePort>,
@@ -378,7 +383,7 @@ pub struct ServiceEntryHost {
 }
 
 impl ServiceEntryHost {
-    /// Whether clients in a namespace know it (`exportTo`).
+    /// True if the ServiceEntry is visible to clients in a namespace (`exportTo`).
     fn is_exported_to(&self, namespace: &str) -> bool {
         let is_there = |to: &String| match to.as_str() {
             "*" => true,
@@ -389,12 +394,12 @@ impl ServiceEntryHost {
     }
 }
 
-/// An address, which is an IP address or a name, and a port.
+/// An address and a port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceEndpoint {
-    /// IP address or DNS name.
+    /// An IP address or a DNS name.
     pub address: String,
-    /// Port.
+    /// The port.
     pub port: u16,
 }
 
@@ -446,8 +451,8 @@ fn is_redis_name(name: &str) -> bool {
     matches!(name.split('-').collect::<Vec<_>>()[..], ["redis", ..] | ["tcp" | "tls", "redis", ..])
 }
 
-/// Those of the TCP ports of a Service on which Redis is spoken: its only one, or those that say so by name or `appProtocol`,
-/// or 6379.
+/// The TCP ports of a Service that are Redis: its only one, or those that are Redis by name or
+/// `appProtocol`, or 6379.
 pub fn redis_ports(all: Vec<ServicePort>) -> Vec<ServicePort> {
     if all.len() <= 1 {
         return all;
@@ -459,7 +464,7 @@ pub fn redis_ports(all: Vec<ServicePort>) -> Vec<ServicePort> {
     others.into_iter().filter(|port| port.number == 6379).collect()
 }
 
-/// True if its endpoints are the pods that it selects, rather than what somebody has written down.
+/// True if the endpoints of a Service are the pods that it selects, rather than written by hand.
 pub fn selects_pods(service: &Service) -> bool {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
     selector.is_some_and(|selector| !selector.is_empty())

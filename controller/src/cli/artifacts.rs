@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use crate::diagnostic::{Code, Diagnostics, Problem, Subject};
 use crate::render::native::DynamicModule;
 
-/// The name of the wasm filter's file, and the directory below `target` where the workspace builds it.
+/// The name of the wasm filter's file, and the directory below `target` where the workspace
+/// builds it.
 pub const FILTER: (&str, &str) = ("redis_mesh.wasm", "wasm32-wasip1/filter");
-/// The name of the dynamic module's file, and the directory below `target` where the workspace builds it.
+/// The name of the dynamic module's file, and the directory below `target` where the workspace
+/// builds it.
 pub const MODULE: (&str, &str) = ("libredis_mesh_native.so", "module");
 
 /// The paths where a shipped file may be: beside this program, then where the workspace builds it.
@@ -27,7 +29,8 @@ pub fn candidates((name, built): (&str, &str)) -> Vec<PathBuf> {
     candidates
 }
 
-/// The absolute path of a shipped file: the given one, else the first of [`candidates`]; none if it isn't needed.
+/// The absolute path of a shipped file: the given one, else the first of [`candidates`]; none if
+/// it isn't needed.
 pub fn file(
     given: Option<&Path>,
     is_needed: bool,

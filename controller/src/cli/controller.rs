@@ -32,52 +32,56 @@ pub struct Controller {
     /// The wasm filter that is served to proxies [default: redis_mesh.wasm beside this program]
     #[arg(long, value_name = "PATH", conflicts_with = "filter_url")]
     filter: Option<PathBuf>,
-    /// Where proxies fetch the wasm filter instead of from this controller: oci://, http(s):// or file:// (a file in the
-    /// proxy's container)
+    /// The URL at which proxies fetch the wasm filter instead of from this controller: oci://,
+    /// http(s):// or file:// (a file in the proxy's container)
     #[arg(long, value_name = "URL")]
     filter_url: Option<String>,
     /// The SHA-256 of the filter at --filter-url, against which proxies check what they fetch
     #[arg(long, value_name = "HEX", requires = "filter_url", value_parser = sha256)]
     filter_sha256: Option<String>,
-    /// Where proxies reach this controller [default: http://redis-mesh.NAMESPACE.svc.DOMAIN:8080]
+    /// The URL at which proxies reach this controller [default:
+    /// http://redis-mesh.NAMESPACE.svc.DOMAIN:8080]
     #[arg(long, value_name = "URL")]
     advertise_url: Option<String>,
-    /// A namespace whose pods may have the dynamic module for Envoy 1.40: it is kept there in the ConfigMap redis-mesh-module. Those
-    /// with the label redis-mesh.io/native=true, which mount it, are then served by it; repeatable
+    /// A namespace in which the dynamic module for Envoy 1.40, of at most 1,040,000 bytes, is
+    /// kept in the ConfigMap redis-mesh-module. Pods with the label redis-mesh.io/native=true
+    /// mount it and are served natively; repeatable
     #[arg(long = "module-namespace", value_name = "NAME", conflicts_with = "module_path")]
     module_namespaces: Vec<String>,
     /// The dynamic module [default: libredis_mesh_native.so beside this program]
     #[arg(long, value_name = "PATH", requires = "module_namespaces")]
     module: Option<PathBuf>,
-    /// Where pods mount it
+    /// With --module-namespace: the directory where pods mount the ConfigMap
     #[arg(long, value_name = "DIR", default_value = "/etc/redis-mesh")]
     module_directory: String,
-    /// How long another version of the module is on its way into pods that run
+    /// With --module-namespace: the time in which another version of the module reaches pods that
+    /// run
     #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = quantity::duration)]
     module_delay: Duration,
-    /// Where pods with the label redis-mesh.io/native=true find the dynamic module, where it comes to them in another way. Another
-    /// version of it must have another path
+    /// The path of the dynamic module in pods with the label redis-mesh.io/native=true, to which
+    /// an image volume or an init container brings it. Each version of the module needs a path of
+    /// its own
     #[arg(long, value_name = "PATH", value_parser = module)]
     module_path: Option<DynamicModule>,
-    /// Where to serve /metrics, /healthz, /readyz and the filter
+    /// The address at which /metrics, /healthz, /readyz and the filter are served
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
     /// The Lease that decides which replica writes
     #[arg(long, value_name = "NAME", default_value = "redis-mesh")]
     lease: String,
-    /// How long nothing must have changed before changes are acted upon
+    /// The time without further changes after which changes are applied
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = quantity::duration)]
     debounce: Duration,
-    /// How long changes wait at most while there are more of them
+    /// The longest time that a change waits while more changes come
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = quantity::duration)]
     max_debounce: Duration,
-    /// How the API server is reached [default: as a pod of the cluster, else KUBECONFIG]
+    /// The kubeconfig with the API server [default: as a pod of the cluster, else KUBECONFIG]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// How logs are written [default: text on a terminal, else json]
+    /// The format of logs [default: text on a terminal, else json]
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
-    /// What is logged: error, warn, info, debug or trace
+    /// The level of logs: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", env = "REDIS_MESH_LOG", default_value = "info")]
     log_level: String,
 }

@@ -5,8 +5,9 @@ use clap::ValueEnum;
 /// How the filter gets the rules of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RuleDelivery {
-    /// In one WasmPlugin for each port; by itself where it holds the password of a Redis, or where that grows too large
+    /// In one WasmPlugin for each port; in an EnvoyFilter of the host where it has the password
+    /// of a Redis, or where the WasmPlugin would grow too large
     Auto,
-    /// Each host by itself, in an EnvoyFilter
+    /// In an EnvoyFilter for each host
     PerHost,
 }

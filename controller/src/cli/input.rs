@@ -1,4 +1,4 @@
-//! Files into validated services.
+//! The manifests on the command line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -14,24 +14,27 @@ use crate::validate::service::ValidatedService;
 
 use super::session::Session;
 
-/// The manifests, and how names in them are read.
+/// The manifests, and the meaning of names in them.
 #[derive(Args)]
 pub struct Input {
-    /// Manifests: a file, a directory (its *.yaml, *.yml and *.json files), or - for stdin; repeatable
+    /// Manifests: a file, a directory (its *.yaml, *.yml and *.json files), or - for stdin;
+    /// repeatable
     ///
-    /// Kinds that are read: RedisService, RedisDestination, and what they refer to: Secret, Service, EndpointSlice. Others are
-    /// skipped and counted on stderr.
+    /// RedisServices and RedisDestinations are read, and the objects to which they refer:
+    /// Secrets, Services, EndpointSlices and ServiceEntries. Objects of other kinds are skipped
+    /// and counted on stderr.
     #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", required = true)]
     files: Vec<PathBuf>,
-    /// The namespace of objects that name none
+    /// The namespace of objects without one
     #[arg(short, long, value_name = "NAME", default_value = "default")]
     namespace: String,
-    /// The domain of the cluster: hosts under .svc.DOMAIN are Services and must be among the manifests, others are DNS names
+    /// The domain of the cluster: hosts under .svc.DOMAIN are Services and must be among the
+    /// manifests, others are DNS names
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     cluster_domain: String,
 }
 
-/// Reads and validates manifests.
+/// Reads and validates the manifests.
 pub fn load(
     input: &Input,
     ports: BTreeMap<String, BTreeSet<u16>>,

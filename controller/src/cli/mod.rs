@@ -21,9 +21,9 @@ use crate::{crd, render, yaml};
 use input::Input;
 use session::Session;
 
-/// Everything went well.
+/// The exit code of success.
 const OK: u8 = 0;
-/// Something is wrong with the input.
+/// The exit code where the input has errors.
 const WRONG: u8 = 1;
 
 #[derive(Parser)]
@@ -32,10 +32,10 @@ const WRONG: u8 = 1;
     version,
     about = "Redis traffic rules for Envoy and Istio",
     long_about = "Redis traffic rules for Envoy and Istio.\n\n\
-        RedisService says what becomes of the commands that clients send to a Redis host (routes by key, mirrors, faults, \
-        what clients must present); RedisDestination says how a Redis is reached (login, Redis Cluster, TLS). `redis-mesh crds` \
+        RedisService holds rules for the commands that clients send to a Redis host: routes by key, mirrors, faults, and \
+        the login that clients must present. RedisDestination describes the way to a Redis: login, Redis Cluster, TLS. `redis-mesh crds` \
         describes every field.",
-    after_help = "Exit codes: 0 all is well, 1 something is wrong with the input, 2 wrong usage."
+    after_help = "Exit codes: 0 success, 1 errors in the input, 2 wrong usage."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -44,28 +44,31 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum CliCommand {
-    /// Keep a mesh as the RedisServices and RedisDestinations of a cluster say
+    /// Run the controller, which keeps a mesh as the RedisServices and RedisDestinations of a
+    /// cluster say
     ///
-    /// Watches both kinds and what they refer to, writes WasmPlugin and EnvoyFilter objects, and says in the status of each
-    /// object what became of it. Of several replicas one writes; all serve the filter to the proxies.
+    /// It watches both kinds and the objects to which they refer, writes WasmPlugins and
+    /// EnvoyFilters, and reports the result in the status of each object. Of several replicas,
+    /// one writes; all serve the filter to the proxies.
     Controller(Box<controller::Controller>),
-    /// Turn manifests into configuration for a data plane
+    /// Render configuration for a data plane from manifests
     #[command(subcommand)]
     Render(RenderCommand),
-    /// Say everything that is wrong with manifests, each with its file, object and field
+    /// Report all mistakes in manifests, each with its place and its remedy
     ///
-    /// What is valid but without effect is a warning.
+    /// A field that is valid but has no effect is a warning.
     #[command(
-        after_help = "Prints errors and warnings to stderr, and nothing where all is well. Exit code 1 if there is any error."
+        after_help = "Errors and warnings go to stderr, one on each line:\n  SEVERITY[CODE]: FILE:LINE:COLUMN: KIND NAMESPACE/NAME: FIELD: MESSAGE; REMEDY\nThe exit code is 1 if there is any error. Codes stay the same when the words change."
     )]
     Check {
         #[command(flatten)]
         input: Input,
     },
-    /// Say which route, destination, mirror, fault and read policy a command gets, and why
+    /// Explain the route, destination, mirrors, faults and read policy of a command
     ///
-    /// The command is passed through the very code that decides it in the proxy, as that of a client that has logged in; what
-    /// is left to chance there, such as mirrors and faults, is told with its odds. A refusal is shown with its text.
+    /// The code that decides commands in the proxy decides this one, too, for a client that has
+    /// logged in. Mirrors and faults are shown with their probabilities, and a refusal with its
+    /// text.
     Explain(explain::Explain),
     /// Copy the dynamic module to a file, for an init container that brings it to a sidecar
     Module(module::CopyModule),
@@ -75,18 +78,21 @@ enum CliCommand {
 
 #[derive(Subcommand)]
 enum RenderCommand {
-    /// A complete configuration for an Envoy that runs by itself, on stdout
+    /// Write a complete configuration for a standalone Envoy to stdout
     ///
-    /// Each host that a RedisService or a RedisDestination names gets a listener: on the clusterIP and port of its Service,
-    /// or where --listen says. Upstream addresses are those of the EndpointSlices; without any, the host's name is resolved
-    /// by DNS. So the same manifests work in a mesh and on one machine.
+    /// Each host that a RedisService or a RedisDestination names gets a listener: on the
+    /// clusterIP and port of its Service, or on the address of --listen. Upstream addresses are
+    /// those of the EndpointSlices; without any, the host's name is resolved by DNS. So the same
+    /// manifests work in a mesh and on one machine.
     ///
-    /// The output holds the passwords of Redis in clear, because Envoy takes them no other way: keep it from others.
+    /// The output has the passwords of Redis in clear, because Envoy takes them no other way.
+    /// Protect it.
     Envoy(render_envoy::Envoy),
-    /// WasmPlugin and EnvoyFilter objects for Istio, on stdout
+    /// Write WasmPlugins and EnvoyFilters for Istio to stdout
     ///
-    /// Objects about every client of a Service go to Istio's root namespace. Those that follow from an object in another
-    /// namespace than the Service's go to that namespace and concern the clients there.
+    /// Objects for all clients of a Service go to Istio's root namespace. Objects that follow
+    /// from a RedisService or RedisDestination in another namespace than the Service's go to that
+    /// namespace, and apply to the clients there.
     Istio(render_istio::Istio),
 }
 
@@ -113,7 +119,7 @@ pub fn run() -> ExitCode {
     match output.map(|text| std::io::stdout().lock().write_all(text.as_bytes())) {
         None | Some(Ok(())) => OK.into(),
         Some(Err(error)) => {
-            eprintln!("error: the output can't be written: {error}");
+            eprintln!("error: the output could not be written: {error}");
             WRONG.into()
         }
     }

@@ -9,7 +9,8 @@ use super::artifacts::{MODULE, candidates};
 /// Arguments of `module`.
 #[derive(Args)]
 pub struct CopyModule {
-    /// The file to write: a path that no other version of the module has, in a volume that the sidecar mounts, too
+    /// The file to write: a path that no other version of the module has, in a volume that the
+    /// sidecar mounts, too
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
 }

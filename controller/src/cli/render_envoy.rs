@@ -24,23 +24,28 @@ use super::session::Session;
 pub struct Envoy {
     #[command(flatten)]
     input: Input,
-    /// Where the clients of a host connect, instead of its Service's clusterIP; repeatable
+    /// The address to which the clients of a host connect, instead of its Service's clusterIP;
+    /// repeatable
     #[arg(long, value_name = "HOST[:PORT]=ADDR:PORT", value_parser = listen)]
     listen: Vec<ListenOverride>,
-    /// The wasm filter [default: redis_mesh.wasm beside this program, else the one built in the workspace]
+    /// The wasm filter [default: redis_mesh.wasm beside this program, else the one built in the
+    /// workspace]
     #[arg(long, value_name = "PATH")]
     filter: Option<PathBuf>,
-    /// The dynamic module for Envoy 1.40, which then serves every host that isn't pinned to another data path [default, for
-    /// hosts that are pinned to native: libredis_mesh_native.so beside this program, else the one built in the workspace]
+    /// The dynamic module for Envoy 1.40, which then serves every host that isn't pinned to
+    /// another data path [default for hosts that are pinned to native: libredis_mesh_native.so
+    /// beside this program, else the one built in the workspace]
     #[arg(long, value_name = "PATH")]
     module: Option<PathBuf>,
-    /// The secret by which the filter and redis_proxy recognise each other [default: made from the manifests]
+    /// The secret by which the filter and redis_proxy recognise each other [default: made from
+    /// the manifests]
     #[arg(long, value_name = "KEY", env = "REDIS_MESH_HANDSHAKE_KEY", hide_env_values = true)]
     handshake_key: Option<String>,
     /// Envoy's administration interface; none to leave it out
     #[arg(long, value_name = "ADDR:PORT|none", default_value = "127.0.0.1:9901", value_parser = admin)]
     admin: Admin,
-    /// The number of worker threads, noted in the output's first lines (Envoy takes it as its own option --concurrency)
+    /// The number of worker threads, noted in the output's first lines (Envoy takes it as its own
+    /// option --concurrency)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     concurrency: Option<u32>,
     /// The number of this configuration; raise it whenever the running one is replaced
@@ -62,7 +67,7 @@ fn admin(text: &str) -> Result<Admin, String> {
 }
 
 impl Envoy {
-    /// Renders.
+    /// Renders the bootstrap document.
     pub fn run(self, session: &mut Session) -> Option<String> {
         let has_module = if self.module.is_some() { ModuleAvailability::Envoy } else { ModuleAvailability::Unknown };
         let services = input::load(&self.input, ports(&self.listen), has_module, session);

@@ -27,7 +27,8 @@ use super::session::Session;
 pub struct Istio {
     #[command(flatten)]
     input: Input,
-    /// Where proxies fetch the wasm filter: oci://, http(s):// or file:// (a file in the proxy's container)
+    /// The URL at which proxies fetch the wasm filter: oci://, http(s):// or file:// (a file in
+    /// the proxy's container)
     #[arg(long, value_name = "URL")]
     filter_url: String,
     /// The filter's SHA-256, against which proxies check what they fetch
@@ -42,23 +43,25 @@ pub struct Istio {
     /// The address of a host that is no Service, such as that of its ServiceEntry; repeatable
     #[arg(long, value_name = "HOST[:PORT]=ADDR:PORT", value_parser = listen)]
     listen: Vec<ListenOverride>,
-    /// The secret by which the filter and redis_proxy recognise each other [default: made from the manifests]
+    /// The secret by which the filter and redis_proxy recognise each other [default: made from
+    /// the manifests]
     #[arg(long, value_name = "KEY", env = "REDIS_MESH_HANDSHAKE_KEY", hide_env_values = true)]
     handshake_key: Option<String>,
-    /// The dynamic module as proxies find it that have it: an absolute path in their containers, with a name that no other
-    /// version of it has. Hosts are served by it where pods have the label redis-mesh.io/native=true
+    /// The absolute path of the dynamic module in the proxies' containers; each version needs a
+    /// path of its own. Pods with the label redis-mesh.io/native=true are served by it
     #[arg(long, value_name = "PATH", value_parser = module)]
     module: Option<native::DynamicModule>,
     /// The number of this configuration; raise it with every one that is applied
     #[arg(long, value_name = "N", default_value_t = 1)]
     revision: u64,
-    /// Write passwords and private keys in clear. Without it the output is only to be looked at
+    /// Write passwords and private keys in clear. Without this option, the output is for reading
+    /// and can't be applied
     #[arg(long)]
     show_secrets: bool,
 }
 
 impl Istio {
-    /// Renders.
+    /// Renders the objects.
     pub fn run(self, session: &mut Session) -> Option<String> {
         let has_module = if self.module.is_some() { ModuleAvailability::Sidecars } else { ModuleAvailability::Nobody };
         let services = input::load(&self.input, ports(&self.listen), has_module, session);

@@ -11,7 +11,8 @@ pub struct Auth {
     /// A Secret in the namespace of this object that holds the credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretReference>,
-    /// Credentials in the object itself. Everybody who may read the object can read them; prefer `secret`.
+    /// Credentials in the object itself. Everybody who may read the object can read them; prefer
+    /// `secret`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plain: Option<PlainAuth>,
 }
@@ -27,8 +28,8 @@ pub struct SecretReference {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub password_field: Option<String>,
-    /// The key of the user name. By default `username`, if the Secret has it. Without a user name, the login is for Redis's
-    /// `default` user.
+    /// The key of the user name. By default `username`, if the Secret has it. Without a user
+    /// name, the login is for Redis's `default` user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub username_field: Option<String>,

@@ -30,8 +30,8 @@ fn definition(generated: &CustomResourceDefinition, description: &str) -> Value 
     definition
 }
 
-/// Adapts a generated schema to Kubernetes: optional fields may be missing but not null, which `has` in CEL takes for a value,
-/// and integers have formats that Kubernetes knows.
+/// Adapts a generated schema to Kubernetes: optional fields may be missing but not null, which
+/// `has` in CEL takes for a value, and integers have formats that Kubernetes knows.
 fn plain(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {

@@ -34,7 +34,8 @@ pub const DESCRIPTION: &str = "RedisDestination says how one Redis is reached: a
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RedisDestinationSpec {
-    /// The host of the Redis. A fully qualified name, or the short name of a Service in the namespace of this object.
+    /// The host of the Redis. A fully qualified name, or the short name of a Service in the
+    /// namespace of this object.
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
     /// Settings of the connections to this Redis.
@@ -49,7 +50,8 @@ pub struct TrafficPolicy {
     /// Settings of the connections' transport and of Redis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_pool: Option<ConnectionPool>,
-    /// TLS to this Redis. Without it, the mesh decides: mutual TLS between sidecars where the mesh has that, else plain TCP.
+    /// TLS to this Redis. Without it, the mesh decides: mutual TLS between sidecars where the
+    /// mesh has that, else plain TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSpec>,
 }
@@ -70,11 +72,13 @@ pub struct ConnectionPool {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpSpec {
-    /// The greatest number of connections from one proxy to this Redis. By default there is no limit.
+    /// The greatest number of connections from one proxy to this Redis. By default there is no
+    /// limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub max_connections: Option<u32>,
-    /// The time limit for establishing a connection, such as `500ms`; at least `1ms`. Default `10s`.
+    /// The time limit for establishing a connection, such as `500ms`; at least `1ms`. Default
+    /// `10s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub connect_timeout: Option<String>,
@@ -105,15 +109,15 @@ pub struct TcpKeepalive {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RedisSettings {
-    /// `PROXY`: a single Redis, or several behind one address. `CLUSTER`: a Redis Cluster, which clients use like a single
-    /// Redis. Default `PROXY`.
+    /// `PROXY`: a single Redis, or several behind one address. `CLUSTER`: a Redis Cluster, which
+    /// clients use like a single Redis. Default `PROXY`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// The login at this Redis. The mesh logs in, so clients need not know the password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
-    /// The nodes at which a Redis Cluster is discovered, each `HOST:PORT` or `HOST`. By default the endpoints of the host
-    /// itself.
+    /// The nodes at which a Redis Cluster is discovered, each `HOST:PORT` or `HOST`. By default
+    /// the endpoints of the host itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 261)))]
     pub discovery_endpoints: Vec<String>,
@@ -123,7 +127,8 @@ pub struct RedisSettings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Mode {
-    // Comments on the variants would turn the schema's `enum` into a `oneOf`, which is no structural schema.
+    // Comments on the variants would turn the schema's `enum` into a `oneOf`, which is no
+    // structural schema.
     #[default]
     #[allow(missing_docs)]
     Proxy,
@@ -139,9 +144,10 @@ pub enum Mode {
     validation = Rule::new("!(self.mode in ['DISABLE', 'ISTIO_MUTUAL']) || !(has(self.secret) || has(self.sni) || has(self.subjectAltNames) || has(self.insecureSkipVerify))").message("modes DISABLE and ISTIO_MUTUAL take no other field")
 )]
 pub struct TlsSpec {
-    /// `DISABLE`: plain TCP. `SIMPLE`: TLS with verification of the server's certificate. `MUTUAL`: TLS with a client
-    /// certificate, too. `ISTIO_MUTUAL`: TLS with the certificates of the mesh; needed for a Redis Cluster whose pods have
-    /// sidecars, since Istio finds that out for other destinations only.
+    /// `DISABLE`: plain TCP. `SIMPLE`: TLS with verification of the server's certificate.
+    /// `MUTUAL`: TLS with a client certificate, too. `ISTIO_MUTUAL`: TLS with the certificates of
+    /// the mesh; needed for a Redis Cluster whose pods have sidecars, since Istio finds that out
+    /// for other destinations only.
     pub mode: TlsMode,
     /// The server name to ask for. By default the host, where that is a DNS name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -151,11 +157,13 @@ pub struct TlsSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
     pub subject_alt_names: Vec<String>,
-    /// A Secret in the namespace of this object: `ca.crt` (or `cacert`) to verify the server by, `tls.crt` and `tls.key` to
-    /// present. Without a CA, the system's certificate authorities are trusted.
+    /// A Secret in the namespace of this object: `ca.crt` (or `cacert`) to verify the server by,
+    /// `tls.crt` and `tls.key` to present. Without a CA, the system's certificate authorities are
+    /// trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<TlsSecret>,
-    /// Accepts any certificate of the server. For tests only: anybody on the network's path can then read everything.
+    /// Accepts any certificate of the server. For tests only: anybody on the network's path can
+    /// then read everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insecure_skip_verify: Option<bool>,
 }

@@ -1,8 +1,8 @@
-//! The two kinds as Kubernetes stores them. These types hold whatever the schema allows; [`crate::validate`] turns them into
-//! types that can't be wrong.
+//! The two kinds as Kubernetes stores them. These types hold whatever the schema allows;
+//! [`crate::validate`] turns them into types that can't be wrong.
 //!
-//! The CustomResourceDefinitions are generated from these types, and [`crate::schema`] checks manifests by the definitions, so
-//! a field is declared in one place.
+//! The CustomResourceDefinitions are generated from these types, and [`crate::schema`] checks
+//! manifests by the definitions, so a field is declared in one place.
 
 pub mod auth;
 pub mod definition;

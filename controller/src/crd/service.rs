@@ -32,16 +32,16 @@ pub const DESCRIPTION: &str = "RedisService holds rules for the commands that cl
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RedisServiceSpec {
-    /// The hosts whose clients these rules govern. Fully qualified names, or the short names of Services in the namespace
-    /// of this object.
+    /// The hosts whose clients these rules govern. Fully qualified names, or the short names of
+    /// Services in the namespace of this object.
     #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 253)))]
     pub host: Vec<String>,
     /// Settings that apply to all commands of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<SettingsSpec>,
-    /// Routes. An exact key has precedence, then the longest prefix, then regular expressions in the order written, then
-    /// the route without `match`. A key that no route takes is refused. Without any route, everything goes to the host
-    /// itself.
+    /// Routes. An exact key has precedence, then the longest prefix, then regular expressions in
+    /// the order written, then the route without `match`. A key that no route takes is refused.
+    /// Without any route, everything goes to the host itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20000))]
     pub redis: Vec<RouteSpec>,
@@ -58,43 +58,46 @@ pub struct SettingsSpec {
     /// The login that clients must present with AUTH or HELLO. Without it, clients need none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
-    /// The nodes of a Redis Cluster that serve reads: `MASTER` (default), `PREFER_MASTER`, `REPLICA`, `PREFER_REPLICA`, `ANY`.
+    /// The nodes of a Redis Cluster that serve reads: `MASTER` (default), `PREFER_MASTER`,
+    /// `REPLICA`, `PREFER_REPLICA`, `ANY`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_policy: Option<ReadPolicySpec>,
-    /// The time limit of a command, such as `5s`. Default on the data path `proxy`: `5s`; on `native`: none. Without effect on
-    /// `direct`.
+    /// The time limit of a command, such as `5s`. Default on the data path `proxy`: `5s`; on
+    /// `native`: none. Without effect on `direct`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub op_timeout: Option<String>,
     /// Matches keys without regard to the case of ASCII letters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub case_insensitive: Option<bool>,
-    /// Counts each command by name, and measures its latency. Without effect on the data path `direct`.
+    /// Counts each command by name, and measures its latency. Without effect on the data path
+    /// `direct`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enable_command_stats: Option<bool>,
-    /// Chooses among the endpoints of a destination that is no Redis Cluster by the part of the key in braces rather than by
-    /// the whole key. (A Redis Cluster always does so.) Data path `proxy` only.
+    /// Chooses among the endpoints of a destination that is no Redis Cluster by the part of the
+    /// key in braces rather than by the whole key. (A Redis Cluster always does so.) Data path
+    /// `proxy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enable_hashtagging: Option<bool>,
-    /// Follows MOVED and ASK. Default true where a destination is a Redis Cluster. Data path `proxy` only; on `native`,
-    /// redirections are always followed.
+    /// Follows MOVED and ASK. Default true where a destination is a Redis Cluster. Data path
+    /// `proxy` only; on `native`, redirections are always followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enable_redirection: Option<bool>,
-    /// The longest time that commands wait to be sent together; needs `maxBufferSizeBeforeFlush`. Default `3ms`. Data path
-    /// `proxy` only.
+    /// The longest time that commands wait to be sent together; needs `maxBufferSizeBeforeFlush`.
+    /// Default `3ms`. Data path `proxy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub buffer_flush_timeout: Option<String>,
-    /// The number of bytes of commands that are collected before they are sent. By default every command is sent at once.
-    /// Data path `proxy` only.
+    /// The number of bytes of commands that are collected before they are sent. By default every
+    /// command is sent at once. Data path `proxy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_buffer_size_before_flush: Option<u32>,
-    /// The number of connections that one worker may open to nodes which it knows from MOVED or ASK only. Default 100. Data
-    /// path `proxy` only.
+    /// The number of connections that one worker may open to nodes which it knows from MOVED or
+    /// ASK only. Default 100. Data path `proxy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_upstream_unknown_connections: Option<u32>,
-    /// Permits commands that reveal or change credentials or take the server over, where the mesh logs in for the clients.
-    /// Default false.
+    /// Permits commands that reveal or change credentials or take the server over, where the mesh
+    /// logs in for the clients. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_admin_commands: Option<bool>,
 }
@@ -116,8 +119,8 @@ pub enum ReadPolicySpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteSpec {
-    /// The keys that this route takes. Without it, the route takes all keys that no other route takes, and commands without a
-    /// key.
+    /// The keys that this route takes. Without it, the route takes all keys that no other route
+    /// takes, and commands without a key.
     #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
     pub matches: Option<RouteMatch>,
     /// The destination.
@@ -130,8 +133,8 @@ pub struct RouteSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub faults: Vec<FaultSpec>,
-    /// The nodes of a Redis Cluster that serve the reads of this route, as in `settings.readPolicy`. On the data path `proxy`,
-    /// all routes must have the same.
+    /// The nodes of a Redis Cluster that serve the reads of this route, as in
+    /// `settings.readPolicy`. On the data path `proxy`, all routes must have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_policy: Option<ReadPolicySpec>,
 }
@@ -165,7 +168,8 @@ pub struct KeyMatchSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub exact: Option<String>,
-    /// A regular expression that matches anywhere in the key. Anchor it with `^` and `$` to match the whole key.
+    /// A regular expression that matches anywhere in the key. Anchor it with `^` and `$` to match
+    /// the whole key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub regex: Option<String>,
@@ -175,11 +179,12 @@ pub struct KeyMatchSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DestinationRef {
-    /// The host of a Redis. A fully qualified name, or the short name of a Service in the namespace of this object.
+    /// The host of a Redis. A fully qualified name, or the short name of a Service in the
+    /// namespace of this object.
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
-    /// The port. By default the Service's only port, or the one that is Redis by its name, its `appProtocol` or its number
-    /// 6379.
+    /// The port. By default the Service's only port, or the one that is Redis by its name, its
+    /// `appProtocol` or its number 6379.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u32>,
@@ -213,7 +218,8 @@ pub struct Percent {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.delay) || (has(self.type) && self.type == 'ERROR')").message("a fault of type DELAY needs a delay"))]
 pub struct FaultSpec {
-    /// `DELAY` (default): the command waits. `ERROR`: the command is answered with an error, after `delay` if there is one.
+    /// `DELAY` (default): the command waits. `ERROR`: the command is answered with an error,
+    /// after `delay` if there is one.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<FaultType>,
     /// The share of the commands that are hit. Default all.

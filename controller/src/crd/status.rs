@@ -9,14 +9,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceStatus {
-    /// `Accepted`: the object is valid and no other object has precedence. `ResolvedRefs`: the objects that it names exist.
-    /// `Programmed`: the configuration that follows from it has been written to the mesh.
+    /// `Accepted`: the object is valid and no other object has precedence. `ResolvedRefs`: the
+    /// objects that it names exist. `Programmed`: the configuration that follows from it has been
+    /// written to the mesh.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// The generation of the object for which this status was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The data paths that serve its hosts: `direct`, `proxy` or `native`; several, separated by commas, where hosts differ.
+    /// The data paths that serve its hosts: `direct`, `proxy` or `native`; several, separated by
+    /// commas, where hosts differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_path: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! The codes of diagnostics. A code says what is wrong, never where; it stays the same when the words change.
+//! The codes of diagnostics. A code says what is wrong, never where; it stays the same when the
+//! words change.
 
 use std::fmt;
 

@@ -1,8 +1,9 @@
-//! Backends: a destination together with what `redis_proxy` does on the way there, and the tags by which the filter names
-//! them.
+//! Backends: a destination together with its mirrors in `redis_proxy`, and the tags by which the
+//! filter names them.
 //!
-//! A tag is a hash of the backend's content. So a filter and a listener of different ages either mean the same backend by a
-//! tag or the listener doesn't know it and refuses: nothing is ever sent to the wrong place.
+//! A tag is a hash of the backend's content. A filter and a listener of different revisions
+//! therefore mean the same backend by a tag, or the listener doesn't know the tag and refuses the
+//! command: no command is sent to the wrong destination.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,21 +13,21 @@ use crate::validate::service::ValidatedService;
 
 use super::digest::digest;
 
-/// The byte with which tags begin. `redis_proxy` has a route for it that leads nowhere, so that a tag that is not known is
-/// never taken for the beginning of a key.
+/// The byte with which tags begin. `redis_proxy` has a route for it to a cluster without
+/// endpoints, so that an unknown tag is never taken for the beginning of a key.
 pub const TAG_MARK: &str = "\u{1}";
 
-/// A destination, and where copies go.
+/// A destination with its mirrors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
-    /// Where commands go.
+    /// The destination of commands.
     pub destination: Arc<ValidatedDestination>,
-    /// Where copies of all of them go.
+    /// The destinations of copies of all commands.
     pub mirrors: Vec<Arc<ValidatedDestination>>,
 }
 
 impl Backend {
-    /// What the backend is, as a text: the same for the same backend whatever the percentages are.
+    /// The content of the backend as a text. It doesn't depend on the percentages of mirrors.
     pub fn content(&self) -> String {
         let one = |destination: &ValidatedDestination| {
             format!("{} {}", destination.address, if destination.is_cluster() { "CLUSTER" } else { "PROXY" })
@@ -37,7 +38,7 @@ impl Backend {
         mirrors.join("\n")
     }
 
-    /// Its tag.
+    /// The tag.
     pub fn tag(&self) -> String {
         let hash = digest(&[&self.content()]);
         let mut bits = u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]]);
@@ -54,11 +55,13 @@ impl Backend {
 /// All backends of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backends {
-    /// Where untagged commands go: the only destination, if there is one, unmirrored.
+    /// The backend of commands without a tag: the only destination without mirrors; none if there
+    /// are several destinations.
     pub catch_all: Option<Backend>,
-    /// By tag.
+    /// The other backends by tag.
     pub tagged: BTreeMap<String, Backend>,
-    /// For each target the tag of each subset of its mirrors, by bit mask; none is the catch-all.
+    /// For each target the tag of each subset of its mirrors, indexed by bit mask; none for the
+    /// catch-all.
     pub tags: Vec<Vec<Option<String>>>,
 }
 
@@ -119,7 +122,8 @@ mod tests {
         assert_eq!(a.len(), 12);
         assert!(a.starts_with(TAG_MARK) && a.ends_with(':'));
         assert!(a[1..11].bytes().all(|byte| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte)));
-        // Running filters and listeners know backends by these; a change of the hash is a change of protocol.
+        // Running filters and listeners know backends by these; a change of the hash is a change
+        // of protocol.
         assert_eq!(a, "\u{1}wyiagsaz7o:");
         assert_ne!(a, tag("b", Mode::Proxy, &[]));
         assert_ne!(a, tag("a", Mode::Cluster, &[]));

@@ -1,4 +1,4 @@
-//! The parts of Envoy's configuration that a standalone Envoy and a mesh have in common.
+//! The parts of Envoy's configuration that are the same in a standalone Envoy and in a mesh.
 
 use redis_mesh_core::wire;
 use serde_json::{Map, Value, json};
@@ -12,16 +12,16 @@ use crate::validate::tls::TlsOptions;
 
 use super::backend::{Backend, Backends, TAG_MARK};
 
-/// The cluster without endpoints, to which a tag that is not known leads.
+/// The name of the cluster without endpoints, to which unknown tags lead.
 pub const NOWHERE: &str = "redis-mesh-nowhere";
-/// Every plugin of ours shares one VM in a worker.
+/// The identity of the VM, which all filters of a worker share.
 pub const VM_ID: &str = "redis-mesh";
-/// Where distributions keep the authorities that they trust.
+/// The file in which distributions keep trusted certificate authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 const REDIS_PROXY: &str = "envoy.filters.network.redis_proxy";
 
-/// A message of a type, inside of an `Any`.
+/// A message in an `Any` with its type.
 pub fn any(kind: &str, mut fields: Value) -> Value {
     let mut message = Map::new();
     message.insert("@type".to_owned(), format!("type.googleapis.com/{kind}").into());
@@ -31,7 +31,7 @@ pub fn any(kind: &str, mut fields: Value) -> Value {
     Value::Object(message)
 }
 
-/// The wasm filter. Its configuration travels as a message that Envoy shows as redacted.
+/// The wasm filter. Its configuration is a `GenericSecret`, which Envoy redacts in `/config_dump`.
 pub fn wasm_filter(name: &str, code: Value, config: &str) -> Value {
     let secret =
         any("envoy.extensions.transport_sockets.tls.v3.GenericSecret", json!({"secret": {"inline_string": config}}));
@@ -42,7 +42,8 @@ pub fn wasm_filter(name: &str, code: Value, config: &str) -> Value {
                 "name": name,
                 "vm_config": {"vm_id": VM_ID, "runtime": "envoy.wasm.runtime.v8", "code": code},
                 "configuration": secret,
-                // A VM that trapped is started anew; until then connections are closed, never passed through.
+                // A VM that trapped is started anew. Until then connections are closed rather
+                // than passed through.
                 "failure_policy": "FAIL_RELOAD",
             },
         })),
@@ -56,7 +57,7 @@ pub fn tcp_proxy(service: &ValidatedService, cluster: &str) -> Value {
         "typed_config": any("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", json!({
             "stat_prefix": stat_prefix(service),
             "cluster": cluster,
-            // Redis keeps idle connections for ever; so does a proxy that is not to be seen.
+            // Redis keeps idle connections for ever, and so must the proxy.
             "idle_timeout": "0s",
         })),
     })
@@ -103,7 +104,7 @@ pub fn redis_proxy(
         .collect();
     let mut prefix_routes = Map::new();
     if let Some(backend) = &backends.catch_all {
-        // The longest prefix wins, so this takes the tags of another age only.
+        // The longest prefix has precedence, so this route takes unknown tags only.
         routes.push(json!({"prefix": TAG_MARK, "cluster": NOWHERE}));
         let mut entry = Map::new();
         destination(&mut entry, backend, cluster);
@@ -124,7 +125,7 @@ pub fn redis_proxy(
 fn destination(entry: &mut Map<String, Value>, backend: &Backend, cluster: &dyn Fn(&ValidatedDestination) -> String) {
     entry.insert("cluster".to_owned(), cluster(&backend.destination).into());
     if !backend.mirrors.is_empty() {
-        // Which commands are copied is decided by the filter; here it is all that come this way.
+        // The filter decides which commands are copied, and gives them a backend of their own.
         let mirrors =
             backend.mirrors.iter().map(|mirror| json!({"cluster": cluster(mirror), "exclude_read_commands": false}));
         entry.insert("request_mirror_policy".to_owned(), mirrors.collect());
@@ -141,24 +142,24 @@ fn read_policy(policy: ReadPolicySpec) -> &'static str {
     }
 }
 
-/// The host as a label, by the rule that Istio's sidecars can be told (`extraStatTags`), and what is left of the prefix.
+/// The prefix of statistics, with the host as a label in the syntax of Istio's `extraStatTags`.
 fn stat_prefix(service: &ValidatedService) -> String {
     format!("redis_host=.={};.;{}", service.address, service.path.name())
 }
 
-/// What a cluster is for.
+/// The use of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterUse {
-    /// Each client has a connection of its own to Redis.
+    /// `tcp_proxy`: each client has a connection of its own to Redis.
     Direct,
-    /// Clients share connections of `redis_proxy`.
+    /// `redis_proxy`: clients share connections.
     Proxy,
-    /// The dynamic module has connections, also to single nodes of a Redis Cluster.
+    /// The dynamic module: it has connections, also to single nodes of a Redis Cluster.
     Native,
 }
 
 impl ClusterUse {
-    /// Of a data path.
+    /// The use on a data path.
     pub fn of(path: wire::DataPath) -> ClusterUse {
         match path {
             wire::DataPath::Direct => ClusterUse::Direct,
@@ -168,11 +169,12 @@ impl ClusterUse {
     }
 }
 
-/// A cluster of our own.
+/// A cluster that redis-mesh adds.
 pub fn cluster(name: &str, destination: &ValidatedDestination, usage: ClusterUse) -> Value {
     let mut cluster = Map::new();
     cluster.insert("name".to_owned(), name.into());
-    // By the semicolon Istio's sidecars know where a cluster's name ends in the name of a statistic.
+    // The semicolon marks the end of the cluster's name in the names of statistics for Istio's
+    // sidecars.
     cluster.insert("alt_stat_name".to_owned(), format!("{name};").into());
     match (usage, destination.is_cluster()) {
         (ClusterUse::Proxy, true) => {
@@ -185,13 +187,14 @@ pub fn cluster(name: &str, destination: &ValidatedDestination, usage: ClusterUse
                         "cluster_refresh_timeout": "1s",
                         "redirect_refresh_interval": "0.2s",
                         "redirect_refresh_threshold": 1,
-                        // Without it, the loss of a master is found out only by the next periodic refresh.
+                        // Without this, Envoy notices the loss of a master only at the next
+                        // periodic refresh.
                         "failure_refresh_threshold": 1,
                     })),
                 }),
             );
             cluster.insert("lb_policy".to_owned(), "CLUSTER_PROVIDED".into());
-            // A Redis Cluster that is down must not keep Envoy from opening the listeners of the others.
+            // A Redis Cluster that is down must not keep Envoy from opening other listeners.
             cluster.insert("wait_for_warm_on_init".to_owned(), false.into());
         }
         (usage, _) => {
@@ -251,7 +254,8 @@ pub fn tcp(cluster: &mut Map<String, Value>, tcp: &TcpOptions) {
         }
         cluster.insert("upstream_connection_options".to_owned(), json!({"tcp_keepalive": fields}));
     }
-    // Envoy's own bound of 1024 would turn away the clients of a busy Redis, each of which has a connection of its own.
+    // Envoy's own bound of 1024 would turn away the clients of a busy Redis, each of which has a
+    // connection of its own.
     let connections = tcp.max_connections.unwrap_or(u32::MAX);
     cluster.insert(
         "circuit_breakers".to_owned(),

@@ -1,4 +1,4 @@
-//! EnvoyFilters: what is patched into the listener of a host, and into the clusters of its destinations.
+//! EnvoyFilters: patches of the listener of a host, and of the clusters of its destinations.
 
 use redis_mesh_core::wire;
 use serde_json::{Map, Value, json};
@@ -16,12 +16,12 @@ use super::object_meta::{PURPOSE, labels};
 /// The kind.
 pub const KIND: &str = "EnvoyFilter";
 
-/// The name of the filter at the end of a chain of Istio's.
+/// The name of the filter at the end of Istio's filter chains.
 pub const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
-/// Listeners of what goes out.
+/// The context of listeners for outbound traffic.
 pub const CONTEXT: &str = "SIDECAR_OUTBOUND";
 
-/// An EnvoyFilter of patches.
+/// An EnvoyFilter with patches.
 pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1alpha3",
@@ -36,7 +36,7 @@ pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -
     })
 }
 
-/// A match of a listener, or of a filter in it.
+/// A match of a listener, or of a filter in its chains.
 pub fn on_listener(listener: &str, filter: Option<&str>) -> Value {
     let mut listener = json!({"name": listener});
     if let Some(filter) = filter {
@@ -50,13 +50,14 @@ pub fn patch(apply_to: &str, matches: Value, operation: &str, value: Value) -> V
     json!({"applyTo": apply_to, "match": matches, "patch": {"operation": operation, "value": value}})
 }
 
-/// Writes into the listener which host it is, where the filter of a WasmPlugin reads it.
+/// A patch that writes the token of a host into the listener's metadata, where the filter of a
+/// WasmPlugin reads it.
 pub fn metadata(listener: &str, token: &str) -> Value {
     let value = json!({"metadata": {"filter_metadata": {"redis-mesh": {"host": token}}}});
     patch("LISTENER", on_listener(listener, None), "MERGE", value)
 }
 
-/// Puts `redis_proxy` in the place of `tcp_proxy`.
+/// A patch that replaces `tcp_proxy` by `redis_proxy`.
 pub fn redis_proxy(
     listener: &str,
     service: &ValidatedService,
@@ -68,7 +69,7 @@ pub fn redis_proxy(
     patch("NETWORK_FILTER", on_listener(listener, Some(TCP_PROXY)), "REPLACE", filter)
 }
 
-/// Sends `tcp_proxy` to another cluster.
+/// A patch that sends `tcp_proxy` to another cluster.
 pub fn other_cluster(listener: &str, cluster: &str) -> Value {
     let value = json!({
         "name": TCP_PROXY,
@@ -80,14 +81,15 @@ pub fn other_cluster(listener: &str, cluster: &str) -> Value {
     patch("NETWORK_FILTER", on_listener(listener, Some(TCP_PROXY)), "MERGE", value)
 }
 
-/// Puts a filter before `tcp_proxy` whose configuration is delivered by itself, so that a change of policy doesn't touch the
-/// listener. Must come before the patch that replaces `tcp_proxy`.
+/// A patch that inserts a filter before `tcp_proxy` whose configuration is delivered separately,
+/// so that a change of rules doesn't change the listener. It has to precede the patch that
+/// replaces `tcp_proxy`.
 pub fn discovered_filter(listener: &str, name: &str) -> Value {
     let value = json!({
         "name": name,
         "config_discovery": {
             "config_source": {"ads": {}, "initial_fetch_timeout": "5s", "resource_api_version": "V3"},
-            // The second is what the agent puts in place while the module can't be had.
+            // The agent delivers the second type while it can't fetch the filter.
             "type_urls": [
                 "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm",
                 "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
@@ -97,14 +99,15 @@ pub fn discovered_filter(listener: &str, name: &str) -> Value {
     patch("NETWORK_FILTER", on_listener(listener, Some(TCP_PROXY)), "INSERT_BEFORE", value)
 }
 
-/// The configuration of such a filter.
+/// A patch with the configuration of such a filter.
 pub fn extension(name: &str, config: &wire::FilterConfig, options: &MeshOptions) -> Value {
     let code = match options.filter_url.strip_prefix("file://") {
         Some(path) => json!({"local": {"filename": path}}),
         None => {
             let url = &options.filter_url;
             let uri = if url.contains("://") { url.clone() } else { format!("oci://{url}") };
-            // Istio's agent fetches the module and puts a local file in the place of this; "nil" is its word for no checksum.
+            // Istio's agent fetches the filter and replaces this by a local file; "nil" is its
+            // word for no checksum.
             json!({"remote": {
                 "http_uri": {"uri": uri, "timeout": "30s", "cluster": "_"},
                 "sha256": options.filter_sha256.as_deref().unwrap_or("nil"),
@@ -116,9 +119,9 @@ pub fn extension(name: &str, config: &wire::FilterConfig, options: &MeshOptions)
     patch("EXTENSION_CONFIG", json!({"context": CONTEXT}), "ADD", value)
 }
 
-/// An EnvoyFilter that concerns nobody: the configuration of a filter that no listener has. When it changes, istiod sends
-/// proxies all configurations of filters again. A proxy that could not fetch the filter has given up by then, and would refuse
-/// connections until then.
+/// An EnvoyFilter with the configuration of a filter that no listener has. When it changes,
+/// istiod sends all filter configurations again. A proxy that could not fetch the filter has
+/// given up, and refuses connections until then.
 pub fn beacon(namespace: &str, number: u64) -> Value {
     let name = "redis-mesh-beacon";
     let value = json!({
@@ -132,16 +135,17 @@ pub fn beacon(namespace: &str, number: u64) -> Value {
     object(namespace, name, "sidecars that could not fetch the filter", vec![patch])
 }
 
-/// Where a destination is found in a mesh.
+/// The owner of a destination's cluster in a mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterOwner {
-    /// In Istio's own cluster of it.
+    /// Istio has the cluster.
     Istio,
-    /// In a cluster that we add.
+    /// redis-mesh adds the cluster.
     Added,
 }
 
-/// Istio's own cluster serves wherever it can: it has the endpoints, mutual TLS, and the metrics.
+/// The owner of a destination's cluster. Istio's own cluster has precedence: it has the
+/// endpoints, mutual TLS, and metrics.
 pub fn found(destination: &ValidatedDestination) -> ClusterOwner {
     if destination.policy.mode == Mode::Cluster || destination.policy.tls.is_some() || !destination.in_mesh {
         ClusterOwner::Added
@@ -150,7 +154,8 @@ pub fn found(destination: &ValidatedDestination) -> ClusterOwner {
     }
 }
 
-/// The name of a destination's cluster. A cluster that we add for one namespace must not meet that of the whole mesh.
+/// The name of a destination's cluster. A cluster that is added for one namespace has another
+/// name than that of the whole mesh.
 pub fn cluster_name(destination: &ValidatedDestination, namespace: Option<&str>) -> String {
     let (host, port) = (&destination.address.host, destination.address.port);
     match (found(destination), namespace) {
@@ -169,7 +174,7 @@ pub fn changes_cluster(destination: &ValidatedDestination, usage: ClusterUse) ->
     }
 }
 
-/// The patch that a destination's cluster needs; none if it serves as it is.
+/// The patch of a destination's cluster; none if it serves as it is.
 pub fn cluster(destination: &ValidatedDestination, usage: ClusterUse, namespace: Option<&str>) -> Option<Value> {
     if !changes_cluster(destination, usage) {
         return None;
@@ -187,7 +192,7 @@ pub fn cluster(destination: &ValidatedDestination, usage: ClusterUse, namespace:
             let mut value = Map::new();
             merged_tcp(&mut value, &destination.policy.tcp);
             if usage == ClusterUse::Proxy {
-                // A key must always meet the same endpoint.
+                // All commands for a key have to go to the same endpoint.
                 value.insert("lb_policy".to_owned(), "MAGLEV".into());
                 envoy::protocol_options(&mut value, destination);
             }
@@ -196,7 +201,7 @@ pub fn cluster(destination: &ValidatedDestination, usage: ClusterUse, namespace:
     }
 }
 
-/// Merges into Istio's own cluster of a destination.
+/// A patch that merges a value into Istio's own cluster of a destination.
 pub fn on_istios(destination: &ValidatedDestination, value: Value) -> Value {
     let matches = json!({
         "context": CONTEXT,
@@ -205,11 +210,11 @@ pub fn on_istios(destination: &ValidatedDestination, value: Value) -> Value {
     patch("CLUSTER", matches, "MERGE", value)
 }
 
-/// Settings of TCP as they can be merged.
+/// Adds the settings of TCP in a form that can be merged.
 pub fn merged_tcp(value: &mut Map<String, Value>, tcp: &TcpOptions) {
     if tcp.connect_timeout.is_some() || tcp.keepalive.is_some() {
         envoy::tcp(value, tcp);
-        // Istio appends to the list that is there, of which Envoy takes the first.
+        // Merging appends to Istio's list of thresholds, of which Envoy takes the first.
         value.shift_remove("circuit_breakers");
         if tcp.connect_timeout.is_none() {
             value.shift_remove("connect_timeout");
@@ -217,7 +222,7 @@ pub fn merged_tcp(value: &mut Map<String, Value>, tcp: &TcpOptions) {
     }
 }
 
-/// A destination by its name rather than by its endpoints, which come and go.
+/// A destination by its name rather than by its endpoints, which change.
 pub fn in_mesh(destination: &ValidatedDestination) -> ValidatedDestination {
     let mut destination = destination.clone();
     if !destination.discovered {

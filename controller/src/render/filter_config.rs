@@ -17,7 +17,8 @@ use super::backend::Backends;
 use super::handshake::HandshakeKey;
 use redis_mesh_core::downstream::auth::to_hex;
 
-/// Names the cluster by which the dynamic module reaches a destination, and the cluster of its nodes where there is one.
+/// Names the cluster by which the dynamic module reaches a destination, and the cluster of its
+/// nodes where there is one.
 pub type ReachFn<'a> = &'a dyn Fn(&ValidatedDestination) -> (String, Option<String>);
 
 /// A [`ReachFn`] for documents in which the names of clusters don't matter.
@@ -134,7 +135,8 @@ pub fn json(config: &wire::FilterConfig) -> String {
     serde_json::to_string(config).unwrap_or_default()
 }
 
-/// Reports what a filter would refuse. It is the last check, and finds nothing where validation is complete.
+/// Reports what a filter would refuse. It is the last check, and finds nothing where validation
+/// is complete.
 pub fn check(config: &wire::FilterConfig, service: &ValidatedService, diagnostics: &mut Diagnostics) {
     if diagnostics.has_errors() {
         // Known errors would be found again, in other words.

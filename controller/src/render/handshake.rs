@@ -1,7 +1,8 @@
 //! The password by which a filter and the `redis_proxy` behind it recognise each other.
 //!
-//! It holds the listener's catch-all backend, so that a filter that knows of none (or of another one) is not let in: it
-//! would send untagged commands to the wrong place, or tagged ones to where tags are taken for keys.
+//! The catch-all backend of the listener is part of the password. A filter with another catch-all
+//! isn't let in: it would send untagged commands to the wrong destination, or tagged commands to
+//! a destination that takes tags for parts of keys.
 
 use crate::validate::service::ValidatedService;
 
@@ -18,13 +19,13 @@ pub struct HandshakeKey {
 }
 
 impl HandshakeKey {
-    /// A key that the user keeps.
+    /// A key that the user gives.
     pub fn given(key: &str) -> HandshakeKey {
         HandshakeKey { key: to_hex(&digest(&["given", key])), redacted: false }
     }
 
-    /// A key made from what the manifests hold: hosts and credentials, so that it is as secret as those are, and a change of
-    /// policy leaves it as it was.
+    /// A key made from the hosts and credentials of the manifests. It is as secret as the
+    /// credentials, and doesn't change with routes.
     pub fn derived(services: &[ValidatedService]) -> HandshakeKey {
         let mut parts: Vec<String> = Vec::new();
         for service in services {
@@ -40,7 +41,7 @@ impl HandshakeKey {
         HandshakeKey { key: to_hex(&digest(&parts)), redacted: false }
     }
 
-    /// A key whose passwords don't show.
+    /// A key for output without secrets.
     pub fn redacted() -> HandshakeKey {
         HandshakeKey { key: String::new(), redacted: true }
     }

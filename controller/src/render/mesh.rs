@@ -1,8 +1,9 @@
 //! Validated services → the objects of Istio by which sidecars serve them.
 //!
-//! Filter and listener may reach a sidecar in any order, and no command is misrouted meanwhile. The filter recognises a host on
-//! `proxy` by its address, too, and the handshake fails at any other listener. It recognises a host on `direct` that leads
-//! elsewhere only by the token in the listener's metadata, which names the cluster.
+//! Filter and listener may reach a sidecar in any order, and no command is misrouted meanwhile.
+//! The filter recognises a host on `proxy` by its address, too, and the handshake fails at any
+//! other listener. It recognises a host on `direct` that leads elsewhere only by the token in the
+//! listener's metadata, which names the cluster.
 
 use std::sync::Arc;
 

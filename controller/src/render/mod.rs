@@ -1,7 +1,8 @@
 //! Rendering: validated services → documents for Envoy and Istio.
 //!
-//! Most mistakes are found by [`crate::validate`]. Reported here are those that depend on the target: addresses and listeners that
-//! can't be told, settings that a mesh or a standalone Envoy can't carry out, and sizes.
+//! Most mistakes are found by [`crate::validate`]. Reported here are those that depend on the
+//! target: addresses and listeners that can't be told, settings that a mesh or a standalone Envoy
+//! can't carry out, and sizes.
 //!
 //! **Invariant:** no client, no file system, and the same input gives the same bytes.
 

@@ -1,5 +1,5 @@
-//! What the dynamic module needs in an Envoy: its filters, and the internal listeners and clusters by which its connections to
-//! Redis begin. A standalone Envoy and a mesh have them in common.
+//! The configuration of the dynamic module: its filters, and the internal listeners and clusters
+//! through which it connects to Redis. It is the same in a standalone Envoy and in a mesh.
 
 use serde_json::{Map, Value, json};
 
@@ -9,42 +9,45 @@ use super::digest::digest;
 use super::envoy::{any, tcp, transport_socket};
 use redis_mesh_core::downstream::auth::to_hex;
 
-/// The listener and the cluster of what carriers hang on.
+/// The name of the internal listener and cluster of the dialer, through which connections are
+/// asked for.
 const ANCHOR: &str = "redis_anchor";
-/// The listener and the cluster of the connections to Redis.
+/// The name of the internal listener and cluster of the connections to Redis.
 const CARRIER: &str = "redis_carrier";
-/// What Envoy puts before the names of the module's metrics: the same as before those of the wasm filter, so that a metric is the
-/// same one on all data paths, and one that Istio's sidecars keep.
+/// The prefix that Envoy puts before the names of the module's metrics. It is that of wasm
+/// filters, so that a metric is the same on all data paths and Istio's sidecars keep it.
 const METRICS: &str = "wasmcustom";
-/// The name by which Envoy knows the module.
+/// The name of the module in Envoy.
 const MODULE: &str = "redis_mesh";
 
 /// The type of the module's filters.
 pub const FILTER: &str = "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter";
 
-/// The module, as an Envoy finds it.
+/// The module's file, and the names of what belongs to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DynamicModule {
-    /// The file, in the proxy's container.
+    /// The path of the file in the proxy's container.
     pub filename: String,
-    /// Ends the names of what belongs to this module only, so that another version of it can be there at the same time.
+    /// The end of the names of the module's listeners and clusters, so that several versions can
+    /// be in one Envoy.
     pub suffix: String,
 }
 
 impl DynamicModule {
-    /// The only one of an Envoy.
+    /// The only version in an Envoy.
     pub fn only(filename: String) -> DynamicModule {
         DynamicModule { filename, suffix: String::new() }
     }
 
-    /// One of several versions, told apart by their files.
+    /// One of several versions, which differ in their paths.
     pub fn among_others(filename: String) -> DynamicModule {
         let suffix = format!("-{}", &to_hex(&digest(&[&filename]))[..8]);
         DynamicModule { filename, suffix }
     }
 }
 
-/// The filter at the end of a listener's chain. Its configuration travels as a message that Envoy shows as redacted.
+/// The filter at the end of a listener's chain. Its configuration is a `GenericSecret`, which
+/// Envoy redacts in `/config_dump`.
 pub fn proxy(module: &DynamicModule, config: &str) -> Value {
     let secret =
         any("envoy.extensions.transport_sockets.tls.v3.GenericSecret", json!({"secret": {"inline_string": config}}));
@@ -64,7 +67,7 @@ fn filter(name: &str, is_terminal: bool, module: &DynamicModule, config: Option<
 }
 
 fn of_module(module: &DynamicModule) -> Value {
-    // Code to which a thread may return must stay where it is.
+    // The module stays loaded, since a thread may return to its code.
     json!({
         "name": MODULE,
         "module": {"local": {"filename": module.filename}},
@@ -73,7 +76,8 @@ fn of_module(module: &DynamicModule) -> Value {
     })
 }
 
-/// The load-balancing policy of a cluster whose members are the nodes of a Redis Cluster: the module chooses.
+/// The load-balancing policy of a cluster whose members are the nodes of a Redis Cluster: the
+/// module chooses the node.
 pub fn load_balancing_policy(module: &DynamicModule) -> Value {
     let config = any(
         "envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig",
@@ -92,11 +96,11 @@ pub fn listeners(module: &DynamicModule) -> Vec<Value> {
         "name": "envoy.filters.network.tcp_proxy",
         "typed_config": any("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", json!({
             "stat_prefix": CARRIER,
-            // The filter before it names the real one.
+            // The filter before `tcp_proxy` names the cluster of each connection.
             "cluster": "redis_nowhere",
             "max_early_data_bytes": 65536,
             "upstream_connect_mode": "ON_DOWNSTREAM_DATA",
-            // The default, an hour, would end a quiet connection.
+            // The default is an hour and would close idle connections.
             "idle_timeout": "0s",
         })),
     });
@@ -118,7 +122,7 @@ fn internal_cluster(name: &str) -> Value {
         "alt_stat_name": format!("{name};"),
         "type": "STATIC",
         "connect_timeout": "1s",
-        // Above Envoy's own thresholds, what is asked for waits without a word.
+        // Above Envoy's default thresholds, connections would wait without a sign.
         "circuit_breakers": {"thresholds": [{"max_connections": u32::MAX, "max_pending_requests": u32::MAX, "max_requests": u32::MAX}]},
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": any("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", json!({
@@ -130,7 +134,7 @@ fn internal_cluster(name: &str) -> Value {
     })
 }
 
-/// What a bootstrap needs for internal listeners. Those of Istio's sidecars have it.
+/// The bootstrap extension for internal listeners. Istio's sidecars have it.
 pub fn bootstrap_extension() -> Value {
     json!({
         "name": "envoy.bootstrap.internal_listener",
@@ -138,7 +142,8 @@ pub fn bootstrap_extension() -> Value {
     })
 }
 
-/// Has Envoy leave [`METRICS`] out of what Prometheus reads, which it does by itself only where there is a wasm filter.
+/// The runtime flag by which Envoy leaves [`METRICS`] out of the names that Prometheus reads.
+/// Where there is a wasm filter, Envoy does so by default.
 pub fn runtime() -> Value {
     let flag = "envoy.reloadable_features.dynamic_modules_strip_custom_stat_prefix";
     json!({"layers": [{"name": "redis-mesh", "static_layer": {flag: true}}]})
@@ -149,12 +154,13 @@ pub fn stats_tags() -> [Value; 2] {
     ["redis_route", "redis_command"].map(|name| json!({"tag_name": name, "regex": format!(r"({name}=\.=(.*?);\.;)")}))
 }
 
-/// The name of the cluster through which the nodes of a Redis Cluster are reached that are not members of this one.
+/// The name of the cluster for nodes of a Redis Cluster that aren't members of the given cluster.
 pub fn nodes_name(cluster: &str) -> String {
     format!("{cluster}|nodes")
 }
 
-/// That cluster. Which addresses it is asked for is what the Redis Cluster says of itself.
+/// The cluster for nodes of a Redis Cluster. The addresses are those that the Redis Cluster
+/// announces.
 pub fn nodes(cluster: &str, destination: &ValidatedDestination) -> Value {
     let name = nodes_name(cluster);
     let mut fields = Map::new();

@@ -18,7 +18,8 @@ pub fn labels() -> Value {
     json!({"app.kubernetes.io/managed-by": "redis-mesh", "app.kubernetes.io/part-of": "redis-mesh"})
 }
 
-/// The namespace and the name of an object: in the namespace given, unless it is kept from the readers of that namespace.
+/// The namespace and the name of an object: in the namespace given, unless it is kept from the
+/// readers of that namespace.
 pub fn placed(namespace: &str, name: String, kept_from: Option<&str>, root_namespace: &str) -> (String, String) {
     match kept_from {
         Some(clients) => (root_namespace.to_owned(), format!("{name}-in-{clients}")),
@@ -31,14 +32,15 @@ const LONGEST: usize = 150;
 
 /// The name of an object about an address.
 pub fn object_name(address: &HostPort, suffix: &str) -> String {
-    // The domain is left out of the names of Services only: without it, two hosts outside of the cluster could have one name.
+    // The domain is left out of the names of Services only: without it, two hosts outside of the
+    // cluster could have one name.
     let host = match address.host.strip_suffix(".cluster.local") {
         Some(host) if host.ends_with(".svc") => host,
         _ => &address.host,
     };
     let name = format!("redis-mesh-{}-{}", host.replace(['_', ':'], "-"), address.port);
-    // The name of an object takes neither `_` nor `:`, and may be no longer than a host. A digest makes up for what is lost, so
-    // that no two hosts have one name.
+    // The name of an object takes neither `_` nor `:`, and may be no longer than a host. A digest
+    // makes up for what is lost, so that no two hosts have one name.
     if name.len() <= LONGEST && !host.contains(['_', ':']) {
         return format!("{name}{suffix}");
     }

@@ -1,7 +1,8 @@
-//! What sidecars that have the dynamic module get on top of what all sidecars get: patches that come last and put the module in the
-//! place of whatever serves a host elsewhere.
+//! The overlay: EnvoyFilters for sidecars with the dynamic module. They are applied after all
+//! others and put the module in the place of the filters that serve a host in other sidecars.
 //!
-//! A sidecar has the module if its pod has the label; the same template or annotations that give a pod the label mount the file.
+//! A sidecar has the module if its pod has a label. The template that gives a pod the label also
+//! brings it the file.
 
 use redis_mesh_core::wire;
 use serde_json::{Map, Value, json};
@@ -27,7 +28,8 @@ pub const SUFFIX: &str = "-native";
 /// The priority of these EnvoyFilters. That of all others is 0, and they come first.
 const PRIORITY: i32 = 10;
 const REDIS_PROXY: &str = "envoy.filters.network.redis_proxy";
-/// The text before and behind the name of a WasmPlugin in the name of its filter in a listener, for each version of Istio.
+/// The text before and behind the name of a WasmPlugin in the name of its filter in a listener,
+/// for each version of Istio.
 const OF_PLUGINS: [(&str, &str); 2] = [
     ("extensions.istio.io/trafficextension/", "~istio-translated-wasmplugin"),
     ("extenstions.istio.io/wasmplugin/", ""),
@@ -53,9 +55,10 @@ pub fn module(module: &DynamicModule) -> Vec<Value> {
     listeners.chain(native::clusters(module).into_iter().map(|cluster| add("CLUSTER", cluster))).collect()
 }
 
-/// True if the members of Istio's own cluster are the nodes of a Redis Cluster: the pods that a Service selects. That cluster has
-/// mutual TLS and metrics, and follows nodes that come and go; no other address can be reached through it. Endpoints that a
-/// person has written need not be all nodes.
+/// True if the members of Istio's own cluster are the nodes of a Redis Cluster: the pods that a
+/// Service selects. That cluster has mutual TLS and metrics, and follows nodes that come and go;
+/// no other address can be reached through it. Endpoints that a person has written need not be
+/// all nodes.
 fn are_members(destination: &ValidatedDestination) -> bool {
     destination.in_mesh
         && destination.selects_pods
@@ -65,15 +68,16 @@ fn are_members(destination: &ValidatedDestination) -> bool {
         && destination.policy.tls.is_none()
 }
 
-/// True if the module can reach a destination. Istio's cluster of a headless Service leads only to the address that the client
-/// itself has connected to.
+/// True if the module can reach a destination. Istio's cluster of a headless Service leads only
+/// to the address that the client itself has connected to.
 pub fn is_reachable(destination: &ValidatedDestination) -> bool {
     destination.is_cluster()
         || !destination.is_headless
         || envoy_filter::found(destination) == envoy_filter::ClusterOwner::Added
 }
 
-/// The cluster by which the module reaches a destination, and the cluster of its nodes where they aren't members of the first.
+/// The cluster by which the module reaches a destination, and the cluster of its nodes where they
+/// aren't members of the first.
 pub fn reach(destination: &ValidatedDestination, scope: Option<&str>) -> (String, Option<String>) {
     let (host, port) = (&destination.address.host, destination.address.port);
     if !destination.is_cluster() {
@@ -123,8 +127,9 @@ pub fn host(
     filter_config::host(&natively(service), backends, key, wire::Selector::default(), &reach)
 }
 
-/// The patches of a host's listeners. Its configuration is delivered by itself: a change of policy touches no listener, and a
-/// sidecar that lacks the module's file closes connections rather than letting them through as they are.
+/// The patches of a host's listeners. Its configuration is delivered by itself: a change of
+/// policy touches no listener, and a sidecar that lacks the module's file closes connections
+/// rather than letting them through as they are.
 pub fn listener(
     listeners: &[String],
     replaced: &ReplacedFilters<'_>,

@@ -19,10 +19,11 @@ use super::planned_object::{ObjectContent, PlannedObject};
 use super::prepared_service::{PreparedService, changes_listener};
 use super::wasm_plugin;
 
-/// The size in bytes of a WasmPlugin's configuration above which each host gets a filter of its own.
+/// The size in bytes of a WasmPlugin's configuration above which each host gets a filter of its
+/// own.
 pub const MAX_PLUGIN: usize = 256 * 1024;
-/// The size in bytes below which the hosts share a WasmPlugin again. It is smaller, so that one host more or less doesn't move
-/// all of them.
+/// The size in bytes below which the hosts share a WasmPlugin again. It is smaller, so that one
+/// host more or less doesn't move all of them.
 pub const MIN_PLUGIN: usize = 192 * 1024;
 
 /// The hosts that may share a WasmPlugin: the namespace of their objects, and their port.
@@ -129,8 +130,8 @@ fn listener(prepared: &Arc<PreparedService>, is_large: bool, root_namespace: &st
     Some(PlannedObject { namespace, name, clients, content })
 }
 
-/// The plan for a service that takes the place of another where no other object changes: both have filters of their own and lead
-/// to the same clusters. None if other objects may change.
+/// The plan for a service that takes the place of another where no other object changes: both
+/// have filters of their own and lead to the same clusters. None if other objects may change.
 pub fn plan_alone(
     old: &PreparedService,
     new: &Arc<PreparedService>,
@@ -156,7 +157,8 @@ pub fn plan_alone(
 
 /// The EnvoyFilters of the destinations, each once for each namespace.
 ///
-/// The cluster for unknown tags is not among them: redis_proxy answers the same where the cluster doesn't exist.
+/// The cluster for unknown tags is not among them: redis_proxy answers the same where the cluster
+/// doesn't exist.
 fn clusters(prepared_services: &[Arc<PreparedService>], root_namespace: &str) -> Vec<PlannedObject> {
     clusters_of(prepared_services.iter(), root_namespace, false)
 }

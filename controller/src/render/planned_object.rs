@@ -65,7 +65,8 @@ pub enum ObjectContent {
 }
 
 impl ObjectContent {
-    /// The services from which the object follows; none for the module's own, which is for all of them.
+    /// The services from which the object follows; none for the module's own, which is for all of
+    /// them.
     pub fn prepared_services(&self) -> &[Arc<PreparedService>] {
         match self {
             ObjectContent::Plugin { prepared_services, .. } | ObjectContent::Cluster { prepared_services, .. } => {

@@ -141,8 +141,8 @@ impl PreparedService {
         overlay::object(namespace, name, &self.purpose(), patches)
     }
 
-    /// The place of the host's EnvoyFilter: the namespace of the clients, where it is for them only, and its own namespace and
-    /// name.
+    /// The place of the host's EnvoyFilter: the namespace of the clients, where it is for them
+    /// only, and its own namespace and name.
     pub(super) fn listener_place(&self, root_namespace: &str) -> (Option<&str>, String, String) {
         let single = self.service.single_destination().filter(|_| needs_per_host(&self.service));
         let clients = single.and_then(|single| kept_from(&self.service, single));
@@ -210,7 +210,8 @@ impl PreparedService {
             let config = filter_config::document(format!("redis-mesh/{namespace}/{extension}"), revision, vec![host]);
             patches.push(envoy_filter::extension(&extension, &config, options));
             patches.extend(listeners.iter().map(|listener| envoy_filter::discovered_filter(listener, &extension)));
-            // The filter of a WasmPlugin on the same listener leaves the connection to this filter.
+            // The filter of a WasmPlugin on the same listener leaves the connection to this
+            // filter.
             patches
                 .extend(listeners.iter().map(|listener| envoy_filter::metadata(listener, wire::CONFIGURED_BY_ITSELF)));
         } else {
@@ -234,14 +235,16 @@ impl PreparedService {
     /// The name of the host's own filter in the EnvoyFilter of this name.
     fn extension(&self, name: &str) -> String {
         let single = self.service.single_destination();
-        // The cluster of the listener is part of the name, so credentials never meet a listener that leads elsewhere.
+        // The cluster of the listener is part of the name, so credentials never meet a listener
+        // that leads elsewhere.
         let leads =
             single.map(|single| envoy_filter::cluster_name(single, cluster_scope(&self.service, single).as_deref()));
         format!("{name}-{}", &to_hex(&digest(&[&token(&self.service), &leads.unwrap_or_default()]))[..8])
     }
 }
 
-/// True if the host needs a filter of its own: Envoy hides the configuration only there, so passwords go there.
+/// True if the host needs a filter of its own: Envoy hides the configuration only there, so
+/// passwords go there.
 fn needs_per_host(service: &ValidatedService) -> bool {
     let logs_in = service.single_destination().is_some_and(|destination| destination.policy.login.is_some());
     service.path == wire::DataPath::Direct && logs_in
@@ -274,7 +277,8 @@ fn selector(service: &ValidatedService) -> wire::Selector {
     selector
 }
 
-/// The token in the metadata of a listener: its host, and on `direct` the cluster to which it leads if that isn't the host's.
+/// The token in the metadata of a listener: its host, and on `direct` the cluster to which it
+/// leads if that isn't the host's.
 fn token(service: &ValidatedService) -> String {
     match (service.path, service.single_destination()) {
         (wire::DataPath::Direct, Some(destination)) => {

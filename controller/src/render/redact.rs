@@ -1,11 +1,11 @@
-//! The same output without its secrets, to be looked at rather than applied.
+//! Output without secrets, which is for reading and can't be applied.
 
 use std::sync::Arc;
 
 use crate::validate::auth::SecretText;
 use crate::validate::service::{ValidatedService, ValidatedTarget};
 
-/// What stands in the place of a secret.
+/// The text in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
 
 /// The same services with every password and private key replaced.

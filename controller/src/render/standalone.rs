@@ -99,7 +99,8 @@ impl<'a> Bootstrap<'a> {
         let named = |destination: &ValidatedDestination| self.clusters.name(destination, usage);
         let reach = |destination: &ValidatedDestination| {
             let cluster = named(destination);
-            // The endpoints of a Service may be some of the nodes only, so all nodes get a cluster of their own.
+            // The endpoints of a Service may be some of the nodes only, so all nodes get a
+            // cluster of their own.
             let nodes = destination.is_cluster().then(|| native::nodes_name(&cluster));
             (cluster, nodes)
         };
@@ -141,8 +142,8 @@ impl<'a> Bootstrap<'a> {
             let address = json!({"address": admin.ip().to_string(), "port_value": admin.port()});
             bootstrap["admin"] = json!({"address": {"socket_address": address}});
         }
-        // The labels in the names of statistics are those of Istio's sidecars, so that both have the same metrics. By Envoy's
-        // own rules, a cluster's name would end at the first dot.
+        // The labels in the names of statistics are those of Istio's sidecars, so that both have
+        // the same metrics. By Envoy's own rules, a cluster's name would end at the first dot.
         bootstrap["stats_config"] = json!({"use_all_default_tags": false, "stats_tags": [
             {"tag_name": "redis_host", "regex": r"(redis_host=\.=(.*?);\.;)"},
             {"tag_name": "cluster_name", "regex": r"^cluster(\.(.+);)"},
@@ -164,7 +165,8 @@ impl<'a> Bootstrap<'a> {
     }
 }
 
-/// The services for the clients of this Envoy: those for every client, and those for the clients' namespace.
+/// The services for the clients of this Envoy: those for every client, and those for the clients'
+/// namespace.
 fn of_clients<'a>(
     services: &'a [ValidatedService],
     options: &StandaloneOptions,
@@ -221,8 +223,8 @@ fn address(
     None
 }
 
-/// Clusters by name, each once. Two destinations have one name and differ where two namespaces say different things about a
-/// host.
+/// Clusters by name, each once. Two destinations have one name and differ where two namespaces
+/// say different things about a host.
 #[derive(Default)]
 struct Clusters {
     documents: BTreeMap<String, (ValidatedDestination, ClusterUse)>,

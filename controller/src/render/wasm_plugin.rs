@@ -1,5 +1,6 @@
-//! WasmPlugin: the filter on every outbound connection of a port, with the rules of all managed hosts of that port. It can't
-//! match a host; the filter finds its host itself.
+//! WasmPlugins: the filter on every outbound connection of a port, with the rules of all managed
+//! hosts of that port. A WasmPlugin can't match a host, so the filter finds the host of a
+//! connection itself.
 
 use redis_mesh_core::wire;
 use serde_json::{Value, json};
@@ -10,12 +11,12 @@ use super::object_meta::labels;
 /// The kind.
 pub const KIND: &str = "WasmPlugin";
 
-/// The name of that of a port.
+/// The name of the WasmPlugin of a port.
 pub fn name(port: u16) -> String {
     format!("redis-mesh-{port}")
 }
 
-/// One WasmPlugin.
+/// A WasmPlugin.
 pub fn object(namespace: &str, port: u16, config: &wire::FilterConfig, options: &MeshOptions) -> Value {
     let mut spec = json!({
         "type": "NETWORK",

@@ -8,8 +8,8 @@ use kube::runtime::watcher::ExponentialBackoff;
 /// The first waiting time after a failure.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// A back-off that begins with a second and doubles up to `longest`. There is no jitter: only the leader writes, and the
-/// watches of two replicas have begun at different times.
+/// A back-off that begins with a second and doubles up to `longest`. There is no jitter: only the
+/// leader writes, and the watches of two replicas have begun at different times.
 pub fn doubling(longest: Duration) -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(SHORTEST)

@@ -1,5 +1,5 @@
-//! The digests of planned objects. Building an object is most of a sync's work, so a digest is computed again only where
-//! what the object is made from has changed.
+//! The digests of planned objects. Building an object is most of a sync's work, so a digest is
+//! computed again only where what the object is made from has changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,13 +16,15 @@ use crate::validate::destination::ValidatedDestination;
 use super::digest::{ContentDigest, digest};
 use super::names::RenderedKey;
 
-/// What a digest was computed from. Inputs are shared, so equal ones are mostly the same allocation, which is cheap to see.
+/// What a digest was computed from. Inputs are shared, so equal ones are mostly the same
+/// allocation, which is cheap to see.
 enum DigestInput {
     Listener(Arc<PreparedService>, bool),
     Plugin(Vec<Arc<PreparedService>>, Vec<wire::Host>),
     NativeListener(Arc<PreparedService>),
     Module(DynamicModule),
-    /// The service is the one that the object's annotation names, where no RedisDestination says how the host is reached.
+    /// The service is the one that the object's annotation names, where no RedisDestination says
+    /// how the host is reached.
     Cluster(Arc<ValidatedDestination>, ClusterUse, Option<String>, Option<Arc<PreparedService>>),
 }
 

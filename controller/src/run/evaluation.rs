@@ -1,7 +1,8 @@
-//! The evaluation of one object: validated and prepared for rendering together with its neighbours only.
+//! The evaluation of one object: validated and prepared for rendering together with its
+//! neighbours only.
 //!
-//! The neighbours are the objects that claim the same hosts in a namespace that counts, and those that say how the hosts to
-//! which the object routes are reached.
+//! The neighbours are the objects that claim the same hosts in a namespace that counts, and those
+//! that say how the hosts to which the object routes are reached.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -56,7 +57,8 @@ impl Evaluation {
 pub fn evaluate(store: &Store, key: &ObjectKey, options: &MeshOptions) -> Option<Evaluation> {
     let object = store.objects().get(key)?;
     let (mut services, mut destinations) = (Vec::new(), Vec::new());
-    // Neighbours come in the order of their names, which decides between objects that were created in the same second.
+    // Neighbours come in the order of their names, which decides between objects that were
+    // created in the same second.
     let neighbours = store.neighbours(key);
     for known in neighbours.iter().filter_map(|neighbour| store.objects().get(neighbour)) {
         match &known.parsed {
@@ -68,7 +70,8 @@ pub fn evaluate(store: &Store, key: &ObjectKey, options: &MeshOptions) -> Option
     let mut diagnostics = Diagnostics::default();
     let validated = validate::validate(&services, &destinations, store.inventory(), store.options(), &mut diagnostics);
     let is_own = |subject: &Subject| ObjectKey::of(subject).as_ref() == Some(key);
-    // Errors of other objects are reported where those are evaluated; here they would hide what the filter refuses.
+    // Errors of other objects are reported where those are evaluated; here they would hide what
+    // the filter refuses.
     let mut own = Diagnostics::default();
     let mut prepared_services: Vec<Arc<PreparedService>> = validated
         .into_iter()
@@ -81,7 +84,8 @@ pub fn evaluate(store: &Store, key: &ObjectKey, options: &MeshOptions) -> Option
     let shapes = neighbours.iter().filter_map(|key| store.objects().get(key)).map(|object| &object.shape);
     let found: Vec<&Diagnostic> = shapes.chain([&diagnostics]).flat_map(Diagnostics::iter).collect();
     let is_wrong = found.iter().any(|message| is_own(&message.subject) && message.is_error());
-    // Where a field has an error, the service was built with a default; further errors would be misleading.
+    // Where a field has an error, the service was built with a default; further errors would be
+    // misleading.
     let own = own.iter().filter(|message| !is_wrong || !message.is_error());
     let mut faulty = BTreeSet::new();
     for message in found.into_iter().chain(own) {

@@ -1,4 +1,4 @@
-//! What the controller serves: the filter to proxies, metrics, and whether it is well.
+//! The HTTP server: the filter for proxies, metrics, and health.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,22 +16,22 @@ use super::filter::Filters;
 use super::request::chain;
 use super::telemetry::ControllerMetrics;
 
-/// What the answers are made of.
+/// The state from which requests are answered.
 pub struct HttpState {
-    /// The filters.
+    /// The filters of all versions.
     pub filters: Filters,
-    /// The metrics.
+    /// The metrics of this process.
     pub metrics: ControllerMetrics,
-    /// Everything has been listed once.
+    /// True once every kind has been listed.
     pub ready: AtomicBool,
 }
 
-/// Binds the address, so that a mistake shows before anything else is done.
+/// Binds the address before anything else is done, so that a wrong one is reported at once.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| format!("--listen {address}: {error}"))
 }
 
-/// Serves.
+/// Serves until the task is dropped.
 pub async fn serve(listener: TcpListener, served: Arc<HttpState>) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -46,7 +46,7 @@ async fn ready(State(served): State<Arc<HttpState>>) -> Response {
     if served.ready.load(Ordering::Relaxed) {
         "ok\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not everything has been listed yet; the log names what can't be watched\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "not every kind has been listed yet; the log names watches that are broken\n")
             .into_response()
     }
 }
@@ -64,7 +64,7 @@ async fn filter(State(served): State<Arc<HttpState>>, Path(file): Path<String>) 
             Ok(Some(bytes)) => ([(header::CONTENT_TYPE, "application/wasm")], bytes.as_ref().clone()).into_response(),
             Ok(None) => (StatusCode::NOT_FOUND, "there is no such filter\n").into_response(),
             Err(error) => {
-                warn!(sha256, error = chain(&error), "a filter of another version can't be read");
+                warn!(sha256, error = chain(&error), "the filter of another version could not be read");
                 StatusCode::SERVICE_UNAVAILABLE.into_response()
             }
         },

@@ -1,4 +1,5 @@
-//! An index of what objects mention. A change of one object concerns the few others that mention the same hosts.
+//! An index of what objects mention. A change of one object concerns the few others that mention
+//! the same hosts.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +9,8 @@ use crate::validate::mentions::Mentions;
 
 use super::names::{ObjectKey, ObjectKind};
 
-/// The [`Mentions`] of an object in a compact form: a set allocates room for eleven entries where most often there is one.
+/// The [`Mentions`] of an object in a compact form: a set allocates room for eleven entries where
+/// most often there is one.
 #[derive(Clone, Default)]
 pub struct Mentioned {
     /// Hosts that the object governs.
@@ -90,7 +92,8 @@ impl MentionIndex {
         let namespace = &key.name.namespace;
         let mut found: Vec<ObjectKey> = Vec::new();
         for name in &mentioned.claims {
-            // An object in the namespace that owns the host concerns the objects of all namespaces.
+            // An object in the namespace that owns the host concerns the objects of all
+            // namespaces.
             let is_owner = name.namespace() == Some(namespace);
             let near = |entry: &&(String, String, ObjectKey)| is_owner || entry.1 == *namespace;
             found.extend(of_host(&self.claimers, &name.host).filter(near).map(|entry| entry.2.clone()));
@@ -113,7 +116,8 @@ impl MentionIndex {
         let is_other = |other: &ObjectKey| other.name.namespace != *namespace;
         for name in &mentioned.leads {
             for namespace in std::iter::once(namespace.as_str()).chain(name.namespace()) {
-                // RedisDestinations say how the host is reached; its owner's RedisService, whether others may route there.
+                // RedisDestinations say how the host is reached; its owner's RedisService,
+                // whether others may route there.
                 let found = in_namespace(&self.claimers, &name.host, namespace);
                 neighbours.extend(found.filter(|key| key.kind == ObjectKind::Destination || is_other(key)).cloned());
             }

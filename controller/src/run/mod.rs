@@ -1,9 +1,10 @@
 //! The controller: keeps a mesh as its RedisServices and RedisDestinations say.
 //!
-//! Watches ([`watch`]) put what the API server shows into one channel. One task ([`reconcile`]) takes it into the [`store`]
-//! and, when nothing more comes for a moment, runs a sync ([`sync`]): changed objects are evaluated, what follows from all of
-//! them is planned, compared with the cluster, and applied in an order that keeps traffic going ([`order`]); the result is
-//! written into statuses ([`report`]).
+//! Watches ([`watch`]) put what the API server shows into one channel. One task ([`reconcile`])
+//! takes it into the [`store`] and, when nothing more comes for a moment, runs a sync ([`sync`]):
+//! changed objects are evaluated, what follows from all of them is planned, compared with the
+//! cluster, and applied in an order that keeps traffic going ([`order`]); the result is written
+//! into statuses ([`report`]).
 
 mod applier;
 mod backoff;
@@ -131,7 +132,8 @@ pub enum ModuleSource {
 /// Runs the controller until the process is told to end. An error is what keeps it from starting.
 pub fn run(config: ControllerConfig) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        // One task decides, in the main thread. Each further thread for the rest would keep memory of its own.
+        // One task decides, in the main thread. Each further thread for the rest would keep
+        // memory of its own.
         .worker_threads(1)
         .enable_all()
         .build()
@@ -183,7 +185,8 @@ async fn serve(config: ControllerConfig) -> Result<(), String> {
         () = reconciler.run() => Ok(()),
         () = stopped() => Ok(()),
     };
-    // The reconciler was dropped, and with it the last receiver of the leadership: the election gives the Lease back and ends.
+    // The reconciler was dropped, and with it the last receiver of the leadership: the election
+    // gives the Lease back and ends.
     let _ = tokio::time::timeout(RELEASE, election).await;
     info!("stopped");
     result
@@ -264,7 +267,8 @@ async fn stopped() {
     }
 }
 
-/// The name of this replica. The random part tells a process from one before it in a pod of the same name.
+/// The name of this replica. The random part tells a process from one before it in a pod of the
+/// same name.
 fn identity() -> Result<String, String> {
     let name = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME"));
     let mut random = [0u8; 4];

@@ -1,4 +1,5 @@
-//! Names of the objects that the controller reads and writes, and the API resources by which it asks for them.
+//! Names of the objects that the controller reads and writes, and the API resources by which it
+//! asks for them.
 
 use std::fmt;
 

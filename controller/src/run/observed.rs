@@ -70,7 +70,8 @@ impl ObservedObject {
         }
     }
 
-    /// True if the object has to be deleted when no plan has it. Objects that follow from a frozen object stay.
+    /// True if the object has to be deleted when no plan has it. Objects that follow from a
+    /// frozen object stay.
     pub fn is_prunable(&self, frozen: &[String]) -> bool {
         self.is_own && !frozen.contains(&self.purpose)
     }
@@ -89,7 +90,8 @@ fn rejected(status: &Value) -> Option<String> {
     (!texts.is_empty()).then(|| format!("Istio says: {}", texts.join(", ")))
 }
 
-/// The hosts in WasmPlugins that have to stay as they are; `is_kept` is given the namespace of the WasmPlugin and the host.
+/// The hosts in WasmPlugins that have to stay as they are; `is_kept` is given the namespace of
+/// the WasmPlugin and the host.
 pub fn kept_hosts(
     observed: &ObservedObjects,
     is_kept: impl Fn(&str, &str) -> bool,

@@ -1,5 +1,6 @@
-//! The order in which a plan is applied. What is in force at any time must fit together, so filters and clusters are written
-//! before the listeners that need them, and deleted after the listeners that needed them.
+//! The order in which a plan is applied. What is in force at any time must fit together, so
+//! filters and clusters are written before the listeners that need them, and deleted after the
+//! listeners that needed them.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,8 @@ use super::applier::Operation;
 use super::names::RenderedKey;
 use super::rendered::{Extent, Prepared, Rendered, RenderedObjects};
 
-/// A phase of applying; operations of a phase are performed when those of the phases before have ended.
+/// A phase of applying; operations of a phase are performed when those of the phases before have
+/// ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ApplyPhase {
     /// Clusters, and the internal listeners of the dynamic module.
@@ -44,7 +46,8 @@ pub struct Ordered {
 pub struct OrderContext<'a> {
     /// The options of rendering.
     pub options: &'a MeshOptions,
-    /// Objects whose rendered objects stay as they are, as [`super::observed::ObservedObject::purpose`] names them.
+    /// Objects whose rendered objects stay as they are, as
+    /// [`super::observed::ObservedObject::purpose`] names them.
     pub frozen: Vec<String>,
     /// True while the dynamic module is on its way to the sidecars that load it.
     pub awaits_module: bool,
@@ -126,8 +129,8 @@ fn is_cluster(key: &RenderedKey) -> bool {
     key.kind == envoy_filter::KIND && key.name.name.contains(DESTINATION_SUFFIX)
 }
 
-/// The operations that have to wait because something that they depend on could not be applied. Objects of others are not held
-/// up.
+/// The operations that have to wait because something that they depend on could not be applied.
+/// Objects of others are not held up.
 #[derive(Default)]
 pub struct Blocked {
     /// Services whose listeners stay as they are.
@@ -161,8 +164,8 @@ impl Blocked {
         match planned.map(|planned| &planned.content) {
             None => self.everything_of.contains(namespace) || is_cluster(key) && self.clusters_of.contains(namespace),
             Some(ObjectContent::Cluster { .. } | ObjectContent::Module(_)) => false,
-            // The WasmPlugin of the root namespace serves everybody. Where a cluster is missing, its filter refuses commands
-            // rather than sending them elsewhere.
+            // The WasmPlugin of the root namespace serves everybody. Where a cluster is missing,
+            // its filter refuses commands rather than sending them elsewhere.
             Some(ObjectContent::Plugin { .. }) => namespace != root_namespace && self.clusters_of.contains(namespace),
             Some(content @ (ObjectContent::Listener { prepared, .. } | ObjectContent::NativeListener { prepared })) => {
                 let is_native = matches!(content, ObjectContent::NativeListener { .. });

@@ -53,7 +53,8 @@ impl Reconciler {
             }
             self.state.context.http.ready.store(true, Ordering::Relaxed);
             if self.state.progress.is_new {
-                // Objects that wait for Secrets are missing in the plan, and shared objects would be written without them.
+                // Objects that wait for Secrets are missing in the plan, and shared objects would
+                // be written without them.
                 self.watch_secrets();
                 if self.state.secrets.is_any_unread() {
                     continue;

@@ -1,7 +1,8 @@
-//! Rendered objects: the stages that they pass in a sync, and how the planned ones differ from those in the cluster.
+//! Rendered objects: the stages that they pass in a sync, and how the planned ones differ from
+//! those in the cluster.
 //!
-//! An object is as planned if its content is what was planned, whoever wrote it last. Each write has a revision, which is a
-//! part of the content, so contents are compared without it.
+//! An object is as planned if its content is what was planned, whoever wrote it last. Each write
+//! has a revision, which is a part of the content, so contents are compared without it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use super::digest_cache::DigestCache;
 use super::names::RenderedKey;
 use super::observed::{ObservedObject, ObservedObjects};
 
-/// The objects of one sync, at the stage that the type parameter names: [`Prepared`], [`super::order::Ordered`], [`Applied`].
+/// The objects of one sync, at the stage that the type parameter names: [`Prepared`],
+/// [`super::order::Ordered`], [`Applied`].
 pub struct Rendered<Stage> {
     /// The plan.
     pub plan: RenderPlan,
@@ -62,8 +64,9 @@ impl<Stage> Rendered<Stage> {
     }
 }
 
-/// How far ahead the clock of another replica may be, in milliseconds. Greater revisions are ignored: whoever may write an
-/// object with redis-mesh's labels could otherwise use up all revisions, and two writes would have the same one.
+/// How far ahead the clock of another replica may be, in milliseconds. Greater revisions are
+/// ignored: whoever may write an object with redis-mesh's labels could otherwise use up all
+/// revisions, and two writes would have the same one.
 const MAX_SKEW: u64 = 24 * 60 * 60 * 1000;
 
 /// Milliseconds since 1970, the least revision of a write.
@@ -81,7 +84,8 @@ pub struct RenderedObjects {
     revision: u64,
     /// Why objects could not be written or deleted.
     failures: BTreeMap<RenderedKey, String>,
-    /// The port groups of the last plan that were too large for a WasmPlugin; none before the first plan.
+    /// The port groups of the last plan that were too large for a WasmPlugin; none before the
+    /// first plan.
     large: Option<BTreeSet<PortGroup>>,
 }
 
@@ -174,7 +178,8 @@ impl RenderedObjects {
         self.digests.retain(planned);
     }
 
-    /// The port groups of the last plan that were too large for a WasmPlugin; none before the first plan.
+    /// The port groups of the last plan that were too large for a WasmPlugin; none before the
+    /// first plan.
     pub fn large(&self) -> Option<&BTreeSet<PortGroup>> {
         self.large.as_ref()
     }
@@ -184,7 +189,8 @@ impl RenderedObjects {
         self.large = Some(large);
     }
 
-    /// The port groups that are configured host by host in the cluster, though none of their hosts requires that.
+    /// The port groups that are configured host by host in the cluster, though none of their
+    /// hosts requires that.
     pub fn large_in_cluster(&self, prepared_services: &[Arc<PreparedService>]) -> BTreeSet<PortGroup> {
         let is_per_host = |prepared: &&Arc<PreparedService>| {
             let name = NamespacedName::new(&prepared.namespace, &prepared.object_name());

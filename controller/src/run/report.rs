@@ -108,8 +108,8 @@ impl SyncState {
         }
     }
 
-    /// What the mesh says against each object's rendered objects. The statuses of objects whose judgement may have changed are
-    /// marked as dirty.
+    /// What the mesh says against each object's rendered objects. The statuses of objects whose
+    /// judgement may have changed are marked as dirty.
     fn judgements(&mut self, rendered: &Rendered<Applied>) -> BTreeMap<ObjectKey, Judgement> {
         let mut judgements: BTreeMap<ObjectKey, Judgement> = BTreeMap::new();
         let has_complaints = self.objects.has_complaints();

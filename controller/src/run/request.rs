@@ -1,4 +1,5 @@
-//! Requests to the API server: their time limit, their errors and what a person can do about those.
+//! Requests to the API server: their time limit, their errors and what a person can do about
+//! those.
 
 use std::fmt;
 use std::time::Duration;

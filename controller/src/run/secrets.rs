@@ -25,7 +25,8 @@ pub struct SecretWatches {
 }
 
 impl SecretWatches {
-    /// Opens and closes watches so that they show the named Secrets. Returns the sources whose watches were closed.
+    /// Opens and closes watches so that they show the named Secrets. Returns the sources whose
+    /// watches were closed.
     pub fn update(&mut self, store: &Store, open: impl Fn(WatchSource) -> JoinHandle<()>) -> Vec<WatchSource> {
         let version = store.index().secrets_version();
         if self.version.replace(version) == Some(version) {
@@ -33,7 +34,8 @@ impl SecretWatches {
         }
         let named = store.index().secrets();
         let wanted = secret_scopes(&named);
-        // A watch of many Secrets may have shown one before it was named, when it was dropped: the watch has to list again.
+        // A watch of many Secrets may have shown one before it was named, when it was dropped:
+        // the watch has to list again.
         let missed = named.difference(&self.named).filter(|secret| !store.has_secret(secret));
         let missed: BTreeSet<&SecretScope> =
             missed.flat_map(|secret| self.tasks.keys().filter(|scope| scope.covers(secret))).collect();
@@ -62,7 +64,8 @@ impl SecretWatches {
         self.unreadable.remove(scope).is_some() || was_unread
     }
 
-    /// Records that a watch failed. True if it has never listed its Secrets; else the Secrets as known stay valid.
+    /// Records that a watch failed. True if it has never listed its Secrets; else the Secrets as
+    /// known stay valid.
     pub fn failed(&mut self, scope: &SecretScope, reason: String) -> bool {
         let was_unread = self.unread.remove(scope);
         if was_unread {

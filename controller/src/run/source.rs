@@ -48,7 +48,8 @@ impl WatchSource {
         }
     }
 
-    /// The change of the store when an object of this source is gone; none for rendered objects, which the store doesn't keep.
+    /// The change of the store when an object of this source is gone; none for rendered objects,
+    /// which the store doesn't keep.
     pub fn removal(&self, name: &NamespacedName) -> Option<StoreChange> {
         let name = name.clone();
         match self {
@@ -89,7 +90,8 @@ const MAX_NAMES: usize = 16;
 /// The number of watches above which all Secrets are watched by one.
 const MAX_SCOPES: usize = 128;
 
-/// The scopes that cover the named Secrets and as few others as possible: a watch for each Secret while there are few.
+/// The scopes that cover the named Secrets and as few others as possible: a watch for each Secret
+/// while there are few.
 pub fn secret_scopes(named: &BTreeSet<NamespacedName>) -> BTreeSet<SecretScope> {
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
     for secret in named {

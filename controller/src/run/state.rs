@@ -21,13 +21,14 @@ pub struct ObjectState {
     /// The last generation without errors; none if there was none since this replica started.
     pub good_generation: Option<i64>,
     uid: Option<String>,
-    /// True if the object was deleted and created again since this replica started, so that nothing can have been rendered from
-    /// it before.
+    /// True if the object was deleted and created again since this replica started, so that
+    /// nothing can have been rendered from it before.
     is_recreated: bool,
 }
 
 impl ObjectState {
-    /// True if it is unknown what was rendered from the object before this replica started. What was rendered stays.
+    /// True if it is unknown what was rendered from the object before this replica started. What
+    /// was rendered stays.
     pub fn is_frozen(&self) -> bool {
         let evaluation = &self.evaluation;
         !evaluation.is_good() && !evaluation.has_conflict() && self.good_generation.is_none() && !self.is_recreated
@@ -58,8 +59,8 @@ impl ObjectStates {
         self.states.get(key).map(AsRef::as_ref)
     }
 
-    /// Takes in the evaluation of an object with this `uid`, or that the object is gone. Returns the change, and the
-    /// RedisDestinations on which the object began or ceased to depend.
+    /// Takes in the evaluation of an object with this `uid`, or that the object is gone. Returns
+    /// the change, and the RedisDestinations on which the object began or ceased to depend.
     pub fn update(
         &mut self,
         key: &ObjectKey,

@@ -1,6 +1,7 @@
 //! The store: every object that the watches have shown and that evaluation may need.
 //!
-//! Of 5,000 objects a change concerns a few. The store tells which ([`Affected`]); it decides nothing itself.
+//! Of 5,000 objects a change concerns a few. The store tells which ([`Affected`]); it decides
+//! nothing itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -180,7 +181,8 @@ impl Store {
         unnamed.iter().for_each(|secret| self.inventory.remove_secret(secret));
     }
 
-    /// Records a status that the controller has written, and the `resourceVersion` that the object has since.
+    /// Records a status that the controller has written, and the `resourceVersion` that the
+    /// object has since.
     pub fn set_status(&mut self, key: &ObjectKey, status: ResourceStatus, version: Option<&str>) {
         if let Some(object) = self.objects.get_mut(key) {
             object.status = status;
@@ -261,7 +263,8 @@ impl Store {
         }
     }
 
-    /// Changes a Service or its endpoints. Returns the objects that the Service concerns before or after.
+    /// Changes a Service or its endpoints. Returns the objects that the Service concerns before
+    /// or after.
     fn around(&mut self, service: &NamespacedName, change: impl FnOnce(&mut Inventory)) -> BTreeSet<ObjectKey> {
         let mut services = self.inventory.sharing_addresses(service);
         change(&mut self.inventory);
@@ -295,7 +298,8 @@ impl Store {
         let mentioned = match &parsed {
             Some(ParsedObject::Service(object)) => Mentions::of_service(&object.object, &self.options).into(),
             Some(ParsedObject::Destination(object)) => Mentions::of_destination(&object.object, &self.options).into(),
-            // The object keeps the hosts that it governed: another object must not get them because of a mistake in this one.
+            // The object keeps the hosts that it governed: another object must not get them
+            // because of a mistake in this one.
             None => self.objects.get(&key).map(|known| known.mentioned.clone()).unwrap_or_default(),
         };
         let mut evaluate = self.remove_from_index(&key);
@@ -349,8 +353,8 @@ impl Store {
 }
 
 impl StoredObject {
-    /// Takes in a status that a watch shows. True if somebody else has written it. It may also be an earlier one than the
-    /// status that the controller has written since.
+    /// Takes in a status that a watch shows. True if somebody else has written it. It may also be
+    /// an earlier one than the status that the controller has written since.
     fn update_status(&mut self, version: u64, status: ResourceStatus) -> bool {
         if version < self.version {
             return false;
@@ -397,7 +401,8 @@ mod tests {
         StoreChange::Object(ObjectKind::Service, Box::new(serde_json::from_value(object).unwrap()))
     }
 
-    /// A status that somebody edits is looked at again; one that we have written is not, nor one from before that.
+    /// A status that somebody edits is looked at again; one that we have written is not, nor one
+    /// from before that.
     #[test]
     fn a_status_that_was_edited_is_noticed() {
         let mut store = Store::new(ValidateOptions::default());

@@ -118,7 +118,8 @@ impl SyncState {
         self.context.http.metrics.reconciled(OutcomeLabel::of(&result), seconds, evaluated);
     }
 
-    /// Evaluates the objects in the queue. Objects whose Secrets are still being read stay in the queue.
+    /// Evaluates the objects in the queue. Objects whose Secrets are still being read stay in the
+    /// queue.
     fn evaluate(&mut self) -> Vec<StateChange> {
         let mut changes = Vec::new();
         let mut waiting = Vec::new();
@@ -155,8 +156,9 @@ impl SyncState {
         Rendered { plan, stage: Prepared { extent: Extent::Whole } }
     }
 
-    /// The plan for changes that concern no rendered objects but their own: of thousands of objects, only they are looked at.
-    /// None where that isn't so, or where anything else is left to do.
+    /// The plan for changes that concern no rendered objects but their own: of thousands of
+    /// objects, only they are looked at. None where that isn't so, or where anything else is left
+    /// to do.
     fn plan_alone(&self, changes: &[StateChange]) -> Option<RenderPlan> {
         let is_all_done = !self.progress.is_stale && !self.objects.has_failures() && self.statuses.judged.is_empty();
         let large = self.objects.large().filter(|_| is_all_done)?;

@@ -1,4 +1,5 @@
-//! What a sync works on: the store, what is known of objects and rendered objects, and how far the reconciler is.
+//! What a sync works on: the store, what is known of objects and rendered objects, and how far
+//! the reconciler is.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// The settings of the reconciler.
 pub struct ReconcileSettings {
-    /// The namespace of the controller, by which its objects are told from those of other controllers.
+    /// The namespace of the controller, by which its objects are told from those of other
+    /// controllers.
     pub controller: String,
     /// The name of this replica.
     pub identity: String,
@@ -38,7 +40,8 @@ pub struct ReconcileSettings {
     pub mesh: MeshOptions,
     /// The options of validation.
     pub validate: ValidateOptions,
-    /// Why no sidecar gets the dynamic module from this controller, where it was asked to bring it.
+    /// Why no sidecar gets the dynamic module from this controller, where it was asked to bring
+    /// it.
     pub module_refusal: Option<Problem>,
     /// The time without changes after which a sync begins.
     pub debounce: Duration,
@@ -47,7 +50,8 @@ pub struct ReconcileSettings {
 }
 
 impl ReconcileSettings {
-    /// True while the dynamic module is on its way to the sidecars. The objects that make sidecars load it stay until then.
+    /// True while the dynamic module is on its way to the sidecars. The objects that make
+    /// sidecars load it stay until then.
     pub fn awaits_module(&self) -> bool {
         self.mesh.module.is_none() && self.validate.module == ModuleAvailability::Sidecars
     }
@@ -75,7 +79,8 @@ impl Context {
 pub struct StatusQueue {
     /// The objects.
     pub status_dirty: BTreeSet<ObjectKey>,
-    /// Objects whose rendered objects could not be written, or were rejected by Istio, in the last sync.
+    /// Objects whose rendered objects could not be written, or were rejected by Istio, in the
+    /// last sync.
     pub judged: BTreeSet<ObjectKey>,
 }
 
@@ -104,7 +109,8 @@ impl SyncProgress {
         self.retry_at = None;
     }
 
-    /// Records that a sync failed. The next attempt comes after a time that doubles with each failure.
+    /// Records that a sync failed. The next attempt comes after a time that doubles with each
+    /// failure.
     pub fn failed(&mut self) {
         let wait = self.backoff.next().unwrap_or(LONGEST_RETRY);
         self.retry_at = Some(tokio::time::Instant::now() + wait);

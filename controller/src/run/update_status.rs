@@ -1,7 +1,8 @@
-//! What is said of an object in its status.
+//! The status of an object.
 //!
-//! `Accepted`: it is valid and nobody else has precedence. `ResolvedRefs`: what it names exists. `Programmed`: what follows
-//! from it has been handed to the mesh.
+//! `Accepted`: the object is valid and no other object has precedence. `ResolvedRefs`: the
+//! objects that it names exist. `Programmed`: the configuration that follows from it has been
+//! written to the mesh.
 
 use std::collections::BTreeSet;
 
@@ -21,34 +22,36 @@ use crate::render::prepared_service::PreparedService;
 use super::evaluation::Evaluation;
 use super::names::{FIELD_MANAGER, ObjectKey};
 
-/// The longest message, in bytes. (The API server's limit is 32,768.)
+/// The longest message in bytes. The API server's limit is 32,768.
 const MAX_MESSAGE: usize = 4096;
-/// The longest note of an Event, in bytes.
+/// The longest note of an Event in bytes.
 const MAX_NOTE: usize = 1000;
 
-/// What is known of an object when its status is made.
+/// The facts from which a status is made.
 pub struct StatusFacts<'a> {
-    /// What follows from it as it is.
+    /// The evaluation of the object as it is now.
     pub evaluation: &'a Evaluation,
-    /// What is in force of it.
+    /// The services in force.
     pub in_force: Vec<&'a PreparedService>,
-    /// The generation that was last in order.
+    /// The last generation without errors.
     pub good_generation: Option<i64>,
-    /// Why nothing follows from it, though it is valid.
+    /// Why the object has no effect, though it is valid.
     pub unused: Option<String>,
-    /// It was never in order since this controller began, but something was rendered from it before.
+    /// True if the object had errors ever since this controller started, but objects exist that
+    /// were rendered from it before.
     pub has_remains: bool,
-    /// Why Secrets that it names can't be read.
+    /// Why Secrets that the object names can't be read.
     pub unreadable: Vec<String>,
-    /// What could not be handed to the mesh.
+    /// Why rendered objects could not be written.
     pub failures: Vec<String>,
-    /// What the mesh says against it.
+    /// Why Istio rejects rendered objects.
     pub rejections: Vec<String>,
-    /// Why no sidecar gets the dynamic module from this controller, where it was asked to bring it.
+    /// Why no sidecar gets the dynamic module from this controller, where it was asked to bring
+    /// it.
     pub module_refusal: Option<&'a Problem>,
 }
 
-/// The status that an object should have. Times are those of the one that it has, where nothing has changed.
+/// The status that an object should have. Conditions that don't change keep their times.
 pub fn status(facts: &StatusFacts<'_>, present: &ResourceStatus) -> ResourceStatus {
     let evaluation = facts.evaluation;
     let conditions = [accepted(facts), resolved(facts), programmed(facts)];
@@ -75,9 +78,10 @@ pub fn status(facts: &StatusFacts<'_>, present: &ResourceStatus) -> ResourceStat
     }
 }
 
-type Said = (&'static str, bool, &'static str, String);
+/// Type, whether true, reason, message.
+type ConditionParts = (&'static str, bool, &'static str, String);
 
-fn accepted(facts: &StatusFacts<'_>) -> Said {
+fn accepted(facts: &StatusFacts<'_>) -> ConditionParts {
     let evaluation = facts.evaluation;
     let is_against = |reason| matches!(reason, Reason::Invalid | Reason::Conflict | Reason::Unsupported);
     let worst = [(Reason::Conflict, "Conflict"), (Reason::Invalid, "Invalid"), (Reason::Unsupported, "Unsupported")];
@@ -93,7 +97,7 @@ fn accepted(facts: &StatusFacts<'_>) -> Said {
     ("Accepted", true, "Accepted", message)
 }
 
-fn resolved(facts: &StatusFacts<'_>) -> Said {
+fn resolved(facts: &StatusFacts<'_>) -> ConditionParts {
     let evaluation = facts.evaluation;
     let mut messages = facts.unreadable.clone();
     let missing = joined(evaluation.messages_of(|reason| reason == Reason::Unresolved));
@@ -105,18 +109,18 @@ fn resolved(facts: &StatusFacts<'_>) -> Said {
     }
     if !evaluation.lacking.is_empty() {
         let names = evaluation.lacking.iter().map(ToString::to_string).collect();
-        let message = format!("builds on {}, whose status says what is wrong with it", some_of(names));
+        let message = format!("depends on {}, whose status has the errors", some_of(names));
         return ("ResolvedRefs", false, "RefNotAccepted", message);
     }
-    ("ResolvedRefs", true, "ResolvedRefs", "everything that it names exists".to_owned())
+    ("ResolvedRefs", true, "ResolvedRefs", "the objects that it names exist".to_owned())
 }
 
-fn programmed(facts: &StatusFacts<'_>) -> Said {
+fn programmed(facts: &StatusFacts<'_>) -> ConditionParts {
     let say = |is_true, reason, message| ("Programmed", is_true, reason, message);
     if facts.evaluation.has_conflict() {
         let message = match facts.in_force.is_empty() {
-            true => "nothing follows from it while another object has precedence".to_owned(),
-            false => "only that is in force for which no other object has precedence".to_owned(),
+            true => "it has no effect while another object has precedence".to_owned(),
+            false => "only hosts for which no other object has precedence are in force".to_owned(),
         };
         return say(false, "NotProgrammed", message);
     }
@@ -126,14 +130,15 @@ fn programmed(facts: &StatusFacts<'_>) -> Said {
                 false,
                 "LastGoodKept",
                 format!(
-                    "what followed from generation {generation}, credentials included, stays in force until this object is in order"
+                    "the configuration of generation {generation}, credentials included, stays in force until the errors are corrected"
                 ),
             ),
             None if facts.has_remains => {
-                let message = "what was rendered from it before is left as it is until this object is in order";
+                let message =
+                    "configuration that was rendered from it before is left as it is until the errors are corrected";
                 say(false, "LastGoodKept", message.to_owned())
             }
-            None => say(false, "NotProgrammed", "nothing is rendered until this object is in order".to_owned()),
+            None => say(false, "NotProgrammed", "nothing is rendered until the errors are corrected".to_owned()),
         };
     }
     if !facts.failures.is_empty() {
@@ -174,18 +179,19 @@ fn shortened(mut text: String, limit: usize) -> String {
     text
 }
 
-/// Writes a status. Returns the version that the object then has; none if it is gone.
+/// Writes a status. Returns the `resourceVersion` that the object then has; none if the object is
+/// gone.
 pub async fn write(client: Client, key: ObjectKey, status: ResourceStatus) -> Result<Option<String>, kube::Error> {
     let api = Api::<DynamicObject>::namespaced_with(client, &key.name.namespace, &key.kind.resource());
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     match api.patch_status(&key.name.name, &parameters, &Patch::Merge(json!({"status": status}))).await {
-        // Deleted meanwhile.
+        // The object was deleted meanwhile.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         result => result.map(|object| object.metadata.resource_version),
     }
 }
 
-/// Tells people of what has changed.
+/// Writes an Event for each condition that has changed.
 pub async fn publish(
     recorder: &Recorder,
     object: &ObjectReference,
@@ -197,7 +203,7 @@ pub async fn publish(
         let is_news =
             known.is_none_or(|known| (&known.status, &known.reason) != (&condition.status, &condition.reason));
         let is_good = condition.status == "True";
-        // That all is well is said once, at the end.
+        // Success is reported once, by the last condition.
         if !is_news || is_good && condition.type_ != "Programmed" {
             continue;
         }

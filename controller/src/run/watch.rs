@@ -1,7 +1,7 @@
 //! Watches: what the API server shows, as [`WatchUpdate`]s in one channel.
 //!
-//! A watch that breaks is opened again. What is listed then is compared with what is known, so that nothing is missed that
-//! happened meanwhile.
+//! A watch that breaks is opened again. What is listed then is compared with what is known, so
+//! that nothing is missed that happened meanwhile.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -28,8 +28,8 @@ use super::observed::ObservedObject;
 use super::request::chain;
 use super::source::{SecretScope, WatchSource};
 
-/// The number of objects in a page of a list. A page is held as text and as objects while it is taken in, for all kinds at the
-/// same time.
+/// The number of objects in a page of a list. A page is held as text and as objects while it is
+/// taken in, for all kinds at the same time.
 const PAGE: u32 = 100;
 
 /// The time between two attempts to list a kind that is not installed.
@@ -53,7 +53,8 @@ pub enum WatchUpdate {
 pub enum Observation {
     /// An object for the store.
     Change(StoreChange),
-    /// A rendered object, reduced to what is used: many of them may wait in the channel, and each is large.
+    /// A rendered object, reduced to what is used: many of them may wait in the channel, and each
+    /// is large.
     Rendered(Box<ObservedObject>),
 }
 
@@ -154,8 +155,8 @@ async fn watch<K>(
 
 /// The waiting times before a watch is opened again.
 ///
-/// `WatchStreamExt::backoff` doesn't serve: it starts over with every event, and a watch that can't list its objects has one
-/// before each attempt, `Event::Init`.
+/// `WatchStreamExt::backoff` doesn't serve: it starts over with every event, and a watch that
+/// can't list its objects has one before each attempt, `Event::Init`.
 struct WatchBackoff {
     /// The API server is away, and may soon be back.
     unavailable: ExponentialBackoff,
@@ -180,7 +181,8 @@ impl WatchBackoff {
     }
 }
 
-/// Removes the metadata that nothing uses, which is often most of an object, before the object waits in the channel.
+/// Removes the metadata that nothing uses, which is often most of an object, before the object
+/// waits in the channel.
 fn strip(metadata: &mut ObjectMeta) {
     metadata.managed_fields = None;
     if let Some(annotations) = &mut metadata.annotations {

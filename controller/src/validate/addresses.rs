@@ -6,7 +6,8 @@ use crate::inventory::{self, Inventory, NamespacedName, ServicePort};
 use super::host::{self, HostName};
 use super::options::ValidateOptions;
 
-/// The addresses of a Service itself; where it is headless, those of its endpoints.
+/// The addresses of a Service or ServiceEntry, and where a Service is headless, those of its
+/// endpoints.
 pub fn addresses(
     host: &str,
     namespace: &str,
@@ -24,7 +25,8 @@ pub fn addresses(
             let remedy = format!("give ServiceEntry {} `addresses`, to which the clients resolve the name", entry.key);
             reporter.report(Code::AllocatedAddress, message, remedy);
         }
-        // The mesh names listeners by their addresses, so an entry could choose the listener of another host.
+        // The mesh names listeners by their addresses, so an entry could choose the listener of
+        // another host.
         let (addresses, others): (Vec<_>, Vec<_>) =
             entry.addresses.iter().cloned().partition(|address| inventory.service_at(address).is_none());
         for address in others {

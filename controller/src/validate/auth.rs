@@ -132,7 +132,8 @@ fn has(secret: &Secret, name: &str) -> bool {
         || secret.data.as_ref().is_some_and(|data| data.contains_key(name))
 }
 
-/// The value of a key, or why it can't be used. White space at its ends is removed, since editors and `echo` put it there.
+/// The value of a key, or why it can't be used. White space at its ends is removed, since editors
+/// and `echo` put it there.
 pub fn value(secret: &Secret, name: &str) -> Option<Result<String, &'static str>> {
     let text = match secret.string_data.as_ref().and_then(|data| data.get(name)) {
         Some(text) => text.clone(),

@@ -1,7 +1,8 @@
 //! Precedence between objects that name the same host.
 //!
-//! In another namespace than the host's, an object governs clients only while the host's own namespace has no object for the
-//! host. So nobody can redirect the clients of others. Of two objects for the same clients, the older has precedence.
+//! In another namespace than the host's, an object governs clients only while the host's own
+//! namespace has no object for the host. So nobody can redirect the clients of others. Of two
+//! objects for the same clients, the older has precedence.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +36,8 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Settles which object governs which host, and reports the objects that don't govern a host that they name.
+    /// Settles which object governs which host, and reports the objects that don't govern a host
+    /// that they name.
     pub fn settle(
         services: &[Arc<Loaded<RedisService>>],
         destinations: &[Arc<Loaded<RedisDestination>>],
@@ -48,7 +50,8 @@ impl Claims {
             implicit: vec![false; destinations.len()],
             ..Claims::default()
         };
-        // First within each namespace, then between namespaces: by then it is known what the hosts' owners claim.
+        // First within each namespace, then between namespaces: by then it is known what the
+        // hosts' owners claim.
         claims.claim_services(services, options, diagnostics);
         claims.claim_destinations(destinations, options, diagnostics);
         claims.yield_services(services, destinations, diagnostics);
@@ -112,7 +115,8 @@ impl Claims {
         }
     }
 
-    /// Takes hosts from RedisServices of other namespaces than the host's, where an object of the host's governs it.
+    /// Takes hosts from RedisServices of other namespaces than the host's, where an object of the
+    /// host's governs it.
     fn yield_services(
         &mut self,
         services: &[Arc<Loaded<RedisService>>],
@@ -141,7 +145,8 @@ impl Claims {
         }
     }
 
-    /// Takes hosts from RedisDestinations of other namespaces than the host's, where one of the host's is about it.
+    /// Takes hosts from RedisDestinations of other namespaces than the host's, where one of the
+    /// host's is about it.
     fn yield_destinations(&mut self, destinations: &[Arc<Loaded<RedisDestination>>], diagnostics: &mut Diagnostics) {
         for (index, loaded) in destinations.iter().enumerate() {
             let (subject, namespace) = (subject(loaded), namespace(loaded));
@@ -179,7 +184,8 @@ impl Claims {
         self.guarded.get(host)
     }
 
-    /// The RedisDestination that holds for a host where rules in `namespace` name it: the owner's, else their own.
+    /// The RedisDestination that holds for a host where rules in `namespace` name it: the
+    /// owner's, else their own.
     pub fn destination(&self, name: &HostName, namespace: &str) -> Option<usize> {
         let of = |namespace: &str| self.destinations.get(&(name.host.clone(), namespace.to_owned()));
         name.namespace().and_then(of).or_else(|| of(namespace)).copied()
@@ -244,7 +250,8 @@ mod tests {
         Arc::new(Loaded { origin, object: serde_json::from_value(object).unwrap() })
     }
 
-    /// Which services and which destinations govern the clients of the host, and how many errors there are.
+    /// Which services and which destinations govern the clients of the host, and how many errors
+    /// there are.
     fn settled(
         services: &[Arc<Loaded<RedisService>>],
         destinations: &[Arc<Loaded<RedisDestination>>],

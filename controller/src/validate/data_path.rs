@@ -62,7 +62,8 @@ fn by_pin() -> String {
     format!("pinned by {DATA_PATH}")
 }
 
-/// Chooses the data path of a service, and reports rules and settings that the path can't carry out.
+/// Chooses the data path of a service, and reports rules and settings that the path can't carry
+/// out.
 pub fn choose_path(
     service: &mut ValidatedService,
     spec: &RedisServiceSpec,
@@ -173,8 +174,8 @@ fn unknown_to_direct(settings: &SettingsSpec) -> impl Iterator<Item = (&'static 
     of_native.into_iter().chain(proxy_only(settings))
 }
 
-/// The settings that only the data path `proxy` has, each with whether it is given. On `native`, redirections are always
-/// followed and hash tags always count.
+/// The settings that only the data path `proxy` has, each with whether it is given. On `native`,
+/// redirections are always followed and hash tags always count.
 fn proxy_only(settings: &SettingsSpec) -> [(&'static str, bool); 5] {
     [
         ("enableHashtagging", settings.enable_hashtagging == Some(true)),
@@ -226,7 +227,8 @@ fn unused_read_policies(
     }
 }
 
-/// Chooses the read policy of `redis_proxy`, which has one: the routes to Redis Clusters must agree on it.
+/// Chooses the read policy of `redis_proxy`, which has one: the routes to Redis Clusters must
+/// agree on it.
 fn read_policies(
     service: &mut ValidatedService,
     spec: &RedisServiceSpec,

@@ -1,4 +1,4 @@
-//! Destinations: what a RedisDestination says of a host, joined with where the host is.
+//! Destinations: a host with its endpoints, and what a RedisDestination says of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,24 +14,25 @@ use super::options::ValidateOptions;
 use super::policy::{self, DestinationPolicy, Discovery};
 use super::scope;
 
-/// A Redis as commands reach it.
+/// A Redis to which commands are sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValidatedDestination {
-    /// Its host and port.
+    /// The host and port.
     pub address: HostPort,
-    /// The Service of that name, with its port.
+    /// The Service of that name and its port; none where the host lies outside of the cluster.
     pub service: Option<(NamespacedName, ServicePort)>,
-    /// That Service has no address of its own.
+    /// True if the Service has no address of its own.
     pub is_headless: bool,
-    /// Its endpoints are the pods that it selects.
+    /// True if the endpoints are the pods that the Service selects.
     pub selects_pods: bool,
-    /// The mesh has a cluster of it: it is a Service, or a ServiceEntry makes it known.
+    /// True if the mesh has a cluster for the host: it is a Service, or a ServiceEntry names it.
     pub in_mesh: bool,
-    /// How it is reached.
+    /// What a RedisDestination says of it.
     pub policy: DestinationPolicy,
-    /// The endpoints are what `discoveryEndpoints` say.
+    /// True if the endpoints are those of `discoveryEndpoints`.
     pub discovered: bool,
-    /// Where it is: what `discoveryEndpoints` say, else the Service's endpoints, else its name.
+    /// The endpoints: those of `discoveryEndpoints`, else those of the Service, else the host's
+    /// name.
     pub endpoints: Vec<ServiceEndpoint>,
 }
 
@@ -47,7 +48,7 @@ impl ValidatedDestination {
     }
 }
 
-/// Joins hosts with policies, each once.
+/// Resolves names to destinations, each once.
 pub struct Destinations<'a> {
     policies: Vec<DestinationPolicy>,
     claims: &'a Claims,
@@ -58,7 +59,7 @@ pub struct Destinations<'a> {
 }
 
 impl<'a> Destinations<'a> {
-    /// Reads the policies.
+    /// Reads the RedisDestinations.
     pub fn new(
         objects: &[Arc<Loaded<RedisDestination>>],
         claims: &'a Claims,
@@ -88,8 +89,9 @@ impl<'a> Destinations<'a> {
         self.inventory.service(key).is_some()
     }
 
-    /// The destination that rules in `namespace` mean by a name. Without a port, `listener` is the one that clients use if
-    /// the host is the same, else the Service's Redis port.
+    /// Resolves a name in rules of `namespace`; none if it can't be resolved, which is then
+    /// reported. Without a port, the port is that of `listener` if its host is the same, else the
+    /// Service's Redis port.
     pub fn resolve(
         &mut self,
         name: &HostName,
@@ -142,8 +144,8 @@ impl<'a> Destinations<'a> {
         Some(destination)
     }
 
-    /// Reports a rule that leads around a password: with the login of the host's owner, rules of another namespace would reach
-    /// what the owner protects from its own clients.
+    /// Reports a rule that leads around a password: with the login of the host's owner, rules of
+    /// another namespace would reach what the owner protects from its own clients.
     fn is_guarded(
         &self,
         name: &HostName,
@@ -204,7 +206,7 @@ impl<'a> Destinations<'a> {
         of_service.unwrap_or_else(|| vec![ServiceEndpoint { address: entry.host.clone(), port }])
     }
 
-    /// Reports the objects that nothing follows from.
+    /// Reports the RedisDestinations without effect.
     pub fn report_unused(
         &self,
         objects: &[Arc<Loaded<RedisDestination>>],

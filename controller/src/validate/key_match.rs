@@ -105,7 +105,8 @@ pub fn report_overlaps(
     }
 }
 
-/// Reports a route with the same condition as an earlier one; `name` is the field of the condition, empty where there is none.
+/// Reports a route with the same condition as an earlier one; `name` is the field of the
+/// condition, empty where there is none.
 fn report_duplicate(name: &str, first: usize, case_insensitive: bool, field: &mut FieldReporter<'_>) {
     if name.is_empty() {
         let message = format!("has no match, as spec.redis[{first}] has none");
@@ -124,7 +125,8 @@ fn is_universal(regex: &str) -> bool {
     matches!(inner, "" | ".*" | "(.*)" | ".*?")
 }
 
-/// The literal text with which every key begins that the expression takes; none if that can't be seen easily.
+/// The literal text with which every key begins that the expression takes; none if that can't be
+/// seen easily.
 fn anchored_literal(regex: &str) -> Option<String> {
     let rest = regex.strip_prefix('^')?;
     if rest.contains('|') || rest.contains("(?") {

@@ -1,4 +1,4 @@
-//! What an object names: whose change can change what follows from it.
+//! The names in an object. A change of what they name may change the evaluation of the object.
 
 use std::collections::BTreeSet;
 
@@ -9,19 +9,19 @@ use super::host::{self, HostName};
 use super::options::ValidateOptions;
 use super::policy;
 
-/// The names in an object. Those that can't be read are left out: they are reported elsewhere.
+/// The names in an object. Names that can't be read are left out; validation reports them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mentions {
-    /// Hosts that it is about.
+    /// The hosts that the object governs.
     pub claims: BTreeSet<HostName>,
-    /// Hosts where it leads.
+    /// The hosts to which it routes.
     pub leads: BTreeSet<HostName>,
-    /// Secrets.
+    /// The Secrets that it names.
     pub secrets: BTreeSet<NamespacedName>,
 }
 
 impl Mentions {
-    /// Of a RedisService.
+    /// The names in a RedisService.
     pub fn of_service(object: &RedisService, options: &ValidateOptions) -> Mentions {
         let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         let mut mentions = Mentions::default();
@@ -37,7 +37,7 @@ impl Mentions {
         mentions
     }
 
-    /// Of a RedisDestination.
+    /// The names in a RedisDestination.
     pub fn of_destination(object: &RedisDestination, options: &ValidateOptions) -> Mentions {
         let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         let mut mentions = Mentions::default();

@@ -1,9 +1,10 @@
 //! Validation: RedisServices and RedisDestinations as written → services that can be served.
 //!
-//! Names are resolved, texts parsed, precedence between objects settled and the data path chosen. Mistakes and fields
-//! without effect are reported to [`Diagnostics`].
+//! Names are resolved, texts parsed, precedence between objects settled and the data path chosen.
+//! Mistakes and fields without effect are reported to [`Diagnostics`].
 //!
-//! **Invariant:** no client, no file system. Everything that the objects refer to comes from the [`Inventory`].
+//! **Invariant:** no client, no file system. Everything that the objects refer to comes from the
+//! [`Inventory`].
 
 pub mod addresses;
 pub mod auth;
@@ -119,7 +120,8 @@ impl Validation<'_> {
         }
     }
 
-    /// Validates a RedisDestination whose host no RedisService governs: all commands go to the host itself.
+    /// Validates a RedisDestination whose host no RedisService governs: all commands go to the
+    /// host itself.
     fn destination(&mut self, index: usize, loaded: &Loaded<RedisDestination>, diagnostics: &mut Diagnostics) {
         let (inventory, options) = (self.inventory, self.options);
         let subject = scope::subject(loaded);

@@ -1,29 +1,29 @@
-//! What validation is told besides the objects.
+//! The options of validation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What validation needs to know besides the objects.
+/// The options of validation.
 #[derive(Clone, Debug)]
 pub struct ValidateOptions {
     /// The domain under which hosts are Services.
     pub cluster_domain: String,
-    /// Ports of hosts that are no Services, where they are not 6379.
+    /// The ports of hosts that are no Services, where they aren't 6379.
     pub ports: BTreeMap<String, BTreeSet<u16>>,
-    /// Who has the dynamic module.
+    /// Which proxies have the dynamic module.
     pub module: ModuleAvailability,
 }
 
-/// Who has the dynamic module, without which there is no `native`.
+/// Which proxies have the dynamic module, which the data path `native` needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ModuleAvailability {
-    /// Nobody knows: what is pinned to `native` is served so, nothing else.
+    /// Unknown: hosts that are pinned to `native` are served natively, others are not.
     #[default]
     Unknown,
-    /// The Envoy for which this is.
+    /// The standalone Envoy has it.
     Envoy,
-    /// Sidecars that say so by a label of their pods; others are served too.
+    /// Sidecars have it whose pods have the label; other sidecars are served without it.
     Sidecars,
-    /// No sidecar has it.
+    /// No proxy has it.
     Nobody,
 }
 

@@ -1,4 +1,4 @@
-//! What a RedisDestination says: how a host is reached.
+//! The content of a RedisDestination: how a host is reached.
 
 use std::time::Duration;
 
@@ -13,44 +13,44 @@ use super::options::ValidateOptions;
 use super::scope;
 use super::tls::{self, TlsOptions};
 
-/// What a RedisDestination says.
+/// The content of a RedisDestination.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DestinationPolicy {
-    /// The object; none: the defaults.
+    /// The object; none for the defaults.
     pub object: Option<Subject>,
-    /// Single Redis or Redis Cluster.
+    /// Whether the host is a single Redis or a Redis Cluster.
     pub mode: Mode,
-    /// Our login at it.
+    /// The login of the mesh.
     pub login: Option<Credentials>,
-    /// The mesh's own mutual TLS, asked for by name.
+    /// True if the mesh's own mutual TLS is asked for by name.
     pub istio_mutual: bool,
-    /// TLS of ours.
+    /// TLS that redis-mesh configures.
     pub tls: Option<TlsOptions>,
-    /// The connections.
+    /// The settings of TCP connections.
     pub tcp: TcpOptions,
-    /// Where a Redis Cluster is discovered; none: at the host itself.
+    /// The nodes at which a Redis Cluster is discovered; empty for the host itself.
     pub discovery: Vec<Discovery>,
 }
 
-/// Settings of TCP connections.
+/// The settings of TCP connections.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TcpOptions {
-    /// Time to establish one.
+    /// The time limit for establishing a connection.
     pub connect_timeout: Option<Duration>,
-    /// Greatest number.
+    /// The greatest number of connections.
     pub max_connections: Option<u32>,
-    /// Keepalive.
+    /// TCP keepalive; none for the defaults of the operating system.
     pub keepalive: Option<Keepalive>,
 }
 
-/// TCP keepalive, in whole seconds; what is not given is as the operating system has it.
+/// TCP keepalive. Fields that are not given have the defaults of the operating system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Unanswered probes that mean death.
+    /// The number of unanswered probes after which a connection is closed.
     pub probes: Option<u32>,
-    /// Idle time before the first probe.
+    /// The time without traffic before the first probe, in seconds.
     pub time: Option<u64>,
-    /// Time between probes.
+    /// The time between two probes, in seconds.
     pub interval: Option<u64>,
 }
 
@@ -106,7 +106,7 @@ pub fn read(
 }
 
 impl Discovery {
-    /// Its host.
+    /// The host.
     pub fn name(self) -> HostName {
         HostName { host: self.host, service: self.service }
     }
@@ -118,7 +118,8 @@ pub fn discovery(text: &str, namespace: &str, options: &ValidateOptions) -> Resu
         let remedy = "write a host, and behind a colon a port from 1 to 65535";
         Problem::new(Code::InvalidDiscoveryEndpoint, format!("`{text}` is not HOST:PORT"), remedy)
     };
-    // `[::1]:6379` and `::1` are addresses; of anything else, what stands behind the last colon is a port.
+    // `[::1]:6379` and `::1` are addresses; of anything else, what stands behind the last colon
+    // is a port.
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) => {
             (address, rest.strip_prefix(':').or_else(|| rest.is_empty().then_some("")).ok_or_else(wrong)?)

@@ -70,7 +70,8 @@ impl<'a> Rules<'a> {
         rules
     }
 
-    /// Resolves the routes for one host; none if a destination can't be resolved, which is then reported.
+    /// Resolves the routes for one host; none if a destination can't be resolved, which is then
+    /// reported.
     pub fn resolve(
         &self,
         context: &RouteContext<'_>,

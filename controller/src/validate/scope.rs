@@ -1,7 +1,7 @@
 //! The clients that an object governs.
 //!
-//! An object in the namespace of the Service that it names governs every client of it. An object in another namespace governs
-//! the clients of that namespace.
+//! An object in the namespace of the Service that it names governs every client of it. An object
+//! in another namespace governs the clients of that namespace.
 
 use std::fmt;
 
@@ -11,26 +11,26 @@ use crate::diagnostic::{Loaded, Subject};
 
 use super::host::HostName;
 
-/// Whose clients.
+/// The clients that an object governs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ClientScope {
-    /// Everybody's.
+    /// All clients in the mesh.
     Mesh,
-    /// Those in one namespace.
+    /// The clients in one namespace.
     Namespace(String),
 }
 
 impl ClientScope {
-    /// Of an object in `namespace` about a host.
+    /// The clients that an object in `namespace` governs for a host.
     pub fn of(name: &HostName, namespace: &str) -> ClientScope {
         match name.namespace() {
             Some(owner) if owner == namespace => ClientScope::Mesh,
-            // A host outside of the cluster belongs to nobody in it.
+            // A host outside of the cluster belongs to no namespace.
             _ => ClientScope::Namespace(namespace.to_owned()),
         }
     }
 
-    /// True if clients in a namespace belong to it.
+    /// True if clients in a namespace are among them.
     pub fn includes(&self, namespace: &str) -> bool {
         match self {
             ClientScope::Mesh => true,
@@ -48,7 +48,7 @@ impl fmt::Display for ClientScope {
     }
 }
 
-/// Names an object in messages.
+/// An object as the subject of messages.
 pub fn subject<K: Resource<DynamicType = ()>>(loaded: &Loaded<K>) -> Subject {
     let meta = loaded.object.meta();
     let name =

@@ -1,4 +1,4 @@
-//! A service as it can be served: the result of validation.
+//! A service that can be served: the result of validation.
 
 use std::sync::Arc;
 
@@ -14,43 +14,44 @@ use super::host_port::HostPort;
 use super::scope::ClientScope;
 use super::settings::ValidatedSettings;
 
-/// One port of one host as some clients see it, ready to be built.
+/// One port of one host for some clients, ready to be rendered. It is a plain record of what
+/// validation has found, which rendering only reads.
 #[derive(Clone, Debug)]
 pub struct ValidatedService {
-    /// The object that this follows from.
+    /// The object from which the service follows.
     pub owner: Subject,
-    /// What clients connect to.
+    /// The host and port to which clients connect.
     pub address: HostPort,
-    /// The Service that has this name, with its port; none where the host is a DNS name.
+    /// The Service of that name and its port; none where the host lies outside of the cluster.
     pub service: Option<(NamespacedName, ServicePort)>,
-    /// The addresses of the Service, or of the ServiceEntry; empty where it is headless.
+    /// The addresses of the Service or the ServiceEntry; empty where it is headless.
     pub cluster_ips: Vec<String>,
-    /// The addresses of its endpoints, by which a mesh names the listeners of a headless Service.
+    /// The addresses of the endpoints, by which a mesh names the listeners of a headless Service.
     pub pods: Vec<String>,
-    /// Whose clients.
+    /// The clients.
     pub scope: ClientScope,
-    /// How it is served.
+    /// The data path.
     pub path: wire::DataPath,
-    /// Why so.
+    /// Why that data path was chosen.
     pub path_reason: String,
-    /// Sidecars that have the dynamic module serve it natively.
+    /// True if sidecars with the dynamic module may serve it natively.
     pub native: bool,
-    /// What clients must present.
+    /// The login that clients must present.
     pub client_auth: Option<Credentials>,
-    /// Settings.
+    /// The settings.
     pub settings: ValidatedSettings,
-    /// Which nodes of a Redis Cluster serve reads.
+    /// The nodes of a Redis Cluster that serve reads on the data path `proxy`.
     pub read_policy: ReadPolicySpec,
-    /// Destinations with their mirrors.
+    /// The destinations with their mirrors.
     pub targets: Vec<ValidatedTarget>,
-    /// Routes into them.
+    /// The routes to these targets.
     pub routes: Vec<ValidatedRoute>,
-    /// Faults of all commands.
+    /// The faults for all commands.
     pub faults: Vec<wire::Fault>,
 }
 
 impl ValidatedService {
-    /// Every destination that commands may reach, mirrors too, each once.
+    /// Every destination and mirror, each once.
     pub fn destinations(&self) -> Vec<&Arc<ValidatedDestination>> {
         let mut found: Vec<&Arc<ValidatedDestination>> = Vec::new();
         let all = self.targets.iter().flat_map(|target| {
@@ -64,7 +65,7 @@ impl ValidatedService {
         found
     }
 
-    /// The destination, where there is only one besides mirrors.
+    /// The only destination, mirrors aside; none if there are several.
     pub fn single_destination(&self) -> Option<&Arc<ValidatedDestination>> {
         let first = &self.targets.first()?.destination;
         self.targets.iter().all(|target| target.destination.address == first.address).then_some(first)
@@ -74,37 +75,37 @@ impl ValidatedService {
 /// A destination with its mirrors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValidatedTarget {
-    /// Where commands go.
+    /// The destination of commands.
     pub destination: Arc<ValidatedDestination>,
-    /// Where copies go.
+    /// The destinations of copies.
     pub mirrors: Vec<ValidatedMirror>,
 }
 
-/// A mirror.
+/// A destination of copies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValidatedMirror {
-    /// Where copies go.
+    /// The destinations of copies.
     pub destination: Arc<ValidatedDestination>,
-    /// Share of the commands.
+    /// The share of the commands that are copied, in parts per million.
     pub per_million: u32,
-    /// Leave out commands that only read.
+    /// True if commands that only read aren't copied.
     pub exclude_read_commands: bool,
 }
 
 /// A route.
 #[derive(Clone, Debug)]
 pub struct ValidatedRoute {
-    /// Which keys.
+    /// The keys that the route takes.
     pub key: wire::KeyMatch,
-    /// Remove the prefix.
+    /// True if the prefix is removed from keys.
     pub remove_prefix: bool,
-    /// Index into the targets.
+    /// The index of the target.
     pub target: usize,
-    /// Which nodes of a Redis Cluster serve its reads, where it says so itself.
+    /// The nodes of a Redis Cluster that serve its reads; none for the policy of the settings.
     pub read_policy: Option<ReadPolicySpec>,
-    /// Faults of this route.
+    /// The faults for commands of this route.
     pub faults: Vec<wire::Fault>,
-    /// The route's place in the object; none for the one that stands for no routes at all.
+    /// The position of the route in the object; none where the object has no routes.
     pub index: Option<usize>,
 }
 

@@ -13,7 +13,8 @@ use super::auth::{self, SecretText};
 pub struct TlsOptions {
     /// The server name to ask for (SNI).
     pub sni: Option<String>,
-    /// Names of which the server's certificate must carry one; empty only where the certificate is not verified.
+    /// Names of which the server's certificate must carry one; empty only where the certificate
+    /// is not verified.
     pub names: Vec<String>,
     /// The certificate authorities in PEM; none for those of the system.
     pub authorities: Option<String>,
@@ -23,7 +24,8 @@ pub struct TlsOptions {
     pub verify: bool,
 }
 
-/// Reads `trafficPolicy.tls` of a RedisDestination for `host`; none where TLS is off or is the mesh's own.
+/// Reads `trafficPolicy.tls` of a RedisDestination for `host`; none where TLS is off or is the
+/// mesh's own.
 pub fn read(
     spec: &TlsSpec,
     host: &str,

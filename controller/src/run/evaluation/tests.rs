@@ -1,4 +1,5 @@
-//! Random clusters in which evaluation amid neighbours is compared with the evaluation of everything.
+//! Random clusters in which evaluation amid neighbours is compared with the evaluation of
+//! everything.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +55,8 @@ fn new_store() -> Store {
     Store::new(ValidateOptions { module: ModuleAvailability::Sidecars, ..ValidateOptions::default() })
 }
 
-/// A change as JSON, so that it can be given to two store: what kind, and the object or its absence.
+/// A change as JSON, so that it can be given to two store: what kind, and the object or its
+/// absence.
 fn random_change(random: &mut TestRandom, clock: usize) -> Value {
     let (namespace, number) = (random.one(NAMESPACES), random.below(3));
     let metadata = json!({
@@ -143,8 +145,8 @@ fn said(evaluation: &Evaluation) -> String {
     format!("{services:#?} {messages:#?} {:?}", evaluation.lacking)
 }
 
-/// What a store says that has been looked at after each change is what one says that is only shown the end: nothing that
-/// a change concerns was left out.
+/// What a store says that has been looked at after each change is what one says that is only
+/// shown the end: nothing that a change concerns was left out.
 #[test]
 fn what_a_change_concerns_is_looked_at_again() {
     let (mut with_services, mut with_messages) = (0, 0);
