@@ -1,4 +1,4 @@
-//! Diagnostics: what is wrong with the input. They are collected rather than thrown, since a
+//! Diagnostics: mistakes in the input. They are collected rather than thrown, since a
 //! person wants to see all mistakes at once, each with its place and its remedy.
 
 pub mod code;
@@ -82,14 +82,14 @@ pub struct SourceSpan {
     pub length: usize,
 }
 
-/// What is wrong, without the place.
+/// A mistake, without its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The code.
     pub code: Code,
-    /// What is wrong, without a full stop.
+    /// The mistake in words, without a full stop.
     pub message: String,
-    /// What a person can do about it, without a full stop.
+    /// The remedy in words, without a full stop.
     pub remedy: String,
 }
 
@@ -119,7 +119,7 @@ pub struct Diagnostic {
     /// The place of the field's value in the file, or where the field is missing, of the value
     /// around it; none for objects of an API server.
     pub span: Option<SourceSpan>,
-    /// What is wrong.
+    /// The mistake.
     pub problem: Problem,
 }
 

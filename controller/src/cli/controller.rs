@@ -26,7 +26,7 @@ pub struct Controller {
     /// The domain of the cluster: hosts under .svc.DOMAIN are Services
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     cluster_domain: String,
-    /// How the filter gets the rules of a host
+    /// The way in which the filter gets the rules of a host
     #[arg(long, value_enum, default_value_t = RuleDelivery::Auto)]
     delivery: RuleDelivery,
     /// The wasm filter that is served to proxies [default: redis_mesh.wasm beside this program]
@@ -87,7 +87,7 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Runs until the process is told to end. An error is what keeps it from starting.
+    /// Runs until the process is told to end. Returns an error if it can't start.
     pub fn run(self) -> Result<(), String> {
         telemetry::log(self.log_format, &self.log_level)?;
         let filter = self.filter()?;

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-/// How the filter gets the rules of a host.
+/// The way in which the filter gets the rules of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RuleDelivery {
     /// In one WasmPlugin for each port; in an EnvoyFilter of the host where it has the password

@@ -37,7 +37,7 @@ pub struct Istio {
     /// Istio's root namespace
     #[arg(long, value_name = "NAME", default_value = "istio-system")]
     root_namespace: String,
-    /// How the filter gets the rules of a host
+    /// The way in which the filter gets the rules of a host
     #[arg(long, value_enum, default_value_t = RuleDelivery::Auto)]
     delivery: RuleDelivery,
     /// The address of a host that is no Service, such as that of its ServiceEntry; repeatable

@@ -1,14 +1,14 @@
-//! What a command of the command line reads and reports.
+//! The input and the diagnostics of a command of the command line.
 
 use crate::diagnostic::Diagnostics;
 use crate::manifest::{self, ManifestSource};
 
-/// The input of one run of the program, and what is wrong with it.
+/// The input of one run of the program, and the mistakes in it.
 #[derive(Default)]
 pub struct Session {
     /// The texts that were read.
     pub sources: Vec<ManifestSource>,
-    /// What is wrong.
+    /// The mistakes in them.
     pub diagnostics: Diagnostics,
 }
 

@@ -18,7 +18,7 @@ pub enum Reason {
     NoEffect,
 }
 
-/// How bad a diagnostic is.
+/// The severity of a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     /// Nothing is rendered from the object.
@@ -143,7 +143,7 @@ codes! {
     AddressOfService = "address-of-service", Conflict;
     /// The host has only addresses that Istio has allocated.
     AllocatedAddress = "allocated-address", NoEffect;
-    /// The name of the host's listener in the mesh can't be told.
+    /// The name of the host's listener in the mesh is unknown.
     UnknownListener = "unknown-listener", Unresolved;
 
     // Credentials and certificates.

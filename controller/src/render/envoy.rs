@@ -275,7 +275,7 @@ pub fn protocol_options(cluster: &mut Map<String, Value>, destination: &Validate
     cluster.insert("typed_extension_protocol_options".to_owned(), json!({REDIS_PROXY: options}));
 }
 
-/// TLS of ours.
+/// TLS that redis-mesh configures.
 pub fn transport_socket(tls: &TlsOptions) -> Value {
     let mut common = Map::new();
     if let Some((certificate, key)) = &tls.certificate {

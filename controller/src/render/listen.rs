@@ -11,7 +11,7 @@ pub struct ListenOverride {
     pub host: String,
     /// Only this port of it.
     pub port: Option<u16>,
-    /// Where to listen.
+    /// The address to listen on.
     pub address: SocketAddr,
 }
 

@@ -22,11 +22,11 @@ pub struct PlannedObject {
     pub name: String,
     /// The namespace of the clients for whom it is, where it stands in another namespace.
     pub clients: Option<String>,
-    /// What it is built from.
+    /// The input of the object.
     pub content: ObjectContent,
 }
 
-/// What an object is built from.
+/// The input from which an object is built.
 pub enum ObjectContent {
     /// The WasmPlugin of a port.
     Plugin {

@@ -16,7 +16,7 @@ use crate::validate::destination::ValidatedDestination;
 use super::digest::{ContentDigest, digest};
 use super::names::RenderedKey;
 
-/// What a digest was computed from. Inputs are shared, so equal ones are mostly the same
+/// The input of a digest. Inputs are shared, so equal ones are mostly the same
 /// allocation, which is cheap to see.
 enum DigestInput {
     Listener(Arc<PreparedService>, bool),

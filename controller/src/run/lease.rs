@@ -33,7 +33,7 @@ pub struct Election {
     identity: String,
 }
 
-/// Whether this replica leads, and until when: a process that was suspended may go on after its
+/// The leadership of this replica, with its end: a process that was suspended may go on after its
 /// leadership has ended.
 #[derive(Clone, Copy, Default)]
 pub struct Leadership {
@@ -50,7 +50,7 @@ impl Leadership {
 /// The Lease as it was last seen.
 struct ObservedLease {
     lease: Lease,
-    /// When this renewal was first seen, by the local clock.
+    /// The local time at which this renewal was first seen.
     since: Instant,
 }
 

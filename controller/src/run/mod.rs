@@ -66,7 +66,7 @@ use telemetry::ControllerMetrics;
 /// The time that the election gets to give the Lease back when the process ends.
 const RELEASE: Duration = Duration::from_secs(3);
 
-/// What the controller is told by its command line.
+/// The configuration of the controller, as the command line gives it.
 pub struct ControllerConfig {
     /// The namespace of the controller.
     pub namespace: String,
@@ -76,11 +76,11 @@ pub struct ControllerConfig {
     pub cluster_domain: String,
     /// True if each host is configured by itself.
     pub per_host: bool,
-    /// Where proxies fetch the filter.
+    /// The place where proxies fetch the filter.
     pub filter: FilterSource,
-    /// How sidecars get the dynamic module.
+    /// The way in which sidecars get the dynamic module.
     pub module: ModuleSource,
-    /// Where `/metrics`, `/healthz`, `/readyz` and the filter are served.
+    /// The address at which `/metrics`, `/healthz`, `/readyz` and the filter are served.
     pub listen: SocketAddr,
     /// The name of the Lease that decides which replica writes.
     pub lease: String,
@@ -92,7 +92,7 @@ pub struct ControllerConfig {
     pub kubeconfig: Option<PathBuf>,
 }
 
-/// Where proxies fetch the filter.
+/// The place where proxies fetch the filter.
 pub enum FilterSource {
     /// From this controller.
     Served {
@@ -105,16 +105,16 @@ pub enum FilterSource {
     Url {
         /// The URL.
         url: String,
-        /// The SHA-256 of what is there, in hexadecimal digits.
+        /// The SHA-256 of the file or image there, in hexadecimal digits.
         sha256: Option<String>,
     },
 }
 
-/// How sidecars get the dynamic module.
+/// The way in which sidecars get the dynamic module.
 pub enum ModuleSource {
     /// No sidecar has it.
     None,
-    /// It is part of the sidecars' file systems.
+    /// The file is in the sidecars at this path.
     Present(DynamicModule),
     /// This controller keeps it in a ConfigMap of each namespace, which pods mount.
     ConfigMaps {
@@ -122,14 +122,14 @@ pub enum ModuleSource {
         path: PathBuf,
         /// The namespaces.
         namespaces: BTreeSet<String>,
-        /// Where pods mount the ConfigMap.
+        /// The directory where pods mount the ConfigMap.
         directory: String,
         /// The time in which another version of the file reaches pods that run.
         delay: Duration,
     },
 }
 
-/// Runs the controller until the process is told to end. An error is what keeps it from starting.
+/// Runs the controller until the process is told to end. Returns an error if it can't start.
 pub fn run(config: ControllerConfig) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // One task decides, in the main thread. Each further thread for the rest would keep

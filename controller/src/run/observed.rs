@@ -40,7 +40,7 @@ pub struct ObservedObject {
     pub is_per_host: bool,
     /// True for an EnvoyFilter for the sidecars that have the dynamic module.
     pub is_native: bool,
-    /// What Istio's analysis says against the object.
+    /// The errors that Istio's analysis reports.
     pub rejected: Option<String>,
     /// The planned digest and the generation for which the object was found to be as planned.
     pub settled: Option<(ContentDigest, i64)>,
@@ -77,7 +77,7 @@ impl ObservedObject {
     }
 }
 
-/// What Istio's analysis says against an object (`status.validationMessages`).
+/// The errors that Istio's analysis reports (`status.validationMessages`).
 fn rejected(status: &Value) -> Option<String> {
     let messages = status["validationMessages"].as_array().map(Vec::as_slice).unwrap_or_default();
     let errors = messages.iter().filter(|message| message["level"] == "ERROR");

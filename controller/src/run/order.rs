@@ -42,7 +42,7 @@ pub struct Ordered {
     pub operations: Vec<(ApplyPhase, Operation)>,
 }
 
-/// What the order depends on besides the plan.
+/// The facts besides the plan on which the order depends.
 pub struct OrderContext<'a> {
     /// The options of rendering.
     pub options: &'a MeshOptions,

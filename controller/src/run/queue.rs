@@ -19,7 +19,7 @@ impl EvaluationQueue {
 
     /// Returns the objects and leaves the queue empty.
     pub fn take(&mut self, store: &Store) -> BTreeSet<ObjectKey> {
-        // What a RedisDestination says is part of the evaluation of the objects that route to its
+        // A RedisDestination is part of the evaluation of the objects that route to its
         // host.
         let destinations = self.keys.iter().filter(|key| key.kind == ObjectKind::Destination);
         let affected: Vec<ObjectKey> = destinations.flat_map(|key| store.affected_by(key)).collect();

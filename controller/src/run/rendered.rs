@@ -1,7 +1,7 @@
 //! Rendered objects: the stages that they pass in a sync, and how the planned ones differ from
 //! those in the cluster.
 //!
-//! An object is as planned if its content is what was planned, whoever wrote it last. Each write
+//! An object is as planned if it has the planned content, no matter who wrote it last. Each write
 //! has a revision, which is a part of the content, so contents are compared without it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,13 +27,13 @@ use super::observed::{ObservedObject, ObservedObjects};
 pub struct Rendered<Stage> {
     /// The plan.
     pub plan: RenderPlan,
-    /// What the stage adds to the plan.
+    /// The result of the stage.
     pub stage: Stage,
 }
 
 /// The objects are planned; nothing has been compared with the cluster.
 pub struct Prepared {
-    /// How much of the cluster the plan is about.
+    /// The part of the cluster that the plan covers.
     pub extent: Extent,
 }
 
@@ -43,7 +43,7 @@ pub struct Applied {
     pub failed: usize,
 }
 
-/// How much of the cluster a plan is about.
+/// The part of the cluster that a plan covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// All objects: those that are not in the plan are deleted.
@@ -64,8 +64,8 @@ impl<Stage> Rendered<Stage> {
     }
 }
 
-/// How far ahead the clock of another replica may be, in milliseconds. Greater revisions are
-/// ignored: whoever may write an object with redis-mesh's labels could otherwise use up all
+/// The greatest lead of another replica's clock, in milliseconds. Greater revisions are
+/// ignored: a person who may write an object with redis-mesh's labels could otherwise use up all
 /// revisions, and two writes would have the same one.
 const MAX_SKEW: u64 = 24 * 60 * 60 * 1000;
 
@@ -75,7 +75,7 @@ fn now() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or_default()
 }
 
-/// The rendered objects in the cluster, and what is known about them.
+/// The rendered objects in the cluster.
 pub struct RenderedObjects {
     /// The namespace of the controller.
     controller: String,

@@ -38,7 +38,7 @@ impl fmt::Display for StatusError {
     }
 }
 
-/// What the mesh says against the objects that were rendered from one object.
+/// The failures of the objects that were rendered from one object.
 #[derive(Clone, Default)]
 struct Judgement {
     /// Rendered objects that could not be written.
@@ -108,7 +108,7 @@ impl SyncState {
         }
     }
 
-    /// What the mesh says against each object's rendered objects. The statuses of objects whose
+    /// The failures of each object's rendered objects. The statuses of objects whose
     /// judgement may have changed are marked as dirty.
     fn judgements(&mut self, rendered: &Rendered<Applied>) -> BTreeMap<ObjectKey, Judgement> {
         let mut judgements: BTreeMap<ObjectKey, Judgement> = BTreeMap::new();
@@ -132,7 +132,7 @@ impl SyncState {
         judgements
     }
 
-    /// What the status says of a RedisDestination without effect.
+    /// The message about a RedisDestination without effect.
     fn unused(&self, key: &ObjectKey, state: &ObjectState) -> Option<String> {
         let is_used = !state.evaluation.prepared_services.is_empty() || self.states.is_used(key);
         let name = self.store.hosts_of(key).next().filter(|_| key.kind == ObjectKind::Destination && !is_used)?;

@@ -1,4 +1,4 @@
-//! What is known of each object: its last evaluation, and what of it is in force.
+//! The state of each object: its last evaluation, and its services in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -120,7 +120,7 @@ impl ObjectStates {
             let is_fresh = state.evaluation.is_good();
             for prepared in &state.in_force {
                 let identity = (&prepared.service.address, &prepared.service.scope);
-                // What is kept of an object with errors gives way to an object without.
+                // A service of an object with errors gives way to that of an object without.
                 match found.get(&identity) {
                     Some((true, _)) => {}
                     Some((false, _)) if !is_fresh => {}

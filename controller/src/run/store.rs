@@ -45,7 +45,7 @@ pub struct StoredObject {
     pub status: ResourceStatus,
     /// The object without what its schema refuses; none if nothing can be read.
     pub parsed: Option<ParsedObject>,
-    /// What its schema refuses.
+    /// The mistakes in its shape.
     pub shape: Diagnostics,
     /// `metadata.resourceVersion` of this status, or of a later change of the object.
     version: u64,

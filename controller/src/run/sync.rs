@@ -306,7 +306,7 @@ impl SyncState {
         }
     }
 
-    /// Tells by an Event that somebody's change of a rendered object was undone.
+    /// Writes an Event that somebody's change of a rendered object was undone.
     async fn publish_repair(&self, key: &RenderedKey, subject: &ObjectKey) {
         let Some(object) = self.store.objects().get(subject) else { return };
         let event = Event {
@@ -334,7 +334,7 @@ impl SyncState {
         }
     }
 
-    /// What a leader does after its first successful sync.
+    /// Does the work of a leader that follows its first successful sync.
     async fn settle(&mut self) {
         let mesh = &self.context.settings.mesh;
         if std::mem::replace(&mut self.progress.is_settled, true) || mesh.filter_sha256.is_none() {
@@ -343,7 +343,10 @@ impl SyncState {
         // While no replica served the filter, sidecars that started may have given up fetching it.
         let revision = self.objects.next_revision();
         if let Err(error) = self.context.applier.light_beacon(&mesh.root_namespace, revision).await {
-            warn!(error = chain(&error), "sidecars that could not fetch the filter could not be told to try again");
+            warn!(
+                error = chain(&error),
+                "istiod could not be made to send the filter again to sidecars that failed to fetch it"
+            );
             self.progress.is_settled = false;
         }
         // This version's filter is in place, so those of older versions aren't needed any more.

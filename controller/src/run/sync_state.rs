@@ -1,5 +1,5 @@
-//! What a sync works on: the store, what is known of objects and rendered objects, and how far
-//! the reconciler is.
+//! The state of the reconciler: the store, the states of objects and rendered objects, and the
+//! progress.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// The settings of the reconciler.
 pub struct ReconcileSettings {
-    /// The namespace of the controller, by which its objects are told from those of other
+    /// The namespace of the controller, which marks its objects among those of other
     /// controllers.
     pub controller: String,
     /// The name of this replica.
@@ -84,7 +84,7 @@ pub struct StatusQueue {
     pub judged: BTreeSet<ObjectKey>,
 }
 
-/// How far the reconciler is.
+/// The progress of the reconciler.
 pub struct SyncProgress {
     /// True if something has changed that concerns more than the evaluated objects.
     pub is_stale: bool,
@@ -93,7 +93,7 @@ pub struct SyncProgress {
     /// True before the first sync.
     pub is_new: bool,
     backoff: ExponentialBackoff,
-    /// When a sync that failed is repeated.
+    /// The time at which a sync that failed is repeated.
     pub retry_at: Option<tokio::time::Instant>,
 }
 
@@ -127,13 +127,13 @@ pub struct SyncState {
     pub queue: EvaluationQueue,
     /// The watches of Secrets.
     pub secrets: SecretWatches,
-    /// What is known of each object.
+    /// The state of each object.
     pub states: ObjectStates,
     /// The rendered objects in the cluster.
     pub objects: RenderedObjects,
     /// The statuses that have to be written.
     pub statuses: StatusQueue,
-    /// How far the reconciler is.
+    /// The progress of the reconciler.
     pub progress: SyncProgress,
 }
 

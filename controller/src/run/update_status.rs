@@ -152,7 +152,7 @@ fn programmed(facts: &StatusFacts<'_>) -> ConditionParts {
     say(true, "Programmed", if ways.is_empty() { "in force".to_owned() } else { ways })
 }
 
-/// How a service is served, and why.
+/// The data path of a service, and the reason for it.
 fn way(prepared: &PreparedService, module_refusal: Option<&Problem>) -> String {
     let (address, path) = (&prepared.service.address, prepared.service.path.name());
     let natively = if prepared.is_native() { "native where sidecars have the dynamic module, else " } else { "" };

@@ -1,4 +1,4 @@
-//! Watches: what the API server shows, as [`WatchUpdate`]s in one channel.
+//! Watches: objects of the API server, as [`WatchUpdate`]s in one channel.
 //!
 //! A watch that breaks is opened again. What is listed then is compared with what is known, so
 //! that nothing is missed that happened meanwhile.

@@ -27,7 +27,7 @@ pub struct ValidatedDestination {
     pub selects_pods: bool,
     /// True if the mesh has a cluster for the host: it is a Service, or a ServiceEntry names it.
     pub in_mesh: bool,
-    /// What a RedisDestination says of it.
+    /// The settings of its RedisDestination.
     pub policy: DestinationPolicy,
     /// True if the endpoints are those of `discoveryEndpoints`.
     pub discovered: bool,

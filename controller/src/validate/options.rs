@@ -9,11 +9,11 @@ pub struct ValidateOptions {
     pub cluster_domain: String,
     /// The ports of hosts that are no Services, where they aren't 6379.
     pub ports: BTreeMap<String, BTreeSet<u16>>,
-    /// Which proxies have the dynamic module.
+    /// The proxies that have the dynamic module.
     pub module: ModuleAvailability,
 }
 
-/// Which proxies have the dynamic module, which the data path `native` needs.
+/// The proxies that have the dynamic module, which the data path `native` needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ModuleAvailability {
     /// Unknown: hosts that are pinned to `native` are served natively, others are not.

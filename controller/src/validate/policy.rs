@@ -18,7 +18,7 @@ use super::tls::{self, TlsOptions};
 pub struct DestinationPolicy {
     /// The object; none for the defaults.
     pub object: Option<Subject>,
-    /// Whether the host is a single Redis or a Redis Cluster.
+    /// The topology: a single Redis or a Redis Cluster.
     pub mode: Mode,
     /// The login of the mesh.
     pub login: Option<Credentials>,
