@@ -39,7 +39,7 @@ pub struct Controller {
     /// The SHA-256 of the filter at --filter-url, against which proxies check what they fetch
     #[arg(long, value_name = "HEX", requires = "filter_url", value_parser = sha256)]
     filter_sha256: Option<String>,
-    /// This controller's URL for proxies [default: http://redis-mesh.NAMESPACE.svc.DOMAIN:8080]
+    /// The URL at which proxies reach this controller [default: http, port 8080 of its Service]
     #[arg(long, value_name = "URL")]
     advertise_url: Option<String>,
     /// A namespace in which the dynamic module for Envoy 1.40, of at most 1,040,000 bytes, is
