@@ -32,7 +32,7 @@ pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<Strin
     let mut lines = Lines::default();
     lines.add("host", &service.address.to_string());
     lines.add("governed by", &format!("{}, for {}", service.owner, service.scope));
-    lines.add("data path", &format!("{} ({})", service.path.name(), service.path_reason));
+    lines.add("data path", &format!("{} ({})", service.path.name(), service.choice.reason));
     lines.add("client login", &client_login(service));
     let bytes: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
     let row = match command::resolve(bytes.as_slice()) {
@@ -141,7 +141,7 @@ impl Question<'_> {
             let sent = key.as_bytes().get(removed..).unwrap_or_default();
             lines.add("  slot", &redis_mesh_core::cluster::slot::slot(sent).to_string());
             let policy = match self.service.path {
-                DataPath::Direct | DataPath::Proxy => self.service.read_policy,
+                DataPath::Direct | DataPath::Proxy => self.service.settings.proxy_read_policy,
                 DataPath::Native => route.read_policy.unwrap_or(self.service.settings.read_policy),
             };
             lines.add("  node", node(policy, self.reads));

@@ -207,23 +207,15 @@ impl Inventory {
         self.services.get(key).map(AsRef::as_ref)
     }
 
-    /// Those from which a similar one may be suggested: in a cluster none, where what is similar
-    /// changes with everything, and not everybody may know what others' things are called.
-    fn suggested<'a>(
-        &self,
-        keys: impl Iterator<Item = &'a NamespacedName>,
-    ) -> impl Iterator<Item = &'a NamespacedName> {
-        keys.filter(|_| self.is_whole)
-    }
-
-    /// The Services that may be suggested.
+    /// The Services that may be suggested in a message: none of a cluster, where similar names may
+    /// belong to other people.
     pub fn similar_services(&self) -> impl Iterator<Item = &NamespacedName> {
-        self.suggested(self.services())
+        self.services().filter(|_| self.is_whole)
     }
 
-    /// The Secrets that may be suggested.
+    /// The Secrets that may be suggested in a message: none of a cluster, as with Services.
     pub fn similar_secrets(&self) -> impl Iterator<Item = &NamespacedName> {
-        self.suggested(self.secrets())
+        self.secrets().filter(|_| self.is_whole)
     }
 
     /// The keys of all Services.

@@ -7,7 +7,7 @@ use crate::explain;
 use crate::validate::service::ValidatedService;
 
 use super::input::{self, Input};
-use super::session::Session;
+use super::session::CliSession;
 
 /// Arguments of `explain`.
 #[derive(Args)]
@@ -30,7 +30,7 @@ pub struct Explain {
 
 impl Explain {
     /// Explains the command.
-    pub fn run(self, session: &mut Session) -> Option<String> {
+    pub fn run(self, session: &mut CliSession) -> Option<String> {
         let (host, port) = match self.host.rsplit_once(':') {
             Some((host, port)) if port.parse::<u16>().is_ok() => (host, port.parse::<u16>().ok()),
             _ => (self.host.as_str(), None),

@@ -12,7 +12,7 @@ use crate::validate;
 use crate::validate::options::{ModuleAvailability, ValidateOptions};
 use crate::validate::service::ValidatedService;
 
-use super::session::Session;
+use super::session::CliSession;
 
 /// The manifests, and the meaning of names in them.
 #[derive(Args)]
@@ -39,9 +39,9 @@ pub fn load(
     input: &Input,
     ports: BTreeMap<String, BTreeSet<u16>>,
     module: ModuleAvailability,
-    session: &mut Session,
+    session: &mut CliSession,
 ) -> Vec<ValidatedService> {
-    let Session { sources, diagnostics } = session;
+    let CliSession { sources, diagnostics } = session;
     for path in &input.files {
         read(path, sources, diagnostics);
     }

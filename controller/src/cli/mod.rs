@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 use crate::{crd, render, yaml};
 
 use input::Input;
-use session::Session;
+use session::CliSession;
 
 /// The exit code of success.
 const OK: u8 = 0;
@@ -98,7 +98,7 @@ enum RenderCommand {
 
 /// Runs the command line.
 pub fn run() -> ExitCode {
-    let mut session = Session::default();
+    let mut session = CliSession::default();
     let output = match Cli::parse().command {
         CliCommand::Render(RenderCommand::Envoy(arguments)) => arguments.run(&mut session),
         CliCommand::Render(RenderCommand::Istio(arguments)) => arguments.run(&mut session),

@@ -16,7 +16,7 @@ use crate::yaml;
 use super::artifacts::{self, FILTER, MODULE};
 use super::input::{self, Input};
 use super::listen::{listen, ports};
-use super::session::Session;
+use super::session::CliSession;
 
 /// Arguments of `render envoy`.
 #[derive(Args)]
@@ -68,7 +68,7 @@ fn admin(text: &str) -> Result<Admin, String> {
 
 impl Envoy {
     /// Renders the bootstrap document.
-    pub fn run(self, session: &mut Session) -> Option<String> {
+    pub fn run(self, session: &mut CliSession) -> Option<String> {
         let has_module = if self.module.is_some() { ModuleAvailability::Envoy } else { ModuleAvailability::Unknown };
         let services = input::load(&self.input, ports(&self.listen), has_module, session);
         let diagnostics = &mut session.diagnostics;

@@ -17,7 +17,7 @@ use super::artifacts::{module, sha256};
 use super::delivery::RuleDelivery;
 use super::input::{self, Input};
 use super::listen::{listen, ports};
-use super::session::Session;
+use super::session::CliSession;
 
 /// Arguments of `render istio`.
 #[derive(Args)]
@@ -62,7 +62,7 @@ pub struct Istio {
 
 impl Istio {
     /// Renders the objects.
-    pub fn run(self, session: &mut Session) -> Option<String> {
+    pub fn run(self, session: &mut CliSession) -> Option<String> {
         let has_module = if self.module.is_some() { ModuleAvailability::Sidecars } else { ModuleAvailability::Nobody };
         let services = input::load(&self.input, ports(&self.listen), has_module, session);
         let diagnostics = &mut session.diagnostics;

@@ -81,7 +81,7 @@ pub fn redis_proxy(
     if settings.enable_command_stats {
         pool.insert("enable_command_stats".to_owned(), true.into());
     }
-    pool.insert("read_policy".to_owned(), read_policy(service.read_policy).into());
+    pool.insert("read_policy".to_owned(), read_policy(service.settings.proxy_read_policy).into());
     if let Some(bytes) = settings.max_buffer_size_before_flush {
         pool.insert("max_buffer_size_before_flush".to_owned(), bytes.into());
     }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::crd::service::ReadPolicySpec;
 use crate::diagnostic::{Code, Diagnostics, Problem};
-use crate::validate::auth::Credentials;
+use crate::validate::auth::RedisCredentials;
 use crate::validate::destination::ValidatedDestination;
 use crate::validate::service::{ValidatedMirror, ValidatedRoute, ValidatedService};
 
@@ -96,7 +96,7 @@ fn route(route: &ValidatedRoute, is_native: bool) -> wire::Route {
     }
 }
 
-fn login(login: &Credentials) -> wire::UpstreamLogin {
+fn login(login: &RedisCredentials) -> wire::UpstreamLogin {
     wire::UpstreamLogin { username: login.username.clone(), password: login.password.reveal().to_owned() }
 }
 
@@ -114,7 +114,7 @@ fn read_policy(policy: ReadPolicySpec) -> wire::ReadPolicy {
     }
 }
 
-fn client_auth(login: &Credentials, salt: &[u8]) -> wire::ClientAuth {
+fn client_auth(login: &RedisCredentials, salt: &[u8]) -> wire::ClientAuth {
     let mut hash = Sha256::new();
     hash.update(salt);
     hash.update(login.password.reveal().as_bytes());

@@ -114,7 +114,7 @@ impl PreparedService {
     /// Decides whether sidecars with the dynamic module serve the host natively.
     fn choose_native(&mut self, options: &MeshOptions, diagnostics: &mut Diagnostics) {
         let destinations = self.service.destinations();
-        let can_be = options.module.is_some() && self.service.native && !self.listeners.is_empty();
+        let can_be = options.module.is_some() && self.service.choice.native && !self.listeners.is_empty();
         self.is_native = can_be && destinations.iter().all(|destination| overlay::is_reachable(destination));
         if self.is_native {
             filter_config::check(&self.native_document(options, String::new(), 1), &self.service, diagnostics);
@@ -272,7 +272,7 @@ fn selector(service: &ValidatedService) -> wire::Selector {
         let (host, port) = (&service.address.host, service.address.port);
         selector.clusters.push(format!("outbound|{port}||{host}"));
         let address = |address: &String| ServiceEndpoint { address: address.clone(), port }.to_string();
-        selector.addresses.extend(service.cluster_ips.iter().map(address));
+        selector.addresses.extend(service.addresses.cluster_ips.iter().map(address));
     }
     selector
 }
@@ -304,25 +304,25 @@ fn listener_names(service: &ValidatedService, options: &MeshOptions) -> Result<V
     if let Some(ListenOverride { address, .. }) = given {
         return Ok(vec![name(&address.ip().to_string(), address.port())]);
     }
-    if let Some(first) = service.cluster_ips.first() {
+    if let Some(first) = service.addresses.cluster_ips.first() {
         return Ok(match service.service {
             Some(_) => vec![name(first, port)],
             // Each address of a ServiceEntry has a listener of its own.
-            None => service.cluster_ips.iter().map(|address| name(address, port)).collect(),
+            None => service.addresses.cluster_ips.iter().map(|address| name(address, port)).collect(),
         });
     }
     match &service.service {
-        Some((key, _)) if service.pods.is_empty() => {
+        Some((key, _)) if service.addresses.pods.is_empty() => {
             let message = format!(
                 "Service {key} is headless and has no EndpointSlices here, by whose addresses a mesh names its listeners"
             );
             Err(Problem::new(Code::UnknownListener, message, "add them"))
         }
-        Some(_) => Ok(service.pods.iter().map(|pod| name(pod, port)).collect()),
+        Some(_) => Ok(service.addresses.pods.iter().map(|pod| name(pod, port)).collect()),
         None => {
             let message = format!(
                 "{host} is no Service, and no ServiceEntry gives it an address of its own, by which the listener that has to be changed ({}) could be told from others",
-                service.path_reason
+                service.choice.reason
             );
             let remedy = format!(
                 "add a ServiceEntry for {host} with `addresses` (for `redis-mesh render`: or --listen {host}=ADDRESS:{port})"

@@ -204,7 +204,7 @@ fn address(
     if let Some(listen) = matching.first() {
         return Some(listen.address);
     }
-    let ip = service.cluster_ips.first().map(|address| address.parse::<IpAddr>());
+    let ip = service.addresses.cluster_ips.first().map(|address| address.parse::<IpAddr>());
     let listen = format!("--listen {}=ADDRESS:{}", service.address.host, service.address.port);
     let (message, remedy) = match (ip, &service.service) {
         (Some(Ok(ip)), _) => return Some(SocketAddr::new(ip, service.address.port)),

@@ -13,7 +13,7 @@ use super::listings::Listings;
 use super::module::Delivered;
 use super::names::{ObjectKind, RenderedKey};
 use super::source::{SecretScope, WatchSource};
-use super::sync_state::{Context, SyncState};
+use super::sync_state::{SyncContext, SyncState};
 use super::watch::{self, Observation, WatchUpdate};
 
 /// Reconciles the cluster with its RedisServices and RedisDestinations.
@@ -42,7 +42,7 @@ impl Reconciler {
             WatchSource::Rendered(envoy_filter::KIND),
         ];
         for source in sources {
-            let Context { client, settings, .. } = &self.state.context;
+            let SyncContext { client, settings, .. } = &self.state.context;
             watch::start(client, source.clone(), &settings.controller, self.updates.0.clone());
             self.listings.require(source);
         }
@@ -196,7 +196,7 @@ impl Reconciler {
 
     /// Watches the Secrets that objects name, and no others.
     fn watch_secrets(&mut self) {
-        let Context { client, settings, .. } = &self.state.context;
+        let SyncContext { client, settings, .. } = &self.state.context;
         let updates = &self.updates.0;
         let open = |source| watch::start(client, source, &settings.controller, updates.clone());
         for closed in self.state.secrets.update(&self.state.store, open) {

@@ -58,7 +58,7 @@ impl ReconcileSettings {
 }
 
 /// The parts of the reconciler that talk to others.
-pub struct Context {
+pub struct SyncContext {
     pub client: Client,
     pub settings: ReconcileSettings,
     pub http: Arc<HttpState>,
@@ -67,7 +67,7 @@ pub struct Context {
     pub leadership: shared::Receiver<Leadership>,
 }
 
-impl Context {
+impl SyncContext {
     /// True while this replica may write.
     pub fn is_leader(&self) -> bool {
         self.leadership.borrow().holds()
@@ -120,7 +120,7 @@ impl SyncProgress {
 /// Everything that a sync reads and changes.
 pub struct SyncState {
     /// The parts that talk to others.
-    pub context: Context,
+    pub context: SyncContext,
     /// The objects in the cluster.
     pub store: Store,
     /// The objects that have to be evaluated.
@@ -154,7 +154,7 @@ impl SyncState {
             objects: RenderedObjects::new(settings.controller.clone()),
             statuses: StatusQueue::default(),
             progress: SyncProgress::new(),
-            context: Context {
+            context: SyncContext {
                 recorder: Recorder::new(client.clone(), reporter),
                 applier: Applier::new(client.clone(), settings.controller.clone()),
                 client,

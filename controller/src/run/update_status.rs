@@ -156,9 +156,9 @@ fn programmed(facts: &StatusFacts<'_>) -> ConditionParts {
 fn way(prepared: &PreparedService, module_refusal: Option<&Problem>) -> String {
     let (address, path) = (&prepared.service.address, prepared.service.path.name());
     let natively = if prepared.is_native() { "native where sidecars have the dynamic module, else " } else { "" };
-    let refusal = module_refusal.filter(|_| prepared.service.native && !prepared.is_native());
+    let refusal = module_refusal.filter(|_| prepared.service.choice.native && !prepared.is_native());
     let refusal = refusal.map(|problem| format!(" (not native: [{}] {problem})", problem.code)).unwrap_or_default();
-    format!("{address} by {natively}{path}: {}{refusal}", prepared.service.path_reason)
+    format!("{address} by {natively}{path}: {}{refusal}", prepared.service.choice.reason)
 }
 
 /// The messages with their codes, as `[CODE] FIELD: MESSAGE; REMEDY`.

@@ -5,6 +5,7 @@ use crate::inventory::{self, Inventory, NamespacedName, ServicePort};
 
 use super::host::{self, HostName};
 use super::options::ValidateOptions;
+use super::service::HostAddresses;
 
 /// The addresses of a Service or ServiceEntry, and where a Service is headless, those of its
 /// endpoints.
@@ -14,7 +15,7 @@ pub fn addresses(
     service: &Option<(NamespacedName, ServicePort)>,
     inventory: &Inventory,
     reporter: &mut FieldReporter<'_>,
-) -> (Vec<String>, Vec<String>) {
+) -> HostAddresses {
     let Some((key, port)) = service else {
         let Some(entry) = inventory.entry(host, namespace) else { return Default::default() };
         if entry.is_allocated && !entry.addresses.is_empty() {
@@ -33,11 +34,11 @@ pub fn addresses(
             let message = format!("{address}, which ServiceEntry {} gives {host}, is that of a Service", entry.key);
             reporter.report(Code::AddressOfService, message, "give the ServiceEntry another address");
         }
-        return (addresses, Vec::new());
+        return HostAddresses { cluster_ips: addresses, pods: Vec::new() };
     };
     let own = inventory.service(key).map(inventory::cluster_ips).unwrap_or_default();
     if !own.is_empty() {
-        return (own, Vec::new());
+        return HostAddresses { cluster_ips: own, pods: Vec::new() };
     }
     let mut pods = Vec::new();
     for endpoint in inventory.endpoints(key, port).unwrap_or_default() {
@@ -52,7 +53,7 @@ pub fn addresses(
             None => pods.push(endpoint.address),
         }
     }
-    (own, pods)
+    HostAddresses { cluster_ips: own, pods }
 }
 
 /// A port, and the Service's port of that number where the host is a Service.

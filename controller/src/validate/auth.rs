@@ -33,7 +33,7 @@ impl fmt::Debug for SecretText {
 
 /// A user name and a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
+pub struct RedisCredentials {
     /// The user name; none for Redis's `default` user.
     pub username: Option<String>,
     /// The password.
@@ -46,7 +46,7 @@ pub fn login(
     namespace: &str,
     inventory: &Inventory,
     field: &mut FieldReporter<'_>,
-) -> Option<Credentials> {
+) -> Option<RedisCredentials> {
     match (&auth.secret, &auth.plain) {
         (None, Some(plain)) => written(plain, &mut field.at(".plain")),
         (Some(reference), None) => of_secret(reference, namespace, inventory, &mut field.at(".secret")),
@@ -62,13 +62,13 @@ pub fn login(
     }
 }
 
-fn written(plain: &PlainAuth, field: &mut FieldReporter<'_>) -> Option<Credentials> {
+fn written(plain: &PlainAuth, field: &mut FieldReporter<'_>) -> Option<RedisCredentials> {
     let username = plain.username.clone().filter(|name| !name.is_empty());
     if username.as_deref().is_some_and(|name| name.contains(char::is_whitespace)) {
         let message = "must not contain white space";
         field.at(".username").report(Code::InvalidUsername, message, "write the user's name alone");
     }
-    (!plain.password.is_empty()).then(|| Credentials { username, password: SecretText::new(&plain.password) })
+    (!plain.password.is_empty()).then(|| RedisCredentials { username, password: SecretText::new(&plain.password) })
 }
 
 fn of_secret(
@@ -76,7 +76,7 @@ fn of_secret(
     namespace: &str,
     inventory: &Inventory,
     field: &mut FieldReporter<'_>,
-) -> Option<Credentials> {
+) -> Option<RedisCredentials> {
     let secret = secret(&reference.name, namespace, inventory, &mut field.at(".name"))?;
     let key = NamespacedName::new(namespace, &reference.name);
     let password = match &reference.password_field {
@@ -95,7 +95,7 @@ fn of_secret(
         None if has(secret, "username") => Some(named(secret, &key, "username", field)?),
         None => None,
     };
-    Some(Credentials { username, password: SecretText::new(password?) })
+    Some(RedisCredentials { username, password: SecretText::new(password?) })
 }
 
 /// Returns the Secret, or reports that there is none.

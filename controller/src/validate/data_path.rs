@@ -74,8 +74,8 @@ pub fn choose_path(
     let needs = needs_proxy(service);
     let subject = service.owner.clone();
     let has_module = matches!(module, ModuleAvailability::Envoy | ModuleAvailability::Unknown);
-    service.native = module == ModuleAvailability::Sidecars && matches!(pinned, None | Some(PinnedPath::Native));
-    (service.path, service.path_reason) = match (pinned, needs) {
+    service.choice.native = module == ModuleAvailability::Sidecars && matches!(pinned, None | Some(PinnedPath::Native));
+    (service.path, service.choice.reason) = match (pinned, needs) {
         (Some(PinnedPath::Native), _) if has_module => (DataPath::Native, by_pin()),
         (None, _) if module == ModuleAvailability::Envoy => (DataPath::Native, MODULE.to_owned()),
         (Some(PinnedPath::Proxy), None) => (DataPath::Proxy, by_pin()),
@@ -109,8 +109,8 @@ pub fn choose_path(
 
 /// Chooses the data path of a host that only a RedisDestination names.
 pub fn choose_implicit_path(service: &mut ValidatedService, module: ModuleAvailability) {
-    service.native = module == ModuleAvailability::Sidecars;
-    (service.path, service.path_reason) = match needs_proxy(service) {
+    service.choice.native = module == ModuleAvailability::Sidecars;
+    (service.path, service.choice.reason) = match needs_proxy(service) {
         _ if module == ModuleAvailability::Envoy => (DataPath::Native, MODULE.to_owned()),
         Some((_, reason)) => (DataPath::Proxy, reason),
         None => (DataPath::Direct, DIRECT.to_owned()),
@@ -149,7 +149,8 @@ fn unused_on_direct(
     subject: &Subject,
     diagnostics: &mut Diagnostics,
 ) {
-    let message = format!("has no effect: {} is served on data path direct ({})", service.address, service.path_reason);
+    let message =
+        format!("has no effect: {} is served on data path direct ({})", service.address, service.choice.reason);
     let given = spec.settings.as_ref().map(unknown_to_direct).into_iter().flatten();
     for (field, _) in given.filter(|(_, given)| *given) {
         let problem = Problem::new(Code::UnusedSetting, message.clone(), "remove it");
@@ -258,7 +259,7 @@ fn read_policies(
             }
         }
     }
-    service.read_policy = match agreed {
+    service.settings.proxy_read_policy = match agreed {
         Some((policy, _)) => policy,
         None => default.unwrap_or(ReadPolicySpec::Master),
     };

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use redis_mesh_core::wire;
 
 use crate::crd::destination::RedisDestination;
-use crate::crd::service::{ReadPolicySpec, RedisService};
+use crate::crd::service::RedisService;
 use crate::diagnostic::{Code, Diagnostics, Loaded, Problem};
 use crate::inventory::Inventory;
 
@@ -39,7 +39,7 @@ use destination::Destinations;
 use host_port::HostPort;
 use options::ValidateOptions;
 use scope::ClientScope;
-use service::{ValidatedRoute, ValidatedService, ValidatedTarget};
+use service::{PathChoice, ValidatedRoute, ValidatedService, ValidatedTarget};
 use settings::ValidatedSettings;
 
 /// Validates all objects together. The services are sorted by host, port and scope.
@@ -96,20 +96,17 @@ impl Validation<'_> {
                     route::RouteContext { subject: &subject, namespace: &namespace, listener: &address, field };
                 let Some(routes) = rules.resolve(&context, &mut self.resolver, diagnostics) else { continue };
                 let reporter = &mut diagnostics.at(&subject, field);
-                let (cluster_ips, pods) = addresses::addresses(&name.host, &namespace, &service, inventory, reporter);
+                let addresses = addresses::addresses(&name.host, &namespace, &service, inventory, reporter);
                 let mut built = ValidatedService {
                     owner: subject.clone(),
                     address,
                     service,
-                    cluster_ips,
-                    pods,
+                    addresses,
                     scope: ClientScope::of(name, &namespace),
                     path: wire::DataPath::Direct,
-                    path_reason: String::new(),
-                    native: false,
+                    choice: PathChoice::default(),
                     client_auth: client_auth.clone(),
                     settings: settings.clone(),
-                    read_policy: ReadPolicySpec::Master,
                     targets: routes.targets,
                     routes: routes.routes,
                     faults: rules.faults.clone(),
@@ -137,20 +134,17 @@ impl Validation<'_> {
             let address = HostPort { host: name.host.clone(), port };
             let resolved = self.resolver.resolve(name, Some(port), &namespace, None, reporter);
             let Some(destination) = resolved else { continue };
-            let (cluster_ips, pods) = addresses::addresses(&name.host, &namespace, &service, inventory, reporter);
+            let addresses = addresses::addresses(&name.host, &namespace, &service, inventory, reporter);
             let mut built = ValidatedService {
                 owner: subject.clone(),
                 address,
-                cluster_ips,
-                pods,
+                addresses,
                 service,
                 scope: ClientScope::of(name, &namespace),
                 path: wire::DataPath::Direct,
-                path_reason: String::new(),
-                native: false,
+                choice: PathChoice::default(),
                 client_auth: None,
                 settings: ValidatedSettings::default(),
-                read_policy: ReadPolicySpec::Master,
                 targets: vec![ValidatedTarget { destination, mirrors: Vec::new() }],
                 routes: vec![ValidatedRoute::to_the_host()],
                 faults: Vec::new(),

@@ -7,7 +7,7 @@ use crate::diagnostic::{Code, Diagnostics, FieldReporter, Loaded, Problem, Subje
 use crate::inventory::{Inventory, NamespacedName};
 use crate::quantity;
 
-use super::auth::{self, Credentials};
+use super::auth::{self, RedisCredentials};
 use super::host::{self, HostName};
 use super::options::ValidateOptions;
 use super::scope;
@@ -21,7 +21,7 @@ pub struct DestinationPolicy {
     /// The topology: a single Redis or a Redis Cluster.
     pub mode: Mode,
     /// The login of the mesh.
-    pub login: Option<Credentials>,
+    pub login: Option<RedisCredentials>,
     /// True if the mesh's own mutual TLS is asked for by name.
     pub istio_mutual: bool,
     /// TLS that redis-mesh configures.

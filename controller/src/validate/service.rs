@@ -8,7 +8,7 @@ use crate::crd::service::ReadPolicySpec;
 use crate::diagnostic::Subject;
 use crate::inventory::{NamespacedName, ServicePort};
 
-use super::auth::Credentials;
+use super::auth::RedisCredentials;
 use super::destination::ValidatedDestination;
 use super::host_port::HostPort;
 use super::scope::ClientScope;
@@ -24,30 +24,42 @@ pub struct ValidatedService {
     pub address: HostPort,
     /// The Service of that name and its port; none where the host lies outside of the cluster.
     pub service: Option<(NamespacedName, ServicePort)>,
-    /// The addresses of the Service or the ServiceEntry; empty where it is headless.
-    pub cluster_ips: Vec<String>,
-    /// The addresses of the endpoints, by which a mesh names the listeners of a headless Service.
-    pub pods: Vec<String>,
+    /// The addresses of the host.
+    pub addresses: HostAddresses,
     /// The clients.
     pub scope: ClientScope,
     /// The data path.
     pub path: wire::DataPath,
-    /// Why that data path was chosen.
-    pub path_reason: String,
-    /// True if sidecars with the dynamic module may serve it natively.
-    pub native: bool,
+    /// Why that data path was chosen, and whether another one is possible.
+    pub choice: PathChoice,
     /// The login that clients must present.
-    pub client_auth: Option<Credentials>,
+    pub client_auth: Option<RedisCredentials>,
     /// The settings.
     pub settings: ValidatedSettings,
-    /// The nodes of a Redis Cluster that serve reads on the data path `proxy`.
-    pub read_policy: ReadPolicySpec,
     /// The destinations with their mirrors.
     pub targets: Vec<ValidatedTarget>,
     /// The routes to these targets.
     pub routes: Vec<ValidatedRoute>,
     /// The faults for all commands.
     pub faults: Vec<wire::Fault>,
+}
+
+/// The addresses of a host.
+#[derive(Clone, Debug, Default)]
+pub struct HostAddresses {
+    /// The addresses of the Service or the ServiceEntry; empty where it is headless.
+    pub cluster_ips: Vec<String>,
+    /// The addresses of the endpoints, by which a mesh names the listeners of a headless Service.
+    pub pods: Vec<String>,
+}
+
+/// The choice of a data path.
+#[derive(Clone, Debug, Default)]
+pub struct PathChoice {
+    /// Why the data path was chosen.
+    pub reason: String,
+    /// True if sidecars with the dynamic module may serve the host natively.
+    pub native: bool,
 }
 
 impl ValidatedService {

@@ -15,6 +15,9 @@ pub struct ValidatedSettings {
     pub allow_admin_commands: bool,
     /// The nodes of a Redis Cluster that serve reads, for routes without a policy of their own.
     pub read_policy: ReadPolicySpec,
+    /// The nodes of a Redis Cluster that serve reads on the data path `proxy`, which has one policy
+    /// for all routes.
+    pub proxy_read_policy: ReadPolicySpec,
     /// The time limit of a command.
     pub op_timeout: Option<Duration>,
     /// True if each command is counted by name.
@@ -45,6 +48,7 @@ pub fn read(spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagno
         case_insensitive: spec.case_insensitive == Some(true),
         allow_admin_commands: spec.allow_admin_commands == Some(true),
         read_policy: spec.read_policy.unwrap_or(ReadPolicySpec::Master),
+        proxy_read_policy: ReadPolicySpec::Master,
         op_timeout,
         enable_command_stats: spec.enable_command_stats == Some(true),
         enable_hashtagging: spec.enable_hashtagging == Some(true),
