@@ -1,4 +1,4 @@
-//! ControllerMetrics and logs of the controller.
+//! Metrics and logs of the controller.
 
 use std::io::IsTerminal;
 use std::sync::atomic::AtomicU64;

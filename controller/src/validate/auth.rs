@@ -1,4 +1,4 @@
-//! Credentials: where they are read, and that they never show.
+//! Credentials: read from Secrets or objects, and never shown.
 
 use std::fmt;
 
