@@ -1,45 +1,57 @@
-//! What is wrong with the input, collected rather than thrown: a person wants every mistake at once, each with its place.
+//! Diagnostics: mistakes in the input. They are collected rather than thrown, since a
+//! person wants to see all mistakes at once, each with its place and its remedy.
+
+pub mod code;
+mod suggest;
 
 use std::fmt;
 
-/// Where an object was read.
+pub use code::{Code, Reason, Severity};
+pub use suggest::{did_you_mean, nearest, some_of};
+
+/// The place of an object in the input.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
-    /// Position among all objects of the input.
+    /// The position among all objects of the input.
     pub index: usize,
-    /// File as the user named it; empty for what comes from an API server.
+    /// The file as the user named it; empty for objects of an API server.
     pub file: String,
-    /// Line on which the object's document begins.
+    /// The line on which the object's document begins, from 1.
     pub line: usize,
+    /// The field path of the object in its document, such as `items[2]` in a List; empty for the
+    /// document as a whole.
+    pub path: String,
 }
 
-/// An object with where it was read.
+/// An object with its place in the input.
 #[derive(Clone, Debug)]
 pub struct Loaded<K> {
-    /// Where.
+    /// The place.
     pub origin: Origin,
     /// The object.
     pub object: K,
 }
 
-/// What a message is about.
+/// The object that a diagnostic is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
-    /// Where the object was read.
+    /// The place of the object in the input.
     pub origin: Origin,
-    /// Its kind; empty where that is not known.
+    /// The kind; empty where it is unknown.
     pub kind: String,
     /// `namespace/name`.
     pub name: String,
 }
 
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Subject {
+    fn write(&self, span: Option<SourceSpan>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
         if !self.origin.file.is_empty() {
             write!(f, "{}", self.origin.file)?;
-            if self.origin.line > 0 {
-                write!(f, ":{}", self.origin.line)?;
+            match span {
+                Some(span) => write!(f, ":{}:{}", span.line, span.column)?,
+                None if self.origin.line > 0 => write!(f, ":{}", self.origin.line)?,
+                None => {}
             }
             separator = ": ";
         }
@@ -53,56 +65,91 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Why, in the terms of a status condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Not well-formed, or contradictory in itself.
-    Invalid,
-    /// Another object has precedence.
-    Conflict,
-    /// Something that it names does not exist.
-    Unresolved,
-    /// The data path can't do it.
-    Unsupported,
-    /// Valid, but without effect.
-    NoEffect,
-}
-
-impl Reason {
-    /// Warnings don't keep anything from being rendered.
-    pub fn is_warning(self) -> bool {
-        match self {
-            Reason::NoEffect => true,
-            Reason::Invalid | Reason::Conflict | Reason::Unresolved | Reason::Unsupported => false,
-        }
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(None, f)
     }
 }
 
-/// One message.
+/// The place of a value in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceSpan {
+    /// The line, from 1.
+    pub line: usize,
+    /// The column of the first character, from 1.
+    pub column: usize,
+    /// The length of the value in characters; 0 where it is unknown.
+    pub length: usize,
+}
+
+/// A mistake, without its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The code.
+    pub code: Code,
+    /// The mistake in words, without a full stop.
+    pub message: String,
+    /// The remedy in words, without a full stop.
+    pub remedy: String,
+}
+
+impl Problem {
+    /// Creates a problem.
+    pub fn new(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Problem {
+        Problem { code, message: message.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.message, self.remedy)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// A problem of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// The object.
     pub subject: Subject,
-    /// The field's path in it; empty for the object as a whole.
+    /// The path of the field in the object, such as `spec.redis[0].route.host`; empty for the
+    /// object as a whole.
     pub field: String,
-    /// Why.
-    pub reason: Reason,
-    /// What is wrong and what to do, on one line.
-    pub message: String,
+    /// The place of the field's value in the file, or where the field is missing, of the value
+    /// around it; none for objects of an API server.
+    pub span: Option<SourceSpan>,
+    /// The mistake.
+    pub problem: Problem,
+}
+
+impl Diagnostic {
+    /// The reason of a status condition that the diagnostic belongs to.
+    pub fn reason(&self) -> Reason {
+        self.problem.code.reason()
+    }
+
+    /// True if nothing is rendered from the object.
+    pub fn is_error(&self) -> bool {
+        self.problem.code.severity() == Severity::Error
+    }
 }
 
 impl fmt::Display for Diagnostic {
+    /// Writes one line:
+    /// `SEVERITY[CODE]: FILE:LINE:COLUMN: KIND NAMESPACE/NAME: FIELD: MESSAGE; REMEDY`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.reason.is_warning() { "warning" } else { "error" })?;
-        let subject = self.subject.to_string();
-        for part in [&subject, &self.field] {
-            if !part.is_empty() {
-                write!(f, ": {part}")?;
-            }
+        write!(f, "{}[{}]", self.problem.code.severity(), self.problem.code)?;
+        if !self.subject.origin.file.is_empty() || !self.subject.kind.is_empty() {
+            f.write_str(": ")?;
+            self.subject.write(self.span, f)?;
         }
-        // A message is one line, whatever bytes of the input it quotes.
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        // The text may quote any character of the input, and must stay on one line.
         write!(f, ": ")?;
-        for character in self.message.chars() {
+        for character in self.problem.to_string().chars() {
             match character {
                 '\n' => f.write_str(" ")?,
                 control if control.is_control() => write!(f, "{}", control.escape_default())?,
@@ -113,83 +160,75 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Messages as they are found.
+/// A collection of diagnostics, each once.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnostics {
     list: Vec<Diagnostic>,
 }
 
 impl Diagnostics {
-    /// Adds a message.
-    pub fn add(&mut self, subject: &Subject, field: impl Into<String>, reason: Reason, message: impl Into<String>) {
-        let diagnostic = Diagnostic { subject: subject.clone(), field: field.into(), reason, message: message.into() };
+    /// Adds a problem of an object's field.
+    pub fn add(&mut self, subject: &Subject, field: impl Into<String>, problem: Problem) {
+        let diagnostic = Diagnostic { subject: subject.clone(), field: field.into(), span: None, problem };
         if !self.list.contains(&diagnostic) {
             self.list.push(diagnostic);
         }
     }
 
-    /// True when something is wrong.
+    /// True if any diagnostic is an error.
     pub fn has_errors(&self) -> bool {
-        self.list.iter().any(|diagnostic| !diagnostic.reason.is_warning())
+        self.list.iter().any(Diagnostic::is_error)
     }
 
-    /// In the order of discovery.
+    /// The diagnostics in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.list.iter()
     }
 
-    /// In the order of the input; within an object, in the order of discovery.
+    /// The diagnostics in the order of the input, and of one object in the order in which they
+    /// were added.
     pub fn sorted(&self) -> Vec<&Diagnostic> {
         let mut sorted: Vec<_> = self.list.iter().collect();
         sorted.sort_by_key(|diagnostic| &diagnostic.subject.origin);
         sorted
     }
 
-    /// A place to report what is found in one field.
-    pub fn at<'a>(&'a mut self, subject: &'a Subject, field: impl Into<String>) -> Place<'a> {
-        Place { diagnostics: self, subject, field: field.into() }
+    /// Sets the place of each diagnostic's value. `find` is given the place of the object and the
+    /// path of the field.
+    pub fn locate(&mut self, mut find: impl FnMut(&Origin, &str) -> Option<SourceSpan>) {
+        for diagnostic in &mut self.list {
+            diagnostic.span = find(&diagnostic.subject.origin, &diagnostic.field);
+        }
+    }
+
+    /// A reporter for one field of an object.
+    pub fn at<'a>(&'a mut self, subject: &'a Subject, field: impl Into<String>) -> FieldReporter<'a> {
+        FieldReporter { diagnostics: self, subject, field: field.into() }
     }
 }
 
-/// A field of an object, and where to report what is wrong with it.
-pub struct Place<'a> {
+/// Reports problems of one field.
+pub struct FieldReporter<'a> {
     diagnostics: &'a mut Diagnostics,
     subject: &'a Subject,
     field: String,
 }
 
-impl Place<'_> {
-    /// A field below this one: `.name` or `[0]`.
-    pub fn at(&mut self, path: impl fmt::Display) -> Place<'_> {
-        Place { diagnostics: self.diagnostics, subject: self.subject, field: format!("{}{path}", self.field) }
+impl FieldReporter<'_> {
+    /// A reporter for a field below this one; `path` is `.name` or `[0]`.
+    pub fn at(&mut self, path: impl fmt::Display) -> FieldReporter<'_> {
+        FieldReporter { diagnostics: self.diagnostics, subject: self.subject, field: format!("{}{path}", self.field) }
     }
 
-    /// Reports.
-    pub fn report(&mut self, reason: Reason, message: impl Into<String>) {
-        self.diagnostics.add(self.subject, self.field.clone(), reason, message);
+    /// Reports a problem.
+    pub fn report(&mut self, code: Code, message: impl Into<String>, remedy: impl Into<String>) {
+        self.add(Problem::new(code, message, remedy));
     }
 
-    /// Reports that the field's value is not valid.
-    pub fn invalid(&mut self, message: impl Into<String>) {
-        self.report(Reason::Invalid, message);
+    /// Reports a problem that something else has found.
+    pub fn add(&mut self, problem: Problem) {
+        self.diagnostics.add(self.subject, self.field.clone(), problem);
     }
-}
-
-/// The known word that was probably meant.
-pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let folded = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
-    let word = folded(word);
-    known
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&word, &folded(candidate)), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(word.len()) / 4)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// `; did you mean `x`?`, or nothing.
-pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(word, known).map(|known| format!("; did you mean `{known}`?")).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -197,19 +236,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nearest_names() {
-        let known = ["percentage", "commands", "readPolicy", "PREFER_REPLICA", "host"];
-        assert_eq!(nearest("percentge", known), Some("percentage"));
-        assert_eq!(nearest("read_policy", known), Some("readPolicy"));
-        assert_eq!(nearest("prefer-replica", known), Some("PREFER_REPLICA"));
-        assert_eq!(nearest("hosts", known), Some("host"));
-        assert_eq!(nearest("zebra", known), None);
+    fn a_message_is_one_line() {
+        let mut diagnostics = Diagnostics::default();
+        diagnostics.add(&Subject::default(), "spec.x", Problem::new(Code::UnknownField, "a\nb\u{1b}[0m", "c"));
+        assert_eq!(diagnostics.sorted()[0].to_string(), "error[unknown-field]: spec.x: a b\\u{1b}[0m; c");
     }
 
     #[test]
-    fn a_message_is_one_line() {
+    fn the_place_is_that_of_the_value() {
         let mut diagnostics = Diagnostics::default();
-        diagnostics.add(&Subject::default(), "spec.x", Reason::Invalid, "a\nb\u{1b}[0m");
-        assert_eq!(diagnostics.sorted()[0].to_string(), "error: spec.x: a b\\u{1b}[0m");
+        let origin = Origin { file: "a.yaml".to_owned(), line: 3, ..Origin::default() };
+        let subject = Subject { origin, kind: "RedisService".to_owned(), name: "n/r".to_owned() };
+        diagnostics.add(&subject, "spec.host", Problem::new(Code::UnusedSetting, "no", "yes"));
+        let before = "warning[unused-setting]: a.yaml:3: RedisService n/r: spec.host: no; yes";
+        assert_eq!(diagnostics.sorted()[0].to_string(), before);
+        diagnostics.locate(|_, _| Some(SourceSpan { line: 7, column: 9, length: 1 }));
+        let after = "warning[unused-setting]: a.yaml:7:9: RedisService n/r: spec.host: no; yes";
+        assert_eq!(diagnostics.sorted()[0].to_string(), after);
     }
 }

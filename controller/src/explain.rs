@@ -1,4 +1,5 @@
-//! What becomes of one command, and why: the filter's own machine decides it, and the rules say by what.
+//! The explanation of one command: the filter's own machine decides it, and the rules that it
+//! follows are named.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -18,153 +19,157 @@ use redis_mesh_core::route::Router;
 use redis_mesh_core::stats::Stats;
 use redis_mesh_core::wire::{self, DataPath, FaultKind, KeyMatch};
 
-use crate::build::backend::{self, Backends};
-use crate::build::filter_config;
-use crate::build::handshake::HandshakeKey;
-use crate::crd::service::ReadPolicy;
+use crate::crd::service::ReadPolicySpec;
 use crate::quantity;
-use crate::validate::{Target, ValidatedService};
+use crate::render::backend::{self, Backends};
+use crate::render::filter_config;
+use crate::render::handshake::HandshakeKey;
+use crate::validate::service::{ValidatedService, ValidatedTarget};
 
 /// Explains a command of a client that has logged in.
 pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<String, String> {
     let backends = backend::backends(service);
-    let key = HandshakeKey::derived(std::slice::from_ref(service));
-    let mut host = filter_config::host(service, &backends, &key, wire::Selector::default(), &filter_config::by_address);
-    // What is left to chance is told apart; what is decided is decided without it.
-    host.client_auth = None;
-    host.faults.clear();
-    host.routes.iter_mut().for_each(|route| route.faults.clear());
-    host.targets.iter_mut().flat_map(|target| &mut target.mirrors).for_each(|mirror| mirror.per_million = 0);
-    let document = filter_config::document("explain".to_owned(), 1, vec![host]);
-    let machine = Machine::new(service.path, document).map_err(|error| error.to_string())?;
-
-    let mut out = String::new();
-    let mut line = |name: &str, text: &str| {
-        let _ = writeln!(out, "{name:<14}{text}");
-    };
-    line("host", &service.address.to_string());
-    line("governed by", &format!("{}, for {}", service.owner, service.scope));
-    line("data path", &format!("{} ({})", service.path.name(), service.path_reason));
-    line(
-        "client login",
-        &match &service.client_auth {
-            None if service.destinations().iter().any(|destination| destination.policy.login.is_some()) => {
-                "none is asked for".to_owned()
-            }
-            None if service.path == DataPath::Direct => "as Redis itself asks for".to_owned(),
-            None => "none is asked for".to_owned(),
-            Some(login) => format!(
-                "user {} with the password of spec.settings.auth; what follows is for a client that has logged in",
-                login.username.as_deref().unwrap_or("default")
-            ),
-        },
-    );
+    let machine = DecidingMachine::of(service, &backends).map_err(|error| error.to_string())?;
+    let mut lines = Lines::default();
+    lines.add("host", &service.address.to_string());
+    lines.add("governed by", &format!("{}, for {}", service.owner, service.scope));
+    lines.add("data path", &format!("{} ({})", service.path.name(), service.choice.reason));
+    lines.add("client login", &client_login(service));
     let bytes: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
     let row = Known::of(bytes.as_slice()).map(|known| known.command);
     let reads = row.is_some_and(|row| row.is_read());
-    line(
-        "command",
-        &match row {
-            None => "not known here".to_owned(),
-            Some(row) => {
-                let kind = if reads {
-                    "reads"
-                } else if row.is_write() {
-                    "writes"
-                } else {
-                    "neither reads nor writes keys"
-                };
-                format!("{} ({kind})", row.name.replace('|', " ").to_ascii_uppercase())
-            }
-        },
-    );
+    let kind = match row {
+        None => "not known here".to_owned(),
+        Some(row) => {
+            let kind = match (reads, row.is_write()) {
+                (true, _) => "reads",
+                (false, true) => "writes",
+                (false, false) => "neither reads nor writes keys",
+            };
+            format!("{} ({kind})", row.name.replace('|', " ").to_ascii_uppercase())
+        }
+    };
+    lines.add("command", &kind);
     let keys = row.and_then(|row| row.keys(bytes.as_slice()).ok());
     let keys: Vec<usize> = keys.map(|keys| keys.iter().map(|key| key.index).collect()).unwrap_or_default();
-    for index in &keys {
-        let Some(text) = arguments.get(*index) else { continue };
-        line("key", &format!("{text:?}"));
-        explain_key(service, machine.router()?, text, &arguments[0], reads, &mut line);
+    let question = Question { service, router: machine.router()?, name: &arguments[0], reads };
+    for key in keys.iter().filter_map(|index| arguments.get(*index)) {
+        lines.add("key", &format!("{key:?}"));
+        question.key(key, &mut lines);
     }
     if keys.is_empty() {
-        let faults = faults(&service.faults, "spec.faults", &arguments[0]);
-        faults.iter().for_each(|fault| line("  fault", fault));
+        let faults = faults(&service.faults, "spec.faults", question.name);
+        faults.iter().for_each(|fault| lines.add("  fault", fault));
     }
-    let outcome = match &machine {
-        Machine::Rewriter(config) => run(config, config.hosts.first().ok_or(NO_HOST)?, &bytes)?,
-        Machine::Multiplexer(document) => serve(&document.host, &bytes)?,
-    };
-    match outcome {
-        Outcome::Sent(commands) => {
+    match machine.decide(&bytes)? {
+        Explanation::Sent(commands) => {
             for command in commands {
-                line("sent", &format!("{}{}", shown(&command, &backends), by(service, &backends, &command)));
+                let destinations = destinations_of(service, &backends, &command);
+                lines.add("sent", &format!("{}{destinations}", shown(&command, &backends)));
             }
         }
-        Outcome::SentTo(commands) => {
+        Explanation::SentTo(commands) => {
             for (destination, command) in commands {
-                line("sent", &format!("{} → {destination}", shown(&command, &backends)));
+                lines.add("sent", &format!("{} → {destination}", shown(&command, &backends)));
             }
         }
-        Outcome::Answered(reply) => line("answered", &String::from_utf8_lossy(&reply).trim_end().replace("\r\n", " ")),
-        Outcome::Nothing => line("answered", "nothing; the connection is closed"),
+        Explanation::Answered(reply) => {
+            lines.add("answered", &String::from_utf8_lossy(&reply).trim_end().replace("\r\n", " "));
+        }
+        Explanation::Nothing => lines.add("answered", "nothing; the connection is closed"),
     }
-    Ok(out)
+    Ok(lines.text)
 }
 
-fn explain_key(
-    service: &ValidatedService,
-    router: &Router,
-    key: &str,
-    name: &str,
+/// The lines of an explanation, in two columns.
+#[derive(Default)]
+struct Lines {
+    text: String,
+}
+
+impl Lines {
+    fn add(&mut self, name: &str, text: &str) {
+        let _ = writeln!(self.text, "{name:<14}{text}");
+    }
+}
+
+/// The login that clients need.
+fn client_login(service: &ValidatedService) -> String {
+    let logs_in = service.destinations().iter().any(|destination| destination.policy.login.is_some());
+    match &service.client_auth {
+        None if service.path == DataPath::Direct && !logs_in => "as Redis itself asks for".to_owned(),
+        None => "none is asked for".to_owned(),
+        Some(login) => format!(
+            "user {} with the password of spec.settings.auth; what follows is for a client that has logged in",
+            login.username.as_deref().unwrap_or("default")
+        ),
+    }
+}
+
+/// A command whose keys are explained.
+struct Question<'a> {
+    service: &'a ValidatedService,
+    router: &'a Router,
+    /// The name of the command.
+    name: &'a str,
+    /// True if the command only reads.
     reads: bool,
-    line: &mut dyn FnMut(&str, &str),
-) {
-    let Some(matched) = router.route(key.as_bytes()) else { return line("  route", "none takes this key") };
-    let Some(route) = service.routes.get(matched.route as usize) else { return };
-    let place = match route.index {
-        Some(index) => format!("spec.redis[{index}]"),
-        None => "the host itself, as there are no routes".to_owned(),
-    };
-    let folded = if service.settings.case_insensitive { ", in any case" } else { "" };
-    let why = match &route.key {
-        KeyMatch::Exact(exact) => format!(": the key is {exact:?}{folded}"),
-        KeyMatch::Prefix(prefix) => format!(": the key begins with {prefix:?}{folded}"),
-        KeyMatch::Regex(regex) => format!(": the key matches `{regex}`{folded}"),
-        KeyMatch::Any if service.routes.len() > 1 => ": takes what no other route takes".to_owned(),
-        KeyMatch::Any => String::new(),
-    };
-    line("  route", &format!("{place}{why}"));
-    if route.remove_prefix {
-        line(
-            "  becomes",
-            &format!("{:?} (removePrefix)", String::from_utf8_lossy(&key.as_bytes()[matched.prefix as usize..])),
-        );
-    }
-    let Some(target) = service.targets.get(route.target) else { return };
-    line("  destination", &destination(target));
-    if target.destination.is_cluster() {
-        let sent =
-            key.as_bytes().get(if route.remove_prefix { matched.prefix as usize } else { 0 }..).unwrap_or_default();
-        line("  slot", &redis_mesh_core::cluster::slot::slot(sent).to_string());
-        let policy = match service.path {
-            DataPath::Direct | DataPath::Proxy => service.read_policy,
-            DataPath::Native => route.read_policy.unwrap_or(service.settings.read_policy),
-        };
-        line("  node", node(policy, reads));
-    }
-    for mirror in &target.mirrors {
-        let share = if mirror.exclude_read_commands && reads {
-            "never this command, which only reads (excludeReadCommands)".to_owned()
-        } else {
-            format!("{} of such commands", percent(mirror.per_million))
-        };
-        line("  mirror", &format!("{}: {share}", mirror.destination.address));
-    }
-    let own = faults(&route.faults, &format!("{place}.faults"), name);
-    let host = faults(&service.faults, "spec.faults", name);
-    own.iter().chain(&host).for_each(|fault| line("  fault", fault));
 }
 
-fn destination(target: &Target) -> String {
+impl Question<'_> {
+    /// Explains the route, the destination, the mirrors and the faults of a key.
+    fn key(&self, key: &str, lines: &mut Lines) {
+        let Some(matched) = self.router.route(key.as_bytes()) else {
+            return lines.add("  route", "none takes this key");
+        };
+        let Some(route) = self.service.routes.get(matched.route as usize) else { return };
+        let place = match route.index {
+            Some(index) => format!("spec.redis[{index}]"),
+            None => "the host itself, as there are no routes".to_owned(),
+        };
+        lines.add("  route", &format!("{place}{}", self.condition(&route.key)));
+        if route.remove_prefix {
+            let rest = String::from_utf8_lossy(&key.as_bytes()[matched.prefix as usize..]);
+            lines.add("  becomes", &format!("{rest:?} (removePrefix)"));
+        }
+        let Some(target) = self.service.targets.get(route.target) else { return };
+        lines.add("  destination", &destination(target));
+        if target.destination.is_cluster() {
+            let removed = if route.remove_prefix { matched.prefix as usize } else { 0 };
+            let sent = key.as_bytes().get(removed..).unwrap_or_default();
+            lines.add("  slot", &redis_mesh_core::cluster::slot::slot(sent).to_string());
+            let policy = match self.service.path {
+                DataPath::Direct | DataPath::Proxy => self.service.settings.proxy_read_policy,
+                DataPath::Native => route.read_policy.unwrap_or(self.service.settings.read_policy),
+            };
+            lines.add("  node", node(policy, self.reads));
+        }
+        for mirror in &target.mirrors {
+            let share = if mirror.exclude_read_commands && self.reads {
+                "never this command, which only reads (excludeReadCommands)".to_owned()
+            } else {
+                format!("{} of such commands", percent(mirror.per_million))
+            };
+            lines.add("  mirror", &format!("{}: {share}", mirror.destination.address));
+        }
+        let own = faults(&route.faults, &format!("{place}.faults"), self.name);
+        let host = faults(&self.service.faults, "spec.faults", self.name);
+        own.iter().chain(&host).for_each(|fault| lines.add("  fault", fault));
+    }
+
+    fn condition(&self, key: &KeyMatch) -> String {
+        let folded = if self.service.settings.case_insensitive { ", in any case" } else { "" };
+        match key {
+            KeyMatch::Exact(exact) => format!(": the key is {exact:?}{folded}"),
+            KeyMatch::Prefix(prefix) => format!(": the key begins with {prefix:?}{folded}"),
+            KeyMatch::Regex(regex) => format!(": the key matches `{regex}`{folded}"),
+            KeyMatch::Any if self.service.routes.len() > 1 => ": takes what no other route takes".to_owned(),
+            KeyMatch::Any => String::new(),
+        }
+    }
+}
+
+fn destination(target: &ValidatedTarget) -> String {
     let destination = &target.destination;
     let mut text = destination.address.to_string();
     let mut facts = Vec::new();
@@ -186,18 +191,18 @@ fn destination(target: &Target) -> String {
     text
 }
 
-fn node(policy: ReadPolicy, reads: bool) -> &'static str {
+fn node(policy: ReadPolicySpec, reads: bool) -> &'static str {
     match (reads, policy) {
         (false, _) => "the master of the key's shard",
-        (true, ReadPolicy::Master) => "the master of the key's shard (read policy MASTER)",
-        (true, ReadPolicy::PreferMaster) => {
+        (true, ReadPolicySpec::Master) => "the master of the key's shard (read policy MASTER)",
+        (true, ReadPolicySpec::PreferMaster) => {
             "the master of the key's shard, a replica if it is away (read policy PREFER_MASTER)"
         }
-        (true, ReadPolicy::Replica) => "a replica of the key's shard (read policy REPLICA)",
-        (true, ReadPolicy::PreferReplica) => {
+        (true, ReadPolicySpec::Replica) => "a replica of the key's shard (read policy REPLICA)",
+        (true, ReadPolicySpec::PreferReplica) => {
             "a replica of the key's shard, the master if there is none (read policy PREFER_REPLICA)"
         }
-        (true, ReadPolicy::Any) => "any node of the key's shard (read policy ANY)",
+        (true, ReadPolicySpec::Any) => "any node of the key's shard (read policy ANY)",
     }
 }
 
@@ -225,45 +230,62 @@ fn faults(faults: &[wire::Fault], place: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
-type Command = Vec<Vec<u8>>;
+type CommandWords = Vec<Vec<u8>>;
 
-enum Outcome {
+enum Explanation {
     /// Commands that go on.
-    Sent(Vec<Command>),
+    Sent(Vec<CommandWords>),
     /// Commands that go on, each with its destination.
-    SentTo(Vec<(String, Command)>),
+    SentTo(Vec<(String, CommandWords)>),
     /// A reply that the mesh makes up.
     Answered(Vec<u8>),
     /// Neither.
     Nothing,
 }
 
-/// What decides on the data path.
-enum Machine {
+/// The machine that decides on the data path.
+enum DecidingMachine {
     Rewriter(RewriterConfig),
     Multiplexer(ListenerConfig),
 }
 
 const NO_HOST: &str = "the configuration has no host";
 
-impl Machine {
-    fn new(path: DataPath, document: wire::FilterConfig) -> Result<Machine, ConfigError> {
-        match path {
-            DataPath::Direct | DataPath::Proxy => RewriterConfig::try_from(document).map(Machine::Rewriter),
-            DataPath::Native => ListenerConfig::try_from(document).map(Machine::Multiplexer),
+impl DecidingMachine {
+    fn of(service: &ValidatedService, backends: &Backends) -> Result<DecidingMachine, ConfigError> {
+        let key = HandshakeKey::derived(std::slice::from_ref(service));
+        let reach = &filter_config::by_address;
+        let mut host = filter_config::host(service, backends, &key, wire::Selector::default(), reach);
+        // The explanation tells chances apart; the machine decides without them, and without a
+        // login.
+        host.client_auth = None;
+        host.faults.clear();
+        host.routes.iter_mut().for_each(|route| route.faults.clear());
+        host.targets.iter_mut().flat_map(|target| &mut target.mirrors).for_each(|mirror| mirror.per_million = 0);
+        let document = filter_config::document("explain".to_owned(), 1, vec![host]);
+        match service.path {
+            DataPath::Direct | DataPath::Proxy => RewriterConfig::try_from(document).map(DecidingMachine::Rewriter),
+            DataPath::Native => ListenerConfig::try_from(document).map(DecidingMachine::Multiplexer),
+        }
+    }
+
+    fn decide(&self, arguments: &[&[u8]]) -> Result<Explanation, String> {
+        match self {
+            DecidingMachine::Rewriter(config) => run(config, config.hosts.first().ok_or(NO_HOST)?, arguments),
+            DecidingMachine::Multiplexer(document) => serve(&document.host, arguments),
         }
     }
 
     fn router(&self) -> Result<&Router, String> {
         match self {
-            Machine::Rewriter(config) => Ok(&config.hosts.first().ok_or(NO_HOST)?.router),
-            Machine::Multiplexer(document) => Ok(&document.host.router),
+            DecidingMachine::Rewriter(config) => Ok(&config.hosts.first().ok_or(NO_HOST)?.router),
+            DecidingMachine::Multiplexer(document) => Ok(&document.host.router),
         }
     }
 }
 
-/// Has a command served by the machine of the dynamic module, as a client's first one.
-fn serve(host: &Arc<HostConfig>, arguments: &[&[u8]]) -> Result<Outcome, String> {
+/// Gives a command to the machine of the dynamic module, as a client's first one.
+fn serve(host: &Arc<HostConfig>, arguments: &[&[u8]]) -> Result<Explanation, String> {
     let mut proxy = Multiplexer::new([0; 32]);
     let client = proxy.open(host.clone());
     let mut request = Vec::new();
@@ -293,13 +315,14 @@ fn serve(host: &Arc<HostConfig>, arguments: &[&[u8]]) -> Result<Outcome, String>
         }
     }
     Ok(match (sent.is_empty(), replied.is_empty()) {
-        (false, _) => Outcome::SentTo(sent),
-        (true, false) => Outcome::Answered(replied),
-        (true, true) => Outcome::Nothing,
+        (false, _) => Explanation::SentTo(sent),
+        (true, false) => Explanation::Answered(replied),
+        (true, true) => Explanation::Nothing,
     })
 }
 
-/// What Redis answers to the commands by which the machine itself begins: a master that has all slots, with a replica.
+/// The reply of a Redis to the commands by which the machine begins a connection: a master with
+/// all slots and a replica.
 fn stands_for_redis(command: &[Vec<u8>]) -> Option<&'static [u8]> {
     let words: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
     match words[..] {
@@ -313,8 +336,8 @@ fn stands_for_redis(command: &[Vec<u8>]) -> Option<&'static [u8]> {
     }
 }
 
-/// Passes a command through the filter's machine, as a client's first one.
-fn run(config: &RewriterConfig, host: &RewriterHost, arguments: &[&[u8]]) -> Result<Outcome, String> {
+/// Gives a command to the machine of the filter, as a client's first one.
+fn run(config: &RewriterConfig, host: &RewriterHost, arguments: &[&[u8]]) -> Result<Explanation, String> {
     let mut random = Random::new([0; 32]);
     let mut stats = Stats::default();
     let mut env = Env {
@@ -331,7 +354,7 @@ fn run(config: &RewriterConfig, host: &RewriterHost, arguments: &[&[u8]]) -> Res
     encode::command(&mut request, arguments);
     let mut pending: &[u8] = &request;
     if host.login.is_some() {
-        // That goes first, and the command is held until it is answered.
+        // The login goes first, and the command waits for its reply.
         let _ = rewriter.request(&mut env, pending, &mut Vec::new());
         let _ = rewriter.reply(&mut env, b"+OK\r\n", &mut Vec::new());
         pending = &[];
@@ -341,8 +364,8 @@ fn run(config: &RewriterConfig, host: &RewriterHost, arguments: &[&[u8]]) -> Res
         forwarded.extend_from_slice(pending);
     }
     let commands = parse(&forwarded, &config.limits)?;
-    // In the place of a command that the filter answers itself, it sends one whose reply it can tell and swap: ECHO, or
-    // where ECHO can't work, one that Redis doesn't know.
+    // In the place of a command that the filter answers itself, it sends a command whose reply it
+    // recognises and replaces: ECHO, or where ECHO can't work, a command that Redis doesn't know.
     let mut expected = Vec::new();
     if let [only] = &commands[..] {
         match &only[..] {
@@ -362,12 +385,12 @@ fn run(config: &RewriterConfig, host: &RewriterHost, arguments: &[&[u8]]) -> Res
         let _ = rewriter.reply(&mut env, &expected, &mut reply);
     }
     if reply != expected {
-        return Ok(Outcome::Answered(reply));
+        return Ok(Explanation::Answered(reply));
     }
-    Ok(if commands.is_empty() { Outcome::Nothing } else { Outcome::Sent(commands) })
+    Ok(if commands.is_empty() { Explanation::Nothing } else { Explanation::Sent(commands) })
 }
 
-fn parse(bytes: &[u8], limits: &wire::Limits) -> Result<Vec<Command>, String> {
+fn parse(bytes: &[u8], limits: &wire::Limits) -> Result<Vec<CommandWords>, String> {
     let mut commands = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -404,8 +427,8 @@ fn shown(command: &[Vec<u8>], backends: &Backends) -> String {
     command.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// Where it goes; several places where it is served in parts.
-fn by(service: &ValidatedService, backends: &Backends, command: &[Vec<u8>]) -> String {
+/// The destination of a command; several where it is served in parts.
+fn destinations_of(service: &ValidatedService, backends: &Backends, command: &[Vec<u8>]) -> String {
     let tagged = command.iter().filter_map(|argument| backends.tagged.get(&tag_of(argument, backends)?));
     let mut places: Vec<String> = tagged.map(|backend| backend.destination.address.to_string()).collect();
     places.dedup();

@@ -1,5 +1,5 @@
-//! What there is besides our own kinds: Services, EndpointSlices, ServiceEntries, Secrets. From files or from the API; the
-//! rest of the crate can't tell.
+//! The objects to which RedisServices and RedisDestinations refer: Services, EndpointSlices,
+//! ServiceEntries, Secrets. They come from files or from the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,58 +9,62 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
-/// `namespace/name`.
+/// The namespace and the name of an object, written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
-    /// Namespace.
+pub struct NamespacedName {
+    /// The namespace.
     pub namespace: String,
-    /// Name.
+    /// The name.
     pub name: String,
 }
 
-impl Key {
-    /// Of a namespace and a name.
-    pub fn new(namespace: &str, name: &str) -> Key {
-        Key { namespace: namespace.to_owned(), name: name.to_owned() }
+impl NamespacedName {
+    /// Creates one from a namespace and a name.
+    pub fn new(namespace: &str, name: &str) -> NamespacedName {
+        NamespacedName { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// Of an object.
-    pub fn of(metadata: &ObjectMeta) -> Key {
-        Key::new(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+    /// Reads the metadata of an object.
+    pub fn of(metadata: &ObjectMeta) -> NamespacedName {
+        NamespacedName::new(
+            metadata.namespace.as_deref().unwrap_or_default(),
+            metadata.name.as_deref().unwrap_or_default(),
+        )
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for NamespacedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
-/// Everything that our kinds may refer to.
+/// The objects to which RedisServices and RedisDestinations may refer.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    // Of thousands of them memory is made: where a map holds large values, most of it is room for values to come.
-    services: BTreeMap<Key, Box<Service>>,
+    // A map allocates room for values to come, and there may be thousands of Services; so large
+    // values are boxed.
+    services: BTreeMap<NamespacedName, Box<Service>>,
     /// By Service, then by their own name.
-    slices: BTreeMap<(Key, String), Slice>,
+    slices: BTreeMap<(NamespacedName, String), Slice>,
     /// By host, then by the ServiceEntry.
-    entries: BTreeMap<String, BTreeMap<Key, Entry>>,
-    secrets: BTreeMap<Key, Secret>,
-    /// The Services of each address, be it their own or an endpoint's.
-    by_address: BTreeSet<(String, Key)>,
-    /// Everything that there is was given, all of our kinds too: what isn't used then is of no use, and names may be
-    /// suggested.
+    entries: BTreeMap<String, BTreeMap<NamespacedName, ServiceEntryHost>>,
+    secrets: BTreeMap<NamespacedName, Secret>,
+    /// The Services by address: their own addresses and those of their endpoints.
+    by_address: BTreeSet<(String, NamespacedName)>,
+    /// True if these are all objects that there are, as in files: then names may be suggested,
+    /// and unused objects reported.
     pub is_whole: bool,
 }
 
-/// The label by which an EndpointSlice says whose it is.
+/// The label of an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 impl Inventory {
     /// Adds a Service, or replaces it.
     pub fn add_service(&mut self, mut service: Service) {
-        let key = Key::of(&service.metadata);
-        // Of the metadata nothing is asked but the name.
+        let key = NamespacedName::of(&service.metadata);
+        // Only the name in the metadata is used.
         service.metadata = ObjectMeta::default();
         service.status = None;
         self.forget_addresses(&key);
@@ -69,14 +73,14 @@ impl Inventory {
     }
 
     /// Removes a Service.
-    pub fn remove_service(&mut self, key: &Key) {
+    pub fn remove_service(&mut self, key: &NamespacedName) {
         self.forget_addresses(key);
         self.services.remove(key);
         self.remember_addresses(key);
     }
 
-    /// Adds an EndpointSlice, or replaces it; none if it doesn't say to which Service it belongs.
-    pub fn add_slice(&mut self, slice: EndpointSlice) -> Option<Key> {
+    /// Adds an EndpointSlice, or replaces it. Returns its Service; none if its label names none.
+    pub fn add_slice(&mut self, slice: EndpointSlice) -> Option<NamespacedName> {
         let key = owner_of(&slice)?;
         self.forget_addresses(&key);
         let name = slice.metadata.name.clone().unwrap_or_default();
@@ -86,7 +90,7 @@ impl Inventory {
     }
 
     /// Removes an EndpointSlice of a Service by its own name.
-    pub fn remove_slice(&mut self, key: &Key, name: &str) {
+    pub fn remove_slice(&mut self, key: &NamespacedName, name: &str) {
         self.forget_addresses(key);
         self.slices.remove(&(key.clone(), name.to_owned()));
         self.remember_addresses(key);
@@ -94,7 +98,7 @@ impl Inventory {
 
     /// Adds a ServiceEntry, or replaces it. Returns the hosts that it has or had.
     pub fn add_entry(&mut self, entry: &ServiceEntry) -> BTreeSet<String> {
-        let key = Key::of(&entry.metadata);
+        let key = NamespacedName::of(&entry.metadata);
         let mut hosts = self.remove_entry(&key);
         let entry_ports: Vec<ServicePort> = entry.spec.ports.iter().filter_map(EntryPort::tcp).collect();
         for host in &entry.spec.hosts {
@@ -110,7 +114,7 @@ impl Inventory {
             let addresses = addresses.into_iter().flatten().collect();
             let is_allocated = entry.spec.addresses.is_empty();
             let (ports, exported_to) = (entry_ports.clone(), entry.spec.export_to.clone());
-            let known = Entry { key: key.clone(), addresses, is_allocated, ports, exported_to };
+            let known = ServiceEntryHost { key: key.clone(), addresses, is_allocated, ports, exported_to };
             self.entries.entry(host.clone()).or_default().insert(key.clone(), known);
             hosts.insert(host);
         }
@@ -118,7 +122,7 @@ impl Inventory {
     }
 
     /// Removes a ServiceEntry. Returns the hosts that it had.
-    pub fn remove_entry(&mut self, key: &Key) -> BTreeSet<String> {
+    pub fn remove_entry(&mut self, key: &NamespacedName) -> BTreeSet<String> {
         let mut hosts = BTreeSet::new();
         self.entries.retain(|host, entries| {
             if entries.remove(key).is_some() {
@@ -130,20 +134,20 @@ impl Inventory {
     }
 
     /// The keys of all ServiceEntries, one for each host.
-    pub fn entries(&self) -> impl Iterator<Item = &Key> {
+    pub fn entries(&self) -> impl Iterator<Item = &NamespacedName> {
         self.entries.values().flat_map(BTreeMap::keys)
     }
 
-    /// What a ServiceEntry says of a host outside of the cluster to clients in a namespace: their own namespace's, else one
-    /// that another namespace exports to them.
-    pub fn entry(&self, host: &str, namespace: &str) -> Option<&Entry> {
+    /// The ServiceEntry of a host outside of the cluster for clients in a namespace: that of
+    /// their own namespace, else one that another namespace exports to them.
+    pub fn entry(&self, host: &str, namespace: &str) -> Option<&ServiceEntryHost> {
         let entries = self.entries.get(host)?;
         let own = entries.values().find(|entry| entry.key.namespace == namespace);
         own.or_else(|| entries.values().find(|entry| entry.is_exported_to(namespace)))
     }
 
     /// The Service that has an address itself.
-    pub fn service_at(&self, address: &str) -> Option<&Key> {
+    pub fn service_at(&self, address: &str) -> Option<&NamespacedName> {
         let mut own = self.at_address(address).filter(|key| {
             self.services.get(key).is_some_and(|service| cluster_ips(service).iter().any(|own| own == address))
         });
@@ -152,84 +156,80 @@ impl Inventory {
 
     /// Adds a Secret, or replaces it.
     pub fn add_secret(&mut self, mut secret: Secret) {
-        let key = Key::of(&secret.metadata);
+        let key = NamespacedName::of(&secret.metadata);
         secret.metadata = ObjectMeta::default();
         self.secrets.insert(key, secret);
     }
 
     /// Removes a Secret.
-    pub fn remove_secret(&mut self, key: &Key) {
+    pub fn remove_secret(&mut self, key: &NamespacedName) {
         self.secrets.remove(key);
     }
 
     /// The Services that share an address with this one, itself among them.
-    pub fn sharing_addresses(&self, key: &Key) -> BTreeSet<Key> {
+    pub fn sharing_addresses(&self, key: &NamespacedName) -> BTreeSet<NamespacedName> {
         let addresses = self.addresses_of(key);
         addresses.iter().flat_map(|address| self.at_address(address)).cloned().collect()
     }
 
-    fn addresses_of(&self, key: &Key) -> BTreeSet<String> {
+    fn addresses_of(&self, key: &NamespacedName) -> BTreeSet<String> {
         let own = self.services.get(key).map(|service| cluster_ips(service)).unwrap_or_default();
         let endpoints = self.slices_of(key).flat_map(|slice| &slice.addresses);
         own.into_iter().chain(endpoints.map(|(address, _)| address.clone())).collect()
     }
 
-    fn at_address(&self, address: &str) -> impl Iterator<Item = &Key> {
-        let from = (address.to_owned(), Key::new("", ""));
+    fn at_address(&self, address: &str) -> impl Iterator<Item = &NamespacedName> {
+        let from = (address.to_owned(), NamespacedName::new("", ""));
         let address = address.to_owned();
         self.by_address.range(from..).take_while(move |(other, _)| *other == address).map(|(_, key)| key)
     }
 
-    fn slices_of(&self, key: &Key) -> impl Iterator<Item = &Slice> {
+    fn slices_of(&self, key: &NamespacedName) -> impl Iterator<Item = &Slice> {
         let from = (key.clone(), String::new());
         let key = key.clone();
         self.slices.range(from..).take_while(move |((owner, _), _)| *owner == key).map(|(_, slice)| slice)
     }
 
-    fn forget_addresses(&mut self, key: &Key) {
+    fn forget_addresses(&mut self, key: &NamespacedName) {
         for address in self.addresses_of(key) {
             self.by_address.remove(&(address, key.clone()));
         }
     }
 
-    fn remember_addresses(&mut self, key: &Key) {
+    fn remember_addresses(&mut self, key: &NamespacedName) {
         for address in self.addresses_of(key) {
             self.by_address.insert((address, key.clone()));
         }
     }
 
     /// A Service.
-    pub fn service(&self, key: &Key) -> Option<&Service> {
+    pub fn service(&self, key: &NamespacedName) -> Option<&Service> {
         self.services.get(key).map(AsRef::as_ref)
     }
 
-    /// Those from which a similar one may be suggested: in a cluster none, where what is similar changes with everything, and
-    /// not everybody may know what others' things are called.
-    fn suggested<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> impl Iterator<Item = &'a Key> {
-        keys.filter(|_| self.is_whole)
+    /// The Services that may be suggested in a message: none of a cluster, where similar names may
+    /// belong to other people.
+    pub fn similar_services(&self) -> impl Iterator<Item = &NamespacedName> {
+        self.services().filter(|_| self.is_whole)
     }
 
-    /// Services to suggest.
-    pub fn similar_services(&self) -> impl Iterator<Item = &Key> {
-        self.suggested(self.services())
-    }
-
-    /// Secrets to suggest.
-    pub fn similar_secrets(&self) -> impl Iterator<Item = &Key> {
-        self.suggested(self.secrets())
+    /// The Secrets that may be suggested in a message: none of a cluster, as with Services.
+    pub fn similar_secrets(&self) -> impl Iterator<Item = &NamespacedName> {
+        self.secrets().filter(|_| self.is_whole)
     }
 
     /// The keys of all Services.
-    pub fn services(&self) -> impl Iterator<Item = &Key> {
+    pub fn services(&self) -> impl Iterator<Item = &NamespacedName> {
         self.services.keys()
     }
 
-    /// Another Service to which an endpoint of a headless Service belongs: as its own address, or, in another namespace, as
-    /// the endpoint of a headless Service too.
+    /// Another Service to which an endpoint of a headless Service belongs: as its own address, or
+    /// as an endpoint of a headless Service in another namespace.
     ///
-    /// A mesh names the listeners of a headless Service by its endpoints, which whoever may write an EndpointSlice chooses.
-    /// Without this check he could choose somebody else's listener.
-    pub fn other_owner(&self, key: &Key, address: &str) -> Option<&Key> {
+    /// A mesh names the listeners of a headless Service by its endpoints. Without this check, a
+    /// person who may write EndpointSlices could choose the listener of a Service in another
+    /// namespace.
+    pub fn other_owner(&self, key: &NamespacedName, address: &str) -> Option<&NamespacedName> {
         let others = self.at_address(address).filter(|other| *other != key);
         let mut owners = others.filter(|other| {
             let Some(service) = self.services.get(other) else { return false };
@@ -240,26 +240,28 @@ impl Inventory {
     }
 
     /// A Secret.
-    pub fn secret(&self, key: &Key) -> Option<&Secret> {
+    pub fn secret(&self, key: &NamespacedName) -> Option<&Secret> {
         self.secrets.get(key)
     }
 
     /// The keys of all Secrets.
-    pub fn secrets(&self) -> impl Iterator<Item = &Key> {
+    pub fn secrets(&self) -> impl Iterator<Item = &NamespacedName> {
         self.secrets.keys()
     }
 
-    /// Where a Service's port is served, in the order of the EndpointSlices; `None` if it has none.
-    pub fn endpoints(&self, key: &Key, port: &ServicePort) -> Option<Vec<Endpoint>> {
+    /// The ready endpoints of a Service's port, in the order of the EndpointSlices; none if there
+    /// are no EndpointSlices.
+    pub fn endpoints(&self, key: &NamespacedName, port: &ServicePort) -> Option<Vec<ServiceEndpoint>> {
         let mut slices = self.slices_of(key).peekable();
         slices.peek()?;
         let mut endpoints = Vec::new();
         for slice in slices {
-            // A slice names its ports as the Service does; an unnamed port is the only one.
+            // The ports of an EndpointSlice have the names of the Service's ports; an unnamed
+            // port is the only one.
             let number = slice.ports.iter().find(|(name, _)| *name == port.name).and_then(|(_, number)| *number);
             let Some(number) = number else { continue };
             for (address, _) in slice.addresses.iter().filter(|(_, is_ready)| *is_ready) {
-                let endpoint = Endpoint { address: address.clone(), port: number };
+                let endpoint = ServiceEndpoint { address: address.clone(), port: number };
                 if !endpoints.contains(&endpoint) {
                     endpoints.push(endpoint);
                 }
@@ -269,12 +271,12 @@ impl Inventory {
     }
 }
 
-/// What is of use of an EndpointSlice.
+/// The fields of an EndpointSlice that are used.
 #[derive(Clone, Debug)]
 struct Slice {
-    /// Names, and numbers that can be ports.
+    /// The names and numbers of the ports.
     ports: Vec<(String, Option<u16>)>,
-    /// With whether they are ready.
+    /// The addresses, each with whether it is ready.
     addresses: Vec<(String, bool)>,
 }
 
@@ -293,17 +295,17 @@ impl Slice {
     }
 }
 
-/// The Service to which an EndpointSlice says that it belongs.
-pub fn owner_of(slice: &EndpointSlice) -> Option<Key> {
+/// The Service of an EndpointSlice.
+pub fn owner_of(slice: &EndpointSlice) -> Option<NamespacedName> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some(Key::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
+    Some(NamespacedName::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
 }
 
-/// A ServiceEntry of Istio, as far as it is of use here
+/// The fields of Istio's ServiceEntry that are used
 /// (<https://istio.io/latest/docs/reference/config/networking/service-entry/>).
 #[derive(Clone, Debug, Deserialize)]
 pub struct ServiceEntry {
-    /// Name and namespace.
+    /// The metadata.
     pub metadata: ObjectMeta,
     #[serde(default)]
     spec: EntrySpec,
@@ -328,7 +330,7 @@ struct EntryPort {
     protocol: String,
 }
 
-/// What Istio writes when it gives out addresses itself.
+/// The addresses that Istio has allocated.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct EntryStatus {
@@ -351,28 +353,29 @@ impl EntryPort {
     }
 }
 
-/// An address that is that of one host; none for a whole network.
+/// The address of a single host; none for a network.
 fn whole_address(text: &str) -> Option<String> {
     let address = text.strip_suffix("/32").or_else(|| text.strip_suffix("/128")).unwrap_or(text);
     address.parse::<std::net::IpAddr>().ok().map(|address| address.to_string())
 }
 
-/// A host outside of the cluster, as a ServiceEntry makes it known to the mesh.
+/// A host of a ServiceEntry.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct ServiceEntryHost {
     /// The ServiceEntry.
-    pub key: Key,
-    /// Its addresses; none where clients connect to those of the host itself.
+    pub key: NamespacedName,
+    /// Its addresses; empty where clients connect to the addresses of the host itself.
     pub addresses: Vec<String>,
-    /// They are not its own but given out by Istio, so that only sidecars that capture DNS know them.
+    /// True if Istio has allocated the addresses, so that only sidecars that capture DNS know
+    /// them.
     pub is_allocated: bool,
     /// Its TCP ports.
     pub ports: Vec<ServicePort>,
     exported_to: Vec<String>,
 }
 
-impl Entry {
-    /// Whether clients in a namespace know it (`exportTo`).
+impl ServiceEntryHost {
+    /// True if the ServiceEntry is visible to clients in a namespace (`exportTo`).
     fn is_exported_to(&self, namespace: &str) -> bool {
         let is_there = |to: &String| match to.as_str() {
             "*" => true,
@@ -383,23 +386,23 @@ impl Entry {
     }
 }
 
-/// An address, which is an IP address or a name, and a port.
+/// An address and a port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Endpoint {
-    /// IP address or DNS name.
+pub struct ServiceEndpoint {
+    /// An IP address or a DNS name.
     pub address: String,
-    /// Port.
+    /// The port.
     pub port: u16,
 }
 
-impl Endpoint {
+impl ServiceEndpoint {
     /// True for an IP address.
     pub fn is_ip(&self) -> bool {
         self.address.parse::<std::net::IpAddr>().is_ok()
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for ServiceEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.address.contains(':') {
             write!(f, "[{}]:{}", self.address, self.port)
@@ -440,8 +443,8 @@ fn is_redis_name(name: &str) -> bool {
     matches!(name.split('-').collect::<Vec<_>>()[..], ["redis", ..] | ["tcp" | "tls", "redis", ..])
 }
 
-/// Those of the TCP ports of a Service on which Redis is spoken: its only one, or those that say so by name or `appProtocol`,
-/// or 6379.
+/// The TCP ports of a Service that are Redis: its only one, or those that are Redis by name or
+/// `appProtocol`, or 6379.
 pub fn redis_ports(all: Vec<ServicePort>) -> Vec<ServicePort> {
     if all.len() <= 1 {
         return all;
@@ -453,7 +456,7 @@ pub fn redis_ports(all: Vec<ServicePort>) -> Vec<ServicePort> {
     others.into_iter().filter(|port| port.number == 6379).collect()
 }
 
-/// True if its endpoints are the pods that it selects, rather than what somebody has written down.
+/// True if the endpoints of a Service are the pods that it selects, rather than written by hand.
 pub fn selects_pods(service: &Service) -> bool {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
     selector.is_some_and(|selector| !selector.is_empty())

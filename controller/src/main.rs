@@ -1,10 +1,10 @@
-//! `redis-mesh`: RedisService and RedisDestination in, Envoy and Istio configuration out.
+//! `redis-mesh` turns RedisServices and RedisDestinations into configuration for Envoy and Istio.
 //!
-//! Manifests become objects in [`manifest`], objects become services that can be served in [`validate`], services become
-//! documents in [`build`]. The last two know neither files nor an API server.
+//! Manifests become objects in [`manifest`], objects become services that can be served in
+//! [`validate`], and services become documents in [`render`]. The last two know neither files nor
+//! an API server. [`run`] does the same in a cluster.
 #![forbid(unsafe_code)]
 
-mod build;
 mod cli;
 mod crd;
 mod diagnostic;
@@ -12,15 +12,18 @@ mod explain;
 mod inventory;
 mod manifest;
 mod quantity;
+mod render;
 mod run;
 mod schema;
+mod spans;
 mod validate;
 mod yaml;
 
 use std::process::ExitCode;
 
-// Watches make and drop objects by the thousand, and the image's musl is slow at that, with one lock for all threads. With an
-// allocator of our own, what is measured is what is shipped, whatever the C library.
+// Watches allocate and drop thousands of objects. The allocator of musl, with which the image is
+// built, is slow at that: it has one lock for all threads. This allocator makes measurements
+// independent of the C library.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

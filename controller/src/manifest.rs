@@ -7,175 +7,216 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::crd::{self, RedisDestination, RedisService};
-use crate::diagnostic::{Diagnostics, Loaded, Origin, Reason, Subject, nearest};
+use crate::diagnostic::{Code, Diagnostics, Loaded, Origin, Problem, Subject, nearest};
 use crate::inventory::Inventory;
-use crate::{schema, yaml};
+use crate::{schema, spans, yaml};
 
 /// A text with the name that messages give it.
-pub struct Source {
+pub struct ManifestSource {
     /// The file as the user named it.
     pub name: String,
-    /// Its content.
+    /// The content.
     pub text: String,
 }
 
-/// What the manifests contain.
+/// The objects of manifests.
 #[derive(Default)]
 pub struct Manifests {
-    /// Objects of kind RedisService.
+    /// The RedisServices.
     pub services: Vec<Arc<Loaded<RedisService>>>,
-    /// Objects of kind RedisDestination.
+    /// The RedisDestinations.
     pub destinations: Vec<Arc<Loaded<RedisDestination>>>,
-    /// What they may refer to.
+    /// Everything that these objects may refer to.
     pub inventory: Inventory,
-    /// How many objects of each other kind were skipped.
+    /// The number of objects of each other kind, which were skipped.
     pub skipped: BTreeMap<String, usize>,
     seen: BTreeMap<(String, String), Origin>,
     count: usize,
 }
 
 /// Reads manifests. Objects without a namespace get `namespace`.
-pub fn read(sources: &[Source], namespace: &str, diagnostics: &mut Diagnostics) -> Manifests {
+pub fn read(sources: &[ManifestSource], namespace: &str, diagnostics: &mut Diagnostics) -> Manifests {
     let mut manifests = Manifests::default();
     manifests.inventory.is_whole = true;
-    let definitions = crd::definitions();
+    let mut reader = Reader { manifests: &mut manifests, namespace, definitions: crd::definitions(), diagnostics };
     for source in sources {
         for document in yaml::documents(&source.text) {
-            let origin = Origin { index: manifests.count, file: source.name.clone(), line: document.line };
-            match document.value {
-                Ok(value) => manifests.add(value, origin, namespace, &definitions, diagnostics),
-                Err(reason) => {
-                    manifests.count += 1;
-                    diagnostics.add(&Subject { origin, ..Subject::default() }, "", Reason::Invalid, reason);
-                }
-            }
+            let origin = Origin { file: source.name.clone(), line: document.line, ..Origin::default() };
+            reader.document(document.value, origin);
         }
     }
     manifests
 }
 
-impl Manifests {
-    fn add(
-        &mut self,
-        mut value: Value,
-        origin: Origin,
-        namespace: &str,
-        definitions: &[Value; 2],
-        diagnostics: &mut Diagnostics,
-    ) {
-        let origin = Origin { index: self.count, ..origin };
-        self.count += 1;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (api, kind) = (text(&value["apiVersion"]), text(&value["kind"]));
-        let mut subject = Subject { origin: origin.clone(), kind: kind.clone(), name: String::new() };
-        if api.is_empty() || kind.is_empty() {
-            let message = "is not a Kubernetes object: apiVersion and kind are needed";
-            return diagnostics.add(&subject, "", Reason::Invalid, message);
-        }
-        if kind == "List" || kind.ends_with("List") && value["items"].is_array() {
-            if let Value::Array(items) = value["items"].take() {
-                for item in items {
-                    self.add(item, origin.clone(), namespace, definitions, diagnostics);
-                }
+/// Sets the place of each diagnostic's value, for the diagnostics about these manifests.
+pub fn locate(sources: &[ManifestSource], diagnostics: &mut Diagnostics) {
+    let mut trees: BTreeMap<(String, usize), Option<spans::SpanTree>> = BTreeMap::new();
+    diagnostics.locate(|origin, field| {
+        let tree = trees.entry((origin.file.clone(), origin.line)).or_insert_with(|| {
+            let source = sources.iter().find(|source| source.name == origin.file)?;
+            yaml::spans(&source.text, origin.line)
+        });
+        tree.as_ref()?.find(&[origin.path.as_str(), field].join("."))
+    });
+}
+
+struct Reader<'a> {
+    manifests: &'a mut Manifests,
+    namespace: &'a str,
+    definitions: [Value; 2],
+    diagnostics: &'a mut Diagnostics,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, value: Result<Value, String>, origin: Origin) {
+        match value {
+            Ok(value) => self.object(value, origin),
+            Err(reason) => {
+                let origin = Origin { index: self.manifests.count, ..origin };
+                self.manifests.count += 1;
+                let subject = Subject { origin, ..Subject::default() };
+                self.diagnostics.add(&subject, "", Problem::new(Code::InvalidYaml, reason, "correct the document"));
             }
-            return;
         }
+    }
+
+    fn object(&mut self, value: Value, origin: Origin) {
+        let origin = Origin { index: self.manifests.count, ..origin };
+        self.manifests.count += 1;
+        let (api, kind) = (text(&value["apiVersion"]), text(&value["kind"]));
+        let subject = Subject { origin, kind, name: String::new() };
+        if api.is_empty() || subject.kind.is_empty() {
+            let message = "is not a Kubernetes object: apiVersion and kind are needed";
+            return self.diagnostics.add(&subject, "", Problem::new(Code::NotAnObject, message, "add them"));
+        }
+        if subject.kind == "List" || subject.kind.ends_with("List") && value["items"].is_array() {
+            return self.list(value, &subject.origin);
+        }
+        if self.is_known(&api, &subject) {
+            self.known(value, subject);
+        }
+    }
+
+    fn list(&mut self, mut value: Value, origin: &Origin) {
+        let Value::Array(items) = value["items"].take() else { return };
+        for (index, item) in items.into_iter().enumerate() {
+            let path = [origin.path.as_str(), &format!("items[{index}]")].join(".");
+            self.object(item, Origin { path, ..origin.clone() });
+        }
+    }
+
+    /// True for the kinds that are read. Mistakes in the API group of redis-mesh are reported,
+    /// other kinds counted.
+    fn is_known(&mut self, api: &str, subject: &Subject) -> bool {
         let group = api.split('/').next().unwrap_or_default();
-        let ours = group == crd::GROUP;
-        if ours && api != crd::API_VERSION {
-            let message = format!("`{api}` is not known; the only version is {}", crd::API_VERSION);
-            return diagnostics.add(&subject, "apiVersion", Reason::Invalid, message);
+        let is_ours = group == crd::GROUP;
+        if is_ours && api != crd::API_VERSION {
+            let (message, remedy) =
+                (format!("`{api}` is not known"), format!("the only version is {}", crd::API_VERSION));
+            self.diagnostics.add(subject, "apiVersion", Problem::new(Code::UnknownVersion, message, remedy));
+            return false;
         }
-        let known = match (api.as_str(), kind.as_str()) {
-            (_, "RedisService" | "RedisDestination") if ours => true,
+        match (api, subject.kind.as_str()) {
+            (_, "RedisService" | "RedisDestination") if is_ours => true,
             ("v1", "Secret" | "Service") | ("discovery.k8s.io/v1", "EndpointSlice") => true,
             (_, "ServiceEntry") if group == "networking.istio.io" => true,
-            _ if ours => {
-                let hint =
-                    nearest(&kind, ["RedisService", "RedisDestination"]).unwrap_or("RedisService or RedisDestination");
-                let message = format!("`{kind}` is not a kind of {}; did you mean {hint}?", crd::GROUP);
-                return diagnostics.add(&subject, "kind", Reason::Invalid, message);
+            (_, kind) if is_ours => {
+                let meant = nearest(kind, ["RedisService", "RedisDestination"]);
+                let remedy = format!("did you mean {}?", meant.unwrap_or("RedisService or RedisDestination"));
+                let message = format!("`{kind}` is not a kind of {}", crd::GROUP);
+                self.diagnostics.add(subject, "kind", Problem::new(Code::UnknownKind, message, remedy));
+                false
             }
-            _ => false,
-        };
-        if !known {
-            *self.skipped.entry(kind).or_default() += 1;
-            return;
+            (_, kind) => {
+                *self.manifests.skipped.entry(kind.to_owned()).or_default() += 1;
+                false
+            }
         }
-        // Without this, an object that has no name at all would not deserialize, and its other mistakes stay hidden.
+    }
+
+    fn known(&mut self, mut value: Value, mut subject: Subject) {
+        // An object without a name doesn't deserialize, and its other mistakes would stay hidden.
         if !value["metadata"].is_object() {
             value["metadata"] = json!({});
         }
         let name = text(&value["metadata"]["name"]);
         if name.is_empty() {
-            diagnostics.add(&subject, "metadata.name", Reason::Invalid, "is missing");
+            self.diagnostics.add(&subject, "metadata.name", Problem::new(Code::MissingField, "is missing", "add it"));
         }
         if value["metadata"]["namespace"].as_str().is_none_or(str::is_empty) {
-            value["metadata"]["namespace"] = namespace.into();
+            value["metadata"]["namespace"] = self.namespace.into();
         }
         subject.name = format!("{}/{name}", text(&value["metadata"]["namespace"]));
-        let identity = (kind.clone(), subject.name.clone());
-        if let Some(first) = self.seen.get(&identity).filter(|_| !name.is_empty()) {
+        let identity = (subject.kind.clone(), subject.name.clone());
+        if let Some(first) = self.manifests.seen.get(&identity).filter(|_| !name.is_empty()) {
             let first = Subject { origin: first.clone(), ..Subject::default() };
-            let message = format!("is given twice; the first is at {first}: remove one");
-            return diagnostics.add(&subject, "", Reason::Conflict, message);
+            let message = format!("is given twice; the first is at {first}");
+            return self.diagnostics.add(&subject, "", Problem::new(Code::DuplicateObject, message, "remove one"));
         }
-        self.seen.insert(identity, origin.clone());
-        match kind.as_str() {
+        self.manifests.seen.insert(identity, subject.origin.clone());
+        self.keep(value, &subject);
+    }
+
+    fn keep(&mut self, value: Value, subject: &Subject) {
+        let (manifests, diagnostics) = (&mut *self.manifests, &mut *self.diagnostics);
+        match subject.kind.as_str() {
             "RedisService" => {
-                self.services.extend(ours_as(value, &definitions[0], &subject, diagnostics).map(Arc::new))
+                let service = ours_as(value, &self.definitions[0], subject, diagnostics);
+                manifests.services.extend(service.map(Arc::new));
             }
             "RedisDestination" => {
-                self.destinations.extend(ours_as(value, &definitions[1], &subject, diagnostics).map(Arc::new))
+                let destination = ours_as(value, &self.definitions[1], subject, diagnostics);
+                manifests.destinations.extend(destination.map(Arc::new));
             }
             "Service" => {
-                if let Some(service) = deserialize(value, &subject, diagnostics) {
-                    self.inventory.add_service(service);
+                if let Some(service) = deserialize(value, subject, diagnostics) {
+                    manifests.inventory.add_service(service);
                 }
             }
             "Secret" => {
-                if let Some(secret) = deserialize(value, &subject, diagnostics) {
-                    self.inventory.add_secret(secret);
+                if let Some(secret) = deserialize(value, subject, diagnostics) {
+                    manifests.inventory.add_secret(secret);
                 }
             }
             "ServiceEntry" => {
-                if let Some(entry) = deserialize(value, &subject, diagnostics) {
-                    self.inventory.add_entry(&entry);
+                if let Some(entry) = deserialize(value, subject, diagnostics) {
+                    manifests.inventory.add_entry(&entry);
                 }
             }
             _ => {
-                if let Some(slice) = deserialize(value, &subject, diagnostics)
-                    && self.inventory.add_slice(slice).is_none()
+                if let Some(slice) = deserialize(value, subject, diagnostics)
+                    && manifests.inventory.add_slice(slice).is_none()
                 {
-                    let message = "belongs to no Service: set the label kubernetes.io/service-name";
-                    diagnostics.add(&subject, "metadata.labels", Reason::NoEffect, message);
+                    let remedy = "set the label kubernetes.io/service-name";
+                    let problem = Problem::new(Code::SliceWithoutService, "belongs to no Service", remedy);
+                    diagnostics.add(subject, "metadata.labels", problem);
                 }
             }
         }
     }
 }
 
-/// An object of ours from its document, with everything that its schema says against it.
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Reads a RedisService or RedisDestination, and reports everything that its schema forbids.
 pub fn ours_as<K: DeserializeOwned>(
     mut value: Value,
     definition: &Value,
     subject: &Subject,
     diagnostics: &mut Diagnostics,
 ) -> Option<Loaded<K>> {
-    // What stands beside `spec` is the API server's business; what the schema says of the rest is checked here.
+    // The API server checks the metadata and writes the status; the schema is about the rest.
     let root = crd::schema(definition);
     let fields = value.as_object_mut()?;
-    for unknown in ["apiVersion", "kind", "metadata", "spec", "status"].iter().fold(
-        fields.keys().cloned().collect::<Vec<_>>(),
-        |mut keys, known| {
-            keys.retain(|key| key != known);
-            keys
-        },
-    ) {
-        fields.shift_remove(&unknown);
-        let hint =
-            if root["properties"]["spec"]["properties"][&unknown].is_null() { "" } else { "; it belongs under `spec`" };
-        diagnostics.at(subject, unknown).invalid(format!("unknown field{hint}"));
+    let is_known = |name: &String| ["apiVersion", "kind", "metadata", "spec", "status"].contains(&name.as_str());
+    let unknown: Vec<String> = fields.keys().filter(|name| !is_known(name)).cloned().collect();
+    for name in unknown {
+        fields.shift_remove(&name);
+        let belongs_below_spec = !root["properties"]["spec"]["properties"][&name].is_null();
+        let remedy = if belongs_below_spec { "it belongs under `spec`" } else { "remove it" };
+        diagnostics.add(subject, name, Problem::new(Code::UnknownField, "unknown field", remedy));
     }
     fields.shift_remove("status");
     match fields.get_mut("spec") {
@@ -183,7 +224,7 @@ pub fn ours_as<K: DeserializeOwned>(
             schema::conform(spec, &root["properties"]["spec"], &mut diagnostics.at(subject, "spec"));
         }
         None => {
-            diagnostics.at(subject, "spec").invalid("is missing");
+            diagnostics.add(subject, "spec", Problem::new(Code::MissingField, "is missing", "add it"));
             return None;
         }
     }
@@ -192,17 +233,18 @@ pub fn ours_as<K: DeserializeOwned>(
 }
 
 fn deserialize<T: DeserializeOwned>(value: Value, subject: &Subject, diagnostics: &mut Diagnostics) -> Option<T> {
-    match serde_json::from_value(value) {
-        Ok(object) => Some(object),
-        Err(error) => {
-            // serde quotes the value that it did not expect; a Secret's must not be shown.
-            let message = if subject.kind == "Secret" {
-                "can't be read: `data` is a mapping of names to base64, `stringData` of names to text".to_owned()
-            } else {
-                format!("can't be read: {error}")
-            };
-            diagnostics.add(subject, "", Reason::Invalid, message);
-            None
+    let error = match serde_json::from_value(value) {
+        Ok(object) => return Some(object),
+        Err(error) => error,
+    };
+    // serde quotes the value that it did not expect; that of a Secret must not be shown.
+    let (message, remedy) = match subject.kind.as_str() {
+        "Secret" => {
+            let remedy = "write `data` as a mapping of names to base64, `stringData` as one of names to text";
+            ("can't be read".to_owned(), remedy.to_owned())
         }
-    }
+        kind => (format!("can't be read: {error}"), format!("correct it by `kubectl explain {}`", kind.to_lowercase())),
+    };
+    diagnostics.add(subject, "", Problem::new(Code::UnreadableObject, message, remedy));
+    None
 }

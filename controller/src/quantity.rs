@@ -1,12 +1,29 @@
-//! Durations and shares as Istio writes them.
+//! Durations and shares, as Istio writes them.
 
 use std::time::Duration;
 
-/// Parses Go's duration syntax, which Istio and Aeraki use: `300ms`, `1.5s`, `1m30s`.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a duration; write a number with a unit, such as `500ms`, `5s` or `1m30s`");
+use crate::diagnostic::{Code, Problem};
+
+/// The longest duration in nanoseconds, a hundred years: far below what overflows in Envoy or
+/// Istio.
+const LONGEST: u128 = 100 * 366 * 24 * 3_600_000_000_000;
+
+/// Reads a duration in the syntax of Go, which Istio and Aeraki use: `300ms`, `1.5s`, `1m30s`.
+pub fn duration(text: &str) -> Result<Duration, Problem> {
+    let remedy = "write a number with a unit, such as `500ms`, `5s` or `1m30s`";
+    let wrong = || Problem::new(Code::InvalidDuration, format!("`{text}` is not a duration"), remedy);
+    let too_long = || {
+        Problem::new(
+            Code::InvalidDuration,
+            format!("`{text}` is too long a time"),
+            "write a time below a hundred years",
+        )
+    };
     if text == "0" {
         return Ok(Duration::ZERO);
+    }
+    if text.is_empty() {
+        return Err(wrong());
     }
     let mut rest = text;
     let mut total: u128 = 0;
@@ -28,7 +45,6 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
             return Err(wrong());
         }
-        let too_long = || format!("`{text}` is too long a time");
         let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| too_long())? };
         total = whole.checked_mul(nanoseconds).and_then(|part| total.checked_add(part)).ok_or_else(too_long)?;
         let mut scale = nanoseconds;
@@ -37,18 +53,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
             total += u128::from(digit - b'0') * scale;
         }
         rest = after;
-        // A hundred years: far below what any of our consumers would overflow at.
-        if total > 100 * 366 * 24 * 3_600_000_000_000 {
+        if total > LONGEST {
             return Err(too_long());
         }
-    }
-    if text.is_empty() {
-        return Err(wrong());
     }
     Ok(Duration::new((total / 1_000_000_000) as u64, (total % 1_000_000_000) as u32))
 }
 
-/// As Envoy's JSON wants it: seconds, with as many decimals as it takes.
+/// A duration in Envoy's JSON: seconds with as many decimals as are needed.
 pub fn seconds(duration: Duration) -> String {
     let nanoseconds = format!("{:09}", duration.subsec_nanos());
     match nanoseconds.trim_end_matches('0') {
@@ -57,10 +69,11 @@ pub fn seconds(duration: Duration) -> String {
     }
 }
 
-/// Percent to parts per million. A share above zero never becomes zero.
-pub fn per_million(percent: f64) -> Result<u32, String> {
+/// Converts percent to parts per million. A share above zero never becomes zero.
+pub fn per_million(percent: f64) -> Result<u32, Problem> {
     if !(0.0..=100.0).contains(&percent) {
-        return Err(format!("{percent} is not a percentage; write a number from 0 to 100"));
+        let message = format!("{percent} is not a percentage");
+        return Err(Problem::new(Code::InvalidPercentage, message, "write a number from 0 to 100"));
     }
     let rounded = (percent * 10_000.0).round() as u32;
     Ok(if percent > 0.0 { rounded.max(1) } else { 0 })
@@ -69,6 +82,10 @@ pub fn per_million(percent: f64) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(text: &str) -> Option<Duration> {
+        duration(text).ok()
+    }
 
     #[test]
     fn durations() {
@@ -84,9 +101,9 @@ mod tests {
             ("0s", 0),
             ("1500us", 1),
         ] {
-            assert_eq!(duration(text).map(|d| d.as_millis()), Ok(milliseconds), "{text}");
+            assert_eq!(read(text).map(|d| d.as_millis()), Some(milliseconds), "{text}");
         }
-        assert_eq!(duration("1.5us"), Ok(Duration::from_nanos(1500)));
+        assert_eq!(read("1.5us"), Some(Duration::from_nanos(1500)));
         for text in
             ["", "5", "s", "5 s", "-5s", "5x", "1.2.3s", ".s", "5s5", "99999999999999999999h", "1e3s", "999999999h"]
         {
@@ -99,7 +116,7 @@ mod tests {
         for (text, expected) in
             [("5s", "5s"), ("200ms", "0.2s"), ("1m0.05s", "60.05s"), ("1ns", "0.000000001s"), ("0", "0s")]
         {
-            assert_eq!(duration(text).map(seconds).as_deref(), Ok(expected));
+            assert_eq!(read(text).map(seconds).as_deref(), Some(expected));
         }
     }
 

@@ -1,113 +1,112 @@
-//! The shape of an object, checked against the schema that an API server would check it by.
+//! The shape of an object, checked against the schema by which an API server checks it.
 //!
-//! Deserializing would stop at the first mistake. Here every mistake is reported and then taken out of the object, so that
-//! what is left deserializes and its meaning can be checked as well, in the same run.
+//! Deserialization stops at the first mistake. Here every mistake is reported and then taken out
+//! of the object, so that the rest can be deserialized and its meaning checked in the same run.
 
 use serde_json::{Map, Value};
 
-use crate::diagnostic::{Place, did_you_mean, nearest};
+use crate::diagnostic::{Code, FieldReporter, did_you_mean, nearest};
 
-/// Reports everything about the shape of `value` that `schema` doesn't allow, and leaves a value that has that shape.
+/// Reports everything that `schema` forbids in `value`, and leaves a value that it allows.
 ///
-/// False if nothing could be made of the value itself; what is then in its place only keeps the object deserializable.
-pub fn conform(value: &mut Value, schema: &Value, place: &mut Place<'_>) -> bool {
+/// Returns false if the value itself is of no use; a placeholder then keeps the object
+/// deserializable.
+pub fn conform(value: &mut Value, schema: &Value, field: &mut FieldReporter<'_>) -> bool {
     if preserves_unknown(schema) {
         return true;
     }
     let expected = schema["type"].as_str().unwrap_or("object");
     if !has_type(value, expected) {
-        place.invalid(format!("must be {}, not {}{}", described(expected), found(value), remedy(value, expected)));
+        let message = format!("must be {}, not {}", described(expected), found(value));
+        field.report(Code::WrongType, message, remedy(value, expected));
         *value = placeholder(schema);
         return false;
     }
     match value {
         Value::Object(fields) => {
-            object(fields, schema, place);
+            object(fields, schema, field);
             true
         }
         Value::Array(items) => {
             for (index, item) in items.iter_mut().enumerate() {
-                conform(item, &schema["items"], &mut place.at(format_args!("[{index}]")));
+                conform(item, &schema["items"], &mut field.at(format_args!("[{index}]")));
             }
-            bounds(items.len(), schema, ("minItems", "maxItems"), "entries", place);
+            bounds(items.len(), schema, ("minItems", "maxItems"), "entries", field);
             true
         }
-        Value::String(text) => string(text, schema, place),
+        Value::String(text) => string(text, schema, field),
         Value::Number(number) => {
-            let bound = |name: &str| schema[name].as_f64();
             let value = number.as_f64().unwrap_or(f64::NAN);
-            let (low, high) = (bound("minimum"), bound("maximum"));
-            if low.is_some_and(|low| value < low) || high.is_some_and(|high| value > high) {
-                let range = match (low, high) {
-                    (Some(low), Some(high)) => format!("from {low} to {high}"),
-                    (Some(low), None) => format!("of at least {low}"),
-                    _ => format!("of at most {}", high.unwrap_or_default()),
-                };
-                place.invalid(format!("{value} is out of range; write a number {range}"));
-                *number = low.map_or_else(|| 0.into(), |low| (low as i64).into());
-                return false;
+            let (low, high) = (schema["minimum"].as_f64(), schema["maximum"].as_f64());
+            if low.is_none_or(|low| value >= low) && high.is_none_or(|high| value <= high) {
+                return true;
             }
-            true
+            let range = match (low, high) {
+                (Some(low), Some(high)) => format!("from {low} to {high}"),
+                (Some(low), None) => format!("of at least {low}"),
+                _ => format!("of at most {}", high.unwrap_or_default()),
+            };
+            field.report(Code::OutOfRange, format!("{value} is out of range"), format!("write a number {range}"));
+            *number = low.map_or_else(|| 0.into(), |low| (low as i64).into());
+            false
         }
         Value::Bool(_) | Value::Null => true,
     }
 }
 
-fn object(fields: &mut Map<String, Value>, schema: &Value, place: &mut Place<'_>) {
+fn object(fields: &mut Map<String, Value>, schema: &Value, field: &mut FieldReporter<'_>) {
     let Some(properties) = schema["properties"].as_object() else { return };
-    // Null is what a template leaves behind for a field that it has no value for; Kubernetes drops it too.
+    // Templates write null for fields without a value. Kubernetes drops these fields, too.
     fields.retain(|_, value| !value.is_null());
     let unknown: Vec<String> = fields.keys().filter(|name| !properties.contains_key(*name)).cloned().collect();
     for name in unknown {
         fields.shift_remove(&name);
         let absent = properties.keys().map(String::as_str).filter(|known| !fields.contains_key(*known));
-        let hint = match did_you_mean(&name, absent) {
-            hint if hint.is_empty() => {
-                format!("; known here: {}", properties.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
-            }
-            hint => hint,
-        };
-        place.at(format_args!(".{name}")).invalid(format!("unknown field{hint}"));
+        let known = || format!("known here: {}", properties.keys().map(String::as_str).collect::<Vec<_>>().join(", "));
+        let remedy = did_you_mean(&name, absent).unwrap_or_else(known);
+        field.at(format_args!(".{name}")).report(Code::UnknownField, "unknown field", remedy);
     }
     let is_required = |name: &str| {
         schema["required"].as_array().is_some_and(|required| required.iter().any(|required| required == name))
     };
     fields.retain(|name, value| {
-        conform(value, &properties[name], &mut place.at(format_args!(".{name}"))) || is_required(name)
+        conform(value, &properties[name], &mut field.at(format_args!(".{name}"))) || is_required(name)
     });
     for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if !fields.contains_key(required) {
-            place.at(format_args!(".{required}")).invalid("is missing");
+            field.at(format_args!(".{required}")).report(Code::MissingField, "is missing", "add it");
             fields.insert(required.to_owned(), placeholder(&properties[required]));
         }
     }
 }
 
-fn string(text: &mut String, schema: &Value, place: &mut Place<'_>) -> bool {
+fn string(text: &mut String, schema: &Value, field: &mut FieldReporter<'_>) -> bool {
     if let Some(allowed) = schema["enum"].as_array() {
         let allowed: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
         if !allowed.contains(&text.as_str()) {
-            let hint = did_you_mean(text, allowed.iter().copied());
-            place.invalid(format!("`{text}` is not one of {}{hint}", allowed.join(", ")));
-            // What was probably meant is the best basis for the checks that follow.
+            let remedy = did_you_mean(text, allowed.iter().copied());
+            let remedy = remedy.unwrap_or_else(|| "write one of them".to_owned());
+            field.report(Code::UnknownValue, format!("`{text}` is not one of {}", allowed.join(", ")), remedy);
+            // The checks that follow go on with the word that was probably meant.
             let meant = nearest(text, allowed.iter().copied());
             *text = meant.or(allowed.first().copied()).unwrap_or_default().to_owned();
             return meant.is_some();
         }
         return true;
     }
-    bounds(text.len(), schema, ("minLength", "maxLength"), "characters", place);
+    bounds(text.len(), schema, ("minLength", "maxLength"), "characters", field);
     true
 }
 
-fn bounds(length: usize, schema: &Value, (low, high): (&str, &str), unit: &str, place: &mut Place<'_>) {
+fn bounds(length: usize, schema: &Value, (low, high): (&str, &str), unit: &str, field: &mut FieldReporter<'_>) {
     let bound = |name: &str| schema[name].as_u64().and_then(|bound| usize::try_from(bound).ok());
     if bound(low).is_some_and(|low| length < low) {
-        place.invalid("must not be empty");
+        field.report(Code::EmptyValue, "must not be empty", "write a value, or remove it");
     } else if let Some(high) = bound(high)
         && length > high
     {
-        place.invalid(format!("has {length} {unit}; at most {high} are possible"));
+        let message = format!("has {length} {unit}; at most {high} are possible");
+        field.report(Code::TooLong, message, "make it shorter");
     }
 }
 
@@ -143,7 +142,7 @@ fn described(expected: &str) -> &str {
     }
 }
 
-// The value itself is not shown: it may be a password in the wrong place.
+/// The type of a value. The value itself is not shown: it may be a password in the wrong place.
 fn found(value: &Value) -> &'static str {
     match value {
         Value::Null => "empty",
@@ -157,14 +156,19 @@ fn found(value: &Value) -> &'static str {
 
 fn remedy(value: &Value, expected: &str) -> &'static str {
     match (expected, value) {
-        ("string", Value::Number(_) | Value::Bool(_)) => "; put it in quotes",
-        ("array", Value::String(_) | Value::Object(_)) => "; begin it with `- `",
-        ("integer" | "number" | "boolean", Value::String(_)) => "; write it without quotes",
-        _ => "",
+        ("string", Value::Number(_) | Value::Bool(_)) => "put it in quotes",
+        ("array", Value::String(_) | Value::Object(_)) => "begin it with `- `",
+        ("integer" | "number" | "boolean", Value::String(_)) => "write it without quotes",
+        ("object", _) => "write its fields below it, one on each line",
+        ("boolean", _) => "write true or false",
+        ("integer" | "number", _) => "write a number",
+        ("array", _) => "write its entries below it, each after `- `",
+        _ => "write a text",
     }
 }
 
-/// The emptiest value of a type, so that an object with a mistake still deserializes. Null where the field may be absent.
+/// The emptiest value of a type, so that an object with a mistake still deserializes. Null where
+/// the field may be absent.
 fn placeholder(schema: &Value) -> Value {
     match schema["type"].as_str() {
         Some("string") => match schema["enum"][0].as_str() {

@@ -1,53 +1,80 @@
-//! YAML in and out. In: the documents of a stream, each with the line on which it begins, so that one bad document does not
-//! hide what is wrong with the others. Out: the same bytes for the same value.
+//! YAML. Input: streams of documents, each with its line, so that one document with a mistake
+//! doesn't hide the mistakes of the others. Output: the same bytes for the same value.
 
 use serde_json::Value;
 
+use crate::spans::SpanTree;
+
 /// One document of a stream.
-pub struct Document {
-    /// Line of its first content, from 1.
+pub struct YamlDocument {
+    /// The line of the first content, from 1.
     pub line: usize,
-    /// Its value, or why it has none.
+    /// The value, or why there is none.
     pub value: Result<Value, String>,
 }
 
 /// Parses a stream. Documents without content are left out.
-pub fn documents(text: &str) -> Vec<Document> {
+pub fn documents(text: &str) -> Vec<YamlDocument> {
+    let parse = |chunk: &Chunk| {
+        serde_saphyr::from_str_with_options::<Value>(&chunk.text, options())
+            .map_err(|error| reason(&error, chunk.start))
+    };
+    chunks(text).iter().map(|chunk| YamlDocument { line: chunk.line, value: parse(chunk) }).collect()
+}
+
+/// The places of the values in the document whose first content is on this line.
+pub fn spans(text: &str, line: usize) -> Option<SpanTree> {
+    let chunks = chunks(text);
+    let chunk = chunks.iter().find(|chunk| chunk.line == line)?;
+    SpanTree::parse(&chunk.text, chunk.start - 1, options())
+}
+
+/// The text of one document.
+struct Chunk {
+    text: String,
+    /// The line on which the text begins, from 1.
+    start: usize,
+    /// The line of the first content, from 1.
+    line: usize,
+}
+
+/// Splits a stream into its documents. Those without content are left out.
+fn chunks(text: &str) -> Vec<Chunk> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut documents = Vec::new();
+    let mut chunks = Vec::new();
     let mut start = 1;
     let mut chunk = String::new();
-    // `---` and `...` at the beginning of a line are markers wherever they stand: no scalar may contain them there.
+    // `---` and `...` at the beginning of a line are markers wherever they stand: no scalar may
+    // contain them there.
     for (number, line) in text.split_inclusive('\n').enumerate() {
         let marker = ["---", "..."].iter().find_map(|marker| line.strip_prefix(marker));
         match marker.filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])) {
             Some(rest) => {
-                flush(&mut documents, start, &mut chunk);
+                chunks.extend(content(start, std::mem::take(&mut chunk)));
                 start = number + 1;
-                // The content may begin on the marker's own line; the line count stays right either way.
+                // The content may begin on the marker's own line; spaces keep its column.
                 chunk.push_str("   ");
                 chunk.push_str(rest);
             }
             None => chunk.push_str(line),
         }
     }
-    flush(&mut documents, start, &mut chunk);
-    documents
+    chunks.extend(content(start, chunk));
+    chunks
 }
 
-fn flush(documents: &mut Vec<Document>, start: usize, chunk: &mut String) {
-    let text = std::mem::take(chunk);
+fn content(start: usize, text: String) -> Option<Chunk> {
     let is_blank = |line: &str| {
         let line = line.trim();
         line.is_empty() || line.starts_with('#') || line.starts_with('%')
     };
-    let Some(blank) = text.lines().position(|line| !is_blank(line)) else { return };
-    let value = serde_saphyr::from_str_with_options::<Value>(&text, options()).map_err(|error| reason(&error, start));
-    documents.push(Document { line: start + blank, value });
+    let blank = text.lines().position(|line| !is_blank(line))?;
+    Some(Chunk { text, start, line: start + blank })
 }
 
 fn options() -> serde_saphyr::Options {
-    // Thousands of routes are one legitimate document; what is bounded is what grows out of proportion, such as aliases.
+    // A document may hold thousands of routes. The bounds are against documents that grow out of
+    // proportion, as by aliases.
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 20_000_000,
@@ -58,7 +85,7 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-/// The first line of the parser's report, without quoting the input (it may hold a Secret).
+/// The first line of the parser's report. It doesn't quote the input, which may be a Secret.
 fn reason(error: &serde_saphyr::Error, start: usize) -> String {
     let error = error.without_snippet();
     let line = error.location().map(|location| location.line() as usize + start - 1);
@@ -76,15 +103,15 @@ fn reason(error: &serde_saphyr::Error, start: usize) -> String {
     }
 }
 
-/// A stream of documents.
+/// Writes a stream of documents.
 pub fn stream<'a>(values: impl IntoIterator<Item = &'a Value>) -> String {
     let documents: Vec<_> = values.into_iter().map(document).collect();
     documents.join("---\n")
 }
 
-/// One document.
+/// Writes one document.
 pub fn document(value: &Value) -> String {
-    // A `Value` has nothing that YAML could not express.
+    // YAML can express every `Value`.
     let options = serde_saphyr::ser_options! { min_fold_chars: usize::MAX, folded_wrap_chars: usize::MAX };
     serde_saphyr::to_string_with_options(value, options).unwrap_or_default()
 }

@@ -1,14 +1,20 @@
-//! `golden/NAME.in.yaml` through the command line. What comes out is compared with the files beside it:
+//! `golden/NAME.in.yaml` through the command line. What comes out is compared with the files
+//! beside it:
 //!
-//! - `.err.txt`: what `check` says on stderr, if anything; where it ends in an error, so does `render`, and without output
+//! - `.err.txt`: what `check` says on stderr, if anything; where it ends in an error, so does
+//!   `render`, and without output
 //! - `.envoy.out.yaml`, `.istio.out.yaml`: what `render` writes; Envoy itself accepts the former
 //! - `.envoy.err.txt`, `.istio.err.txt`: what `render` says where only it ends in an error
-//! - `.istio-native.out.yaml`: `render istio` where sidecars may have the dynamic module, where the input has a line `# istio-native`
-//! - `.native.out.yaml`, `.native.err.txt`: `render envoy` with the dynamic module, where the input has a line `# native` or `# native: --listen …`
+//! - `.istio-native.out.yaml`: `render istio` where sidecars may have the dynamic module, where
+//!   the input has a line `# istio-native`
+//! - `.native.out.yaml`, `.native.err.txt`: `render envoy` with the dynamic module, where the
+//!   input has a line `# native` or `# native: --listen …`
 //!
-//! - `.explain.txt`: what `explain` writes for each line `# explain: --host HOST -- COMMAND` of the input
+//! - `.explain.txt`: what `explain` writes for each line `# explain: --host HOST -- COMMAND` of
+//!   the input
 //!
-//! Arguments for `render` may stand in the input: `# envoy: --listen …`. `BLESS=1` rewrites the files.
+//! Arguments for `render` may stand in the input: `# envoy: --listen …`. `BLESS=1` rewrites the
+//! files.
 
 // Clippy knows only the bodies of tests as tests, not their helpers.
 #![allow(clippy::unwrap_used)]

@@ -2,11 +2,12 @@
 
 use clap::Args;
 
-use crate::diagnostic::{Diagnostics, Reason, Subject, nearest};
+use crate::diagnostic::{Code, Problem, Subject, nearest};
 use crate::explain;
-use crate::validate::ValidatedService;
+use crate::validate::service::ValidatedService;
 
-use super::{Input, input};
+use super::input::{self, Input};
+use super::session::CliSession;
 
 /// Arguments of `explain`.
 #[derive(Args)]
@@ -28,18 +29,17 @@ pub struct Explain {
 }
 
 impl Explain {
-    /// Explains.
-    pub fn run(self, diagnostics: &mut Diagnostics) -> Option<String> {
+    /// Explains the command.
+    pub fn run(self, session: &mut CliSession) -> Option<String> {
         let (host, port) = match self.host.rsplit_once(':') {
             Some((host, port)) if port.parse::<u16>().is_ok() => (host, port.parse::<u16>().ok()),
             _ => (self.host.as_str(), None),
         };
-        let services = input::load(&self.input, Default::default(), Default::default(), diagnostics);
-        if diagnostics.has_errors() {
+        let services = input::load(&self.input, Default::default(), Default::default(), session);
+        if session.diagnostics.has_errors() {
             return None;
         }
-        let mut report = |message: String| diagnostics.add(&Subject::default(), "", Reason::Unresolved, message);
-        // A short name is as good as any: it only has to be the beginning of one host.
+        // A short name suffices if it is the beginning of one host only.
         let is_meant = |service: &&ValidatedService| {
             let known = &service.address;
             let named = known.host == host || known.host.strip_prefix(host).is_some_and(|rest| rest.starts_with('.'));
@@ -49,32 +49,35 @@ impl Explain {
         if let Some(namespace) = &self.client_namespace {
             found.retain(|service| service.scope.includes(namespace));
         }
-        match found[..] {
+        let problem = match found[..] {
             [service] => match explain::explain(service, &self.command) {
                 Ok(text) => return Some(text),
-                Err(message) => report(format!("the filter would refuse this: {message}")),
+                Err(message) => Problem::new(
+                    Code::FilterRefuses,
+                    format!("the filter would refuse this: {message}"),
+                    "correct what the message names",
+                ),
             },
-            [] => {
-                let known: Vec<String> = services.iter().map(|service| service.address.to_string()).collect();
-                let full = services.iter().map(|service| service.address.host.as_str());
-                let short = full.clone().filter_map(|host| host.split('.').next());
-                let hint = nearest(host, full.chain(short));
-                let hint = hint.map_or_else(
-                    || format!("; there are {}", known.join(", ")),
-                    |host| format!("; did you mean {host}?"),
-                );
-                report(format!("--host: no object names {}{hint}", self.host));
-            }
+            [] => self.unknown(host, &services),
             _ => {
                 let several: Vec<String> =
                     found.iter().map(|service| format!("{} for {}", service.address, service.scope)).collect();
-                report(format!(
-                    "--host: {} may be {}; say which, with a port or --client-namespace",
-                    self.host,
-                    several.join(", ")
-                ));
+                let message = format!("--host: {} may be {}", self.host, several.join(", "));
+                Problem::new(Code::UnknownHostOption, message, "say which, with a port or --client-namespace")
             }
-        }
+        };
+        session.diagnostics.add(&Subject::default(), "", problem);
         None
+    }
+
+    fn unknown(&self, host: &str, services: &[ValidatedService]) -> Problem {
+        let known: Vec<String> = services.iter().map(|service| service.address.to_string()).collect();
+        let full = services.iter().map(|service| service.address.host.as_str());
+        let short = full.clone().filter_map(|host| host.split('.').next());
+        let remedy = match nearest(host, full.chain(short)) {
+            Some(host) => format!("did you mean {host}?"),
+            None => format!("there are {}", known.join(", ")),
+        };
+        Problem::new(Code::UnknownHostOption, format!("--host: no object names {}", self.host), remedy)
     }
 }

@@ -1,28 +1,52 @@
-//! Files into validated services.
+//! The manifests on the command line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Diagnostics, Origin, Reason, Subject};
-use crate::manifest::{self, Source};
-use crate::validate::{self, Module, Options, ValidatedService};
+use clap::Args;
 
-use super::Input;
+use crate::diagnostic::{Code, Diagnostics, Origin, Problem, Subject};
+use crate::manifest::{self, ManifestSource};
+use crate::validate;
+use crate::validate::options::{ModuleAvailability, ValidateOptions};
+use crate::validate::service::ValidatedService;
 
-/// Reads and validates manifests.
+use super::session::CliSession;
+
+/// The manifests, and the meaning of names in them.
+#[derive(Args)]
+pub struct Input {
+    /// Manifests: a file, a directory (its *.yaml, *.yml and *.json files), or - for stdin;
+    /// repeatable
+    ///
+    /// RedisServices and RedisDestinations are read, and the objects to which they refer:
+    /// Secrets, Services, EndpointSlices and ServiceEntries. Objects of other kinds are skipped
+    /// and counted on stderr.
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", required = true)]
+    files: Vec<PathBuf>,
+    /// The namespace of objects without one
+    #[arg(short, long, value_name = "NAME", default_value = "default")]
+    namespace: String,
+    /// The domain of the cluster: hosts under .svc.DOMAIN are Services and must be among the
+    /// manifests, others are DNS names
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+}
+
+/// Reads and validates the manifests.
 pub fn load(
     input: &Input,
     ports: BTreeMap<String, BTreeSet<u16>>,
-    module: Module,
-    diagnostics: &mut Diagnostics,
+    module: ModuleAvailability,
+    session: &mut CliSession,
 ) -> Vec<ValidatedService> {
-    let mut sources = Vec::new();
+    let CliSession { sources, diagnostics } = session;
     for path in &input.files {
-        read(path, &mut sources, diagnostics);
+        read(path, sources, diagnostics);
     }
-    let manifests = manifest::read(&sources, &input.namespace, diagnostics);
-    let options = Options { cluster_domain: input.cluster_domain.clone(), ports, module };
+    let manifests = manifest::read(sources, &input.namespace, diagnostics);
+    let options = ValidateOptions { cluster_domain: input.cluster_domain.clone(), ports, module };
     let services =
         validate::validate(&manifests.services, &manifests.destinations, &manifests.inventory, &options, diagnostics);
     if !manifests.skipped.is_empty() {
@@ -31,25 +55,22 @@ pub fn load(
     }
     if manifests.services.is_empty() && manifests.destinations.is_empty() && !diagnostics.has_errors() {
         let message = "the manifests hold no RedisService and no RedisDestination";
-        diagnostics.add(&Subject::default(), "", Reason::Unresolved, message);
+        diagnostics.add(&Subject::default(), "", Problem::new(Code::NoObjects, message, "name files that do"));
     }
     services
 }
 
-fn read(path: &Path, sources: &mut Vec<Source>, diagnostics: &mut Diagnostics) {
+fn read(path: &Path, sources: &mut Vec<ManifestSource>, diagnostics: &mut Diagnostics) {
     let mut failed = |path: &Path, error: &std::io::Error| {
         let origin = Origin { file: path.display().to_string(), ..Origin::default() };
-        diagnostics.add(
-            &Subject { origin, ..Subject::default() },
-            "",
-            Reason::Unresolved,
-            format!("can't be read: {error}"),
-        );
+        let message = format!("can't be read: {error}");
+        let problem = Problem::new(Code::UnreadableFile, message, "name a file that can be read");
+        diagnostics.add(&Subject { origin, ..Subject::default() }, "", problem);
     };
     if path == Path::new("-") {
         let mut text = String::new();
         match std::io::stdin().lock().read_to_string(&mut text) {
-            Ok(_) => sources.push(Source { name: "stdin".to_owned(), text }),
+            Ok(_) => sources.push(ManifestSource { name: "stdin".to_owned(), text }),
             Err(error) => failed(Path::new("stdin"), &error),
         }
         return;
@@ -64,7 +85,7 @@ fn read(path: &Path, sources: &mut Vec<Source>, diagnostics: &mut Diagnostics) {
     };
     for file in files {
         match std::fs::read_to_string(&file) {
-            Ok(text) => sources.push(Source { name: file.display().to_string(), text }),
+            Ok(text) => sources.push(ManifestSource { name: file.display().to_string(), text }),
             Err(error) => failed(&file, &error),
         }
     }

@@ -1,21 +1,29 @@
 //! The command line.
 
-pub mod explain;
-pub mod input;
-pub mod render;
+mod artifacts;
+mod controller;
+mod delivery;
+mod explain;
+mod input;
+mod listen;
+mod module;
+mod render_envoy;
+mod render_istio;
+mod session;
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use crate::diagnostic::Diagnostics;
-use crate::{build, crd, run, yaml};
+use crate::{crd, render, yaml};
 
-/// Everything went well.
+use input::Input;
+use session::CliSession;
+
+/// The exit code of success.
 const OK: u8 = 0;
-/// Something is wrong with the input.
+/// The exit code where the input has errors.
 const WRONG: u8 = 1;
 
 #[derive(Parser)]
@@ -24,112 +32,105 @@ const WRONG: u8 = 1;
     version,
     about = "Redis traffic rules for Envoy and Istio",
     long_about = "Redis traffic rules for Envoy and Istio.\n\n\
-        RedisService says what becomes of the commands that clients send to a Redis host (routes by key, mirrors, faults, \
-        what clients must present); RedisDestination says how a Redis is reached (login, Redis Cluster, TLS). `redis-mesh crds` \
+        RedisService holds rules for the commands that clients send to a Redis host: routes by key, mirrors, faults, and \
+        the login that clients must present. RedisDestination describes the way to a Redis: login, Redis Cluster, TLS. `redis-mesh crds` \
         describes every field.",
-    after_help = "Exit codes: 0 all is well, 1 something is wrong with the input, 2 wrong usage."
+    after_help = "Exit codes: 0 success, 1 errors in the input, 2 wrong usage."
 )]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
-    /// Keep a mesh as the RedisServices and RedisDestinations of a cluster say
+enum CliCommand {
+    /// Run the controller, which keeps a mesh as the RedisServices and RedisDestinations of a
+    /// cluster say
     ///
-    /// Watches both kinds and what they refer to, writes WasmPlugin and EnvoyFilter objects, and says in the status of each
-    /// object what became of it. Of several replicas one writes; all serve the filter to the proxies.
-    Controller(Box<run::Controller>),
-    /// Turn manifests into configuration for a data plane
+    /// It watches both kinds and the objects to which they refer, writes WasmPlugins and
+    /// EnvoyFilters, and reports the result in the status of each object. Of several replicas,
+    /// one writes; all serve the filter to the proxies.
+    Controller(Box<controller::Controller>),
+    /// Render configuration for a data plane from manifests
     #[command(subcommand)]
-    Render(Render),
-    /// Say everything that is wrong with manifests, each with its file, object and field
+    Render(RenderCommand),
+    /// Report all mistakes in manifests, each with its place and its remedy
     ///
-    /// What is valid but without effect is a warning.
+    /// A field that is valid but has no effect is a warning.
     #[command(
-        after_help = "Prints errors and warnings to stderr, and nothing where all is well. Exit code 1 if there is any error."
+        after_help = "Errors and warnings go to stderr, one on each line:\n  SEVERITY[CODE]: FILE:LINE:COLUMN: KIND NAMESPACE/NAME: FIELD: MESSAGE; REMEDY\nThe exit code is 1 if there is any error. Codes stay the same when the words change."
     )]
     Check {
         #[command(flatten)]
         input: Input,
     },
-    /// Say which route, destination, mirror, fault and read policy a command gets, and why
+    /// Explain the route, destination, mirrors, faults and read policy of a command
     ///
-    /// The command is passed through the very code that decides it in the proxy, as that of a client that has logged in; what
-    /// is left to chance there, such as mirrors and faults, is told with its odds. A refusal is shown with its text.
+    /// The code that decides commands in the proxy decides this one, too, for a client that has
+    /// logged in. Mirrors and faults are shown with their probabilities, and a refusal with its
+    /// text.
     Explain(explain::Explain),
+    /// Copy the dynamic module to a file, for an init container that brings it to a sidecar
+    Module(module::CopyModule),
     /// Print the CustomResourceDefinitions of both kinds, for `kubectl apply -f -`
     Crds,
 }
 
 #[derive(Subcommand)]
-enum Render {
-    /// A complete configuration for an Envoy that runs by itself, on stdout
+enum RenderCommand {
+    /// Write a complete configuration for a standalone Envoy to stdout
     ///
-    /// Each host that a RedisService or a RedisDestination names gets a listener: on the clusterIP and port of its Service,
-    /// or where --listen says. Upstream addresses are those of the EndpointSlices; without any, the host's name is resolved
-    /// by DNS. So the same manifests work in a mesh and on one machine.
+    /// Each host that a RedisService or a RedisDestination names gets a listener: on the
+    /// clusterIP and port of its Service, or on the address of --listen. Upstream addresses are
+    /// those of the EndpointSlices; without any, the host's name is resolved by DNS. So the same
+    /// manifests work in a mesh and on one machine.
     ///
-    /// The output holds the passwords of Redis in clear, because Envoy takes them no other way: keep it from others.
-    Envoy(render::Envoy),
-    /// WasmPlugin and EnvoyFilter objects for Istio, on stdout
+    /// The output has the passwords of Redis in clear, because Envoy takes them no other way.
+    /// Protect it.
+    Envoy(render_envoy::Envoy),
+    /// Write WasmPlugins and EnvoyFilters for Istio to stdout
     ///
-    /// Objects about every client of a Service go to Istio's root namespace. Those that follow from an object in another
-    /// namespace than the Service's go to that namespace and concern the clients there.
-    Istio(render::Istio),
-}
-
-/// The manifests, and how names in them are read.
-#[derive(Args)]
-pub struct Input {
-    /// Manifests: a file, a directory (its *.yaml, *.yml and *.json files), or - for stdin; repeatable
-    ///
-    /// Kinds that are read: RedisService, RedisDestination, and what they refer to: Secret, Service, EndpointSlice. Others are
-    /// skipped and counted on stderr.
-    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", required = true)]
-    files: Vec<PathBuf>,
-    /// The namespace of objects that name none
-    #[arg(short, long, value_name = "NAME", default_value = "default")]
-    namespace: String,
-    /// The domain of the cluster: hosts under .svc.DOMAIN are Services and must be among the manifests, others are DNS names
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    cluster_domain: String,
+    /// Objects for all clients of a Service go to Istio's root namespace. Objects that follow
+    /// from a RedisService or RedisDestination in another namespace than the Service's go to that
+    /// namespace, and apply to the clients there.
+    Istio(render_istio::Istio),
 }
 
 /// Runs the command line.
 pub fn run() -> ExitCode {
-    let mut diagnostics = Diagnostics::default();
+    let mut session = CliSession::default();
     let output = match Cli::parse().command {
-        Command::Render(Render::Envoy(arguments)) => arguments.run(&mut diagnostics),
-        Command::Render(Render::Istio(arguments)) => arguments.run(&mut diagnostics),
-        Command::Check { input } => {
-            let services = input::load(&input, Default::default(), Default::default(), &mut diagnostics);
-            build::check(&services, &mut diagnostics);
+        CliCommand::Render(RenderCommand::Envoy(arguments)) => arguments.run(&mut session),
+        CliCommand::Render(RenderCommand::Istio(arguments)) => arguments.run(&mut session),
+        CliCommand::Check { input } => {
+            let services = input::load(&input, Default::default(), Default::default(), &mut session);
+            render::check(&services, &mut session.diagnostics);
             None
         }
-        Command::Controller(arguments) => {
-            return match arguments.run() {
-                Ok(()) => OK.into(),
-                Err(message) => {
-                    eprintln!("error: {message}");
-                    WRONG.into()
-                }
-            };
-        }
-        Command::Explain(arguments) => arguments.run(&mut diagnostics),
-        Command::Crds => Some(yaml::stream(&crd::definitions())),
+        CliCommand::Controller(arguments) => return ended(arguments.run()),
+        CliCommand::Module(arguments) => return ended(arguments.run()),
+        CliCommand::Explain(arguments) => arguments.run(&mut session),
+        CliCommand::Crds => Some(yaml::stream(&crd::definitions())),
     };
-    for diagnostic in diagnostics.sorted() {
-        eprintln!("{diagnostic}");
-    }
-    if diagnostics.has_errors() {
+    session.report();
+    if session.diagnostics.has_errors() {
         return WRONG.into();
     }
     match output.map(|text| std::io::stdout().lock().write_all(text.as_bytes())) {
         None | Some(Ok(())) => OK.into(),
         Some(Err(error)) => {
-            eprintln!("error: the output can't be written: {error}");
+            eprintln!("error: the output could not be written: {error}");
+            WRONG.into()
+        }
+    }
+}
+
+/// The exit code of a command without diagnostics.
+fn ended(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => OK.into(),
+        Err(message) => {
+            eprintln!("error: {message}");
             WRONG.into()
         }
     }

@@ -1,15 +1,17 @@
-//! RedisService: what becomes of the commands that clients send to a host.
+//! RedisService: rules for the commands that clients send to a host.
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Auth, DURATION, status::Status};
+use super::auth::Auth;
+use super::duration::DURATION;
+use super::status::ResourceStatus;
 
-/// `kubectl explain redisservice`.
-pub const DESCRIPTION: &str = "RedisService says what becomes of the commands that clients send to a Redis host: which destination each \
-    key goes to, where commands are mirrored, what clients must present, and which faults are injected.";
+/// The description that `kubectl explain redisservice` shows.
+pub const DESCRIPTION: &str = "RedisService holds rules for the commands that clients send to a Redis host: the destination of each key, \
+    mirrors, the login that clients must present, and faults to inject.";
 
-/// What becomes of the commands that clients send to these hosts.
+/// Rules for the commands that clients send to these hosts.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "redis.aeraki.io",
@@ -19,84 +21,92 @@ pub const DESCRIPTION: &str = "RedisService says what becomes of the commands th
     namespaced,
     shortname = "rsvc",
     category = "redis-aeraki-io",
-    status = "Status",
+    status = "ResourceStatus",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Hosts","type":"string","jsonPath":".spec.host","description":"The hosts whose clients this object governs"}"#,
-    printcolumn = r#"{"name":"Path","type":"string","jsonPath":".status.dataPath","description":"How the traffic is served: direct, proxy or native"}"#,
+    printcolumn = r#"{"name":"Path","type":"string","jsonPath":".status.dataPath","description":"The data path: direct, proxy or native"}"#,
     printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status","description":"Valid, and no other object has precedence"}"#,
-    printcolumn = r#"{"name":"Resolved","type":"string","jsonPath":".status.conditions[?(@.type==\"ResolvedRefs\")].status","description":"What it refers to exists"}"#,
+    printcolumn = r#"{"name":"Resolved","type":"string","jsonPath":".status.conditions[?(@.type==\"ResolvedRefs\")].status","description":"The objects that it names exist"}"#,
     printcolumn = r#"{"name":"Programmed","type":"string","jsonPath":".status.conditions[?(@.type==\"Programmed\")].status","description":"Handed to the mesh"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RedisServiceSpec {
-    /// The hosts whose clients these rules govern. Fully qualified names, or the short names of Services in the namespace
-    /// of this object.
+    /// The hosts whose clients these rules govern. Fully qualified names, or the short names of
+    /// Services in the namespace of this object.
     #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 253)))]
     pub host: Vec<String>,
-    /// Settings of the whole service.
+    /// Settings that apply to all commands of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settings: Option<Settings>,
-    /// Routes. An exact key has precedence, then the longest prefix, then regular expressions in the order written, then
-    /// the route without `match`. A key that no route takes is refused. Without any route, everything goes to the host
-    /// itself.
+    pub settings: Option<SettingsSpec>,
+    /// Routes. An exact key has precedence, then the longest prefix, then regular expressions in
+    /// the order written, then the route without `match`. A key that no route takes is refused.
+    /// Without any route, everything goes to the host itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20000))]
-    pub redis: Vec<Route>,
+    pub redis: Vec<RouteSpec>,
     /// Faults to inject into all commands of the service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    pub faults: Vec<Fault>,
+    pub faults: Vec<FaultSpec>,
 }
 
-/// Settings of the whole service.
+/// Settings that apply to all commands of a service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
-    /// What clients must present with AUTH or HELLO. Without it nothing is asked of them.
+pub struct SettingsSpec {
+    /// The login that clients must present with AUTH or HELLO. Without it, clients need none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
-    /// Which nodes of a Redis Cluster serve reads: `MASTER` (default), `PREFER_MASTER`, `REPLICA`, `PREFER_REPLICA`, `ANY`.
+    /// The nodes of a Redis Cluster that serve reads: `MASTER` (default), `PREFER_MASTER`,
+    /// `REPLICA`, `PREFER_REPLICA`, `ANY`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub read_policy: Option<ReadPolicy>,
-    /// How long a command may take, such as `5s` (the default). Data path `proxy` only.
+    pub read_policy: Option<ReadPolicySpec>,
+    /// The time limit of a command, such as `5s`. Default on the data path `proxy`: `5s`; on
+    /// `native`: none. Without effect on `direct`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub op_timeout: Option<String>,
-    /// Match keys without regard to the case of ASCII letters.
+    /// Matches keys without regard to the case of ASCII letters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub case_insensitive: Option<bool>,
-    /// Count each command by name, and measure its latency.
+    /// Counts each command by name, and measures its latency. Without effect on the data path
+    /// `direct`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enable_command_stats: Option<bool>,
-    /// Where a destination has several endpoints that are no Redis Cluster: choose one by the part of the key in braces
-    /// rather than by the whole key. (In a Redis Cluster that is always so.)
+    /// Chooses among the endpoints of a destination that is no Redis Cluster by the part of the
+    /// key in braces rather than by the whole key. (A Redis Cluster always does so.) Data path
+    /// `proxy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enable_hashtagging: Option<bool>,
-    /// Follow MOVED and ASK. Default true where a destination is a Redis Cluster.
+    /// Follows MOVED and ASK. Default true where a destination is a Redis Cluster. Data path
+    /// `proxy` only; on `native`, redirections are always followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enable_redirection: Option<bool>,
-    /// How long commands wait to be sent together; needs `maxBufferSizeBeforeFlush`. Default `3ms`.
+    /// The longest time that commands wait to be sent together; needs `maxBufferSizeBeforeFlush`.
+    /// Default `3ms`. Data path `proxy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub buffer_flush_timeout: Option<String>,
-    /// How many bytes of commands are collected before they are sent. By default every command is sent at once.
+    /// The number of bytes of commands that are collected before they are sent. By default every
+    /// command is sent at once. Data path `proxy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_buffer_size_before_flush: Option<u32>,
-    /// How many connections one worker may open to nodes that it learnt from MOVED or ASK only. Default 100.
+    /// The number of connections that one worker may open to nodes which it knows from MOVED or
+    /// ASK only. Default 100. Data path `proxy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_upstream_unknown_connections: Option<u32>,
-    /// Where the mesh logs in for the client, let clients use commands that reveal or change credentials or take the
-    /// server over. Default false.
+    /// Permits commands that reveal or change credentials or take the server over, where the mesh
+    /// logs in for the clients. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_admin_commands: Option<bool>,
 }
 
-/// Which nodes of a Redis Cluster serve reads.
+/// The nodes of a Redis Cluster that serve reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[allow(missing_docs)]
-pub enum ReadPolicy {
+pub enum ReadPolicySpec {
     #[default]
     Master,
     PreferMaster,
@@ -105,38 +115,40 @@ pub enum ReadPolicy {
     Any,
 }
 
-/// Which commands go where.
+/// A destination for the commands with certain keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Route {
-    /// Which keys this route takes; without it, all that no other route takes, and commands without a key.
+pub struct RouteSpec {
+    /// The keys that this route takes. Without it, the route takes all keys that no other route
+    /// takes, and commands without a key.
     #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
     pub matches: Option<RouteMatch>,
     /// The destination.
-    pub route: Destination,
-    /// Copies of the commands go to these too. Their replies are dropped.
+    pub route: DestinationRef,
+    /// Destinations that get copies of the commands. Their replies are dropped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
-    pub mirror: Vec<Mirror>,
-    /// Faults to inject into the commands of this route, before those of the service.
+    pub mirror: Vec<MirrorSpec>,
+    /// Faults to inject into the commands of this route, before the faults of the service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    pub faults: Vec<Fault>,
-    /// As `settings.readPolicy`, for this route. Data path `native` only, unless it is the same for all.
+    pub faults: Vec<FaultSpec>,
+    /// The nodes of a Redis Cluster that serve the reads of this route, as in
+    /// `settings.readPolicy`. On the data path `proxy`, all routes must have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub read_policy: Option<ReadPolicy>,
+    pub read_policy: Option<ReadPolicySpec>,
 }
 
-/// What a command must have.
+/// A condition on commands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteMatch {
-    /// Its key.
+    /// A condition on the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<KeyMatch>,
+    pub key: Option<KeyMatchSpec>,
 }
 
-/// What the key must be: exactly one of `prefix`, `exact` and `regex`.
+/// A condition on the key: exactly one of `prefix`, `exact` and `regex`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -144,19 +156,20 @@ pub struct RouteMatch {
     validation = Rule::new("!has(self.prefix) || self.prefix != ''").message("an empty prefix takes every key: leave match out instead"),
     validation = Rule::new("!has(self.removePrefix) || !self.removePrefix || has(self.prefix)").message("removePrefix needs a prefix")
 )]
-pub struct KeyMatch {
-    /// What the key begins with.
+pub struct KeyMatchSpec {
+    /// The beginning of the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 900))]
     pub prefix: Option<String>,
-    /// Remove the prefix from the key before the command goes out.
+    /// Removes the prefix from the key before the command is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remove_prefix: Option<bool>,
     /// The whole key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub exact: Option<String>,
-    /// A regular expression that is found anywhere in the key; anchor it with `^` and `$` where that is meant.
+    /// A regular expression that matches anywhere in the key. Anchor it with `^` and `$` to match
+    /// the whole key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub regex: Option<String>,
@@ -165,36 +178,37 @@ pub struct KeyMatch {
 /// A host and its port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Destination {
-    /// The host of a Redis. A fully qualified name, or the short name of a Service in the namespace of this object.
+pub struct DestinationRef {
+    /// The host of a Redis. A fully qualified name, or the short name of a Service in the
+    /// namespace of this object.
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
-    /// The port. By default the Service's only port, or the one that is Redis by its name, its `appProtocol` or its number
-    /// 6379.
+    /// The port. By default the Service's only port, or the one that is Redis by its name, its
+    /// `appProtocol` or its number 6379.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u32>,
 }
 
-/// Where copies of commands go.
+/// A destination that gets copies of commands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Mirror {
+pub struct MirrorSpec {
     /// The destination of the copies.
-    pub route: Destination,
-    /// Share of the commands that are copied. Default all.
+    pub route: DestinationRef,
+    /// The share of the commands that are copied. Default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percentage: Option<Percent>,
-    /// Leave out commands that only read.
+    /// Doesn't copy commands that only read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclude_read_commands: Option<bool>,
 }
 
-/// A share.
+/// A share in percent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Percent {
-    /// From 0 to 100.
+    /// A number from 0 to 100.
     #[schemars(range(min = 0, max = 100))]
     pub value: f64,
 }
@@ -203,24 +217,25 @@ pub struct Percent {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.delay) || (has(self.type) && self.type == 'ERROR')").message("a fault of type DELAY needs a delay"))]
-pub struct Fault {
-    /// `DELAY` (default): the command waits. `ERROR`: the answer is an error, after `delay` if there is one.
+pub struct FaultSpec {
+    /// `DELAY` (default): the command waits. `ERROR`: the command is answered with an error,
+    /// after `delay` if there is one.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<FaultType>,
-    /// Share of the commands that are hit. Default all.
+    /// The share of the commands that are hit. Default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percentage: Option<Percent>,
-    /// How long to wait, such as `200ms`.
+    /// The time to wait, such as `200ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub delay: Option<String>,
-    /// The commands that are hit, in any case. Default all.
+    /// The names of the commands that are hit, in upper or lower case. Default all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512), inner(length(min = 1, max = 64)))]
     pub commands: Vec<String>,
 }
 
-/// What a fault does.
+/// The effect of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs)]

@@ -1,21 +1,36 @@
-//! What the controller writes back, the same for both kinds.
+//! The status that the controller writes, the same for both kinds.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// What became of this object.
+/// The result of the object's last reconciliation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Status {
-    /// `Accepted`: the object is valid and no other object has precedence. `ResolvedRefs`: what it refers to exists.
-    /// `Programmed`: what follows from it has been handed to the mesh.
+pub struct ResourceStatus {
+    /// `Accepted`: the object is valid and no other object has precedence. `ResolvedRefs`: the
+    /// objects that it names exist. `Programmed`: the configuration that follows from it has been
+    /// written to the mesh.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-    /// The generation of the object that this status is about.
+    /// The generation of the object for which this status was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// How the traffic of its hosts is served: `direct`, `proxy` or `native`; several where hosts differ.
+    /// The data paths that serve its hosts: `direct`, `proxy` or `native`; several, separated by
+    /// commas, where hosts differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_path: Option<String>,
+}
+
+/// True if both statuses differ in times at most.
+pub fn is_same(a: &ResourceStatus, b: &ResourceStatus) -> bool {
+    let said = |status: &ResourceStatus| {
+        let conditions = status
+            .conditions
+            .iter()
+            .map(|condition| Condition { last_transition_time: Time(Timestamp::UNIX_EPOCH), ..condition.clone() });
+        ResourceStatus { conditions: conditions.collect(), ..status.clone() }
+    };
+    said(a) == said(b)
 }

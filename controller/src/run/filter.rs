@@ -1,8 +1,9 @@
-//! The filter's file, as proxies fetch it.
+//! The filters that proxies fetch.
 //!
-//! While a new version of the controller replaces an old one, replicas of both serve, and a proxy that starts then may ask
-//! any of them for either version's filter. A filter that can't be had makes the agent of a proxy refuse every connection. So
-//! every version keeps its filter in a ConfigMap, from which all can serve it.
+//! While a new version of the controller replaces an old one, replicas of both versions serve,
+//! and a proxy that starts then may ask any replica for the filter of either version. If it
+//! doesn't get the filter, its agent refuses every connection. So each version keeps its filter
+//! in a ConfigMap, from which all replicas serve it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,22 +17,23 @@ use kube::{Api, Client};
 use redis_mesh_core::hex::to_hex;
 use sha2::{Digest, Sha256};
 
-/// The key in a ConfigMap, and the end of a URL.
+/// The key of the filter in a ConfigMap.
 const FILE: &str = "redis_mesh.wasm";
+/// The label of ConfigMaps with filters.
 const LABEL: &str = "redis-mesh.io/filter";
 
-/// All versions of the filter that are known.
+/// The filters of all versions that this replica has seen.
 pub struct Filters {
     configmaps: Option<Api<ConfigMap>>,
     known: Mutex<BTreeMap<String, Arc<Vec<u8>>>>,
 }
 
-/// Lower-case hex of a file's SHA-256.
+/// The SHA-256 of a file in lower-case hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
     to_hex(&Sha256::digest(bytes))
 }
 
-/// Reads the file, and makes sure that it is one.
+/// Reads the file, and checks that it is a WebAssembly module.
 pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("the filter {} can't be read: {error}", path.display()))?;
     if !bytes.starts_with(b"\0asm") {
@@ -41,13 +43,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 impl Filters {
-    /// Knows one; others may be in ConfigMaps of this namespace.
+    /// Creates a collection with this version's filter; others are looked up in ConfigMaps of the
+    /// namespace.
     pub fn new(client: &Client, namespace: &str, own: Vec<u8>) -> Filters {
         let configmaps = Some(Api::namespaced(client.clone(), namespace));
         Filters { configmaps, known: Mutex::new(BTreeMap::from([(sha256(&own), Arc::new(own))])) }
     }
 
-    /// Knows none, where proxies fetch the filter elsewhere.
+    /// Creates a collection without filters, where proxies fetch the filter elsewhere.
     pub fn none() -> Filters {
         Filters { configmaps: None, known: Mutex::default() }
     }
@@ -56,14 +59,14 @@ impl Filters {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(sha256).cloned()
     }
 
-    /// The filter with this checksum.
+    /// Returns the filter with this SHA-256; none if no version has it.
     pub async fn file(&self, sha256: &str) -> Result<Option<Arc<Vec<u8>>>, kube::Error> {
         if let Some(file) = self.held(sha256) {
             return Ok(Some(file));
         }
         let (Some(configmaps), Some(name)) = (&self.configmaps, name(sha256)) else { return Ok(None) };
         let data = configmaps.get_opt(&name).await?.and_then(|map| map.binary_data?.remove(FILE));
-        // Who may write ConfigMaps here could put anything there.
+        // Everybody who may write ConfigMaps here could put any file there.
         let Some(file) = data.map(|ByteString(bytes)| bytes).filter(|bytes| self::sha256(bytes) == sha256) else {
             return Ok(None);
         };
@@ -72,7 +75,7 @@ impl Filters {
         Ok(Some(file))
     }
 
-    /// Makes a filter that this version brought known to the others.
+    /// Writes this version's filter into a ConfigMap, for replicas of other versions.
     pub async fn publish(&self, sha256: &str) -> Result<(), kube::Error> {
         let (Some(configmaps), Some(file), Some(name)) = (&self.configmaps, self.held(sha256), name(sha256)) else {
             return Ok(());
@@ -97,7 +100,8 @@ impl Filters {
         }
     }
 
-    /// Deletes the filters that nothing names, but for the newest other one: a proxy may still be about to ask for it.
+    /// Deletes the ConfigMaps of filters that nothing names, except the newest one: a proxy may
+    /// still be about to ask for it.
     pub async fn prune(&self, named: &BTreeSet<String>) -> Result<(), kube::Error> {
         let Some(configmaps) = &self.configmaps else { return Ok(()) };
         let list = configmaps.list_metadata(&ListParams::default().labels(&format!("{LABEL}=true"))).await?;
@@ -115,7 +119,7 @@ impl Filters {
     }
 }
 
-/// The name of the ConfigMap of a filter; none if that is no checksum.
+/// The name of the ConfigMap of a filter; none if the text is no SHA-256.
 fn name(sha256: &str) -> Option<String> {
     let is_checksum = sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     is_checksum.then(|| format!("redis-mesh-filter-{}", &sha256[..12]))

@@ -1,4 +1,4 @@
-//! The secret of an installation, by which the filter and redis_proxy recognise each other.
+//! The handshake key of an installation, by which the filter and redis_proxy recognise each other.
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -7,22 +7,24 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use redis_mesh_core::hex::to_hex;
 
-use crate::build::handshake::HandshakeKey;
+use crate::render::handshake::HandshakeKey;
 
-/// The Secret that holds it.
+use super::request::chain;
+
+/// The name of the Secret that holds the key.
 const NAME: &str = "redis-mesh-handshake";
-/// Its key in there.
+/// The key in the Secret.
 const FIELD: &str = "key";
 
-/// Reads the key, or makes one that is then that of all replicas.
+/// Reads the key. The first replica creates it.
 pub async fn key(client: &Client, namespace: &str) -> Result<HandshakeKey, String> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let failed = |error: kube::Error| format!("Secret {namespace}/{NAME}: {}", super::chain(&error));
+    let failed = |error: kube::Error| format!("Secret {namespace}/{NAME}: {}", chain(&error));
     let secret = match secrets.get_opt(NAME).await.map_err(failed)? {
         Some(secret) => secret,
         None => {
             let mut random = [0u8; 32];
-            getrandom::fill(&mut random).map_err(|error| format!("no randomness is to be had: {error}"))?;
+            getrandom::fill(&mut random).map_err(|error| format!("the system has no random numbers: {error}"))?;
             let text = to_hex(&random);
             let labels = [("app.kubernetes.io/managed-by".to_owned(), "redis-mesh".to_owned())];
             let secret = Secret {
@@ -36,7 +38,7 @@ pub async fn key(client: &Client, namespace: &str) -> Result<HandshakeKey, Strin
             };
             match secrets.create(&PostParams::default(), &secret).await {
                 Ok(secret) => secret,
-                // Another replica was faster.
+                // Another replica has created it meanwhile.
                 Err(kube::Error::Api(status)) if status.code == 409 => secrets.get(NAME).await.map_err(failed)?,
                 Err(error) => return Err(failed(error)),
             }
@@ -46,7 +48,7 @@ pub async fn key(client: &Client, namespace: &str) -> Result<HandshakeKey, Strin
     match String::from_utf8(key) {
         Ok(key) if key.len() >= 16 => Ok(HandshakeKey::given(&key)),
         _ => Err(format!(
-            "Secret {namespace}/{NAME} has no `{FIELD}` of at least 16 characters; delete the Secret, and another is made"
+            "Secret {namespace}/{NAME} has no `{FIELD}` of at least 16 characters; delete the Secret, and the controller creates another one"
         )),
     }
 }

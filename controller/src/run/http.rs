@@ -1,4 +1,4 @@
-//! What the controller serves: the filter to proxies, metrics, and whether it is well.
+//! The HTTP server: the filter for proxies, metrics, and health.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,25 +13,26 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use super::filter::Filters;
-use super::telemetry::Metrics;
+use super::request::chain;
+use super::telemetry::ControllerMetrics;
 
-/// What the answers are made of.
-pub struct Served {
-    /// The filters.
+/// The state from which requests are answered.
+pub struct HttpState {
+    /// The filters of all versions.
     pub filters: Filters,
-    /// The metrics.
-    pub metrics: Metrics,
-    /// Everything has been listed once.
+    /// The metrics of this process.
+    pub metrics: ControllerMetrics,
+    /// True once every kind has been listed.
     pub ready: AtomicBool,
 }
 
-/// Binds the address, so that a mistake shows before anything else is done.
+/// Binds the address before anything else is done, so that a wrong one is reported at once.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| format!("--listen {address}: {error}"))
 }
 
-/// Serves.
-pub async fn serve(listener: TcpListener, served: Arc<Served>) -> std::io::Result<()> {
+/// Serves until the task is dropped.
+pub async fn serve(listener: TcpListener, served: Arc<HttpState>) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -41,29 +42,29 @@ pub async fn serve(listener: TcpListener, served: Arc<Served>) -> std::io::Resul
     axum::serve(listener, router).await
 }
 
-async fn ready(State(served): State<Arc<Served>>) -> Response {
+async fn ready(State(served): State<Arc<HttpState>>) -> Response {
     if served.ready.load(Ordering::Relaxed) {
         "ok\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not everything has been listed yet; the log names what can't be watched\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "not every kind has been listed yet; the log names watches that are broken\n")
             .into_response()
     }
 }
 
-async fn metrics(State(served): State<Arc<Served>>) -> Response {
+async fn metrics(State(served): State<Arc<HttpState>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], served.metrics.text()).into_response()
 }
 
 /// `/filter/<sha256>.wasm`
-async fn filter(State(served): State<Arc<Served>>, Path(file): Path<String>) -> Response {
+async fn filter(State(served): State<Arc<HttpState>>, Path(file): Path<String>) -> Response {
     let response = match file.strip_suffix(".wasm") {
         None => StatusCode::NOT_FOUND.into_response(),
         Some(sha256) => match served.filters.file(sha256).await {
             Ok(Some(bytes)) => ([(header::CONTENT_TYPE, "application/wasm")], bytes.as_ref().clone()).into_response(),
             Ok(None) => (StatusCode::NOT_FOUND, "there is no such filter\n").into_response(),
             Err(error) => {
-                warn!(sha256, error = super::chain(&error), "a filter of another version can't be read");
+                warn!(sha256, error = chain(&error), "the filter of another version could not be read");
                 StatusCode::SERVICE_UNAVAILABLE.into_response()
             }
         },

@@ -1,5 +1,11 @@
-//! Leader election: of several replicas one writes. With a Lease, as the controllers of Kubernetes itself do
-//! (<https://kubernetes.io/docs/concepts/architecture/leases/>).
+//! Leader election: of several replicas, one writes. It uses a Lease, as the controllers of
+//! Kubernetes do (<https://kubernetes.io/docs/concepts/architecture/leases/>).
+//!
+//! Two properties rule out the crates for this. A leader that was suspended must know that it may
+//! not write before it has talked to the API server again, so leadership carries its own end. And
+//! a Lease is taken over by a replacement that names the `resourceVersion` which it follows, and
+//! only when its renewal hasn't changed for its whole duration by the local clock; clocks of
+//! other machines aren't trusted.
 
 use std::time::{Duration, Instant};
 
@@ -11,64 +17,67 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// How long a leader that says nothing more is one.
+use super::request::chain;
+
+/// The time after the last renewal when another replica may take the Lease.
 const DURATION: Duration = Duration::from_secs(15);
-/// After that long without being able to renew it, a leader stops being one: before anybody else may begin.
+/// The time after the last renewal when a leader stops to write. It is shorter than [`DURATION`].
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Time between attempts.
+/// The time between two attempts to take or renew the Lease.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// The claim to a Lease.
+/// A candidate for the Lease.
 pub struct Election {
     api: Api<Lease>,
     name: String,
     identity: String,
 }
 
-/// Whether this replica leads, and until when at most: a process that was stopped for a while may find itself a leader that
-/// is none any more, before anything here has run again.
+/// The leadership of this replica, with its end: a process that was suspended may go on after its
+/// leadership has ended.
 #[derive(Clone, Copy, Default)]
 pub struct Leadership {
     until: Option<Instant>,
 }
 
 impl Leadership {
-    /// True while nobody else may lead.
+    /// True while no other replica may lead.
     pub fn holds(&self) -> bool {
         self.until.is_some_and(|until| Instant::now() < until)
     }
 }
 
-/// What is known of the Lease.
-struct Seen {
+/// The Lease as it was last seen.
+struct ObservedLease {
     lease: Lease,
-    /// When its present renewal was first seen: clocks of other machines are not trusted.
+    /// The local time at which this renewal was first seen.
     since: Instant,
 }
 
 impl Election {
-    /// A claim under a name that no other replica has.
+    /// Creates a candidate. No other replica may have the same identity.
     pub fn new(client: &Client, namespace: &str, name: &str, identity: String) -> Election {
         Election { api: Api::namespaced(client.clone(), namespace), name: name.to_owned(), identity }
     }
 
-    /// Tries to be the leader for as long as anybody wants to know.
+    /// Runs for leader until every receiver is dropped; then gives the Lease back.
     pub async fn run(self, leads: watch::Sender<Leadership>) {
-        let mut seen: Option<Seen> = None;
+        let mut seen: Option<ObservedLease> = None;
         let mut renewed: Option<Instant> = None;
         let mut was_leader = false;
         loop {
-            // For others, the renewal counts from when it arrived, which is later.
+            // Other replicas count from when the renewal arrived, which is later.
             let asked = Instant::now();
             match tokio::time::timeout(DEADLINE / 2, self.attempt(&mut seen)).await {
                 Ok(Ok(true)) => renewed = Some(asked),
                 Ok(Ok(false)) => renewed = None,
-                Ok(Err(error)) => warn!(lease = self.name, error = super::chain(&error), "the Lease can't be renewed"),
-                Err(_) => warn!(lease = self.name, "the API server doesn't answer about the Lease"),
+                Ok(Err(error)) => warn!(lease = self.name, error = chain(&error), "the Lease could not be renewed"),
+                Err(_) => warn!(lease = self.name, "the API server doesn't answer requests for the Lease"),
             }
             let leadership = Leadership { until: renewed.map(|at| at + DEADLINE) };
             let is_leader = leadership.holds();
-            // A renewal is no news, unless it came late: then something may not have been done.
+            // A renewal is no change, unless it came late: writes may have been left out
+            // meanwhile.
             let has_lapsed = was_leader && !leads.borrow().holds();
             let changed = std::mem::replace(&mut was_leader, is_leader) != is_leader || has_lapsed;
             leads.send_if_modified(|leads| {
@@ -76,7 +85,11 @@ impl Election {
                 changed
             });
             if changed {
-                info!(identity = self.identity, "{}", if is_leader { "leads" } else { "no longer leads" });
+                info!(
+                    identity = self.identity,
+                    "{}",
+                    if is_leader { "became the leader" } else { "is no longer the leader" }
+                );
             }
             tokio::select! {
                 () = leads.closed() => break,
@@ -88,8 +101,8 @@ impl Election {
         }
     }
 
-    /// True if this replica has the Lease now.
-    async fn attempt(&self, seen: &mut Option<Seen>) -> Result<bool, kube::Error> {
+    /// Takes or renews the Lease. Returns true if this replica holds it.
+    async fn attempt(&self, seen: &mut Option<ObservedLease>) -> Result<bool, kube::Error> {
         let now = MicroTime(Timestamp::now());
         let Some(lease) = self.api.get_opt(&self.name).await? else {
             let spec = LeaseSpec {
@@ -109,7 +122,7 @@ impl Election {
         let is_same =
             seen.as_ref().is_some_and(|seen| seen.lease.metadata.resource_version == lease.metadata.resource_version);
         if !is_same {
-            *seen = Some(Seen { lease: lease.clone(), since: Instant::now() });
+            *seen = Some(ObservedLease { lease: lease.clone(), since: Instant::now() });
         }
         let duration = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         let duration = duration.map_or(DURATION, Duration::from_secs);
@@ -128,13 +141,14 @@ impl Election {
             ..spec
         };
         next.spec = Some(taken);
-        // It names the version that it follows, so that of two replicas one is refused.
+        // The replacement names the version that it follows, so that the API server refuses one
+        // of two replicas.
         settled(self.api.replace(&self.name, &PostParams::default(), &next).await, seen)
     }
 
-    /// Lets another replica begin at once.
-    async fn release(&self, seen: Option<Seen>) {
-        let Some(Seen { mut lease, .. }) = seen else { return };
+    /// Gives the Lease back, so that another replica can lead at once.
+    async fn release(&self, seen: Option<ObservedLease>) {
+        let Some(ObservedLease { mut lease, .. }) = seen else { return };
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = None;
             spec.lease_duration_seconds = Some(1);
@@ -142,16 +156,16 @@ impl Election {
         let parameters = PostParams::default();
         let released = self.api.replace(&self.name, &parameters, &lease);
         if let Ok(Err(error)) = tokio::time::timeout(RETRY, released).await {
-            warn!(lease = self.name, error = super::chain(&error), "the Lease can't be given back");
+            warn!(lease = self.name, error = chain(&error), "the Lease could not be given back");
         }
     }
 }
 
-/// A conflict means that somebody else was faster.
-fn settled(result: Result<Lease, kube::Error>, seen: &mut Option<Seen>) -> Result<bool, kube::Error> {
+/// Records the Lease that was written. A conflict means that another replica was faster.
+fn settled(result: Result<Lease, kube::Error>, seen: &mut Option<ObservedLease>) -> Result<bool, kube::Error> {
     match result {
         Ok(lease) => {
-            *seen = Some(Seen { lease, since: Instant::now() });
+            *seen = Some(ObservedLease { lease, since: Instant::now() });
             Ok(true)
         }
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),

@@ -1,244 +1,261 @@
-//! `redis-mesh controller`: keeps a mesh as RedisServices and RedisDestinations say.
+//! The controller: keeps a mesh as its RedisServices and RedisDestinations say.
 //!
-//! What is watched goes into the [`world`], objects that a change concerns are validated and prepared as
-//! `redis-mesh render istio` does it, what follows from all of them together is compared with what is there ([`apply`]), and what became of
-//! it is written into statuses ([`update_status`]). One task does all of that in turn ([`reconcile`], [`pass`]); whatever talks to the API
-//! server does so beside it.
+//! Watches ([`watch`]) put what the API server shows into one channel. One task ([`reconcile`])
+//! takes it into the [`store`] and, when nothing more comes for a moment, runs a sync ([`sync`]):
+//! changed objects are evaluated, what follows from all of them is planned, compared with the
+//! cluster, and applied in an order that keeps traffic going ([`order`]); the result is written
+//! into statuses ([`report`]).
 
-mod apply;
+mod applier;
+mod backoff;
+mod change;
+mod digest;
+mod digest_cache;
+mod evaluation;
 mod filter;
 mod handshake;
 mod http;
+mod index;
 mod lease;
-mod module;
-mod pass;
+mod listings;
+pub mod module;
+mod names;
+mod observed;
+mod order;
+mod queue;
 mod reconcile;
-mod telemetry;
+mod rendered;
+mod report;
+mod request;
+mod secrets;
+mod source;
+mod state;
+mod store;
+mod sync;
+mod sync_state;
+pub mod telemetry;
 mod update_status;
 mod watch;
-mod world;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::Args;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use redis_mesh_core::hex::to_hex;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use crate::build::mesh;
-use crate::build::native::Module;
-use crate::quantity;
-use crate::validate;
+use crate::render::handshake::HandshakeKey;
+use crate::render::mesh_options::MeshOptions;
+use crate::render::native::DynamicModule;
+use crate::validate::options::{ModuleAvailability, ValidateOptions};
 
 use filter::Filters;
-use module::{Delivered, Delivery};
+use http::HttpState;
+use module::{Delivered, ModuleDelivery};
 use reconcile::Reconciler;
-use telemetry::{LogFormat, Metrics};
+use request::chain;
+use sync_state::{ReconcileSettings, SyncState};
+use telemetry::ControllerMetrics;
 
-/// Arguments of `controller`.
-#[derive(Args)]
-pub struct Controller {
-    /// The namespace of the controller itself
-    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "redis-mesh-system")]
-    namespace: String,
-    /// Istio's root namespace
-    #[arg(long, value_name = "NAME", default_value = "istio-system")]
-    root_namespace: String,
-    /// The domain of the cluster: hosts under .svc.DOMAIN are Services
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    cluster_domain: String,
-    /// How the filter gets the rules of a host
-    #[arg(long, value_enum, default_value_t = crate::cli::render::Delivery::Auto)]
-    delivery: crate::cli::render::Delivery,
-    /// The wasm filter that is served to proxies [default: redis_mesh.wasm beside this program]
-    #[arg(long, value_name = "PATH", conflicts_with = "filter_url")]
-    filter: Option<PathBuf>,
-    /// Where proxies fetch the wasm filter instead of from this controller: oci://, http(s):// or file:// (a file in the
-    /// proxy's container)
-    #[arg(long, value_name = "URL")]
-    filter_url: Option<String>,
-    /// The SHA-256 of the filter at --filter-url, against which proxies check what they fetch
-    #[arg(long, value_name = "HEX", requires = "filter_url", value_parser = crate::cli::render::sha256)]
-    filter_sha256: Option<String>,
-    /// Where proxies reach this controller [default: http://redis-mesh.NAMESPACE.svc.DOMAIN:8080]
-    #[arg(long, value_name = "URL")]
-    advertise_url: Option<String>,
-    /// A namespace whose pods may have the dynamic module for Envoy 1.40: it is kept there in the ConfigMap redis-mesh-module. Those
-    /// with the label redis-mesh.io/native=true, which mount it, are then served by it; repeatable
-    #[arg(long = "module-namespace", value_name = "NAME", conflicts_with = "module_path")]
-    module_namespaces: Vec<String>,
-    /// The dynamic module [default: libredis_mesh_native.so beside this program]
-    #[arg(long, value_name = "PATH", requires = "module_namespaces")]
-    module: Option<PathBuf>,
-    /// Where pods mount it
-    #[arg(long, value_name = "DIR", default_value = "/etc/redis-mesh")]
-    module_directory: String,
-    /// How long another version of the module is on its way into pods that run
-    #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = quantity::duration)]
-    module_delay: Duration,
-    /// Where pods with the label redis-mesh.io/native=true find the dynamic module, where it comes to them in another way. Another
-    /// version of it must have another path
-    #[arg(long, value_name = "PATH", value_parser = crate::cli::render::module)]
-    module_path: Option<Module>,
-    /// Where to serve /metrics, /healthz, /readyz and the filter
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
-    listen: SocketAddr,
-    /// The Lease that decides which replica writes
-    #[arg(long, value_name = "NAME", default_value = "redis-mesh")]
-    lease: String,
-    /// How long nothing must have changed before changes are acted upon
-    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = quantity::duration)]
-    debounce: Duration,
-    /// How long changes wait at most while there are more of them
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = quantity::duration)]
-    max_debounce: Duration,
-    /// How the API server is reached [default: as a pod of the cluster, else KUBECONFIG]
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// How logs are written [default: text on a terminal, else json]
-    #[arg(long, value_enum)]
-    log_format: Option<LogFormat>,
-    /// What is logged: error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", env = "REDIS_MESH_LOG", default_value = "info")]
-    log_level: String,
+/// The time that the election gets to give the Lease back when the process ends.
+const RELEASE: Duration = Duration::from_secs(3);
+
+/// The configuration of the controller, as the command line gives it.
+pub struct ControllerConfig {
+    /// The namespace of the controller.
+    pub namespace: String,
+    /// Istio's root namespace.
+    pub root_namespace: String,
+    /// The domain of the cluster.
+    pub cluster_domain: String,
+    /// True if each host is configured by itself.
+    pub per_host: bool,
+    /// The place where proxies fetch the filter.
+    pub filter: FilterSource,
+    /// The way in which sidecars get the dynamic module.
+    pub module: ModuleSource,
+    /// The address at which `/metrics`, `/healthz`, `/readyz` and the filter are served.
+    pub listen: SocketAddr,
+    /// The name of the Lease that decides which replica writes.
+    pub lease: String,
+    /// The time without changes after which a sync begins.
+    pub debounce: Duration,
+    /// The longest time that a change waits for a sync.
+    pub max_debounce: Duration,
+    /// The kubeconfig; none: as a pod of the cluster, else `KUBECONFIG`.
+    pub kubeconfig: Option<PathBuf>,
 }
 
-impl Controller {
-    /// Runs until it is told to stop. What keeps it from beginning is an error.
-    pub fn run(self) -> Result<(), String> {
-        telemetry::log(self.log_format, &self.log_level)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            // One task decides, in the main thread. More threads for what is beside it would each keep memory of their own.
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .map_err(|error| format!("no threads are to be had: {error}"))?;
-        runtime.block_on(self.serve())
-    }
+/// The place where proxies fetch the filter.
+pub enum FilterSource {
+    /// From this controller.
+    Served {
+        /// The filter's file.
+        path: PathBuf,
+        /// The URL at which proxies reach this controller.
+        base_url: String,
+    },
+    /// From a URL.
+    Url {
+        /// The URL.
+        url: String,
+        /// The SHA-256 of the file or image there, in hexadecimal digits.
+        sha256: Option<String>,
+    },
+}
 
-    async fn serve(self) -> Result<(), String> {
-        let client = self.client().await?;
-        let listener = http::bind(self.listen).await?;
-        let (filters, filter_url, filter_sha256) = self.filters(&client)?;
-        let handshake_key = handshake::key(&client, &self.namespace).await?;
-        if let Some(sha256) = &filter_sha256
-            && let Err(error) = filters.publish(sha256).await
-        {
-            // Only replicas of other versions would need it.
-            error!(
-                error = chain(&error),
-                "the filter can't be put into a ConfigMap; an upgrade may refuse new proxies"
-            );
-        }
-        let served = Arc::new(http::Served { filters, metrics: Metrics::default(), ready: AtomicBool::new(false) });
-        let identity = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME"));
-        let identity = format!("{}_{}", identity.unwrap_or_else(|_| "redis-mesh".to_owned()), nonce()?);
-        let (leads, is_leader) = tokio::sync::watch::channel(lease::Leadership::default());
-        let election = lease::Election::new(&client, &self.namespace, &self.lease, identity.clone());
-        let election = tokio::spawn(election.run(leads));
-        let delivery = self.delivery(&client)?;
-        let has_module = delivery.is_some() || self.module_path.is_some();
-        let (delivers, delivered) = tokio::sync::watch::channel(Delivered::default());
-        if let Some(delivery) = delivery {
-            tokio::spawn(delivery.run(is_leader.clone(), delivers));
-        }
-        let settings = reconcile::Settings {
-            controller: self.namespace.clone(),
-            identity,
-            mesh: mesh::Options {
-                filter_url: filter_url.clone(),
-                filter_sha256,
-                root_namespace: self.root_namespace,
-                per_host: self.delivery == crate::cli::render::Delivery::PerHost,
-                listen: Vec::new(),
-                handshake_key,
-                module: self.module_path,
-                other_modules: BTreeSet::new(),
-            },
-            validate: validate::Options {
-                cluster_domain: self.cluster_domain,
-                module: if has_module { validate::Module::Sidecars } else { validate::Module::Nobody },
-                ..validate::Options::default()
-            },
-            debounce: self.debounce,
-            max_debounce: self.max_debounce,
-        };
-        info!(version = env!("CARGO_PKG_VERSION"), listen = %self.listen, filter = filter_url, "begins");
-        let reconciler = Reconciler::new(client, settings, served.clone(), is_leader, delivered);
-        let result = tokio::select! {
-            result = http::serve(listener, served) => result.map_err(|error| format!("--listen: {error}")),
-            () = reconciler.run() => Ok(()),
-            () = stopped() => Ok(()),
-        };
-        // The reconciler is gone, and with it whoever wants to know who leads: the Lease is given back.
-        let _ = tokio::time::timeout(Duration::from_secs(3), election).await;
-        info!("ends");
-        result
-    }
+/// The way in which sidecars get the dynamic module.
+pub enum ModuleSource {
+    /// No sidecar has it.
+    None,
+    /// The file is in the sidecars at this path.
+    Present(DynamicModule),
+    /// This controller keeps it in a ConfigMap of each namespace, which pods mount.
+    ConfigMaps {
+        /// The module's file.
+        path: PathBuf,
+        /// The namespaces.
+        namespaces: BTreeSet<String>,
+        /// The directory where pods mount the ConfigMap.
+        directory: String,
+        /// The time in which another version of the file reaches pods that run.
+        delay: Duration,
+    },
+}
 
-    async fn client(&self) -> Result<Client, String> {
-        let config = match &self.kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path).map_err(|error| format!("--kubeconfig: {}", chain(&error)))?;
-                let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
-                config.map_err(|error| format!("--kubeconfig {}: {}", path.display(), chain(&error)))?
+/// Runs the controller until the process is told to end. Returns an error if it can't start.
+pub fn run(config: ControllerConfig) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // One task decides, in the main thread. Each further thread for the rest would keep
+        // memory of its own.
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no worker threads available: {error}"))?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: ControllerConfig) -> Result<(), String> {
+    let client = client(config.kubeconfig.as_deref()).await?;
+    let listener = http::bind(config.listen).await?;
+    let (filters, filter_url, filter_sha256) = filters(&config, &client)?;
+    let handshake_key = handshake::key(&client, &config.namespace).await?;
+    if let Some(sha256) = &filter_sha256
+        && let Err(error) = filters.publish(sha256).await
+    {
+        // Only replicas of other versions need it.
+        error!(
+            error = chain(&error),
+            "the filter could not be put into a ConfigMap; during an upgrade, sidecars that start may not get it"
+        );
+    }
+    let state = HttpState { filters, metrics: ControllerMetrics::default(), ready: AtomicBool::new(false) };
+    let http = Arc::new(state);
+    let identity = identity()?;
+    let (leads, leadership) = tokio::sync::watch::channel(lease::Leadership::default());
+    let election = lease::Election::new(&client, &config.namespace, &config.lease, identity.clone());
+    let election = tokio::spawn(election.run(leads));
+    let (delivers, delivered) = tokio::sync::watch::channel(Delivered::default());
+    if let ModuleSource::ConfigMaps { path, namespaces, directory, delay } = &config.module {
+        let file = module::read(path)?;
+        match module::check_size(file.len()) {
+            Ok(()) => {
+                let delivery = ModuleDelivery::new(client.clone(), namespaces.clone(), directory, file, *delay);
+                tokio::spawn(delivery.run(leadership.clone(), delivers));
             }
-            None => Config::infer().await.map_err(|error| {
-                format!("not in a pod, and no kubeconfig is to be had (--kubeconfig): {}", chain(&error))
-            })?,
-        };
-        Client::try_from(config).map_err(|error| chain(&error))
+            // Hosts are served without the module; the statuses of objects have the same message.
+            Err(problem) => {
+                error!(code = problem.code.text(), "{problem}");
+                delivers.send_replace(Delivered::Refused(problem));
+            }
+        }
     }
+    let shown = filter_url.clone();
+    let settings = settings(&config, identity, (filter_url, filter_sha256), handshake_key);
+    info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, filter = shown, "starting");
+    let reconciler = Reconciler::new(SyncState::new(client, settings, http.clone(), leadership), delivered);
+    let result = tokio::select! {
+        result = http::serve(listener, http) => result.map_err(|error| format!("--listen: {error}")),
+        () = reconciler.run() => Ok(()),
+        () = stopped() => Ok(()),
+    };
+    // The reconciler was dropped, and with it the last receiver of the leadership: the election
+    // gives the Lease back and ends.
+    let _ = tokio::time::timeout(RELEASE, election).await;
+    info!("stopped");
+    result
+}
 
-    /// How the dynamic module gets to sidecars, where this controller does that.
-    fn delivery(&self, client: &Client) -> Result<Option<Delivery>, String> {
-        if self.module_namespaces.is_empty() {
-            return Ok(None);
-        }
-        let path = match &self.module {
-            Some(path) => path.clone(),
-            None => crate::cli::render::modules().into_iter().find(|path| path.is_file()).ok_or(
-                "there is no libredis_mesh_native.so beside this program; name the module with --module, or --module-path",
-            )?,
-        };
-        if !self.module_directory.starts_with('/') {
-            return Err("--module-directory: not an absolute path".to_owned());
-        }
-        let namespaces = self.module_namespaces.iter().cloned().collect();
-        let file = module::read(&path)?;
-        Ok(Some(Delivery::new(client.clone(), namespaces, &self.module_directory, file, self.module_delay)))
-    }
-
-    /// The filters to serve, and where proxies are told to fetch theirs.
-    fn filters(&self, client: &Client) -> Result<(Filters, String, Option<String>), String> {
-        if let Some(url) = &self.filter_url {
-            return Ok((Filters::none(), url.clone(), self.filter_sha256.clone()));
-        }
-        let path = match &self.filter {
-            Some(path) => path.clone(),
-            None => crate::cli::render::candidates().into_iter().find(|path| path.is_file()).ok_or(
-                "there is no redis_mesh.wasm beside this program; name the filter with --filter, or --filter-url",
-            )?,
-        };
-        let file = filter::read(&path)?;
-        let sha256 = filter::sha256(&file);
-        let base = self
-            .advertise_url
-            .clone()
-            .unwrap_or_else(|| format!("http://redis-mesh.{}.svc.{}:8080", self.namespace, self.cluster_domain));
-        let url = format!("{}/filter/{sha256}.wasm", base.trim_end_matches('/'));
-        Ok((Filters::new(client, &self.namespace, file), url, Some(sha256)))
+/// The settings of the reconciler. The pair is the filter's URL and SHA-256.
+fn settings(
+    config: &ControllerConfig,
+    identity: String,
+    (filter_url, filter_sha256): (String, Option<String>),
+    handshake_key: HandshakeKey,
+) -> ReconcileSettings {
+    let (module, availability) = match &config.module {
+        ModuleSource::None => (None, ModuleAvailability::Nobody),
+        ModuleSource::Present(module) => (Some(module.clone()), ModuleAvailability::Sidecars),
+        ModuleSource::ConfigMaps { .. } => (None, ModuleAvailability::Sidecars),
+    };
+    ReconcileSettings {
+        controller: config.namespace.clone(),
+        identity,
+        mesh: MeshOptions {
+            filter_url,
+            filter_sha256,
+            root_namespace: config.root_namespace.clone(),
+            per_host: config.per_host,
+            listen: Vec::new(),
+            handshake_key,
+            module,
+            other_modules: BTreeSet::new(),
+        },
+        validate: ValidateOptions {
+            cluster_domain: config.cluster_domain.clone(),
+            module: availability,
+            ..ValidateOptions::default()
+        },
+        module_refusal: None,
+        debounce: config.debounce,
+        max_debounce: config.max_debounce,
     }
 }
 
-/// Until the process is told to end.
+async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).map_err(|error| format!("--kubeconfig: {}", chain(&error)))?;
+            let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+            config.map_err(|error| format!("--kubeconfig {}: {}", path.display(), chain(&error)))?
+        }
+        None => Config::infer().await.map_err(|error| {
+            format!("this is no pod, and there is no kubeconfig; name one with --kubeconfig: {}", chain(&error))
+        })?,
+    };
+    Client::try_from(config).map_err(|error| chain(&error))
+}
+
+/// The filters to serve, and the URL and the SHA-256 by which proxies fetch theirs.
+fn filters(config: &ControllerConfig, client: &Client) -> Result<(Filters, String, Option<String>), String> {
+    match &config.filter {
+        FilterSource::Url { url, sha256 } => Ok((Filters::none(), url.clone(), sha256.clone())),
+        FilterSource::Served { path, base_url } => {
+            let file = filter::read(path)?;
+            let sha256 = filter::sha256(&file);
+            let url = format!("{}/filter/{sha256}.wasm", base_url.trim_end_matches('/'));
+            Ok((Filters::new(client, &config.namespace, file), url, Some(sha256)))
+        }
+    }
+}
+
+/// Returns when the process is told to end.
 async fn stopped() {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -250,23 +267,11 @@ async fn stopped() {
     }
 }
 
-/// Tells replicas of one name apart.
-fn nonce() -> Result<String, String> {
+/// The name of this replica. The random part tells a process from one before it in a pod of the
+/// same name.
+fn identity() -> Result<String, String> {
+    let name = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME"));
     let mut random = [0u8; 4];
-    getrandom::fill(&mut random).map_err(|error| format!("no randomness is to be had: {error}"))?;
-    Ok(to_hex(&random))
-}
-
-/// An error with everything that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    text
+    getrandom::fill(&mut random).map_err(|error| format!("the system has no random numbers: {error}"))?;
+    Ok(format!("{}_{}", name.unwrap_or_else(|_| "redis-mesh".to_owned()), to_hex(&random)))
 }

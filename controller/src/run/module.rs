@@ -1,8 +1,10 @@
-//! The dynamic module's file on its way to sidecars.
+//! The delivery of the dynamic module by ConfigMaps.
 //!
-//! Pods mount two ConfigMaps of their namespace as one volume: the module of this version, without which they don't start, and that of
-//! the version before. A new file takes the kubelet of a node a while, so what makes sidecars load it comes later; what the version
-//! before has rendered stays until then, since it is made for that version's module.
+//! Pods mount two ConfigMaps of their namespace as one volume: the module of this version,
+//! without which they don't start, and the module of the version before. The kubelets of the
+//! nodes need a while to bring a new file, so the EnvoyFilters that make sidecars load it are
+//! written later. Until then those of the version before stay, since they are made for that
+//! version's module.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,36 +18,47 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::diagnostic::{Code, Problem};
+
 use super::filter::sha256;
 use super::lease::Leadership;
-use crate::build::native::Module;
+use super::request::chain;
+use crate::render::native::DynamicModule;
 
-/// The ConfigMap of the module of this version.
+/// The ConfigMap with the module of this version.
 const CURRENT: &str = "redis-mesh-module";
-/// The ConfigMap of the module of the version before.
+/// The ConfigMap with the module of the version before.
 const PREVIOUS: &str = "redis-mesh-module-previous";
-/// When the file came into the ConfigMap in the place of another, in seconds since 1970.
+/// Annotation: when the file replaced another one in the ConfigMap, in seconds since 1970; 0 if
+/// it was the first.
 const SINCE: &str = "redis-mesh.io/since";
-/// How often it is looked whether all is as it should be.
+/// The time between two checks of the ConfigMaps.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// What has reached the sidecars.
+/// The largest module that a ConfigMap carries, in bytes. A ConfigMap takes 1 MiB with everything
+/// that is in it (<https://kubernetes.io/docs/concepts/configuration/configmap/>).
+pub const MAX_CONFIG_MAP: usize = 1_040_000;
+
+/// The module that has reached the sidecars.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Delivered {
-    /// Not the module of this version, or not yet.
+    /// The module of this version is still on its way.
     #[default]
     Awaited,
-    /// This module; connections from before may still be served by others.
+    /// No sidecar gets the module from this controller.
+    Refused(Problem),
+    /// The module of this version is where pods mount it. Older ones may still serve open
+    /// connections.
     Present {
         /// The module of this version.
-        module: Module,
-        /// Those of versions before.
+        module: DynamicModule,
+        /// The files of older versions.
         others: BTreeSet<String>,
     },
 }
 
-/// The file, and where it has to be.
-pub struct Delivery {
+/// The delivery of one file to the pods of some namespaces.
+pub struct ModuleDelivery {
     client: Client,
     namespaces: BTreeSet<String>,
     directory: String,
@@ -54,45 +67,51 @@ pub struct Delivery {
     delay: Duration,
 }
 
-/// Reads the file, and makes sure that it is one.
+/// Reads the file, and checks that it is a shared object.
 pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("the module {} can't be read: {error}", path.display()))?;
     if !bytes.starts_with(b"\x7fELF") {
         return Err(format!("the module {} is no shared object (ELF)", path.display()));
     }
-    // https://kubernetes.io/docs/concepts/configuration/configmap/: 1 MiB of data.
-    if bytes.len() >= 1024 * 1024 {
-        return Err(format!(
-            "the module {} has {} bytes, more than a ConfigMap takes; bring it to the pods in another way, and say where it is by --module-path",
-            path.display(),
-            bytes.len()
-        ));
-    }
     Ok(bytes)
 }
 
-impl Delivery {
-    /// Of this file to these namespaces, where pods have it in a directory. What takes its place there does so `delay` before
-    /// it is used.
+/// Refuses a module that is too large for a ConfigMap.
+pub fn check_size(bytes: usize) -> Result<(), Problem> {
+    if bytes <= MAX_CONFIG_MAP {
+        return Ok(());
+    }
+    let message = format!(
+        "the dynamic module has {bytes} bytes, and a ConfigMap carries {MAX_CONFIG_MAP}, so no sidecar gets it from the controller"
+    );
+    let remedy =
+        "bring it to the pods by an image volume or an init container, and say where they find it by --module-path";
+    Err(Problem::new(Code::ModuleTooLarge, message, remedy))
+}
+
+impl ModuleDelivery {
+    /// Creates a delivery. Pods mount the file in `directory`; where it replaces another one, it
+    /// is used after `delay`.
     pub fn new(
         client: Client,
         namespaces: BTreeSet<String>,
         directory: &str,
         file: Vec<u8>,
         delay: Duration,
-    ) -> Delivery {
+    ) -> ModuleDelivery {
         let name = format!("redis_mesh-{}.so", &sha256(&file)[..12]);
-        Delivery { client, namespaces, directory: directory.trim_end_matches('/').to_owned(), file, name, delay }
+        ModuleDelivery { client, namespaces, directory: directory.trim_end_matches('/').to_owned(), file, name, delay }
     }
 
-    /// Runs for as long as anybody wants to know. Only the leader writes.
+    /// Runs until every receiver is dropped. Only the leader writes.
     pub async fn run(self, mut leads: watch::Receiver<Leadership>, delivered: watch::Sender<Delivered>) {
         let mut said: BTreeMap<String, String> = BTreeMap::new();
         loop {
             if leads.borrow().holds() {
                 let state = self.look_after(&mut said).await;
                 delivered.send_if_modified(|known| {
-                    // A namespace that is added later has no pods that lack the file.
+                    // Once present, the module stays present: pods of a namespace that is added
+                    // later don't start without it.
                     let is_news = *known != state && state != Delivered::Awaited;
                     if is_news {
                         *known = state;
@@ -120,11 +139,11 @@ impl Delivery {
                     others.extend(other.map(|name| self.path(&name)));
                 }
                 Err(error) => {
-                    // Where there is no such namespace, there are no pods.
+                    // A namespace that doesn't exist has no pods.
                     is_everywhere &= matches!(&error, kube::Error::Api(status) if status.code == 404);
-                    let error = super::chain(&error);
+                    let error = chain(&error);
                     if said.insert(namespace.clone(), error.clone()).as_ref() != Some(&error) {
-                        warn!(namespace, error, "the dynamic module can't be put into its ConfigMap");
+                        warn!(namespace, error, "the dynamic module could not be put into its ConfigMap");
                     }
                 }
             }
@@ -132,20 +151,21 @@ impl Delivery {
         if !is_everywhere || now() < since.saturating_add(self.delay.as_secs()) {
             return Delivered::Awaited;
         }
-        Delivered::Present { module: Module::among_others(self.path(&self.name)), others }
+        Delivered::Present { module: DynamicModule::among_others(self.path(&self.name)), others }
     }
 
     fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.directory)
     }
 
-    /// Makes the ConfigMaps of a namespace what they should be. Returns since when the file is there, and the name of the other one.
+    /// Writes the ConfigMaps of a namespace where they differ. Returns since when the file is
+    /// there, and the name of the file of the version before.
     async fn keep(&self, namespace: &str) -> Result<(u64, Option<String>), kube::Error> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         let Some(mut current) = api.get_opt(CURRENT).await? else {
-            // No pod has started without it.
+            // No pod has started without the ConfigMap, so there is nothing to wait for.
             api.create(&PostParams::default(), &self.map(CURRENT, 0)).await?;
-            info!(namespace, module = self.name, "the dynamic module is there");
+            info!(namespace, module = self.name, "the dynamic module was put into its ConfigMap");
             return Ok((0, file_of(api.get_opt(PREVIOUS).await?)));
         };
         let held = current.binary_data.as_ref().and_then(|files| files.get(&self.name));
@@ -175,7 +195,7 @@ impl Delivery {
         current.metadata.labels = wanted.metadata.labels;
         current.metadata.managed_fields = None;
         api.replace(CURRENT, &PostParams::default(), &current).await?;
-        info!(namespace, module = self.name, before, delay = ?self.delay, "another dynamic module is on its way to sidecars");
+        info!(namespace, module = self.name, before, delay = ?self.delay, "a new dynamic module is on its way to sidecars");
         Ok((since, before))
     }
 
@@ -200,4 +220,20 @@ fn file_of(map: Option<ConfigMap>) -> Option<String> {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_that_no_config_map_carries_is_refused_in_words() {
+        assert_eq!(check_size(MAX_CONFIG_MAP), Ok(()));
+        let problem = check_size(MAX_CONFIG_MAP + 1).unwrap_err();
+        let text = problem.to_string();
+        assert_eq!(problem.code, Code::ModuleTooLarge);
+        for word in ["1040001", "1040000", "image volume", "init container", "--module-path"] {
+            assert!(text.contains(word), "{word} is missing in {text}");
+        }
+    }
 }

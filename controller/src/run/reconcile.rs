@@ -1,204 +1,74 @@
-//! The one task that decides.
+//! The task that takes in what watches show and runs a sync when nothing more comes for a moment.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
-use kube::Client;
-use kube::runtime::events::{Recorder, Reporter};
 use tokio::sync::{mpsc, watch as shared};
-use tokio::task::JoinHandle;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use crate::build::mesh::{self, Group, Piece};
-use crate::build::{envoy_filter, wasm_plugin};
-use crate::inventory::Key;
-use crate::validate;
+use crate::inventory::NamespacedName;
+use crate::render::{envoy_filter, wasm_plugin};
 
-use super::apply::{Objects, RenderedKey};
-use super::http::Served;
-use super::lease::Leadership;
+use super::change::StoreChange;
+use super::listings::Listings;
 use super::module::Delivered;
-use super::telemetry::Outcome;
-use super::watch::{self, Scope, Source, Told, Update};
-use super::world::{Evaluation, Kind, ObjectKey, World};
+use super::names::{ObjectKind, RenderedKey};
+use super::source::{SecretScope, WatchSource};
+use super::sync_state::{SyncContext, SyncState};
+use super::watch::{self, Observation, WatchUpdate};
 
-/// The first wait after a failure, and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// How long nothing more is said of a watch that stays broken.
-const REMIND: Duration = Duration::from_secs(600);
-
-/// What is decided at the beginning.
-pub struct Settings {
-    /// The namespace of the controller, which is its name to other controllers.
-    pub controller: String,
-    /// This replica.
-    pub identity: String,
-    /// How objects are rendered.
-    pub mesh: mesh::Options,
-    /// How names are read.
-    pub validate: validate::Options,
-    /// How long nothing must have changed.
-    pub debounce: Duration,
-    /// How long changes wait at most.
-    pub max_debounce: Duration,
-}
-
-impl Settings {
-    /// The dynamic module is on its way to sidecars; until it is there, what makes them load it stays as it is.
-    pub(super) fn awaits_module(&self) -> bool {
-        self.mesh.module.is_none() && self.validate.module == validate::Module::Sidecars
-    }
-}
-
-/// What became of one of our objects so far.
-#[derive(Default)]
-pub(super) struct Known {
-    /// As it is now.
-    pub(super) evaluation: Evaluation,
-    /// What is in force: of the last generation that was in order.
-    pub(super) good: Vec<Arc<Piece>>,
-    /// The object: another one of its name begins anew.
-    pub(super) uid: Option<String>,
-    /// It is another one than was seen first, of which nothing can have been rendered before.
-    pub(super) is_recreated: bool,
-    /// That generation; none if it was never in order since this replica began.
-    pub(super) good_generation: Option<i64>,
-}
-
-impl Known {
-    /// True if nothing is known of what is in force.
-    pub(super) fn is_frozen(&self) -> bool {
-        let evaluation = &self.evaluation;
-        !evaluation.is_good() && !evaluation.has_conflict() && self.good_generation.is_none() && !self.is_recreated
-    }
-}
-
-/// See the module.
+/// Reconciles the cluster with its RedisServices and RedisDestinations.
 pub struct Reconciler {
-    pub(super) client: Client,
-    pub(super) settings: Settings,
-    pub(super) served: Arc<Served>,
-    pub(super) recorder: Recorder,
-    pub(super) is_leader: shared::Receiver<Leadership>,
-    pub(super) delivered: shared::Receiver<Delivered>,
-    pub(super) updates: (mpsc::Sender<Update>, mpsc::Receiver<Update>),
-    pub(super) world: World,
-    pub(super) objects: Objects,
-    pub(super) known: BTreeMap<ObjectKey, Box<Known>>,
-    /// How many objects build on a RedisDestination.
-    pub(super) users: BTreeMap<ObjectKey, usize>,
-    /// Sources that have not been listed yet.
-    pub(super) unlisted: BTreeSet<Source>,
-    /// What a source that is being listed has shown so far.
-    pub(super) listing: BTreeMap<Source, BTreeSet<Key>>,
-    pub(super) secrets: BTreeMap<Scope, JoinHandle<()>>,
-    /// The Secrets that were named when their watches were last looked at.
-    pub(super) named: BTreeSet<Key>,
-    /// Of these watches, those that have not shown anything yet.
-    pub(super) unread: BTreeSet<Scope>,
-    /// What [`World::namings`] was when they were opened.
-    pub(super) namings: Option<u64>,
-    pub(super) unreadable: BTreeMap<Scope, String>,
-    /// What was said last of watches that are broken, and when.
-    pub(super) broken: BTreeMap<Source, (String, Instant)>,
-    /// Objects that wait for a Secret to be read.
-    pub(super) waiting: BTreeSet<ObjectKey>,
-    pub(super) failures: BTreeMap<RenderedKey, String>,
-    /// Objects of whose status there may be something new to say.
-    pub(super) unsaid: BTreeSet<ObjectKey>,
-    /// Objects against which the last pass had something to say.
-    pub(super) judged: BTreeSet<ObjectKey>,
-    pub(super) large: Option<BTreeSet<Group>>,
-    pub(super) is_stale: bool,
-    /// Nothing was looked at yet.
-    pub(super) is_new: bool,
-    pub(super) attempts: u32,
-    pub(super) retry_at: Option<tokio::time::Instant>,
-    pub(super) is_settled: bool,
+    state: SyncState,
+    delivered: shared::Receiver<Delivered>,
+    updates: (mpsc::Sender<WatchUpdate>, mpsc::Receiver<WatchUpdate>),
+    listings: Listings,
 }
 
 impl Reconciler {
-    /// One that has seen nothing yet.
-    pub fn new(
-        client: Client,
-        settings: Settings,
-        served: Arc<Served>,
-        is_leader: shared::Receiver<Leadership>,
-        delivered: shared::Receiver<Delivered>,
-    ) -> Reconciler {
-        let reporter = Reporter { controller: "redis-mesh".to_owned(), instance: Some(settings.identity.clone()) };
-        Reconciler {
-            recorder: Recorder::new(client.clone(), reporter),
-            objects: Objects::new(client.clone(), settings.controller.clone()),
-            world: World::new(settings.validate.clone()),
-            client,
-            settings,
-            served,
-            is_leader,
-            delivered,
-            updates: mpsc::channel(1024),
-            known: BTreeMap::new(),
-            users: BTreeMap::new(),
-            unlisted: BTreeSet::new(),
-            listing: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            named: BTreeSet::new(),
-            unread: BTreeSet::new(),
-            namings: None,
-            unreadable: BTreeMap::new(),
-            broken: BTreeMap::new(),
-            waiting: BTreeSet::new(),
-            failures: BTreeMap::new(),
-            unsaid: BTreeSet::new(),
-            judged: BTreeSet::new(),
-            large: None,
-            is_stale: true,
-            is_new: true,
-            attempts: 0,
-            retry_at: None,
-            is_settled: false,
-        }
+    /// Creates a reconciler that has seen nothing yet.
+    pub fn new(state: SyncState, delivered: shared::Receiver<Delivered>) -> Reconciler {
+        Reconciler { state, delivered, updates: mpsc::channel(1024), listings: Listings::default() }
     }
 
-    /// Runs for ever.
+    /// Runs until the task is dropped.
     pub async fn run(mut self) {
         let sources = [
-            Source::Objects(Kind::Service),
-            Source::Objects(Kind::Destination),
-            Source::Services,
-            Source::Slices,
-            Source::Entries,
-            Source::Rendered(wasm_plugin::KIND),
-            Source::Rendered(envoy_filter::KIND),
+            WatchSource::Objects(ObjectKind::Service),
+            WatchSource::Objects(ObjectKind::Destination),
+            WatchSource::Services,
+            WatchSource::Slices,
+            WatchSource::Entries,
+            WatchSource::Rendered(wasm_plugin::KIND),
+            WatchSource::Rendered(envoy_filter::KIND),
         ];
         for source in sources {
-            watch::start(&self.client, source.clone(), &self.settings.controller, self.updates.0.clone());
-            self.unlisted.insert(source);
+            let SyncContext { client, settings, .. } = &self.state.context;
+            watch::start(client, source.clone(), &settings.controller, self.updates.0.clone());
+            self.listings.require(source);
         }
         loop {
             self.wait().await;
-            if !self.unlisted.is_empty() {
+            if !self.listings.is_complete() {
                 continue;
             }
-            self.served.ready.store(true, Ordering::Relaxed);
-            if self.is_new {
-                // Objects that wait for Secrets are missing in a plan, and what is shared with others would be written without them.
+            self.state.context.http.ready.store(true, Ordering::Relaxed);
+            if self.state.progress.is_new {
+                // Objects that wait for Secrets are missing in the plan, and shared objects would
+                // be written without them.
                 self.watch_secrets();
-                if !self.unread.is_empty() {
+                if self.state.secrets.is_any_unread() {
                     continue;
                 }
-                self.is_new = false;
+                self.state.progress.is_new = false;
             }
-            self.reconcile().await;
+            self.watch_secrets();
+            self.state.sync().await;
         }
     }
 
-    /// Takes in what is told, until nothing more is for a while.
+    /// Takes in updates until there is none for a while.
     async fn wait(&mut self) {
-        let retry_at = self.retry_at;
+        let retry_at = self.state.progress.retry_at;
         let retry = async {
             match retry_at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -211,23 +81,22 @@ impl Reconciler {
                     self.take(update);
                 }
             }
-            changed = self.is_leader.changed() => {
+            changed = self.state.context.leadership.changed() => {
                 if changed.is_err() {
-                    // Nobody runs for leader any more, because the process ends.
+                    // The election has ended because the process ends.
                     return std::future::pending().await;
                 }
-                let leads = self.is_leader.borrow().holds();
-                self.served.metrics.set_leader(leads);
-                self.is_settled = false;
-                self.is_stale = true;
+                self.state.context.http.metrics.set_leader(self.state.context.is_leader());
+                self.state.progress.is_settled = false;
+                self.state.progress.is_stale = true;
                 return;
             }
-            () = next(&mut self.delivered) => self.take_module(),
-            () = retry => self.retry_at = None,
+            () = changed(&mut self.delivered) => self.take_module(),
+            () = retry => self.state.progress.retry_at = None,
         }
-        let end = tokio::time::Instant::now() + self.settings.max_debounce;
+        let end = tokio::time::Instant::now() + self.state.context.settings.max_debounce;
         loop {
-            let quiet = tokio::time::Instant::now() + self.settings.debounce;
+            let quiet = tokio::time::Instant::now() + self.state.context.settings.debounce;
             match tokio::time::timeout_at(quiet.min(end), self.updates.1.recv()).await {
                 Ok(Some(update)) => self.take(update),
                 Ok(None) | Err(_) => return,
@@ -235,187 +104,109 @@ impl Reconciler {
         }
     }
 
-    /// The dynamic module of this version is where sidecars find it.
+    /// Takes in what became of the delivery of the dynamic module.
     fn take_module(&mut self) {
-        let Delivered::Present { module, others } = self.delivered.borrow_and_update().clone() else { return };
-        info!(module = module.filename, "sidecars that have the dynamic module are served by it");
-        self.settings.mesh.module = Some(module);
-        self.settings.mesh.other_modules = others;
-        self.world.mark_all();
-        self.is_stale = true;
+        let delivered = self.delivered.borrow_and_update().clone();
+        let settings = &mut self.state.context.settings;
+        match delivered {
+            Delivered::Awaited => return,
+            Delivered::Refused(problem) => settings.module_refusal = Some(problem),
+            Delivered::Present { module, others } => {
+                info!(module = module.filename, "sidecars with the dynamic module are configured to load it");
+                settings.mesh.module = Some(module);
+                settings.mesh.other_modules = others;
+            }
+        }
+        self.state.queue.add(self.state.store.objects().keys().cloned());
+        self.state.progress.is_stale = true;
     }
 
-    fn take(&mut self, update: Update) {
+    fn take(&mut self, update: WatchUpdate) {
         match update {
-            Update::Listing(source) => {
-                self.listing.insert(source, BTreeSet::new());
-            }
-            Update::There(source, key, told) => {
-                if let Some(shown) = self.listing.get_mut(&source) {
-                    shown.insert(key.clone());
-                }
-                match (told, source) {
-                    (Told::Change(change), _) => {
-                        if let Err(message) = self.world.apply(change) {
-                            warn!("{message}");
-                        }
+            WatchUpdate::Listing(source) => self.listings.begin(source),
+            WatchUpdate::There(source, name, observation) => {
+                self.listings.show(&source, &name);
+                match (observation, source) {
+                    (Observation::Change(change), _) => self.change(change),
+                    (Observation::Rendered(object), WatchSource::Rendered(kind)) => {
+                        self.state.progress.is_stale |= self.state.objects.observe(RenderedKey { kind, name }, object);
                     }
-                    (Told::Rendered(live), Source::Rendered(kind)) => {
-                        if self.objects.saw(RenderedKey { kind, key }, live) {
-                            self.is_stale = true;
-                        }
-                    }
-                    (Told::Rendered(_), _) => {}
+                    (Observation::Rendered(_), _) => {}
                 }
             }
-            Update::Gone(source, key) => self.gone(&source, &key),
-            Update::Listed(source) => {
-                let shown = self.listing.remove(&source).unwrap_or_default();
-                for key in self.world.known(&source, &self.objects) {
-                    if !shown.contains(&key) {
-                        self.gone(&source, &key);
-                    }
-                }
-                if self.broken.remove(&source).is_some() {
-                    info!(source = source.name(), "a watch that was broken works again");
-                }
-                if self.unlisted.remove(&source) {
-                    debug!(source = source.name(), objects = shown.len(), "listed");
-                }
-                if let Source::Secrets(scope) = source {
-                    let was_unread = self.unread.remove(&scope);
-                    if self.unreadable.remove(&scope).is_some() || was_unread {
-                        self.wake(&scope);
-                    }
-                }
-            }
-            Update::Failed(source, message) => {
-                self.tell_of_broken(&source, &message);
-                self.served.metrics.watch_failed(source.name());
-                // Of a Secret that was read, what is known holds on.
-                if let Source::Secrets(scope) = source
-                    && self.unread.remove(&scope)
+            WatchUpdate::Gone(source, name) => self.remove(&source, &name),
+            WatchUpdate::Listed(source) => self.listed(source),
+            WatchUpdate::Failed(source, message) => {
+                self.listings.fail(&source, &message);
+                self.state.context.http.metrics.watch_failed(source.name());
+                if let WatchSource::Secrets(scope) = source
+                    && self.state.secrets.failed(&scope, message)
                 {
-                    self.unreadable.insert(scope.clone(), message);
                     self.wake(&scope);
                 }
             }
         }
     }
 
-    /// Says once what breaks a watch, and now and then that it still does.
-    fn tell_of_broken(&mut self, source: &Source, message: &str) {
-        let known = self.broken.get(source);
-        if known.is_some_and(|(known, said)| known == message && said.elapsed() < REMIND) {
-            debug!(source = source.name(), error = message, "a watch is still broken");
-            return;
-        }
-        warn!(source = source.name(), error = message, "a watch broke; it is opened again");
-        self.broken.insert(source.clone(), (message.to_owned(), Instant::now()));
-    }
-
-    fn gone(&mut self, source: &Source, key: &Key) {
-        if let Source::Rendered(kind) = source {
-            self.is_stale |= self.objects.gone(&RenderedKey { kind, key: key.clone() });
-        } else if let Some(change) = watch::gone(source, key)
-            && let Err(message) = self.world.apply(change)
-        {
-            warn!("{message}");
-        }
-    }
-
-    /// Has those looked at again who wait for Secrets.
-    fn wake(&mut self, scope: &Scope) {
-        let named = self.world.named_secrets();
-        named.iter().filter(|key| scope.covers(key)).for_each(|key| self.world.mark_users_of(key));
-        self.world.mark(std::mem::take(&mut self.waiting));
-    }
-
-    /// Watches the Secrets that are named, and no others.
-    fn watch_secrets(&mut self) {
-        if self.namings.replace(self.world.namings()) == Some(self.world.namings()) {
-            return;
-        }
-        let named = self.world.named_secrets();
-        let wanted = watch::scopes(&named);
-        // A watch of many Secrets has shown this one too, but what nobody names is forgotten: it has to be shown again.
-        let missed = named.difference(&self.named).filter(|secret| !self.world.has_secret(secret));
-        let missed: BTreeSet<&Scope> =
-            missed.flat_map(|secret| self.secrets.keys().filter(|scope| scope.covers(secret))).collect();
-        let is_over = |scope: &&Scope| !wanted.contains(*scope) || missed.contains(*scope);
-        let over: Vec<Scope> = self.secrets.keys().filter(is_over).cloned().collect();
-        self.named = named;
-        for scope in over {
-            if let Some(task) = self.secrets.remove(&scope) {
-                task.abort();
-            }
-            self.unread.remove(&scope);
-            self.unreadable.remove(&scope);
-            self.broken.remove(&Source::Secrets(scope));
-        }
-        for scope in wanted {
-            if !self.secrets.contains_key(&scope) {
-                let source = Source::Secrets(scope.clone());
-                let task = watch::start(&self.client, source, &self.settings.controller, self.updates.0.clone());
-                self.unread.insert(scope.clone());
-                self.secrets.insert(scope, task);
-            }
-        }
-    }
-
-    /// True while it isn't known whether a Secret is there.
-    pub(super) fn is_unread(&self, secret: &Key) -> bool {
-        let mut scopes = self.secrets.keys().filter(|scope| scope.covers(secret));
-        scopes.all(|scope| self.unread.contains(scope))
-    }
-
-    async fn reconcile(&mut self) {
-        let began = Instant::now();
-        self.watch_secrets();
-        let changes = self.evaluate();
-        let evaluated = changes.len();
-        if !self.is_leader.borrow().holds() {
-            return;
-        }
-        if evaluated == 0 && !self.is_stale && self.failures.is_empty() && self.unsaid.is_empty() {
-            return;
-        }
-        let (plan, applied) = match self.plan_alone(&changes) {
-            Some(plan) => {
-                let applied = self.apply_alone(&plan).await;
-                (plan, applied)
-            }
-            None => {
-                self.is_stale = false;
-                let pieces = self.in_force();
-                let plan = self.plan(&pieces);
-                let applied = self.apply(&plan).await;
-                (plan, applied)
-            }
+    /// Takes in that a source has listed all of its objects: those that it hasn't shown are gone.
+    fn listed(&mut self, source: WatchSource) {
+        let shown = self.listings.end(&source);
+        let known = match &source {
+            WatchSource::Rendered(kind) => self.state.objects.names(kind),
+            source => self.state.store.names(source),
         };
-        let judgements = self.judgements(&plan);
-        let result = applied.and(self.update_status(&judgements).await);
-        self.count();
-        match result {
-            Ok(()) => {
-                self.attempts = 0;
-                self.retry_at = None;
-                self.settle().await;
+        for name in known.iter().filter(|name| !shown.contains(*name)) {
+            self.remove(&source, name);
+        }
+        if let WatchSource::Secrets(scope) = source
+            && self.state.secrets.listed(&scope)
+        {
+            self.wake(&scope);
+        }
+    }
+
+    fn change(&mut self, change: StoreChange) {
+        match self.state.store.apply(change) {
+            Ok(affected) => {
+                self.state.queue.add(affected.evaluate);
+                self.state.statuses.status_dirty.extend(affected.status);
             }
-            Err(()) => {
-                let wait = RETRY.0.saturating_mul(1 << self.attempts.min(8)).min(RETRY.1);
-                self.attempts += 1;
-                self.retry_at = Some(tokio::time::Instant::now() + wait);
+            Err(error) => warn!("{error}"),
+        }
+    }
+
+    fn remove(&mut self, source: &WatchSource, name: &NamespacedName) {
+        match source.removal(name) {
+            Some(change) => self.change(change),
+            None => {
+                if let WatchSource::Rendered(kind) = source {
+                    self.state.progress.is_stale |=
+                        self.state.objects.remove(&RenderedKey { kind, name: name.clone() });
+                }
             }
         }
-        let seconds = began.elapsed().as_secs_f64();
-        self.served.metrics.reconciled(Outcome::of(&result), seconds, evaluated);
-        debug!(evaluated, seconds, "reconciled");
+    }
+
+    /// Has the objects evaluated that name a Secret of this scope.
+    fn wake(&mut self, scope: &SecretScope) {
+        let secrets = self.state.store.index().secrets();
+        let covered = secrets.iter().filter(|secret| scope.covers(secret));
+        self.state.queue.add(covered.flat_map(|secret| self.state.store.index().users_of(secret)).cloned());
+    }
+
+    /// Watches the Secrets that objects name, and no others.
+    fn watch_secrets(&mut self) {
+        let SyncContext { client, settings, .. } = &self.state.context;
+        let updates = &self.updates.0;
+        let open = |source| watch::start(client, source, &settings.controller, updates.clone());
+        for closed in self.state.secrets.update(&self.state.store, open) {
+            self.listings.close(&closed);
+        }
     }
 }
 
-/// Until something new is told; for ever where nothing more will be.
-async fn next(delivered: &mut shared::Receiver<Delivered>) {
+/// Returns when a new value was sent; never if there will be none.
+async fn changed(delivered: &mut shared::Receiver<Delivered>) {
     if delivered.changed().await.is_err() {
         std::future::pending().await
     }

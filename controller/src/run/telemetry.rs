@@ -14,18 +14,18 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
-/// How logs are written.
+/// The format of logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// For people to read.
     Text,
-    /// One JSON object a line.
+    /// One JSON object for each line.
     Json,
 }
 
-/// Begins to write logs, to stderr.
+/// Starts to write logs to stderr.
 pub fn log(format: Option<LogFormat>, level: &str) -> Result<(), String> {
-    // What breaks a watch we say ourselves, once.
+    // The controller logs errors of watches itself, each once.
     let filter = EnvFilter::try_new(format!("kube_runtime::watcher=error,{level}"));
     let filter = filter.map_err(|error| format!("--log-level: {error}"))?;
     let is_terminal = std::io::stderr().is_terminal();
@@ -38,24 +38,24 @@ pub fn log(format: Option<LogFormat>, level: &str) -> Result<(), String> {
     result.map_err(|error| error.to_string())
 }
 
-/// How something ended.
+/// The result of an operation as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types, missing_docs)]
-pub enum Outcome {
+pub enum OutcomeLabel {
     success,
     error,
 }
 
-impl Outcome {
-    /// Of a result.
-    pub fn of<T, E>(result: &Result<T, E>) -> Outcome {
-        if result.is_ok() { Outcome::success } else { Outcome::error }
+impl OutcomeLabel {
+    /// The label of a result.
+    pub fn of<T, E>(result: &Result<T, E>) -> OutcomeLabel {
+        if result.is_ok() { OutcomeLabel::success } else { OutcomeLabel::error }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
-    result: Outcome,
+    result: OutcomeLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -66,7 +66,7 @@ struct KindLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindResult {
     kind: &'static str,
-    result: Outcome,
+    result: OutcomeLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,8 +80,16 @@ struct CodeLabel {
     code: u16,
 }
 
-/// All metrics, each named as it is written.
-pub struct Metrics {
+/// Metrics of requests that write.
+#[derive(Default)]
+struct WriteMetrics {
+    applies: Family<KindResult, Counter>,
+    deletes: Family<KindLabel, Counter>,
+    status_updates: Family<ResultLabel, Counter>,
+}
+
+/// The metrics of the controller.
+pub struct ControllerMetrics {
     registry: Registry,
     leader: Gauge,
     reconciles: Family<ResultLabel, Counter>,
@@ -89,27 +97,23 @@ pub struct Metrics {
     evaluated: Counter,
     resources: Family<ResourceLabel, Gauge>,
     objects: Family<KindLabel, Gauge>,
-    applies: Family<KindResult, Counter>,
-    deletes: Family<KindLabel, Counter>,
-    status_updates: Family<ResultLabel, Counter>,
+    writes: WriteMetrics,
     watch_errors: Family<KindLabel, Counter>,
     filter_requests: Family<CodeLabel, Counter>,
     memory: Gauge<u64, AtomicU64>,
 }
 
-impl Default for Metrics {
-    fn default() -> Metrics {
+impl Default for ControllerMetrics {
+    fn default() -> ControllerMetrics {
         let mut registry = Registry::with_prefix("redis_mesh_controller");
-        let metrics = Metrics {
+        let metrics = ControllerMetrics {
             leader: Gauge::default(),
             reconciles: Family::default(),
             duration: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             evaluated: Counter::default(),
             resources: Family::default(),
             objects: Family::default(),
-            applies: Family::default(),
-            deletes: Family::default(),
-            status_updates: Family::default(),
+            writes: WriteMetrics::default(),
             watch_errors: Family::default(),
             filter_requests: Family::default(),
             memory: Gauge::default(),
@@ -117,33 +121,37 @@ impl Default for Metrics {
         };
         let info = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The version", info);
-        registry.register("leader", "1 if this replica is the one that writes", metrics.leader.clone());
-        registry.register("reconciles", "Passes over what has changed", metrics.reconciles.clone());
+        registry.register("leader", "1 if this replica is the leader, which writes", metrics.leader.clone());
+        registry.register("reconciles", "Syncs", metrics.reconciles.clone());
         registry.register_with_unit(
             "reconcile_duration",
-            "Time of a pass, from the first look at what has changed to the last status",
+            "Time of a sync, from the evaluation of changed objects to the last status",
             Unit::Seconds,
             metrics.duration.clone(),
         );
-        registry.register("evaluations", "Objects of ours that were looked at again", metrics.evaluated.clone());
-        registry.register("resources", "Objects of ours", metrics.resources.clone());
-        registry.register("objects", "Objects that are rendered", metrics.objects.clone());
-        registry.register("applies", "Objects written", metrics.applies.clone());
-        registry.register("deletes", "Objects deleted", metrics.deletes.clone());
-        registry.register("status_updates", "Statuses written", metrics.status_updates.clone());
-        registry.register("watch_errors", "Watches that broke, by what they watched", metrics.watch_errors.clone());
+        registry.register(
+            "evaluations",
+            "RedisServices and RedisDestinations that were evaluated",
+            metrics.evaluated.clone(),
+        );
+        registry.register("resources", "RedisServices and RedisDestinations", metrics.resources.clone());
+        registry.register("objects", "Rendered objects in the cluster", metrics.objects.clone());
+        registry.register("applies", "Objects written", metrics.writes.applies.clone());
+        registry.register("deletes", "Objects deleted", metrics.writes.deletes.clone());
+        registry.register("status_updates", "Statuses written", metrics.writes.status_updates.clone());
+        registry.register("watch_errors", "Failures of watches", metrics.watch_errors.clone());
         registry.register(
             "filter_requests",
-            "Answers to proxies that fetch the filter",
+            "Responses to proxies that fetch the filter",
             metrics.filter_requests.clone(),
         );
         registry.register("resident_memory_bytes", "Resident memory of this process", metrics.memory.clone());
-        Metrics { registry, ..metrics }
+        ControllerMetrics { registry, ..metrics }
     }
 }
 
-impl Metrics {
-    /// In the text format of OpenMetrics.
+impl ControllerMetrics {
+    /// All metrics in the text format of OpenMetrics.
     pub fn text(&self) -> String {
         self.memory.set(resident_memory().unwrap_or_default());
         let mut text = String::new();
@@ -152,56 +160,56 @@ impl Metrics {
         text
     }
 
-    /// Whether this replica writes.
+    /// Records whether this replica is the leader.
     pub fn set_leader(&self, leads: bool) {
         self.leader.set(leads.into());
     }
 
-    /// A pass over what has changed.
-    pub fn reconciled(&self, result: Outcome, seconds: f64, evaluated: usize) {
+    /// Records a sync.
+    pub fn reconciled(&self, result: OutcomeLabel, seconds: f64, evaluated: usize) {
         self.reconciles.get_or_create(&ResultLabel { result }).inc();
         self.duration.observe(seconds);
         self.evaluated.inc_by(evaluated as u64);
     }
 
-    /// How many objects of ours there are.
+    /// Sets the number of RedisServices or RedisDestinations with or without errors.
     pub fn set_resources(&self, kind: &'static str, accepted: bool, count: usize) {
         let accepted = if accepted { "true" } else { "false" };
         self.resources.get_or_create(&ResourceLabel { kind, accepted }).set(count as i64);
     }
 
-    /// How many objects are rendered.
+    /// Sets the number of rendered objects of a kind.
     pub fn set_objects(&self, kind: &'static str, count: usize) {
         self.objects.get_or_create(&KindLabel { kind }).set(count as i64);
     }
 
-    /// An object was written, or not.
-    pub fn applied(&self, kind: &'static str, result: Outcome) {
-        self.applies.get_or_create(&KindResult { kind, result }).inc();
+    /// Records an attempt to write a rendered object.
+    pub fn applied(&self, kind: &'static str, result: OutcomeLabel) {
+        self.writes.applies.get_or_create(&KindResult { kind, result }).inc();
     }
 
-    /// An object was deleted.
+    /// Records the deletion of a rendered object.
     pub fn deleted(&self, kind: &'static str) {
-        self.deletes.get_or_create(&KindLabel { kind }).inc();
+        self.writes.deletes.get_or_create(&KindLabel { kind }).inc();
     }
 
-    /// A status was written, or not.
-    pub fn status_written(&self, result: Outcome) {
-        self.status_updates.get_or_create(&ResultLabel { result }).inc();
+    /// Records an attempt to write a status.
+    pub fn status_written(&self, result: OutcomeLabel) {
+        self.writes.status_updates.get_or_create(&ResultLabel { result }).inc();
     }
 
-    /// A watch broke.
+    /// Records a failure of a watch.
     pub fn watch_failed(&self, kind: &'static str) {
         self.watch_errors.get_or_create(&KindLabel { kind }).inc();
     }
 
-    /// A proxy asked for the filter.
+    /// Records a request for the filter.
     pub fn filter_requested(&self, code: u16) {
         self.filter_requests.get_or_create(&CodeLabel { code }).inc();
     }
 }
 
-/// Resident memory in bytes, as Linux tells it (proc(5), `statm`).
+/// The resident memory of the process in bytes (proc_pid_status(5), `VmRSS`).
 fn resident_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -214,9 +222,9 @@ mod tests {
 
     #[test]
     fn metrics_are_named_as_documented() {
-        let metrics = Metrics::default();
-        metrics.reconciled(Outcome::success, 0.01, 3);
-        metrics.applied("EnvoyFilter", Outcome::error);
+        let metrics = ControllerMetrics::default();
+        metrics.reconciled(OutcomeLabel::success, 0.01, 3);
+        metrics.applied("EnvoyFilter", OutcomeLabel::error);
         metrics.deleted("EnvoyFilter");
         metrics.set_resources("RedisService", true, 2);
         metrics.filter_requested(200);

@@ -1,7 +1,8 @@
-//! What is said of an object in its status.
+//! The status of an object.
 //!
-//! `Accepted`: it is valid and nobody else has precedence. `ResolvedRefs`: what it names exists. `Programmed`: what follows
-//! from it has been handed to the mesh.
+//! `Accepted`: the object is valid and no other object has precedence. `ResolvedRefs`: the
+//! objects that it names exist. `Programmed`: the configuration that follows from it has been
+//! written to the mesh.
 
 use std::collections::BTreeSet;
 
@@ -14,41 +15,44 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use redis_mesh_core::wire::DataPath;
 use serde_json::json;
 
-use crate::build::mesh::Piece;
-use crate::crd::status::Status;
-use crate::diagnostic::{Diagnostic, Reason};
+use crate::crd::status::ResourceStatus;
+use crate::diagnostic::{Diagnostic, Problem, Reason, some_of};
+use crate::render::prepared_service::PreparedService;
 
-use super::apply::FIELD_MANAGER;
-use super::watch;
-use super::world::{Evaluation, ObjectKey};
+use super::evaluation::Evaluation;
+use super::names::{FIELD_MANAGER, ObjectKey};
 
-/// The longest message, in bytes. (The API server's limit is 32,768.)
+/// The longest message in bytes. The API server's limit is 32,768.
 const MAX_MESSAGE: usize = 4096;
-/// The longest note of an Event, in bytes.
+/// The longest note of an Event in bytes.
 const MAX_NOTE: usize = 1000;
 
-/// What is known of an object when its status is made.
-pub struct Facts<'a> {
-    /// What follows from it as it is.
+/// The facts from which a status is made.
+pub struct StatusFacts<'a> {
+    /// The evaluation of the object as it is now.
     pub evaluation: &'a Evaluation,
-    /// What is in force of it.
-    pub in_force: Vec<&'a Piece>,
-    /// The generation that was last in order.
+    /// The services in force.
+    pub in_force: Vec<&'a PreparedService>,
+    /// The last generation without errors.
     pub good_generation: Option<i64>,
-    /// Why nothing follows from it, though it is valid.
+    /// Why the object has no effect, though it is valid.
     pub unused: Option<String>,
-    /// It was never in order since this controller began, but something was rendered from it before.
+    /// True if the object had errors ever since this controller started, but objects exist that
+    /// were rendered from it before.
     pub has_remains: bool,
-    /// Why Secrets that it names can't be read.
+    /// Why Secrets that the object names can't be read.
     pub unreadable: Vec<String>,
-    /// What could not be handed to the mesh.
+    /// Why rendered objects could not be written.
     pub failures: Vec<String>,
-    /// What the mesh says against it.
+    /// Why Istio rejects rendered objects.
     pub rejections: Vec<String>,
+    /// Why no sidecar gets the dynamic module from this controller, where it was asked to bring
+    /// it.
+    pub module_refusal: Option<&'a Problem>,
 }
 
-/// The status that an object should have. Times are those of the one that it has, where nothing has changed.
-pub fn status(facts: &Facts<'_>, present: &Status) -> Status {
+/// The status that an object should have. Conditions that don't change keep their times.
+pub fn status(facts: &StatusFacts<'_>, present: &ResourceStatus) -> ResourceStatus {
     let evaluation = facts.evaluation;
     let conditions = [accepted(facts), resolved(facts), programmed(facts)];
     let conditions = conditions.into_iter().map(|(kind, is_true, reason, message)| {
@@ -64,19 +68,20 @@ pub fn status(facts: &Facts<'_>, present: &Status) -> Status {
                 .map_or_else(|| Time(Timestamp::now()), |known| known.last_transition_time.clone()),
         }
     });
-    let paths = facts.in_force.iter().map(|piece| piece.service.path.name());
-    let natively = facts.in_force.iter().filter(|piece| piece.is_native()).map(|_| DataPath::Native.name());
+    let paths = facts.in_force.iter().map(|prepared| prepared.service.path.name());
+    let natively = facts.in_force.iter().filter(|prepared| prepared.is_native()).map(|_| DataPath::Native.name());
     let paths: BTreeSet<&str> = paths.chain(natively).collect();
-    Status {
+    ResourceStatus {
         conditions: conditions.collect(),
         observed_generation: Some(evaluation.generation),
         data_path: (!paths.is_empty()).then(|| paths.into_iter().collect::<Vec<_>>().join(",")),
     }
 }
 
-type Said = (&'static str, bool, &'static str, String);
+/// Type, whether true, reason, message.
+type ConditionParts = (&'static str, bool, &'static str, String);
 
-fn accepted(facts: &Facts<'_>) -> Said {
+fn accepted(facts: &StatusFacts<'_>) -> ConditionParts {
     let evaluation = facts.evaluation;
     let is_against = |reason| matches!(reason, Reason::Invalid | Reason::Conflict | Reason::Unsupported);
     let worst = [(Reason::Conflict, "Conflict"), (Reason::Invalid, "Invalid"), (Reason::Unsupported, "Unsupported")];
@@ -85,14 +90,14 @@ fn accepted(facts: &Facts<'_>) -> Said {
             return ("Accepted", false, name, joined(evaluation.messages_of(is_against)));
         }
     }
-    let warnings = joined(evaluation.messages_of(Reason::is_warning));
+    let warnings = joined(evaluation.messages_of(|reason| reason == Reason::NoEffect));
     let warnings: Vec<String> =
         [Some(warnings), facts.unused.clone()].into_iter().flatten().filter(|text| !text.is_empty()).collect();
     let message = if warnings.is_empty() { "valid".to_owned() } else { format!("valid, but: {}", warnings.join("; ")) };
     ("Accepted", true, "Accepted", message)
 }
 
-fn resolved(facts: &Facts<'_>) -> Said {
+fn resolved(facts: &StatusFacts<'_>) -> ConditionParts {
     let evaluation = facts.evaluation;
     let mut messages = facts.unreadable.clone();
     let missing = joined(evaluation.messages_of(|reason| reason == Reason::Unresolved));
@@ -103,19 +108,19 @@ fn resolved(facts: &Facts<'_>) -> Said {
         return ("ResolvedRefs", false, "RefNotFound", messages.join("; "));
     }
     if !evaluation.lacking.is_empty() {
-        let names = evaluation.lacking.iter().map(|key| format!("{} {}", key.kind.name(), key.key)).collect();
-        let message = format!("builds on {}, whose status says what is wrong with it", super::apply::some_of(names));
+        let names = evaluation.lacking.iter().map(ToString::to_string).collect();
+        let message = format!("depends on {}, whose status has the errors", some_of(names));
         return ("ResolvedRefs", false, "RefNotAccepted", message);
     }
-    ("ResolvedRefs", true, "ResolvedRefs", "everything that it names exists".to_owned())
+    ("ResolvedRefs", true, "ResolvedRefs", "the objects that it names exist".to_owned())
 }
 
-fn programmed(facts: &Facts<'_>) -> Said {
+fn programmed(facts: &StatusFacts<'_>) -> ConditionParts {
     let say = |is_true, reason, message| ("Programmed", is_true, reason, message);
     if facts.evaluation.has_conflict() {
         let message = match facts.in_force.is_empty() {
-            true => "nothing follows from it while another object has precedence".to_owned(),
-            false => "only that is in force for which no other object has precedence".to_owned(),
+            true => "it has no effect while another object has precedence".to_owned(),
+            false => "only hosts for which no other object has precedence are in force".to_owned(),
         };
         return say(false, "NotProgrammed", message);
     }
@@ -125,14 +130,15 @@ fn programmed(facts: &Facts<'_>) -> Said {
                 false,
                 "LastGoodKept",
                 format!(
-                    "what followed from generation {generation}, credentials included, stays in force until this object is in order"
+                    "the configuration of generation {generation}, credentials included, stays in force until the errors are corrected"
                 ),
             ),
             None if facts.has_remains => {
-                let message = "what was rendered from it before is left as it is until this object is in order";
+                let message =
+                    "configuration that was rendered from it before is left as it is until the errors are corrected";
                 say(false, "LastGoodKept", message.to_owned())
             }
-            None => say(false, "NotProgrammed", "nothing is rendered until this object is in order".to_owned()),
+            None => say(false, "NotProgrammed", "nothing is rendered until the errors are corrected".to_owned()),
         };
     }
     if !facts.failures.is_empty() {
@@ -141,26 +147,25 @@ fn programmed(facts: &Facts<'_>) -> Said {
     if !facts.rejections.is_empty() {
         return say(false, "RejectedByIstio", facts.rejections.join("; "));
     }
-    let ways: BTreeSet<String> = facts
-        .in_force
-        .iter()
-        .map(|piece| {
-            let natively = match piece.is_native() {
-                true => "native where sidecars have the dynamic module, else ",
-                false => "",
-            };
-            let (address, path) = (&piece.service.address, piece.service.path.name());
-            format!("{address} by {natively}{path}: {}", piece.service.path_reason)
-        })
-        .collect();
-    let ways = super::apply::some_of(ways.into_iter().collect());
+    let ways: BTreeSet<String> = facts.in_force.iter().map(|prepared| way(prepared, facts.module_refusal)).collect();
+    let ways = some_of(ways.into_iter().collect());
     say(true, "Programmed", if ways.is_empty() { "in force".to_owned() } else { ways })
 }
 
+/// The data path of a service, and the reason for it.
+fn way(prepared: &PreparedService, module_refusal: Option<&Problem>) -> String {
+    let (address, path) = (&prepared.service.address, prepared.service.path.name());
+    let natively = if prepared.is_native() { "native where sidecars have the dynamic module, else " } else { "" };
+    let refusal = module_refusal.filter(|_| prepared.service.choice.native && !prepared.is_native());
+    let refusal = refusal.map(|problem| format!(" (not native: [{}] {problem})", problem.code)).unwrap_or_default();
+    format!("{address} by {natively}{path}: {}{refusal}", prepared.service.choice.reason)
+}
+
+/// The messages with their codes, as `[CODE] FIELD: MESSAGE; REMEDY`.
 fn joined<'a>(messages: impl Iterator<Item = &'a Diagnostic>) -> String {
     let texts = messages.map(|message| match message.field.as_str() {
-        "" => message.message.clone(),
-        field => format!("{field}: {}", message.message),
+        "" => format!("[{}] {}", message.problem.code, message.problem),
+        field => format!("[{}] {field}: {}", message.problem.code, message.problem),
     });
     texts.collect::<Vec<_>>().join("; ")
 }
@@ -174,42 +179,31 @@ fn shortened(mut text: String, limit: usize) -> String {
     text
 }
 
-/// True if both say the same, whenever they said it.
-pub fn is_same(a: &Status, b: &Status) -> bool {
-    let said = |status: &Status| {
-        let conditions = status
-            .conditions
-            .iter()
-            .map(|condition| Condition { last_transition_time: Time(Timestamp::UNIX_EPOCH), ..condition.clone() });
-        Status { conditions: conditions.collect(), ..status.clone() }
-    };
-    said(a) == said(b)
-}
-
-/// Writes a status. Returns the version that the object then has; none if it is gone.
-pub async fn write(client: Client, key: ObjectKey, status: Status) -> Result<Option<String>, kube::Error> {
-    let api = Api::<DynamicObject>::namespaced_with(client, &key.key.namespace, &watch::ours(key.kind));
+/// Writes a status. Returns the `resourceVersion` that the object then has; none if the object is
+/// gone.
+pub async fn write(client: Client, key: ObjectKey, status: ResourceStatus) -> Result<Option<String>, kube::Error> {
+    let api = Api::<DynamicObject>::namespaced_with(client, &key.name.namespace, &key.kind.resource());
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    match api.patch_status(&key.key.name, &parameters, &Patch::Merge(json!({"status": status}))).await {
-        // Deleted meanwhile.
+    match api.patch_status(&key.name.name, &parameters, &Patch::Merge(json!({"status": status}))).await {
+        // The object was deleted meanwhile.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         result => result.map(|object| object.metadata.resource_version),
     }
 }
 
-/// Tells people of what has changed.
+/// Writes an Event for each condition that has changed.
 pub async fn publish(
     recorder: &Recorder,
     object: &ObjectReference,
-    before: &Status,
-    after: &Status,
+    before: &ResourceStatus,
+    after: &ResourceStatus,
 ) -> Result<(), kube::Error> {
     for condition in &after.conditions {
         let known = before.conditions.iter().find(|known| known.type_ == condition.type_);
         let is_news =
             known.is_none_or(|known| (&known.status, &known.reason) != (&condition.status, &condition.reason));
         let is_good = condition.status == "True";
-        // That all is well is said once, at the end.
+        // Success is reported once, by the last condition.
         if !is_news || is_good && condition.type_ != "Programmed" {
             continue;
         }
@@ -228,20 +222,27 @@ pub async fn publish(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnostic::Subject;
+    use crate::diagnostic::{Code, Subject};
 
     fn evaluation(messages: &[(Reason, &str)]) -> Evaluation {
+        let code = |reason: &Reason| match reason {
+            Reason::Invalid => Code::InvalidHost,
+            Reason::Conflict => Code::HostTaken,
+            Reason::Unresolved => Code::UnknownSecret,
+            Reason::Unsupported => Code::NoModule,
+            Reason::NoEffect => Code::UnusedSetting,
+        };
         let message = |(reason, message): &(Reason, &str)| Diagnostic {
             subject: Subject::default(),
             field: "spec.x".to_owned(),
-            reason: *reason,
-            message: (*message).to_owned(),
+            span: None,
+            problem: Problem::new(code(reason), *message, "do something"),
         };
         Evaluation { generation: 3, messages: messages.iter().map(message).collect(), ..Evaluation::default() }
     }
 
     fn said(evaluation: &Evaluation, good_generation: Option<i64>) -> Vec<(String, String, String)> {
-        let facts = Facts {
+        let facts = StatusFacts {
             evaluation,
             in_force: Vec::new(),
             good_generation,
@@ -250,8 +251,9 @@ mod tests {
             unreadable: Vec::new(),
             failures: Vec::new(),
             rejections: Vec::new(),
+            module_refusal: None,
         };
-        let status = status(&facts, &Status::default());
+        let status = status(&facts, &ResourceStatus::default());
         status.conditions.into_iter().map(|it| (it.status, it.reason, it.message)).collect()
     }
 
@@ -274,7 +276,7 @@ mod tests {
     #[test]
     fn times_change_only_with_what_they_are_the_time_of() {
         let evaluation = evaluation(&[]);
-        let facts = Facts {
+        let facts = StatusFacts {
             evaluation: &evaluation,
             in_force: Vec::new(),
             good_generation: None,
@@ -283,16 +285,17 @@ mod tests {
             unreadable: Vec::new(),
             failures: Vec::new(),
             rejections: Vec::new(),
+            module_refusal: None,
         };
-        let mut first = status(&facts, &Status::default());
+        let mut first = status(&facts, &ResourceStatus::default());
         for condition in &mut first.conditions {
             condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
         }
         let second = status(&facts, &first);
         assert_eq!(first, second);
-        let failing = Facts { failures: vec!["no".to_owned()], ..facts };
+        let failing = StatusFacts { failures: vec!["no".to_owned()], ..facts };
         let third = status(&failing, &second);
-        assert!(!is_same(&second, &third));
+        assert!(!crate::crd::status::is_same(&second, &third));
         assert_ne!(third.conditions[2].last_transition_time, second.conditions[2].last_transition_time);
         assert_eq!(third.conditions[0].last_transition_time, second.conditions[0].last_transition_time);
     }

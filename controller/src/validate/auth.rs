@@ -1,126 +1,143 @@
-//! Credentials: where they come from, and that they never show.
+//! Credentials: read from Secrets or objects, and never shown.
 
 use std::fmt;
 
 use k8s_openapi::api::core::v1::Secret;
 
 use crate::crd::Auth;
-use crate::diagnostic::{Place, Reason, did_you_mean, nearest};
-use crate::inventory::{Inventory, Key};
+use crate::crd::auth::{PlainAuth, SecretReference};
+use crate::diagnostic::{Code, FieldReporter, did_you_mean, nearest};
+use crate::inventory::{Inventory, NamespacedName};
 
-/// A text that is never printed by accident.
+/// A text that debug output doesn't show.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Hidden(String);
+pub struct SecretText(String);
 
-impl Hidden {
-    /// Hides a text.
-    pub fn new(text: impl Into<String>) -> Hidden {
-        Hidden(text.into())
+impl SecretText {
+    /// Wraps a text.
+    pub fn new(text: impl Into<String>) -> SecretText {
+        SecretText(text.into())
     }
 
-    /// The text, for where it has to go.
+    /// The text, for the places where it has to go.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Debug for Hidden {
+impl fmt::Debug for SecretText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
 }
 
-/// A user and a password.
+/// A user name and a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// None: Redis's `default` user.
+pub struct RedisCredentials {
+    /// The user name; none for Redis's `default` user.
     pub username: Option<String>,
     /// The password.
-    pub password: Hidden,
+    pub password: SecretText,
 }
 
-/// Looks credentials up.
-pub fn login(auth: &Auth, namespace: &str, inventory: &Inventory, place: &mut Place<'_>) -> Option<Login> {
+/// Reads credentials; none if they can't be read, which is then reported.
+pub fn login(
+    auth: &Auth,
+    namespace: &str,
+    inventory: &Inventory,
+    field: &mut FieldReporter<'_>,
+) -> Option<RedisCredentials> {
     match (&auth.secret, &auth.plain) {
-        (None, Some(plain)) => {
-            let username = plain.username.clone().filter(|name| !name.is_empty());
-            if username.as_deref().is_some_and(|name| name.contains(char::is_whitespace)) {
-                place.at(".plain.username").invalid("must not contain white space");
-            }
-            (!plain.password.is_empty()).then(|| Login { username, password: Hidden::new(&plain.password) })
-        }
-        (Some(reference), None) => {
-            let mut place = place.at(".secret");
-            let secret = secret(&reference.name, namespace, inventory, &mut place.at(".name"))?;
-            let key = Key::new(namespace, &reference.name);
-            let password = match &reference.password_field {
-                Some(field) => named(secret, &key, field, &mut place.at(".passwordField")),
-                None => match ["password", "token"].into_iter().find(|field| has(secret, field)) {
-                    Some(field) => named(secret, &key, field, &mut place),
-                    None => {
-                        let message = format!(
-                            "Secret {key} has neither `password` nor `token`{}; name the key with passwordField",
-                            keys(secret)
-                        );
-                        place.report(Reason::Unresolved, message);
-                        None
-                    }
-                },
-            };
-            let username = match &reference.username_field {
-                Some(field) => Some(named(secret, &key, field, &mut place.at(".usernameField"))?),
-                None if has(secret, "username") => Some(named(secret, &key, "username", &mut place)?),
-                None => None,
-            };
-            Some(Login { username, password: Hidden::new(password?) })
-        }
+        (None, Some(plain)) => written(plain, &mut field.at(".plain")),
+        (Some(reference), None) => of_secret(reference, namespace, inventory, &mut field.at(".secret")),
         (Some(_), Some(_)) => {
-            place.invalid("names both secret and plain; keep one of them");
+            field.report(Code::AmbiguousCredentials, "names both secret and plain", "keep one of them");
             None
         }
         (None, None) => {
-            place.invalid("names neither secret nor plain; add one of them, or remove auth");
+            let remedy = "add one of them, or remove auth";
+            field.report(Code::MissingCredentials, "names neither secret nor plain", remedy);
             None
         }
     }
 }
 
-/// The Secret, or a report that there is none.
-pub fn secret<'a>(name: &str, namespace: &str, inventory: &'a Inventory, place: &mut Place<'_>) -> Option<&'a Secret> {
+fn written(plain: &PlainAuth, field: &mut FieldReporter<'_>) -> Option<RedisCredentials> {
+    let username = plain.username.clone().filter(|name| !name.is_empty());
+    if username.as_deref().is_some_and(|name| name.contains(char::is_whitespace)) {
+        let message = "must not contain white space";
+        field.at(".username").report(Code::InvalidUsername, message, "write the user's name alone");
+    }
+    (!plain.password.is_empty()).then(|| RedisCredentials { username, password: SecretText::new(&plain.password) })
+}
+
+fn of_secret(
+    reference: &SecretReference,
+    namespace: &str,
+    inventory: &Inventory,
+    field: &mut FieldReporter<'_>,
+) -> Option<RedisCredentials> {
+    let secret = secret(&reference.name, namespace, inventory, &mut field.at(".name"))?;
+    let key = NamespacedName::new(namespace, &reference.name);
+    let password = match &reference.password_field {
+        Some(name) => named(secret, &key, name, &mut field.at(".passwordField")),
+        None => match ["password", "token"].into_iter().find(|name| has(secret, name)) {
+            Some(name) => named(secret, &key, name, field),
+            None => {
+                let message = format!("Secret {key} has neither `password` nor `token`{}", keys(secret));
+                field.report(Code::MissingSecretKey, message, "name the key with passwordField");
+                None
+            }
+        },
+    };
+    let username = match &reference.username_field {
+        Some(name) => Some(named(secret, &key, name, &mut field.at(".usernameField"))?),
+        None if has(secret, "username") => Some(named(secret, &key, "username", field)?),
+        None => None,
+    };
+    Some(RedisCredentials { username, password: SecretText::new(password?) })
+}
+
+/// Returns the Secret, or reports that there is none.
+pub fn secret<'a>(
+    name: &str,
+    namespace: &str,
+    inventory: &'a Inventory,
+    field: &mut FieldReporter<'_>,
+) -> Option<&'a Secret> {
     if name.is_empty() {
         return None;
     }
-    let key = Key::new(namespace, name);
+    let key = NamespacedName::new(namespace, name);
     let found = inventory.secret(&key);
     if found.is_none() {
         let elsewhere = inventory.similar_secrets().find(|known| known.name == name).map(|known| {
-            format!("; there is one in namespace {}, but a Secret is looked up in the namespace of the object that names it", known.namespace)
+            format!(
+                "there is one in namespace {}, but a Secret is looked up in the namespace of the object that names it",
+                known.namespace
+            )
         });
-        let hint = elsewhere.or_else(|| {
-            let names = inventory
-                .similar_secrets()
-                .filter(|known| known.namespace == namespace)
-                .map(|known| known.name.as_str());
-            nearest(name, names).map(|name| format!("; did you mean `{name}`?"))
-        });
-        place.report(
-            Reason::Unresolved,
-            format!("there is no Secret {key}{}", hint.unwrap_or_else(|| "; add it".to_owned())),
-        );
+        let suggested = || {
+            let known = inventory.similar_secrets().filter(|known| known.namespace == namespace);
+            did_you_mean(name, known.map(|known| known.name.as_str()))
+        };
+        let remedy = elsewhere.or_else(suggested).unwrap_or_else(|| "add it".to_owned());
+        field.report(Code::UnknownSecret, format!("there is no Secret {key}"), remedy);
     }
     found
 }
 
-fn has(secret: &Secret, field: &str) -> bool {
-    secret.string_data.as_ref().is_some_and(|data| data.contains_key(field))
-        || secret.data.as_ref().is_some_and(|data| data.contains_key(field))
+fn has(secret: &Secret, name: &str) -> bool {
+    secret.string_data.as_ref().is_some_and(|data| data.contains_key(name))
+        || secret.data.as_ref().is_some_and(|data| data.contains_key(name))
 }
 
-/// The value of a key, without white space at its ends, which is where editors and `echo` put it.
-pub fn value(secret: &Secret, field: &str) -> Option<Result<String, &'static str>> {
-    let text = match secret.string_data.as_ref().and_then(|data| data.get(field)) {
+/// The value of a key, or why it can't be used. White space at its ends is removed, since editors
+/// and `echo` put it there.
+pub fn value(secret: &Secret, name: &str) -> Option<Result<String, &'static str>> {
+    let text = match secret.string_data.as_ref().and_then(|data| data.get(name)) {
         Some(text) => text.clone(),
-        None => match String::from_utf8(secret.data.as_ref()?.get(field)?.0.clone()) {
+        None => match String::from_utf8(secret.data.as_ref()?.get(name)?.0.clone()) {
             Ok(text) => text,
             Err(_) => return Some(Err("is not UTF-8 text")),
         },
@@ -129,17 +146,19 @@ pub fn value(secret: &Secret, field: &str) -> Option<Result<String, &'static str
     Some(if trimmed.is_empty() { Err("is empty") } else { Ok(trimmed.to_owned()) })
 }
 
-fn named(secret: &Secret, key: &Key, field: &str, place: &mut Place<'_>) -> Option<String> {
-    match value(secret, field) {
+fn named(secret: &Secret, key: &NamespacedName, name: &str, field: &mut FieldReporter<'_>) -> Option<String> {
+    match value(secret, name) {
         Some(Ok(text)) => Some(text),
         Some(Err(problem)) => {
-            place.report(Reason::Invalid, format!("key `{field}` of Secret {key} {problem}"));
+            let message = format!("key `{name}` of Secret {key} {problem}");
+            field.report(Code::InvalidSecretValue, message, "write its value into the Secret");
             None
         }
         None => {
-            let hint = did_you_mean(field, names(secret));
-            let hint = if hint.is_empty() { keys(secret) } else { hint };
-            place.report(Reason::Unresolved, format!("Secret {key} has no key `{field}`{hint}"));
+            let meant = nearest(name, names(secret));
+            let hint = if meant.is_some() { String::new() } else { keys(secret) };
+            let remedy = did_you_mean(name, names(secret)).unwrap_or_else(|| "add it, or name another one".to_owned());
+            field.report(Code::MissingSecretKey, format!("Secret {key} has no key `{name}`{hint}"), remedy);
             None
         }
     }

@@ -1,23 +1,23 @@
-//! Host names: what they mean, and which Service has them.
+//! Host names: the Service that has a name, and its ports.
 
 use k8s_openapi::api::core::v1::Service;
 
-use crate::diagnostic::{Place, Reason, nearest};
-use crate::inventory::{self, Inventory, Key};
+use crate::diagnostic::{Code, FieldReporter, Problem, did_you_mean};
+use crate::inventory::{self, Inventory, NamespacedName};
 
-/// Where nothing else says so.
+/// The port of Redis where nothing names another one.
 pub const REDIS_PORT: u16 = 6379;
 
-/// A host, fully qualified.
+/// A fully qualified host.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name {
-    /// Lower case, without a dot at its end.
+pub struct HostName {
+    /// The name in lower case, without a dot at its end.
     pub host: String,
     /// The Service of that name; none where the host lies outside of the cluster's domain.
-    pub service: Option<Key>,
+    pub service: Option<NamespacedName>,
 }
 
-impl Name {
+impl HostName {
     /// The namespace to which the host belongs.
     pub fn namespace(&self) -> Option<&str> {
         self.service.as_ref().map(|key| key.namespace.as_str())
@@ -25,28 +25,22 @@ impl Name {
 }
 
 /// Resolves a host as an object in `namespace` names it.
-pub fn name(text: &str, namespace: &str, cluster_domain: &str) -> Result<Name, String> {
+pub fn name(text: &str, namespace: &str, cluster_domain: &str) -> Result<HostName, Problem> {
+    let invalid = |message: String, remedy: &str| Err(Problem::new(Code::InvalidHost, message, remedy));
     if text.contains('*') {
-        return Err(format!("`{text}`: wildcards are not possible; name each host"));
+        return invalid(format!("`{text}`: wildcards are not possible"), "name each host");
     }
     if text.parse::<std::net::IpAddr>().is_ok() {
-        return Ok(Name { host: text.to_owned(), service: None });
+        return Ok(HostName { host: text.to_owned(), service: None });
     }
     if let Some((host, port)) = text.rsplit_once(':')
         && port.bytes().all(|byte| byte.is_ascii_digit())
     {
-        return Err(format!("`{text}` holds a port; a host is a name alone, here `{host}`"));
+        return invalid(format!("`{text}` holds a port"), &format!("a host is a name alone, here `{host}`"));
     }
     let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    let label = |label: &str| {
-        let bytes = label.as_bytes();
-        (1..=63).contains(&bytes.len())
-            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-            && bytes.first() != Some(&b'-')
-            && bytes.last() != Some(&b'-')
-    };
-    if host.len() > 253 || !host.split('.').all(label) {
-        return Err(format!("`{text}` is not a host name"));
+    if host.len() > 253 || !host.split('.').all(is_label) {
+        return invalid(format!("`{text}` is not a host name"), "write a DNS name, such as redis.example.com");
     }
     let host = if !host.contains('.') {
         format!("{host}.{namespace}.svc.{cluster_domain}")
@@ -56,54 +50,63 @@ pub fn name(text: &str, namespace: &str, cluster_domain: &str) -> Result<Name, S
         host
     };
     let Some(within) = host.strip_suffix(&format!(".svc.{cluster_domain}")) else {
-        return Ok(Name { host, service: None });
+        return Ok(HostName { host, service: None });
     };
     match within.split('.').collect::<Vec<_>>()[..] {
         [service, namespace] => {
-            let service = Some(Key::new(namespace, service));
-            Ok(Name { host, service })
+            let service = Some(NamespacedName::new(namespace, service));
+            Ok(HostName { host, service })
         }
-        _ => Err(format!("`{text}` is not the name of a Service, which is NAME.NAMESPACE.svc.{cluster_domain}")),
+        _ => {
+            let message =
+                format!("`{text}` is not the name of a Service, which is NAME.NAMESPACE.svc.{cluster_domain}");
+            invalid(message, "name the Service")
+        }
     }
 }
 
-/// The Service, or a report that there is none.
-pub fn service<'a>(key: &Key, inventory: &'a Inventory, place: &mut Place<'_>) -> Option<&'a Service> {
+/// True for a label of a DNS name. Underscores are taken, too, as in names of SRV records.
+fn is_label(label: &str) -> bool {
+    let bytes = label.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        && bytes.first() != Some(&b'-')
+        && bytes.last() != Some(&b'-')
+}
+
+/// Returns the Service, or reports that there is none.
+pub fn service<'a>(
+    key: &NamespacedName,
+    inventory: &'a Inventory,
+    field: &mut FieldReporter<'_>,
+) -> Option<&'a Service> {
     let found = inventory.service(key);
     if found.is_none() {
         let elsewhere = inventory
             .similar_services()
             .find(|known| known.name == key.name)
-            .map(|known| format!("; there is one in namespace {}", known.namespace));
-        let hint = elsewhere.or_else(|| {
-            let names = inventory
-                .similar_services()
-                .filter(|known| known.namespace == key.namespace)
-                .map(|known| known.name.as_str());
-            nearest(&key.name, names).map(|name| format!("; did you mean `{name}`?"))
-        });
-        let message = format!(
-            "there is no Service {key}{}",
-            hint.unwrap_or_else(|| "; add it, with its EndpointSlices".to_owned())
-        );
-        place.report(Reason::Unresolved, message);
+            .map(|known| format!("there is one in namespace {}", known.namespace));
+        let suggested = || {
+            let known = inventory.similar_services().filter(|known| known.namespace == key.namespace);
+            did_you_mean(&key.name, known.map(|known| known.name.as_str()))
+        };
+        let remedy = elsewhere.or_else(suggested).unwrap_or_else(|| "add it, with its EndpointSlices".to_owned());
+        field.report(Code::UnknownService, format!("there is no Service {key}"), remedy);
     }
     found
 }
 
-/// What to say of a Service of which no port can be taken for Redis.
-pub fn no_redis_port(key: &Key, service: &Service) -> String {
+/// The problem of a Service of which no port is known to be Redis.
+pub fn no_redis_port(key: &NamespacedName, service: &Service) -> Problem {
     let ports = inventory::ports(service);
     if ports.is_empty() {
-        return format!("Service {key} has no TCP port");
+        return Problem::new(Code::NoRedisPort, format!("Service {key} has no TCP port"), "add one");
     }
-    format!(
-        "none of the ports of Service {key} is known to be Redis ({}); name one `redis` or `tcp-redis`, or set its appProtocol to redis",
-        listed(&ports)
-    )
+    let message = format!("none of the ports of Service {key} is known to be Redis ({})", listed(&ports));
+    Problem::new(Code::NoRedisPort, message, "name one `redis` or `tcp-redis`, or set its appProtocol to redis")
 }
 
-/// Ports for a message.
+/// The ports in a message.
 pub fn listed(ports: &[inventory::ServicePort]) -> String {
     let one = |port: &inventory::ServicePort| match port.name.as_str() {
         "" => port.number.to_string(),

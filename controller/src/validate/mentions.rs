@@ -1,28 +1,28 @@
-//! What an object names: whose change can change what follows from it.
+//! The names in an object. A change of what they name may change the evaluation of the object.
 
 use std::collections::BTreeSet;
 
 use crate::crd::{Auth, RedisDestination, RedisService};
-use crate::inventory::Key;
+use crate::inventory::NamespacedName;
 
-use super::Options;
-use super::destination;
-use super::host::{self, Name};
+use super::host::{self, HostName};
+use super::options::ValidateOptions;
+use super::policy;
 
-/// The names in an object. Those that can't be read are left out: they are reported elsewhere.
+/// The names in an object. Names that can't be read are left out; validation reports them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mentions {
-    /// Hosts that it is about.
-    pub claims: BTreeSet<Name>,
-    /// Hosts where it leads.
-    pub leads: BTreeSet<Name>,
-    /// Secrets.
-    pub secrets: BTreeSet<Key>,
+    /// The hosts that the object governs.
+    pub claims: BTreeSet<HostName>,
+    /// The hosts to which it routes.
+    pub leads: BTreeSet<HostName>,
+    /// The Secrets that it names.
+    pub secrets: BTreeSet<NamespacedName>,
 }
 
 impl Mentions {
-    /// Of a RedisService.
-    pub fn of_service(object: &RedisService, options: &Options) -> Mentions {
+    /// The names in a RedisService.
+    pub fn of_service(object: &RedisService, options: &ValidateOptions) -> Mentions {
         let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         let mut mentions = Mentions::default();
         let names = |text: &String| host::name(text, namespace, &options.cluster_domain).ok();
@@ -37,19 +37,19 @@ impl Mentions {
         mentions
     }
 
-    /// Of a RedisDestination.
-    pub fn of_destination(object: &RedisDestination, options: &Options) -> Mentions {
+    /// The names in a RedisDestination.
+    pub fn of_destination(object: &RedisDestination, options: &ValidateOptions) -> Mentions {
         let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         let mut mentions = Mentions::default();
         mentions.claims.extend(host::name(&object.spec.host, namespace, &options.cluster_domain).ok());
         let Some(policy) = &object.spec.traffic_policy else { return mentions };
         if let Some(secret) = policy.tls.as_ref().and_then(|tls| tls.secret.as_ref()) {
-            mentions.secrets.insert(Key::new(namespace, &secret.name));
+            mentions.secrets.insert(NamespacedName::new(namespace, &secret.name));
         }
         if let Some(redis) = policy.connection_pool.as_ref().and_then(|pool| pool.redis.as_ref()) {
             mentions.auth(redis.auth.as_ref(), namespace);
             for text in &redis.discovery_endpoints {
-                mentions.leads.extend(destination::discovery(text, namespace, options).ok().map(|entry| entry.name()));
+                mentions.leads.extend(policy::discovery(text, namespace, options).ok().map(|entry| entry.name()));
             }
         }
         mentions
@@ -57,7 +57,7 @@ impl Mentions {
 
     fn auth(&mut self, auth: Option<&Auth>, namespace: &str) {
         if let Some(reference) = auth.and_then(|auth| auth.secret.as_ref()) {
-            self.secrets.insert(Key::new(namespace, &reference.name));
+            self.secrets.insert(NamespacedName::new(namespace, &reference.name));
         }
     }
 }

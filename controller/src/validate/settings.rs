@@ -1,53 +1,54 @@
-//! Settings, and the data path that serves a host: the table of what each path can do.
+//! The settings of a RedisService.
 
 use std::time::Duration;
 
-use redis_mesh_core::wire::DataPath;
-
-use crate::crd::service::{ReadPolicy, RedisServiceSpec, Settings as Spec};
-use crate::diagnostic::{Diagnostics, Place, Reason, Subject};
+use crate::crd::service::{ReadPolicySpec, RedisServiceSpec};
+use crate::diagnostic::{Code, Diagnostics, FieldReporter, Subject};
 use crate::quantity;
 
-use super::{DATA_PATH, Module, Pinned, ValidatedService, annotation};
-
-/// Settings of a service.
+/// The settings of a service.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Settings {
-    /// Keys match without regard to ASCII case.
+pub struct ValidatedSettings {
+    /// True if keys match without regard to the case of ASCII letters.
     pub case_insensitive: bool,
-    /// Lets clients use commands that reveal credentials.
+    /// True if clients may use commands that reveal credentials.
     pub allow_admin_commands: bool,
-    /// Which nodes of a Redis Cluster serve reads, where a route says nothing else.
-    pub read_policy: ReadPolicy,
-    /// Time for a command.
+    /// The nodes of a Redis Cluster that serve reads, for routes without a policy of their own.
+    pub read_policy: ReadPolicySpec,
+    /// The nodes of a Redis Cluster that serve reads on the data path `proxy`, which has one policy
+    /// for all routes.
+    pub proxy_read_policy: ReadPolicySpec,
+    /// The time limit of a command.
     pub op_timeout: Option<Duration>,
-    /// Statistics per command.
+    /// True if each command is counted by name.
     pub enable_command_stats: bool,
-    /// Hash by what stands in braces.
+    /// True if an endpoint is chosen by the part of the key in braces.
     pub enable_hashtagging: bool,
-    /// Follow MOVED and ASK.
+    /// True if MOVED and ASK are followed; none: where a destination is a Redis Cluster.
     pub enable_redirection: Option<bool>,
-    /// Time to collect commands.
+    /// The longest time that commands wait to be sent together.
     pub buffer_flush_timeout: Option<Duration>,
-    /// Bytes to collect.
+    /// The number of bytes of commands that are sent together.
     pub max_buffer_size_before_flush: Option<u32>,
-    /// Connections to unknown nodes.
+    /// The number of connections of a worker to nodes that only MOVED or ASK name.
     pub max_upstream_unknown_connections: Option<u32>,
 }
 
 /// Reads `spec.settings`.
-pub fn read(spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagnostics) -> Settings {
-    let Some(spec) = &spec.settings else { return Settings::default() };
-    let mut place = diagnostics.at(subject, "spec.settings");
-    let op_timeout = positive(&spec.op_timeout, &mut place.at(".opTimeout"));
-    let buffer_flush_timeout = positive(&spec.buffer_flush_timeout, &mut place.at(".bufferFlushTimeout"));
+pub fn read(spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagnostics) -> ValidatedSettings {
+    let Some(spec) = &spec.settings else { return ValidatedSettings::default() };
+    let mut field = diagnostics.at(subject, "spec.settings");
+    let op_timeout = positive(&spec.op_timeout, &mut field.at(".opTimeout"));
+    let buffer_flush_timeout = positive(&spec.buffer_flush_timeout, &mut field.at(".bufferFlushTimeout"));
     if spec.buffer_flush_timeout.is_some() && spec.max_buffer_size_before_flush.unwrap_or_default() == 0 {
-        place.at(".bufferFlushTimeout").report(Reason::NoEffect, "has no effect without maxBufferSizeBeforeFlush");
+        let message = "has no effect without maxBufferSizeBeforeFlush";
+        field.at(".bufferFlushTimeout").report(Code::UnusedSetting, message, "set that, or remove this");
     }
-    Settings {
+    ValidatedSettings {
         case_insensitive: spec.case_insensitive == Some(true),
         allow_admin_commands: spec.allow_admin_commands == Some(true),
-        read_policy: spec.read_policy.unwrap_or(ReadPolicy::Master),
+        read_policy: spec.read_policy.unwrap_or(ReadPolicySpec::Master),
+        proxy_read_policy: ReadPolicySpec::Master,
         op_timeout,
         enable_command_stats: spec.enable_command_stats == Some(true),
         enable_hashtagging: spec.enable_hashtagging == Some(true),
@@ -58,222 +59,16 @@ pub fn read(spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagno
     }
 }
 
-fn positive(text: &Option<String>, place: &mut Place<'_>) -> Option<Duration> {
+fn positive(text: &Option<String>, field: &mut FieldReporter<'_>) -> Option<Duration> {
     match quantity::duration(text.as_ref()?) {
         Ok(duration) if duration < Duration::from_millis(1) => {
-            place.invalid("must be at least 1ms");
+            field.report(Code::DurationTooShort, "must be at least 1ms", "write a longer time");
             None
         }
         Ok(duration) => Some(duration),
-        Err(message) => {
-            place.invalid(message);
+        Err(problem) => {
+            field.add(problem);
             None
         }
     }
-}
-
-/// Why what nobody has pinned is served natively.
-const MODULE: &str = "the dynamic module is there";
-
-fn by_pin() -> String {
-    format!("pinned by {DATA_PATH}")
-}
-
-/// Chooses the strongest path that the rules allow, and reports what they ask for that it can't do.
-pub fn choose_path(
-    service: &mut ValidatedService,
-    spec: &RedisServiceSpec,
-    pinned: Option<Pinned>,
-    module: Module,
-    diagnostics: &mut Diagnostics,
-) {
-    let needs = needs_proxy(service);
-    let subject = service.owner.clone();
-    service.native = module == Module::Sidecars && matches!(pinned, None | Some(Pinned::Native));
-    (service.path, service.path_reason) = match (pinned, needs) {
-        (Some(Pinned::Native), _) if matches!(module, Module::Envoy | Module::Unknown) => (DataPath::Native, by_pin()),
-        (None, _) if module == Module::Envoy => (DataPath::Native, MODULE.to_owned()),
-        (Some(Pinned::Proxy), None) => (DataPath::Proxy, by_pin()),
-        (Some(Pinned::Direct), Some((field, reason))) => {
-            let message = format!(
-                "direct can't serve {}: {reason} ({field}); use auto or proxy, or change that",
-                service.address
-            );
-            diagnostics.add(&subject, annotation(DATA_PATH), Reason::Unsupported, message);
-            (DataPath::Proxy, reason)
-        }
-        (_, Some((_, reason))) => (DataPath::Proxy, reason),
-        (_, None) => (DataPath::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
-    };
-    if pinned == Some(Pinned::Native) && module == Module::Nobody {
-        let message =
-            "native needs the dynamic module, which no sidecar is given here (--module); use auto, direct or proxy";
-        diagnostics.add(&subject, annotation(DATA_PATH), Reason::Unsupported, message);
-    }
-    let settings = spec.settings.as_ref();
-    match service.path {
-        DataPath::Direct => without_effect_on_direct(service, spec, &subject, diagnostics),
-        DataPath::Proxy => read_policies(service, spec, &subject, diagnostics),
-        DataPath::Native => without_effect_on_native(service, spec, &subject, diagnostics),
-    }
-    let logs_in = service.destinations().iter().any(|destination| destination.policy.login.is_some());
-    if settings.and_then(|settings| settings.allow_admin_commands) == Some(true) && !logs_in {
-        let message = "has no effect: no RedisDestination logs in for the clients, so nothing is refused to them";
-        diagnostics.add(&subject, "spec.settings.allowAdminCommands", Reason::NoEffect, message);
-    }
-}
-
-/// As [`choose_path`], for a host that only a RedisDestination names.
-pub fn choose_implicit_path(service: &mut ValidatedService, module: Module) {
-    service.native = module == Module::Sidecars;
-    (service.path, service.path_reason) = match needs_proxy(service) {
-        _ if module == Module::Envoy => (DataPath::Native, MODULE.to_owned()),
-        Some((_, reason)) => (DataPath::Proxy, reason),
-        None => (DataPath::Direct, "one destination that is no Redis Cluster, and no mirror".to_owned()),
-    };
-}
-
-/// The first thing that needs `proxy`: the field, and what it asks for.
-fn needs_proxy(service: &ValidatedService) -> Option<(String, String)> {
-    let field = |route: &super::Route, part: &str| match route.index {
-        Some(index) => format!("spec.redis[{index}]{part}"),
-        None => "spec.host".to_owned(),
-    };
-    let first = service.routes.first()?.target;
-    let first = service.targets.get(first)?.destination.address.clone();
-    for route in &service.routes {
-        let target = service.targets.get(route.target)?;
-        if target.destination.address != first {
-            return Some((field(route, ".route"), "several destinations".to_owned()));
-        }
-        if target.destination.is_cluster() {
-            let object =
-                target.destination.policy.object.as_ref().map(|object| format!("{} {}", object.kind, object.name));
-            let reason =
-                format!("{} is a Redis Cluster by {}", target.destination.address.host, object.unwrap_or_default());
-            return Some((field(route, ".route"), reason));
-        }
-        if !target.mirrors.is_empty() {
-            return Some((field(route, ".mirror"), "mirroring".to_owned()));
-        }
-    }
-    None
-}
-
-fn without_effect_on_direct(
-    service: &ValidatedService,
-    spec: &RedisServiceSpec,
-    subject: &Subject,
-    diagnostics: &mut Diagnostics,
-) {
-    let message = format!("has no effect: {} is served on data path direct ({})", service.address, service.path_reason);
-    if let Some(settings) = &spec.settings {
-        for (field, given) in not_of_direct(settings) {
-            if given {
-                diagnostics.add(subject, format!("spec.settings.{field}"), Reason::NoEffect, message.clone());
-            }
-        }
-    }
-    for (index, route) in spec.redis.iter().enumerate() {
-        if route.read_policy.is_some_and(|policy| policy != ReadPolicy::Master) {
-            let message = format!("has no effect: {} is no Redis Cluster", service.address.host);
-            diagnostics.add(subject, format!("spec.redis[{index}].readPolicy"), Reason::NoEffect, message);
-        }
-    }
-}
-
-/// The settings that `direct` doesn't know.
-fn not_of_direct(settings: &Spec) -> impl Iterator<Item = (&'static str, bool)> {
-    let of_native = [
-        ("readPolicy", settings.read_policy.is_some_and(|policy| policy != ReadPolicy::Master)),
-        ("opTimeout", settings.op_timeout.is_some()),
-        ("enableCommandStats", settings.enable_command_stats == Some(true)),
-    ];
-    of_native.into_iter().chain(proxy_only(settings))
-}
-
-/// The settings that only `redis_proxy` knows. A Redis Cluster's redirections and hash tags are what they are on `native`.
-fn proxy_only(settings: &Spec) -> [(&'static str, bool); 5] {
-    [
-        ("enableHashtagging", settings.enable_hashtagging == Some(true)),
-        ("enableRedirection", settings.enable_redirection == Some(true)),
-        ("bufferFlushTimeout", settings.buffer_flush_timeout.is_some()),
-        ("maxBufferSizeBeforeFlush", settings.max_buffer_size_before_flush.is_some()),
-        ("maxUpstreamUnknownConnections", settings.max_upstream_unknown_connections.is_some()),
-    ]
-}
-
-fn without_effect_on_native(
-    service: &ValidatedService,
-    spec: &RedisServiceSpec,
-    subject: &Subject,
-    diagnostics: &mut Diagnostics,
-) {
-    let given = spec.settings.as_ref().map(proxy_only).into_iter().flatten();
-    for (field, _) in given.filter(|(_, given)| *given) {
-        let message = format!("has no effect on data path native, which serves {}", service.address);
-        diagnostics.add(subject, format!("spec.settings.{field}"), Reason::NoEffect, message);
-    }
-    of_no_cluster(service, spec, subject, diagnostics);
-}
-
-/// Read policies where no Redis Cluster is.
-fn of_no_cluster(
-    service: &ValidatedService,
-    spec: &RedisServiceSpec,
-    subject: &Subject,
-    diagnostics: &mut Diagnostics,
-) {
-    for route in &service.routes {
-        let Some(index) = route.index else { continue };
-        let is_cluster = service.targets.get(route.target).is_some_and(|target| target.destination.is_cluster());
-        if !is_cluster && route.read_policy.is_some_and(|policy| policy != ReadPolicy::Master) {
-            let message = "has no effect: the destination is no Redis Cluster";
-            diagnostics.add(subject, format!("spec.redis[{index}].readPolicy"), Reason::NoEffect, message);
-        }
-    }
-    let default = spec.settings.as_ref().and_then(|settings| settings.read_policy);
-    let any_cluster = service.destinations().iter().any(|destination| destination.is_cluster());
-    if default.is_some_and(|policy| policy != ReadPolicy::Master) && !any_cluster {
-        let message = format!(
-            "has no effect: no destination of {} is a Redis Cluster; set mode: CLUSTER in its RedisDestination if it is one",
-            service.address.host
-        );
-        diagnostics.add(subject, "spec.settings.readPolicy", Reason::NoEffect, message);
-    }
-}
-
-/// `redis_proxy` has one read policy, so the routes to Redis Clusters must agree on it.
-fn read_policies(
-    service: &mut ValidatedService,
-    spec: &RedisServiceSpec,
-    subject: &Subject,
-    diagnostics: &mut Diagnostics,
-) {
-    let default = spec.settings.as_ref().and_then(|settings| settings.read_policy);
-    let mut agreed: Option<(ReadPolicy, usize)> = None;
-    for route in &service.routes {
-        let Some(index) = route.index else { continue };
-        let own = spec.redis.get(index).and_then(|route| route.read_policy);
-        let is_cluster = service.targets.get(route.target).is_some_and(|target| target.destination.is_cluster());
-        if !is_cluster {
-            continue;
-        }
-        let policy = own.or(default).unwrap_or(ReadPolicy::Master);
-        match agreed {
-            None => agreed = Some((policy, index)),
-            Some((first, _)) if first == policy => {}
-            Some((_, first)) => {
-                let message = format!(
-                    "differs from that of spec.redis[{first}]; on data path proxy, all routes to Redis Clusters share one: set settings.readPolicy for all of them"
-                );
-                diagnostics.add(subject, format!("spec.redis[{index}].readPolicy"), Reason::Unsupported, message);
-            }
-        }
-    }
-    service.read_policy = match agreed {
-        Some((policy, _)) => policy,
-        None => default.unwrap_or(ReadPolicy::Master),
-    };
-    of_no_cluster(service, spec, subject, diagnostics);
 }

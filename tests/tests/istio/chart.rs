@@ -10,6 +10,8 @@ use crate::{golden, tool, yaml};
 
 /// The directory of the chart.
 pub const CHART: &str = "istio/helm/redis-mesh";
+/// The value that is required.
+const IMAGE: &str = "image.repository=registry.example.com/redis-mesh";
 /// The namespace of the installation.
 pub const NAMESPACE: &str = "redis-mesh-system";
 
@@ -77,7 +79,7 @@ fn the_chart_carries_the_definitions_as_they_are() -> Result<()> {
         given.push(yaml::file(&format!("istio/crds/{name}.yaml"))?);
     }
     let render = |set: &str| {
-        let rendered = tool::helm(&["template", "redis-mesh", CHART, "--set", set])?.success()?;
+        let rendered = tool::helm(&["template", "redis-mesh", CHART, "--set", IMAGE, "--set", set])?.success()?;
         let documents = yaml::documents(&rendered)?;
         Ok::<_, anyhow::Error>(
             documents.into_iter().filter(|document| document["kind"] == "CustomResourceDefinition").collect::<Vec<_>>(),
@@ -105,6 +107,7 @@ fn the_chart_carries_the_definitions_as_they_are() -> Result<()> {
 fn values_that_make_no_sense_are_refused() -> Result<()> {
     // What is set, and what the complaint speaks of.
     let refused = [
+        ("image.repository=", "image.repository is needed"),
         ("image.tag=latest", "/image/tag"),
         ("image.digest=sha256:short", "/image/digest"),
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
@@ -137,7 +140,9 @@ fn values_that_make_no_sense_are_refused() -> Result<()> {
         (&format!("filter.sha256={}", "a".repeat(64)), "give both"),
     ];
     for (set, complaint) in refused {
-        let stderr = tool::helm(&["template", "redis-mesh", CHART, "--set", set])?.failure().context(set.to_owned())?;
+        let stderr = tool::helm(&["template", "redis-mesh", CHART, "--set", IMAGE, "--set", set])?
+            .failure()
+            .context(set.to_owned())?;
         ensure!(stderr.contains(complaint), "{set}: {stderr}");
     }
     Ok(())
@@ -216,7 +221,8 @@ fn the_program_knows_the_arguments() -> Result<()> {
 #[test]
 fn the_readme_says_what_the_controller_may_do() -> Result<()> {
     let readme = std::fs::read_to_string(workspace::root().join("istio/README.md"))?;
-    let rendered = tool::helm(&["template", "redis-mesh", CHART, "-s", "templates/rbac.yaml"])?.success()?;
+    let rendered =
+        tool::helm(&["template", "redis-mesh", CHART, "--set", IMAGE, "-s", "templates/rbac.yaml"])?.success()?;
     for document in yaml::documents(&rendered)? {
         for rule in document["rules"].as_array().into_iter().flatten() {
             let words = |field: &str| {

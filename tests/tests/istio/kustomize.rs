@@ -10,7 +10,17 @@ const BASE: &str = "istio/kustomize/base";
 
 #[test]
 fn the_base_is_what_the_chart_renders() -> Result<()> {
-    let args = ["template", "redis-mesh", CHART, "-n", NAMESPACE, "--set", "crds.keep=false"];
+    let args = [
+        "template",
+        "redis-mesh",
+        CHART,
+        "-n",
+        NAMESPACE,
+        "--set",
+        "crds.keep=false",
+        "--set",
+        "image.repository=redis-mesh",
+    ];
     let rendered = tool::helm(&args)?.success()?;
     let is_helms = |line: &&str| {
         let line = line.trim_start();

@@ -38,10 +38,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "redis-mesh.image" -}}
+{{- $repository := required "image.repository is needed, such as registry.example.com/redis-mesh: there is no published image, and istio/README.md says how to build yours" .Values.image.repository }}
 {{- if .Values.image.digest }}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- printf "%s@%s" $repository .Values.image.digest }}
 {{- else }}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- printf "%s:%s" $repository (default .Chart.AppVersion .Values.image.tag) }}
 {{- end }}
 {{- end }}
 
@@ -55,7 +56,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   namespace: {{ .Release.Namespace }}
 {{- end }}
 
-{{- /* What the controller does with the Secrets that objects name: it opens a watch for each. */}}
+{{- /* The verbs for the Secrets that objects name: the controller opens a watch for each. */}}
 {{- define "redis-mesh.secretsVerbs" -}}
 [get, list, watch]
 {{- end }}

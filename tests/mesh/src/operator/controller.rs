@@ -167,7 +167,7 @@ impl Controller {
     /// The path under which the replica serves its own filter.
     pub fn filter_path(&self) -> Result<String> {
         let log = self.log();
-        let line = log.lines().rfind(|line| line.contains("\"begins\"")).context("it hasn't begun")?;
+        let line = log.lines().rfind(|line| line.contains("\"starting\"")).context("it hasn't started")?;
         let url =
             line.split("/filter/").nth(1).and_then(|rest| rest.split('"').next()).context("it serves no filter")?;
         Ok(format!("/filter/{url}"))

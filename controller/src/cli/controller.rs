@@ -1,0 +1,148 @@
+//! `redis-mesh controller`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::quantity;
+use crate::render::native::DynamicModule;
+use crate::run::telemetry::{self, LogFormat};
+use crate::run::{self, ControllerConfig, FilterSource, ModuleSource};
+
+use super::artifacts::{FILTER, MODULE, candidates, module, sha256};
+use super::delivery::RuleDelivery;
+
+/// Arguments of `controller`.
+#[derive(Args)]
+pub struct Controller {
+    /// The namespace of the controller itself
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "redis-mesh-system")]
+    namespace: String,
+    /// Istio's root namespace
+    #[arg(long, value_name = "NAME", default_value = "istio-system")]
+    root_namespace: String,
+    /// The domain of the cluster: hosts under .svc.DOMAIN are Services
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// The way in which the filter gets the rules of a host
+    #[arg(long, value_enum, default_value_t = RuleDelivery::Auto)]
+    delivery: RuleDelivery,
+    /// The wasm filter that is served to proxies [default: redis_mesh.wasm beside this program]
+    #[arg(long, value_name = "PATH", conflicts_with = "filter_url")]
+    filter: Option<PathBuf>,
+    /// The URL at which proxies fetch the wasm filter instead of from this controller: oci://,
+    /// http(s):// or file:// (a file in the proxy's container)
+    #[arg(long, value_name = "URL")]
+    filter_url: Option<String>,
+    /// The SHA-256 of the filter at --filter-url, against which proxies check what they fetch
+    #[arg(long, value_name = "HEX", requires = "filter_url", value_parser = sha256)]
+    filter_sha256: Option<String>,
+    /// The URL at which proxies reach this controller [default: http, port 8080 of its Service]
+    #[arg(long, value_name = "URL")]
+    advertise_url: Option<String>,
+    /// A namespace in which the dynamic module for Envoy 1.40, of at most 1,040,000 bytes, is
+    /// kept in the ConfigMap redis-mesh-module. Pods with the label redis-mesh.io/native=true
+    /// mount it and are served natively; repeatable
+    #[arg(long = "module-namespace", value_name = "NAME", conflicts_with = "module_path")]
+    module_namespaces: Vec<String>,
+    /// The dynamic module [default: libredis_mesh_native.so beside this program]
+    #[arg(long, value_name = "PATH", requires = "module_namespaces")]
+    module: Option<PathBuf>,
+    /// With --module-namespace: the directory where pods mount the ConfigMap
+    #[arg(long, value_name = "DIR", default_value = "/etc/redis-mesh")]
+    module_directory: String,
+    /// With --module-namespace: the time in which another version of the module reaches pods that
+    /// run
+    #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = quantity::duration)]
+    module_delay: Duration,
+    /// The path of the dynamic module in pods with the label redis-mesh.io/native=true, to which
+    /// an image volume or an init container brings it. Each version of the module needs a path of
+    /// its own
+    #[arg(long, value_name = "PATH", value_parser = module)]
+    module_path: Option<DynamicModule>,
+    /// The address at which /metrics, /healthz, /readyz and the filter are served
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// The Lease that decides which replica writes
+    #[arg(long, value_name = "NAME", default_value = "redis-mesh")]
+    lease: String,
+    /// The time without further changes after which changes are applied
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = quantity::duration)]
+    debounce: Duration,
+    /// The longest time that a change waits while more changes come
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = quantity::duration)]
+    max_debounce: Duration,
+    /// The kubeconfig with the API server [default: as a pod of the cluster, else KUBECONFIG]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The format of logs [default: text on a terminal, else json]
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+    /// The level of logs: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", env = "REDIS_MESH_LOG", default_value = "info")]
+    log_level: String,
+}
+
+impl Controller {
+    /// Runs until the process is told to end. Returns an error if it can't start.
+    pub fn run(self) -> Result<(), String> {
+        telemetry::log(self.log_format, &self.log_level)?;
+        let filter = self.filter()?;
+        let module = self.module()?;
+        run::run(ControllerConfig {
+            namespace: self.namespace,
+            root_namespace: self.root_namespace,
+            cluster_domain: self.cluster_domain,
+            per_host: self.delivery == RuleDelivery::PerHost,
+            filter,
+            module,
+            listen: self.listen,
+            lease: self.lease,
+            debounce: self.debounce,
+            max_debounce: self.max_debounce,
+            kubeconfig: self.kubeconfig,
+        })
+    }
+
+    fn filter(&self) -> Result<FilterSource, String> {
+        if let Some(url) = &self.filter_url {
+            return Ok(FilterSource::Url { url: url.clone(), sha256: self.filter_sha256.clone() });
+        }
+        let path = match &self.filter {
+            Some(path) => path.clone(),
+            None => candidates(FILTER).into_iter().find(|path| path.is_file()).ok_or(
+                "there is no redis_mesh.wasm beside this program; name the filter with --filter, or --filter-url",
+            )?,
+        };
+        let base_url = self.advertise_url.clone();
+        let base_url = base_url
+            .unwrap_or_else(|| format!("http://redis-mesh.{}.svc.{}:8080", self.namespace, self.cluster_domain));
+        Ok(FilterSource::Served { path, base_url })
+    }
+
+    fn module(&self) -> Result<ModuleSource, String> {
+        if let Some(module) = &self.module_path {
+            return Ok(ModuleSource::Present(module.clone()));
+        }
+        if self.module_namespaces.is_empty() {
+            return Ok(ModuleSource::None);
+        }
+        let path = match &self.module {
+            Some(path) => path.clone(),
+            None => candidates(MODULE).into_iter().find(|path| path.is_file()).ok_or(
+                "there is no libredis_mesh_native.so beside this program; name the module with --module, or --module-path",
+            )?,
+        };
+        if !self.module_directory.starts_with('/') {
+            return Err("--module-directory: not an absolute path".to_owned());
+        }
+        Ok(ModuleSource::ConfigMaps {
+            path,
+            namespaces: self.module_namespaces.iter().cloned().collect(),
+            directory: self.module_directory.clone(),
+            delay: self.module_delay,
+        })
+    }
+}

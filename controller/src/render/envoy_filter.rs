@@ -1,0 +1,268 @@
+//! EnvoyFilters: patches of the listener of a host, and of the clusters of its destinations.
+
+use redis_mesh_core::wire;
+use serde_json::{Map, Value, json};
+
+use crate::crd::destination::Mode;
+use crate::validate::destination::ValidatedDestination;
+use crate::validate::policy::TcpOptions;
+use crate::validate::service::ValidatedService;
+
+use super::backend::Backends;
+use super::envoy::{self, ClusterUse};
+use super::mesh_options::MeshOptions;
+use super::object_meta::{PURPOSE, labels};
+
+/// The kind.
+pub const KIND: &str = "EnvoyFilter";
+
+/// The name of the filter at the end of Istio's filter chains.
+pub const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
+/// The context of listeners for outbound traffic.
+pub const CONTEXT: &str = "SIDECAR_OUTBOUND";
+
+/// An EnvoyFilter with patches.
+pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": KIND,
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": labels(),
+            "annotations": {PURPOSE: purpose},
+        },
+        "spec": {"configPatches": patches},
+    })
+}
+
+/// A match of a listener, or of a filter in its chains.
+pub fn on_listener(listener: &str, filter: Option<&str>) -> Value {
+    let mut listener = json!({"name": listener});
+    if let Some(filter) = filter {
+        listener["filterChain"] = json!({"filter": {"name": filter}});
+    }
+    json!({"context": CONTEXT, "listener": listener})
+}
+
+/// A patch.
+pub fn patch(apply_to: &str, matches: Value, operation: &str, value: Value) -> Value {
+    json!({"applyTo": apply_to, "match": matches, "patch": {"operation": operation, "value": value}})
+}
+
+/// A patch that writes the token of a host into the listener's metadata, where the filter of a
+/// WasmPlugin reads it.
+pub fn metadata(listener: &str, token: &str) -> Value {
+    let value = json!({"metadata": {"filter_metadata": {"redis-mesh": {"host": token}}}});
+    patch("LISTENER", on_listener(listener, None), "MERGE", value)
+}
+
+/// A patch that replaces `tcp_proxy` by `redis_proxy`.
+pub fn redis_proxy(
+    listener: &str,
+    service: &ValidatedService,
+    backends: &Backends,
+    password: &str,
+    cluster: &dyn Fn(&ValidatedDestination) -> String,
+) -> Value {
+    let filter = envoy::redis_proxy(service, backends, password, cluster);
+    patch("NETWORK_FILTER", on_listener(listener, Some(TCP_PROXY)), "REPLACE", filter)
+}
+
+/// A patch that sends `tcp_proxy` to another cluster.
+pub fn other_cluster(listener: &str, cluster: &str) -> Value {
+    let value = json!({
+        "name": TCP_PROXY,
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "cluster": cluster,
+        },
+    });
+    patch("NETWORK_FILTER", on_listener(listener, Some(TCP_PROXY)), "MERGE", value)
+}
+
+/// A patch that inserts a filter before `tcp_proxy` whose configuration is delivered separately,
+/// so that a change of rules doesn't change the listener. It has to precede the patch that
+/// replaces `tcp_proxy`.
+pub fn discovered_filter(listener: &str, name: &str) -> Value {
+    let value = json!({
+        "name": name,
+        "config_discovery": {
+            "config_source": {"ads": {}, "initial_fetch_timeout": "5s", "resource_api_version": "V3"},
+            // The agent delivers the second type while it can't fetch the filter.
+            "type_urls": [
+                "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm",
+                "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+            ],
+        },
+    });
+    patch("NETWORK_FILTER", on_listener(listener, Some(TCP_PROXY)), "INSERT_BEFORE", value)
+}
+
+/// A patch with the configuration of such a filter.
+pub fn extension(name: &str, config: &wire::FilterConfig, options: &MeshOptions) -> Value {
+    let code = match options.filter_url.strip_prefix("file://") {
+        Some(path) => json!({"local": {"filename": path}}),
+        None => {
+            let url = &options.filter_url;
+            let uri = if url.contains("://") { url.clone() } else { format!("oci://{url}") };
+            // Istio's agent fetches the filter and replaces this by a local file; "nil" is its
+            // word for no checksum.
+            json!({"remote": {
+                "http_uri": {"uri": uri, "timeout": "30s", "cluster": "_"},
+                "sha256": options.filter_sha256.as_deref().unwrap_or("nil"),
+            }})
+        }
+    };
+    let mut value = envoy::wasm_filter(&config.name, code, &super::filter_config::json(config));
+    value["name"] = name.into();
+    patch("EXTENSION_CONFIG", json!({"context": CONTEXT}), "ADD", value)
+}
+
+/// An EnvoyFilter with the configuration of a filter that no listener has. When it changes,
+/// istiod sends all filter configurations again. A proxy that could not fetch the filter has
+/// given up, and refuses connections until then.
+pub fn beacon(namespace: &str, number: u64) -> Value {
+    let name = "redis-mesh-beacon";
+    let value = json!({
+        "name": name,
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+            "stat_prefix": format!("{name}-{number}"),
+        },
+    });
+    let patch = patch("EXTENSION_CONFIG", json!({"context": CONTEXT}), "ADD", value);
+    object(namespace, name, "sidecars that could not fetch the filter", vec![patch])
+}
+
+/// The owner of a destination's cluster in a mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterOwner {
+    /// Istio has the cluster.
+    Istio,
+    /// redis-mesh adds the cluster.
+    Added,
+}
+
+/// The owner of a destination's cluster. Istio's own cluster has precedence: it has the
+/// endpoints, mutual TLS, and metrics.
+pub fn found(destination: &ValidatedDestination) -> ClusterOwner {
+    if destination.policy.mode == Mode::Cluster || destination.policy.tls.is_some() || !destination.in_mesh {
+        ClusterOwner::Added
+    } else {
+        ClusterOwner::Istio
+    }
+}
+
+/// The name of a destination's cluster. A cluster that is added for one namespace has another
+/// name than that of the whole mesh.
+pub fn cluster_name(destination: &ValidatedDestination, namespace: Option<&str>) -> String {
+    let (host, port) = (&destination.address.host, destination.address.port);
+    match (found(destination), namespace) {
+        (ClusterOwner::Istio, _) => format!("outbound|{port}||{host}"),
+        (ClusterOwner::Added, None) => format!("redis-mesh|{port}||{host}"),
+        (ClusterOwner::Added, Some(namespace)) => format!("redis-mesh|{port}|{namespace}|{host}"),
+    }
+}
+
+/// True if a destination's cluster needs a patch.
+pub fn changes_cluster(destination: &ValidatedDestination, usage: ClusterUse) -> bool {
+    let tcp = &destination.policy.tcp;
+    match found(destination) {
+        ClusterOwner::Added => true,
+        ClusterOwner::Istio => usage == ClusterUse::Proxy || tcp.connect_timeout.is_some() || tcp.keepalive.is_some(),
+    }
+}
+
+/// The patch of a destination's cluster; none if it serves as it is.
+pub fn cluster(destination: &ValidatedDestination, usage: ClusterUse, namespace: Option<&str>) -> Option<Value> {
+    if !changes_cluster(destination, usage) {
+        return None;
+    }
+    match found(destination) {
+        ClusterOwner::Added => {
+            let name = cluster_name(destination, namespace);
+            let mut value = envoy::cluster(&name, &in_mesh(destination), usage);
+            if destination.policy.istio_mutual {
+                value["transport_socket"] = istio_mutual(destination);
+            }
+            Some(patch("CLUSTER", json!({"context": CONTEXT}), "ADD", value))
+        }
+        ClusterOwner::Istio => {
+            let mut value = Map::new();
+            merged_tcp(&mut value, &destination.policy.tcp);
+            if usage == ClusterUse::Proxy {
+                // All commands for a key have to go to the same endpoint.
+                value.insert("lb_policy".to_owned(), "MAGLEV".into());
+                envoy::protocol_options(&mut value, destination);
+            }
+            Some(on_istios(destination, Value::Object(value)))
+        }
+    }
+}
+
+/// A patch that merges a value into Istio's own cluster of a destination.
+pub fn on_istios(destination: &ValidatedDestination, value: Value) -> Value {
+    let matches = json!({
+        "context": CONTEXT,
+        "cluster": {"service": destination.address.host, "portNumber": destination.address.port},
+    });
+    patch("CLUSTER", matches, "MERGE", value)
+}
+
+/// Adds the settings of TCP in a form that can be merged.
+pub fn merged_tcp(value: &mut Map<String, Value>, tcp: &TcpOptions) {
+    if tcp.connect_timeout.is_some() || tcp.keepalive.is_some() {
+        envoy::tcp(value, tcp);
+        // Merging appends to Istio's list of thresholds, of which Envoy takes the first.
+        value.shift_remove("circuit_breakers");
+        if tcp.connect_timeout.is_none() {
+            value.shift_remove("connect_timeout");
+        }
+    }
+}
+
+/// A destination by its name rather than by its endpoints, which change.
+pub fn in_mesh(destination: &ValidatedDestination) -> ValidatedDestination {
+    let mut destination = destination.clone();
+    if !destination.discovered {
+        let address = &destination.address;
+        destination.endpoints =
+            vec![crate::inventory::ServiceEndpoint { address: address.host.clone(), port: address.port }];
+    }
+    destination
+}
+
+/// The certificates of the mesh, as Istio itself configures them.
+pub fn istio_mutual(destination: &ValidatedDestination) -> Value {
+    let sds = |name: &str| {
+        json!({
+            "name": name,
+            "sds_config": {
+                "api_config_source": {
+                    "api_type": "GRPC",
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
+                    "set_node_on_first_message_only": true,
+                    "transport_api_version": "V3",
+                },
+                "initial_fetch_timeout": "0s",
+                "resource_api_version": "V3",
+            },
+        })
+    };
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "sni": format!("outbound_.{}_._.{}", destination.address.port, destination.address.host),
+            "common_tls_context": {
+                "alpn_protocols": ["istio"],
+                "tls_certificate_sds_secret_configs": [sds("default")],
+                "combined_validation_context": {
+                    "default_validation_context": {},
+                    "validation_context_sds_secret_config": sds("ROOTCA"),
+                },
+            },
+        },
+    })
+}

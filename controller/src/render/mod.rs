@@ -1,0 +1,41 @@
+//! Rendering: validated services → documents for Envoy and Istio.
+//!
+//! Most mistakes are found by [`crate::validate`]. Reported here are those that depend on the
+//! target: addresses and listeners that can't be told, settings that a mesh or a standalone Envoy
+//! can't carry out, and sizes.
+//!
+//! **Invariant:** no client, no file system, and the same input gives the same bytes.
+
+pub mod backend;
+mod cluster_scope;
+mod digest;
+pub mod envoy;
+pub mod envoy_filter;
+pub mod filter_config;
+pub mod handshake;
+pub mod listen;
+pub mod mesh;
+pub mod mesh_options;
+pub mod native;
+pub mod object_meta;
+pub mod overlay;
+pub mod plan;
+pub mod planned_object;
+pub mod prepared_service;
+pub mod redact;
+pub mod standalone;
+pub mod wasm_plugin;
+
+use crate::diagnostic::Diagnostics;
+use crate::validate::service::ValidatedService;
+
+/// Reports what a filter would refuse, for services that are not rendered.
+pub fn check(services: &[ValidatedService], diagnostics: &mut Diagnostics) {
+    let key = handshake::HandshakeKey::derived(services);
+    for service in services {
+        let backends = backend::backends(service);
+        let host = filter_config::host(service, &backends, &key, Default::default(), &filter_config::by_address);
+        let config = filter_config::document(service.address.to_string(), 1, vec![host]);
+        filter_config::check(&config, service, diagnostics);
+    }
+}

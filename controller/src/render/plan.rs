@@ -1,0 +1,232 @@
+//! The plan: which objects there are to be, and from which services each follows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use redis_mesh_core::wire;
+
+use crate::validate::destination::ValidatedDestination;
+use crate::validate::host_port::HostPort;
+
+use super::cluster_scope::{cluster_scope, kept_from};
+use super::envoy::ClusterUse;
+use super::envoy_filter;
+use super::mesh_options::MeshOptions;
+use super::native::DynamicModule;
+use super::object_meta::{DESTINATION_SUFFIX, object_name, placed};
+use super::overlay;
+use super::planned_object::{ObjectContent, PlannedObject};
+use super::prepared_service::{PreparedService, changes_listener};
+use super::wasm_plugin;
+
+/// The size in bytes of a WasmPlugin's configuration above which each host gets a filter of its
+/// own.
+pub const MAX_PLUGIN: usize = 256 * 1024;
+/// The size in bytes below which the hosts share a WasmPlugin again. It is smaller, so that one
+/// host more or less doesn't move all of them.
+pub const MIN_PLUGIN: usize = 192 * 1024;
+
+/// The hosts that may share a WasmPlugin: the namespace of their objects, and their port.
+pub type PortGroup = (String, u16);
+
+/// The results of earlier plans on which a plan depends.
+#[derive(Default)]
+pub struct PlanHistory {
+    /// Groups that were too large for a WasmPlugin.
+    pub large: BTreeSet<PortGroup>,
+    /// Hosts in WasmPlugins that have to stay as they are.
+    pub kept: BTreeMap<PortGroup, Vec<wire::Host>>,
+}
+
+/// The plan: all objects that are to be, in a fixed order.
+pub struct RenderPlan {
+    /// The objects.
+    pub objects: Vec<Arc<PlannedObject>>,
+    /// Groups that are too large for a WasmPlugin.
+    pub large: BTreeSet<PortGroup>,
+}
+
+/// Plans all objects.
+pub fn plan(prepared_services: &[Arc<PreparedService>], options: &MeshOptions, past: &PlanHistory) -> RenderPlan {
+    let root_namespace = options.root_namespace.as_str();
+    let mut groups: BTreeMap<PortGroup, Vec<&Arc<PreparedService>>> = BTreeMap::new();
+    for prepared in prepared_services.iter().filter(|prepared| !prepared.per_host) {
+        groups.entry((prepared.namespace.clone(), prepared.service.address.port)).or_default().push(prepared);
+    }
+    for group in past.kept.keys() {
+        groups.entry(group.clone()).or_default();
+    }
+    let mut planned = Vec::new();
+    let mut large: BTreeSet<PortGroup> = BTreeSet::new();
+    for (group, members) in groups {
+        let kept = past.kept.get(&group).cloned().unwrap_or_default();
+        let kept_size = |host| serde_json::to_string(host).unwrap_or_default().len();
+        let size = members.iter().map(|prepared| prepared.size).chain(kept.iter().map(kept_size)).sum::<usize>();
+        let limit = if past.large.contains(&group) { MIN_PLUGIN } else { MAX_PLUGIN };
+        let mut prepared_services: Vec<Arc<PreparedService>> = members.into_iter().cloned().collect();
+        if size > limit {
+            // A host whose listeners are unknown can't get a filter of its own.
+            prepared_services.retain(|prepared| prepared.listeners.is_empty());
+            large.insert(group.clone());
+        }
+        if prepared_services.is_empty() && kept.is_empty() {
+            continue;
+        }
+        let (namespace, port) = group;
+        let content = ObjectContent::Plugin { port, prepared_services, kept };
+        planned.push(PlannedObject { namespace, name: wasm_plugin::name(port), clients: None, content });
+    }
+    for prepared in prepared_services {
+        let is_large = large.contains(&(prepared.namespace.clone(), prepared.service.address.port));
+        planned.extend(listener(prepared, is_large, root_namespace));
+    }
+    planned.extend(clusters(prepared_services, root_namespace));
+    planned.extend(native(prepared_services, options));
+    RenderPlan { objects: planned.into_iter().map(Arc::new).collect(), large }
+}
+
+/// Plans the objects for sidecars with the dynamic module.
+fn native(prepared_services: &[Arc<PreparedService>], options: &MeshOptions) -> Vec<PlannedObject> {
+    let root_namespace = options.root_namespace.as_str();
+    let mut planned: Vec<PlannedObject> =
+        prepared_services.iter().filter_map(|prepared| native_listener(prepared, root_namespace)).collect();
+    let natively = || prepared_services.iter().filter(|prepared| prepared.is_native);
+    planned.extend(clusters_of(natively(), root_namespace, true));
+    if natively().next().is_some() {
+        let others = options.other_modules.iter().map(|filename| DynamicModule::among_others(filename.clone()));
+        let modules: BTreeSet<DynamicModule> = options.module.iter().cloned().chain(others).collect();
+        planned.extend(modules.into_iter().map(|module| PlannedObject {
+            namespace: root_namespace.to_owned(),
+            name: overlay::module_name(&module),
+            clients: None,
+            content: ObjectContent::Module(module),
+        }));
+    }
+    planned
+}
+
+/// The EnvoyFilter of a host for sidecars with the dynamic module.
+fn native_listener(prepared: &Arc<PreparedService>, root_namespace: &str) -> Option<PlannedObject> {
+    if !prepared.is_native {
+        return None;
+    }
+    let destinations = prepared.service.destinations();
+    let clients = destinations.iter().find_map(|destination| kept_from(&prepared.service, destination));
+    let name = object_name(&prepared.service.address, overlay::SUFFIX);
+    let (namespace, name) = placed(&prepared.namespace, name, clients, root_namespace);
+    let (clients, content) = (clients.map(str::to_owned), ObjectContent::NativeListener { prepared: prepared.clone() });
+    Some(PlannedObject { namespace, name, clients, content })
+}
+
+/// The EnvoyFilter of a host, if it needs one.
+fn listener(prepared: &Arc<PreparedService>, is_large: bool, root_namespace: &str) -> Option<PlannedObject> {
+    let per_host = prepared.per_host || is_large;
+    if prepared.listeners.is_empty() || !per_host && !changes_listener(&prepared.service) {
+        return None;
+    }
+    let (clients, namespace, name) = prepared.listener_place(root_namespace);
+    let (clients, content) =
+        (clients.map(str::to_owned), ObjectContent::Listener { prepared: prepared.clone(), per_host });
+    Some(PlannedObject { namespace, name, clients, content })
+}
+
+/// The plan for a service that takes the place of another where no other object changes: both
+/// have filters of their own and lead to the same clusters. None if other objects may change.
+pub fn plan_alone(
+    old: &PreparedService,
+    new: &Arc<PreparedService>,
+    large: &BTreeSet<PortGroup>,
+    root_namespace: &str,
+) -> Option<Vec<PlannedObject>> {
+    let is_large =
+        |prepared: &PreparedService| large.contains(&(prepared.namespace.clone(), prepared.service.address.port));
+    let (before, after) = (&old.service, &new.service);
+    let is_same_place =
+        before.address == after.address && before.scope == after.scope && old.namespace == new.namespace;
+    let is_alone = (old.per_host || is_large(old)) && (new.per_host || is_large(new)) && old.per_host == new.per_host;
+    let is_same_way = before.path == after.path
+        && before.destinations() == after.destinations()
+        && old.is_native == new.is_native
+        && old.listeners.is_empty() == new.listeners.is_empty();
+    if !(is_same_place && is_alone && is_same_way) {
+        return None;
+    }
+    let alone = listener(new, is_large(new), root_namespace)?;
+    Some([alone].into_iter().chain(native_listener(new, root_namespace)).collect())
+}
+
+/// The EnvoyFilters of the destinations, each once for each namespace.
+///
+/// The cluster for unknown tags is not among them: redis_proxy answers the same where the cluster
+/// doesn't exist.
+fn clusters(prepared_services: &[Arc<PreparedService>], root_namespace: &str) -> Vec<PlannedObject> {
+    clusters_of(prepared_services.iter(), root_namespace, false)
+}
+
+/// A cluster that services need.
+struct WantedCluster<'a> {
+    destination: &'a Arc<ValidatedDestination>,
+    usage: ClusterUse,
+    scope: Option<String>,
+    kept_from: Option<&'a str>,
+    prepared_services: Vec<Arc<PreparedService>>,
+}
+
+/// The EnvoyFilters of the destinations, for all sidecars or for those with the dynamic module.
+fn clusters_of<'a>(
+    prepared_services: impl Iterator<Item = &'a Arc<PreparedService>>,
+    root_namespace: &str,
+    is_native: bool,
+) -> Vec<PlannedObject> {
+    let mut found: BTreeMap<(&str, &HostPort, Option<String>), WantedCluster<'_>> = BTreeMap::new();
+    for prepared in prepared_services {
+        let usage = if is_native { ClusterUse::Native } else { ClusterUse::of(prepared.service.path) };
+        for destination in prepared.service.destinations() {
+            let scope = cluster_scope(&prepared.service, destination);
+            let place = (prepared.namespace.as_str(), &destination.address, scope.clone());
+            let wanted = found.entry(place).or_insert_with(|| WantedCluster {
+                destination,
+                usage,
+                scope,
+                kept_from: kept_from(&prepared.service, destination),
+                prepared_services: Vec::new(),
+            });
+            wanted.prepared_services.push(prepared.clone());
+            // The settings for `redis_proxy` do no harm to `tcp_proxy`.
+            if usage == ClusterUse::Proxy {
+                wanted.usage = usage;
+            }
+        }
+    }
+    let planned = found.into_iter().filter_map(|((namespace, ..), wanted)| wanted.planned(namespace, root_namespace));
+    planned.collect()
+}
+
+impl WantedCluster<'_> {
+    /// The EnvoyFilter of the cluster; none if Istio's own cluster serves as it is.
+    fn planned(self, namespace: &str, root_namespace: &str) -> Option<PlannedObject> {
+        let is_native = self.usage == ClusterUse::Native;
+        let is_wanted = match self.usage {
+            ClusterUse::Native => self.destination.is_cluster(),
+            usage => envoy_filter::changes_cluster(self.destination, usage),
+        };
+        if !is_wanted {
+            return None;
+        }
+        let mut name = object_name(&self.destination.address, DESTINATION_SUFFIX);
+        if let Some(says) = self.scope.as_ref().and_then(|scope| scope.strip_prefix("*/")) {
+            name = format!("{name}-of-{says}");
+        }
+        if is_native {
+            name += overlay::SUFFIX;
+        }
+        let (namespace, name) = placed(namespace, name, self.kept_from, root_namespace);
+        let content = ObjectContent::Cluster {
+            destination: self.destination.clone(),
+            usage: self.usage,
+            scope: self.scope,
+            prepared_services: self.prepared_services,
+        };
+        Some(PlannedObject { namespace, name, clients: self.kept_from.map(str::to_owned), content })
+    }
+}

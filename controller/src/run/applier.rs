@@ -1,0 +1,125 @@
+//! Writes and deletes rendered objects.
+
+use std::sync::Arc;
+
+use kube::Client;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use redis_mesh_core::hex::to_hex;
+use serde_json::Value;
+
+use crate::inventory::NamespacedName;
+use crate::render::envoy_filter;
+use crate::render::mesh_options::MeshOptions;
+use crate::render::planned_object::PlannedObject;
+
+use super::digest::{ContentDigest, digest};
+use super::names::{CONTROLLER, DIGEST, FIELD_MANAGER, REVISION, RenderedKey, rendered_resource};
+
+/// A request that brings one object into the planned state.
+pub enum Operation {
+    /// Writes an object. It is built when its turn has come: of thousands, only a few at a time.
+    Apply {
+        /// The object.
+        key: RenderedKey,
+        /// The plan of it.
+        planned: Arc<PlannedObject>,
+        /// The revision of its content.
+        revision: u64,
+        /// The digest of its content without the revision.
+        digest: ContentDigest,
+        /// True if the object was as planned and somebody has changed it.
+        repairs: bool,
+    },
+    /// Deletes an object.
+    Delete(RenderedKey),
+}
+
+impl Operation {
+    /// The object.
+    pub fn key(&self) -> &RenderedKey {
+        match self {
+            Operation::Apply { key, .. } | Operation::Delete(key) => key,
+        }
+    }
+
+    /// The plan of the object; none if it is deleted.
+    pub fn planned(&self) -> Option<&Arc<PlannedObject>> {
+        match self {
+            Operation::Apply { planned, .. } => Some(planned),
+            Operation::Delete(_) => None,
+        }
+    }
+
+    /// True if the object was as planned and somebody has changed it.
+    pub fn repairs(&self) -> bool {
+        matches!(self, Operation::Apply { repairs: true, .. })
+    }
+}
+
+/// The result of an operation.
+pub enum Performed {
+    /// The object was written, with content of this digest.
+    Applied(Box<DynamicObject>, ContentDigest),
+    /// The object doesn't exist any more.
+    Deleted,
+}
+
+/// Performs operations.
+#[derive(Clone)]
+pub struct Applier {
+    client: Client,
+    /// The namespace of the controller, by which it marks its objects.
+    controller: String,
+}
+
+impl Applier {
+    /// Creates an applier for the controller in this namespace.
+    pub fn new(client: Client, controller: String) -> Applier {
+        Applier { client, controller }
+    }
+
+    /// Performs an operation.
+    pub async fn perform(&self, operation: Operation, options: &MeshOptions) -> Result<Performed, kube::Error> {
+        match operation {
+            Operation::Apply { key, planned, revision, digest, .. } => {
+                let mut object = planned.build(options, revision);
+                object["metadata"]["labels"][CONTROLLER] = self.controller.as_str().into();
+                object["metadata"]["annotations"][DIGEST] = to_hex(&digest).into();
+                object["metadata"]["annotations"][REVISION] = revision.to_string().into();
+                let object = self.apply(&key, object).await?;
+                Ok(Performed::Applied(Box::new(object), digest))
+            }
+            Operation::Delete(key) => match self.api(&key).delete(&key.name.name, &DeleteParams::default()).await {
+                Ok(_) => Ok(Performed::Deleted),
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(Performed::Deleted),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Has istiod send all filter configurations again.
+    pub async fn light_beacon(&self, root_namespace: &str, revision: u64) -> Result<(), kube::Error> {
+        let object = envoy_filter::beacon(root_namespace, revision);
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let key = RenderedKey { kind: envoy_filter::KIND, name: NamespacedName::new(root_namespace, name) };
+        self.apply(&key, object).await.map(drop)
+    }
+
+    fn api(&self, key: &RenderedKey) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &key.name.namespace, &rendered_resource(key.kind))
+    }
+
+    /// Writes by server-side apply. Fields that somebody else has added to the spec are removed.
+    async fn apply(&self, key: &RenderedKey, object: Value) -> Result<DynamicObject, kube::Error> {
+        let api = self.api(key);
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let applied = api.patch(&key.name.name, &parameters, &Patch::Apply(&object)).await?;
+        if digest(&applied.data["spec"]) == digest(&object["spec"]) {
+            return Ok(applied);
+        }
+        let mut replaced = applied.clone();
+        replaced.data["spec"] = object["spec"].clone();
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        api.replace(&key.name.name, &parameters, &replaced).await
+    }
+}

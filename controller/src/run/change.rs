@@ -1,0 +1,33 @@
+//! A change of an object that the store keeps.
+
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::DynamicObject;
+
+use crate::inventory::NamespacedName;
+
+use super::names::{ObjectKey, ObjectKind};
+
+/// A change of an object in the cluster, as a watch reports it.
+pub enum StoreChange {
+    /// A RedisService or RedisDestination exists or has changed.
+    Object(ObjectKind, Box<DynamicObject>),
+    /// A RedisService or RedisDestination was deleted.
+    ObjectGone(ObjectKey),
+    /// A Service exists or has changed.
+    Service(Box<Service>),
+    /// A Service was deleted.
+    ServiceGone(NamespacedName),
+    /// An EndpointSlice exists or has changed.
+    Slice(Box<EndpointSlice>),
+    /// An EndpointSlice was deleted; the name is its own, not that of its Service.
+    SliceGone(NamespacedName),
+    /// A ServiceEntry exists or has changed.
+    Entry(Box<DynamicObject>),
+    /// A ServiceEntry was deleted.
+    EntryGone(NamespacedName),
+    /// A Secret exists or has changed.
+    Secret(Box<Secret>),
+    /// A Secret was deleted.
+    SecretGone(NamespacedName),
+}

@@ -1,0 +1,107 @@
+//! The digests of planned objects. Building an object is most of a sync's work, so a digest is
+//! computed again only where what the object is made from has changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use redis_mesh_core::wire;
+
+use crate::render::envoy::ClusterUse;
+use crate::render::mesh_options::MeshOptions;
+use crate::render::native::DynamicModule;
+use crate::render::planned_object::{ObjectContent, PlannedObject};
+use crate::render::prepared_service::PreparedService;
+use crate::validate::destination::ValidatedDestination;
+
+use super::digest::{ContentDigest, digest};
+use super::names::RenderedKey;
+
+/// The input of a digest. Inputs are shared, so equal ones are mostly the same
+/// allocation, which is cheap to see.
+enum DigestInput {
+    Listener(Arc<PreparedService>, bool),
+    Plugin(Vec<Arc<PreparedService>>, Vec<wire::Host>),
+    NativeListener(Arc<PreparedService>),
+    Module(DynamicModule),
+    /// The service is the one that the object's annotation names, where no RedisDestination says
+    /// how the host is reached.
+    Cluster(Arc<ValidatedDestination>, ClusterUse, Option<String>, Option<Arc<PreparedService>>),
+}
+
+fn named(
+    destination: &ValidatedDestination,
+    prepared_services: &[Arc<PreparedService>],
+) -> Option<Arc<PreparedService>> {
+    prepared_services.first().filter(|_| destination.policy.object.is_none()).cloned()
+}
+
+fn are_same(a: &[Arc<PreparedService>], b: &[Arc<PreparedService>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+impl DigestInput {
+    fn of(content: &ObjectContent) -> DigestInput {
+        match content {
+            ObjectContent::Listener { prepared, per_host } => DigestInput::Listener(prepared.clone(), *per_host),
+            ObjectContent::Plugin { prepared_services, kept, .. } => {
+                DigestInput::Plugin(prepared_services.clone(), kept.clone())
+            }
+            ObjectContent::NativeListener { prepared } => DigestInput::NativeListener(prepared.clone()),
+            ObjectContent::Module(module) => DigestInput::Module(module.clone()),
+            ObjectContent::Cluster { destination, usage, scope, prepared_services } => {
+                let named = named(destination, prepared_services);
+                DigestInput::Cluster(destination.clone(), *usage, scope.clone(), named)
+            }
+        }
+    }
+
+    fn is(&self, content: &ObjectContent) -> bool {
+        match (self, content) {
+            (DigestInput::Listener(known, by_itself), ObjectContent::Listener { prepared, per_host }) => {
+                Arc::ptr_eq(known, prepared) && by_itself == per_host
+            }
+            (DigestInput::Plugin(known, stayed), ObjectContent::Plugin { prepared_services, kept, .. }) => {
+                are_same(known, prepared_services) && stayed == kept
+            }
+            (
+                DigestInput::Cluster(known, used, clients, first),
+                ObjectContent::Cluster { destination, usage, scope, prepared_services },
+            ) => {
+                Arc::ptr_eq(known, destination)
+                    && used == usage
+                    && clients == scope
+                    && are_same(first.as_slice(), named(destination, prepared_services).as_slice())
+            }
+            (DigestInput::NativeListener(known), ObjectContent::NativeListener { prepared }) => {
+                Arc::ptr_eq(known, prepared)
+            }
+            (DigestInput::Module(known), ObjectContent::Module(module)) => known == module,
+            _ => false,
+        }
+    }
+}
+
+/// The digests of planned objects, by name.
+#[derive(Default)]
+pub struct DigestCache {
+    known: BTreeMap<RenderedKey, (DigestInput, ContentDigest)>,
+}
+
+impl DigestCache {
+    /// The digest of a planned object without its revision.
+    pub fn digest_of(&mut self, key: &RenderedKey, planned: &PlannedObject, options: &MeshOptions) -> ContentDigest {
+        if let Some((_, digest)) = self.known.get(key).filter(|(input, _)| input.is(&planned.content)) {
+            return *digest;
+        }
+        let digest = digest(&planned.build(options, 0));
+        self.known.insert(key.clone(), (DigestInput::of(&planned.content), digest));
+        digest
+    }
+
+    /// Drops the digests of objects that are no longer planned.
+    pub fn retain(&mut self, planned: &BTreeMap<RenderedKey, Arc<PlannedObject>>) {
+        if self.known.len() > planned.len() {
+            self.known.retain(|key, _| planned.contains_key(key));
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Rendered objects: the stages that they pass in a sync, and how the planned ones differ from
+//! those in the cluster.
+//!
+//! An object is as planned if it has the planned content, no matter who wrote it last. Each write
+//! has a revision, which is a part of the content, so contents are compared without it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kube::api::DynamicObject;
+
+use crate::inventory::NamespacedName;
+use crate::render::envoy_filter;
+use crate::render::mesh_options::MeshOptions;
+use crate::render::plan::{PortGroup, RenderPlan};
+use crate::render::planned_object::PlannedObject;
+use crate::render::prepared_service::PreparedService;
+
+use super::applier::{Operation, Performed};
+use super::digest::{ContentDigest, digest};
+use super::digest_cache::DigestCache;
+use super::names::RenderedKey;
+use super::observed::{ObservedObject, ObservedObjects};
+
+/// The objects of one sync, at the stage that the type parameter names: [`Prepared`],
+/// [`super::order::Ordered`], [`Applied`].
+pub struct Rendered<Stage> {
+    /// The plan.
+    pub plan: RenderPlan,
+    /// The result of the stage.
+    pub stage: Stage,
+}
+
+/// The objects are planned; nothing has been compared with the cluster.
+pub struct Prepared {
+    /// The part of the cluster that the plan covers.
+    pub extent: Extent,
+}
+
+/// Every operation has been performed, refused or held back.
+pub struct Applied {
+    /// The number of objects that are not as planned.
+    pub failed: usize,
+}
+
+/// The part of the cluster that a plan covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All objects: those that are not in the plan are deleted.
+    Whole,
+    /// Only the objects in the plan: others are left alone.
+    Part,
+}
+
+impl<Stage> Rendered<Stage> {
+    /// The same objects at another stage.
+    pub fn at<Next>(self, stage: Next) -> Rendered<Next> {
+        Rendered { plan: self.plan, stage }
+    }
+
+    /// The planned objects by name.
+    pub fn by_name(&self) -> BTreeMap<RenderedKey, Arc<PlannedObject>> {
+        self.plan.objects.iter().map(|planned| (RenderedKey::of(planned), planned.clone())).collect()
+    }
+}
+
+/// The greatest lead of another replica's clock, in milliseconds. Greater revisions are
+/// ignored: a person who may write an object with redis-mesh's labels could otherwise use up all
+/// revisions, and two writes would have the same one.
+const MAX_SKEW: u64 = 24 * 60 * 60 * 1000;
+
+/// Milliseconds since 1970, the least revision of a write.
+fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or_default()
+}
+
+/// The rendered objects in the cluster.
+pub struct RenderedObjects {
+    /// The namespace of the controller.
+    controller: String,
+    observed: ObservedObjects,
+    digests: DigestCache,
+    revision: u64,
+    /// Why objects could not be written or deleted.
+    failures: BTreeMap<RenderedKey, String>,
+    /// The port groups of the last plan that were too large for a WasmPlugin; none before the
+    /// first plan.
+    large: Option<BTreeSet<PortGroup>>,
+}
+
+impl RenderedObjects {
+    /// Knows no object yet.
+    pub fn new(controller: String) -> RenderedObjects {
+        RenderedObjects {
+            controller,
+            observed: ObservedObjects::new(),
+            digests: DigestCache::default(),
+            revision: 0,
+            failures: BTreeMap::new(),
+            large: None,
+        }
+    }
+
+    /// The objects in the cluster.
+    pub fn observed(&self) -> &ObservedObjects {
+        &self.observed
+    }
+
+    /// The names of the objects of a kind.
+    pub fn names(&self, kind: &str) -> Vec<NamespacedName> {
+        self.observed.keys().filter(|known| known.kind == kind).map(|known| known.name.clone()).collect()
+    }
+
+    /// Takes in an object that a watch shows. True if it differs from what is known.
+    pub fn observe(&mut self, key: RenderedKey, mut object: Box<ObservedObject>) -> bool {
+        if object.revision <= now().saturating_add(MAX_SKEW) {
+            self.revision = self.revision.max(object.revision);
+        }
+        if let Some(known) = self.observed.get(&key).filter(|known| known.uid == object.uid) {
+            if known.generation > object.generation {
+                // The watch is behind what the controller has written since.
+                return false;
+            }
+            object.settled = known.settled.filter(|(_, generation)| *generation == object.generation);
+            let is_same = known.generation == object.generation
+                && known.digest == object.digest
+                && known.is_own == object.is_own
+                && known.rejected == object.rejected;
+            if is_same {
+                return false;
+            }
+        }
+        self.observed.insert(key, object);
+        true
+    }
+
+    /// Takes in that an object is gone. True if it was known.
+    pub fn remove(&mut self, key: &RenderedKey) -> bool {
+        self.observed.remove(key).is_some()
+    }
+
+    /// A revision that no replica has used before.
+    pub fn next_revision(&mut self) -> u64 {
+        self.revision = self.revision.saturating_add(1).max(now());
+        self.revision
+    }
+
+    /// The operation that brings one object into the planned state; none if it is as planned.
+    pub fn compare(
+        &mut self,
+        key: &RenderedKey,
+        planned: &Arc<PlannedObject>,
+        options: &MeshOptions,
+    ) -> Option<Operation> {
+        let digest = self.digests.digest_of(key, planned, options);
+        let mut repairs = false;
+        if let Some(object) = self.observed.get_mut(key)
+            && object.digest == Some(digest)
+            && object.is_own
+        {
+            if object.settled == Some((digest, object.generation)) {
+                return None;
+            }
+            if spec_digest(planned, options, object.revision) == object.spec {
+                object.settled = Some((digest, object.generation));
+                return None;
+            }
+            repairs = true;
+        }
+        let revision = self.next_revision();
+        Some(Operation::Apply { key: key.clone(), planned: planned.clone(), revision, digest, repairs })
+    }
+
+    /// Forgets failures and digests of objects that a plan of everything doesn't have.
+    pub fn retain(&mut self, planned: &BTreeMap<RenderedKey, Arc<PlannedObject>>) {
+        self.failures.retain(|key, _| planned.contains_key(key));
+        self.digests.retain(planned);
+    }
+
+    /// The port groups of the last plan that were too large for a WasmPlugin; none before the
+    /// first plan.
+    pub fn large(&self) -> Option<&BTreeSet<PortGroup>> {
+        self.large.as_ref()
+    }
+
+    /// Remembers the port groups of a plan that are too large for a WasmPlugin.
+    pub fn set_large(&mut self, large: BTreeSet<PortGroup>) {
+        self.large = Some(large);
+    }
+
+    /// The port groups that are configured host by host in the cluster, though none of their
+    /// hosts requires that.
+    pub fn large_in_cluster(&self, prepared_services: &[Arc<PreparedService>]) -> BTreeSet<PortGroup> {
+        let is_per_host = |prepared: &&Arc<PreparedService>| {
+            let name = NamespacedName::new(&prepared.namespace, &prepared.object_name());
+            let key = RenderedKey { kind: envoy_filter::KIND, name };
+            self.observed.get(&key).is_some_and(|object| object.is_per_host)
+        };
+        let of_groups = prepared_services.iter().filter(|prepared| !prepared.is_per_host());
+        let large = of_groups.filter(is_per_host);
+        large.map(|prepared| (prepared.namespace.clone(), prepared.service.address.port)).collect()
+    }
+
+    /// Records the result of an operation.
+    pub fn performed(&mut self, key: &RenderedKey, performed: Performed) {
+        self.failures.remove(key);
+        match performed {
+            Performed::Applied(object, digest) => self.written(key, &object, digest),
+            Performed::Deleted => drop(self.observed.remove(key)),
+        }
+    }
+
+    fn written(&mut self, key: &RenderedKey, object: &DynamicObject, digest: ContentDigest) {
+        let mut observed = ObservedObject::of(object, &self.controller);
+        observed.settled = Some((digest, observed.generation));
+        self.observed.insert(key.clone(), Box::new(observed));
+    }
+
+    /// Records why an object could not be written or deleted.
+    pub fn failed(&mut self, key: &RenderedKey, reason: &str) {
+        self.failures.insert(key.clone(), format!("{key}: {reason}"));
+    }
+
+    /// Why an object could not be written or deleted.
+    pub fn failure(&self, key: &RenderedKey) -> Option<&String> {
+        self.failures.get(key)
+    }
+
+    /// True if any object could not be written or deleted.
+    pub fn has_failures(&self) -> bool {
+        !self.failures.is_empty()
+    }
+
+    /// True if any object could not be written, or Istio says something against one.
+    pub fn has_complaints(&self) -> bool {
+        self.has_failures() || self.observed.values().any(|object| object.rejected.is_some())
+    }
+}
+
+fn spec_digest(planned: &PlannedObject, options: &MeshOptions, revision: u64) -> ContentDigest {
+    digest(&planned.build(options, revision)["spec"])
+}

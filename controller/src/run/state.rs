@@ -1,0 +1,155 @@
+//! The state of each object: its last evaluation, and its services in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::render::prepared_service::PreparedService;
+use crate::validate::host_port::HostPort;
+use crate::validate::scope::ClientScope;
+
+use super::evaluation::Evaluation;
+use super::names::{ObjectKey, ObjectKind};
+use super::store::Store;
+
+/// The state of one object.
+#[derive(Default)]
+pub struct ObjectState {
+    /// The evaluation of the object as it is now.
+    pub evaluation: Evaluation,
+    /// The services in force: those of the last generation without errors.
+    pub in_force: Vec<Arc<PreparedService>>,
+    /// The last generation without errors; none if there was none since this replica started.
+    pub good_generation: Option<i64>,
+    uid: Option<String>,
+    /// True if the object was deleted and created again since this replica started, so that
+    /// nothing can have been rendered from it before.
+    is_recreated: bool,
+}
+
+impl ObjectState {
+    /// True if it is unknown what was rendered from the object before this replica started. What
+    /// was rendered stays.
+    pub fn is_frozen(&self) -> bool {
+        let evaluation = &self.evaluation;
+        !evaluation.is_good() && !evaluation.has_conflict() && self.good_generation.is_none() && !self.is_recreated
+    }
+}
+
+/// The services in force of an object before and after an evaluation.
+pub struct StateChange {
+    /// Before.
+    pub before: Vec<Arc<PreparedService>>,
+    /// After.
+    pub after: Vec<Arc<PreparedService>>,
+    /// True if the evaluation found no errors.
+    pub is_good: bool,
+}
+
+/// The states of all objects.
+#[derive(Default)]
+pub struct ObjectStates {
+    states: BTreeMap<ObjectKey, Box<ObjectState>>,
+    /// The number of objects whose services depend on a RedisDestination.
+    users: BTreeMap<ObjectKey, usize>,
+}
+
+impl ObjectStates {
+    /// The state of an object.
+    pub fn get(&self, key: &ObjectKey) -> Option<&ObjectState> {
+        self.states.get(key).map(AsRef::as_ref)
+    }
+
+    /// Takes in the evaluation of an object with this `uid`, or that the object is gone. Returns
+    /// the change, and the RedisDestinations on which the object began or ceased to depend.
+    pub fn update(
+        &mut self,
+        key: &ObjectKey,
+        evaluated: Option<(Evaluation, Option<String>)>,
+    ) -> (StateChange, Vec<ObjectKey>) {
+        let uses = evaluated.as_ref().map(|(evaluation, _)| evaluation.uses.clone()).unwrap_or_default();
+        let used = self.use_instead(key, &uses);
+        let Some((evaluation, uid)) = evaluated else {
+            let before = self.states.remove(key).map(|state| state.in_force).unwrap_or_default();
+            return (StateChange { before, after: Vec::new(), is_good: true }, used);
+        };
+        let state = self.states.entry(key.clone()).or_default();
+        let before = state.in_force.clone();
+        if state.uid.is_some() && state.uid != uid {
+            **state = ObjectState { is_recreated: true, ..ObjectState::default() };
+        }
+        state.uid = uid;
+        if evaluation.is_good() {
+            state.good_generation = Some(evaluation.generation);
+        }
+        if evaluation.is_good_for_the_rest() {
+            state.in_force = evaluation.prepared_services.clone();
+        } else if evaluation.has_conflict() {
+            // Errors leave in force what was in force, except where another object has precedence.
+            let identity =
+                |prepared: &PreparedService| (prepared.service.address.clone(), prepared.service.scope.clone());
+            let own: BTreeSet<_> = evaluation.prepared_services.iter().map(|prepared| identity(prepared)).collect();
+            state.in_force.retain(|prepared| own.contains(&identity(prepared)));
+        }
+        let change = StateChange { before, after: state.in_force.clone(), is_good: evaluation.is_good() };
+        state.evaluation = evaluation;
+        (change, used)
+    }
+
+    fn use_instead(&mut self, key: &ObjectKey, uses: &BTreeSet<ObjectKey>) -> Vec<ObjectKey> {
+        let before = self.states.get(key).map(|state| state.evaluation.uses.clone()).unwrap_or_default();
+        let changed: Vec<ObjectKey> = before.symmetric_difference(uses).cloned().collect();
+        for destination in &changed {
+            let count = self.users.entry(destination.clone()).or_default();
+            *count = if uses.contains(destination) { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.users.remove(destination);
+            }
+        }
+        changed
+    }
+
+    /// True if the services of any object depend on this RedisDestination.
+    pub fn is_used(&self, destination: &ObjectKey) -> bool {
+        self.users.contains_key(destination)
+    }
+
+    /// The services in force of all objects: for each host one for the same clients.
+    pub fn in_force(&self) -> Vec<Arc<PreparedService>> {
+        let mut found: BTreeMap<(&HostPort, &ClientScope), (bool, &Arc<PreparedService>)> = BTreeMap::new();
+        for state in self.states.values() {
+            let is_fresh = state.evaluation.is_good();
+            for prepared in &state.in_force {
+                let identity = (&prepared.service.address, &prepared.service.scope);
+                // A service of an object with errors gives way to that of an object without.
+                match found.get(&identity) {
+                    Some((true, _)) => {}
+                    Some((false, _)) if !is_fresh => {}
+                    _ => {
+                        found.insert(identity, (is_fresh, prepared));
+                    }
+                }
+            }
+        }
+        let is_governed = |address| found.contains_key(&(address, &ClientScope::Mesh));
+        let in_force = found.iter().filter(|((address, clients), (is_fresh, _))| {
+            *is_fresh || **clients == ClientScope::Mesh || !is_governed(address)
+        });
+        in_force.map(|(_, (_, prepared))| (*prepared).clone()).collect()
+    }
+
+    /// The objects of which nothing is known but what was rendered from them, if anything was.
+    pub fn frozen<'a>(&self, store: &'a Store) -> Vec<&'a ObjectKey> {
+        if self.states.len() == store.objects().len() && !self.states.values().any(|state| state.is_frozen()) {
+            return Vec::new();
+        }
+        let keys = store.objects().keys();
+        keys.filter(|key| self.states.get(key).is_none_or(|state| state.is_frozen())).collect()
+    }
+
+    /// The numbers of objects of a kind without and with errors.
+    pub fn count(&self, kind: ObjectKind) -> (usize, usize) {
+        let of_kind = self.states.iter().filter(|(key, _)| key.kind == kind);
+        let (good, bad): (Vec<_>, Vec<_>) = of_kind.partition(|(_, state)| state.evaluation.is_good());
+        (good.len(), bad.len())
+    }
+}

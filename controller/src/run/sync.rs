@@ -1,0 +1,358 @@
+//! A sync: the steps from changed objects to a cluster that is as planned.
+//!
+//! 1. *Evaluate*: each changed object is validated amid its neighbours ([`super::evaluation`]).
+//! 2. *Render*: a plan of the objects that are to be, as [`Rendered<Prepared>`].
+//! 3. *Order*: the operations that lead there, as [`Rendered<Ordered>`] ([`super::order`]).
+//! 4. *Apply*: the operations are performed, as [`Rendered<Applied>`].
+//! 5. *Status*: the result is written into the status of each object ([`super::report`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::{StreamExt, stream};
+use kube::runtime::events::{Event, EventType};
+use tracing::{debug, info, warn};
+
+use crate::render::mesh_options::MeshOptions;
+use crate::render::plan::{self, PlanHistory, PortGroup, RenderPlan};
+use crate::render::prepared_service::PreparedService;
+use crate::render::{envoy_filter, wasm_plugin};
+use crate::validate::scope::ClientScope;
+
+use super::applier::{Operation, Performed};
+use super::evaluation;
+use super::names::{ObjectKey, ObjectKind, RenderedKey};
+use super::observed;
+use super::order::{Blocked, OrderContext, Ordered, order};
+use super::rendered::{Applied, Extent, Prepared, Rendered};
+use super::report::StatusError;
+use super::request::{CONCURRENCY, RequestError, chain, with_timeout};
+use super::state::StateChange;
+use super::sync_state::SyncState;
+use super::telemetry::OutcomeLabel;
+
+/// Why the cluster is not as planned after the step *apply*.
+#[derive(Debug)]
+pub enum ApplyError {
+    /// Objects could not be written or deleted, or wait for such an object.
+    Failed {
+        /// The number of objects.
+        objects: usize,
+    },
+}
+
+impl fmt::Display for ApplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ApplyError::Failed { objects } => write!(f, "{objects} objects could not be applied"),
+        }
+    }
+}
+
+/// Why a sync has to be repeated.
+#[derive(Debug)]
+pub enum SyncError {
+    /// The step *apply* failed.
+    Apply(ApplyError),
+    /// The step *status* failed.
+    Status(StatusError),
+}
+
+impl fmt::Display for SyncError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SyncError::Apply(error) => error.fmt(f),
+            SyncError::Status(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Rendered<Applied> {
+    /// An error if any object is not as planned.
+    fn result(&self) -> Result<(), ApplyError> {
+        match self.stage.failed {
+            0 => Ok(()),
+            objects => Err(ApplyError::Failed { objects }),
+        }
+    }
+}
+
+impl SyncState {
+    /// Runs all steps, as far as there is anything to do and this replica leads.
+    pub(super) async fn sync(&mut self) {
+        let began = Instant::now();
+        let changes = self.evaluate();
+        let evaluated = changes.len();
+        if !self.context.is_leader() {
+            return;
+        }
+        let is_idle = evaluated == 0
+            && !self.progress.is_stale
+            && !self.objects.has_failures()
+            && self.statuses.status_dirty.is_empty();
+        if is_idle {
+            return;
+        }
+        let rendered = self.render(&changes);
+        let rendered = self.order(rendered);
+        let rendered = self.apply(rendered).await;
+        let applied = rendered.result().map_err(SyncError::Apply);
+        let reported = self.update_statuses(&rendered).await.map_err(SyncError::Status);
+        self.set_gauges();
+        let result = applied.and(reported);
+        let seconds = began.elapsed().as_secs_f64();
+        match &result {
+            Ok(()) => {
+                self.progress.succeeded();
+                self.settle().await;
+                debug!(evaluated, seconds, "synced");
+            }
+            Err(error) => {
+                self.progress.failed();
+                debug!(evaluated, seconds, error = %error, "the sync will be repeated");
+            }
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        self.context.http.metrics.reconciled(OutcomeLabel::of(&result), seconds, evaluated);
+    }
+
+    /// Evaluates the objects in the queue. Objects whose Secrets are still being read stay in the
+    /// queue.
+    fn evaluate(&mut self) -> Vec<StateChange> {
+        let mut changes = Vec::new();
+        let mut waiting = Vec::new();
+        for key in self.queue.take(&self.store) {
+            if self.store.secrets_around(&key).into_iter().any(|secret| self.secrets.is_unread(secret)) {
+                waiting.push(key);
+                continue;
+            }
+            let evaluation = evaluation::evaluate(&self.store, &key, &self.context.settings.mesh);
+            let uid = self.store.objects().get(&key).and_then(|object| object.uid.clone());
+            let (change, used) = self.states.update(&key, evaluation.map(|evaluation| (evaluation, uid)));
+            changes.push(change);
+            self.statuses.status_dirty.extend(used);
+            self.statuses.status_dirty.insert(key);
+        }
+        self.queue.add(waiting);
+        let secrets = &self.secrets;
+        self.store.drop_unnamed_secrets(|secret| secrets.is_about_to_show(secret));
+        changes
+    }
+
+    /// Plans the objects that are to be.
+    fn render(&mut self, changes: &[StateChange]) -> Rendered<Prepared> {
+        if let Some(plan) = self.plan_alone(changes) {
+            return Rendered { plan, stage: Prepared { extent: Extent::Part } };
+        }
+        self.progress.is_stale = false;
+        let prepared_services = self.states.in_force();
+        let large = self.objects.large().cloned();
+        let large = large.unwrap_or_else(|| self.objects.large_in_cluster(&prepared_services));
+        let kept = self.kept_hosts(&prepared_services);
+        let plan = plan::plan(&prepared_services, &self.context.settings.mesh, &PlanHistory { large, kept });
+        self.objects.set_large(plan.large.clone());
+        Rendered { plan, stage: Prepared { extent: Extent::Whole } }
+    }
+
+    /// The plan for changes that concern no rendered objects but their own: of thousands of
+    /// objects, only they are looked at. None where that isn't so, or where anything else is left
+    /// to do.
+    fn plan_alone(&self, changes: &[StateChange]) -> Option<RenderPlan> {
+        let is_all_done = !self.progress.is_stale && !self.objects.has_failures() && self.statuses.judged.is_empty();
+        let large = self.objects.large().filter(|_| is_all_done)?;
+        let root_namespace = &self.context.settings.mesh.root_namespace;
+        let mut objects = Vec::new();
+        for change in changes {
+            if change.before.len() != change.after.len() || !change.is_good {
+                return None;
+            }
+            for (old, new) in change.before.iter().zip(&change.after).filter(|(old, new)| !Arc::ptr_eq(old, new)) {
+                objects.extend(plan::plan_alone(old, new, large, root_namespace)?.into_iter().map(Arc::new));
+            }
+        }
+        Some(RenderPlan { objects, large: large.clone() })
+    }
+
+    /// The hosts of frozen objects in WasmPlugins, which stay as they are.
+    fn kept_hosts(
+        &self,
+        prepared_services: &[Arc<PreparedService>],
+    ) -> BTreeMap<PortGroup, Vec<redis_mesh_core::wire::Host>> {
+        let frozen = self.states.frozen(&self.store);
+        if frozen.is_empty() {
+            return BTreeMap::new();
+        }
+        let root = &self.context.settings.mesh.root_namespace;
+        let mut hosts: BTreeSet<(&str, &str)> = BTreeSet::new();
+        for key in &frozen {
+            for name in self.store.hosts_of(key) {
+                // Objects in the root namespace follow from objects of the host's own namespace.
+                let namespace = match ClientScope::of(name, &key.name.namespace) {
+                    ClientScope::Mesh => root,
+                    ClientScope::Namespace(_) => &key.name.namespace,
+                };
+                hosts.insert((namespace, &name.host));
+            }
+        }
+        for prepared in prepared_services {
+            hosts.remove(&(prepared.namespace.as_str(), prepared.service.address.host.as_str()));
+        }
+        observed::kept_hosts(self.objects.observed(), |namespace, host| hosts.contains(&(namespace, host)))
+    }
+
+    /// Compares the plan with the cluster and orders the operations.
+    fn order(&mut self, rendered: Rendered<Prepared>) -> Rendered<Ordered> {
+        let frozen = match rendered.stage.extent {
+            Extent::Whole => self.states.frozen(&self.store).into_iter().map(ToString::to_string).collect(),
+            Extent::Part => Vec::new(),
+        };
+        let settings = &self.context.settings;
+        let context = OrderContext { options: &settings.mesh, frozen, awaits_module: settings.awaits_module() };
+        order(rendered, &mut self.objects, &context)
+    }
+
+    /// Performs the operations phase by phase.
+    async fn apply(&mut self, mut rendered: Rendered<Ordered>) -> Rendered<Applied> {
+        let mut blocked = Blocked::default();
+        let mut failed = 0;
+        let operations = std::mem::take(&mut rendered.stage.operations);
+        // The plan doesn't change while its operations wait for requests.
+        let options = self.context.settings.mesh.clone();
+        let mut rest = operations.into_iter().peekable();
+        while let Some(phase) = rest.peek().map(|(phase, _)| *phase) {
+            let mut batch = Vec::new();
+            while let Some((_, operation)) = rest.next_if(|(next, _)| *next == phase) {
+                let planned = operation.planned().map(AsRef::as_ref);
+                if blocked.blocks(operation.key(), planned, &options.root_namespace) {
+                    self.objects.failed(operation.key(), "waits for an object that could not be applied before it");
+                } else {
+                    batch.push(operation);
+                }
+            }
+            for (key, planned) in self.perform(batch, &options).await {
+                failed += 1;
+                blocked.after(&key, planned.as_deref());
+            }
+        }
+        rendered.at(Applied { failed })
+    }
+
+    /// Performs operations, several at once. Returns those that failed.
+    async fn perform(
+        &mut self,
+        operations: Vec<Operation>,
+        options: &MeshOptions,
+    ) -> Vec<(RenderedKey, Option<Arc<crate::render::planned_object::PlannedObject>>)> {
+        let (leadership, applier) = (self.context.leadership.clone(), self.context.applier.clone());
+        let requests = operations.into_iter().map(|operation| {
+            let (leadership, applier) = (&leadership, &applier);
+            async move {
+                let (key, repairs) = (operation.key().clone(), operation.repairs());
+                let planned = operation.planned().cloned();
+                // Another replica may have become the leader meanwhile.
+                let result = match leadership.borrow().holds() {
+                    true => Some(with_timeout(applier.perform(operation, options))),
+                    false => None,
+                };
+                match result {
+                    Some(request) => Some((key, planned, repairs, request.await)),
+                    None => None,
+                }
+            }
+        });
+        let mut requests = stream::iter(requests).buffer_unordered(CONCURRENCY);
+        let mut failed = Vec::new();
+        while let Some(performed) = requests.next().await {
+            let Some((key, planned, repairs, result)) = performed else { continue };
+            let subjects = planned.iter().flat_map(|planned| planned.subjects()).filter_map(ObjectKey::of);
+            let subjects: Vec<ObjectKey> = subjects.collect();
+            let is_performed = result.is_ok();
+            self.performed(&key, repairs, result);
+            if repairs
+                && is_performed
+                && let Some(subject) = subjects.first()
+            {
+                self.publish_repair(&key, subject).await;
+            }
+            self.statuses.status_dirty.extend(subjects);
+            if !is_performed {
+                failed.push((key, planned));
+            }
+        }
+        failed
+    }
+
+    /// Records the result of an operation.
+    fn performed(&mut self, key: &RenderedKey, repairs: bool, result: Result<Performed, RequestError>) {
+        let metrics = &self.context.http.metrics;
+        match result {
+            Ok(performed) => {
+                if let Performed::Deleted = performed {
+                    info!(object = %key, "deleted");
+                    metrics.deleted(key.kind);
+                } else {
+                    info!(object = %key, repairs, "applied");
+                    metrics.applied(key.kind, OutcomeLabel::success);
+                }
+                self.objects.performed(key, performed);
+            }
+            Err(error) => {
+                warn!(object = %key, error = %error, "the object could not be applied");
+                metrics.applied(key.kind, OutcomeLabel::error);
+                self.objects.failed(key, &error.with_remedy());
+            }
+        }
+    }
+
+    /// Writes an Event that somebody's change of a rendered object was undone.
+    async fn publish_repair(&self, key: &RenderedKey, subject: &ObjectKey) {
+        let Some(object) = self.store.objects().get(subject) else { return };
+        let event = Event {
+            type_: EventType::Normal,
+            reason: "Repaired".to_owned(),
+            note: Some(format!("{key} was changed by somebody else and has been restored")),
+            action: "Apply".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.context.recorder.publish(&event, &subject.reference(object.uid.clone())).await {
+            warn!(error = chain(&error), "an Event could not be written");
+        }
+    }
+
+    fn set_gauges(&self) {
+        let metrics = &self.context.http.metrics;
+        for kind in [ObjectKind::Service, ObjectKind::Destination] {
+            let (good, bad) = self.states.count(kind);
+            metrics.set_resources(kind.name(), true, good);
+            metrics.set_resources(kind.name(), false, bad);
+        }
+        for kind in [wasm_plugin::KIND, envoy_filter::KIND] {
+            let observed = self.objects.observed().iter();
+            metrics.set_objects(kind, observed.filter(|(key, object)| key.kind == kind && object.is_own).count());
+        }
+    }
+
+    /// Does the work of a leader that follows its first successful sync.
+    async fn settle(&mut self) {
+        let mesh = &self.context.settings.mesh;
+        if std::mem::replace(&mut self.progress.is_settled, true) || mesh.filter_sha256.is_none() {
+            return;
+        }
+        // While no replica served the filter, sidecars that started may have given up fetching it.
+        let revision = self.objects.next_revision();
+        if let Err(error) = self.context.applier.light_beacon(&mesh.root_namespace, revision).await {
+            warn!(
+                error = chain(&error),
+                "istiod could not be made to send the filter again to sidecars that failed to fetch it"
+            );
+            self.progress.is_settled = false;
+        }
+        // This version's filter is in place, so those of older versions aren't needed any more.
+        let named: BTreeSet<String> = mesh.filter_sha256.iter().cloned().collect();
+        if let Err(error) = self.context.http.filters.prune(&named).await {
+            warn!(error = chain(&error), "filters of older versions could not be deleted");
+        }
+    }
+}
