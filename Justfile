@@ -6,11 +6,11 @@ default:
 
 # Build the wasm filter: target/wasm32-wasip1/filter/redis_mesh.wasm.
 filter:
-    tests/scripts/build-filter
+    filter/build wasm
 
 # Build the dynamic module for Envoy 1.40: target/module/libredis_mesh_native.so.
 module:
-    cargo build --profile module -p redis-mesh-native
+    filter/build module
 
 # Build the command line.
 build:
