@@ -1,4 +1,5 @@
-//! The dynamic module, built once per process, and Envoy configurations put together by hand around it.
+//! The dynamic module, built once per process, and Envoy configurations put together by hand
+//! around it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -136,7 +137,8 @@ pub fn start_with(config: &str, concurrency: u32) -> Result<Envoy> {
     Envoy::start_with(&text(config)?, &Options { concurrency, log_level, args, ..Options::default() })
 }
 
-/// Does what [`start_with`] does with one worker and, if `module` is given, that file in place of the module of this checkout.
+/// Does what [`start_with`] does with one worker and, if `module` is given, that file in place of
+/// the module of this checkout.
 pub fn start_version(config: &str, module: Option<&Path>) -> Result<Envoy> {
     let Some(module) = module else { return start_with(config, 1) };
     let own = build()?;

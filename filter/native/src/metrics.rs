@@ -135,30 +135,30 @@ impl FilterMetrics {
         self.meter.with(|guard| guard.decrement(self.upstream.active));
     }
 
-    /// Adds the tally of clients that have the configuration `config`, which may be another one of
+    /// Adds the stats of clients that have the configuration `config`, which may be another one of
     /// the same host. False: Envoy has destroyed this metrics' own configuration, and nothing was
     /// added.
     #[must_use]
-    pub fn add(&self, tally: &HostStats, config: &Arc<HostConfig>) -> bool {
+    pub fn add(&self, stats: &HostStats, config: &Arc<HostConfig>) -> bool {
         let Some(downstream) = &self.downstream else { return false };
-        self.meter.with(|guard| downstream.add(guard, tally, config)).is_some()
+        self.meter.with(|guard| downstream.add(guard, stats, config)).is_some()
     }
 }
 
 impl DownstreamMetrics {
-    fn add(&self, guard: &MeterGuard, tally: &HostStats, config: &Arc<HostConfig>) {
+    fn add(&self, guard: &MeterGuard, stats: &HostStats, config: &Arc<HostConfig>) {
         let add = |counter: Counter, by: u64| {
             if by > 0 {
                 guard.add(counter, by);
             }
         };
         for (stat, counter) in Stat::ALL.iter().zip(self.stats) {
-            add(counter, tally.stats.of(*stat));
+            add(counter, stats.stats.of(*stat));
         }
-        add(self.errors, tally.errors);
-        add(self.cut_off, tally.cut_off);
+        add(self.errors, stats.errors);
+        add(self.cut_off, stats.cut_off);
         let is_own = Arc::ptr_eq(config, &self.config);
-        for (index, count) in tally.routes.iter().enumerate().filter(|(_, count)| **count > 0) {
+        for (index, count) in stats.routes.iter().enumerate().filter(|(_, count)| **count > 0) {
             // Another configuration of the host may have its routes in another order; their names
             // tell which is which.
             let found = if is_own {
@@ -171,7 +171,7 @@ impl DownstreamMetrics {
                 add(*counter, *count);
             }
         }
-        for answered in &tally.answered {
+        for answered in &stats.answered {
             if let Some((duration, errors)) = self.commands.get(usize::from(answered.command)) {
                 guard.record(*duration, u64::try_from(answered.took.as_micros()).unwrap_or(u64::MAX));
                 add(*errors, u64::from(answered.is_error));

@@ -108,7 +108,7 @@ struct World {
     proxy: Multiplexer,
     config: Arc<HostConfig>,
     clients: Vec<(ClientId, Vec<u8>)>,
-    carriers: Vec<ConnectionId>,
+    connections: Vec<ConnectionId>,
     now: Duration,
     /// Number of bytes that have come.
     came: usize,
@@ -121,12 +121,12 @@ impl World {
             outputs += 1;
             assert!(outputs < 100_000, "it never ends");
             match output {
-                Output::Open(id, _) => self.carriers.push(id),
+                Output::Open(id, _) => self.connections.push(id),
                 Output::Send(id) => {
                     let bytes = self.proxy.take_upstream(id);
                     self.proxy.recycle(bytes);
                 }
-                Output::CloseUpstream(id) => self.carriers.retain(|carrier| *carrier != id),
+                Output::CloseUpstream(id) => self.connections.retain(|connection| *connection != id),
                 Output::Write(id) => {
                     let bytes = self.proxy.take_downstream(id);
                     self.proxy.recycle(bytes);
@@ -156,13 +156,13 @@ impl World {
         }
     }
 
-    fn carrier(&self, at: usize) -> Option<ConnectionId> {
+    fn connection(&self, at: usize) -> Option<ConnectionId> {
         // The newest first: most of what happens concerns it.
-        self.carriers.iter().rev().nth(at % self.carriers.len().max(1)).copied()
+        self.connections.iter().rev().nth(at % self.connections.len().max(1)).copied()
     }
 
     fn answer(&mut self, at: usize, bytes: &[u8]) {
-        if let Some(id) = self.carrier(at) {
+        if let Some(id) = self.connection(at) {
             self.came += bytes.len();
             self.proxy.reply(id, bytes, self.now);
         }
@@ -186,7 +186,7 @@ fuzz_target!(|data: &[u8]| {
         proxy: Multiplexer::new([choice; 32]),
         config,
         clients: Vec::new(),
-        carriers: Vec::new(),
+        connections: Vec::new(),
         now: Duration::from_secs(1),
         came: 0,
     };
@@ -216,13 +216,13 @@ fuzz_target!(|data: &[u8]| {
                 world.proxy.tick(world.now);
             }
             12 => {
-                if let Some(id) = world.carrier(whom) {
-                    world.carriers.retain(|carrier| *carrier != id);
+                if let Some(id) = world.connection(whom) {
+                    world.connections.retain(|connection| *connection != id);
                     world.proxy.lost(id, world.now);
                 }
             }
             13 => {
-                if let Some(id) = world.carrier(whom) {
+                if let Some(id) = world.connection(whom) {
                     world.proxy.upstream_full(id, argument % 2 == 0);
                 }
             }
@@ -254,7 +254,7 @@ fuzz_target!(|data: &[u8]| {
     }
     // Servers that come back are silent from now on.
     for _ in 0..8 {
-        for id in std::mem::take(&mut world.carriers) {
+        for id in std::mem::take(&mut world.connections) {
             world.proxy.lost(id, world.now);
             world.drain();
         }
@@ -263,5 +263,5 @@ fuzz_target!(|data: &[u8]| {
         world.drain();
     }
     let load = world.proxy.load();
-    assert!(load.clients == 0 && load.parked == 0 && load.shared == 0, "left over: {load:?}");
+    assert!(load.clients == 0 && load.idle == 0 && load.shared == 0, "left over: {load:?}");
 });

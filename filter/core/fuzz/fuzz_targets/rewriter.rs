@@ -1,6 +1,6 @@
-//! Arbitrary bytes from a client and from the next filter, in pieces of any size: no panic, no endless
-//! loop, and what goes on is a sequence of commands, none of which has a tag that isn't the filter's
-//! where redis_proxy routes by it.
+//! Arbitrary bytes from a client and from the next filter, in pieces of any size: no panic, no
+//! endless loop, and what goes on is a sequence of commands, none of which has a tag that isn't
+//! the filter's where redis_proxy routes by it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

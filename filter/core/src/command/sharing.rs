@@ -1,7 +1,8 @@
 //! Whether a command may travel over a connection that several clients share.
 //!
-//! A command on a shared connection must neither make the commands behind it wait nor change what the connection does for
-//! others. That follows from the command table; whatever isn't known to be safe isn't.
+//! A command on a shared connection must neither make the commands behind it wait nor change what
+//! the connection does for others. That follows from the command table; whatever isn't known to be
+//! safe isn't.
 
 use super::key_spec::is_word;
 use super::{Arguments, Categories, Command, Flags};
@@ -25,8 +26,9 @@ pub enum Sharing {
     ChangesConnection,
 }
 
-/// Commands that servers flag as `noscript`, or count among those about the connection, although they neither wait nor change
-/// anything for the commands behind them. A name that ends in `|` stands for all subcommands.
+/// Commands that servers flag as `noscript`, or count among those about the connection, although
+/// they neither wait nor change anything for the commands behind them. A name that ends in `|`
+/// stands for all subcommands.
 const SAFE_BY_NAME: &[&str] = &[
     "acl|",
     "bgrewriteaof",
@@ -63,8 +65,8 @@ const SAFE_BY_NAME: &[&str] = &[
     "slaveof",
 ];
 
-/// Commands that can't be queued in a transaction that travels over a shared connection: they change the state of the connection,
-/// or most servers refuse them when they are to be queued.
+/// Commands that can't be queued in a transaction that travels over a shared connection: they
+/// change the state of the connection, or most servers refuse them when they are to be queued.
 const NOT_QUEUED: &[&str] = &[
     "asking",
     "module|load",
@@ -85,14 +87,15 @@ const NOT_QUEUED: &[&str] = &[
 ];
 
 impl Shareable {
-    /// The proof for a command whose one key decides everything about it, so that its flags need not be looked at again.
+    /// The proof for a command whose one key decides everything about it, so that its flags need
+    /// not be looked at again.
     #[inline]
     pub fn of_one_key(command: &Command) -> Option<Shareable> {
         command.has_one_key.then_some(Shareable(()))
     }
 
-    /// The proof for a transaction, MULTI to EXEC in one piece: in it nothing waits, and [`may_be_queued`] keeps out what changes
-    /// the connection.
+    /// The proof for a transaction, MULTI to EXEC in one piece: in it nothing waits, and
+    /// [`may_be_queued`] keeps out what changes the connection.
     pub fn of_transaction() -> Shareable {
         Shareable(())
     }

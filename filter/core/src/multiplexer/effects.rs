@@ -5,8 +5,8 @@ use super::timers::Timers;
 use crate::random::Random;
 use std::time::Duration;
 
-/// Time and randomness, which go in, and outputs and timers, which come out. Every part of the multiplexer that acts gets this,
-/// so none of them has a clock of its own.
+/// Time and randomness, which go in, and outputs and timers, which come out. Every part of the
+/// multiplexer that acts gets this, so none of them has a clock of its own.
 pub struct Effects {
     /// The time of the call, on the host's monotonic clock.
     pub now: Duration,

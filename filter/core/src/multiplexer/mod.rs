@@ -1,25 +1,26 @@
 //! The machine that serves clients over connections of its own: [`Multiplexer`], one for each worker.
 //!
-//! Commands of all clients go over few connections to each Redis, pipelined; replies go back in the order in which each client
-//! asked, whichever server answers first. A host translates between it and Envoy:
+//! Commands of all clients go over few connections to each Redis, pipelined. Replies go back in the
+//! order in which each client asked, whichever server answers first. A host translates between the
+//! multiplexer and Envoy:
 //!
 //! ```text
-//! open ─▶ read ─▶ …                    bytes and the ends of clients
-//! reply, lost ─▶ …                     bytes and the ends of connections to Redis
-//! tick                                 the time that next_tick named has come
-//! while let Some(output) = poll() { …  what has to be done: take_downstream, take_upstream, open, close }
+//! open, read, ended, closed         clients and their bytes
+//! reply, lost                       connections to Redis and their bytes
+//! tick                              the time that next_tick named has come
+//! while let Some(output) = poll()   what has to be done: write, send, open, close
 //! ```
 //!
-//! **Drain rule:** after every call the host polls until there is nothing more, and holds no borrow of the multiplexer while it does
-//! what an output says, since doing it may call back.
+//! **Drain rule:** after every call the host polls until nothing is left, and holds no borrow of the
+//! multiplexer while it does what an output says, since doing it may call back.
 //!
-//! **Invariant:** a reply goes to the client whose command it answers, or to no client. Every connection knows for each reply
-//! to come whose it is; where replies can no longer be told apart, the connection is closed, and every client that waits gets
-//! an error.
+//! **Invariant:** a reply goes to the client whose command it answers, or to no client. Every
+//! connection knows for each reply to come whose it is. Where replies can no longer be told apart,
+//! the connection is closed, and every client that waits gets an error.
 //!
-//! The parts: [`client`] is what a client has asked for, [`routing`] decides what becomes of a command, [`execute`] does it,
-//! [`upstream`] is the Redis side, which touches no client, and [`reply`] delivers what the Redis side tells. This module only wires
-//! them.
+//! The parts: [`client`] is what a client has asked for, [`routing`] decides what becomes of a
+//! command, [`execute`] does it, [`upstream`] is the Redis side, which touches no client, and
+//! [`reply`] delivers what the Redis side tells. This module only wires them.
 
 mod client;
 pub mod config;
@@ -70,7 +71,8 @@ pub struct Multiplexer {
 }
 
 impl Multiplexer {
-    /// A multiplexer that serves nobody yet. `seed` must come from the operating system wherever clients are real.
+    /// A multiplexer that serves nobody yet. `seed` must come from the operating system wherever
+    /// clients are real.
     pub fn new(seed: [u8; 32]) -> Multiplexer {
         Multiplexer {
             clients: Clients::default(),
@@ -107,7 +109,8 @@ impl Multiplexer {
         self.deliver_events();
     }
 
-    /// Bytes of a client. Returns how many were taken; the rest is to be offered again after [`Output::Resume`], and no less of it.
+    /// Bytes of a client. Returns how many were taken; the rest is to be offered again after
+    /// [`Output::Resume`], and no less of it.
     pub fn read(&mut self, id: ClientId, data: &[u8], now: Duration) -> usize {
         self.effects.now = now;
         let Multiplexer { clients, upstreams, effects, stats } = self;
@@ -117,17 +120,21 @@ impl Multiplexer {
         taken
     }
 
-    /// A client sends nothing more than what has been offered so far. It gets its replies, then its connection is closed.
+    /// A client sends nothing more than what has been offered so far. It gets its replies, then
+    /// its connection is closed.
     pub fn ended(&mut self, id: ClientId, now: Duration) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        if client.life == Life::Open {
-            client.life = Life::HalfClosed;
+        match client.life {
+            Life::Open => client.life = Life::HalfClosed,
+            Life::Closing => {}
+            Life::HalfClosed | Life::Closed => return,
         }
         self.see_off(id, now);
     }
 
-    /// Closes a half-closed client's connection when nothing is left to be told. As at Redis, a command that waits doesn't keep it: a
-    /// client that has closed its sending side may have gone altogether, and would take something that another one waits for.
+    /// Closes a half-closed client's connection when nothing is left to be told. As at Redis, a
+    /// command that waits doesn't keep it: a client that has closed its sending side may have gone
+    /// altogether, and would take something that another one waits for.
     fn see_off(&mut self, id: ClientId, now: Duration) {
         let Multiplexer { clients, upstreams, effects, stats } = self;
         let Some(client) = clients.get_mut(id) else { return };
@@ -175,7 +182,8 @@ impl Multiplexer {
         self.effects.now = now;
         let Multiplexer { clients, upstreams, effects, stats } = self;
         let Some(mut receipt) = receive::begin(upstreams, id, data, effects) else { return };
-        // The client that has got replies and hasn't been told: replies to one client come one after another.
+        // The client that has got replies and hasn't been told: replies to one client come one
+        // after another.
         let mut untold: Option<ClientId> = None;
         while let Some(event) = receive::receive(upstreams, &mut receipt, effects) {
             let next = match &event {
@@ -268,13 +276,15 @@ impl Multiplexer {
         out
     }
 
-    /// Takes back what [`Multiplexer::take_downstream`] or [`Multiplexer::take_upstream`] returned, to be used again.
+    /// Takes back what [`Multiplexer::take_downstream`] or [`Multiplexer::take_upstream`]
+    /// returned, to be used again.
     pub fn recycle(&mut self, buffer: Vec<u8>) {
         self.effects.outbox.recycle(buffer);
     }
 
-    /// Puts what has happened to the clients of one configuration since this was asked last into `into`, whatever it held before, and
-    /// returns that configuration; `None` if nothing has happened to any. To be asked until it is `None`.
+    /// Puts what has happened to the clients of one configuration since this was asked last into
+    /// `into`, whatever it held before, and returns that configuration; `None` if nothing has
+    /// happened to any. To be asked until it is `None`.
     pub fn counted(&mut self, into: &mut HostStats) -> Option<Arc<HostConfig>> {
         self.stats.take(into)
     }

@@ -1,7 +1,7 @@
 //! A map whose keys are numbers that are never given twice.
 //!
-//! A value is either in the map or gone. It can't be taken out for a while, so a look-up that finds nothing always means
-//! that the value was removed.
+//! A value is either in the map or gone. It can't be taken out for a while, so a look-up that
+//! finds nothing always means that the value was removed.
 
 use std::marker::PhantomData;
 

@@ -32,7 +32,8 @@ pub fn take(context: &mut Context<'_>, client: &mut Client, data: &[u8]) -> usiz
 }
 
 fn take_commands(context: &mut Context<'_>, client: &mut Client, data: &[u8]) -> usize {
-    // Bytes of a command that began before come first. Without them, nothing is copied that is there as a whole.
+    // Bytes of a command that began before come first. Without them, nothing is copied that is
+    // there as a whole.
     let mut held = std::mem::take(&mut client.input.buffer);
     let is_held = !held.is_empty();
     if is_held {
@@ -58,7 +59,8 @@ fn take_commands(context: &mut Context<'_>, client: &mut Client, data: &[u8]) ->
     at
 }
 
-/// Executes the commands in `buffer` as far as the client may go on. Returns how many bytes they have.
+/// Executes the commands in `buffer` as far as the client may go on. Returns how many bytes they
+/// have.
 fn parse(context: &mut Context<'_>, client: &mut Client, parser: &mut Parser, buffer: &[u8]) -> usize {
     let mut at = 0;
     while client.may_go_on() && at < buffer.len() {
@@ -99,7 +101,8 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
     let endpoints = |config: &HostConfig| config.targets.iter().map(|to| to.upstream.clone()).collect::<Vec<_>>();
     let is_same = endpoints(&before) == endpoints(config);
     if !is_same && !client.output.queue.is_empty() && client.pause.wait.is_none() {
-        // With a new login it may go over another connection to the same Redis, and must not overtake what it has sent.
+        // With a new login it may go over another connection to the same Redis, and must not
+        // overtake what it has sent.
         client.pause.wait = Some(Wait::Answers);
     }
     if let Some(transaction) = &mut client.transaction {
@@ -109,7 +112,8 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
     if !config.auth.passes_auth {
         (client.session.login, client.session.presented) = (None, None);
     }
-    // A connection of its own stays as long as it leads where it should; a login is asked for once.
+    // A connection of its own stays as long as it leads where it should; a login is asked for
+    // once.
     let cluster = |config: &HostConfig, target: usize| config.targets.get(target).map(|to| to.upstream.cluster.clone());
     let has_turned = before.auth.passes_auth != config.auth.passes_auth;
     let stays = |own: &Dedicated| {

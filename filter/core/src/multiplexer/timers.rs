@@ -4,7 +4,8 @@ use super::ids::{ClientId, ClusterId, ConnectionId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// What a timer is for. Timers are not cancelled; whoever is woken looks whether there is something to do.
+/// What a timer is for. Timers are not cancelled; whoever is woken looks whether there is
+/// something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
     /// The delay of an injected fault is over.

@@ -125,7 +125,7 @@ impl World {
     /// of the bytes under way may still arrive, at either end.
     fn break_transport(&mut self, id: ConnectionId, reported: Duration) {
         let Some(transport) = self.transports.get_mut(&id) else { return };
-        transport.is_broken = self.random.below(2) == 0;
+        transport.is_broken |= self.random.below(2) == 0;
         let end = self.now + micros(self.random.below(20_000));
         if let Some(node) = transport.node {
             let site = self.servers.nodes[node].site;

@@ -19,7 +19,8 @@ pub const SLOWER: f64 = 1.03;
 /// The results.
 #[derive(Debug)]
 pub struct Versions {
-    /// A workload, a path, and the ratio of the new version's CPU time per request to the old one's.
+    /// A workload, a path, and the ratio of the new version's CPU time per request to the old
+    /// one's.
     pub rows: Vec<(Work, Kind, Spread)>,
 }
 

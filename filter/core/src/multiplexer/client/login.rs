@@ -1,5 +1,5 @@
-//! A client's own login, where the configuration neither asks clients for one nor brings one: servers decide, and the client's
-//! commands go over connections that were logged in the same way.
+//! A client's own login, where the configuration neither asks clients for one nor brings one:
+//! servers decide, and the client's commands go over connections that were logged in the same way.
 
 use crate::command::Args;
 use crate::resp::encode;

@@ -196,7 +196,8 @@ pub struct Dedicated {
     pub target: RouteTarget,
     /// The client watches keys over it.
     pub is_watching: bool,
-    /// The client has changed its state for good (CLIENT TRACKING), so that all commands go over it.
+    /// The client has changed its state for good (CLIENT TRACKING), so that all commands go over
+    /// it.
     pub is_special: bool,
 }
 
@@ -212,7 +213,8 @@ impl Dedicated {
 pub struct Pause {
     /// Nothing is taken of the client before this time: an injected delay.
     pub until: Option<Duration>,
-    /// The fault that was drawn for the command that waits; `Some(None)`: it was drawn that there is none.
+    /// The fault that was drawn for the command that waits; `Some(None)`: it was drawn that there
+    /// is none.
     pub injected_fault: Option<Option<Injected>>,
     /// What else it waits for.
     pub wait: Option<Wait>,
@@ -225,7 +227,8 @@ pub enum Wait {
     Connection(ConnectionId),
     /// The slots of this Redis Cluster aren't known.
     Topology(ClusterId),
-    /// All commands before it are to be answered, so that nothing overtakes what goes over another connection.
+    /// All commands before it are to be answered, so that nothing overtakes what goes over another
+    /// connection.
     Answers,
     /// The commands before this one are to be answered.
     AnswersBefore(Sequence),
@@ -386,7 +389,8 @@ impl Client {
         }
     }
 
-    /// Sees to it that the host writes what there is, and does what was put off until all commands are answered.
+    /// Sees to it that the host writes what there is, and does what was put off until all commands
+    /// are answered.
     pub fn announce(&mut self, outbox: &mut Outbox, stats: &mut StatsTable, now: Duration) {
         self.count_replies(stats, now);
         if !self.output.out.is_empty() && !self.output.is_announced {

@@ -7,8 +7,8 @@ const MAX_REPLY_BYTES: usize = 1024 * 1024;
 /// The number at which a client begins.
 const INITIAL_COMMANDS: usize = 16;
 
-/// A window that opens with each reply, but to no more than what makes a megabyte of replies of the size that the client gets.
-/// What is under way can't be stopped when the client doesn't read.
+/// A window that opens with each reply, but to no more than what makes a megabyte of replies of
+/// the size that the client gets. What is under way can't be stopped when the client doesn't read.
 #[derive(Debug)]
 pub struct Window {
     open: usize,

@@ -9,7 +9,8 @@ use crate::multiplexer::upstream::pool::{DedicatedConnection, SharedConnection};
 use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::multiplexer::upstream::{ConnectionRoute, Upstreams};
 
-/// The connection over which a command that may be shared goes: the client's own where that is held for the target.
+/// The connection over which a command that may be shared goes: the client's own where that is
+/// held for the target.
 ///
 /// # Errors
 /// The command waits, or there is no connection.
@@ -134,7 +135,8 @@ pub fn connect_to_shard(
     }
 }
 
-/// The pool key of a connection to a target, or to the master of a shard of it, for one client alone.
+/// The pool key of a connection to a target, or to the master of a shard of it, for one client
+/// alone.
 ///
 /// # Errors
 /// The command waits.

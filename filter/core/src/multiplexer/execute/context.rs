@@ -74,7 +74,8 @@ impl Request<'_> {
         if command.has_one_key { None } else { script::named(command, self.args) }
     }
 
-    /// How keys in the reply get the names that the client knows, if these are removed from the command.
+    /// How keys in the reply get the names that the client knows, if these are removed from the
+    /// command.
     pub fn key_rewrite(&self, edits: &[KeyEdit]) -> Option<KeyRewrite> {
         KeyRewrite::of(self.known?.command, self.args, edits)
     }

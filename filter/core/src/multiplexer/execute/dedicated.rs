@@ -13,8 +13,8 @@ use crate::multiplexer::upstream::pending::Control;
 use crate::multiplexer::upstream::retry::Retry;
 use crate::request::errors::{CROSS_DESTINATION, CROSSSLOT};
 
-/// Sends a command over a connection of the client's own. Nothing overtakes anything: what was sent before has been answered, and
-/// what comes after waits for the answer.
+/// Sends a command over a connection of the client's own. Nothing overtakes anything: what was
+/// sent before has been answered, and what comes after waits for the answer.
 pub fn over_dedicated(
     context: &mut Context<'_>,
     client: &mut Client,
@@ -24,7 +24,8 @@ pub fn over_dedicated(
     let Forward { edits, sharing, .. } = forward;
     let dedicated = choose(context, client, forward)?;
     if *sharing == Sharing::AwaitsWrites {
-        // Redis counts from the last command of this connection, which then is after all that the client has written.
+        // Redis counts from the last command of this connection, which then is after all that the
+        // client has written.
         context.upstreams.control(dedicated.connection, Control::Ping, context.effects, &[b"PING"]);
     }
     let to = expect(client, request, edits);
@@ -82,7 +83,8 @@ pub fn unwatch(context: &mut Context<'_>, client: &mut Client) {
     context.upstreams.control(dedicated.connection, Control::Unwatch, context.effects, &[b"UNWATCH"]);
 }
 
-/// Nothing is pending on a connection of the client's any more: it is given back unless it is held.
+/// Nothing is pending on a connection of the client's any more: it is given back unless it is
+/// held.
 pub fn on_idle(upstreams: &mut Upstreams, client: &mut Client, connection: ConnectionId, effects: &mut Effects) {
     if !upstreams.pool.get(connection).is_some_and(|known| known.pending.is_empty()) {
         return;
@@ -130,7 +132,11 @@ pub fn follow_redirect(
     effects: &mut Effects,
 ) {
     let Some(dedicated) = client.dedicated.connection else {
-        return answer_changing(client, &retry);
+        // The connection was given back while this command was under way, so nothing depends on it.
+        return match upstreams.dedicated(client.id, retry.key.clone(), false, effects) {
+            Ok(connection) => upstreams.resend_over(connection.id(), retry, asks, effects),
+            Err(_) => answer_changing(client, &retry),
+        };
     };
     // What was sent before it may have led there already.
     let current = dedicated.connection.id();

@@ -15,7 +15,7 @@ use crate::multiplexer::upstream::pending::{Control, InFlight, Owner, PendingRep
 use std::time::Duration;
 
 /// A server that gets the command: a target, or a shard of it.
-type Leg = (usize, Option<usize>);
+type Server = (usize, Option<usize>);
 
 /// Sends a command to all servers that it concerns.
 pub fn fan_out(
@@ -25,26 +25,26 @@ pub fn fan_out(
     args: &Args<'_>,
 ) -> Result<(), Obstacle> {
     let config = client.rules.config.clone();
-    let mut legs = legs(context, client, fan_out)?;
+    let mut servers = servers(context, client, fan_out)?;
     let (mut asked, mut position) = (0, (0, 0));
     if fan_out.policy == RequestPolicy::Scan {
         let Some((next, cursor)) = cursor(args.get(1)) else { return Ok(()) };
-        position = (next, legs.len() as u64);
+        position = (next, servers.len() as u64);
         asked = cursor;
         // Fewer servers than when the cursor was given: there is nothing more to be found.
-        let Some(leg) = legs.get(next as usize).copied() else {
+        let Some(server) = servers.get(next as usize).copied() else {
             client.answer(b"*2\r\n$1\r\n0\r\n*0\r\n");
             return Ok(());
         };
-        legs = vec![leg];
+        servers = vec![server];
     }
-    if legs.is_empty() {
+    if servers.is_empty() {
         return Err(Obstacle::Error("ERR redis-mesh: no route leads anywhere".into()));
     }
-    let connections = connect_all(context, client, fan_out, &legs)?;
-    let targets: Vec<usize> = legs.iter().map(|(target, _)| *target).collect();
+    let connections = connect_all(context, client, fan_out, &servers)?;
+    let targets: Vec<usize> = servers.iter().map(|(target, _)| *target).collect();
     let policy = fan_out.response_policy(&config, targets, args, position);
-    let aggregation = Aggregation::new(policy, legs.len(), client.session.resp3);
+    let aggregation = Aggregation::new(policy, servers.len(), client.session.resp3);
     let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
     let owner = Owner { client: client.id, sequence };
     let script = script::named(fan_out.command, args);
@@ -63,32 +63,33 @@ pub fn fan_out(
 }
 
 /// The servers that get the command.
-fn legs(context: &mut Context<'_>, client: &mut Client, fan_out: &FanOut) -> Result<Vec<Leg>, Obstacle> {
+fn servers(context: &mut Context<'_>, client: &mut Client, fan_out: &FanOut) -> Result<Vec<Server>, Obstacle> {
     let config = client.rules.config.clone();
-    let mut legs: Vec<Leg> = Vec::new();
+    let mut servers: Vec<Server> = Vec::new();
     for target in fan_out.targets(&config) {
         match shards(context, client, target)? {
-            None => legs.push((target, None)),
+            None => servers.push((target, None)),
             Some(shards) if fan_out.policy == RequestPolicy::One => {
-                legs.extend((shards > 0).then_some((target, Some(0))));
+                servers.extend((shards > 0).then_some((target, Some(0))));
             }
-            Some(shards) => legs.extend((0..shards).map(|shard| (target, Some(shard)))),
+            Some(shards) => servers.extend((0..shards).map(|shard| (target, Some(shard)))),
         }
     }
-    Ok(legs)
+    Ok(servers)
 }
 
-/// A connection to each server: shared ones, or the client's own for a command that waits at servers.
+/// A connection to each server: shared ones, or the client's own for a command that waits at
+/// servers.
 fn connect_all(
     context: &mut Context<'_>,
     client: &mut Client,
     fan_out: &FanOut,
-    legs: &[Leg],
+    servers: &[Server],
 ) -> Result<Vec<ConnectionRoute>, Obstacle> {
-    let mut connections = Vec::with_capacity(legs.len());
+    let mut connections = Vec::with_capacity(servers.len());
     match fan_out.sharing {
         Sharing::Safe(_) => {
-            for (target, shard) in legs {
+            for (target, shard) in servers {
                 let connection = connect_to_shard(context, client, *target, *shard)?;
                 wait_for_room(context, connection)?;
                 connections.push(connection);
@@ -98,8 +99,8 @@ fn connect_all(
             if !client.output.queue.is_empty() {
                 return Err(Obstacle::Wait(Wait::Answers));
             }
-            let mut keys = Vec::with_capacity(legs.len());
-            for (target, shard) in legs {
+            let mut keys = Vec::with_capacity(servers.len());
+            for (target, shard) in servers {
                 keys.push(dedicated_key_of_shard(context, client, *target, *shard)?);
             }
             for key in keys {
@@ -141,7 +142,8 @@ fn send(
         }
         (ConnectionRoute::Dedicated(own), _) => {
             if fan_out.sharing == Sharing::AwaitsWrites {
-                // Redis counts from the last command of this connection, which then is after all that the client has written.
+                // Redis counts from the last command of this connection, which then is after all
+                // that the client has written.
                 context.upstreams.control(own, Control::Ping, context.effects, &[b"PING"]);
             }
             // It waits as long as it says itself.

@@ -20,7 +20,8 @@ use crate::wire::ReadPolicy;
 /// Bytes that a transaction may hold.
 const MAX_TRANSACTION: usize = 64 * 1024 * 1024;
 
-/// Sends a command over a connection that clients share, or over the client's own where that is held for the target.
+/// Sends a command over a connection that clients share, or over the client's own where that is
+/// held for the target.
 #[inline]
 pub fn over_shared(
     context: &mut Context<'_>,
@@ -151,7 +152,8 @@ pub fn exec(context: &mut Context<'_>, client: &mut Client, transaction: &mut Tr
         }
     }
     if let Some(dedicated) = client.dedicated.connection.as_mut().filter(|own| own.connection.id() == id) {
-        // EXEC ends the watch, whatever comes of it. What follows may go over another connection and must not overtake it.
+        // EXEC ends the watch, whatever comes of it. What follows may go over another connection
+        // and must not overtake it.
         dedicated.is_watching = false;
         client.pause.wait = Some(Wait::Answers);
     }

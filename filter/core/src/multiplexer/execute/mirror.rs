@@ -1,4 +1,5 @@
-//! Copies of commands for mirrors. Nobody waits for their replies, and a mirror that doesn't keep up misses copies.
+//! Copies of commands for mirrors. Nobody waits for their replies, and a mirror that doesn't keep
+//! up misses copies.
 
 use super::context::{Context, Request};
 use crate::cluster::slot::slot;
@@ -12,8 +13,8 @@ use crate::multiplexer::upstream::pool::SharedConnection;
 use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::stats::Stat;
 
-/// Sends copies of a command to the mirrors of a target. `write` appends the copy. Only commands that
-/// may be shared have copies, since any other would hold up the copies behind it.
+/// Sends copies of a command to the mirrors of a target. `write` appends the copy. Only commands
+/// that may be shared have copies, since any other would hold up the copies behind it.
 #[inline]
 pub fn mirror(
     context: &mut Context<'_>,

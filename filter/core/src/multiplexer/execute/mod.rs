@@ -21,7 +21,8 @@ use crate::multiplexer::timers::Timer;
 use crate::stats::Stat;
 use context::{Context, Obstacle, Request, Step};
 
-/// Decides a command and does what was decided. `raw` is the command as it came, if it came as an array.
+/// Decides a command and does what was decided. `raw` is the command as it came, if it came as an
+/// array.
 pub fn command(context: &mut Context<'_>, client: &mut Client, args: &Args<'_>, raw: Option<&[u8]>) -> Step {
     client.pause.wait = None;
     let known = Known::of(args);
@@ -230,7 +231,8 @@ fn perform(
     Ok(())
 }
 
-/// Takes in what a command says about scripts, for all servers to which commands of the client may be sent.
+/// Takes in what a command says about scripts, for all servers to which commands of the client may
+/// be sent.
 fn note_scripts(context: &mut Context<'_>, client: &Client, command: &Command, args: &Args<'_>) {
     let targets = client.rules.config.targets.iter();
     let endpoints = targets.flat_map(|target| {

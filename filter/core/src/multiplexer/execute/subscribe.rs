@@ -27,8 +27,8 @@ pub fn subscribe(
     let is_alone = is_first || is_for_all || change.kind == SubscriptionKind::Shard;
     let has_pending = !client.output.queue.is_empty();
     if has_pending && (is_alone || !client.is_subscribing()) {
-        // Nothing overtakes anything; by then it is known what there is; and a client of RESP2 that has subscribed gets
-        // nothing out of turn.
+        // Nothing overtakes anything; by then it is known what there is; and a client of RESP2
+        // that has subscribed gets nothing out of turn.
         return Err(Obstacle::Wait(Wait::Answers));
     }
     change_all(context, client, change, args)?;
@@ -96,8 +96,8 @@ fn send(
     }
 }
 
-/// The connection on which a client subscribes: one for channels and patterns, and in a Redis Cluster one for each node that has shard
-/// channels.
+/// The connection on which a client subscribes: one for channels and patterns, and in a Redis
+/// Cluster one for each node that has shard channels.
 fn subscriber(
     context: &mut Context<'_>,
     client: &mut Client,
@@ -157,7 +157,8 @@ pub fn monitor(context: &mut Context<'_>, client: &mut Client) -> Result<(), Obs
     Ok(())
 }
 
-/// The pool keys of the client's own connections to all targets, and to all masters of those that are Redis Clusters.
+/// The pool keys of the client's own connections to all targets, and to all masters of those that
+/// are Redis Clusters.
 fn keys_of_all_servers(context: &mut Context<'_>, client: &mut Client) -> Result<Vec<PoolKey>, Obstacle> {
     let mut keys = Vec::new();
     for target in 0..client.rules.config.targets.len() {

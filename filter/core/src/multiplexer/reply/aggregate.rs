@@ -205,8 +205,8 @@ fn concat_text(replies: &[Vec<u8>], resp3: bool) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Returns the answer of several servers to a login: all that ask for one have to let the client in.
-/// `hello` is what a client that is let in gets in place of the server's reply.
+/// Returns the answer of several servers to a login: all that ask for one have to let the client
+/// in. `hello` is what a client that is let in gets in place of the server's reply.
 fn login(replies: &[Vec<u8>], hello: Option<&Vec<u8>>) -> Option<Vec<u8>> {
     let refusal = |reply: &&Vec<u8>| reply.first() == Some(&b'-') && !has_no_password(reply);
     if let Some(refusal) = replies.iter().find(refusal) {

@@ -1,4 +1,5 @@
-//! What the Redis side tells: replies, pushes, losses and changes, delivered to the clients that they concern.
+//! What the Redis side tells: replies, pushes, losses and changes, delivered to the clients that
+//! they concern.
 
 pub mod aggregate;
 pub mod key_names;
@@ -97,7 +98,8 @@ impl EventDelivery<'_> {
         }
     }
 
-    /// A client has got something: the host is told, and the client goes on if it has waited for it.
+    /// A client has got something: the host is told, and the client goes on if it has waited for
+    /// it.
     pub fn announce(&mut self, id: ClientId) {
         if let Some(client) = self.clients.get_mut(id) {
             client.announce(&mut self.effects.outbox, self.stats, self.effects.now);
@@ -173,8 +175,8 @@ impl EventDelivery<'_> {
         client.output.queue.push(frame, &mut client.output.out);
     }
 
-    /// A server doesn't know a script. It has executed nothing, so the command is sent again with the script in full, unless others of
-    /// the client may have been executed behind it.
+    /// A server doesn't know a script. It has executed nothing, so the command is sent again with
+    /// the script in full, unless others of the client may have been executed behind it.
     fn unknown_script(&mut self, owner: Owner, connection: ConnectionId, retry: Retry, reply: Vec<u8>) {
         let to = retry.in_flight.what;
         let Some(client) = self.clients.get_mut(owner.client) else { return };
@@ -189,7 +191,8 @@ impl EventDelivery<'_> {
     fn lost(&mut self, id: ClientId, lost: &LostConnection) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let dedicated = client.dedicated.connection.filter(|own| own.connection.id() == lost.connection);
-        // Subscriptions, and what a client is to be told, are lost with the connection; the client has to know.
+        // Subscriptions, and what a client is to be told, are lost with the connection; the client
+        // has to know.
         let subscriptions = &client.subscriptions;
         let has_pushes = subscriptions.is_monitor || dedicated.is_some() || !subscriptions.spares(lost.connection);
         if lost.is_for_pushes && has_pushes {
@@ -209,7 +212,8 @@ impl EventDelivery<'_> {
         self.announce(id);
     }
 
-    /// Commands lead to other nodes from now on. Those under way may have to follow there, and must not be overtaken.
+    /// Commands lead to other nodes from now on. Those under way may have to follow there, and
+    /// must not be overtaken.
     fn slots_moved(&mut self, cluster: ClusterId) {
         for (_, client) in self.clients.iter_mut() {
             let lookups = &client.rules.lookups;

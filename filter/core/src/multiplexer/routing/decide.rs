@@ -30,7 +30,8 @@ fn is_served(command: &Command) -> bool {
     !OF_A_REPLICA.contains(&command.name) && command.name != "client|unblock"
 }
 
-/// Where a command goes whose one key decides everything, so that nothing else has to be looked at.
+/// Where a command goes whose one key decides everything, so that nothing else has to be looked
+/// at.
 pub struct FastPath {
     /// Where it goes.
     pub target: RouteTarget,

@@ -1,6 +1,7 @@
 //! Commands without a key: which servers get them, and how the replies become one.
 //!
-//! Servers say both in the command's tips (<https://redis.io/docs/latest/develop/reference/command-tips/>).
+//! Servers say both in the command's tips
+//! (<https://redis.io/docs/latest/develop/reference/command-tips/>).
 
 use crate::command::sharing::{Sharing, sharing};
 use crate::command::{Args, Command, Tips};
@@ -80,7 +81,8 @@ impl RequestPolicy {
         tips.into_iter().find(|(tip, _)| has(*tip)).map_or(RequestPolicy::One, |(_, policy)| policy)
     }
 
-    /// True if the command concerns what clients of all destinations have stored, not only one of these.
+    /// True if the command concerns what clients of all destinations have stored, not only one of
+    /// these.
     pub fn is_for_all(self) -> bool {
         !matches!(self, RequestPolicy::One | RequestPolicy::Union | RequestPolicy::SumPairs)
     }
@@ -92,7 +94,8 @@ impl RequestPolicy {
 }
 
 impl HostConfig {
-    /// The target of commands that no key decides about, such as PUBLISH: the one that takes all other keys.
+    /// The target of commands that no key decides about, such as PUBLISH: the one that takes all
+    /// other keys.
     pub fn home(&self) -> Option<usize> {
         self.router.default_route().map(|route| route.target as usize).or_else(|| self.single.then_some(0))
     }
@@ -128,15 +131,17 @@ impl FanOut {
         targets
     }
 
-    /// How the replies of these targets become one. `leg`: of SCAN, which of how many servers is asked.
+    /// How the replies of these targets become one. `position`: of SCAN, which of how many servers is
+    /// asked.
     pub fn response_policy(
         &self,
         config: &Arc<HostConfig>,
         targets: Vec<usize>,
         args: &Args<'_>,
-        leg: (u64, u64),
+        position: (u64, u64),
     ) -> ResponsePolicy {
-        let names = |pattern: Option<Vec<u8>>| Box::new(KeyNames::new(config.clone(), targets.clone(), pattern, leg));
+        let names =
+            |pattern: Option<Vec<u8>>| Box::new(KeyNames::new(config.clone(), targets.clone(), pattern, position));
         match self.policy {
             RequestPolicy::Sum => ResponsePolicy::Sum,
             RequestPolicy::Same => ResponsePolicy::Same,

@@ -1,4 +1,5 @@
-//! Commands without a key: they go to one target that takes all other keys, or to all servers that they concern.
+//! Commands without a key: they go to one target that takes all other keys, or to all servers that
+//! they concern.
 
 use super::decision::{Decision, Forward};
 use super::fan_out::{FanOut, RequestPolicy};

@@ -74,7 +74,8 @@ pub fn hello(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> De
     }
     if client.session.resp3 != resp3 {
         client.session.resp3 = resp3;
-        // Each protocol has connections of its own, and nothing overtakes what went over those of the other.
+        // Each protocol has connections of its own, and nothing overtakes what went over those of
+        // the other.
         client.rules.forget_lookups();
         client.pause.wait = Some(Wait::Answers);
     }
@@ -175,7 +176,8 @@ fn at_server(client: &Client, command: &'static Command, args: &Args<'_>) -> Dec
     }
 }
 
-/// What is removed from the prefixes that CLIENT TRACKING names; `None`: keys of several prefixes would have to be told of.
+/// What is removed from the prefixes that CLIENT TRACKING names; `None`: keys of several prefixes
+/// would have to be told of.
 fn prefixes(client: &Client, args: &Args<'_>) -> Option<Vec<KeyEdit>> {
     let config = &client.rules.config;
     let mut edits = Vec::new();
@@ -206,8 +208,9 @@ fn not_tracking(resp3: bool) -> Vec<u8> {
     out
 }
 
-/// The number that CLIENT ID answers. No connection of a server has one that large, so a client that ends connections by number
-/// never ends a stranger's; and it is exact where numbers are doubles.
+/// The number that CLIENT ID answers. No connection of a server has one that large, so a client
+/// that ends connections by number never ends a stranger's; and it is exact where numbers are
+/// doubles.
 fn number_of(id: ClientId) -> u64 {
     (1 << 52) + id.number()
 }

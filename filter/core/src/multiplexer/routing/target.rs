@@ -89,7 +89,8 @@ struct CollectedKeys {
     route: usize,
     parts: Vec<SubCommand>,
     owners: Vec<usize>,
-    /// The part of each slot of a target: of many keys in a cluster, most are in parts of their own.
+    /// The part of each slot of a target: of many keys in a cluster, most are in parts of their
+    /// own.
     by_slot: HashMap<(usize, u16), usize>,
 }
 
@@ -132,7 +133,8 @@ impl CollectedKeys {
     }
 }
 
-/// The command, with what is to be removed from its keys removed; `raw` is the command as it came, if it came as an array.
+/// The command, with what is to be removed from its keys removed; `raw` is the command as it came,
+/// if it came as an array.
 #[inline]
 pub fn write(args: &Args<'_>, edits: &[KeyEdit], raw: Option<&[u8]>, out: &mut Vec<u8>) {
     if let Some(raw) = raw.filter(|_| edits.is_empty()) {

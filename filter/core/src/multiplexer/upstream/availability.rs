@@ -1,4 +1,5 @@
-//! Which Redis servers can't be reached at present. They are not tried again and again: the wait doubles with each failure.
+//! Which Redis servers can't be reached at present. They are not tried again and again: the wait
+//! doubles with each failure.
 
 use super::endpoint::UpstreamEndpoint;
 use std::collections::HashMap;
@@ -10,7 +11,8 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// The longest wait.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 
-/// A Redis, or a node of a Redis Cluster. All logins that clients present at it are one, since there can be any number of them.
+/// A Redis, or a node of a Redis Cluster. All logins that clients present at it are one, since
+/// there can be any number of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
     endpoint: UpstreamEndpoint,
@@ -53,7 +55,8 @@ impl Availability {
         Some(&backoff.why)
     }
 
-    /// Notes that the peer can't be reached, or refuses everybody: `why` is what clients are told until it is tried again.
+    /// Notes that the peer can't be reached, or refuses everybody: `why` is what clients are told
+    /// until it is tried again.
     pub fn back_off(&mut self, peer: Peer, why: String, now: Duration) {
         let before = self.backoffs.get(&peer);
         let wait = before.map_or(FIRST_BACKOFF, |backoff| (backoff.wait * 2).min(LONGEST_BACKOFF));

@@ -12,7 +12,8 @@ use crate::multiplexer::ids::{ClientId, ConnectionId};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-/// How long a connection may take to come about, its handshake included. Envoy's own `connect_timeout` is shorter as a rule.
+/// How long a connection may take to come about, its handshake included. Envoy's own
+/// `connect_timeout` is shorter as a rule.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How far a connection has come.
@@ -20,7 +21,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Stage {
     /// The replies of the handshake are to come. Commands are staged.
     Handshake,
-    /// Commands are staged until those over the connection whose place this one takes are answered.
+    /// Commands are staged until those over the connection whose place this one takes are
+    /// answered.
     AwaitsPredecessor,
     /// Commands are sent.
     Ready,
@@ -33,7 +35,8 @@ pub enum Stage {
 pub enum Retirement {
     /// They may.
     Serving,
-    /// They may not. The connection is closed when nothing is pending any more, and its successor, if it has one, begins.
+    /// They may not. The connection is closed when nothing is pending any more, and its successor,
+    /// if it has one, begins.
     Draining {
         /// The connection that takes the place.
         successor: Option<ConnectionId>,
@@ -114,7 +117,8 @@ impl UpstreamConnection {
         }
     }
 
-    /// Queues a command that `write` appends. With `keeps`, its bytes are kept until its reply has come.
+    /// Queues a command that `write` appends. With `keeps`, its bytes are kept until its reply has
+    /// come.
     #[inline]
     pub fn send(&mut self, in_flight: InFlight, keeps: bool, now: Duration, write: impl FnOnce(&mut Vec<u8>)) {
         if self.pending.is_empty() {
@@ -200,8 +204,8 @@ impl UpstreamConnection {
         oldest
     }
 
-    /// Takes in the reply to a step of the handshake. What was staged becomes ready after the last one. Returns a refusal if it is
-    /// the first.
+    /// Takes in the reply to a step of the handshake. What was staged becomes ready after the last
+    /// one. Returns a refusal if it is the first.
     pub fn handshake_reply(&mut self, step: HandshakeStep, reply: &[u8]) -> Option<Refusal> {
         if let Stage::Refused(_) = self.stage {
             return None;
@@ -216,7 +220,8 @@ impl UpstreamConnection {
         None
     }
 
-    /// Takes in the reply to a command that was sent in a transaction: Redis queues it, or says why not.
+    /// Takes in the reply to a command that was sent in a transaction: Redis queues it, or says
+    /// why not.
     pub fn note_queued(&mut self, reply: &[u8]) {
         if reply.first() == Some(&b'-') && self.memory.redirect.is_none() {
             self.memory.redirect = Redirect::parse(reply, self.key.node);
@@ -263,7 +268,8 @@ impl UpstreamConnection {
         self.pending.is_empty() && self.send.len() == 0
     }
 
-    /// The time at which Redis will have been silent for too long; `None`: it may take all the time.
+    /// The time at which Redis will have been silent for too long; `None`: it may take all the
+    /// time.
     pub fn deadline(&self) -> Option<Duration> {
         let timeout = match self.is_established() {
             true => self.response_timeout,

@@ -1,4 +1,5 @@
-//! What the Redis side tells the client side. [`Upstreams`](super::Upstreams) touches no client; it returns these.
+//! What the Redis side tells the client side. [`Upstreams`](super::Upstreams) touches no client;
+//! it returns these.
 
 use super::endpoint::UpstreamEndpoint;
 use super::pending::{Owner, PendingReply};
@@ -26,8 +27,8 @@ pub enum Event<'d> {
         /// The reply.
         reply: Vec<u8>,
     },
-    /// The rest of a reply will never come. If its beginning has reached the client, nothing that could follow would be
-    /// understood.
+    /// The rest of a reply will never come. If its beginning has reached the client, nothing that
+    /// could follow would be understood.
     Truncated {
         /// The command.
         owner: Owner,
@@ -124,7 +125,8 @@ pub struct LostConnection {
     pub connection: ConnectionId,
     /// Frames that are no replies came over it.
     pub is_for_pushes: bool,
-    /// Subscriptions whose confirmation is not to come any more, with how many of the same command follow.
+    /// Subscriptions whose confirmation is not to come any more, with how many of the same command
+    /// follow.
     pub subscriptions: Vec<(Sequence, u32)>,
     /// The error for them.
     pub error: Vec<u8>,

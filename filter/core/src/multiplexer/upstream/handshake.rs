@@ -1,5 +1,6 @@
-//! What a connection begins with. Nothing of a client is sent before the handshake is complete, so a connection that never came
-//! about has executed nothing, and a login that is refused stops nobody half-way.
+//! What a connection begins with. Nothing of a client is sent before the handshake is complete, so
+//! a connection that never came about has executed nothing, and a login that is refused stops
+//! nobody half-way.
 
 use super::endpoint::UpstreamEndpoint;
 use super::pool_key::PoolKey;
@@ -26,7 +27,8 @@ pub enum HandshakeStep {
 pub struct Refusal {
     /// The error for clients, without `-`.
     pub text: String,
-    /// Another connection to this Redis would be refused alike, so that there is no use in trying at once.
+    /// Another connection to this Redis would be refused alike, so that there is no use in trying
+    /// at once.
     pub is_general: bool,
 }
 
@@ -81,8 +83,8 @@ pub fn refusal(step: HandshakeStep, endpoint: &UpstreamEndpoint, reply: &[u8]) -
         HandshakeStep::Hello => (format!("ERR redis-mesh: {cluster} doesn't speak RESP3; use RESP2"), false),
         // In Redis's words, since the client has asked for the database.
         HandshakeStep::Select => (as_said(), false),
-        // A Redis that isn't a node of a cluster any more, one that loads its data, a user who may not PING: the
-        // replies to commands tell more.
+        // A Redis that isn't a node of a cluster any more, one that loads its data, a user who may
+        // not PING: the replies to commands tell more.
         HandshakeStep::Readonly | HandshakeStep::Ping => return None,
     };
     Some(Refusal { text, is_general })

@@ -82,7 +82,8 @@ pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &m
     }
 }
 
-/// A read whose replica was lost can be sent to the master: a replica that is asked for a key says who that is.
+/// A read whose replica was lost can be sent to the master: a replica that is asked for a key says
+/// who that is.
 fn elsewhere(
     upstreams: &Upstreams,
     connection: &UpstreamConnection,
@@ -100,7 +101,8 @@ fn elsewhere(
     Some(Retry { in_flight, bytes, key, response_timeout: connection.response_timeout })
 }
 
-/// Gives up connections over which Redis has been silent for too long, and closes those that nobody uses.
+/// Gives up connections over which Redis has been silent for too long, and closes those that
+/// nobody uses.
 pub fn sweep(upstreams: &mut Upstreams, effects: &mut Effects) {
     for id in upstreams.pool.ids() {
         let Some(connection) = upstreams.pool.get(id) else { continue };

@@ -1,5 +1,6 @@
-//! Shared connections are replaced once in a while. Envoy tells nobody when a cluster loses a member, and leaves connections to
-//! it alone: a pod that no service selects any more, or a master that was, might go on to be asked for ever.
+//! Shared connections are replaced once in a while. Envoy tells nobody when a cluster loses a
+//! member, and leaves connections to it alone: a pod that no service selects any more, or a master
+//! that was, might go on to be asked for ever.
 
 use super::connection::{Retirement, Stage};
 use super::pool::Pool;
@@ -12,8 +13,8 @@ use std::time::Duration;
 /// How long a connection serves. Nodes of a Redis Cluster are left when the cluster says so.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// Takes in that a connection is established. If it was opened to take another's place, it does now: first everything that goes
-/// over that one is answered, so that nothing is overtaken.
+/// Takes in that a connection is established. If it was opened to take another's place, it does
+/// now: first everything that goes over that one is answered, so that nothing is overtaken.
 pub fn established(pool: &mut Pool, id: ConnectionId, effects: &mut Effects) {
     let Some(connection) = pool.get(id) else { return };
     let is_serving = connection.retirement == Retirement::Serving;
@@ -33,7 +34,8 @@ pub fn established(pool: &mut Pool, id: ConnectionId, effects: &mut Effects) {
     }
 }
 
-/// A connection has reached its maximum age. One that nobody has used is closed; any other gets a successor.
+/// A connection has reached its maximum age. One that nobody has used is closed; any other gets a
+/// successor.
 pub fn reached(pool: &mut Pool, id: ConnectionId, effects: &mut Effects) {
     let Some(connection) = pool.get(id) else { return };
     if pool.current(&connection.key) != Some(id) {

@@ -1,6 +1,8 @@
-//! The Redis side: connections and how they are shared, the nodes of Redis Clusters, redirections, retries and scripts.
+//! The Redis side: connections and how they are shared, the nodes of Redis Clusters, redirections,
+//! retries and scripts.
 //!
-//! [`Upstreams`] touches no client. What concerns clients comes back as an [`Event`], in the order in which it happened.
+//! [`Upstreams`] touches no client. What concerns clients comes back as an [`Event`], in the order
+//! in which it happened.
 
 pub mod availability;
 pub mod connection;
@@ -22,6 +24,8 @@ mod reply_reader;
 pub mod retry;
 mod scripts;
 mod send_buffer;
+#[cfg(test)]
+mod tests;
 mod upstreams;
 
 pub use upstreams::{ConnectionRoute, Upstreams};

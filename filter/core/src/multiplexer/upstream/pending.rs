@@ -22,8 +22,8 @@ pub enum PendingReply {
     Command(Owner),
     /// The part of this number of a client's command that was sent to several servers.
     Part(Owner, u32),
-    /// A client's command that begins or ends subscriptions, of which so many more are to be confirmed. In RESP3 a push
-    /// confirms each.
+    /// A client's command that begins or ends subscriptions, of which so many more are to be
+    /// confirmed. In RESP3 a push confirms each.
     Subscription(Owner, u32),
     /// A command that waits in a transaction; Redis queues or refuses it.
     Queued,
@@ -40,17 +40,21 @@ pub enum PendingReply {
 /// A command that the multiplexer sends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// MULTI before a client's transaction. If it is refused, the commands behind it are executed one by one.
+    /// MULTI before a client's transaction. If it is refused, the commands behind it are executed
+    /// one by one.
     Multi,
-    /// ASKING before a command that follows an ASK redirection. If it is refused, the node redirects the command again.
+    /// ASKING before a command that follows an ASK redirection. If it is refused, the node
+    /// redirects the command again.
     Asking,
-    /// HELLO on a connection that has been in use. If it is refused, replies are in another form than the client expects.
+    /// HELLO on a connection that has been in use. If it is refused, replies are in another form
+    /// than the client expects.
     Hello,
     /// UNWATCH. If it is refused, the connection goes on watching keys.
     Unwatch,
     /// SCRIPT LOAD. If it is refused, EVALSHA says NOSCRIPT.
     LoadScript,
-    /// PING before WAIT, so that WAIT counts from a command of this connection. What it answers doesn't matter.
+    /// PING before WAIT, so that WAIT counts from a command of this connection. What it answers
+    /// doesn't matter.
     Ping,
 }
 
@@ -59,7 +63,8 @@ pub enum Control {
 pub struct InFlight {
     /// What the reply answers.
     pub what: PendingReply,
-    /// Bytes of the connection's replay buffer that belong to it: the command, to be sent to another node.
+    /// Bytes of the connection's replay buffer that belong to it: the command, to be sent to
+    /// another node.
     pub replay: u32,
     /// How often it has followed a redirection, since it was last retried.
     pub redirects: u8,
@@ -78,7 +83,8 @@ impl From<PendingReply> for InFlight {
 }
 
 impl PendingReply {
-    /// The client's command that a node of a Redis Cluster may have to be asked again, if it is one.
+    /// The client's command that a node of a Redis Cluster may have to be asked again, if it is
+    /// one.
     pub fn command(self) -> Option<Owner> {
         match self {
             PendingReply::Command(owner) | PendingReply::Exec(owner) | PendingReply::Part(owner, _) => Some(owner),
@@ -96,7 +102,8 @@ impl PendingReply {
         self.command().is_some_and(|other| other.client == owner.client && other.sequence > owner.sequence)
     }
 
-    /// True if the bytes of the command are kept until its reply has come, so that it can be sent again.
+    /// True if the bytes of the command are kept until its reply has come, so that it can be sent
+    /// again.
     #[inline]
     pub fn is_replayable(self) -> bool {
         self.command().is_some() || matches!(self, PendingReply::Subscription(..))

@@ -17,8 +17,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many idle connections of one pool key are kept.
 const MAX_IDLE: usize = 64;
 
-/// A connection that many clients share. Only the pool hands them out; what may be sent over one is a
-/// [`Shareable`](crate::command::sharing::Shareable) command.
+/// A connection that many clients share. Only the pool hands them out; what may be sent over one
+/// is a [`Shareable`](crate::command::sharing::Shareable) command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SharedConnection(ConnectionId);
 
@@ -101,14 +101,15 @@ impl Pool {
         Ok(SharedConnection(id))
     }
 
-    /// Makes a connection the one over which new commands for its key go. Returns the one whose place it takes.
+    /// Makes a connection the one over which new commands for its key go. Returns the one whose
+    /// place it takes.
     pub fn make_current(&mut self, id: ConnectionId) -> Option<ConnectionId> {
         let key = self.get(id)?.key.clone();
         self.shared.insert(key, id).filter(|before| *before != id)
     }
 
-    /// A connection for one client alone, an idle one where there is one. With `pushes`, frames that are no replies are for
-    /// the client.
+    /// A connection for one client alone, an idle one where there is one. With `pushes`, frames
+    /// that are no replies are for the client.
     ///
     /// # Errors
     /// The error for clients: the peer is backed off from.
@@ -196,8 +197,8 @@ impl Pool {
         self.get(id).filter(|connection| connection.is_usable()).map(|_| SharedConnection(id))
     }
 
-    /// Keeps a dedicated connection that its client doesn't need any more, if it is in the state of a new one. Returns false if
-    /// it has to be closed instead.
+    /// Keeps a dedicated connection that its client doesn't need any more, if it is in the state
+    /// of a new one. Returns false if it has to be closed instead.
     pub fn make_idle(&mut self, id: ConnectionId, effects: &mut Effects) -> bool {
         let Some(connection) = self.connections.get_mut(id) else { return true };
         let idle = self.idle.entry(connection.key.clone()).or_default();
@@ -212,7 +213,8 @@ impl Pool {
         true
     }
 
-    /// Sees to it that no new commands go over a connection. Returns true if nothing is pending, so that it can be closed.
+    /// Sees to it that no new commands go over a connection. Returns true if nothing is pending,
+    /// so that it can be closed.
     pub fn retire(&mut self, id: ConnectionId, successor: Option<ConnectionId>) -> bool {
         let Some(connection) = self.connections.get_mut(id) else { return false };
         connection.retirement = Retirement::Draining { successor };

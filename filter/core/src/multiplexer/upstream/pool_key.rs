@@ -5,7 +5,8 @@ use crate::multiplexer::ids::{ClientId, ClusterId};
 use crate::multiplexer::outbox::Address;
 use std::net::SocketAddr;
 
-/// The connection pool key: where a connection leads and the state it is in. Clients that need the same share a connection.
+/// The connection pool key: where a connection leads and the state it is in. Clients that need the
+/// same share a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolKey {
     /// The Redis, with the login for it.
@@ -41,11 +42,13 @@ pub enum Purpose {
     Shared,
     /// Commands of one client that block or depend on the connection.
     Dedicated(ClientId),
-    /// One client's subscriptions, tracking or MONITOR: frames that are no replies are for that client.
+    /// One client's subscriptions, tracking or MONITOR: frames that are no replies are for that
+    /// client.
     Pushes(ClientId),
     /// Questions about the Redis Cluster of this index.
     Discovery(ClusterId),
-    /// None at present: the connection is in the state of a new one and waits for a client that needs one of its own.
+    /// None at present: the connection is in the state of a new one and waits for a client that
+    /// needs one of its own.
     Idle,
 }
 

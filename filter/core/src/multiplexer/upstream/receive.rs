@@ -195,7 +195,8 @@ fn on_unknown_script(
     upstreams.pool.events.push_back(Event::NoScript { owner, connection: id, retry: Box::new(retry), reply });
 }
 
-/// A frame has come that isn't simply the next reply: to a client that has subscribed, tracks or monitors.
+/// A frame has come that isn't simply the next reply: to a client that has subscribed, tracks or
+/// monitors.
 fn on_push(upstreams: &mut Upstreams, id: ConnectionId, client: ClientId, frame: Vec<u8>, effects: &mut Effects) {
     let Some(connection) = upstreams.pool.get(id) else { return };
     let (pending, resp3) = (connection.pending.front().map(|next| next.what), connection.key.resp3);

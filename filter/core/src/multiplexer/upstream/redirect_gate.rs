@@ -72,7 +72,8 @@ fn follow(
     retry.in_flight.redirects += 1;
     (retry.key.node, retry.key.readonly) = (Some(node), false);
     match purpose.client() {
-        // What was watched has gone to another node, unwatched: as after a change, the client tries again.
+        // What was watched has gone to another node, unwatched: as after a change, the client
+        // tries again.
         Some(_) if matches!(in_flight.what, PendingReply::Exec(_)) => {
             let nil: &[u8] = if retry.key.resp3 { b"_\r\n" } else { b"*-1\r\n" };
             answer(upstreams, in_flight, nil.to_vec());
@@ -89,8 +90,9 @@ fn follow(
     }
 }
 
-/// Only some of a command's keys are at the node yet: it is retried a little later, unless its client has sent something for the
-/// same slot since. That can't be called back, so the command would come after it.
+/// Only some of a command's keys are at the node yet: it is retried a little later, unless its
+/// client has sent something for the same slot since. That can't be called back, so the command
+/// would come after it.
 fn try_again(
     upstreams: &mut Upstreams,
     id: ConnectionId,
@@ -123,7 +125,8 @@ fn answer(upstreams: &mut Upstreams, in_flight: InFlight, reply: Vec<u8>) {
     upstreams.pool.events.push_back(Event::Reply { to: in_flight.what, reply });
 }
 
-/// Takes in that a reply to a subscription says that the channel's slot has moved. Returns false if it says something else.
+/// Takes in that a reply to a subscription says that the channel's slot has moved. Returns false
+/// if it says something else.
 pub fn note_moved_channel(
     upstreams: &mut Upstreams,
     endpoint: &UpstreamEndpoint,

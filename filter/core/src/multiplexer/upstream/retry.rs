@@ -1,4 +1,5 @@
-//! Commands that are sent again: to another node, or a little later because their keys are on their way from node to node.
+//! Commands that are sent again: to another node, or a little later because their keys are on
+//! their way from node to node.
 
 use super::pending::{InFlight, Owner};
 use super::pool_key::PoolKey;

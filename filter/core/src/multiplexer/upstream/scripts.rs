@@ -1,10 +1,13 @@
-//! Scripts that clients have brought, so that EVALSHA finds them at servers that don't know them: nodes that have come later,
-//! that were promoted or have been restarted. Functions are data, which servers keep themselves; they are left alone.
+//! Scripts that clients have brought, so that EVALSHA finds them at servers that don't know them:
+//! nodes that have come later, that were promoted or have been restarted. Functions are data,
+//! which servers keep themselves; they are left alone.
 //!
-//! A connection's first EVALSHA of a script is preceded by SCRIPT LOAD. So nothing has to be put in order again where commands
-//! follow it, and scripts in transactions are found, too. A server that has lost its scripts since then, by a SCRIPT FLUSH that
-//! didn't come this way, says NOSCRIPT: it has executed nothing, so EVAL takes the command's place, unless others of the client
-//! may have been executed behind it (<https://redis.io/docs/latest/develop/interact/programmability/eval-intro/>).
+//! A connection's first EVALSHA of a script is preceded by SCRIPT LOAD. So nothing has to be put
+//! in order again where commands follow it, and scripts in transactions are found, too. A server
+//! that has lost its scripts since then, by a SCRIPT FLUSH that didn't come this way, says
+//! NOSCRIPT: it has executed nothing, so EVAL takes the command's place, unless others of the
+//! client may have been executed behind it
+//! (<https://redis.io/docs/latest/develop/interact/programmability/eval-intro/>).
 
 use super::endpoint::UpstreamEndpoint;
 use super::pending::{Control, PendingReply};
@@ -76,7 +79,8 @@ impl<'a> Concern<'a> {
 }
 
 impl Scripts {
-    /// Takes in what a client's command says about scripts; it may be sent to any of these endpoints.
+    /// Takes in what a client's command says about scripts; it may be sent to any of these
+    /// endpoints.
     pub fn note<'e>(
         &mut self,
         command: &Command,
@@ -109,7 +113,8 @@ impl Scripts {
         self.caches.get(cluster)?.bodies.get(&digest).cloned()
     }
 
-    /// Sees to it that the server knows a script before it is named over the connection for the first time.
+    /// Sees to it that the server knows a script before it is named over the connection for the
+    /// first time.
     pub fn ensure_loaded(
         &self,
         connection: ConnectionId,
@@ -147,7 +152,8 @@ impl Scripts {
         }
     }
 
-    /// EVALSHA, or EVALSHA_RO, in RESP with the script in the place of its name; `None` if the script isn't known.
+    /// EVALSHA, or EVALSHA_RO, in RESP with the script in the place of its name; `None` if the
+    /// script isn't known.
     pub fn in_full(&self, cluster: &Arc<str>, command: &[u8]) -> Option<Vec<u8>> {
         in_full(command, |digest| self.body(cluster, digest))
     }

@@ -59,7 +59,8 @@ impl Upstreams {
         self.pool.shared(key, effects).map_err(Missing::Error)
     }
 
-    /// A connection for one client alone. With `pushes`, frames that are no replies are for the client.
+    /// A connection for one client alone. With `pushes`, frames that are no replies are for the
+    /// client.
     ///
     /// # Errors
     /// The error for the client: Redis is backed off from.
@@ -134,7 +135,8 @@ impl Upstreams {
         self.pool.send(connection.id(), in_flight, response_timeout, effects, write);
     }
 
-    /// Sends AUTH or SELECT over a connection that is in that very state already, to hear whether the server lets the client in.
+    /// Sends AUTH or SELECT over a connection that is in that very state already, to hear whether
+    /// the server lets the client in.
     pub fn verify(
         &mut self,
         connection: ConnectionId,
@@ -158,7 +160,8 @@ impl Upstreams {
         self.pool.send(connection.id(), to, None, effects, |out| encode::command(out, words));
     }
 
-    /// Sees to it that the server knows a script before it is named over the connection for the first time.
+    /// Sees to it that the server knows a script before it is named over the connection for the
+    /// first time.
     pub fn ensure_loaded(
         &mut self,
         connection: ConnectionId,
@@ -169,7 +172,8 @@ impl Upstreams {
         self.scripts.ensure_loaded(connection, script, response_timeout, &mut self.pool, effects);
     }
 
-    /// Takes in what a client's command says about scripts; it may be sent to any of these endpoints.
+    /// Takes in what a client's command says about scripts; it may be sent to any of these
+    /// endpoints.
     pub fn note_scripts<'e>(
         &mut self,
         command: &Command,
@@ -179,15 +183,17 @@ impl Upstreams {
         self.scripts.note(command, args, endpoints, &mut self.pool);
     }
 
-    /// Takes back a connection that its client doesn't need any more: it is used again if it is in the state of a new one.
+    /// Takes back a connection that its client doesn't need any more: it is used again if it is in
+    /// the state of a new one.
     pub fn release(&mut self, connection: ConnectionId, effects: &mut Effects) {
         if !self.pool.make_idle(connection, effects) {
             self.pool.close(connection, effects);
         }
     }
 
-    /// Takes back a connection whose client is gone or has been reset. Redis notices by the end of the connection, unless only
-    /// commands of the multiplexer's own are pending: then it is used again when they are answered.
+    /// Takes back a connection whose client is gone or has been reset. Redis notices by the end of
+    /// the connection, unless only commands of the multiplexer's own are pending: then it is used
+    /// again when they are answered.
     pub fn abandon(&mut self, connection: ConnectionId, effects: &mut Effects) {
         let is_clients = |in_flight: &InFlight| !matches!(in_flight.what, PendingReply::Control(_));
         if self
@@ -213,8 +219,8 @@ impl Upstreams {
         self.pool.events.pop_front()
     }
 
-    /// Sends EVAL with the script in the place of an EVALSHA whose script the server doesn't know. Returns the command if the
-    /// script isn't known here, either.
+    /// Sends EVAL with the script in the place of an EVALSHA whose script the server doesn't know.
+    /// Returns the command if the script isn't known here, either.
     ///
     /// # Errors
     /// The command, which was not sent.
@@ -233,7 +239,8 @@ impl Upstreams {
         }
     }
 
-    /// Sends a command, or a transaction, again over a connection. With `asks`, ASKING goes before it.
+    /// Sends a command, or a transaction, again over a connection. With `asks`, ASKING goes before
+    /// it.
     pub fn resend_over(&mut self, connection: ConnectionId, retry: Retry, asks: bool, effects: &mut Effects) {
         self.scripts.ensure_all_loaded(connection, &retry, &mut self.pool, effects);
         let Retry { in_flight, bytes, response_timeout, .. } = retry;
@@ -250,7 +257,8 @@ impl Upstreams {
         self.pool.send(connection, in_flight, response_timeout, effects, |out| out.extend_from_slice(&bytes));
     }
 
-    /// Expects the replies to MULTI and to this number of queued commands, which are sent in one piece with EXEC.
+    /// Expects the replies to MULTI and to this number of queued commands, which are sent in one
+    /// piece with EXEC.
     pub fn expect_queued(
         &mut self,
         connection: ConnectionId,
@@ -271,8 +279,8 @@ impl Upstreams {
         self.pool.events.push_back(Event::Reply { to, reply });
     }
 
-    /// Connections to which no client's rules lead any more are closed when they have nothing left to do. `wanted` are the
-    /// endpoints of the rules of all clients.
+    /// Connections to which no client's rules lead any more are closed when they have nothing left
+    /// to do. `wanted` are the endpoints of the rules of all clients.
     pub fn retire_unused(&mut self, wanted: &HashSet<UpstreamEndpoint>, effects: &mut Effects) {
         self.discovery.retire_unused(wanted);
         for id in self.pool.ids() {

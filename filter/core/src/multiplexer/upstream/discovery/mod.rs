@@ -1,7 +1,7 @@
 //! Finding out who serves which slots of a Redis Cluster, and again when that changes.
 //!
-//! Nodes are asked CLUSTER INFO and CLUSTER SLOTS over a connection of its own: those that are known, and at last whichever
-//! Envoy chooses, since all may have moved.
+//! Nodes are asked CLUSTER INFO and CLUSTER SLOTS over a connection of its own: those that are
+//! known, and at last whichever Envoy chooses, since all may have moved.
 
 mod redis_cluster;
 
@@ -281,7 +281,8 @@ impl ClusterDiscovery {
         }
     }
 
-    /// Clusters to which no rules lead any more are asked nothing: they may refuse the login by now.
+    /// Clusters to which no rules lead any more are asked nothing: they may refuse the login by
+    /// now.
     pub fn retire_unused(&mut self, wanted: &HashSet<UpstreamEndpoint>) {
         for cluster in &mut self.clusters {
             cluster.is_wanted = wanted.contains(&cluster.endpoint.of_rules());
@@ -417,7 +418,8 @@ impl Roles {
     }
 }
 
-/// The node to ask next, by chance among those that are known and up; `Some(None)`: whichever Envoy chooses. `None`: all were asked.
+/// The node to ask next, by chance among those that are known and up; `Some(None)`: whichever
+/// Envoy chooses. `None`: all were asked.
 fn next_to_ask(cluster: &RedisCluster, pool: &Pool, effects: &mut Effects) -> Option<Option<SocketAddr>> {
     let tried = &cluster.inquiry.tried;
     let mut nodes: Vec<SocketAddr> = cluster.topology.iter().flat_map(Topology::nodes).collect();

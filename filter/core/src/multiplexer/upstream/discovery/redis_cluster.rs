@@ -144,8 +144,9 @@ impl RedisCluster {
         self.links = Links { masters: vec![[None; 2]; shards], replicas: vec![Vec::new(); shards] };
     }
 
-    /// Whether what a node says replaces what is known. A node that has been cut off from the others goes on to tell what was
-    /// true before: it doesn't see a majority, or its epoch is older.
+    /// Whether what a node says replaces what is known. A node that has been cut off from the
+    /// others goes on to tell what was true before: it doesn't see a majority, or its epoch is
+    /// older.
     pub fn believes(&self, told: &Topology) -> bool {
         match &self.topology {
             None => true,

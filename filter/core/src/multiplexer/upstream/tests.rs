@@ -1,0 +1,362 @@
+//! The Redis side alone: bytes of servers in, events and bytes for servers out.
+
+use super::connection::Stage;
+use super::discovery::{Missing, NodeAccess};
+use super::endpoint::{UpstreamAuth, UpstreamEndpoint};
+use super::events::Event;
+use super::loss::{self, Loss};
+use super::on_timer::on_timer;
+use super::pending::{Control, InFlight, Owner, PendingReply};
+use super::pool::SharedConnection;
+use super::pool_key::PoolKey;
+use super::receive;
+use super::{ConnectionRoute, Upstreams};
+use crate::command::Known;
+use crate::command::sharing::Shareable;
+use crate::multiplexer::effects::Effects;
+use crate::multiplexer::ids::{ClientId, ConnectionId};
+use crate::multiplexer::outbox::Output;
+use crate::wire::ReadPolicy;
+use std::net::SocketAddr;
+use std::time::Duration;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+/// Upstreams, and what they have asked for.
+struct Side {
+    upstreams: Upstreams,
+    effects: Effects,
+    closed: Vec<ConnectionId>,
+}
+
+fn node(port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], port))
+}
+
+fn endpoint(login: Option<&str>) -> UpstreamEndpoint {
+    let login = login.map(|login| UpstreamAuth::Configured(login.as_bytes().into()));
+    UpstreamEndpoint { cluster: "c".into(), login, nodes: None }
+}
+
+fn owner(sequence: u64) -> Owner {
+    Owner { client: ClientId::of_number(1), sequence }
+}
+
+fn get() -> Shareable {
+    Shareable::of_one_key(Known::of(&["get", "k"][..]).unwrap().command).unwrap()
+}
+
+impl Side {
+    fn new() -> Side {
+        Side { upstreams: Upstreams::default(), effects: Effects::new([1; 32]), closed: Vec::new() }
+    }
+
+    /// What the server at the other end has been sent since this was asked last, with spaces for line ends.
+    fn sent(&mut self, connection: ConnectionId) -> String {
+        let known = self.upstreams.pool.get_mut(connection).unwrap();
+        String::from_utf8(known.send.take(Vec::new())).unwrap().replace("\r\n", " ")
+    }
+
+    /// Performs the outputs: the connections that were opened, in order.
+    fn opened(&mut self) -> Vec<ConnectionId> {
+        let mut opened = Vec::new();
+        while let Some(output) = self.effects.outbox.pop() {
+            match output {
+                Output::Open(id, _) => opened.push(id),
+                Output::CloseUpstream(id) => self.closed.push(id),
+                _ => {}
+            }
+        }
+        opened
+    }
+
+    /// Bytes of a server, with line ends for spaces. Returns what clients have to be told.
+    fn receive(&mut self, connection: ConnectionId, reply: &str) -> Vec<String> {
+        let bytes = reply.replace(' ', "\r\n").replace('_', " ").into_bytes();
+        let mut told = Vec::new();
+        if let Some(mut receipt) = receive::begin(&mut self.upstreams, connection, &bytes, &self.effects) {
+            while let Some(event) = receive::receive(&mut self.upstreams, &mut receipt, &mut self.effects) {
+                told.push(shown(&event));
+            }
+            receive::end(&mut self.upstreams, receipt, &mut self.effects);
+        }
+        told.extend(self.events());
+        told
+    }
+
+    fn events(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.upstreams.next_event()).map(|event| shown(&event)).collect()
+    }
+
+    /// A shared connection whose handshake is complete.
+    fn shared(&mut self, key: PoolKey) -> SharedConnection {
+        let connection = self.upstreams.shared(key, &mut self.effects).unwrap();
+        self.opened();
+        self.sent(connection.id());
+        assert_eq!(self.receive(connection.id(), "+PONG "), [""; 0]);
+        connection
+    }
+
+    fn send(&mut self, connection: SharedConnection, in_flight: InFlight, command: &str) {
+        let to = (connection, get());
+        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        self.upstreams.send(to, in_flight, None, &mut self.effects, |out| crate::resp::encode::command(out, &words));
+    }
+
+    /// A Redis Cluster with a master and a replica, which are asked for and known.
+    fn cluster(&mut self) -> usize {
+        let cluster = self.upstreams.discovery.cluster_of(&endpoint(None));
+        let asked = self.upstreams.shard(cluster, Some(7), &mut self.effects);
+        assert_eq!(asked, Err(Missing::Topology(cluster)));
+        self.upstreams.discovery.await_topology(cluster);
+        let connection = self.opened()[0];
+        self.receive(connection, "+PONG ");
+        assert_eq!(self.sent(connection), "*1 $4 PING *2 $7 CLUSTER $4 INFO *2 $7 CLUSTER $5 SLOTS ");
+        let info = "cluster_state:ok\r\ncluster_current_epoch:1\r\n";
+        let slots = "*1 *4 :0 :16383 *2 $8 10.0.0.1 :1 *2 $8 10.0.0.1 :2 ";
+        let info = format!("${} ", info.len()) + &info.replace('_', "\u{1}").replace("\r\n", " ") + " " + slots;
+        let bytes = info.replace(' ', "\r\n").replace('\u{1}', "_").into_bytes();
+        let mut receipt = receive::begin(&mut self.upstreams, connection, &bytes, &self.effects).unwrap();
+        let first = receive::receive(&mut self.upstreams, &mut receipt, &mut self.effects);
+        assert_eq!(first, Some(Event::ClusterAnswered(cluster)));
+        receive::end(&mut self.upstreams, receipt, &mut self.effects);
+        assert_eq!(self.upstreams.shard(cluster, Some(7), &mut self.effects), Ok(0));
+        self.opened();
+        cluster
+    }
+
+    /// The shared connection to a node that answers such a command.
+    fn node(&mut self, cluster: usize, access: NodeAccess) -> SharedConnection {
+        let connection = self.upstreams.node(cluster, 0, access, false, &mut self.effects).unwrap();
+        self.opened();
+        self.sent(connection.id());
+        self.receive(connection.id(), "+OK ");
+        connection
+    }
+
+    /// The shared connection that was opened last, with a complete handshake.
+    fn last(&mut self) -> ConnectionId {
+        let last = self.opened().pop().unwrap();
+        self.receive(last, "+PONG ");
+        last
+    }
+}
+
+/// An event in short, with the beginning of a reply.
+fn shown(event: &Event<'_>) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    match event {
+        Event::Piece { owner, bytes, .. } => format!("{}: {}", owner.sequence, text(bytes)),
+        Event::Reply { to, reply } => {
+            format!("{}: {}", to.command().map_or(0, |owner| owner.sequence), text(reply))
+        }
+        Event::Truncated { owner, .. } => format!("{} is cut", owner.sequence),
+        Event::Redirected(owner) => format!("{} is redirected", owner.sequence),
+        Event::NoScript { owner, .. } => format!("{} names an unknown script", owner.sequence),
+        Event::SlotsMoved(_) => "slots have moved".into(),
+        Event::LoginRefused(_) => "the login was refused".into(),
+        Event::Idle { .. } => "idle".into(),
+        Event::Lost(_, lost) => format!("lost: {}", text(&lost.error)),
+        Event::Closed { .. } => "closed".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn replies_are_told_by_the_commands_that_they_answer() {
+    let mut side = Side::new();
+    let connection = side.shared(PoolKey::new(endpoint(None), false));
+    side.send(connection, PendingReply::Command(owner(1)).into(), "GET a");
+    side.send(connection, PendingReply::Ignored.into(), "GET b");
+    side.send(connection, PendingReply::Part(owner(2), 0).into(), "GET c");
+    assert_eq!(side.sent(connection.id()), "*2 $3 GET $1 a *2 $3 GET $1 b *2 $3 GET $1 c ");
+    assert_eq!(side.receive(connection.id(), "$2 x"), ["1: $2\r\nx"]);
+    assert_eq!(side.receive(connection.id(), "x +b +c "), ["1: x", "2: +c"]);
+}
+
+#[test]
+fn commands_wait_for_the_handshake() {
+    let mut side = Side::new();
+    let key = PoolKey::new(endpoint(Some("AUTH")), false);
+    let connection = side.upstreams.shared(key.clone(), &mut side.effects).unwrap();
+    side.send(connection, PendingReply::Command(owner(1)).into(), "GET a");
+    assert_eq!(side.sent(connection.id()), "AUTH");
+    let told = side.receive(connection.id(), "-WRONGPASS ");
+    assert_eq!(told, ["the login was refused", "1: -ERR redis-mesh: c refused the login"]);
+    // It isn't tried again at once.
+    let refused = Missing::Error("ERR redis-mesh: c refused the login".into());
+    assert_eq!(side.upstreams.shared(key, &mut side.effects), Err(refused));
+}
+
+#[test]
+fn bytes_that_answer_nothing_end_the_connection() {
+    let mut side = Side::new();
+    let connection = side.shared(PoolKey::new(endpoint(None), false)).id();
+    assert_eq!(side.receive(connection, "+OK "), [""; 0]);
+    side.opened();
+    assert_eq!(side.closed, [connection]);
+}
+
+#[test]
+fn a_moved_command_goes_to_the_node_that_has_the_slot() {
+    let mut side = Side::new();
+    let cluster = side.cluster();
+    let master = side.node(cluster, NodeAccess::Write);
+    side.send(master, PendingReply::Command(owner(1)).into(), "GET a");
+    let told = side.receive(master.id(), "-MOVED_15495_10.0.0.1:2 ");
+    assert_eq!(told, ["slots have moved", "1 is redirected"]);
+    let other = side.last();
+    assert_eq!(side.upstreams.pool.get(other).unwrap().key.node, Some(node(2)));
+    assert_eq!(side.sent(other), "*1 $4 PING *2 $3 GET $1 a ");
+    assert_eq!(side.receive(other, "+x "), ["1: +x"]);
+    assert_eq!(side.upstreams.pool.get(master.id()).unwrap().replay.len(), 0);
+}
+
+#[test]
+fn asking_comes_before_a_command_that_is_asked_for_elsewhere() {
+    let mut side = Side::new();
+    let cluster = side.cluster();
+    let master = side.node(cluster, NodeAccess::Write);
+    side.send(master, PendingReply::Command(owner(1)).into(), "GET a");
+    assert_eq!(side.receive(master.id(), "-ASK_15495_10.0.0.1:2 "), ["1 is redirected"]);
+    let other = side.last();
+    assert_eq!(side.sent(other), "*1 $4 PING *1 $6 ASKING *2 $3 GET $1 a ");
+    assert_eq!(side.receive(other, "+OK +x "), ["1: +x"]);
+}
+
+#[test]
+fn a_command_whose_keys_are_on_their_way_is_retried_unless_another_one_follows_it() {
+    let mut side = Side::new();
+    let cluster = side.cluster();
+    let master = side.node(cluster, NodeAccess::Write);
+    side.send(master, PendingReply::Command(owner(1)).into(), "DEL {a}1 {a}2");
+    side.sent(master.id());
+    assert_eq!(side.receive(master.id(), "-TRYAGAIN_x "), ["1 is redirected"]);
+    assert_eq!(side.sent(master.id()), "");
+    side.effects.now += Duration::from_millis(20);
+    while let Some(timer) = side.effects.timers.pop(side.effects.now) {
+        on_timer(&mut side.upstreams, timer, &mut side.effects);
+    }
+    assert_eq!(side.sent(master.id()), "*3 $3 DEL $4 {a}1 $4 {a}2 ");
+    side.send(master, PendingReply::Command(owner(2)).into(), "GET {a}1");
+    assert_eq!(side.receive(master.id(), "-TRYAGAIN_x "), ["1: -TRYAGAIN x"]);
+}
+
+#[test]
+fn a_redirection_that_goes_on_and_on_ends() {
+    let mut side = Side::new();
+    let cluster = side.cluster();
+    let mut connection = side.node(cluster, NodeAccess::Write).id();
+    let shared = SharedConnectionOf(connection).shared(&side);
+    side.send(shared, PendingReply::Command(owner(1)).into(), "GET a");
+    for hop in 0..8 {
+        let told = side.receive(connection, &format!("-ASK_15495_10.0.0.1:{} ", 10 + hop));
+        assert_eq!(told, ["1 is redirected"], "{hop}");
+        connection = side.last();
+        side.receive(connection, "+OK ");
+    }
+    let told = side.receive(connection, "-ASK_15495_10.0.0.1:99 ");
+    assert_eq!(told, ["1: -ERR redis-mesh: the Redis Cluster sends the command from node to node; try again"]);
+}
+
+/// Finds the shared connection of a number.
+struct SharedConnectionOf(ConnectionId);
+
+impl SharedConnectionOf {
+    fn shared(self, side: &Side) -> SharedConnection {
+        side.upstreams.pool.usable_shared(self.0).unwrap()
+    }
+}
+
+#[test]
+fn what_was_pending_over_a_lost_connection_fails() {
+    let mut side = Side::new();
+    let connection = side.shared(PoolKey::new(endpoint(None), false));
+    side.send(connection, PendingReply::Command(owner(1)).into(), "GET a");
+    side.send(connection, PendingReply::Command(owner(2)).into(), "GET b");
+    assert_eq!(side.receive(connection.id(), "$9 half"), ["1: $9\r\nhalf"]);
+    loss::lost(&mut side.upstreams, connection.id(), Loss::Ended, &mut side.effects);
+    let error = "-ERR redis-mesh: the connection to c was lost; the command may have been executed";
+    assert_eq!(side.events(), ["1 is cut".to_owned(), format!("2: {error}")]);
+}
+
+#[test]
+fn a_read_whose_replica_is_lost_goes_to_the_master() {
+    let mut side = Side::new();
+    let cluster = side.cluster();
+    let replica = side.node(cluster, NodeAccess::Read(ReadPolicy::Replica));
+    let read = InFlight { is_read: true, ..PendingReply::Command(owner(1)).into() };
+    side.send(replica, read, "GET a");
+    side.send(replica, PendingReply::Command(owner(2)).into(), "SET a b");
+    loss::lost(&mut side.upstreams, replica.id(), Loss::Ended, &mut side.effects);
+    assert_eq!(side.events().len(), 1, "only what isn't a read fails");
+    let master = side.last();
+    assert_eq!(side.upstreams.pool.get(master).unwrap().key.node, Some(node(1)));
+    assert_eq!(side.sent(master), "*1 $4 PING *2 $3 GET $1 a ");
+}
+
+#[test]
+fn a_silent_connection_is_given_up() {
+    let mut side = Side::new();
+    let connection = side.shared(PoolKey::new(endpoint(None), false));
+    let (to, timeout) = ((connection, get()), Some(Duration::from_secs(1)));
+    let in_flight = PendingReply::Command(owner(1)).into();
+    side.upstreams.send(to, in_flight, timeout, &mut side.effects, |out| out.extend_from_slice(b"x"));
+    side.effects.now += Duration::from_secs(1);
+    loss::sweep(&mut side.upstreams, &mut side.effects);
+    let error = "1: -ERR redis-mesh: c didn't answer in time; the command may have been executed";
+    assert_eq!(side.events(), [error]);
+    side.opened();
+    assert_eq!(side.closed, [connection.id()]);
+}
+
+#[test]
+fn a_transaction_whose_multi_is_refused_is_no_transaction() {
+    let mut side = Side::new();
+    let connection = side.shared(PoolKey::new(endpoint(None), false));
+    side.upstreams.expect_queued(connection.id(), 1, None, &mut side.effects);
+    let to = (connection, Shareable::of_transaction());
+    let exec = PendingReply::Exec(owner(1)).into();
+    side.upstreams.send(to, exec, None, &mut side.effects, |out| out.extend_from_slice(b"x"));
+    let told = side.receive(connection.id(), "-NOPERM_m +OK -ERR_EXEC_without_MULTI ");
+    let error = "ERR redis-mesh: MULTI was refused (NOPERM m); the commands may have been executed one by one";
+    assert_eq!(told, [format!("1: -{error}")]);
+    // The next one is a transaction again.
+    side.upstreams.expect_queued(connection.id(), 1, None, &mut side.effects);
+    side.upstreams.send(to, exec, None, &mut side.effects, |out| out.extend_from_slice(b"x"));
+    assert_eq!(side.receive(connection.id(), "+OK +QUEUED *1 +x "), ["1: *1\r\n+x"]);
+}
+
+#[test]
+fn a_refused_command_of_the_multiplexers_own_has_consequences() {
+    let mut side = Side::new();
+    let key = PoolKey::new(endpoint(None), false);
+    let mut dedicated = || {
+        let client = ClientId::of_number(1);
+        let connection = side.upstreams.dedicated(client, key.clone(), false, &mut side.effects).unwrap();
+        side.upstreams.pool.get_mut(connection.id()).unwrap().pending.clear();
+        side.upstreams.pool.get_mut(connection.id()).unwrap().become_ready();
+        connection
+    };
+    let (unwatching, speaking) = (dedicated(), dedicated());
+    side.upstreams.control(unwatching, Control::Unwatch, &mut side.effects, &[b"UNWATCH"]);
+    assert_eq!(side.receive(unwatching.id(), "-NOPERM "), ["idle"]);
+    side.upstreams.release(unwatching.id(), &mut side.effects);
+    assert!(side.upstreams.pool.get(unwatching.id()).is_none(), "it goes on watching, so nobody else may have it");
+    side.events();
+    side.upstreams.control(speaking, Control::Hello, &mut side.effects, &[b"HELLO", b"3"]);
+    let told = side.receive(speaking.id(), "-NOPROTO ");
+    assert_eq!(told.first().map(String::as_str), Some("closed"), "{told:?}");
+    assert_eq!(ConnectionRoute::Dedicated(speaking).id(), speaking.id());
+}
+
+#[test]
+fn a_script_that_a_server_has_lost_is_told() {
+    let mut side = Side::new();
+    let connection = side.shared(PoolKey::new(endpoint(None), false));
+    let named = InFlight { names_scripts: true, ..PendingReply::Command(owner(1)).into() };
+    side.send(connection, named, "EVALSHA x 0");
+    let told = side.receive(connection.id(), "-NOSCRIPT_No_matching_script. ");
+    assert_eq!(told, ["1 names an unknown script"]);
+    assert!(matches!(side.upstreams.pool.get(connection.id()).unwrap().stage, Stage::Ready));
+}
