@@ -79,7 +79,7 @@ impl EventDelivery<'_> {
                 }
             }
             Event::NoScript { owner, connection, retry, reply } => {
-                self.unknown_script(owner, connection, *retry, reply);
+                self.unknown_script(owner, connection, &retry, reply);
             }
             Event::Idle { client, connection } => match self.clients.get_mut(client) {
                 Some(client) => dedicated::on_idle(self.upstreams, client, connection, self.effects),
@@ -177,11 +177,11 @@ impl EventDelivery<'_> {
 
     /// A server doesn't know a script. It has executed nothing, so the command is sent again with
     /// the script in full, unless others of the client may have been executed behind it.
-    fn unknown_script(&mut self, owner: Owner, connection: ConnectionId, retry: Retry, reply: Vec<u8>) {
+    fn unknown_script(&mut self, owner: Owner, connection: ConnectionId, retry: &Retry, reply: Vec<u8>) {
         let to = retry.in_flight.what;
         let Some(client) = self.clients.get_mut(owner.client) else { return };
         let is_last = client.output.queue.end() == owner.sequence + 1;
-        if is_last && self.upstreams.send_in_full(connection, retry, self.effects).is_ok() {
+        if is_last && self.upstreams.send_in_full(connection, retry, self.effects) {
             return client.wait_for_answers_so_far();
         }
         self.reply(to, reply);

@@ -246,8 +246,8 @@ fn a_command_whose_keys_are_on_their_way_is_retried_unless_another_one_follows_i
 fn a_redirection_that_goes_on_and_on_ends() {
     let mut side = Side::new();
     let cluster = side.cluster();
-    let mut connection = side.node(cluster, NodeAccess::Write).id();
-    let shared = SharedConnectionOf(connection).shared(&side);
+    let shared = side.node(cluster, NodeAccess::Write);
+    let mut connection = shared.id();
     side.send(shared, PendingReply::Command(owner(1)).into(), "GET a");
     for hop in 0..8 {
         let told = side.receive(connection, &format!("-ASK_15495_10.0.0.1:{} ", 10 + hop));
@@ -257,15 +257,6 @@ fn a_redirection_that_goes_on_and_on_ends() {
     }
     let told = side.receive(connection, "-ASK_15495_10.0.0.1:99 ");
     assert_eq!(told, ["1: -ERR redis-mesh: the Redis Cluster sends the command from node to node; try again"]);
-}
-
-/// Finds the shared connection of a number.
-struct SharedConnectionOf(ConnectionId);
-
-impl SharedConnectionOf {
-    fn shared(self, side: &Side) -> SharedConnection {
-        side.upstreams.pool.usable_shared(self.0).unwrap()
-    }
 }
 
 #[test]

@@ -220,15 +220,12 @@ impl Upstreams {
     }
 
     /// Sends EVAL with the script in the place of an EVALSHA whose script the server doesn't know.
-    /// Returns the command if the script isn't known here, either.
-    ///
-    /// # Errors
-    /// The command, which was not sent.
-    pub fn send_in_full(&mut self, connection: ConnectionId, retry: Retry, effects: &mut Effects) -> Result<(), Retry> {
-        let Some(full) = self.scripts.in_full(&retry.key.endpoint.cluster, &retry.bytes) else { return Err(retry) };
+    /// Returns false if the script isn't known here, either, so that nothing was sent.
+    pub fn send_in_full(&mut self, connection: ConnectionId, retry: &Retry, effects: &mut Effects) -> bool {
+        let Some(full) = self.scripts.in_full(&retry.key.endpoint.cluster, &retry.bytes) else { return false };
         let in_flight = InFlight { names_scripts: false, ..retry.in_flight };
         self.pool.send(connection, in_flight, retry.response_timeout, effects, |out| out.extend_from_slice(&full));
-        Ok(())
+        true
     }
 
     /// Sends a command again, over the shared connection of its pool key.
