@@ -142,8 +142,8 @@ impl Multiplexer {
         if client.life == Life::Closed {
             return;
         }
-        let own = client.dedicated.connection.and_then(|own| upstreams.pool.get(own.connection.id()));
-        let since = own.filter(|own| !own.pending.is_empty()).map(|own| own.last_activity);
+        let own = client.dedicated_connections().filter_map(|own| upstreams.pool.get(own.id()));
+        let since = own.filter(|own| !own.pending.is_empty()).map(|own| own.last_activity).min();
         if since.is_some_and(|since| since + IMMEDIATE <= now) {
             client.cut_off(&mut effects.outbox);
         } else {

@@ -145,3 +145,40 @@ fn no_command_is_overtaken_when_the_login_changes() {
         assert_eq!(world.received(id), format!("$40 {all} "), "seed {seed}");
     }
 }
+
+#[test]
+fn connections_on_which_a_client_waits_at_several_servers_end_with_it() {
+    let mut world = World::new(11);
+    let config = compiled(&two());
+    let id = world.client(&config);
+    world.send(id, b"WAIT 1 0\r\n");
+    world.settle();
+    assert_eq!((world.received(id).as_str(), world.multiplexer.load().dedicated), ("", 2));
+    world.multiplexer.closed(id);
+    world.drain();
+    assert!(world.multiplexer.load().is_idle(), "{:?}", world.multiplexer.load());
+    // A client that has closed its sending side may have gone altogether.
+    let id = world.client(&config);
+    world.send(id, b"WAIT 1 0\r\n");
+    world.settle();
+    world.multiplexer.ended(id, world.now);
+    for _ in 0..3 {
+        world.now += Duration::from_millis(100);
+        world.multiplexer.tick(world.now);
+        world.drain();
+    }
+    assert!(world.clients[&id].is_closed);
+}
+
+#[test]
+fn a_client_that_would_wait_at_a_server_that_is_down_opens_nothing() {
+    let mut world = World::new(12);
+    let id = world.client(&compiled(&two()));
+    world.redis.get_mut("two").unwrap().is_down = true;
+    world.send(id, b"SET b 1\r\n");
+    let opened = world.opened;
+    world.send(id, b"WAIT 1 0\r\nWAIT 1 0\r\n");
+    world.settle();
+    assert_eq!(world.received(id), "-ERR redis-mesh: two can't be reached ".repeat(3));
+    assert_eq!(world.opened, opened);
+}

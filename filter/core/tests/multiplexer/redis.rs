@@ -71,6 +71,8 @@ impl Redis {
                 out.extend_from_slice(b"-NOAUTH Authentication required.\r\n");
             }
             b"ping" => out.extend_from_slice(b"+PONG\r\n"),
+            // No replica ever confirms.
+            b"wait" => {}
             b"multi" => {
                 connection.queued = Some(Vec::new());
                 out.extend_from_slice(b"+OK\r\n");

@@ -183,6 +183,8 @@ pub enum TargetLookup {
 pub struct DedicatedSlot {
     /// The connection.
     pub connection: Option<Dedicated>,
+    /// Further ones, until what was sent over them is answered: WAIT waits at several servers.
+    pub others: Vec<DedicatedConnection>,
     /// A connection over which keys were watched was lost, so that they may have changed unseen.
     pub lost_watch: bool,
 }
@@ -338,6 +340,12 @@ impl Client {
     /// True if what it is to be answered are subscriptions that begin or end, and nothing else.
     pub fn is_subscribing(&self) -> bool {
         !self.output.queue.is_empty() && self.output.queue.end() == self.subscriptions.last_change
+    }
+
+    /// The connections that it has for itself, but for those of its subscriptions.
+    pub fn dedicated_connections(&self) -> impl Iterator<Item = DedicatedConnection> + '_ {
+        let own = self.dedicated.connection.map(|own| own.connection);
+        own.into_iter().chain(self.dedicated.others.iter().copied())
     }
 
     /// True if it may ask for anything.

@@ -9,6 +9,7 @@ use crate::multiplexer::ids::ConnectionId;
 use crate::multiplexer::routing::decision::Forward;
 use crate::multiplexer::routing::target::write;
 use crate::multiplexer::upstream::Upstreams;
+use crate::multiplexer::upstream::discovery::Missing;
 use crate::multiplexer::upstream::pending::Control;
 use crate::multiplexer::upstream::retry::Retry;
 use crate::request::errors::{CROSS_DESTINATION, CROSSSLOT};
@@ -97,6 +98,7 @@ pub fn on_idle(upstreams: &mut Upstreams, client: &mut Client, connection: Conne
     } else if client.subscriptions.needs(connection) {
         return;
     }
+    client.dedicated.others.retain(|other| other.id() != connection);
     // Or it has been replaced while its UNWATCH was pending.
     client.subscriptions.forget_connection(connection);
     upstreams.release(connection, effects);
@@ -108,6 +110,9 @@ pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effe
         Some(dedicated) if dedicated.is_held() => upstreams.pool.close(dedicated.connection.id(), effects),
         Some(dedicated) => upstreams.abandon(dedicated.connection.id(), effects),
         None => {}
+    }
+    for connection in std::mem::take(&mut client.dedicated.others) {
+        upstreams.abandon(connection.id(), effects);
     }
     for connection in std::mem::take(&mut client.subscriptions).connections {
         upstreams.pool.close(connection, effects);
@@ -131,24 +136,26 @@ pub fn follow_redirect(
     (retry, asks): (Retry, bool),
     effects: &mut Effects,
 ) {
-    let Some(dedicated) = client.dedicated.connection else {
-        // The connection was given back while this command was under way, so nothing depends on it.
-        return match upstreams.dedicated(client.id, retry.key.clone(), false, effects) {
-            Ok(connection) => upstreams.resend_over(connection.id(), retry, asks, effects),
-            Err(_) => answer_changing(client, &retry),
-        };
-    };
+    let dedicated = client.dedicated.connection;
     // What was sent before it may have led there already.
-    let current = dedicated.connection.id();
-    let is_there = upstreams.pool.get(current).is_some_and(|known| known.key.node == retry.key.node);
-    if is_there {
+    if let Some(current) = dedicated.map(|dedicated| dedicated.connection.id())
+        && upstreams.pool.get(current).is_some_and(|known| known.key.node == retry.key.node)
+    {
         return upstreams.resend_over(current, retry, asks, effects);
     }
-    match upstreams.dedicated(client.id, retry.key.clone(), false, effects) {
-        Ok(connection) => {
+    let connection = match upstreams.dedicated(client.id, retry.key.clone(), false, effects) {
+        Ok(connection) => connection,
+        Err(Missing::Error(text)) => return upstreams.fail(retry.in_flight.what, &text),
+        Err(Missing::Topology(_)) => {
+            return upstreams.fail(retry.in_flight.what, "ERR redis-mesh: the cluster is changing; try again");
+        }
+    };
+    match dedicated {
+        Some(dedicated) => {
             // Keys that were watched before, if there were any, aren't watched there.
             client.dedicated.lost_watch |= dedicated.is_watching;
             client.dedicated.connection = Some(Dedicated { connection, ..dedicated });
+            let current = dedicated.connection.id();
             // Replies may be to come over the one before. No other client is to have it then.
             if let Some(before) = upstreams.pool.get_mut(from) {
                 before.is_tainted = true;
@@ -156,15 +163,9 @@ pub fn follow_redirect(
             if current != from {
                 upstreams.retire_dedicated(current, effects);
             }
-            upstreams.resend_over(connection.id(), retry, asks, effects);
         }
-        Err(_) => answer_changing(client, &retry),
+        // The connection was given back while this command was under way, so nothing depends on it.
+        None => client.dedicated.others.push(connection),
     }
-}
-
-/// The answer to a command that can't be sent again.
-fn answer_changing(client: &mut Client, retry: &Retry) {
-    if let Some(owner) = retry.in_flight.what.command() {
-        client.output.replace(owner.sequence, b"-ERR redis-mesh: the cluster is changing; try again\r\n");
-    }
+    upstreams.resend_over(connection.id(), retry, asks, effects);
 }

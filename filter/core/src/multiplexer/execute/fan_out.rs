@@ -103,14 +103,14 @@ fn connect_all(
             for (target, shard) in servers {
                 keys.push(dedicated_key_of_shard(context, client, *target, *shard)?);
             }
+            // First it is known that all can be opened: none is opened in vain.
+            for key in &keys {
+                context.upstreams.pool.check_available(key, context.effects.now).map_err(Obstacle::Error)?;
+            }
             for key in keys {
-                match context.upstreams.dedicated(client.id, key, false, context.effects) {
-                    Ok(connection) => connections.push(ConnectionRoute::Dedicated(connection)),
-                    Err(missing) => {
-                        connections.iter().for_each(|opened| context.upstreams.release(opened.id(), context.effects));
-                        return Err(missing.into());
-                    }
-                }
+                let connection = context.upstreams.dedicated(client.id, key, false, context.effects)?;
+                client.dedicated.others.push(connection);
+                connections.push(ConnectionRoute::Dedicated(connection));
             }
             client.pause.wait = Some(Wait::Answers);
         }

@@ -198,6 +198,7 @@ impl EventDelivery<'_> {
         if lost.is_for_pushes && has_pushes {
             return client.cut_off(&mut self.effects.outbox);
         }
+        client.dedicated.others.retain(|other| other.id() != lost.connection);
         if let Some(dedicated) = dedicated {
             client.dedicated.lost_watch |= dedicated.is_watching;
             client.dedicated.connection = None;

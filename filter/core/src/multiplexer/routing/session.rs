@@ -57,7 +57,7 @@ pub fn hello(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> De
     let is_special = client.dedicated.connection.is_some_and(|dedicated| dedicated.is_special);
     if client.session.resp3 != resp3 && (is_special || !client.subscriptions.is_empty()) {
         // What its own connections push is written in the protocol that they were opened with.
-        return Decision::Refuse("ERR redis-mesh: HELLO can't change the protocol of a client that has subscriptions or CLIENT TRACKING; RESET first".into());
+        return Decision::Refuse("ERR redis-mesh: HELLO can't change the protocol of a client that has subscriptions, CLIENT TRACKING or another state of its connection; RESET first".into());
     }
     if let Some(name) = name {
         if let Err(text) = client_name::check(name) {
@@ -94,7 +94,7 @@ pub fn select(client: &Client, args: &Args<'_>) -> Decision {
             Decision::Deny("ERR SELECT is not allowed in cluster mode".into())
         }
         Some(Ok(_)) if client.dedicated.connection.is_some_and(|dedicated| dedicated.is_special) => {
-            Decision::Refuse("ERR redis-mesh: SELECT isn't served to a client that has CLIENT TRACKING".into())
+            Decision::Refuse("ERR redis-mesh: SELECT isn't served to a client that has CLIENT TRACKING or another state of its connection".into())
         }
         Some(Ok(index)) => Decision::Select(index),
     }

@@ -223,7 +223,7 @@ impl UpstreamConnection {
     /// Takes in the reply to a command that was sent in a transaction: Redis queues it, or says
     /// why not.
     pub fn note_queued(&mut self, reply: &[u8]) {
-        if reply.first() == Some(&b'-') && self.memory.redirect.is_none() {
+        if self.key.node.is_some() && reply.first() == Some(&b'-') && self.memory.redirect.is_none() {
             self.memory.redirect = Redirect::parse(reply, self.key.node);
         }
     }

@@ -135,11 +135,7 @@ impl Pool {
     /// # Errors
     /// The error for clients: the peer is backed off from.
     pub fn open(&mut self, key: PoolKey, purpose: Purpose, effects: &mut Effects) -> Result<ConnectionId, String> {
-        if !self.availability.is_all_up()
-            && let Some(why) = self.availability.reason(&Peer::new(&key.endpoint, key.node), effects.now)
-        {
-            return Err(why.to_owned());
-        }
+        self.check_available(&key, effects.now)?;
         let connection = UpstreamConnection::new(key, purpose, effects.now);
         let (address, deadline) = (connection.key.address(), connection.deadline());
         let id = self.connections.insert(connection);
@@ -147,6 +143,18 @@ impl Pool {
         self.announce(id, effects);
         effects.timers.sweep_by(deadline);
         Ok(id)
+    }
+
+    /// Checks that the peer of a key isn't backed off from.
+    ///
+    /// # Errors
+    /// The error for clients.
+    pub fn check_available(&self, key: &PoolKey, now: Duration) -> Result<(), String> {
+        if self.availability.is_all_up() {
+            return Ok(());
+        }
+        let why = self.availability.reason(&Peer::new(&key.endpoint, key.node), now);
+        why.map_or(Ok(()), |why| Err(why.to_owned()))
     }
 
     /// Queues a command that `write` appends. `keeps`: see [`UpstreamConnection::send`].
@@ -217,7 +225,12 @@ impl Pool {
     /// so that it can be closed.
     pub fn retire(&mut self, id: ConnectionId, successor: Option<ConnectionId>) -> bool {
         let Some(connection) = self.connections.get_mut(id) else { return false };
-        connection.retirement = Retirement::Draining { successor };
+        let known = match connection.retirement {
+            Retirement::Draining { successor } => successor,
+            Retirement::Serving => None,
+        };
+        // A successor waits for the end of this connection, whatever else retires it.
+        connection.retirement = Retirement::Draining { successor: successor.or(known) };
         if self.shared.get(&connection.key) == Some(&id) {
             self.shared.remove(&connection.key);
         }
@@ -316,6 +329,8 @@ mod tests {
         pool.get_mut(new).unwrap().stage = Stage::AwaitsPredecessor;
         assert_eq!(pool.make_current(new), Some(old));
         pool.retire(old, Some(new));
+        // Rules that don't lead there any more retire it once more.
+        pool.retire(old, None);
         assert_eq!(pool.current(&key("a")), Some(new));
         pool.close(old, &mut effects);
         assert!(matches!(pool.get(new).unwrap().stage, Stage::Ready));

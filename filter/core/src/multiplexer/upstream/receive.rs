@@ -160,19 +160,14 @@ fn on_refusal(upstreams: &mut Upstreams, id: ConnectionId, refusal: &Refusal, ef
 /// A command of the multiplexer's own has been answered.
 fn on_control(upstreams: &mut Upstreams, id: ConnectionId, control: Control, reply: &[u8], effects: &mut Effects) {
     let is_error = reply.first() == Some(&b'-');
-    let Some(connection) = upstreams.pool.get_mut(id).filter(|_| is_error) else { return };
+    let Some(connection) = upstreams.pool.get_mut(id) else { return };
     match control {
+        // Nothing is left of a transaction before.
         Control::Multi => {
-            let mut told = Vec::new();
-            let text = String::from_utf8_lossy(reply.trim_ascii_end());
-            let text = text.trim_start_matches('-');
-            encode::error(
-                &mut told,
-                format!("ERR redis-mesh: MULTI was refused ({text}); the commands may have been executed one by one")
-                    .as_bytes(),
-            );
-            connection.memory.multi_refused = Some(told);
+            connection.memory.redirect = None;
+            connection.memory.multi_refused = is_error.then(|| multi_refused(reply));
         }
+        _ if !is_error => {}
         // What comes over it next would be in another form than the client expects.
         Control::Hello => loss::give_up(upstreams, id, Loss::Ended, effects),
         Control::Unwatch => connection.is_tainted = true,
@@ -230,4 +225,13 @@ fn on_push(upstreams: &mut Upstreams, id: ConnectionId, client: ClientId, frame:
     if let Some(connection) = upstreams.pool.get_mut(id) {
         connection.skip(answered);
     }
+}
+
+/// What a client is told whose transaction was none.
+fn multi_refused(reply: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default().trim_ascii_end());
+    let text = format!("ERR redis-mesh: MULTI was refused ({text}); the commands may have been executed one by one");
+    let mut told = Vec::new();
+    encode::error(&mut told, text.as_bytes());
+    told
 }
