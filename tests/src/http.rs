@@ -61,8 +61,9 @@ pub fn request(addr: SocketAddr, request: &Request<'_>) -> Result<Response> {
         "GET" | "DELETE" => agent.run(head.body(())?)?,
         _ => agent.run(head.body(body)?)?,
     };
-    let body = response.body_mut().with_config().limit(MAX_BODY).lossy_utf8(true).read_to_string()?;
-    Ok(Response { status: response.status().as_u16(), body })
+    // A body may be a file of bytes, such as the filter.
+    let body = response.body_mut().with_config().limit(MAX_BODY).read_to_vec()?;
+    Ok(Response { status: response.status().as_u16(), body: String::from_utf8_lossy(&body).into_owned() })
 }
 
 /// Returns the sum of a metric over its labels in Prometheus' text format, or 0 if there is no

@@ -123,13 +123,18 @@ fn refused_objects(mesh: &mut Mesh) -> Result<()> {
     mesh.plane.kubectl(&["apply", "-f", "-"], POLICY)?;
     let result = others_go_on(mesh);
     mesh.plane.kubectl(&["delete", "-f", "-"], POLICY)?;
+    // The API server enforces a policy until it has noticed that the policy is gone.
+    eventually(PATIENCE, || dry_run(mesh).map(drop))?;
     result
+}
+
+fn dry_run(mesh: &Mesh) -> Result<String> {
+    mesh.plane.kubectl(&["apply", "--server-side", "--dry-run=server", "-f", "-"], ENVOY_FILTER)
 }
 
 fn others_go_on(mesh: &mut Mesh) -> Result<()> {
     eventually(PATIENCE, || {
-        let refused = mesh.plane.kubectl(&["apply", "--server-side", "--dry-run=server", "-f", "-"], ENVOY_FILTER);
-        ensure!(refused.is_err(), "the policy is not in force");
+        ensure!(dry_run(mesh).is_err(), "the policy is not in force");
         Ok(())
     })?;
     mesh.api().apply(CLUSTER)?;
