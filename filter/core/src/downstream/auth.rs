@@ -1,8 +1,7 @@
 //! The password that a RedisService asks of its clients.
 
 use crate::command::Args;
-pub use crate::hex::to_hex;
-use crate::hex::{from_hex, to_bytes};
+use crate::hex::{from_hex, to_bytes, to_hex};
 use crate::request::errors;
 use crate::wire;
 use sha2::{Digest, Sha256};
