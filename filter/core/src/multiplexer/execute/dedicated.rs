@@ -25,9 +25,7 @@ pub fn over_dedicated(
     let Forward { edits, sharing, .. } = forward;
     let dedicated = choose(context, client, forward)?;
     if *sharing == Sharing::AwaitsWrites {
-        // Redis counts from the last command of this connection, which then is after all that the
-        // client has written.
-        context.upstreams.control(dedicated.connection, Control::Ping, context.effects, &[b"PING"]);
+        context.upstreams.precede_wait(dedicated.connection, context.effects);
     }
     let to = expect(client, request, edits);
     // A command that waits, waits as long as it says itself.

@@ -11,7 +11,7 @@ use crate::multiplexer::reply::key_names::cursor;
 use crate::multiplexer::routing::fan_out::{FanOut, RequestPolicy};
 use crate::multiplexer::routing::target;
 use crate::multiplexer::upstream::ConnectionRoute;
-use crate::multiplexer::upstream::pending::{Control, InFlight, Owner, PendingReply};
+use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
 use std::time::Duration;
 
 /// A server that gets the command: a target, or a shard of it.
@@ -142,9 +142,7 @@ fn send(
         }
         (ConnectionRoute::Dedicated(own), _) => {
             if fan_out.sharing == Sharing::AwaitsWrites {
-                // Redis counts from the last command of this connection, which then is after all
-                // that the client has written.
-                context.upstreams.control(own, Control::Ping, context.effects, &[b"PING"]);
+                context.upstreams.precede_wait(own, context.effects);
             }
             // It waits as long as it says itself.
             context.upstreams.send_dedicated(own, in_flight, None, context.effects, write);

@@ -160,6 +160,12 @@ impl Upstreams {
         self.pool.send(connection.id(), to, None, effects, |out| encode::command(out, words));
     }
 
+    /// Sends a PING, whose reply no client gets, before a WAIT: Redis counts from the last command
+    /// of the connection, which then is after all that the client has written over others.
+    pub fn precede_wait(&mut self, connection: DedicatedConnection, effects: &mut Effects) {
+        self.control(connection, Control::Ping, effects, &[b"PING"]);
+    }
+
     /// Sees to it that the server knows a script before it is named over the connection for the
     /// first time.
     pub fn ensure_loaded(
