@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_panic_closes_its_connection_and_no_other() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let config = standin::configure("anchor", "");
         let (a, b) = (standin::connect("redis_anchor", config), standin::connect("redis_anchor", config));
         let before = PANICS.load(Ordering::Relaxed);

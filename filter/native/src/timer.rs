@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_timer_fires_once_and_only_while_it_has_a_waker() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let connection = standin::connect("redis_anchor", standin::configure("anchor", ""));
         let instance = connection.instance();
         let timer = WorkerTimer::default();

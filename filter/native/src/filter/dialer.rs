@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn every_request_gets_a_response() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let connection = standin::connect("redis_anchor", standin::configure("anchor", ""));
         let request = b"POST /1 HTTP/1.1\r\n\r\n";
         connection.received(&request[..9]);
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_foreign_request_closes_the_connection() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let connection = standin::connect("redis_anchor", standin::configure("anchor", ""));
         connection.received(b"GET / HTTP/1.1\r\n\r\n");
         assert!(connection.closed.get());

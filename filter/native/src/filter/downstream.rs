@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn commands_come_in_pieces() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let client = client("pieces");
         client.received(b"PI");
         assert!(client.written.borrow().is_empty());
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_last_bytes_are_served() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let client = client("last");
         client.full(true);
         client.ended(b"PING\r\n");
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_backlog_below_the_limit_does_not_disable_reading() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let client = client("backlog");
         client.full(true);
         client.received(&b"PING\r\n".repeat(BACKLOG_LIMIT / 6));

@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn an_unknown_connection_is_closed() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let connection = standin::connect("redis_carrier", standin::configure("carrier", ""));
         connection.received(b"POST /12345 HTTP/1.1\r\n\r\n");
         assert!(connection.closed.get());
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn nothing_passes_before_the_request() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let connection = standin::connect("redis_carrier", standin::configure("carrier", ""));
         connection.received(b"POST /12345");
         assert!(!connection.closed.get() && connection.passed.borrow().is_empty());

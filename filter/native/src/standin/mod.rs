@@ -1,6 +1,7 @@
 //! A stand-in for Envoy in the process of the unit tests, with which the crate's use of the ABI
 //! can be tested and checked for undefined behaviour: connections with buffers, callouts that open
-//! connections, metrics. Each thread has its own.
+//! connections, metrics. Each thread has its own; the module's configurations and its timer thread
+//! are shared, so one test uses the stand-in at a time ([`begin`]).
 //!
 //! As in Envoy, requests have no effect before the event loop's next turn ([`turn`]), except for
 //! those that Envoy carries out at once: closing a connection calls its event hook, and a callout
@@ -18,6 +19,7 @@ use crate::hooks;
 pub use connection::{StandinConnection, bury, connect, connections, living};
 pub use metrics::{forget, metric, newest};
 use state::{CALLOUTS, CONFIGS, HOSTS, LOG, MISSING, RESUMED};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Configures a filter. Null: the module refuses it.
 pub fn configure(name: &str, config: &str) -> *const FilterKind {
@@ -100,9 +102,17 @@ pub fn settle() {
     while turn() {}
 }
 
-/// Ends a test in order when dropped: all connections and configurations are destroyed, and no
-/// thread runs any more.
-pub struct End;
+/// A test that uses the stand-in. It ends in order when dropped: all connections and configurations
+/// are destroyed, and no thread runs any more.
+pub struct End(#[expect(dead_code, reason = "held until the test has ended")] MutexGuard<'static, ()>);
+
+/// Begins a test, when no other one is running: a configuration of another test would retire
+/// connections that no client of this one needs.
+pub fn begin() -> End {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    // A test that has failed leaves nothing behind in other threads but its configurations.
+    End(RUNNING.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 impl Drop for End {
     fn drop(&mut self) {
@@ -114,8 +124,7 @@ impl Drop for End {
             // SAFETY: `configure` has made it, and no connection has it any more.
             unsafe { hooks::envoy_dynamic_module_on_network_filter_config_destroy(config.cast_mut()) };
         }
-        // The interpreter alone objects to a thread that outlives the tests. It runs one test
-        // after the other, so that no test waits here for the timer of another one.
+        // The interpreter alone objects to a thread that outlives the tests.
         if cfg!(miri) {
             crate::timer::end();
         }

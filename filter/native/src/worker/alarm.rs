@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn only_an_earlier_time_sets_it_again() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let connection = standin::connect("redis_anchor", standin::configure("anchor", ""));
         let instance = connection.instance();
         let alarm = WorkerAlarm::new(Instant::now());
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn it_lets_go_of_its_filter_alone() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let config = standin::configure("anchor", "");
         let (a, b) = (standin::connect("redis_anchor", config), standin::connect("redis_anchor", config));
         let (a, b) = (a.instance(), b.instance());

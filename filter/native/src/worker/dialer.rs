@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_connection_waits_for_a_dialer_and_arrives_once() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let (dialer, (_connection, client)) = (Dialer::default(), client());
         let (_dialer_connection, _filter) = ready(&dialer, &client);
         let connection = standin::connect("redis_carrier", standin::configure("carrier", ""));
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn without_a_client_the_next_one_is_asked() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let dialer = Dialer::default();
         assert!(dialer.open(id(1), address("redis"), || None).is_empty());
         assert!(dialer.is_at_rest());
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_failed_request_loses_the_connections_that_wait() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let (dialer, (_connection, client)) = (Dialer::default(), client());
         assert!(dialer.open(id(1), address("redis"), || Some(client.clone())).is_empty());
         assert_eq!(dialer.answered(&client, CalloutResult::Failed), [id(1)]);
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_response_without_the_request_having_arrived_is_a_failure() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let (dialer, (_connection, client)) = (Dialer::default(), client());
         assert!(dialer.open(id(1), address("redis"), || Some(client.clone())).is_empty());
         let (_dialer_connection, filter) = candidate();
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_dialer_loses_what_has_not_arrived() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let (dialer, (_connection, client)) = (Dialer::default(), client());
         let (_dialer_connection, filter) = ready(&dialer, &client);
         let connection = standin::connect("redis_carrier", standin::configure("carrier", ""));
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_callout_loses_its_connection() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let (dialer, (_connection, client)) = (Dialer::default(), client());
         let (_dialer_connection, _filter) = ready(&dialer, &client);
         let callout = *dialer.callouts.borrow().keys().next().unwrap();

@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_report_is_due_a_period_after_the_last_one() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let (config, metrics) = configured("period");
         let (reporter, multiplexer) = (Reporter::default(), RefCell::new(Multiplexer::new([7; 32])));
         reporter.register(metrics);
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn metrics_of_an_older_configuration_stand_in_for_those_that_are_gone() {
-        let _end = standin::End;
+        let _end = standin::begin();
         let ((_, old), (config, new)) = (configured("older"), configured("older"));
         let (reporter, multiplexer) = (Reporter::default(), RefCell::new(Multiplexer::new([7; 32])));
         reporter.register(new.clone());

@@ -26,7 +26,7 @@ fn bytes(buffer: &RefCell<Vec<u8>>) -> String {
 
 #[test]
 fn a_command_goes_over_an_upstream_connection_that_stays() {
-    let _end = standin::End;
+    let _end = standin::begin();
     let config = listener("travels");
     let client = standin::connect("client", config);
     client.received(&GET[..3]);
@@ -50,7 +50,7 @@ fn a_command_goes_over_an_upstream_connection_that_stays() {
 
 #[test]
 fn another_client_asks_for_a_dialer_when_the_one_that_asked_goes() {
-    let _end = standin::End;
+    let _end = standin::begin();
     let config = listener("asks");
     let (a, b) = (standin::connect("client", config), standin::connect("client", config));
     a.received(GET);
@@ -65,7 +65,7 @@ fn another_client_asks_for_a_dialer_when_the_one_that_asked_goes() {
 
 #[test]
 fn the_next_client_asks_for_a_dialer_when_none_was_left() {
-    let _end = standin::End;
+    let _end = standin::begin();
     let config = listener("next");
     let gone = standin::connect("client", config);
     gone.received(GET);
@@ -83,7 +83,7 @@ fn the_next_client_asks_for_a_dialer_when_none_was_left() {
 
 #[test]
 fn a_client_gets_an_error_when_there_is_no_dialer_or_upstream_connection() {
-    let _end = standin::End;
+    let _end = standin::begin();
     for cluster in ["redis_anchor", "redis_carrier"] {
         let client = standin::connect("client", listener(cluster));
         standin::remove_cluster(cluster);
@@ -109,7 +109,7 @@ fn a_client_gets_an_error_when_there_is_no_dialer_or_upstream_connection() {
 
 #[test]
 fn a_dialer_takes_its_upstream_connections_along_and_others_come() {
-    let _end = standin::End;
+    let _end = standin::begin();
     let client = standin::connect("client", listener("anchor"));
     client.received(GET);
     settle();
@@ -125,7 +125,7 @@ fn a_dialer_takes_its_upstream_connections_along_and_others_come() {
 
 #[test]
 fn a_full_upstream_connection_gets_nothing_until_it_takes_more() {
-    let _end = standin::End;
+    let _end = standin::begin();
     let client = standin::connect("client", listener("full"));
     client.received(GET);
     settle();
@@ -148,7 +148,7 @@ fn a_full_upstream_connection_gets_nothing_until_it_takes_more() {
 
 #[test]
 fn a_client_that_takes_nothing_is_not_read() {
-    let _end = standin::End;
+    let _end = standin::begin();
     let client = standin::connect("client", listener("slow"));
     client.received(GET);
     settle();
@@ -176,7 +176,7 @@ fn a_client_that_takes_nothing_is_not_read() {
 
 #[test]
 fn connections_that_end_leave_nothing_behind() {
-    let _end = standin::End;
+    let _end = standin::begin();
     let config = listener("ends");
     for i in 0..100 {
         let client = standin::connect("client", config);
@@ -214,7 +214,7 @@ fn lose_one_of(i: usize, client: &Rc<StandinConnection>) {
 
 #[test]
 fn open_connections_follow_a_new_configuration() {
-    let _end = standin::End;
+    let _end = standin::begin();
     let client = standin::connect("client", listener("follows"));
     client.received(GET);
     settle();
@@ -233,7 +233,7 @@ fn open_connections_follow_a_new_configuration() {
 
 #[test]
 fn commands_and_connections_are_counted() {
-    let _end = standin::End;
+    let _end = standin::begin();
     let config = listener("counts");
     let client = standin::connect("client", config);
     client.received(b"GET a\r\nNOSUCH\r\n");
@@ -252,7 +252,7 @@ fn commands_and_connections_are_counted() {
 
 #[test]
 fn a_client_of_an_older_listener_counts_where_the_newest_one_does() {
-    let _end = standin::End;
+    let _end = standin::begin();
     let old = listener("counts");
     let client = standin::connect("client", old);
     let new = listener("counts");
