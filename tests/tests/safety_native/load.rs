@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub const PAUSE: Duration = Duration::from_millis(4);
 /// The number of keys of each kind that clients share.
 pub const SHARED: usize = 12;
+/// The key that the slow reader writes and reads.
+pub const SLOW: &str = "slow";
 
 /// The number of subscribers, each of which has a channel of its own.
 const LISTENERS: usize = 3;
@@ -170,16 +172,16 @@ impl Load {
     /// Runs a client that requests large replies and reads them late.
     fn read_slowly(&self) -> Result<()> {
         const COUNT: usize = 300;
-        let value = "slow".repeat(25_000);
+        let value = slow_value();
         while !self.has_ended() {
             let mut client = self.connect()?;
-            if client.cmd(&["SET", "slow", &value]).map_or(true, |reply| reply.is_error()) {
+            if client.cmd(&["SET", SLOW, &value]).map_or(true, |reply| reply.is_error()) {
                 std::thread::sleep(Duration::from_millis(20));
                 continue;
             }
             // What doesn't fit anywhere waits until it is read.
             let stream = client.stream().try_clone()?;
-            let writer = std::thread::spawn(move || (&stream).write_all(&encode(&["GET", "slow"]).repeat(COUNT)));
+            let writer = std::thread::spawn(move || (&stream).write_all(&encode(&["GET", SLOW]).repeat(COUNT)));
             let end = Instant::now() + Duration::from_millis(1500);
             while Instant::now() < end && !self.has_ended() {
                 std::thread::sleep(Duration::from_millis(20));
@@ -207,6 +209,11 @@ impl Load {
     pub fn reconnected(&self) -> usize {
         self.reconnected.load(Ordering::Relaxed)
     }
+}
+
+/// Returns the value that the slow reader writes: large replies, which don't fit anywhere unread.
+pub fn slow_value() -> String {
+    SLOW.repeat(25_000)
 }
 
 /// Whether an error means that the connection has ended. A missing reply is an error: no client is
