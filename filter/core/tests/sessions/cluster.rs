@@ -89,12 +89,16 @@ impl Servers {
         Some(format!("-{kind} {slot} {address}\r\n").into_bytes())
     }
 
-    /// Returns the error of a node for a command that it doesn't execute.
-    pub fn redirect(&self, id: ConnectionId, args: &Args) -> Option<Vec<u8>> {
+    /// Returns the error of a node for a command, or for all commands of a transaction, which it
+    /// doesn't execute.
+    pub fn redirect(&self, id: ConnectionId, commands: &[Args]) -> Option<Vec<u8>> {
         let connection = &self.connections[&id];
         let node = &self.nodes[connection.node];
         let view = node.view.as_ref()?;
-        let keys: Vec<&Vec<u8>> = store::keys(args).into_iter().map(|index| &args[index]).collect();
+        let keys_of =
+            |args: &'_ Args| store::keys(args).into_iter().map(|index| args[index].clone()).collect::<Vec<_>>();
+        let keys: Vec<Vec<u8>> = commands.iter().flat_map(keys_of).collect();
+        let is_read = commands.iter().all(store::is_read);
         let slot = slot(keys.first()?);
         for key in &keys {
             assert_eq!(redis_mesh_core::cluster::slot::slot(key), slot, "keys of several slots came to a node");
@@ -105,7 +109,7 @@ impl Servers {
         let owner = view.owner(slot);
         let has = |shard: usize| {
             let store = &self.shards[shard].store;
-            keys.iter().filter(|key| store.keys.contains_key(&(connection.db, (**key).clone()))).count()
+            keys.iter().filter(|key| store.keys.contains_key(&(connection.db, (*key).clone()))).count()
         };
         let is_master = view.masters[&node.shard] == connection.node;
         if let Some((from, to)) = self.migrating.get(&slot).copied().filter(|_| is_master) {
@@ -121,7 +125,7 @@ impl Servers {
                 return is_torn.then(|| b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n".to_vec());
             }
         }
-        let serves = node.shard == owner && (is_master || connection.is_readonly && store::is_read(args));
+        let serves = node.shard == owner && (is_master || connection.is_readonly && is_read);
         if serves { None } else { self.redirection("MOVED", slot, view.masters[&owner]) }
     }
 

@@ -139,7 +139,9 @@ impl<'a> Checker<'a> {
                 Ok(())
             }
             b"EXEC" | b"DISCARD" => {
-                self.is_silent = false;
+                if std::mem::take(&mut self.is_silent) {
+                    self.watched.clear();
+                }
                 Ok(())
             }
             _ if self.is_silent || !self.is_authenticated || store::keys(&sent.args).is_empty() || sent.token == 0 => {

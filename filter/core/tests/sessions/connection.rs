@@ -120,7 +120,7 @@ impl Servers {
             return self.reply(id, b"-NOAUTH Authentication required.\r\n");
         }
         if connection.multi.is_some() && !matches!(name.as_slice(), b"exec" | b"discard" | b"multi" | b"watch") {
-            let redirect = self.redirect(id, &args);
+            let redirect = self.redirect(id, std::slice::from_ref(&args));
             let connection = self.connections.get_mut(&id).unwrap();
             let (queued, is_aborted) = connection.multi.as_mut().unwrap();
             match redirect {
@@ -183,7 +183,8 @@ impl Servers {
             b"subscribe" | b"unsubscribe" => self.subscribe(id, name == b"subscribe", &args),
             b"blpop" => self.blpop(id, args),
             _ => {
-                let reply = self.redirect(id, &args).unwrap_or_else(|| self.execute(id, &args, None));
+                let reply =
+                    self.redirect(id, std::slice::from_ref(&args)).unwrap_or_else(|| self.execute(id, &args, None));
                 self.reply(id, &reply);
             }
         }
@@ -205,7 +206,7 @@ impl Servers {
     }
 
     fn watch(&mut self, id: ConnectionId, args: &Args) {
-        if let Some(error) = self.redirect(id, args) {
+        if let Some(error) = self.redirect(id, std::slice::from_ref(args)) {
             return self.reply(id, &error);
         }
         let connection = self.connections.get_mut(&id).unwrap();
@@ -241,7 +242,7 @@ impl Servers {
     }
 
     fn blpop(&mut self, id: ConnectionId, args: Args) {
-        if let Some(error) = self.redirect(id, &args) {
+        if let Some(error) = self.redirect(id, std::slice::from_ref(&args)) {
             return self.reply(id, &error);
         }
         let connection = self.connections.get_mut(&id).unwrap();
@@ -268,7 +269,7 @@ impl Servers {
         if is_aborted {
             return self.reply(id, b"-EXECABORT Transaction discarded because of previous errors.\r\n");
         }
-        if let Some(error) = queued.iter().find_map(|args| self.redirect(id, args)) {
+        if let Some(error) = self.redirect(id, &queued) {
             return self.reply(id, &error);
         }
         if watched.iter().any(|(key, version)| self.shards[shard].version(key) != *version) {

@@ -188,6 +188,7 @@ impl World {
         self.servers.nodes[node].is_alive = true;
         if let Some(truth) = &mut self.servers.sites[self.servers.nodes[node].site].truth {
             truth.failed.remove(&node);
+            self.all_nodes_learn(node);
         }
         self.servers.learn(node);
     }

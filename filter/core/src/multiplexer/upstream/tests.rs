@@ -105,24 +105,35 @@ impl Side {
 
     /// A Redis Cluster with a master and a replica, which are asked for and known.
     fn cluster(&mut self) -> usize {
+        self.cluster_with("*1 *4 :0 :16383 *2 $8 10.0.0.1 :1 *2 $8 10.0.0.1 :2 ")
+    }
+
+    /// A Redis Cluster that is asked for and known by this reply to CLUSTER SLOTS.
+    fn cluster_with(&mut self, slots: &str) -> usize {
         let cluster = self.upstreams.discovery.cluster_of(&endpoint(None));
         let asked = self.upstreams.shard(cluster, Some(7), &mut self.effects);
         assert_eq!(asked, Err(Missing::Topology(cluster)));
+        self.tell(cluster, slots);
+        assert_eq!(self.upstreams.shard(cluster, Some(7), &mut self.effects), Ok(0));
+        self.opened();
+        cluster
+    }
+
+    /// The node that is being asked answers, for a client that waits.
+    fn tell(&mut self, cluster: usize, slots: &str) {
         self.upstreams.discovery.await_topology(cluster);
         let connection = self.opened()[0];
         self.receive(connection, "+PONG ");
         assert_eq!(self.sent(connection), "*1 $4 PING *2 $7 CLUSTER $4 INFO *2 $7 CLUSTER $5 SLOTS ");
         let info = "cluster_state:ok\r\ncluster_current_epoch:1\r\n";
-        let slots = "*1 *4 :0 :16383 *2 $8 10.0.0.1 :1 *2 $8 10.0.0.1 :2 ";
-        let info = format!("${} ", info.len()) + &info.replace('_', "\u{1}").replace("\r\n", " ") + " " + slots;
-        let bytes = info.replace(' ', "\r\n").replace('\u{1}', "_").into_bytes();
+        let bytes = format!("${}\r\n{info}\r\n{}", info.len(), slots.replace(' ', "\r\n")).into_bytes();
         let mut receipt = receive::begin(&mut self.upstreams, connection, &bytes, &self.effects).unwrap();
-        let first = receive::receive(&mut self.upstreams, &mut receipt, &mut self.effects);
-        assert_eq!(first, Some(Event::ClusterAnswered(cluster)));
+        let mut told = Vec::new();
+        while let Some(event) = receive::receive(&mut self.upstreams, &mut receipt, &mut self.effects) {
+            told.push(shown(&event));
+        }
+        assert_eq!(told.last().map(String::as_str), Some(&*format!("ClusterAnswered({cluster})")));
         receive::end(&mut self.upstreams, receipt, &mut self.effects);
-        assert_eq!(self.upstreams.shard(cluster, Some(7), &mut self.effects), Ok(0));
-        self.opened();
-        cluster
     }
 
     /// The shared connection to a node that answers such a command.
@@ -284,6 +295,26 @@ fn a_read_whose_replica_is_lost_goes_to_the_master() {
     let master = side.last();
     assert_eq!(side.upstreams.pool.get(master).unwrap().key.node, Some(node(1)));
     assert_eq!(side.sent(master), "*1 $4 PING *2 $3 GET $1 a ");
+}
+
+#[test]
+fn nodes_are_asked_before_a_client_hears_that_none_may_answer() {
+    let mut side = Side::new();
+    let cluster = side.cluster_with("*1 *3 :0 :8191 *2 $8 10.0.0.1 :1 ");
+    let read = NodeAccess::Read(ReadPolicy::Replica);
+    let replica = |side: &mut Side| side.upstreams.node(cluster, 0, read, false, &mut side.effects);
+    let owner = |side: &mut Side| side.upstreams.shard(cluster, Some(9000), &mut side.effects);
+    let refused = "ERR redis-mesh: c has no replica for this key, and the read policy is REPLICA";
+    let unserved = "CLUSTERDOWN Hash slot not served";
+    assert_eq!(replica(&mut side), Err(Missing::Error(refused.into())));
+    assert_eq!(owner(&mut side), Err(Missing::Error(unserved.into())));
+    // What is known is old; meanwhile a replica may have joined.
+    side.effects.now += Duration::from_secs(1);
+    assert_eq!(replica(&mut side), Err(Missing::Topology(cluster)));
+    assert_eq!(owner(&mut side), Err(Missing::Topology(cluster)));
+    side.tell(cluster, "*1 *4 :0 :16383 *2 $8 10.0.0.1 :1 *2 $8 10.0.0.1 :2 ");
+    assert!(replica(&mut side).is_ok());
+    assert_eq!(owner(&mut side), Ok(0));
 }
 
 #[test]

@@ -30,6 +30,9 @@ const REFRESH_AFTER_CHANGE: Duration = Duration::from_millis(250);
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a node may take to answer.
 const INQUIRY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How old what is known may be where it says that no node may answer a command. Where it is older,
+/// nodes are asked before the client hears of it: one may have joined meanwhile.
+const FRESH: Duration = Duration::from_secs(1);
 /// How long a connection to a node that has lost its role may be silent, with replies to come.
 const STALLED: Duration = Duration::from_millis(500);
 
@@ -135,10 +138,23 @@ impl ClusterDiscovery {
     ) -> Result<usize, Missing> {
         let topology = self.topology(index, pool, effects)?;
         let Some(slot) = slot else { return Ok(0) };
-        topology.owner(slot).ok_or_else(|| {
-            self.refresh_by(index, effects.now + REFRESH_SOON, effects);
-            Missing::Error("CLUSTERDOWN Hash slot not served".to_owned())
-        })
+        topology
+            .owner(slot)
+            .ok_or_else(|| self.unserved(index, "CLUSTERDOWN Hash slot not served".to_owned(), pool, effects))
+    }
+
+    /// No node may answer a command, as far as it is known. Returns what the client waits for, or
+    /// this error if nodes were asked just now or none can be asked.
+    fn unserved(&mut self, index: ClusterId, error: String, pool: &mut Pool, effects: &mut Effects) -> Missing {
+        let is_fresh = |cluster: &RedisCluster| effects.now.saturating_sub(cluster.learned) < FRESH;
+        if !self.clusters.get(index).is_some_and(is_fresh) {
+            self.refresh(index, pool, effects);
+            if self.clusters.get(index).is_some_and(|cluster| cluster.inquiry.connection.is_some()) {
+                return Missing::Topology(index);
+            }
+        }
+        self.refresh_by(index, effects.now + REFRESH_SOON, effects);
+        Missing::Error(error)
     }
 
     /// The shared connection to a node of a shard.
@@ -169,9 +185,9 @@ impl ClusterDiscovery {
         };
         let Some((node, readonly)) = choose(policy, nodes, is_up, &mut effects.random) else {
             let cluster = &endpoint.cluster;
-            return Err(Missing::Error(format!(
-                "ERR redis-mesh: {cluster} has no replica for this key, and the read policy is REPLICA"
-            )));
+            let error =
+                format!("ERR redis-mesh: {cluster} has no replica for this key, and the read policy is REPLICA");
+            return Err(self.unserved(index, error, pool, effects));
         };
         let known = cluster.cached_replica(shard, node, resp3).filter(|_| readonly);
         if let Some(connection) = known.and_then(|known| pool.usable_shared(known)) {
@@ -350,7 +366,7 @@ impl ClusterDiscovery {
         let roles = Roles::of(&topology);
         let is_ok = topology.is_ok;
         let leads_elsewhere = cluster.topology.as_ref().is_some_and(|before| before.leads_elsewhere(&topology));
-        cluster.learn(topology);
+        cluster.learn(topology, effects.now);
         cluster.inquiry.succeeded();
         let endpoint = cluster.endpoint.clone();
         if leads_elsewhere {

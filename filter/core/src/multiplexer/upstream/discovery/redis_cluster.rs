@@ -18,6 +18,8 @@ pub struct RedisCluster {
     pub endpoint: UpstreamEndpoint,
     /// What is known of it.
     pub topology: Option<Topology>,
+    /// When a node told it.
+    pub learned: Duration,
     /// Clients wait for its topology.
     pub is_awaited: bool,
     /// Some client's rules lead to it.
@@ -76,6 +78,7 @@ impl RedisCluster {
         RedisCluster {
             endpoint,
             topology: None,
+            learned: Duration::ZERO,
             is_awaited: false,
             is_wanted: true,
             inquiry: Inquiry::default(),
@@ -122,8 +125,9 @@ impl RedisCluster {
         }
     }
 
-    /// Replaces what is known.
-    pub fn learn(&mut self, topology: Topology) {
+    /// Replaces what is known by what a node has told now.
+    pub fn learn(&mut self, topology: Topology, now: Duration) {
+        self.learned = now;
         self.topology = Some(topology);
         self.forget_links();
     }
@@ -185,7 +189,7 @@ mod tests {
     fn a_node_that_was_cut_off_is_not_believed() {
         let mut cluster = cluster();
         assert!(cluster.believes(&told(1, "fail", 1)));
-        cluster.learn(told(5, "ok", 1));
+        cluster.learn(told(5, "ok", 1), Duration::ZERO);
         assert!(cluster.believes(&told(5, "ok", 2)) && cluster.believes(&told(6, "ok", 2)));
         assert!(!cluster.believes(&told(4, "ok", 2)) && !cluster.believes(&told(6, "fail", 2)));
     }
@@ -193,7 +197,7 @@ mod tests {
     #[test]
     fn connections_are_looked_up_anew_when_slots_move() {
         let (mut cluster, connection) = (cluster(), ConnectionId::of_number(9));
-        cluster.learn(told(1, "ok", 1));
+        cluster.learn(told(1, "ok", 1), Duration::ZERO);
         cluster.cache_master(0, true, connection);
         assert_eq!((cluster.cached(7, true), cluster.cached(7, false)), (Some(connection), None));
         let node = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
