@@ -2,6 +2,7 @@
 
 use super::slot::SLOTS;
 use crate::resp::value::Value;
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 /// A master with its replicas.
@@ -33,6 +34,27 @@ pub fn node(host: &[u8], port: u16, from: Option<SocketAddr>) -> Option<SocketAd
         host => std::str::from_utf8(host).ok()?.parse::<IpAddr>().ok()?,
     };
     Some(SocketAddr::new(host, port))
+}
+
+/// Reads the reply of the node `from` to CLUSTER NODES: the addresses of the nodes that have joined
+/// and aren't known to have failed, those without slots too. Empty if it isn't understood
+/// (<https://redis.io/docs/latest/commands/cluster-nodes/>).
+pub fn members(nodes: &[u8], from: Option<SocketAddr>) -> HashSet<SocketAddr> {
+    let Some(Value::Text(lines)) = Value::parse(nodes) else { return HashSet::new() };
+    let member = |line: &[u8]| {
+        let mut words = line.split(|byte| *byte == b' ').skip(1);
+        let (endpoint, flags) = (words.next()?, words.next()?);
+        let is_absent = |flag: &[u8]| matches!(flag, b"fail" | b"handshake" | b"noaddr");
+        if flags.split(|byte| *byte == b',').any(is_absent) {
+            return None;
+        }
+        // IP:PORT@BUS-PORT,NAME
+        let client = endpoint.split(|byte| *byte == b'@').next()?;
+        let colon = memchr::memrchr(b':', client)?;
+        let port = std::str::from_utf8(client.get(colon + 1..)?).ok()?.parse().ok()?;
+        node(client.get(..colon)?, port, from)
+    };
+    lines.split(|byte| *byte == b'\n').filter_map(member).collect()
 }
 
 impl Topology {

@@ -11,6 +11,12 @@ pub fn named(command: &Command, args: &Args<'_>) -> Option<ScriptDigest> {
     matches!(command.name, "evalsha" | "evalsha_ro").then(|| digest(args.get(1))).flatten()
 }
 
+/// Whether a command may run code that clients have brought, so that its reply is whatever that code
+/// says.
+pub fn may_run_code(command: &Command) -> bool {
+    matches!(command.name, "eval" | "eval_ro" | "evalsha" | "evalsha_ro" | "fcall" | "fcall_ro")
+}
+
 /// Reads the 40 hexadecimal digits of a digest, in any case.
 pub fn digest(text: &[u8]) -> Option<ScriptDigest> {
     to_bytes(text)

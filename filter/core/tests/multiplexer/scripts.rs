@@ -31,17 +31,14 @@ fn scripts_are_loaded_where_they_are_not_known() {
         world.drain();
     });
     assert_eq!(send(&mut world, &["MULTI", &call, "GET k", "EXEC"]), "+OK +QUEUED +QUEUED *2 :2 $2 xx ");
-    // A server that has lost the script while the connection stays open.
+    // A server that has lost the script while the connection stays open. The words could be a
+    // script's, so nothing is sent again.
     flush(&mut world);
-    assert_eq!(send(&mut world, &[&call]), ":3 ");
-    assert_eq!(send(&mut world, &[&call]), ":4 ");
-    flush(&mut world);
-    // A command that was executed after the call isn't overtaken.
-    assert_eq!(send(&mut world, &[&call, "GET k"]), format!("{missing}$4 xxxx "));
-    assert_eq!(send(&mut world, &[&call, "GET k"]), ":5 $5 xxxxx ");
+    assert_eq!(send(&mut world, &[&call, "GET k"]), format!("{missing}$2 xx "));
+    assert_eq!(send(&mut world, &[&call, "GET k"]), ":3 $3 xxx ");
     flush(&mut world);
     assert_eq!(send(&mut world, &["MULTI", &call, "EXEC"]), format!("+OK +QUEUED *1 {missing}"));
-    assert_eq!(send(&mut world, &["MULTI", &call, "EXEC"]), "+OK +QUEUED *1 :6 ");
+    assert_eq!(send(&mut world, &["MULTI", &call, "EXEC"]), "+OK +QUEUED *1 :4 ");
     // SCRIPT FLUSH applies to the scripts that are remembered here, too.
     assert_eq!(send(&mut world, &["SCRIPT FLUSH", &call]), format!("+OK {missing}"));
 }

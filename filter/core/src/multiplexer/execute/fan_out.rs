@@ -53,7 +53,8 @@ pub fn fan_out(
             context.upstreams.ensure_loaded(connection.id(), script, config.op_timeout, context.effects);
         }
         let to = PendingReply::Part(owner, part as u32);
-        let in_flight = InFlight { names_scripts: script.is_some(), ..to.into() };
+        let may_run_code = script::may_run_code(fan_out.command);
+        let in_flight = InFlight { names_scripts: script.is_some(), may_run_code, ..to.into() };
         send(context, client, fan_out, (connection, in_flight), |out| match fan_out.policy {
             RequestPolicy::Keys | RequestPolicy::Scan => fan_out.write(&config, args, asked, out),
             _ => target::write(args, &[], None, out),

@@ -5,6 +5,7 @@ use super::context::{Context, Obstacle, Request, expect, wait_for_room};
 use super::mirror::mirror;
 use crate::command::Command;
 use crate::command::Known;
+use crate::command::script;
 use crate::command::sharing::Shareable;
 use crate::multiplexer::client::transaction::{Transaction, TransactionError};
 use crate::multiplexer::client::{Client, Wait};
@@ -63,7 +64,12 @@ pub fn send(
     if let Some(script) = script {
         context.upstreams.ensure_loaded(connection.id(), script, timeout, context.effects);
     }
-    let in_flight = InFlight { is_read: request.is_read(), names_scripts: script.is_some(), ..to.into() };
+    let in_flight = InFlight {
+        is_read: request.is_read(),
+        names_scripts: script.is_some(),
+        may_run_code: request.known.is_none_or(|known| script::may_run_code(known.command)),
+        ..to.into()
+    };
     match connection {
         ConnectionRoute::Shared(shared) => {
             context.upstreams.send((shared, shareable), in_flight, timeout, context.effects, write);

@@ -16,7 +16,7 @@ use super::upstream::Upstreams;
 use super::upstream::endpoint::UpstreamEndpoint;
 use super::upstream::events::{Confirmation, Event, LostConnection};
 use super::upstream::pending::{Owner, PendingReply};
-use super::upstream::retry::Retry;
+use super::upstream::redirect_gate;
 use crate::stats::Stat;
 use key_names::KeyNames;
 
@@ -78,9 +78,6 @@ impl EventDelivery<'_> {
                     self.announce(id);
                 }
             }
-            Event::NoScript { owner, connection, retry, reply } => {
-                self.unknown_script(owner, connection, &retry, reply);
-            }
             Event::Idle { client, connection } => match self.clients.get_mut(client) {
                 Some(client) => dedicated::on_idle(self.upstreams, client, connection, self.effects),
                 None => self.upstreams.release(connection, self.effects),
@@ -92,7 +89,10 @@ impl EventDelivery<'_> {
             }
             Event::Lost(client, lost) => self.lost(client, &lost),
             Event::Writable(connection) => self.wake_all(Wait::Connection(connection)),
-            Event::ClusterAnswered(cluster) => self.wake_all(Wait::Topology(cluster)),
+            Event::ClusterAnswered(cluster) => {
+                redirect_gate::release(self.upstreams, cluster, self.effects);
+                self.wake_all(Wait::Topology(cluster));
+            }
             Event::SlotsMoved(cluster) => self.slots_moved(cluster),
             Event::LoginRefused(endpoint) => self.login_refused(&endpoint),
         }
@@ -173,18 +173,6 @@ impl EventDelivery<'_> {
             return;
         }
         client.output.queue.push(frame, &mut client.output.out);
-    }
-
-    /// A server doesn't know a script. It has executed nothing, so the command is sent again with
-    /// the script in full, unless others of the client may have been executed behind it.
-    fn unknown_script(&mut self, owner: Owner, connection: ConnectionId, retry: &Retry, reply: Vec<u8>) {
-        let to = retry.in_flight.what;
-        let Some(client) = self.clients.get_mut(owner.client) else { return };
-        let is_last = client.output.queue.end() == owner.sequence + 1;
-        if is_last && self.upstreams.send_in_full(connection, retry, self.effects) {
-            return client.wait_for_answers_so_far();
-        }
-        self.reply(to, reply);
     }
 
     /// A connection that belonged to a client was lost.

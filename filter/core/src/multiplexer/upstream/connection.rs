@@ -77,6 +77,8 @@ pub struct UpstreamConnection {
 pub struct Memory {
     /// The first redirection among the replies of the transaction under way.
     pub redirect: Option<Redirect>,
+    /// What the probe before the next reply to a command says.
+    pub probe: Option<Redirect>,
     /// The error with which Redis refused MULTI of the transaction under way.
     pub multi_refused: Option<Vec<u8>>,
     /// Scripts that were loaded over the connection.

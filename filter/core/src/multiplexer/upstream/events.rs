@@ -68,17 +68,6 @@ pub enum Event<'d> {
         /// ASKING has to be sent before it.
         asks: bool,
     },
-    /// A server doesn't know the script that a command names.
-    NoScript {
-        /// The command.
-        owner: Owner,
-        /// The connection.
-        connection: ConnectionId,
-        /// The command, to be sent again.
-        retry: Box<Retry>,
-        /// What the server has answered.
-        reply: Vec<u8>,
-    },
     /// Nothing is pending on a connection that belongs to a client.
     Idle {
         /// The client.

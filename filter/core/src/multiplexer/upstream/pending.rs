@@ -53,6 +53,9 @@ pub enum Control {
     Unwatch,
     /// SCRIPT LOAD. If it is refused, EVALSHA says NOSCRIPT.
     LoadScript,
+    /// EXISTS of the keys of a command that may run code, right before it. What it answers tells
+    /// whether an error behind it is the node's or the code's.
+    Probe,
     /// PING before WAIT, so that WAIT counts from a command of this connection. What it answers
     /// doesn't matter.
     Ping,
@@ -74,11 +77,21 @@ pub struct InFlight {
     pub is_read: bool,
     /// The command, or one of the transaction, names a script that the server may not know.
     pub names_scripts: bool,
+    /// The command may run code of a client, whose words are its reply.
+    pub may_run_code: bool,
 }
 
 impl From<PendingReply> for InFlight {
     fn from(what: PendingReply) -> InFlight {
-        InFlight { what, replay: 0, redirects: 0, retries: 0, is_read: false, names_scripts: false }
+        InFlight {
+            what,
+            replay: 0,
+            redirects: 0,
+            retries: 0,
+            is_read: false,
+            names_scripts: false,
+            may_run_code: false,
+        }
     }
 }
 

@@ -7,11 +7,11 @@ use super::events::{Confirmation, Event};
 use super::handshake::Refusal;
 use super::loss::{self, Loss};
 use super::max_age;
-use super::pending::{Control, InFlight, Owner, PendingReply};
+use super::pending::{Control, PendingReply};
 use super::pool::IDLE_TIMEOUT;
 use super::pool_key::Purpose;
+use super::redirect::Redirect;
 use super::redirect_gate;
-use super::retry::Retry;
 use super::scripts;
 use crate::multiplexer::client::subscription::PubSubFrame;
 use crate::multiplexer::effects::Effects;
@@ -120,11 +120,11 @@ fn on_reply(upstreams: &mut Upstreams, id: ConnectionId, reply: Vec<u8>, effects
             }
         }
         PendingReply::Control(control) => on_control(upstreams, id, control, &reply, effects),
-        PendingReply::Command(owner) | PendingReply::Part(owner, _) => {
-            match in_flight.names_scripts && scripts::is_unknown(&reply) {
-                true => on_unknown_script(upstreams, id, (in_flight, owner), reply),
-                false => redirect_gate::on_command_reply(upstreams, id, in_flight, reply, effects),
+        PendingReply::Command(_) | PendingReply::Part(..) => {
+            if in_flight.names_scripts && scripts::is_unknown(&reply) {
+                connection.memory.scripts.clear();
             }
+            redirect_gate::on_command_reply(upstreams, id, in_flight, reply, effects);
         }
         PendingReply::Exec(_) => {
             if in_flight.names_scripts && scripts::is_unknown_in_transaction(&reply) {
@@ -167,6 +167,7 @@ fn on_control(upstreams: &mut Upstreams, id: ConnectionId, control: Control, rep
             connection.memory.redirect = None;
             connection.memory.multi_refused = is_error.then(|| multi_refused(reply));
         }
+        Control::Probe => connection.memory.probe = Redirect::parse(reply, connection.key.node),
         _ if !is_error => {}
         // What comes over it next would be in another form than the client expects.
         Control::Hello => loss::give_up(upstreams, id, Loss::Ended, effects),
@@ -174,20 +175,6 @@ fn on_control(upstreams: &mut Upstreams, id: ConnectionId, control: Control, rep
         // The command behind it says what is wrong.
         Control::Asking | Control::LoadScript | Control::Ping => {}
     }
-}
-
-fn on_unknown_script(
-    upstreams: &mut Upstreams,
-    id: ConnectionId,
-    (in_flight, owner): (InFlight, Owner),
-    reply: Vec<u8>,
-) {
-    let Some(connection) = upstreams.pool.get_mut(id) else { return };
-    connection.memory.scripts.clear();
-    let bytes = connection.take_replay(in_flight);
-    let response_timeout = connection.response_timeout;
-    let retry = Retry { in_flight, bytes, key: connection.key.clone(), response_timeout };
-    upstreams.pool.events.push_back(Event::NoScript { owner, connection: id, retry: Box::new(retry), reply });
 }
 
 /// A frame has come that isn't simply the next reply: to a client that has subscribed, tracks or

@@ -2,13 +2,14 @@
 //! wait
 //! (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#redirection-and-resharding>).
 
+use crate::cluster::slot::SLOTS;
 use crate::cluster::topology::node;
 use std::net::SocketAddr;
 
 /// The reason why a node of a Redis Cluster hasn't executed a command.
 ///
 /// The text comes from the network, and a script that a client runs can make an error with any
-/// text: neither the slot nor the address has been checked against what is known of the cluster.
+/// text: only the redirect gate compares the slot and the address with what is known of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirect {
     /// The slot belongs to the node of this address (`MOVED`). The address is absent if the error
@@ -16,7 +17,7 @@ pub enum Redirect {
     Moved(u16, Option<SocketAddr>),
     /// The slot is being migrated to the node of this address, and the key is there already or
     /// doesn't exist (`ASK`). The address is absent if the error has a host name in its place.
-    Ask(Option<SocketAddr>),
+    Ask(u16, Option<SocketAddr>),
     /// The slot is being migrated, and only some of the command's keys have been (`TRYAGAIN`).
     TryAgain,
     /// The cluster doesn't serve the slot at present (`CLUSTERDOWN`).
@@ -33,12 +34,15 @@ impl Redirect {
             b"CLUSTERDOWN" => Some(Redirect::ClusterDown),
             kind @ (b"MOVED" | b"ASK") => {
                 let slot: u16 = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+                if slot >= SLOTS {
+                    return None;
+                }
                 let endpoint = words.next()?;
                 let colon = memchr::memrchr(b':', endpoint)?;
                 let (host, port) = (endpoint.get(..colon)?, endpoint.get(colon + 1..)?);
                 let port: u16 = std::str::from_utf8(port).ok()?.parse().ok()?;
                 let address = node(host, port, from);
-                Some(if kind == b"MOVED" { Redirect::Moved(slot, address) } else { Redirect::Ask(address) })
+                Some(if kind == b"MOVED" { Redirect::Moved(slot, address) } else { Redirect::Ask(slot, address) })
             }
             _ => None,
         }
@@ -57,7 +61,7 @@ mod tests {
         let parse = |text: &str| Redirect::parse(text.as_bytes(), from);
         let at = |text: &str| Some(text.parse().unwrap());
         assert_eq!(parse("-MOVED 3999 127.0.0.1:6381\r\n"), Some(Redirect::Moved(3999, at("127.0.0.1:6381"))));
-        assert_eq!(parse("-ASK 1 ::1:6381\r\n"), Some(Redirect::Ask(at("[::1]:6381"))));
+        assert_eq!(parse("-ASK 1 ::1:6381\r\n"), Some(Redirect::Ask(1, at("[::1]:6381"))));
         assert_eq!(parse("-MOVED 1 :6381\r\n"), Some(Redirect::Moved(1, at("10.0.0.9:6381"))));
         assert_eq!(parse("-MOVED 1 redis-0.redis:6381\r\n"), Some(Redirect::Moved(1, None)));
         assert_eq!(parse("-TRYAGAIN Multiple keys request during rehashing of slot\r\n"), Some(Redirect::TryAgain));
@@ -74,12 +78,10 @@ mod tests {
         let from = "10.0.0.9:7000".parse().ok();
         let parse = |text: &[u8]| Redirect::parse(text, from);
         let at = |text: &str| Some(text.parse().unwrap());
-        // The slot isn't compared with the number of slots, 16384.
-        assert_eq!(parse(b"-MOVED 65535 1.2.3.4:1\r\n"), Some(Redirect::Moved(65535, at("1.2.3.4:1"))));
         assert_eq!(parse(b"-MOVED +1 1.2.3.4:1\r\n"), Some(Redirect::Moved(1, at("1.2.3.4:1"))));
         // What follows the address doesn't matter, and an ASK needs a slot, too.
         assert_eq!(parse(b"-MOVED 1 1.2.3.4:1 x y\r\n"), Some(Redirect::Moved(1, at("1.2.3.4:1"))));
-        assert_eq!(parse(b"-ASK 1 1.2.3.4:0\r\n"), Some(Redirect::Ask(at("1.2.3.4:0"))));
+        assert_eq!(parse(b"-ASK 1 1.2.3.4:0\r\n"), Some(Redirect::Ask(1, at("1.2.3.4:0"))));
         assert_eq!(parse(b"-MOVED 1 ?:1\r\n"), Some(Redirect::Moved(1, at("10.0.0.9:1"))));
         assert_eq!(Redirect::parse(b"-MOVED 1 :1\r\n", None), Some(Redirect::Moved(1, None)));
         // These are host names as far as they matter here. An IPv6 address stands without
@@ -92,6 +94,8 @@ mod tests {
             "",
             "-",
             "-\r\n",
+            "-MOVED 16384 1.2.3.4:1\r\n",
+            "-ASK 16384 1.2.3.4:1\r\n",
             "-MOVED 65536 1.2.3.4:1\r\n",
             "-MOVED -1 1.2.3.4:1\r\n",
             "-MOVED \u{0}1 1.2.3.4:1\r\n",

@@ -1,15 +1,24 @@
 //! The one place where a node's redirection is acted on
 //! (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#redirection-and-resharding>).
+//!
+//! A script chooses the words of its reply, so an error may be the words of a client. Two rules keep
+//! such an error from doing anything:
+//!
+//! - A command that may run code is preceded by a probe ([`probe`](super::probe)). Its error is taken for the node's only if the probe has got the same one.
+//! - A redirection concerns the slot of that very command, and leads only to nodes that the
+//!   cluster's nodes name when they are asked. To others it is not followed before they were
+//!   asked.
 
 use super::Upstreams;
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
+use super::held::Refused;
 use super::pending::{InFlight, Owner, PendingReply};
 use super::pool_key::Purpose;
 use super::redirect::Redirect;
 use super::retry::{MAX_RETRIES, Retry, slot_of};
 use crate::multiplexer::effects::Effects;
-use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::ids::{ClusterId, ConnectionId};
 use std::net::SocketAddr;
 
 /// How many redirections a command follows.
@@ -24,67 +33,114 @@ pub fn on_command_reply(
     effects: &mut Effects,
 ) {
     let Some(connection) = upstreams.pool.get_mut(id) else { return };
-    let redirect = match connection.memory.redirect.take() {
+    let probed = connection.memory.probe.take();
+    let said = match connection.memory.redirect.take() {
+        // Redis queues a command or refuses it, without executing it.
         Some(redirect) if matches!(in_flight.what, PendingReply::Exec(_)) => Some(redirect),
         _ if connection.key.node.is_some() => Redirect::parse(&reply, connection.key.node),
         _ => None,
     };
-    match redirect {
-        Some(redirect) => follow(upstreams, id, in_flight, (redirect, reply), effects),
-        None => {
-            connection.drop_replay(in_flight);
-            upstreams.pool.events.push_back(Event::Reply { to: in_flight.what, reply });
+    let redirect = said.filter(|said| !in_flight.may_run_code || probed.as_ref() == Some(said));
+    let Some(redirect) = redirect else {
+        connection.drop_replay(in_flight);
+        let endpoint = said.map(|_| connection.key.endpoint.clone());
+        upstreams.pool.events.push_back(Event::Reply { to: in_flight.what, reply });
+        if let Some(endpoint) = endpoint {
+            upstreams.discovery.suspect(&endpoint, effects);
         }
+        return;
+    };
+    let bytes = connection.take_replay(in_flight);
+    let (purpose, key) = (connection.purpose, connection.key.clone());
+    let retry = Retry { in_flight, bytes, key, response_timeout: connection.response_timeout };
+    follow(upstreams, Refused { from: id, purpose, redirect, reply, retry }, false, effects);
+}
+
+/// The nodes of a cluster have answered, or none could: what waited for that is followed now.
+pub fn release(upstreams: &mut Upstreams, cluster: ClusterId, effects: &mut Effects) {
+    for refused in upstreams.held.take(cluster) {
+        follow(upstreams, refused, true, effects);
     }
 }
 
-/// A node hasn't executed a command, and says who would.
-fn follow(
+/// A node hasn't executed a command, and says who would. `is_told`: the nodes were asked because of
+/// it.
+fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &mut Effects) {
+    let Some(owner) = refused.retry.in_flight.what.command() else { return };
+    let endpoint = refused.retry.key.endpoint.clone();
+    let (slot, node, asks) = match refused.redirect {
+        Redirect::Moved(slot, node) => (slot, node, false),
+        Redirect::Ask(slot, node) => (slot, node, true),
+        Redirect::TryAgain => return try_again(upstreams, refused, owner, effects),
+        Redirect::ClusterDown => {
+            upstreams.discovery.suspect(&endpoint, effects);
+            return answer(upstreams, refused);
+        }
+    };
+    let Retry { in_flight, bytes, key, .. } = &refused.retry;
+    let is_exhausted = in_flight.redirects >= MAX_REDIRECTS || bytes.is_empty();
+    if is_exhausted || slot_of(bytes) != Some(slot) {
+        upstreams.discovery.suspect(&endpoint, effects);
+        return answer(upstreams, refused);
+    }
+    let from = key.node;
+    let is_of_use = |node: &SocketAddr| Some(*node) != from;
+    if let Some(node) = node.filter(is_of_use).filter(|node| is_named(upstreams, &endpoint, *node)) {
+        if !asks {
+            upstreams.discovery.moved(&endpoint, slot, node, &mut upstreams.pool, effects);
+        }
+        return redirect(upstreams, refused, owner, (node, asks), effects);
+    }
+    if !is_told {
+        return hold(upstreams, refused, owner, effects);
+    }
+    let master = upstreams.discovery.known(&endpoint).and_then(|cluster| cluster.master_of(slot));
+    match master.filter(is_of_use).filter(|_| !asks) {
+        Some(node) => redirect(upstreams, refused, owner, (node, false), effects),
+        None => answer(upstreams, refused),
+    }
+}
+
+/// True if this is the address of a node of the cluster, as far as its nodes were asked.
+fn is_named(upstreams: &Upstreams, endpoint: &UpstreamEndpoint, node: SocketAddr) -> bool {
+    upstreams.discovery.known(endpoint).is_some_and(|cluster| cluster.names(node))
+}
+
+/// The node isn't known, or has a name instead of an address, or is the one that said so: nodes are
+/// asked first.
+fn hold(upstreams: &mut Upstreams, refused: Refused, owner: Owner, effects: &mut Effects) {
+    let endpoint = &refused.retry.key.endpoint;
+    match upstreams.discovery.ask_for_members(endpoint, &mut upstreams.pool, effects) {
+        Some(cluster) => {
+            upstreams.pool.events.push_back(Event::Redirected(owner));
+            upstreams.held.add(cluster, refused);
+        }
+        None => answer(upstreams, refused),
+    }
+}
+
+/// Sends a command to the node that would execute it.
+fn redirect(
     upstreams: &mut Upstreams,
-    id: ConnectionId,
-    in_flight: InFlight,
-    (redirect, reply): (Redirect, Vec<u8>),
+    refused: Refused,
+    owner: Owner,
+    (node, asks): (SocketAddr, bool),
     effects: &mut Effects,
 ) {
-    let Some(owner) = in_flight.what.command() else { return };
-    let Some(connection) = upstreams.pool.get_mut(id) else { return };
-    let bytes = connection.take_replay(in_flight);
-    let (purpose, key) = (connection.purpose, connection.key.clone());
-    let (response_timeout, endpoint) = (connection.response_timeout, key.endpoint.clone());
-    let mut retry = Retry { in_flight, bytes, key, response_timeout };
-    let (node, asks) = match redirect {
-        Redirect::Moved(slot, Some(node)) => {
-            upstreams.discovery.moved(&endpoint, slot, node, &mut upstreams.pool, effects);
-            (Some(node), false)
-        }
-        Redirect::Ask(Some(node)) => (Some(node), true),
-        Redirect::Moved(_, None) | Redirect::Ask(None) | Redirect::ClusterDown => {
-            upstreams.discovery.suspect(&endpoint, effects);
-            (None, false)
-        }
-        Redirect::TryAgain => return try_again(upstreams, id, (retry, owner), reply, effects),
-    };
-    let is_exhausted = in_flight.redirects >= MAX_REDIRECTS || retry.bytes.is_empty();
-    let Some(node) = node.filter(|_| !is_exhausted) else {
-        return answer(upstreams, in_flight, for_client(redirect, reply));
-    };
+    let Refused { from, purpose, mut retry, .. } = refused;
     upstreams.pool.events.push_back(Event::Redirected(owner));
     retry.in_flight.redirects += 1;
     (retry.key.node, retry.key.readonly) = (Some(node), false);
     match purpose.client() {
         // What was watched has gone to another node, unwatched: as after a change, the client
         // tries again.
-        Some(_) if matches!(in_flight.what, PendingReply::Exec(_)) => {
+        Some(_) if matches!(retry.in_flight.what, PendingReply::Exec(_)) => {
             let nil: &[u8] = if retry.key.resp3 { b"_\r\n" } else { b"*-1\r\n" };
-            answer(upstreams, in_flight, nil.to_vec());
+            let to = retry.in_flight.what;
+            upstreams.pool.events.push_back(Event::Reply { to, reply: nil.to_vec() });
         }
         Some(client) => {
-            upstreams.pool.events.push_back(Event::RedirectedDedicated {
-                client,
-                from: id,
-                retry: Box::new(retry),
-                asks,
-            });
+            upstreams.pool.events.push_back(Event::RedirectedDedicated { client, from, retry: Box::new(retry), asks });
         }
         None => upstreams.resend(retry, asks, effects),
     }
@@ -93,18 +149,12 @@ fn follow(
 /// Only some of a command's keys are at the node yet: it is retried a little later, unless its
 /// client has sent something for the same slot since. That can't be called back, so the command
 /// would come after it.
-fn try_again(
-    upstreams: &mut Upstreams,
-    id: ConnectionId,
-    (mut retry, owner): (Retry, Owner),
-    reply: Vec<u8>,
-    effects: &mut Effects,
-) {
-    let is_shared = upstreams.pool.get(id).is_some_and(|connection| connection.purpose == Purpose::Shared);
-    let is_exhausted = retry.in_flight.retries >= MAX_RETRIES;
-    if is_exhausted || !is_shared || is_followed(upstreams, owner, &retry) {
-        return answer(upstreams, retry.in_flight, for_client(Redirect::TryAgain, reply));
+fn try_again(upstreams: &mut Upstreams, refused: Refused, owner: Owner, effects: &mut Effects) {
+    let is_exhausted = refused.retry.in_flight.retries >= MAX_RETRIES;
+    if is_exhausted || refused.purpose != Purpose::Shared || is_followed(upstreams, owner, &refused.retry) {
+        return answer(upstreams, refused);
     }
+    let mut retry = refused.retry;
     upstreams.pool.events.push_back(Event::Redirected(owner));
     // While keys are on their way, each try may lead from node to node.
     retry.in_flight.redirects = 0;
@@ -119,10 +169,18 @@ fn is_followed(upstreams: &Upstreams, owner: Owner, retry: &Retry) -> bool {
     connections.any(|connection| {
         connection.key.endpoint == retry.key.endpoint && connection.has_later(owner, |bytes| slot_of(bytes) == slot)
     }) || upstreams.retries.has_later(owner, slot)
+        || upstreams.held.has_later(owner, slot)
 }
 
-fn answer(upstreams: &mut Upstreams, in_flight: InFlight, reply: Vec<u8>) {
-    upstreams.pool.events.push_back(Event::Reply { to: in_flight.what, reply });
+/// Tells the client that its command wasn't executed. It could do nothing with an address.
+fn answer(upstreams: &mut Upstreams, refused: Refused) {
+    let reply = match refused.redirect {
+        Redirect::TryAgain | Redirect::ClusterDown => refused.reply,
+        Redirect::Moved(..) | Redirect::Ask(..) => {
+            b"-TRYAGAIN redis-mesh: the Redis Cluster sends the command from node to node\r\n".to_vec()
+        }
+    };
+    upstreams.pool.events.push_back(Event::Reply { to: refused.retry.in_flight.what, reply });
 }
 
 /// Takes in that a reply to a subscription says that the channel's slot has moved. Returns false
@@ -134,19 +192,12 @@ pub fn note_moved_channel(
     frame: &[u8],
     effects: &mut Effects,
 ) -> bool {
-    let Some(Redirect::Moved(slot, Some(to))) = node.and_then(|_| Redirect::parse(frame, node)) else {
+    let Some(Redirect::Moved(slot, to)) = node.and_then(|_| Redirect::parse(frame, node)) else {
         return false;
     };
-    upstreams.discovery.moved(endpoint, slot, to, &mut upstreams.pool, effects);
-    true
-}
-
-/// What a client is told instead of a redirection that it could do nothing with.
-fn for_client(redirect: Redirect, reply: Vec<u8>) -> Vec<u8> {
-    match redirect {
-        Redirect::TryAgain | Redirect::ClusterDown => reply,
-        Redirect::Moved(..) | Redirect::Ask(_) => {
-            b"-ERR redis-mesh: the Redis Cluster sends the command from node to node; try again\r\n".to_vec()
-        }
+    match to.filter(|to| is_named(upstreams, endpoint, *to)) {
+        Some(to) => upstreams.discovery.moved(endpoint, slot, to, &mut upstreams.pool, effects),
+        None => upstreams.discovery.suspect(endpoint, effects),
     }
+    true
 }

@@ -5,8 +5,8 @@
 //! A connection's first EVALSHA of a script is preceded by SCRIPT LOAD. So nothing has to be put
 //! in order again where commands follow it, and scripts in transactions are found, too. A server
 //! that has lost its scripts since then, by a SCRIPT FLUSH that didn't come this way, says
-//! NOSCRIPT: it has executed nothing, so EVAL takes the command's place, unless others of the
-//! client may have been executed behind it
+//! NOSCRIPT, which the client gets, as from Redis: a script can answer that itself, so nothing may be
+//! executed a second time because of it. The next EVALSHA is preceded by SCRIPT LOAD again
 //! (<https://redis.io/docs/latest/develop/interact/programmability/eval-intro/>).
 
 use super::endpoint::UpstreamEndpoint;
@@ -151,26 +151,6 @@ impl Scripts {
             self.ensure_loaded(connection, script, retry.response_timeout, pool, effects);
         }
     }
-
-    /// EVALSHA, or EVALSHA_RO, in RESP with the script in the place of its name; `None` if the
-    /// script isn't known.
-    pub fn in_full(&self, cluster: &Arc<str>, command: &[u8]) -> Option<Vec<u8>> {
-        in_full(command, |digest| self.body(cluster, digest))
-    }
-}
-
-fn in_full(command: &[u8], body: impl Fn(ScriptDigest) -> Option<Arc<[u8]>>) -> Option<Vec<u8>> {
-    let mut full = None;
-    each_command(command, |args| {
-        let name: &[u8] = if args.get(0).eq_ignore_ascii_case(b"EVALSHA_RO") { b"EVAL_RO" } else { b"EVAL" };
-        let Some(body) = digest(args.get(1)).and_then(&body) else { return };
-        let out = full.insert(Vec::with_capacity(command.len() + body.len()));
-        encode::array(out, args.count);
-        encode::bulk(out, name);
-        encode::bulk(out, &body);
-        (2..args.count).for_each(|index| encode::bulk(out, args.get(index)));
-    });
-    full
 }
 
 /// Whether a server says that it doesn't know a script.
@@ -188,23 +168,6 @@ mod tests {
     use super::*;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    const SHA: &str = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db";
-
-    #[test]
-    fn a_command_is_said_in_full() {
-        let full = |words: &[&str]| {
-            let mut command = Vec::new();
-            encode::command(&mut command, &words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
-            let body =
-                |wanted: ScriptDigest| (digest(SHA.as_bytes()) == Some(wanted)).then(|| Arc::from(&b"return 1"[..]));
-            in_full(&command, body).map(|out| String::from_utf8(out).unwrap().replace("\r\n", " "))
-        };
-        assert_eq!(full(&["evalsha", SHA, "1", "k"]).unwrap(), "*4 $4 EVAL $8 return 1 $1 1 $1 k ");
-        assert_eq!(full(&["EVALSHA_RO", SHA, "0"]).unwrap(), "*3 $7 EVAL_RO $8 return 1 $1 0 ");
-        assert_eq!(full(&["EVALSHA", &SHA.replace('e', "0"), "0"]), None);
-        assert_eq!(full(&["EVALSHA"]), None);
-    }
 
     #[test]
     fn as_many_scripts_are_kept_as_there_is_room_for() {

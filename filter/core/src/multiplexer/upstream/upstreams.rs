@@ -3,9 +3,11 @@
 use super::discovery::{ClusterDiscovery, Missing, NodeAccess};
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
+use super::held::HeldRedirects;
 use super::pending::{Control, InFlight, PendingReply};
 use super::pool::{DedicatedConnection, Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
+use super::probe;
 use super::retry::{Retry, RetryQueue};
 use super::scripts::Scripts;
 use crate::command::script::ScriptDigest;
@@ -27,6 +29,8 @@ pub struct Upstreams {
     pub discovery: ClusterDiscovery,
     /// Commands that wait to be sent again.
     pub retries: RetryQueue,
+    /// Commands whose redirections wait until nodes have answered.
+    pub held: HeldRedirects,
     scripts: Scripts,
 }
 
@@ -120,7 +124,7 @@ impl Upstreams {
         effects: &mut Effects,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        self.pool.send(connection.id(), in_flight, response_timeout, effects, write);
+        self.dispatch(connection.id(), in_flight, response_timeout, effects, write);
     }
 
     /// Sends a client's command over a connection of its own. `write` appends it.
@@ -132,7 +136,26 @@ impl Upstreams {
         effects: &mut Effects,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        self.pool.send(connection.id(), in_flight, response_timeout, effects, write);
+        self.dispatch(connection.id(), in_flight, response_timeout, effects, write);
+    }
+
+    /// Sends a client's command. `write` appends it.
+    #[inline]
+    fn dispatch(
+        &mut self,
+        id: ConnectionId,
+        in_flight: InFlight,
+        response_timeout: Option<Duration>,
+        effects: &mut Effects,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        match in_flight.may_run_code {
+            true => {
+                let to = (id, in_flight, false);
+                probe::send_code(&mut self.pool, to, response_timeout, effects, write);
+            }
+            false => self.pool.send(id, in_flight, response_timeout, effects, write),
+        }
     }
 
     /// Sends AUTH or SELECT over a connection that is in that very state already, to hear whether
@@ -225,15 +248,6 @@ impl Upstreams {
         self.pool.events.pop_front()
     }
 
-    /// Sends EVAL with the script in the place of an EVALSHA whose script the server doesn't know.
-    /// Returns false if the script isn't known here, either, so that nothing was sent.
-    pub fn send_in_full(&mut self, connection: ConnectionId, retry: &Retry, effects: &mut Effects) -> bool {
-        let Some(full) = self.scripts.in_full(&retry.key.endpoint.cluster, &retry.bytes) else { return false };
-        let in_flight = InFlight { names_scripts: false, ..retry.in_flight };
-        self.pool.send(connection, in_flight, retry.response_timeout, effects, |out| out.extend_from_slice(&full));
-        true
-    }
-
     /// Sends a command again, over the shared connection of its pool key.
     pub fn resend(&mut self, retry: Retry, asks: bool, effects: &mut Effects) {
         match self.pool.shared(retry.key.clone(), effects) {
@@ -247,9 +261,13 @@ impl Upstreams {
     pub fn resend_over(&mut self, connection: ConnectionId, retry: Retry, asks: bool, effects: &mut Effects) {
         self.scripts.ensure_all_loaded(connection, &retry, &mut self.pool, effects);
         let Retry { in_flight, bytes, response_timeout, .. } = retry;
+        let write = |out: &mut Vec<u8>| out.extend_from_slice(&bytes);
+        if in_flight.may_run_code {
+            let to = (connection, in_flight, asks);
+            return probe::send_code(&mut self.pool, to, response_timeout, effects, write);
+        }
         if asks {
-            let asking = PendingReply::Control(Control::Asking).into();
-            self.pool.send(connection, asking, response_timeout, effects, |out| encode::command(out, &[b"ASKING"]));
+            probe::ask(&mut self.pool, connection, response_timeout, effects);
         }
         if let PendingReply::Exec(_) = in_flight.what {
             let mut commands = 0usize;
@@ -257,7 +275,7 @@ impl Upstreams {
             // MULTI and EXEC are two of them.
             self.expect_queued(connection, commands.saturating_sub(2), response_timeout, effects);
         }
-        self.pool.send(connection, in_flight, response_timeout, effects, |out| out.extend_from_slice(&bytes));
+        self.pool.send(connection, in_flight, response_timeout, effects, write);
     }
 
     /// Expects the replies to MULTI and to this number of queued commands, which are sent in one

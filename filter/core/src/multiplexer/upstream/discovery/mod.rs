@@ -4,6 +4,7 @@
 //! known, and at last whichever Envoy chooses, since all may have moved.
 
 mod redis_cluster;
+mod roles;
 
 use super::availability::Peer;
 use super::connection::UpstreamConnection;
@@ -13,13 +14,15 @@ use super::pending::PendingReply;
 use super::pool::{Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
 use crate::cluster::read_policy::choose;
-use crate::cluster::topology::Topology;
+use crate::cluster::topology::{self, Topology};
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClusterId, ConnectionId};
 use crate::multiplexer::timers::Timer;
 use crate::resp::encode;
 use crate::wire::ReadPolicy;
-use redis_cluster::{REFRESH_SOON, RedisCluster};
+use redis_cluster::REFRESH_SOON;
+pub use redis_cluster::RedisCluster;
+use roles::Roles;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -237,6 +240,27 @@ impl ClusterDiscovery {
         }
     }
 
+    /// What is known of the Redis Cluster at an endpoint.
+    pub fn known(&self, endpoint: &UpstreamEndpoint) -> Option<&RedisCluster> {
+        self.clusters.get(self.find(endpoint)?)
+    }
+
+    /// A node has named another one that isn't known. Returns the cluster, whose answer is told as
+    /// [`Event::ClusterAnswered`].
+    pub fn ask_for_members(
+        &mut self,
+        endpoint: &UpstreamEndpoint,
+        pool: &mut Pool,
+        effects: &mut Effects,
+    ) -> Option<ClusterId> {
+        let index = self.find(endpoint)?;
+        let cluster = self.clusters.get_mut(index)?;
+        (cluster.wants_members, cluster.is_awaited) = (true, true);
+        self.refresh(index, pool, effects);
+        self.refresh_by(index, effects.now + REFRESH_SOON, effects);
+        Some(index)
+    }
+
     /// A node has told that another one serves a slot.
     pub fn moved(
         &mut self,
@@ -258,7 +282,14 @@ impl ClusterDiscovery {
         loop {
             let Some(cluster) = self.clusters.get_mut(index) else { return };
             let inquiry = &cluster.inquiry;
-            if inquiry.connection.is_some() || inquiry.not_before > effects.now || !cluster.is_wanted {
+            if inquiry.connection.is_some() {
+                return;
+            }
+            if !cluster.is_wanted {
+                // Whoever waits for an answer has other rules by now.
+                return self.wake_clients(index, pool);
+            }
+            if inquiry.not_before > effects.now {
                 return;
             }
             let Some(node) = next_to_ask(cluster, pool, effects) else {
@@ -270,9 +301,10 @@ impl ClusterDiscovery {
                 Ok(connection) => {
                     cluster.inquiry.connection = Some(connection);
                     cluster.inquiry.answers.clear();
-                    for word in ["INFO", "SLOTS"] {
+                    cluster.inquiry.questions = cluster.questions();
+                    for question in cluster.inquiry.questions {
                         pool.send(connection, PendingReply::Topology.into(), Some(INQUIRY_TIMEOUT), effects, |out| {
-                            encode::command(out, &[b"CLUSTER", word.as_bytes()]);
+                            encode::command(out, &[b"CLUSTER", question.word()]);
                         });
                     }
                     return;
@@ -334,11 +366,17 @@ impl ClusterDiscovery {
         let is_asked = |cluster: &&mut RedisCluster| cluster.inquiry.connection == Some(connection);
         let Some(cluster) = self.clusters.get_mut(index).filter(is_asked) else { return };
         cluster.inquiry.answers.push(reply);
-        let [info, slots] = cluster.inquiry.answers.as_slice() else { return };
+        if cluster.inquiry.answers.len() < cluster.inquiry.questions.len() {
+            return;
+        }
+        let [info, slots, nodes @ ..] = cluster.inquiry.answers.as_slice() else { return };
         let found = Topology::parse(info, slots, from);
+        let members = nodes.first().map(|nodes| topology::members(nodes, from));
         cluster.inquiry.connection = None;
         match found {
-            Ok(topology) if cluster.believes(&topology) => return self.learn(index, topology, pool, effects),
+            Ok(topology) if cluster.believes(&topology) => {
+                return self.learn(index, (topology, members), pool, effects);
+            }
             Ok(_) => cluster.inquiry.why = "the node that answered doesn't see the whole cluster".to_owned(),
             Err(why) => cluster.inquiry.why = why,
         }
@@ -361,12 +399,21 @@ impl ClusterDiscovery {
         self.refresh(index, pool, effects);
     }
 
-    fn learn(&mut self, index: ClusterId, topology: Topology, pool: &mut Pool, effects: &mut Effects) {
+    fn learn(
+        &mut self,
+        index: ClusterId,
+        (topology, members): (Topology, Option<HashSet<SocketAddr>>),
+        pool: &mut Pool,
+        effects: &mut Effects,
+    ) {
         let Some(cluster) = self.clusters.get_mut(index) else { return };
         let roles = Roles::of(&topology);
         let is_ok = topology.is_ok;
         let leads_elsewhere = cluster.topology.as_ref().is_some_and(|before| before.leads_elsewhere(&topology));
-        cluster.learn(topology, effects.now);
+        // The members were asked for when a node was being asked already.
+        let is_incomplete = cluster.wants_members && members.is_none();
+        cluster.wants_members = is_incomplete;
+        cluster.learn(topology, members.unwrap_or_default(), effects.now);
         cluster.inquiry.succeeded();
         let endpoint = cluster.endpoint.clone();
         if leads_elsewhere {
@@ -380,12 +427,14 @@ impl ClusterDiscovery {
         effects.timers.add(now + REFRESH_INTERVAL, Timer::PeriodicRefresh(index));
         // While a node is down, another may be promoted at any moment.
         let is_down = |node: &SocketAddr| !pool.availability.is_up(&Peer::new(&endpoint, Some(*node)), now);
-        if !is_ok || roles.masters.iter().any(is_down) {
+        if is_incomplete || !is_ok || roles.masters.iter().any(is_down) {
             effects.timers.add(now + REFRESH_SOON, Timer::Discovery(index));
         }
         pool.availability.retain_nodes(&endpoint, |node| roles.nodes.contains(&node));
         self.retire_connections(&endpoint, &roles, pool, effects);
-        self.wake_clients(index, pool);
+        if !is_incomplete {
+            self.wake_clients(index, pool);
+        }
     }
 
     /// Retires shared connections to nodes that have left or lost their role.
@@ -411,26 +460,6 @@ impl ClusterDiscovery {
                 pool.replaced.push(id);
             }
         }
-    }
-}
-
-/// The nodes of a topology by their roles.
-struct Roles {
-    masters: HashSet<SocketAddr>,
-    nodes: HashSet<SocketAddr>,
-}
-
-impl Roles {
-    fn of(topology: &Topology) -> Roles {
-        Roles {
-            masters: topology.shards().iter().map(|shard| shard.master).collect(),
-            nodes: topology.nodes().collect(),
-        }
-    }
-
-    /// True if a connection to the node, read-only or not, is still of use.
-    fn has(&self, node: SocketAddr, readonly: bool) -> bool {
-        if readonly { self.nodes.contains(&node) } else { self.masters.contains(&node) }
     }
 }
 

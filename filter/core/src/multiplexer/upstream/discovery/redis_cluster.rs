@@ -4,6 +4,7 @@
 use crate::cluster::topology::Topology;
 use crate::multiplexer::ids::ConnectionId;
 use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -20,6 +21,10 @@ pub struct RedisCluster {
     pub topology: Option<Topology>,
     /// When a node told it.
     pub learned: Duration,
+    /// The addresses of all its nodes, those without slots too, as far as they were asked for.
+    pub members: HashSet<SocketAddr>,
+    /// A node that isn't known was named: the members are asked for, too.
+    pub wants_members: bool,
     /// Clients wait for its topology.
     pub is_awaited: bool,
     /// Some client's rules lead to it.
@@ -31,11 +36,35 @@ pub struct RedisCluster {
     links: Links,
 }
 
+/// A subcommand of CLUSTER that a node is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterQuestion {
+    /// The state of the cluster.
+    Info,
+    /// Who serves which slots.
+    Slots,
+    /// All nodes, those without slots too.
+    Nodes,
+}
+
+impl ClusterQuestion {
+    /// The subcommand.
+    pub fn word(self) -> &'static [u8] {
+        match self {
+            ClusterQuestion::Info => b"INFO",
+            ClusterQuestion::Slots => b"SLOTS",
+            ClusterQuestion::Nodes => b"NODES",
+        }
+    }
+}
+
 /// How far the nodes have been asked.
 #[derive(Default)]
 pub struct Inquiry {
     /// The connection over which a node is being asked.
     pub connection: Option<ConnectionId>,
+    /// What that node is asked.
+    pub questions: &'static [ClusterQuestion],
     /// What that node has answered.
     pub answers: Vec<Vec<u8>>,
     /// The nodes that were asked since the last success; `None`: whichever Envoy chooses.
@@ -79,12 +108,19 @@ impl RedisCluster {
             endpoint,
             topology: None,
             learned: Duration::ZERO,
+            members: HashSet::new(),
+            wants_members: false,
             is_awaited: false,
             is_wanted: true,
             inquiry: Inquiry::default(),
             periodic_refresh: None,
             links: Links::default(),
         }
+    }
+
+    /// The master of a slot, as far as it is known.
+    pub fn master_of(&self, slot: u16) -> Option<SocketAddr> {
+        self.topology.as_ref()?.master(slot)
     }
 
     /// The master of a shard.
@@ -125,9 +161,22 @@ impl RedisCluster {
         }
     }
 
+    /// The questions for the next node.
+    pub fn questions(&self) -> &'static [ClusterQuestion] {
+        match self.wants_members {
+            true => &[ClusterQuestion::Info, ClusterQuestion::Slots, ClusterQuestion::Nodes],
+            false => &[ClusterQuestion::Info, ClusterQuestion::Slots],
+        }
+    }
+
+    /// True if this is the address of one of its nodes.
+    pub fn names(&self, node: SocketAddr) -> bool {
+        self.members.contains(&node) || self.topology.iter().flat_map(Topology::nodes).any(|known| known == node)
+    }
+
     /// Replaces what is known by what a node has told now.
-    pub fn learn(&mut self, topology: Topology, now: Duration) {
-        self.learned = now;
+    pub fn learn(&mut self, topology: Topology, members: HashSet<SocketAddr>, now: Duration) {
+        (self.learned, self.members) = (now, members);
         self.topology = Some(topology);
         self.forget_links();
     }
@@ -189,7 +238,7 @@ mod tests {
     fn a_node_that_was_cut_off_is_not_believed() {
         let mut cluster = cluster();
         assert!(cluster.believes(&told(1, "fail", 1)));
-        cluster.learn(told(5, "ok", 1), Duration::ZERO);
+        cluster.learn(told(5, "ok", 1), HashSet::new(), Duration::ZERO);
         assert!(cluster.believes(&told(5, "ok", 2)) && cluster.believes(&told(6, "ok", 2)));
         assert!(!cluster.believes(&told(4, "ok", 2)) && !cluster.believes(&told(6, "fail", 2)));
     }
@@ -197,7 +246,7 @@ mod tests {
     #[test]
     fn connections_are_looked_up_anew_when_slots_move() {
         let (mut cluster, connection) = (cluster(), ConnectionId::of_number(9));
-        cluster.learn(told(1, "ok", 1), Duration::ZERO);
+        cluster.learn(told(1, "ok", 1), HashSet::new(), Duration::ZERO);
         cluster.cache_master(0, true, connection);
         assert_eq!((cluster.cached(7, true), cluster.cached(7, false)), (Some(connection), None));
         let node = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));

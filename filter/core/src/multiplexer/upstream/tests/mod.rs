@@ -1,11 +1,12 @@
 //! The Redis side alone: bytes of servers in, events and bytes for servers out.
 
+mod redirections;
+
 use super::connection::Stage;
 use super::discovery::{Missing, NodeAccess};
 use super::endpoint::{UpstreamAuth, UpstreamEndpoint};
 use super::events::Event;
 use super::loss::{self, Loss};
-use super::on_timer::on_timer;
 use super::pending::{Control, InFlight, Owner, PendingReply};
 use super::pool::SharedConnection;
 use super::pool_key::PoolKey;
@@ -72,7 +73,7 @@ impl Side {
 
     /// Bytes of a server, with line ends for spaces. Returns what clients have to be told.
     fn receive(&mut self, connection: ConnectionId, reply: &str) -> Vec<String> {
-        let bytes = reply.replace(' ', "\r\n").replace('_', " ").into_bytes();
+        let bytes = reply.replace(' ', "\r\n").replace('_', " ").replace('\u{1}', "_").into_bytes();
         let mut told = Vec::new();
         if let Some(mut receipt) = receive::begin(&mut self.upstreams, connection, &bytes, &self.effects) {
             while let Some(event) = receive::receive(&mut self.upstreams, &mut receipt, &mut self.effects) {
@@ -125,15 +126,8 @@ impl Side {
         let connection = self.opened()[0];
         self.receive(connection, "+PONG ");
         assert_eq!(self.sent(connection), "*1 $4 PING *2 $7 CLUSTER $4 INFO *2 $7 CLUSTER $5 SLOTS ");
-        let info = "cluster_state:ok\r\ncluster_current_epoch:1\r\n";
-        let bytes = format!("${}\r\n{info}\r\n{}", info.len(), slots.replace(' ', "\r\n")).into_bytes();
-        let mut receipt = receive::begin(&mut self.upstreams, connection, &bytes, &self.effects).unwrap();
-        let mut told = Vec::new();
-        while let Some(event) = receive::receive(&mut self.upstreams, &mut receipt, &mut self.effects) {
-            told.push(shown(&event));
-        }
+        let told = self.receive(connection, &answers(slots, None));
         assert_eq!(told.last().map(String::as_str), Some(&*format!("ClusterAnswered({cluster})")));
-        receive::end(&mut self.upstreams, receipt, &mut self.effects);
     }
 
     /// The shared connection to a node that answers such a command.
@@ -153,6 +147,15 @@ impl Side {
     }
 }
 
+/// The replies to CLUSTER INFO, SLOTS and, with `nodes`, NODES, with spaces for line ends.
+fn answers(slots: &str, nodes: Option<&str>) -> String {
+    let bulk = |text: &str| format!("${} {} ", text.len(), text.replace("\r\n", " "));
+    // In what servers say, `receive` takes `_` for a space.
+    let info = bulk("cluster\u{1}state:ok\r\ncluster\u{1}current\u{1}epoch:1\r\n");
+    let nodes = nodes.map(bulk).unwrap_or_default();
+    info + slots + &nodes
+}
+
 /// An event in short, with the beginning of a reply.
 fn shown(event: &Event<'_>) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
@@ -163,7 +166,6 @@ fn shown(event: &Event<'_>) -> String {
         }
         Event::Truncated { owner, .. } => format!("{} is cut", owner.sequence),
         Event::Redirected(owner) => format!("{} is redirected", owner.sequence),
-        Event::NoScript { owner, .. } => format!("{} names an unknown script", owner.sequence),
         Event::SlotsMoved(_) => "slots have moved".into(),
         Event::LoginRefused(_) => "the login was refused".into(),
         Event::Idle { .. } => "idle".into(),
@@ -206,68 +208,6 @@ fn bytes_that_answer_nothing_end_the_connection() {
     assert_eq!(side.receive(connection, "+OK "), [""; 0]);
     side.opened();
     assert_eq!(side.closed, [connection]);
-}
-
-#[test]
-fn a_moved_command_goes_to_the_node_that_has_the_slot() {
-    let mut side = Side::new();
-    let cluster = side.cluster();
-    let master = side.node(cluster, NodeAccess::Write);
-    side.send(master, PendingReply::Command(owner(1)).into(), "GET a");
-    let told = side.receive(master.id(), "-MOVED_15495_10.0.0.1:2 ");
-    assert_eq!(told, ["slots have moved", "1 is redirected"]);
-    let other = side.last();
-    assert_eq!(side.upstreams.pool.get(other).unwrap().key.node, Some(node(2)));
-    assert_eq!(side.sent(other), "*1 $4 PING *2 $3 GET $1 a ");
-    assert_eq!(side.receive(other, "+x "), ["1: +x"]);
-    assert_eq!(side.upstreams.pool.get(master.id()).unwrap().replay.len(), 0);
-}
-
-#[test]
-fn asking_comes_before_a_command_that_is_asked_for_elsewhere() {
-    let mut side = Side::new();
-    let cluster = side.cluster();
-    let master = side.node(cluster, NodeAccess::Write);
-    side.send(master, PendingReply::Command(owner(1)).into(), "GET a");
-    assert_eq!(side.receive(master.id(), "-ASK_15495_10.0.0.1:2 "), ["1 is redirected"]);
-    let other = side.last();
-    assert_eq!(side.sent(other), "*1 $4 PING *1 $6 ASKING *2 $3 GET $1 a ");
-    assert_eq!(side.receive(other, "+OK +x "), ["1: +x"]);
-}
-
-#[test]
-fn a_command_whose_keys_are_on_their_way_is_retried_unless_another_one_follows_it() {
-    let mut side = Side::new();
-    let cluster = side.cluster();
-    let master = side.node(cluster, NodeAccess::Write);
-    side.send(master, PendingReply::Command(owner(1)).into(), "DEL {a}1 {a}2");
-    side.sent(master.id());
-    assert_eq!(side.receive(master.id(), "-TRYAGAIN_x "), ["1 is redirected"]);
-    assert_eq!(side.sent(master.id()), "");
-    side.effects.now += Duration::from_millis(20);
-    while let Some(timer) = side.effects.timers.pop(side.effects.now) {
-        on_timer(&mut side.upstreams, timer, &mut side.effects);
-    }
-    assert_eq!(side.sent(master.id()), "*3 $3 DEL $4 {a}1 $4 {a}2 ");
-    side.send(master, PendingReply::Command(owner(2)).into(), "GET {a}1");
-    assert_eq!(side.receive(master.id(), "-TRYAGAIN_x "), ["1: -TRYAGAIN x"]);
-}
-
-#[test]
-fn a_redirection_that_goes_on_and_on_ends() {
-    let mut side = Side::new();
-    let cluster = side.cluster();
-    let shared = side.node(cluster, NodeAccess::Write);
-    let mut connection = shared.id();
-    side.send(shared, PendingReply::Command(owner(1)).into(), "GET a");
-    for hop in 0..8 {
-        let told = side.receive(connection, &format!("-ASK_15495_10.0.0.1:{} ", 10 + hop));
-        assert_eq!(told, ["1 is redirected"], "{hop}");
-        connection = side.last();
-        side.receive(connection, "+OK ");
-    }
-    let told = side.receive(connection, "-ASK_15495_10.0.0.1:99 ");
-    assert_eq!(told, ["1: -ERR redis-mesh: the Redis Cluster sends the command from node to node; try again"]);
 }
 
 #[test]
@@ -378,7 +318,10 @@ fn a_script_that_a_server_has_lost_is_told() {
     let connection = side.shared(PoolKey::new(endpoint(None), false));
     let named = InFlight { names_scripts: true, ..PendingReply::Command(owner(1)).into() };
     side.send(connection, named, "EVALSHA x 0");
+    side.upstreams.pool.get_mut(connection.id()).unwrap().memory.scripts.insert([7; 20]);
     let told = side.receive(connection.id(), "-NOSCRIPT_No_matching_script. ");
-    assert_eq!(told, ["1 names an unknown script"]);
-    assert!(matches!(side.upstreams.pool.get(connection.id()).unwrap().stage, Stage::Ready));
+    assert_eq!(told, ["1: -NOSCRIPT No matching script."]);
+    let known = side.upstreams.pool.get(connection.id()).unwrap();
+    assert!(known.memory.scripts.is_empty(), "the script is loaded before it is named the next time");
+    assert!(matches!(known.stage, Stage::Ready));
 }
