@@ -276,6 +276,7 @@ pub fn direct(destination: &str) -> wire::Host {
         handshake: None,
         guard_credentials: false,
         allow_admin_commands: false,
+        refuse_scripts: false,
         case_insensitive: false,
         read_policy: wire::ReadPolicy::default(),
         command_stats: false,

@@ -92,14 +92,28 @@ pub struct SettingsSpec {
     /// command is sent at once. Data path `proxy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_buffer_size_before_flush: Option<u32>,
-    /// The number of connections that one worker may open to nodes which it knows from MOVED or
-    /// ASK only. Default 100. Data path `proxy` only.
+    /// Without effect: redirections are followed to the nodes that the Redis Cluster names only.
+    /// A script chooses the words of an error, so connections to other addresses would be a
+    /// client's to choose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_upstream_unknown_connections: Option<u32>,
+    /// Whether clients may run and load scripts and functions (EVAL, EVALSHA, FCALL, SCRIPT LOAD, …).
+    /// Default `Allow`, but `Refuse` on the data path `proxy` before a Redis Cluster: there
+    /// redis_proxy takes an error that a script makes up for a redirection, and runs the script again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scripts: Option<ScriptsSpec>,
     /// Permits commands that reveal or change credentials or take the server over, where the mesh
     /// logs in for the clients. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_admin_commands: Option<bool>,
+}
+
+/// What becomes of commands that run or load scripts and functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[allow(missing_docs)]
+pub enum ScriptsSpec {
+    Allow,
+    Refuse,
 }
 
 /// The nodes of a Redis Cluster that serve reads.

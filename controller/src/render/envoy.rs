@@ -88,9 +88,9 @@ pub fn redis_proxy(
     if let Some(timeout) = settings.buffer_flush_timeout {
         pool.insert("buffer_flush_timeout".to_owned(), seconds(timeout).into());
     }
-    if let Some(connections) = settings.max_upstream_unknown_connections {
-        pool.insert("max_upstream_unknown_connections".to_owned(), connections.into());
-    }
+    // The address in an error may be a client's choice, made by a script. Nodes that the cluster names
+    // are known.
+    pool.insert("max_upstream_unknown_connections".to_owned(), 0.into());
     let mut routes: Vec<Value> = backends
         .tagged
         .iter()

@@ -47,6 +47,7 @@ pub fn host(
         handshake,
         guard_credentials: logs_in,
         allow_admin_commands: service.settings.allow_admin_commands,
+        refuse_scripts: service.refuses_scripts(),
         case_insensitive: service.settings.case_insensitive,
         read_policy: if is_native { read_policy(service.settings.read_policy) } else { Default::default() },
         op_timeout_ms: service.settings.op_timeout.filter(|_| is_native).map_or(0, milliseconds),

@@ -177,13 +177,12 @@ fn unknown_to_direct(settings: &SettingsSpec) -> impl Iterator<Item = (&'static 
 
 /// The settings that only the data path `proxy` has, each with whether it is given. On `native`,
 /// redirections are always followed and hash tags always count.
-fn proxy_only(settings: &SettingsSpec) -> [(&'static str, bool); 5] {
+fn proxy_only(settings: &SettingsSpec) -> [(&'static str, bool); 4] {
     [
         ("enableHashtagging", settings.enable_hashtagging == Some(true)),
         ("enableRedirection", settings.enable_redirection == Some(true)),
         ("bufferFlushTimeout", settings.buffer_flush_timeout.is_some()),
         ("maxBufferSizeBeforeFlush", settings.max_buffer_size_before_flush.is_some()),
-        ("maxUpstreamUnknownConnections", settings.max_upstream_unknown_connections.is_some()),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use redis_mesh_core::wire;
 
-use crate::crd::service::ReadPolicySpec;
+use crate::crd::service::{ReadPolicySpec, ScriptsSpec};
 use crate::diagnostic::Subject;
 use crate::inventory::{NamespacedName, ServicePort};
 
@@ -63,6 +63,15 @@ pub struct PathChoice {
 }
 
 impl ValidatedService {
+    /// True if commands that run or load scripts are refused. On `proxy`, redis_proxy follows what
+    /// looks like a redirection by itself.
+    pub fn refuses_scripts(&self) -> bool {
+        match self.settings.scripts {
+            Some(scripts) => scripts == ScriptsSpec::Refuse,
+            None => self.path == wire::DataPath::Proxy && self.destinations().iter().any(|known| known.is_cluster()),
+        }
+    }
+
     /// Every destination and mirror, each once.
     pub fn destinations(&self) -> Vec<&Arc<ValidatedDestination>> {
         let mut found: Vec<&Arc<ValidatedDestination>> = Vec::new();

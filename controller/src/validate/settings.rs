@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::crd::service::{ReadPolicySpec, RedisServiceSpec};
+use crate::crd::service::{ReadPolicySpec, RedisServiceSpec, ScriptsSpec};
 use crate::diagnostic::{Code, Diagnostics, FieldReporter, Subject};
 use crate::quantity;
 
@@ -30,8 +30,8 @@ pub struct ValidatedSettings {
     pub buffer_flush_timeout: Option<Duration>,
     /// The number of bytes of commands that are sent together.
     pub max_buffer_size_before_flush: Option<u32>,
-    /// The number of connections of a worker to nodes that only MOVED or ASK name.
-    pub max_upstream_unknown_connections: Option<u32>,
+    /// Whether clients may run scripts; none: it depends on the data path.
+    pub scripts: Option<ScriptsSpec>,
 }
 
 /// Reads `spec.settings`.
@@ -40,6 +40,11 @@ pub fn read(spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagno
     let mut field = diagnostics.at(subject, "spec.settings");
     let op_timeout = positive(&spec.op_timeout, &mut field.at(".opTimeout"));
     let buffer_flush_timeout = positive(&spec.buffer_flush_timeout, &mut field.at(".bufferFlushTimeout"));
+    if spec.max_upstream_unknown_connections.is_some() {
+        let message = "has no effect: redirections are followed to the nodes that the Redis Cluster names only, since \
+                       a script can make up an error that names any address";
+        field.at(".maxUpstreamUnknownConnections").report(Code::UnusedSetting, message, "remove it");
+    }
     if spec.buffer_flush_timeout.is_some() && spec.max_buffer_size_before_flush.unwrap_or_default() == 0 {
         let message = "has no effect without maxBufferSizeBeforeFlush";
         field.at(".bufferFlushTimeout").report(Code::UnusedSetting, message, "set that, or remove this");
@@ -55,7 +60,7 @@ pub fn read(spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagno
         enable_redirection: spec.enable_redirection,
         buffer_flush_timeout,
         max_buffer_size_before_flush: spec.max_buffer_size_before_flush,
-        max_upstream_unknown_connections: spec.max_upstream_unknown_connections,
+        scripts: spec.scripts,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! These are the only serde types of the core. They carry no invariants; the compiled forms are
 //! [`crate::rewriter::config::RewriterConfig`] for the data paths `direct` and `proxy`, and
-//! [`crate::multiplexer::config::Document`] for `native`. Their `try_from` accepts or refuses a
+//! [`crate::multiplexer::config::ListenerConfig`] for `native`. Their `from_json` accepts or refuses a
 //! document as a whole. The controller and the hosts of the filters use the same check, so the
 //! controller never ships a configuration that a filter would refuse.
 
@@ -57,6 +57,9 @@ pub struct Host {
     /// Lifts the refusals of `guard_credentials`.
     #[serde(default)]
     pub allow_admin_commands: bool,
+    /// Commands that run scripts or functions, or load them, are refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refuse_scripts: bool,
     /// `settings.caseInsensitive`: keys match routes without regard to ASCII case.
     #[serde(default)]
     pub case_insensitive: bool,

@@ -1,7 +1,8 @@
 //! The core of redis-mesh as an Envoy network filter: a dynamic module for Envoy 1.40.
 //!
 //! This crate only translates: hooks and buffers of Envoy on one side, calls of the core's
-//! multiplexer ([`redis_mesh_core::multiplexer::Proxy`]) on the other. It has three network filters:
+//! multiplexer ([`redis_mesh_core::multiplexer::Multiplexer`]) on the other. It has three network
+//! filters:
 //!
 //! * `proxy`, at the end of a listener's filter chain: a client (`filter/downstream.rs`);
 //! * `carrier`, before `tcp_proxy` on an internal listener: a connection to Redis through one of

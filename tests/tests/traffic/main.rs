@@ -9,6 +9,7 @@ mod mirror;
 mod read_policy;
 mod restart;
 mod routes;
+mod scripts;
 mod transactions;
 
 use std::net::SocketAddr;
@@ -61,6 +62,7 @@ impl Mesh {
         mirror::manifests(&mut scene);
         routes::manifests(&mut scene);
         read_policy::manifests(&mut scene);
+        scripts::manifests(&mut scene);
         let envoy = scene.start(2)?;
         envoy.wait_discovered(std::time::Duration::from_secs(20))?;
         Ok(Mesh { subnet, envoy, cluster })

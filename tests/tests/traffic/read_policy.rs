@@ -17,7 +17,8 @@ fn host(policy: &str) -> String {
 pub fn manifests(scene: &mut Scene<'_>) {
     scene.service("redis-cluster", 200, &[31, 32, 33, 34, 35, 36]).destination("redis-cluster", "mode: CLUSTER");
     for (i, policy) in POLICIES.iter().enumerate() {
-        let rules = format!("settings: {{readPolicy: {policy}}}, redis: [{{route: {{host: redis-cluster}}}}]");
+        let rules =
+            format!("settings: {{readPolicy: {policy}, scripts: Allow}}, redis: [{{route: {{host: redis-cluster}}}}]");
         scene.service(&host(policy), LISTENS + i as u8, &[31]).rules(&host(policy), "auto", &rules);
     }
 }

@@ -246,7 +246,7 @@ fuzz_target!(|data: &[u8]| {
         world.drain();
         let load = world.proxy.load();
         assert!(load.bytes <= 64 * world.came + 100_000, "{load:?} for {} bytes", world.came);
-        assert!(load.expected <= 16 * world.came + 1_000, "{load:?} for {} bytes", world.came);
+        assert!(load.pending <= 16 * world.came + 1_000, "{load:?} for {} bytes", world.came);
     }
     for (id, _) in std::mem::take(&mut world.clients) {
         world.proxy.closed(id);

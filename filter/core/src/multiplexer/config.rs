@@ -4,6 +4,7 @@ use crate::config::{ConfigError, check_limits, check_mirrors, router};
 use crate::downstream::auth::PasswordCheck;
 use crate::fault::Faults;
 pub use crate::multiplexer::upstream::endpoint::{UpstreamAuth, UpstreamEndpoint};
+use crate::request::guard::Guard;
 use crate::route::{Matched, Router};
 use crate::wire::{self, DataPath, ReadPolicy};
 use std::sync::Arc;
@@ -57,8 +58,8 @@ pub struct AuthRules {
     /// True if a client's login is passed to the servers, since neither clients nor upstreams
     /// have a configured one.
     pub passes_auth: bool,
-    /// True if commands that reveal or change credentials are refused.
-    pub guarded: bool,
+    /// The commands that are refused.
+    pub guard: Guard,
 }
 
 /// A destination with its mirrors.
@@ -156,7 +157,7 @@ impl HostConfig {
             auth: AuthRules {
                 client_auth: host.client_auth.as_ref().map(PasswordCheck::new).transpose()?,
                 passes_auth,
-                guarded: host.guard_credentials && !host.allow_admin_commands,
+                guard: Guard::of(host),
             },
             op_timeout: (host.op_timeout_ms > 0).then(|| Duration::from_millis(host.op_timeout_ms)),
             read_policy: host.read_policy,
@@ -425,11 +426,12 @@ mod tests {
         document["hosts"][0]["routes"][0]["faults"] = fault();
         assert!(compile(&document).unwrap().host.has_faults);
         assert!(
-            host("guardCredentials", true.into()).auth.guarded && !host("allowAdminCommands", true.into()).auth.guarded
+            host("guardCredentials", true.into()).auth.guard.credentials
+                && !host("allowAdminCommands", true.into()).auth.guard.credentials
         );
         document["hosts"][0]["guardCredentials"] = true.into();
         document["hosts"][0]["allowAdminCommands"] = true.into();
-        assert!(!compile(&document).unwrap().host.auth.guarded);
+        assert!(!compile(&document).unwrap().host.auth.guard.credentials);
         assert_eq!(host("opTimeoutMs", 0.into()).op_timeout, None);
         assert!(host("commandStats", true.into()).command_stats);
     }

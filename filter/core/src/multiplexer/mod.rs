@@ -18,9 +18,9 @@
 //! connection knows for each reply to come whose it is. Where replies can no longer be told apart,
 //! the connection is closed, and every client that waits gets an error.
 //!
-//! The parts: [`client`] is what a client has asked for, [`routing`] decides what becomes of a
-//! command, [`execute`] does it, [`upstream`] is the Redis side, which touches no client, and
-//! [`reply`] delivers what the Redis side tells. This module only wires them.
+//! The parts: `client` is what a client has asked for, `routing` decides what becomes of a
+//! command, `execute` does it, `upstream` is the Redis side, which touches no client, and
+//! `reply` delivers what the Redis side tells. This module only wires them.
 
 mod client;
 pub mod config;

@@ -1,12 +1,15 @@
-//! The refusal of commands that reveal or change credentials or administer the server, where the
-//! client isn't the one who holds Redis's credentials.
+//! The refusal of commands whoever sends them: of those that reveal or change credentials or
+//! administer the server, where the client isn't the one who holds Redis's credentials, and of
+//! scripts, where the operator wants none.
 //!
-//! The rule is Redis's own `admin` flag (<https://redis.io/docs/latest/commands/command/#flags>),
+//! The rule for the former is Redis's own `admin` flag (<https://redis.io/docs/latest/commands/command/#flags>),
 //! without commands that only read what every client may know, and with MIGRATE, which can send
 //! keys and credentials anywhere.
 
 use crate::command::glob::{Case, glob};
+use crate::command::script::may_run_code;
 use crate::command::{Args, Command, Flags, Known};
+use crate::wire::Host;
 
 /// Parameters of Redis whose values are credentials or lead to them.
 const SECRET_PARAMETERS: &[&[u8]] = &[
@@ -23,11 +26,38 @@ const SECRET_PARAMETERS: &[&[u8]] = &[
     b"user",
 ];
 
-/// Returns the error of a command that is refused; `None`: the command may pass.
-pub fn error(known: Known, args: &Args<'_>) -> Option<String> {
-    let reason = refusal(known.container, known.command, args)?;
-    let name = known.command.shown_name();
-    Some(format!("NOPERM redis-mesh: {name} {reason}; allowAdminCommands of the RedisService would permit it"))
+/// Which commands a host refuses.
+#[derive(Clone, Copy, Debug)]
+pub struct Guard {
+    /// Those that reveal or change credentials or administer the server.
+    pub credentials: bool,
+    /// Those that run scripts or functions, or load them.
+    pub scripts: bool,
+}
+
+impl Guard {
+    /// The guard of a host.
+    pub fn of(host: &Host) -> Guard {
+        Guard { credentials: host.guard_credentials && !host.allow_admin_commands, scripts: host.refuse_scripts }
+    }
+
+    /// Returns the error of a command that is refused; `None`: the command may pass.
+    pub fn error(self, known: Known, args: &Args<'_>) -> Option<String> {
+        let name = known.command.shown_name();
+        if self.scripts && brings_code(known.command) {
+            return Some(format!(
+                "NOPERM redis-mesh: {name} runs or loads a script; settings.scripts: Allow of the RedisService would \
+                 permit it"
+            ));
+        }
+        let reason = refusal(known.container, known.command, args).filter(|_| self.credentials)?;
+        Some(format!("NOPERM redis-mesh: {name} {reason}; allowAdminCommands of the RedisService would permit it"))
+    }
+}
+
+/// Whether a command runs code of clients, or loads it to be run.
+fn brings_code(command: &Command) -> bool {
+    may_run_code(command) || matches!(command.name, "script|load" | "function|load" | "function|restore")
 }
 
 /// Returns the reason why a command is refused; `None`: the command may pass. `container` is the
@@ -80,8 +110,41 @@ fn reveals(pattern: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::each_command;
+    use crate::resp::encode;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn error(guard: Guard, words: &[&str]) -> Option<String> {
+        let (mut command, mut told) = (Vec::new(), None);
+        encode::command(&mut command, &words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+        each_command(&command, |args| told = guard.error(Known::of(args).unwrap(), args));
+        told
+    }
+
+    #[test]
+    fn scripts_are_refused_where_none_are_wanted() {
+        let (none, guard) = (Guard { credentials: false, scripts: false }, Guard { credentials: false, scripts: true });
+        for words in [
+            &["EVAL", "return 1", "0"][..],
+            &["eval_ro", "return 1", "0"],
+            &["EVALSHA", "x", "0"],
+            &["EVALSHA_RO", "x", "0"],
+            &["FCALL", "f", "0"],
+            &["FCALL_RO", "f", "0"],
+            &["SCRIPT", "LOAD", "return 1"],
+            &["FUNCTION", "LOAD", "x"],
+            &["function", "restore", "x"],
+        ] {
+            assert!(error(guard, words).unwrap().contains("settings.scripts: Allow"), "{words:?}");
+            assert_eq!(error(none, words), None, "{words:?}");
+        }
+        for words in
+            [&["SCRIPT", "EXISTS", "x"][..], &["FUNCTION", "LIST"], &["GET", "k"], &["CONFIG", "SET", "a", "b"]]
+        {
+            assert_eq!(error(guard, words), None, "{words:?}");
+        }
+    }
 
     #[test]
     fn globs() {

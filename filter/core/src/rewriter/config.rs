@@ -3,6 +3,7 @@
 use crate::config::{self, ConfigError, auth_command};
 use crate::downstream::auth::PasswordCheck;
 use crate::fault::HostFaults;
+use crate::request::guard::Guard;
 use crate::route::Router;
 use crate::wire::{self, DataPath, Limits};
 use sha2::{Digest, Sha256};
@@ -63,8 +64,8 @@ pub struct RewriterHost {
     /// The AUTH that is sent before anything else: the login at Redis on `direct`, the handshake
     /// with redis_proxy, which is always there, on `proxy`.
     pub login: Option<LoginCommand>,
-    /// Commands that reveal or change credentials are refused.
-    pub guarded: bool,
+    /// The commands that are refused.
+    pub guard: Guard,
     /// Destinations with their mirrors.
     pub targets: Vec<RewriterTarget>,
     /// The routes.
@@ -224,7 +225,7 @@ impl RewriterHost {
                 (None, Some(password)) => Some(LoginCommand::new(None, password)),
                 (None, None) => None,
             },
-            guarded: host.guard_credentials && !host.allow_admin_commands,
+            guard: Guard::of(host),
             targets,
             router,
             faults,

@@ -7,7 +7,7 @@ use super::sink::Sink;
 use super::state::ConnectionState;
 use super::{redis_proxy, session, tcp_proxy};
 use crate::command::{Args, Known, Proxy};
-use crate::request::{errors, guard, needs_no_login};
+use crate::request::{errors, needs_no_login};
 use crate::stats::Stat;
 
 /// Tells the common case quickly: a command on one key, of a client that may send it, where no key
@@ -48,9 +48,7 @@ pub(super) fn decide(
         }
         _ => {}
     }
-    if state.is_guarded(env)
-        && let Some(text) = guard::error(known, command.args)
-    {
+    if let Some(text) = state.guard(env).error(known, command.args) {
         return RewriterDecision::Refuse(text);
     }
     match env.host.path {

@@ -8,6 +8,7 @@ use super::markers::{ExpectedReply, MarkerForm, Replies, Then};
 use super::sink::Sink;
 use crate::command::{Args, Known};
 use crate::downstream::client_reply::ReplyMode;
+use crate::request::guard::Guard;
 use crate::resp::encode;
 use crate::resp::request::ProtocolError;
 use crate::resp::shape::Shape;
@@ -100,11 +101,12 @@ impl ConnectionState {
         }
     }
 
-    /// True where commands that reveal or change credentials are refused: also on a connection
-    /// that is still logged in by the filter though its host no longer asks for it.
-    pub(super) fn is_guarded(&self, env: &Env<'_>) -> bool {
+    /// The commands that are refused. Those that reveal or change credentials are also on a
+    /// connection that is still logged in by the filter though its host no longer asks for it.
+    pub(super) fn guard(&self, env: &Env<'_>) -> Guard {
         let still_ours = env.host.login.is_none() && matches!(self.login, LoginState::Done(1..));
-        env.host.guarded || env.host.path == Path::Direct && still_ours
+        let guard = env.host.guard;
+        Guard { credentials: guard.credentials || env.host.path == Path::Direct && still_ours, ..guard }
     }
 
     /// False while the client has to log in first.

@@ -33,9 +33,8 @@ pub(super) fn decide_unknown(state: &ConnectionState, env: &Env<'_>, args: &Args
             "ERR redis-mesh: {name} isn't known here, so its keys can't be found to route by"
         ));
     }
-    // A module's command names its module; any other could be an administrative one that is newer
-    // than the table.
-    if state.is_guarded(env) && !name.contains('.') {
+    // It could be an administrative one of a module, or one that is newer than the table.
+    if state.guard(env).credentials {
         return RewriterDecision::Refuse(format!(
             "NOPERM redis-mesh: {name} isn't known here and might reveal credentials"
         ));

@@ -138,6 +138,7 @@ impl Setup {
             handshake: None,
             guard_credentials: false,
             allow_admin_commands: false,
+            refuse_scripts: false,
             case_insensitive: false,
             read_policy: policy,
             command_stats: one_in(random, 2),

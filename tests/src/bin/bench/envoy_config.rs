@@ -122,6 +122,7 @@ pub fn filter_config(path: DataPath, tags: &[Option<String>], routes: Vec<(KeyMa
         handshake: (path == DataPath::Proxy).then(|| HANDSHAKE.into()),
         guard_credentials: false,
         allow_admin_commands: false,
+        refuse_scripts: false,
         case_insensitive: false,
         read_policy: ReadPolicy::default(),
         op_timeout_ms: 0,

@@ -14,7 +14,7 @@ use crate::multiplexer::client::transaction::Transaction;
 use crate::multiplexer::stats::StatsTable;
 use crate::request::errors::{self, CROSS_DESTINATION, CROSSSLOT, EXEC_WITH_ARGUMENTS, EXECABORT};
 use crate::request::keys::KeyRefusal;
-use crate::request::{guard, needs_no_login};
+use crate::request::needs_no_login;
 
 use crate::resp::encode;
 use crate::stats::Stat;
@@ -104,9 +104,7 @@ fn refuse(
     if !command.accepts(args.count) {
         return Some(doom(client, Decision::Deny(errors::wrong_arity(command.name))));
     }
-    if config.auth.guarded
-        && let Some(text) = guard::error(Known { container, command }, args)
-    {
+    if let Some(text) = config.auth.guard.error(Known { container, command }, args) {
         return Some(doom(client, Decision::Refuse(text)));
     }
     let is_of_subscribers = SubscriptionChange::of(name).is_some() || matches!(name, "ping" | "quit" | "reset");

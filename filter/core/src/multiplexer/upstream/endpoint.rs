@@ -28,7 +28,7 @@ pub enum UpstreamAuth {
     Configured(Arc<[u8]>),
     /// The login that a client has presented; empty while it has presented none. Endpoints have
     /// it if the configuration has no login, see
-    /// [`HostConfig::passes_auth`](crate::multiplexer::config::HostConfig::passes_auth).
+    /// [`AuthRules::passes_auth`](crate::multiplexer::config::AuthRules::passes_auth).
     Presented(Arc<[u8]>),
 }
 

@@ -1,8 +1,8 @@
 //! The Redis side: connections and how they are shared, the nodes of Redis Clusters, redirections,
 //! retries and scripts.
 //!
-//! [`Upstreams`] touches no client. What concerns clients comes back as an [`Event`], in the order
-//! in which it happened.
+//! [`Upstreams`] touches no client. What concerns clients comes back as an [`events::Event`], in the
+//! order in which it happened.
 
 pub mod availability;
 pub mod connection;
