@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
-use redis_mesh_core::command::{Command, Extract, Known, Protocol, Proxy, all, describe, lookup, lookup_subcommand};
+use redis_mesh_core::command::{
+    Command, Extract, KeysError, Known, Protocol, Proxy, all, describe, lookup, lookup_subcommand,
+};
 use redis_mesh_core::resp::framer::Framer;
 use redis_mesh_core::resp::resp3::{HeadForm, exec_to_resp3, to_resp3, to_resp3_head};
 use redis_mesh_core::resp::shape::Shape;
@@ -137,6 +139,12 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
                 let (ours, theirs) = (keys(command, request), indexed(&reply));
                 // The table has the newer server's arity.
                 if reply.text().contains("Invalid number of arguments") && command.accepts(request.len()) {
+                    continue;
+                }
+                // COMMAND GETKEYS doesn't mind that a key has no value; the command does.
+                if matches!(command.keys(request.as_slice()), Err(KeysError::Unpaired)) {
+                    let refused = client.cmd(request)?;
+                    ensure!(refused.is_error(), "{title}: {}: {refused:?}", line::shown(request));
                     continue;
                 }
                 // Only servers mind that PFMERGE has no source.

@@ -331,7 +331,7 @@ impl Writer<'_> {
                     }
                 }
             }
-            Err(KeysError::Missing(_) | KeysError::Malformed | KeysError::Unknown) => {
+            Err(KeysError::Missing(_) | KeysError::Malformed | KeysError::Unpaired | KeysError::Unknown) => {
                 self.error("ERR Invalid arguments specified for command");
             }
         }

@@ -142,6 +142,8 @@ pub enum KeysError {
     /// The arguments contradict the command's grammar: there are too few, or the number of keys is
     /// wrong.
     Malformed,
+    /// A key lacks the argument that belongs to it.
+    Unpaired,
     /// The command's keys can't be told from its arguments.
     Unknown,
 }
@@ -151,6 +153,7 @@ impl fmt::Display for KeysError {
         f.write_str(match self {
             KeysError::Missing(_) => "not all arguments are there",
             KeysError::Malformed => "syntax error",
+            KeysError::Unpaired => "wrong number of arguments",
             KeysError::Unknown => "the command's keys can't be told",
         })
     }

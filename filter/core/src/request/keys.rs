@@ -107,6 +107,7 @@ pub fn route_keys(
     let keys = command.keys(args).map_err(|error| match error {
         KeysError::Malformed if !command.accepts(args.count) => KeyRefusal::Arity(command.name),
         KeysError::Malformed => KeyRefusal::Syntax,
+        KeysError::Unpaired => KeyRefusal::Arity(command.name),
         KeysError::Missing(_) | KeysError::Unknown => KeyRefusal::Untold(command.name),
     })?;
     keys.iter().try_for_each(|Key { index, .. }| route(index))?;
@@ -203,6 +204,7 @@ mod tests {
         for (request, expected) in [
             ("GET c:1", "mesh ERR redis-mesh: no route of h:1 takes this key"),
             ("MGET", "redis ERR wrong number of arguments for 'mget' command"),
+            ("MSET a:1 x b:1", "redis ERR wrong number of arguments for 'mset' command"),
             ("EVAL s 2 a:1", "redis ERR syntax error"),
             ("OBJECT nothing a:1", "redis ERR unknown subcommand 'nothing'. Try OBJECT HELP."),
             ("SORT a:1 STORE\0 b:1", "redis ERR syntax error"),

@@ -21,6 +21,8 @@ fn commands_over_several_destinations_are_split() {
         &["MSET a:1 x b y a:2 z", "MGET b a:2 a:1 c", "DEL a:1 b c", "MGET a:1 b a:2"],
         "+OK *4 $1 y $1 z $1 x $-1 :2 *3 $-1 $-1 $1 z ",
     );
+    // A key without a value: as Redis, nothing is executed.
+    check(&["MSET a:1 x b", "MGET a:1 b"], "-ERR wrong number of arguments for 'mset' command *2 $-1 $-1 ");
     check(&["RENAME a:1 b"], "-CROSSSLOT redis-mesh: keys route to different destinations ");
 }
 
