@@ -206,6 +206,23 @@ fn a_database_is_the_clients_own() -> Result<()> {
 }
 
 #[test]
+fn a_database_that_one_server_refuses_is_entered_at_none() -> Result<()> {
+    let mut scene =
+        Scene::start(&["one", "two"], vec![route(KeyMatch::Prefix("b:".into()), 1), route(KeyMatch::Any, 0)], 1)?;
+    let mut client = scene.client()?;
+    client.ok(&["SET", "k", "0"])?;
+    scene.servers[1].kill();
+    // The connection on which the client watches takes SELECT, and the other server doesn't.
+    client.ok(&["WATCH", "k"])?;
+    assert!(client.line("SELECT 1")?.is_error());
+    assert_eq!((client.line("GET k")?, client.line("SET k 1")?), (Reply::bulk("0"), Reply::ok()));
+    let transaction = client.pipeline(&[vec!["MULTI"], vec!["SET", "k", "2"], vec!["EXEC"]])?;
+    assert!(transaction[2].is_null(), "the keys aren't watched any more: {transaction:?}");
+    assert_eq!(scene.servers[0].cmd(&["GET", "k"])?, Reply::bulk("1"));
+    Ok(())
+}
+
+#[test]
 fn wait_counts_those_who_have_what_the_client_wrote() -> Result<()> {
     let scene = Scene::one()?;
     let (host, port) = (scene.servers[0].addr().ip().to_string(), scene.servers[0].addr().port().to_string());

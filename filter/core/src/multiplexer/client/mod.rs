@@ -438,17 +438,17 @@ impl Client {
         }
     }
 
-    /// A server has answered a part of a command, perhaps of the client's login.
-    pub fn note_part(&mut self, reply: &[u8]) {
+    /// A server has answered a part of a command, perhaps of the client's login. Returns true if the
+    /// client stays in its database although other servers may have taken it to another one.
+    pub fn note_part(&mut self, reply: &[u8]) -> bool {
         let is_error = reply.first() == Some(&b'-');
-        if is_error {
-            self.session.selecting = None;
-        }
+        let has_failed = is_error && self.session.selecting.take().is_some() && self.rules.config.targets.len() > 1;
         match &mut self.session.presented {
             Some(_) if is_error && !has_no_password(reply) => self.session.presented = None,
             Some(presented) => presented.is_accepted |= !is_error,
             None => {}
         }
+        has_failed
     }
 
     /// All commands before have been answered: a login that was accepted counts from now on.

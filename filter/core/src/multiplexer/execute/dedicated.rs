@@ -102,6 +102,19 @@ pub fn on_idle(upstreams: &mut Upstreams, client: &mut Client, connection: Conne
     upstreams.release(connection, effects);
 }
 
+/// SELECT has failed at one of several servers, and may have been carried out over the client's own
+/// connection to another one, which is given up: it would lead to another database than the client's.
+pub fn leave_database(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
+    let Some(dedicated) = client.dedicated.connection.filter(|dedicated| dedicated.is_held()) else { return };
+    if dedicated.is_special {
+        // What it was told about, such as keys to track, can't be told again.
+        return client.cut_off(&mut effects.outbox);
+    }
+    client.dedicated.connection = None;
+    client.dedicated.lost_watch = true;
+    upstreams.retire_dedicated(dedicated.connection.id(), effects);
+}
+
 /// Gives back what a client has for itself.
 pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
     match client.dedicated.connection.take() {

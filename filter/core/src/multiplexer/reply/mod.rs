@@ -113,7 +113,9 @@ impl EventDelivery<'_> {
         if let Some(client) = self.clients.get_mut(owner.client) {
             match to {
                 PendingReply::Part(_, part) => {
-                    client.note_part(&reply);
+                    if client.note_part(&reply) {
+                        dedicated::leave_database(self.upstreams, client, self.effects);
+                    }
                     client.output.part(owner.sequence, part, reply);
                 }
                 _ => client.output.replace(owner.sequence, &reply),
