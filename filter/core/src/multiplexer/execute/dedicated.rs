@@ -103,16 +103,12 @@ pub fn on_idle(upstreams: &mut Upstreams, client: &mut Client, connection: Conne
 }
 
 /// SELECT has failed at one of several servers, and may have been carried out over the client's own
-/// connection to another one, which is given up: it would lead to another database than the client's.
-pub fn leave_database(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
-    let Some(dedicated) = client.dedicated.connection.filter(|dedicated| dedicated.is_held()) else { return };
-    if dedicated.is_special {
-        // What it was told about, such as keys to track, can't be told again.
-        return client.cut_off(&mut effects.outbox);
+/// connection to another one, which is taken back to the client's database.
+pub fn stay_in_database(upstreams: &mut Upstreams, client: &Client, effects: &mut Effects) {
+    if let Some(dedicated) = client.dedicated.connection.filter(|dedicated| dedicated.is_held()) {
+        let database = client.session.database.to_string();
+        upstreams.control(dedicated.connection, Control::Select, effects, &[b"SELECT", database.as_bytes()]);
     }
-    client.dedicated.connection = None;
-    client.dedicated.lost_watch = true;
-    upstreams.retire_dedicated(dedicated.connection.id(), effects);
 }
 
 /// Gives back what a client has for itself.

@@ -114,7 +114,7 @@ impl EventDelivery<'_> {
             match to {
                 PendingReply::Part(_, part) => {
                     if client.note_part(&reply) {
-                        dedicated::leave_database(self.upstreams, client, self.effects);
+                        dedicated::stay_in_database(self.upstreams, client, self.effects);
                     }
                     client.output.part(owner.sequence, part, reply);
                 }

@@ -49,6 +49,9 @@ pub enum Control {
     /// HELLO on a connection that has been in use. If it is refused, replies are in another form
     /// than the client expects.
     Hello,
+    /// SELECT of the database that a connection was in before. If it is refused, commands would go to
+    /// another database than the client's.
+    Select,
     /// UNWATCH. If it is refused, the connection goes on watching keys.
     Unwatch,
     /// SCRIPT LOAD. If it is refused, EVALSHA says NOSCRIPT.
