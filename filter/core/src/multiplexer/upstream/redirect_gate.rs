@@ -16,7 +16,7 @@ use super::held::Refused;
 use super::pending::{InFlight, Owner, PendingReply};
 use super::pool_key::Purpose;
 use super::redirect::Redirect;
-use super::retry::{MAX_RETRIES, Retry, slot_of};
+use super::retry::{MAX_RETRIES, Retry, has_several_keys, slot_of};
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClusterId, ConnectionId};
 use std::net::SocketAddr;
@@ -81,6 +81,11 @@ fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &
     let is_exhausted = in_flight.redirects >= MAX_REDIRECTS || bytes.is_empty();
     if is_exhausted || slot_of(bytes) != Some(slot) {
         upstreams.discovery.suspect(&endpoint, effects);
+        return answer(upstreams, refused);
+    }
+    // A node asks for a command of which one key is missing; what its client has sent since for the
+    // keys that are still there is executed now.
+    if asks && has_several_keys(bytes) && is_followed(upstreams, owner, &refused.retry) {
         return answer(upstreams, refused);
     }
     let from = key.node;

@@ -86,6 +86,19 @@ pub fn slot_of(bytes: &[u8]) -> Option<u16> {
     found
 }
 
+/// True if a command, or a transaction, in RESP has keys that differ.
+pub fn has_several_keys(bytes: &[u8]) -> bool {
+    let (mut first, mut several) = (None::<Vec<u8>>, false);
+    each_command(bytes, |args| {
+        let Some(keys) = Known::of(args).and_then(|known| known.command.keys(args).ok()) else { return };
+        for key in keys.iter() {
+            let key = args.get(key.index);
+            several |= first.get_or_insert_with(|| key.to_vec()) != key;
+        }
+    });
+    several
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -167,6 +167,25 @@ fn a_redirection_to_the_node_itself_or_for_another_slot_leads_nowhere() {
 }
 
 #[test]
+fn a_command_of_several_keys_is_not_asked_for_elsewhere_behind_what_follows_it() {
+    for (command, later, is_followed) in [
+        ("DEL {a}1 {a}2", "GET {a}1", true),
+        ("DEL {a}1 {a}2", "GET b", false),
+        ("DEL {a}1 {a}1", "GET {a}1", false),
+        ("GET {a}1", "GET {a}1", false),
+    ] {
+        let mut side = Side::new();
+        let cluster = side.cluster();
+        let master = side.node(cluster, NodeAccess::Write);
+        side.send(master, PendingReply::Command(owner(1)).into(), command);
+        side.send(master, PendingReply::Command(owner(2)).into(), later);
+        let told = side.receive(master.id(), "-ASK_15495_10.0.0.1:2 ");
+        let expected = if is_followed { NODE_TO_NODE } else { "1 is redirected" };
+        assert_eq!(told, [expected], "{command}, {later}");
+    }
+}
+
+#[test]
 fn what_a_script_says_is_no_redirection() {
     for error in [
         "-MOVED_15495_10.0.0.1:2 ",
