@@ -1,14 +1,16 @@
 //! One connection to Redis: what it is for, what is to come over it, and in which state it is.
 
 use super::handshake::{self, HandshakeStep, Refusal};
-use super::pending::{InFlight, Owner, PendingReply};
+use super::pending::{Control, InFlight, Owner, PendingReply};
 use super::pool_key::{PoolKey, Purpose};
+use super::probe;
 use super::redirect::Redirect;
 use super::replay_buffer::ReplayBuffer;
 use super::reply_reader::{Frame, NotResp, ReadMode, ReplyReader, mode_of};
 use super::send_buffer::SendBuffer;
 use crate::command::script::ScriptDigest;
 use crate::multiplexer::ids::{ClientId, ConnectionId};
+use crate::resp::encode;
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
@@ -136,6 +138,26 @@ impl UpstreamConnection {
             in_flight.replay = written.len() as u32;
         }
         self.pending.push_back(in_flight);
+        if in_flight.may_run_code && self.key.node.is_some() {
+            self.insert_probe(from);
+        }
+    }
+
+    /// Puts a probe before the command that was queued last, whose bytes begin at `from`. A command
+    /// that follows an ASK redirection has ASKING before it, and so has its probe.
+    fn insert_probe(&mut self, from: usize) {
+        let out = self.send.writer(matches!(self.stage, Stage::Ready));
+        let Some(mut probe) = probe::of(out.get(from..).unwrap_or_default()) else { return };
+        let Some(command) = self.pending.pop_back() else { return };
+        let control = |control| InFlight::from(PendingReply::Control(control));
+        let asks = self.pending.back().is_some_and(|before| before.what == PendingReply::Control(Control::Asking));
+        self.pending.push_back(control(Control::Probe));
+        if asks {
+            encode::command(&mut probe, &[b"ASKING"]);
+            self.pending.push_back(control(Control::Asking));
+        }
+        self.pending.push_back(command);
+        out.splice(from..from, probe);
     }
 
     /// Reads from the front of `input`, which isn't empty and is shortened by what was read.

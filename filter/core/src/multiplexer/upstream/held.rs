@@ -39,9 +39,7 @@ impl HeldRedirects {
 
     /// Removes and returns the commands that waited for this cluster, in order.
     pub fn take(&mut self, cluster: ClusterId) -> Vec<Refused> {
-        let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|(of, _)| *of == cluster);
-        self.waiting = waiting;
-        ready.into_iter().map(|(_, refused): (ClusterId, Refused)| refused).collect()
+        self.waiting.extract_if(.., |(of, _)| *of == cluster).map(|(_, refused)| refused).collect()
     }
 
     /// True if a later command of the same client for the same slot waits.

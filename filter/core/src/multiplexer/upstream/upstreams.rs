@@ -7,7 +7,6 @@ use super::held::HeldRedirects;
 use super::pending::{Control, InFlight, PendingReply};
 use super::pool::{DedicatedConnection, Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
-use super::probe;
 use super::retry::{Retry, RetryQueue};
 use super::scripts::Scripts;
 use crate::command::script::ScriptDigest;
@@ -124,7 +123,7 @@ impl Upstreams {
         effects: &mut Effects,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        self.dispatch(connection.id(), in_flight, response_timeout, effects, write);
+        self.pool.send(connection.id(), in_flight, response_timeout, effects, write);
     }
 
     /// Sends a client's command over a connection of its own. `write` appends it.
@@ -136,26 +135,7 @@ impl Upstreams {
         effects: &mut Effects,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        self.dispatch(connection.id(), in_flight, response_timeout, effects, write);
-    }
-
-    /// Sends a client's command. `write` appends it.
-    #[inline]
-    fn dispatch(
-        &mut self,
-        id: ConnectionId,
-        in_flight: InFlight,
-        response_timeout: Option<Duration>,
-        effects: &mut Effects,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) {
-        match in_flight.may_run_code {
-            true => {
-                let to = (id, in_flight, false);
-                probe::send_code(&mut self.pool, to, response_timeout, effects, write);
-            }
-            false => self.pool.send(id, in_flight, response_timeout, effects, write),
-        }
+        self.pool.send(connection.id(), in_flight, response_timeout, effects, write);
     }
 
     /// Sends AUTH or SELECT over a connection that is in that very state already, to hear whether
@@ -261,13 +241,9 @@ impl Upstreams {
     pub fn resend_over(&mut self, connection: ConnectionId, retry: Retry, asks: bool, effects: &mut Effects) {
         self.scripts.ensure_all_loaded(connection, &retry, &mut self.pool, effects);
         let Retry { in_flight, bytes, response_timeout, .. } = retry;
-        let write = |out: &mut Vec<u8>| out.extend_from_slice(&bytes);
-        if in_flight.may_run_code {
-            let to = (connection, in_flight, asks);
-            return probe::send_code(&mut self.pool, to, response_timeout, effects, write);
-        }
         if asks {
-            probe::ask(&mut self.pool, connection, response_timeout, effects);
+            let asking = PendingReply::Control(Control::Asking).into();
+            self.pool.send(connection, asking, response_timeout, effects, |out| encode::command(out, &[b"ASKING"]));
         }
         if let PendingReply::Exec(_) = in_flight.what {
             let mut commands = 0usize;
@@ -275,7 +251,7 @@ impl Upstreams {
             // MULTI and EXEC are two of them.
             self.expect_queued(connection, commands.saturating_sub(2), response_timeout, effects);
         }
-        self.pool.send(connection, in_flight, response_timeout, effects, write);
+        self.pool.send(connection, in_flight, response_timeout, effects, |out| out.extend_from_slice(&bytes));
     }
 
     /// Expects the replies to MULTI and to this number of queued commands, which are sent in one
