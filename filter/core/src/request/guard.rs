@@ -43,15 +43,15 @@ impl Guard {
 
     /// Returns the error of a command that is refused; `None`: the command may pass.
     pub fn error(self, known: Known, args: &Args<'_>) -> Option<String> {
+        let (reason, setting) = if self.scripts && brings_code(known.command) {
+            ("runs or loads a script", "settings.scripts: Allow")
+        } else if self.credentials {
+            (refusal(known.container, known.command, args)?, "allowAdminCommands")
+        } else {
+            return None;
+        };
         let name = known.command.shown_name();
-        if self.scripts && brings_code(known.command) {
-            return Some(format!(
-                "NOPERM redis-mesh: {name} runs or loads a script; settings.scripts: Allow of the RedisService would \
-                 permit it"
-            ));
-        }
-        let reason = refusal(known.container, known.command, args).filter(|_| self.credentials)?;
-        Some(format!("NOPERM redis-mesh: {name} {reason}; allowAdminCommands of the RedisService would permit it"))
+        Some(format!("NOPERM redis-mesh: {name} {reason}; {setting} of the RedisService would permit it"))
     }
 }
 
