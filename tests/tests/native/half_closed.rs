@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use redis_mesh_core::wire::KeyMatch;
 use redis_mesh_tests::client::{Client, encode, info_field};
-use redis_mesh_tests::listener::route;
 use redis_mesh_tests::reply::Reply;
 
 use crate::Scene;
@@ -30,8 +28,7 @@ fn say(mut client: Client, bytes: &[u8]) -> Result<Vec<Reply>> {
 
 #[test]
 fn a_half_closed_client_gets_its_replies() -> Result<()> {
-    let scene =
-        Scene::start(&["one", "two"], vec![route(KeyMatch::Prefix("b:".into()), 1), route(KeyMatch::Any, 0)], 1)?;
+    let scene = Scene::two()?;
     for count in [1, 100, 30_000] {
         for server in &scene.servers {
             server.forget()?;

@@ -58,6 +58,11 @@ impl Scene {
         Scene::start(&["one"], vec![route(KeyMatch::Any, 0)], 1)
     }
 
+    /// Two destinations: keys that begin with `b:` are at the second one.
+    fn two() -> Result<Scene> {
+        Scene::start(&["one", "two"], vec![route(KeyMatch::Prefix("b:".into()), 1), route(KeyMatch::Any, 0)], 1)
+    }
+
     fn client(&self) -> Result<Client> {
         Client::connect(self.subnet.redis(1))
     }

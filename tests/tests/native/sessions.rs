@@ -190,8 +190,7 @@ fn a_subscriber_that_reads_nothing_is_cut_off() -> Result<()> {
 
 #[test]
 fn a_database_is_the_clients_own() -> Result<()> {
-    let scene =
-        Scene::start(&["one", "two"], vec![route(KeyMatch::Prefix("b:".into()), 1), route(KeyMatch::Any, 0)], 1)?;
+    let scene = Scene::two()?;
     let (mut a, mut b) = (scene.client()?, scene.client()?);
     let lines = ["SET k 0", "SELECT 1", "SET k 1", "SET b:k 1", "SELECT 0", "GET k", "GET b:k", "SELECT 1", "GET b:k"];
     let lines: Vec<Vec<&str>> = lines.iter().map(|line| line.split(' ').collect()).collect();
@@ -207,8 +206,7 @@ fn a_database_is_the_clients_own() -> Result<()> {
 
 #[test]
 fn a_database_that_one_server_refuses_is_entered_at_none() -> Result<()> {
-    let mut scene =
-        Scene::start(&["one", "two"], vec![route(KeyMatch::Prefix("b:".into()), 1), route(KeyMatch::Any, 0)], 1)?;
+    let mut scene = Scene::two()?;
     let mut client = scene.client()?;
     client.ok(&["SET", "k", "0"])?;
     scene.servers[1].kill();
@@ -245,8 +243,7 @@ fn wait_counts_those_who_have_what_the_client_wrote() -> Result<()> {
 
 #[test]
 fn what_stands_behind_several_routes_is_one_redis_to_its_clients() -> Result<()> {
-    let scene =
-        Scene::start(&["one", "two"], vec![route(KeyMatch::Prefix("b:".into()), 1), route(KeyMatch::Any, 0)], 1)?;
+    let scene = Scene::two()?;
     let mut client = scene.client()?;
     for i in 0..100 {
         client.ok(&["SET", &format!("{}{i}", if i % 2 == 0 { "b:" } else { "a" }), "v"])?;

@@ -1,10 +1,11 @@
 //! What becomes of redirections.
 
 use super::{Side, answers, endpoint, node, owner};
-use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::ids::{ClusterId, ConnectionId};
 use crate::multiplexer::upstream::discovery::NodeAccess;
 use crate::multiplexer::upstream::on_timer::on_timer;
 use crate::multiplexer::upstream::pending::{InFlight, PendingReply};
+use crate::multiplexer::upstream::pool::SharedConnection;
 use crate::multiplexer::upstream::redirect_gate;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,11 +19,17 @@ impl Side {
     }
 }
 
-#[test]
-fn a_moved_command_goes_to_the_node_that_has_the_slot() {
+/// The Redis side, a Redis Cluster, and the shared connection to its master.
+fn at_a_master() -> (Side, ClusterId, SharedConnection) {
     let mut side = Side::new();
     let cluster = side.cluster();
     let master = side.node(cluster, NodeAccess::Write);
+    (side, cluster, master)
+}
+
+#[test]
+fn a_moved_command_goes_to_the_node_that_has_the_slot() {
+    let (mut side, _, master) = at_a_master();
     side.send(master, PendingReply::Command(owner(1)).into(), "GET a");
     let told = side.receive(master.id(), "-MOVED_15495_10.0.0.1:2 ");
     assert_eq!(told, ["slots have moved", "1 is redirected"]);
@@ -35,9 +42,7 @@ fn a_moved_command_goes_to_the_node_that_has_the_slot() {
 
 #[test]
 fn asking_comes_before_a_command_that_is_asked_for_elsewhere() {
-    let mut side = Side::new();
-    let cluster = side.cluster();
-    let master = side.node(cluster, NodeAccess::Write);
+    let (mut side, _, master) = at_a_master();
     side.send(master, PendingReply::Command(owner(1)).into(), "GET a");
     assert_eq!(side.receive(master.id(), "-ASK_15495_10.0.0.1:2 "), ["1 is redirected"]);
     let other = side.last();
@@ -47,9 +52,7 @@ fn asking_comes_before_a_command_that_is_asked_for_elsewhere() {
 
 #[test]
 fn a_command_whose_keys_are_on_their_way_is_retried_unless_another_one_follows_it() {
-    let mut side = Side::new();
-    let cluster = side.cluster();
-    let master = side.node(cluster, NodeAccess::Write);
+    let (mut side, _, master) = at_a_master();
     side.send(master, PendingReply::Command(owner(1)).into(), "DEL {a}1 {a}2");
     side.sent(master.id());
     assert_eq!(side.receive(master.id(), "-TRYAGAIN_x "), ["1 is redirected"]);
@@ -65,9 +68,7 @@ fn a_command_whose_keys_are_on_their_way_is_retried_unless_another_one_follows_i
 
 #[test]
 fn a_redirection_that_goes_on_and_on_ends() {
-    let mut side = Side::new();
-    let cluster = side.cluster();
-    let shared = side.node(cluster, NodeAccess::Write);
+    let (mut side, _, shared) = at_a_master();
     let mut connection = shared.id();
     side.send(shared, PendingReply::Command(owner(1)).into(), "GET a");
     for hop in 0..8 {
@@ -101,29 +102,26 @@ const MEMBERS: &str = "07c3_10.0.0.1:1@10001_myself,master_-_0_0_1_connected_0-1
     37c3_10.0.0.1:4@10004_handshake_-_0_0_0_disconnected\n";
 
 /// A command meets a redirection to a node that isn't known, and nodes are asked.
-fn redirected_to_an_unknown_node(side: &mut Side, error: &str) -> usize {
-    let cluster = side.cluster();
-    let master = side.node(cluster, NodeAccess::Write);
+fn redirected_to_an_unknown_node(error: &str) -> (Side, ClusterId) {
+    let (mut side, cluster, master) = at_a_master();
     side.effects.now += Duration::from_secs(1);
     side.send(master, PendingReply::Command(owner(1)).into(), "GET a");
     side.sent(master.id());
     assert_eq!(side.receive(master.id(), error), ["1 is redirected"]);
     assert_eq!(side.master_of_a(), Some(node(1)));
-    cluster
+    (side, cluster)
 }
 
 #[test]
 fn a_redirection_to_an_unknown_node_is_followed_when_the_others_know_it() {
     for (port, is_known) in [(3, true), (4, false), (5, false)] {
         for kind in ["MOVED", "ASK"] {
-            let mut side = Side::new();
-            redirected_to_an_unknown_node(&mut side, &format!("-{kind}_15495_10.0.0.1:{port} "));
+            let (mut side, cluster) = redirected_to_an_unknown_node(&format!("-{kind}_15495_10.0.0.1:{port} "));
             let asked = side.opened()[0];
             side.receive(asked, "+PONG ");
             let questions = "*1 $4 PING *2 $7 CLUSTER $4 INFO *2 $7 CLUSTER $5 SLOTS *2 $7 CLUSTER $5 NODES ";
             assert_eq!(side.sent(asked), questions);
             let told = side.receive(asked, &answers("*1 *3 :0 :16383 *2 $8 10.0.0.1 :1 ", Some(MEMBERS)));
-            let cluster = 0;
             let first = format!("ClusterAnswered({cluster})");
             assert!(told.contains(&first), "{told:?}");
             redirect_gate::release(&mut side.upstreams, cluster, &mut side.effects);
@@ -150,9 +148,7 @@ fn a_redirection_to_the_node_itself_or_for_another_slot_leads_nowhere() {
         ("-MOVED_15494_10.0.0.1:2 ", false),
         ("-ASK_0_10.0.0.1:2 ", false),
     ] {
-        let mut side = Side::new();
-        let cluster = side.cluster();
-        let master = side.node(cluster, NodeAccess::Write);
+        let (mut side, cluster, master) = at_a_master();
         side.send(master, PendingReply::Command(owner(1)).into(), "GET a");
         let told = side.receive(master.id(), error);
         if is_held {
@@ -174,9 +170,7 @@ fn a_command_of_several_keys_is_not_asked_for_elsewhere_behind_what_follows_it()
         ("DEL {a}1 {a}1", "GET {a}1", false),
         ("GET {a}1", "GET {a}1", false),
     ] {
-        let mut side = Side::new();
-        let cluster = side.cluster();
-        let master = side.node(cluster, NodeAccess::Write);
+        let (mut side, _, master) = at_a_master();
         side.send(master, PendingReply::Command(owner(1)).into(), command);
         side.send(master, PendingReply::Command(owner(2)).into(), later);
         let told = side.receive(master.id(), "-ASK_15495_10.0.0.1:2 ");
@@ -195,9 +189,7 @@ fn what_a_script_says_is_no_redirection() {
         "-CLUSTERDOWN_x ",
         "-MOVED_1_10.0.0.1:2 ",
     ] {
-        let mut side = Side::new();
-        let cluster = side.cluster();
-        let master = side.node(cluster, NodeAccess::Write);
+        let (mut side, _, master) = at_a_master();
         let code = InFlight { may_run_code: true, ..PendingReply::Command(owner(1)).into() };
         side.send(master, code, "EVAL x 1 a");
         assert_eq!(side.sent(master.id()), "*2 $6 EXISTS $1 a *4 $4 EVAL $1 x $1 1 $1 a ");
@@ -215,9 +207,7 @@ fn what_a_script_says_is_no_redirection() {
 
 #[test]
 fn a_script_follows_a_redirection_that_its_probe_has_met() {
-    let mut side = Side::new();
-    let cluster = side.cluster();
-    let master = side.node(cluster, NodeAccess::Write);
+    let (mut side, _, master) = at_a_master();
     let code = InFlight { may_run_code: true, ..PendingReply::Command(owner(1)).into() };
     side.send(master, code, "EVAL x 2 a {a}b");
     assert_eq!(side.sent(master.id()), "*3 $6 EXISTS $1 a $4 {a}b *5 $4 EVAL $1 x $1 2 $1 a $4 {a}b ");
