@@ -36,6 +36,13 @@ pub fn node(host: &[u8], port: u16, from: Option<SocketAddr>) -> Option<SocketAd
     Some(SocketAddr::new(host, port))
 }
 
+/// Splits `HOST:PORT`, as nodes write it: an IPv6 address has no brackets.
+pub fn host_and_port(endpoint: &[u8]) -> Option<(&[u8], u16)> {
+    let colon = memchr::memrchr(b':', endpoint)?;
+    let port = std::str::from_utf8(endpoint.get(colon + 1..)?).ok()?.parse().ok()?;
+    Some((endpoint.get(..colon)?, port))
+}
+
 /// Reads the reply of the node `from` to CLUSTER NODES: the addresses of the nodes that have joined
 /// and aren't known to have failed, those without slots too. Empty if it isn't understood
 /// (<https://redis.io/docs/latest/commands/cluster-nodes/>).
@@ -49,10 +56,8 @@ pub fn members(nodes: &[u8], from: Option<SocketAddr>) -> HashSet<SocketAddr> {
             return None;
         }
         // IP:PORT@BUS-PORT,NAME
-        let client = endpoint.split(|byte| *byte == b'@').next()?;
-        let colon = memchr::memrchr(b':', client)?;
-        let port = std::str::from_utf8(client.get(colon + 1..)?).ok()?.parse().ok()?;
-        node(client.get(..colon)?, port, from)
+        let (host, port) = host_and_port(endpoint.split(|byte| *byte == b'@').next()?)?;
+        node(host, port, from)
     };
     lines.split(|byte| *byte == b'\n').filter_map(member).collect()
 }

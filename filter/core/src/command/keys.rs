@@ -9,6 +9,15 @@ use super::attributes::Flags;
 use super::grammar;
 use super::key_spec::{Arguments, Begin, Extract, Find, KeyFlags, Keys, KeysError, is_word, needed};
 use super::row::Command;
+use super::{Known, each_command};
+
+/// Calls `each` for each key of the commands in `bytes`, which are arrays of bulk strings.
+pub fn each_key(bytes: &[u8], mut each: impl FnMut(&[u8])) {
+    each_command(bytes, |args| {
+        let keys = Known::of(args).and_then(|known| known.command.keys(args).ok());
+        keys.iter().flat_map(Keys::iter).for_each(|key| each(args.get(key.index)));
+    });
+}
 
 impl Command {
     /// Returns the arguments that are keys, without channels and without the keys that SORT's

@@ -26,6 +26,7 @@ pub use attributes::{Categories, Flags, Tips};
 pub use describe::{Protocol, describe};
 pub use grammar::Patterns;
 pub use key_spec::{Arguments, Begin, Extract, Find, Key, KeyAccess, KeyFlags, KeySpec, Keys, KeysError};
+pub use keys::each_key;
 pub use known::Known;
 pub use lookup::{all, first_slot, lookup, lookup_subcommand};
 pub use reply::{Reply, When};

@@ -3,7 +3,7 @@
 //! (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#redirection-and-resharding>).
 
 use crate::cluster::slot::SLOTS;
-use crate::cluster::topology::node;
+use crate::cluster::topology::{host_and_port, node};
 use std::net::SocketAddr;
 
 /// The reason why a node of a Redis Cluster hasn't executed a command.
@@ -37,10 +37,7 @@ impl Redirect {
                 if slot >= SLOTS {
                     return None;
                 }
-                let endpoint = words.next()?;
-                let colon = memchr::memrchr(b':', endpoint)?;
-                let (host, port) = (endpoint.get(..colon)?, endpoint.get(colon + 1..)?);
-                let port: u16 = std::str::from_utf8(port).ok()?.parse().ok()?;
+                let (host, port) = host_and_port(words.next()?)?;
                 let address = node(host, port, from);
                 Some(if kind == b"MOVED" { Redirect::Moved(slot, address) } else { Redirect::Ask(slot, address) })
             }

@@ -4,8 +4,7 @@
 use super::pending::{InFlight, Owner};
 use super::pool_key::PoolKey;
 use crate::cluster::slot::slot;
-use crate::command::Known;
-use crate::command::each_command;
+use crate::command::each_key;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::timers::Timer;
 use std::collections::BTreeMap;
@@ -79,23 +78,14 @@ impl RetryQueue {
 /// The slot of the first key of a command, or of a transaction, in RESP.
 pub fn slot_of(bytes: &[u8]) -> Option<u16> {
     let mut found = None;
-    each_command(bytes, |args| {
-        let first = Known::of(args).and_then(|known| known.command.keys(args).ok()?.first());
-        found = found.or(first.map(|first| slot(args.get(first.index))));
-    });
+    each_key(bytes, |key| found = found.or_else(|| Some(slot(key))));
     found
 }
 
 /// True if a command, or a transaction, in RESP has keys that differ.
 pub fn has_several_keys(bytes: &[u8]) -> bool {
     let (mut first, mut several) = (None::<Vec<u8>>, false);
-    each_command(bytes, |args| {
-        let Some(keys) = Known::of(args).and_then(|known| known.command.keys(args).ok()) else { return };
-        for key in keys.iter() {
-            let key = args.get(key.index);
-            several |= first.get_or_insert_with(|| key.to_vec()) != key;
-        }
-    });
+    each_key(bytes, |key| several |= first.get_or_insert_with(|| key.to_vec()) != key);
     several
 }
 

@@ -304,7 +304,7 @@ impl ClusterDiscovery {
                     cluster.inquiry.questions = cluster.questions();
                     for question in cluster.inquiry.questions {
                         pool.send(connection, PendingReply::Topology.into(), Some(INQUIRY_TIMEOUT), effects, |out| {
-                            encode::command(out, &[b"CLUSTER", question.word()]);
+                            encode::command(out, &[b"CLUSTER", question.as_bytes()]);
                         });
                     }
                     return;

@@ -36,35 +36,13 @@ pub struct RedisCluster {
     links: Links,
 }
 
-/// A subcommand of CLUSTER that a node is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClusterQuestion {
-    /// The state of the cluster.
-    Info,
-    /// Who serves which slots.
-    Slots,
-    /// All nodes, those without slots too.
-    Nodes,
-}
-
-impl ClusterQuestion {
-    /// The subcommand.
-    pub fn word(self) -> &'static [u8] {
-        match self {
-            ClusterQuestion::Info => b"INFO",
-            ClusterQuestion::Slots => b"SLOTS",
-            ClusterQuestion::Nodes => b"NODES",
-        }
-    }
-}
-
 /// How far the nodes have been asked.
 #[derive(Default)]
 pub struct Inquiry {
     /// The connection over which a node is being asked.
     pub connection: Option<ConnectionId>,
-    /// What that node is asked.
-    pub questions: &'static [ClusterQuestion],
+    /// What that node is asked: subcommands of CLUSTER.
+    pub questions: &'static [&'static str],
     /// What that node has answered.
     pub answers: Vec<Vec<u8>>,
     /// The nodes that were asked since the last success; `None`: whichever Envoy chooses.
@@ -162,11 +140,8 @@ impl RedisCluster {
     }
 
     /// The questions for the next node.
-    pub fn questions(&self) -> &'static [ClusterQuestion] {
-        match self.wants_members {
-            true => &[ClusterQuestion::Info, ClusterQuestion::Slots, ClusterQuestion::Nodes],
-            false => &[ClusterQuestion::Info, ClusterQuestion::Slots],
-        }
+    pub fn questions(&self) -> &'static [&'static str] {
+        if self.wants_members { &["INFO", "SLOTS", "NODES"] } else { &["INFO", "SLOTS"] }
     }
 
     /// True if this is the address of one of its nodes.
