@@ -14,18 +14,24 @@ use redis_mesh_tests::listener::{self, Config, route};
 use redis_mesh_tests::native;
 use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::reply::Reply;
+use serde_json::json;
 
-/// The sidecar logs in, and clients don't know the password.
+/// The sidecar logs in, and clients don't know the password. Nodes are reached at any address, as
+/// where a Redis Cluster is found by a name in DNS.
 fn guarded(subnet: &Subnet, cluster: &Cluster, password: &str) -> Result<Envoy> {
     let mut host = native::host(&["one"], vec![route(KeyMatch::Any, 0)]);
     host.guard_credentials = true;
     let target = &mut host.targets[0];
     target.cluster = true;
     let login = UpstreamLogin { username: None, password: password.into() };
-    target.upstream = Some(Upstream { cluster: target.destination.clone(), login: Some(login), nodes: None });
+    let nodes = "one.test:6379|nodes";
+    let cluster_name = target.destination.clone();
+    target.upstream = Some(Upstream { cluster: cluster_name, login: Some(login), nodes: Some(nodes.into()) });
     let filters = vec![native::proxy(&listener::config("redis", 1, host))?];
     let config = Config::new().listener("redis", subnet.redis(1), filters);
-    native::start(&config.clusters(&[native::redis_cluster("one.test:6379", &cluster.addrs())]), 1)
+    let nodes =
+        json!({"name": nodes, "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "connect_timeout": "1s"});
+    native::start(&config.clusters(&[native::redis_cluster("one.test:6379", &cluster.addrs()), nodes]), 1)
 }
 
 #[test]
