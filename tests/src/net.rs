@@ -3,14 +3,59 @@
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::OnceLock;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
-/// A port on 127.0.0.1 that is free now. Somebody else may take it before it is used; where many
-/// addresses with a fixed port are wanted, take a [`Subnet`].
+/// The ports that servers of the tests listen on. They and those ten thousand above, on which nodes
+/// of a Redis Cluster speak to each other, lie below the ports that Linux gives to connections
+/// (`net.ipv4.ip_local_port_range`): a connection can't take one before its server does.
+const PORTS: Range<u16> = 10_000..20_000;
+
+/// Claims a port of 127.0.0.1 for this process until it ends. No other test process of this machine
+/// is given it, and no second server of this one.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    claim_port(|port| is_free(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)))
+}
+
+/// Like [`free_port`], for a node of a Redis Cluster: the port ten thousand above is free as well.
+pub fn free_port_with_bus() -> Result<u16> {
+    let free = |port| is_free(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    claim_port(|port| free(port) && free(port + 10_000))
+}
+
+fn claim_port(free: impl Fn(u16) -> bool) -> Result<u16> {
+    // The locks last as long as the files are open.
+    static CLAIMED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let dir = locks()?;
+    let first = RandomState::new().hash_one(std::process::id()) as u16 % PORTS.len() as u16;
+    for port in PORTS.skip(first.into()).chain(PORTS) {
+        let file = lock(&dir, &format!("port-{port}"))?;
+        if let Some(file) = file
+            && free(port)
+        {
+            CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+            return Ok(port);
+        }
+    }
+    bail!("no port from {} to {} is free", PORTS.start, PORTS.end - 1)
+}
+
+/// Returns the directory of the locks that say what a test process has claimed.
+fn locks() -> Result<PathBuf> {
+    // SAFETY: getuid has no preconditions and cannot fail.
+    let uid = unsafe { libc::getuid() };
+    let dir = std::env::temp_dir().join(format!("redis-mesh-testbed-{uid}"));
+    std::fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Takes a lock for as long as the file is open; `None` if another one has it.
+fn lock(dir: &Path, name: &str) -> Result<Option<File>> {
+    let file = File::create(dir.join(format!("{name}.lock"))).with_context(|| format!("can't lock {name}"))?;
+    Ok(file.try_lock().is_ok().then_some(file))
 }
 
 /// Whether an address can be listened on.
@@ -57,14 +102,10 @@ impl Subnet {
     /// Claims the subnet `127.a.b.0/24` if no other process has claimed it and these addresses in
     /// it are free.
     pub fn try_claim(a: u8, b: u8, hosts: &[u8]) -> Result<Option<Subnet>> {
-        // SAFETY: getuid has no preconditions and cannot fail.
-        let uid = unsafe { libc::getuid() };
-        let dir = std::env::temp_dir().join(format!("redis-mesh-testbed-{uid}"));
-        std::fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
-        let file = File::create(dir.join(format!("127.{a}.{b}.lock")))?;
-        let subnet = Subnet { a, b, port: redis_port()?, _lock: file };
+        let Some(lock) = lock(&locks()?, &format!("127.{a}.{b}"))? else { return Ok(None) };
+        let subnet = Subnet { a, b, port: redis_port()?, _lock: lock };
         let free = |&host: &u8| is_free(subnet.redis(host));
-        Ok((subnet._lock.try_lock().is_ok() && hosts.iter().all(free)).then_some(subnet))
+        Ok(hosts.iter().all(free).then_some(subnet))
     }
 
     /// Returns `127.A.B.`, the prefix of the addresses.
