@@ -2,6 +2,7 @@
 //! version.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
@@ -92,23 +93,28 @@ fn modules(mesh: &Mesh) -> Result<usize> {
     Ok(mesh.api().list("EnvoyFilter")?.iter().filter(|object| is_module(object)).count())
 }
 
-/// Returns the same code in another file. Bytes behind the end of an ELF file are ignored.
-fn another_module() -> Result<PathBuf> {
-    let mut file = std::fs::read(native::build()?)?;
-    file.extend(b"another version");
-    let path = workspace::scratch("another-module")?.join("libredis_mesh_native.so");
-    std::fs::write(&path, file)?;
-    Ok(path)
+/// Returns a version of the module that a ConfigMap carries whatever the size of the module's code:
+/// a shared object that holds nothing and needs a file of its own with the code. The dynamic linker
+/// loads that one with it, and looks up the functions that Envoy calls in both.
+fn small_module(version: &str) -> Result<PathBuf> {
+    let directory = workspace::scratch(version)?;
+    let (code, module) = (directory.join("code.so"), directory.join("libredis_mesh_native.so"));
+    std::fs::copy(native::build()?, &code)?;
+    let mut linker = Command::new("cc");
+    linker.args(["-shared", "-nostdlib", "-Wl,--no-as-needed", "-o"]).arg(&module).arg(&code);
+    let output = linker.output().context("can't start cc")?;
+    ensure!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(module)
 }
 
 fn versions(mesh: &mut Mesh) -> Result<()> {
     mesh.api().apply(PERMISSIONS)?;
     let directory = workspace::scratch("mounted")?;
-    restart(mesh, &native::build()?, &directory)?;
+    let (old, second) = (small_module("module-old")?, small_module("module-new")?);
+    restart(mesh, &old, &directory)?;
     let first = eventually(PATIENCE, || files(mesh, CURRENT)?.pop().context("no file"))?;
-    ensure!(first.1 == std::fs::read(native::build()?)?, "the ConfigMap holds something else");
+    ensure!(first.1 == std::fs::read(&old)?, "the ConfigMap holds something else");
     mount(mesh, &directory)?;
-    let second = another_module()?;
     mesh.with_native_client(|mesh, _| {
         mesh.apply(SERVER_AUTH)?;
         mesh.apply(&redis_cluster())?;
