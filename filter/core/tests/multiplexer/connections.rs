@@ -14,7 +14,7 @@ fn a_server_that_is_down_is_reported_at_once_and_tried_again() {
         world.send(id, b"SET b 1\r\n");
     }
     assert_eq!(world.received(id), "-ERR redis-mesh: two can't be reached ".repeat(3));
-    assert_eq!(world.opened, 1, "there is no attempt for each command");
+    assert_eq!(world.opened, 2, "a second attempt before it is told, and none for each command");
     world.redis.get_mut("two").unwrap().is_down = false;
     world.now += Duration::from_secs(3);
     world.send(id, b"SET b 1\r\n");

@@ -22,7 +22,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub enum Stage {
     /// The replies of the handshake are to come. Commands are staged.
-    Handshake,
+    Handshake(Attempt),
     /// Commands are staged until those over the connection whose place this one takes are
     /// answered.
     AwaitsPredecessor,
@@ -30,6 +30,16 @@ pub enum Stage {
     Ready,
     /// Redis has refused the handshake.
     Refused(Refusal),
+}
+
+/// How often a connection was tried to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// If it fails, another one is made, of which clients aren't told: the endpoint may have been
+    /// replaced.
+    First,
+    /// Another one has failed right before it.
+    Second,
 }
 
 /// Whether new commands may go over a connection.
@@ -108,7 +118,7 @@ impl UpstreamConnection {
         UpstreamConnection {
             key,
             purpose,
-            stage: Stage::Handshake,
+            stage: Stage::Handshake(Attempt::First),
             retirement: Retirement::Serving,
             is_tainted: false,
             reader: ReplyReader::default(),
@@ -119,6 +129,18 @@ impl UpstreamConnection {
             last_activity: now,
             response_timeout: None,
         }
+    }
+
+    /// A connection in the place of one that was lost before its handshake was complete: nothing of
+    /// what was staged has been sent.
+    pub fn in_place_of(mut lost: UpstreamConnection, now: Duration) -> UpstreamConnection {
+        let mut next = UpstreamConnection::new(lost.key, lost.purpose, now);
+        next.stage = Stage::Handshake(Attempt::Second);
+        lost.pending.retain(|in_flight| !matches!(in_flight.what, PendingReply::Handshake(_)));
+        next.pending.append(&mut lost.pending);
+        next.send.stage(lost.send);
+        (next.replay, next.response_timeout) = (lost.replay, lost.response_timeout);
+        next
     }
 
     /// Queues a command that `write` appends. With `keeps`, its bytes are kept until its reply has
@@ -277,7 +299,7 @@ impl UpstreamConnection {
     pub fn refused(&self) -> Option<&Refusal> {
         match &self.stage {
             Stage::Refused(refusal) => Some(refusal),
-            Stage::Handshake | Stage::AwaitsPredecessor | Stage::Ready => None,
+            Stage::Handshake(_) | Stage::AwaitsPredecessor | Stage::Ready => None,
         }
     }
 

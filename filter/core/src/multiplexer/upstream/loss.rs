@@ -2,7 +2,7 @@
 
 use super::Upstreams;
 use super::availability::Peer;
-use super::connection::{Stage, UpstreamConnection};
+use super::connection::{Attempt, Stage, UpstreamConnection};
 use super::events::{Event, LostConnection};
 use super::pending::{InFlight, PendingReply};
 use super::pool::IDLE_TIMEOUT;
@@ -13,6 +13,10 @@ use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::ConnectionId;
 use crate::multiplexer::outbox::Output;
 use crate::resp::encode;
+use std::time::Duration;
+
+/// How soon a connection that doesn't come about has to fail to be tried once more.
+const REOPENED_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a connection was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +45,15 @@ pub fn give_up_replaced(upstreams: &mut Upstreams, effects: &mut Effects) {
 /// A connection could not be opened, or is gone.
 pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &mut Effects) {
     let Some(mut connection) = upstreams.pool.remove(id, effects) else { return };
+    if may_be_reopened(&connection, loss, effects.now) {
+        if connection.key.node.is_some() {
+            upstreams.discovery.suspect(&connection.key.endpoint, effects);
+        }
+        return upstreams.pool.reopen(*connection, effects);
+    }
     let text = error_text(&connection, loss);
     let peer = Peer::new(&connection.key.endpoint, connection.key.node);
-    if matches!(connection.stage, Stage::Handshake) {
+    if matches!(connection.stage, Stage::Handshake(_)) {
         upstreams.pool.availability.back_off(peer, text.clone(), effects.now);
     }
     if let Purpose::Discovery(cluster) = connection.purpose {
@@ -80,6 +90,16 @@ pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &m
         let lost = LostConnection { connection: id, is_for_pushes, subscriptions, error };
         upstreams.pool.events.push_back(Event::Lost(client, Box::new(lost)));
     }
+}
+
+/// Whether a connection that didn't come about is tried once more, before clients hear of it: an
+/// endpoint that has just been replaced refuses connections. One that takes its time to fail isn't:
+/// clients would wait twice.
+fn may_be_reopened(connection: &UpstreamConnection, loss: Loss, now: Duration) -> bool {
+    matches!(connection.stage, Stage::Handshake(Attempt::First))
+        && connection.purpose == Purpose::Shared
+        && loss == Loss::Ended
+        && now.saturating_sub(connection.last_activity) < REOPENED_WITHIN
 }
 
 /// A read whose replica was lost can be sent to the master: a replica that is asked for a key says
@@ -127,7 +147,7 @@ fn error_text(connection: &UpstreamConnection, loss: Loss) -> String {
     let cluster = &connection.key.endpoint.cluster;
     match (&connection.stage, loss) {
         (Stage::Refused(refusal), _) => refusal.text.clone(),
-        (Stage::Handshake, _) => format!("ERR redis-mesh: {cluster} can't be reached"),
+        (Stage::Handshake(_), _) => format!("ERR redis-mesh: {cluster} can't be reached"),
         (Stage::AwaitsPredecessor | Stage::Ready, Loss::Silent) => {
             format!("ERR redis-mesh: {cluster} didn't answer in time; the command may have been executed")
         }

@@ -136,13 +136,30 @@ impl Pool {
     /// The error for clients: the peer is backed off from.
     pub fn open(&mut self, key: PoolKey, purpose: Purpose, effects: &mut Effects) -> Result<ConnectionId, String> {
         self.check_available(&key, effects.now)?;
-        let connection = UpstreamConnection::new(key, purpose, effects.now);
+        Ok(self.add(UpstreamConnection::new(key, purpose, effects.now), effects))
+    }
+
+    fn add(&mut self, connection: UpstreamConnection, effects: &mut Effects) -> ConnectionId {
         let (address, deadline) = (connection.key.address(), connection.deadline());
         let id = self.connections.insert(connection);
         effects.outbox.push(Output::Open(id, address));
         self.announce(id, effects);
         effects.timers.sweep_by(deadline);
-        Ok(id)
+        id
+    }
+
+    /// Opens a connection in the place of a shared one that was lost before its handshake was
+    /// complete.
+    pub fn reopen(&mut self, lost: UpstreamConnection, effects: &mut Effects) {
+        let is_serving = lost.retirement == Retirement::Serving;
+        let connection = UpstreamConnection::in_place_of(lost, effects.now);
+        let key = connection.key.clone();
+        let id = self.add(connection, effects);
+        if is_serving {
+            self.shared.entry(key).or_insert(id);
+        } else {
+            self.retire(id, None);
+        }
     }
 
     /// Checks that the peer of a key isn't backed off from.

@@ -30,6 +30,11 @@ impl SendBuffer {
         if is_ready { &mut self.ready } else { &mut self.staged }
     }
 
+    /// Stages what was staged in another buffer.
+    pub fn stage(&mut self, mut other: SendBuffer) {
+        self.staged.append(&mut other.staged);
+    }
+
     /// Makes what was staged ready to be sent.
     pub fn release_staged(&mut self) {
         self.ready.append(&mut self.staged);

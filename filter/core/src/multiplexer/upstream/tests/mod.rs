@@ -202,6 +202,40 @@ fn commands_wait_for_the_handshake() {
 }
 
 #[test]
+fn a_connection_that_is_refused_is_tried_once_more_before_clients_hear_of_it() {
+    let mut side = Side::new();
+    let key = PoolKey::new(endpoint(Some("AUTH")), false);
+    let first = side.upstreams.shared(key.clone(), &mut side.effects).unwrap();
+    side.send(first, PendingReply::Command(owner(1)).into(), "GET a");
+    side.opened();
+    loss::lost(&mut side.upstreams, first.id(), Loss::Ended, &mut side.effects);
+    assert_eq!(side.events(), [""; 0]);
+    let second = side.opened()[0];
+    assert_eq!(side.upstreams.shared(key.clone(), &mut side.effects).unwrap().id(), second);
+    assert_eq!(side.sent(second), "AUTH");
+    side.receive(second, "+OK ");
+    assert_eq!(side.sent(second), "*2 $3 GET $1 a ");
+    assert_eq!(side.receive(second, "+x "), ["1: +x"]);
+    // The second time they hear.
+    let mut side = Side::new();
+    let first = side.upstreams.shared(key.clone(), &mut side.effects).unwrap();
+    side.send(first, PendingReply::Command(owner(1)).into(), "GET a");
+    side.opened();
+    loss::lost(&mut side.upstreams, first.id(), Loss::Ended, &mut side.effects);
+    let second = side.opened()[0];
+    loss::lost(&mut side.upstreams, second, Loss::Ended, &mut side.effects);
+    assert_eq!(side.events(), ["1: -ERR redis-mesh: c can't be reached"]);
+    assert!(side.opened().is_empty());
+    // So do they if it takes its time to fail.
+    let mut side = Side::new();
+    let slow = side.upstreams.shared(key, &mut side.effects).unwrap();
+    side.send(slow, PendingReply::Command(owner(1)).into(), "GET a");
+    side.effects.now += Duration::from_secs(1);
+    loss::lost(&mut side.upstreams, slow.id(), Loss::Ended, &mut side.effects);
+    assert_eq!(side.events(), ["1: -ERR redis-mesh: c can't be reached"]);
+}
+
+#[test]
 fn bytes_that_answer_nothing_end_the_connection() {
     let mut side = Side::new();
     let connection = side.shared(PoolKey::new(endpoint(None), false)).id();
