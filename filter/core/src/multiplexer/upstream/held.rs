@@ -1,4 +1,4 @@
-//! Commands whose redirections wait until the nodes of their clusters have answered.
+//! Commands that wait until the nodes of their clusters have said who executes them.
 
 use super::pending::Owner;
 use super::pool_key::Purpose;
@@ -6,27 +6,36 @@ use super::redirect::Redirect;
 use super::retry::{Retry, slot_of};
 use crate::multiplexer::ids::{ClusterId, ConnectionId};
 
+/// Why a node hasn't executed a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It has said so.
+    Redirected(Redirect),
+    /// It can't be reached: another one may have taken its place.
+    Unreached,
+}
+
 /// A command that a node hasn't executed.
 pub struct Refused {
-    /// The connection over which the node has said so.
+    /// The connection over which it was to go.
     pub from: ConnectionId,
     /// What the connection is for.
     pub purpose: Purpose,
-    /// What it has said.
-    pub redirect: Redirect,
-    /// Its reply.
+    /// Why.
+    pub why: Why,
+    /// Its reply, or the error for the client if there is none.
     pub reply: Vec<u8>,
     /// The command.
     pub retry: Retry,
 }
 
-/// Commands whose redirections can't be followed before the nodes of their clusters were asked.
+/// Commands that can't be sent to another node before the nodes of their clusters were asked.
 #[derive(Default)]
-pub struct HeldRedirects {
+pub struct HeldCommands {
     waiting: Vec<(ClusterId, Refused)>,
 }
 
-impl HeldRedirects {
+impl HeldCommands {
     /// The number of commands that wait.
     pub fn len(&self) -> usize {
         self.waiting.len()

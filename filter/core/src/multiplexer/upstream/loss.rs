@@ -4,10 +4,11 @@ use super::Upstreams;
 use super::availability::Peer;
 use super::connection::{Attempt, Stage, UpstreamConnection};
 use super::events::{Event, LostConnection};
+use super::held::{Refused, Why};
 use super::pending::{InFlight, PendingReply};
 use super::pool::IDLE_TIMEOUT;
 use super::pool_key::Purpose;
-use super::redirect_gate::MAX_REDIRECTS;
+use super::redirect_gate::{self, MAX_REDIRECTS};
 use super::retry::Retry;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::ConnectionId;
@@ -75,12 +76,16 @@ pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &m
             PendingReply::Subscription(owner, more) => subscriptions.push((owner.sequence, more)),
             what => {
                 is_truncated = false;
-                match elsewhere(upstreams, &connection, in_flight, bytes) {
-                    Some(retry) => upstreams.resend(retry, false, effects),
-                    None if what.command().is_some() => {
-                        upstreams.pool.events.push_back(Event::Reply { to: what, reply: error.clone() });
-                    }
-                    None => {}
+                if let Some(retry) = elsewhere(upstreams, &connection, in_flight, &bytes) {
+                    upstreams.resend(retry, false, effects);
+                } else if may_have_been_replaced(&connection, in_flight, &bytes) {
+                    let key = connection.key.clone();
+                    let retry = Retry { in_flight, bytes, key, response_timeout: connection.response_timeout };
+                    let (purpose, reply) = (connection.purpose, error.clone());
+                    let refused = Refused { from: id, purpose, why: Why::Unreached, reply, retry };
+                    redirect_gate::unreached(upstreams, refused, effects);
+                } else if what.command().is_some() {
+                    upstreams.pool.events.push_back(Event::Reply { to: what, reply: error.clone() });
                 }
             }
         }
@@ -108,7 +113,7 @@ fn elsewhere(
     upstreams: &Upstreams,
     connection: &UpstreamConnection,
     in_flight: InFlight,
-    bytes: Vec<u8>,
+    bytes: &[u8],
 ) -> Option<Retry> {
     let may_be_sent = connection.purpose == Purpose::Shared
         && connection.key.readonly
@@ -118,7 +123,17 @@ fn elsewhere(
         && connection.refused().is_none();
     let key = upstreams.discovery.master_of_replica(&connection.key).filter(|_| may_be_sent)?;
     let in_flight = InFlight { redirects: in_flight.redirects + 1, ..in_flight };
-    Some(Retry { in_flight, bytes, key, response_timeout: connection.response_timeout })
+    Some(Retry { in_flight, bytes: bytes.to_vec(), key, response_timeout: connection.response_timeout })
+}
+
+/// A command that wasn't sent, since its node can't be reached, can be sent to the node that has taken
+/// its place.
+fn may_have_been_replaced(connection: &UpstreamConnection, in_flight: InFlight, bytes: &[u8]) -> bool {
+    matches!(connection.stage, Stage::Handshake(_))
+        && connection.purpose == Purpose::Shared
+        && connection.key.node.is_some()
+        && in_flight.what.command().is_some()
+        && !bytes.is_empty()
 }
 
 /// Gives up connections over which Redis has been silent for too long, and closes those that

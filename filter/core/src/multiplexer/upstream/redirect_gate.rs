@@ -12,7 +12,7 @@
 use super::Upstreams;
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
-use super::held::Refused;
+use super::held::{Refused, Why};
 use super::pending::{InFlight, Owner, PendingReply};
 use super::pool_key::Purpose;
 use super::redirect::Redirect;
@@ -53,7 +53,7 @@ pub fn on_command_reply(
     let bytes = connection.take_replay(in_flight);
     let (purpose, key) = (connection.purpose, connection.key.clone());
     let retry = Retry { in_flight, bytes, key, response_timeout: connection.response_timeout };
-    follow(upstreams, Refused { from: id, purpose, redirect, reply, retry }, false, effects);
+    follow(upstreams, Refused { from: id, purpose, why: Why::Redirected(redirect), reply, retry }, false, effects);
 }
 
 /// The nodes of a cluster have answered, or none could: what waited for that is followed now.
@@ -63,26 +63,33 @@ pub fn release(upstreams: &mut Upstreams, cluster: ClusterId, effects: &mut Effe
     }
 }
 
-/// A node hasn't executed a command, and says who would. `is_told`: the nodes were asked because of
-/// it.
+/// A node can't be reached to which commands were to go that have bytes to be sent elsewhere: others
+/// are asked whether one has taken its place.
+pub fn unreached(upstreams: &mut Upstreams, refused: Refused, effects: &mut Effects) {
+    follow(upstreams, refused, false, effects);
+}
+
+/// A node hasn't executed a command. `is_told`: the nodes were asked because of it.
 fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &mut Effects) {
     let Some(owner) = refused.retry.in_flight.what.command() else { return };
     let endpoint = refused.retry.key.endpoint.clone();
-    let (slot, node, asks) = match refused.redirect {
-        Redirect::Moved(slot, node) => (slot, node, false),
-        Redirect::Ask(slot, node) => (slot, node, true),
-        Redirect::TryAgain => return try_again(upstreams, refused, owner, effects),
-        Redirect::ClusterDown => {
+    let Retry { in_flight, bytes, key, .. } = &refused.retry;
+    let own_slot = slot_of(bytes);
+    let (slot, node, asks) = match refused.why {
+        Why::Redirected(Redirect::Moved(slot, node)) => (Some(slot), node, false),
+        Why::Redirected(Redirect::Ask(slot, node)) => (Some(slot), node, true),
+        Why::Redirected(Redirect::TryAgain) => return try_again(upstreams, refused, owner, effects),
+        Why::Redirected(Redirect::ClusterDown) => {
             upstreams.discovery.suspect(&endpoint, effects);
             return answer(upstreams, refused);
         }
+        Why::Unreached => (own_slot, None, false),
     };
-    let Retry { in_flight, bytes, key, .. } = &refused.retry;
     let is_exhausted = in_flight.redirects >= MAX_REDIRECTS || bytes.is_empty();
-    if is_exhausted || slot_of(bytes) != Some(slot) {
+    let Some(slot) = slot.filter(|slot| !is_exhausted && own_slot == Some(*slot)) else {
         upstreams.discovery.suspect(&endpoint, effects);
         return answer(upstreams, refused);
-    }
+    };
     // A node asks for a command of which one key is missing; what its client has sent since for the
     // keys that are still there is executed now.
     if asks && has_several_keys(bytes) && is_followed(upstreams, owner, &refused.retry) {
@@ -111,11 +118,12 @@ fn is_named(upstreams: &Upstreams, endpoint: &UpstreamEndpoint, node: SocketAddr
     upstreams.discovery.known(endpoint).is_some_and(|cluster| cluster.names(node))
 }
 
-/// The node isn't known, or has a name instead of an address, or is the one that said so: nodes are
-/// asked first.
+/// The node isn't known, or has a name instead of an address, or is the one that said so, or none was
+/// named: nodes are asked first.
 fn hold(upstreams: &mut Upstreams, refused: Refused, owner: Owner, effects: &mut Effects) {
     let endpoint = &refused.retry.key.endpoint;
-    match upstreams.discovery.ask_for_members(endpoint, &mut upstreams.pool, effects) {
+    let members = refused.why != Why::Unreached;
+    match upstreams.discovery.ask(endpoint, members, &mut upstreams.pool, effects) {
         Some(cluster) => {
             upstreams.pool.events.push_back(Event::Redirected(owner));
             upstreams.held.add(cluster, refused);
@@ -179,9 +187,9 @@ fn is_followed(upstreams: &Upstreams, owner: Owner, retry: &Retry) -> bool {
 
 /// Tells the client that its command wasn't executed. It could do nothing with an address.
 fn answer(upstreams: &mut Upstreams, refused: Refused) {
-    let reply = match refused.redirect {
-        Redirect::TryAgain | Redirect::ClusterDown => refused.reply,
-        Redirect::Moved(..) | Redirect::Ask(..) => {
+    let reply = match refused.why {
+        Why::Redirected(Redirect::TryAgain | Redirect::ClusterDown) | Why::Unreached => refused.reply,
+        Why::Redirected(Redirect::Moved(..) | Redirect::Ask(..)) => {
             b"-TRYAGAIN redis-mesh: the Redis Cluster sends the command from node to node\r\n".to_vec()
         }
     };

@@ -3,7 +3,7 @@
 use super::discovery::{ClusterDiscovery, Missing, NodeAccess};
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
-use super::held::HeldRedirects;
+use super::held::HeldCommands;
 use super::pending::{Control, InFlight, PendingReply};
 use super::pool::{DedicatedConnection, Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
@@ -28,8 +28,8 @@ pub struct Upstreams {
     pub discovery: ClusterDiscovery,
     /// Commands that wait to be sent again.
     pub retries: RetryQueue,
-    /// Commands whose redirections wait until nodes have answered.
-    pub held: HeldRedirects,
+    /// Commands that wait until nodes have said who executes them.
+    pub held: HeldCommands,
     scripts: Scripts,
 }
 

@@ -206,11 +206,8 @@ impl ClusterDiscovery {
                 cluster.cache_master(shard, resp3, connection.id());
                 Ok(connection)
             }
-            Err(text) => {
-                // Perhaps another node has taken its place.
-                self.refresh_by(index, effects.now + REFRESH_SOON, effects);
-                Err(Missing::Error(text))
-            }
+            // Perhaps another node has taken its place.
+            Err(text) => Err(self.unserved(index, text, pool, effects)),
         }
     }
 
@@ -245,17 +242,20 @@ impl ClusterDiscovery {
         self.clusters.get(self.find(endpoint)?)
     }
 
-    /// A node has named another one that isn't known. Returns the cluster, whose answer is told as
+    /// Nodes are to be asked now, since a command waits for it; with `members`, for all nodes, since
+    /// one was named that isn't known. Returns the cluster, whose answer is told as
     /// [`Event::ClusterAnswered`].
-    pub fn ask_for_members(
+    pub fn ask(
         &mut self,
         endpoint: &UpstreamEndpoint,
+        members: bool,
         pool: &mut Pool,
         effects: &mut Effects,
     ) -> Option<ClusterId> {
         let index = self.find(endpoint)?;
         let cluster = self.clusters.get_mut(index)?;
-        (cluster.wants_members, cluster.is_awaited) = (true, true);
+        cluster.wants_members |= members;
+        cluster.is_awaited = true;
         self.refresh(index, pool, effects);
         self.refresh_by(index, effects.now + REFRESH_SOON, effects);
         Some(index)

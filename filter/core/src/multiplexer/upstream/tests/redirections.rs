@@ -2,7 +2,8 @@
 
 use super::{Side, answers, endpoint, node, owner};
 use crate::multiplexer::ids::{ClusterId, ConnectionId};
-use crate::multiplexer::upstream::discovery::NodeAccess;
+use crate::multiplexer::upstream::discovery::{Missing, NodeAccess};
+use crate::multiplexer::upstream::loss::{self, Loss};
 use crate::multiplexer::upstream::on_timer::on_timer;
 use crate::multiplexer::upstream::pending::{InFlight, PendingReply};
 use crate::multiplexer::upstream::pool::SharedConnection;
@@ -217,4 +218,38 @@ fn a_script_follows_a_redirection_that_its_probe_has_met() {
     let sent = "*1 $4 PING *1 $6 ASKING *3 $6 EXISTS $1 a $4 {a}b *1 $6 ASKING *5 $4 EVAL $1 x $1 2 $1 a $4 {a}b ";
     assert_eq!(side.sent(other), sent);
     assert_eq!(side.receive(other, "+OK :2 +OK +done "), ["1: +done"]);
+}
+
+#[test]
+fn a_command_that_its_node_never_got_goes_to_the_one_that_has_taken_its_place() {
+    for (slots, expected) in [
+        ("*1 *3 :0 :16383 *2 $8 10.0.0.1 :2 ", None),
+        ("*1 *3 :0 :16383 *2 $8 10.0.0.1 :1 ", Some("1: -ERR redis-mesh: c can't be reached")),
+    ] {
+        let mut side = Side::new();
+        let cluster = side.cluster();
+        side.effects.now += Duration::from_secs(2);
+        let master = side.upstreams.node(cluster, 0, NodeAccess::Write, false, &mut side.effects).unwrap();
+        side.send(master, PendingReply::Command(owner(1)).into(), "GET a");
+        let first = side.opened()[0];
+        loss::lost(&mut side.upstreams, first, Loss::Ended, &mut side.effects);
+        let second = side.opened()[0];
+        loss::lost(&mut side.upstreams, second, Loss::Ended, &mut side.effects);
+        assert_eq!(side.events(), ["1 is redirected"]);
+        // A command that comes meanwhile waits, too.
+        let missing = side.upstreams.node(cluster, 0, NodeAccess::Write, false, &mut side.effects);
+        assert_eq!(missing, Err(Missing::Topology(cluster)));
+        side.tell(cluster, slots);
+        redirect_gate::release(&mut side.upstreams, cluster, &mut side.effects);
+        match expected {
+            Some(error) => assert_eq!(side.events(), [error]),
+            None => {
+                let other = side.opened().pop().unwrap();
+                assert_eq!(side.upstreams.pool.get(other).unwrap().key.node, Some(node(2)));
+                side.sent(other);
+                side.receive(other, "+PONG ");
+                assert_eq!(side.sent(other), "*2 $3 GET $1 a ");
+            }
+        }
+    }
 }
