@@ -280,7 +280,7 @@ pub fn direct(destination: &str) -> wire::Host {
         case_insensitive: false,
         read_policy: wire::ReadPolicy::default(),
         command_stats: false,
-        op_timeout_ms: 0,
+        op_timeout_ms: None,
         targets: vec![target(destination, &[])],
         routes: vec![route(KeyMatch::Any, 0)],
         faults: Vec::new(),

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,10 @@ struct Shared {
     /// Whether bytes are held back, unnoticed by both sides.
     is_dark: AtomicBool,
     has_ended: AtomicBool,
+    /// How many connections were accepted.
+    accepted: AtomicUsize,
+    /// How many of them, the first ones, pass nothing any more.
+    forgotten: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -62,6 +66,12 @@ impl Relay {
         self.shared.is_dark.store(false, Ordering::Relaxed);
     }
 
+    /// Loses all bytes of the connections that are open now, unnoticed by both sides, as a firewall
+    /// does that has forgotten them. New connections pass theirs.
+    pub fn forget(&self) {
+        self.shared.forgotten.store(self.shared.accepted.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// Resets all connections.
     pub fn cut(&self) {
         for stream in self.shared.open().drain(..) {
@@ -85,23 +95,30 @@ impl Shared {
     fn serve(self: &Arc<Self>, near: TcpStream, to: SocketAddr) {
         // Who can't be reached is one who refuses.
         let Ok(far) = TcpStream::connect_timeout(&to, Duration::from_secs(1)) else { return reset(&near) };
+        let number = self.accepted.fetch_add(1, Ordering::Relaxed);
         let pairs = [(near.try_clone(), far.try_clone()), (far.try_clone(), near.try_clone())];
         self.open().extend([near, far]);
         for pair in pairs {
             if let (Ok(from), Ok(to)) = pair {
                 let shared = self.clone();
-                std::thread::spawn(move || shared.carry(from, to));
+                std::thread::spawn(move || shared.carry(number, from, to));
             }
         }
     }
 
-    fn carry(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn carry(&self, number: usize, mut from: TcpStream, mut to: TcpStream) {
         let _ = (from.set_nonblocking(false), from.set_nodelay(true), to.set_nodelay(true));
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let read = from.read(&mut buffer);
             while self.is_dark.load(Ordering::Relaxed) && !self.has_ended.load(Ordering::Relaxed) {
                 std::thread::sleep(TURN);
+            }
+            if number < self.forgotten.load(Ordering::Relaxed) {
+                match read {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => continue,
+                }
             }
             match read {
                 Ok(0) => {

@@ -62,8 +62,8 @@ pub struct SettingsSpec {
     /// `REPLICA`, `PREFER_REPLICA`, `ANY`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_policy: Option<ReadPolicySpec>,
-    /// The time limit of a command, such as `5s`. Default on the data path `proxy`: `5s`; on
-    /// `native`: none. Without effect on `direct`.
+    /// For how long Redis may be silent while a reply is to come, such as `5s` (default); `0s`: for
+    /// as long as it takes. It doesn't hold for commands that block. Without effect on `direct`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub op_timeout: Option<String>,

@@ -1,5 +1,7 @@
 //! The parts of Envoy's configuration that are the same in a standalone Envoy and in a mesh.
 
+use std::time::Duration;
+
 use redis_mesh_core::wire;
 use serde_json::{Map, Value, json};
 
@@ -63,6 +65,15 @@ pub fn tcp_proxy(service: &ValidatedService, cluster: &str) -> Value {
     })
 }
 
+/// The `op_timeout` of `redis_proxy`, which knows no way to say that there is none: zero is a year.
+fn op_timeout(timeout: Option<Duration>) -> String {
+    match timeout {
+        None => "5s".to_owned(),
+        Some(Duration::ZERO) => "31536000s".to_owned(),
+        Some(timeout) => seconds(timeout),
+    }
+}
+
 /// `redis_proxy` with a route for each backend.
 pub fn redis_proxy(
     service: &ValidatedService,
@@ -73,7 +84,7 @@ pub fn redis_proxy(
     let settings = &service.settings;
     let any_cluster = service.destinations().iter().any(|destination| destination.is_cluster());
     let mut pool = Map::new();
-    pool.insert("op_timeout".to_owned(), settings.op_timeout.map_or_else(|| "5s".to_owned(), seconds).into());
+    pool.insert("op_timeout".to_owned(), op_timeout(settings.op_timeout).into());
     pool.insert("enable_redirection".to_owned(), settings.enable_redirection.unwrap_or(any_cluster).into());
     if settings.enable_hashtagging {
         pool.insert("enable_hashtagging".to_owned(), true.into());
@@ -238,22 +249,34 @@ pub fn nowhere() -> Value {
     })
 }
 
+/// TCP keepalive
+/// ([`config.core.v3.TcpKeepalive`](https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/core/v3/address.proto#config-core-v3-tcpkeepalive)).
+/// Where none is given, a connection whose other end is gone, and over which a client waits, ends
+/// after a minute and a half; Linux asks for the first time after two hours.
+fn keepalive(tcp: &TcpOptions) -> Map<String, Value> {
+    let Some(keepalive) = &tcp.keepalive else {
+        return [("keepalive_probes", 3), ("keepalive_time", 60), ("keepalive_interval", 10)]
+            .map(|(name, value)| (name.to_owned(), value.into()))
+            .into_iter()
+            .collect();
+    };
+    let mut fields = Map::new();
+    if let Some(probes) = keepalive.probes {
+        fields.insert("keepalive_probes".to_owned(), probes.into());
+    }
+    if let Some(time) = keepalive.time {
+        fields.insert("keepalive_time".to_owned(), time.into());
+    }
+    if let Some(interval) = keepalive.interval {
+        fields.insert("keepalive_interval".to_owned(), interval.into());
+    }
+    fields
+}
+
 /// The settings of the connections.
 pub fn tcp(cluster: &mut Map<String, Value>, tcp: &TcpOptions) {
     cluster.insert("connect_timeout".to_owned(), tcp.connect_timeout.map_or_else(|| "10s".to_owned(), seconds).into());
-    if let Some(keepalive) = &tcp.keepalive {
-        let mut fields = Map::new();
-        if let Some(probes) = keepalive.probes {
-            fields.insert("keepalive_probes".to_owned(), probes.into());
-        }
-        if let Some(time) = keepalive.time {
-            fields.insert("keepalive_time".to_owned(), time.into());
-        }
-        if let Some(interval) = keepalive.interval {
-            fields.insert("keepalive_interval".to_owned(), interval.into());
-        }
-        cluster.insert("upstream_connection_options".to_owned(), json!({"tcp_keepalive": fields}));
-    }
+    cluster.insert("upstream_connection_options".to_owned(), json!({"tcp_keepalive": keepalive(tcp)}));
     // Envoy's own bound of 1024 would turn away the clients of a busy Redis, each of which has a
     // connection of its own.
     let connections = tcp.max_connections.unwrap_or(u32::MAX);

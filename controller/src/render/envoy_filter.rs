@@ -219,6 +219,10 @@ pub fn merged_tcp(value: &mut Map<String, Value>, tcp: &TcpOptions) {
         if tcp.connect_timeout.is_none() {
             value.shift_remove("connect_timeout");
         }
+        if tcp.keepalive.is_none() {
+            // The mesh's own holds, if it has any.
+            value.shift_remove("upstream_connection_options");
+        }
     }
 }
 

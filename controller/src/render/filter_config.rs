@@ -50,7 +50,7 @@ pub fn host(
         refuse_scripts: service.refuses_scripts(),
         case_insensitive: service.settings.case_insensitive,
         read_policy: if is_native { read_policy(service.settings.read_policy) } else { Default::default() },
-        op_timeout_ms: service.settings.op_timeout.filter(|_| is_native).map_or(0, milliseconds),
+        op_timeout_ms: service.settings.op_timeout.filter(|_| is_native).map(milliseconds),
         command_stats: is_native && service.settings.enable_command_stats,
         targets: targets(service, backends, reach),
         routes: service.routes.iter().map(|route| self::route(route, is_native)).collect(),

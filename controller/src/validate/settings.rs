@@ -38,8 +38,8 @@ pub struct ValidatedSettings {
 pub fn read(spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagnostics) -> ValidatedSettings {
     let Some(spec) = &spec.settings else { return ValidatedSettings::default() };
     let mut field = diagnostics.at(subject, "spec.settings");
-    let op_timeout = positive(&spec.op_timeout, &mut field.at(".opTimeout"));
-    let buffer_flush_timeout = positive(&spec.buffer_flush_timeout, &mut field.at(".bufferFlushTimeout"));
+    let op_timeout = time(&spec.op_timeout, true, &mut field.at(".opTimeout"));
+    let buffer_flush_timeout = time(&spec.buffer_flush_timeout, false, &mut field.at(".bufferFlushTimeout"));
     if spec.max_upstream_unknown_connections.is_some() {
         let message = "has no effect: redirections are followed to the nodes that the Redis Cluster names only, since \
                        a script can make up an error that names any address";
@@ -64,8 +64,9 @@ pub fn read(spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagno
     }
 }
 
-fn positive(text: &Option<String>, field: &mut FieldReporter<'_>) -> Option<Duration> {
+fn time(text: &Option<String>, may_be_zero: bool, field: &mut FieldReporter<'_>) -> Option<Duration> {
     match quantity::duration(text.as_ref()?) {
+        Ok(Duration::ZERO) if may_be_zero => Some(Duration::ZERO),
         Ok(duration) if duration < Duration::from_millis(1) => {
             field.report(Code::DurationTooShort, "must be at least 1ms", "write a longer time");
             None

@@ -67,10 +67,10 @@ pub struct Host {
     /// of its own.
     #[serde(default, skip_serializing_if = "ReadPolicy::is_default")]
     pub read_policy: ReadPolicy,
-    /// `native` only: milliseconds that Redis may take for a reply, except to commands that block;
-    /// 0: no bound.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub op_timeout_ms: u64,
+    /// `native` only: for how many milliseconds Redis may be silent while a reply is to come, except
+    /// to commands that block; 0: there is no limit; absent: 5000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op_timeout_ms: Option<u64>,
     /// `native` only: count commands by name and measure their latency.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub command_stats: bool,
@@ -190,10 +190,6 @@ impl ReadPolicy {
     fn is_default(&self) -> bool {
         *self == ReadPolicy::default()
     }
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 fn is_false(it: &bool) -> bool {

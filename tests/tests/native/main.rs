@@ -9,6 +9,7 @@ mod redirections;
 mod rendered;
 mod scripts;
 mod sessions;
+mod silence;
 mod stats;
 
 use std::io::Write;

@@ -43,7 +43,7 @@ impl Scene {
         let mut host = native::host(&["one"], vec![route(KeyMatch::Any, 0)]);
         host.targets[0].cluster = setup.is_cluster;
         host.read_policy = setup.read_policy;
-        host.op_timeout_ms = setup.op_timeout;
+        host.op_timeout_ms = Some(setup.op_timeout);
         let dir = workspace::scratch("discovery")?;
         let source = |file: &str| json!({"path_config_source": {"path": dir.join(file)}, "resource_api_version": "V3"});
         let mut config: Value = serde_json::from_str(&native::text("{\"static_resources\": {}}")?)?;

@@ -18,6 +18,9 @@ pub enum Sharing {
     Safe(Shareable),
     /// A dedicated one until it is answered: the server may let it wait.
     Blocks,
+    /// A dedicated one until it is answered: the server has to hear it while it is busy with a command
+    /// that has come over a shared one (SCRIPT KILL).
+    Interrupts,
     /// A dedicated one on which the client's writes can be waited for (WAIT, WAITAOF).
     AwaitsWrites,
     /// A dedicated one until the keys are not watched any more (WATCH).
@@ -61,7 +64,6 @@ const SAFE_BY_NAME: &[&str] = &[
     "role",
     "save",
     "script|",
-    "shutdown",
     "slaveof",
 ];
 
@@ -106,6 +108,7 @@ pub fn sharing<A: Arguments + ?Sized>(command: &Command, arguments: &A) -> Shari
     match command.name {
         "wait" | "waitaof" => Sharing::AwaitsWrites,
         "watch" => Sharing::Watches,
+        "script|kill" | "function|kill" | "shutdown" => Sharing::Interrupts,
         "xread" | "xreadgroup" if !has_option(arguments, b"block") => Sharing::Safe(Shareable(())),
         _ if command.flags.contains(Flags::BLOCKING) => Sharing::Blocks,
         name if is_unremarkable(command) || is_safe_by_name(name) => Sharing::Safe(Shareable(())),
@@ -157,6 +160,9 @@ mod tests {
         }
         for request in ["WAIT 1 0", "WAITAOF 1 0 0"] {
             assert_eq!(of(request), Sharing::AwaitsWrites, "{request}");
+        }
+        for request in ["SCRIPT KILL", "FUNCTION KILL", "SHUTDOWN NOSAVE"] {
+            assert_eq!(of(request), Sharing::Interrupts, "{request}");
         }
         assert_eq!(of("WATCH k"), Sharing::Watches);
         for request in ["CLIENT TRACKING ON", "CLIENT CAPA redirect", "CLIENT IMPORT-SOURCE ON", "CLIENT NO-EVICT ON"] {

@@ -1,5 +1,6 @@
 //! The configuration of the multiplexer, compiled from [`wire::FilterConfig`].
 
+use super::upstream::patience::Patience;
 use crate::config::{ConfigError, check_limits, check_mirrors, router};
 use crate::downstream::auth::PasswordCheck;
 use crate::fault::Faults;
@@ -21,6 +22,9 @@ pub struct ListenerConfig {
     pub host: Arc<HostConfig>,
 }
 
+/// How long a server may be silent where the configuration doesn't say.
+const DEFAULT_OP_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A managed host: its routes, the upstreams that they need, and what holds for its clients.
 #[derive(Debug)]
 pub struct HostConfig {
@@ -30,8 +34,8 @@ pub struct HostConfig {
     pub limits: wire::Limits,
     /// Who may do what.
     pub auth: AuthRules,
-    /// The time that a server may take for a reply; absent if it may take any time.
-    pub op_timeout: Option<Duration>,
+    /// How long a server may be silent before a client is told.
+    pub patience: Patience,
     /// The nodes that serve commands without a key that only read.
     pub read_policy: ReadPolicy,
     /// True if the latency of each command is counted.
@@ -159,7 +163,7 @@ impl HostConfig {
                 passes_auth,
                 guard: Guard::of(host),
             },
-            op_timeout: (host.op_timeout_ms > 0).then(|| Duration::from_millis(host.op_timeout_ms)),
+            patience: Patience::of(host.op_timeout_ms.map_or(DEFAULT_OP_TIMEOUT, Duration::from_millis)),
             read_policy: host.read_policy,
             command_stats: host.command_stats,
             has_faults: !faults.is_empty() || routes.iter().any(|route| !route.faults.is_empty()),
@@ -309,7 +313,7 @@ mod tests {
         let host = compile(&document()).unwrap().host;
         let policies: Vec<ReadPolicy> = host.routes.iter().map(|route| route.read_policy).collect();
         assert_eq!(policies, [ReadPolicy::PreferMaster, ReadPolicy::Replica]);
-        assert_eq!(host.op_timeout, Some(Duration::from_millis(250)));
+        assert_eq!(host.patience, Patience::of(Duration::from_millis(250)));
         assert_eq!(host.targets.iter().map(|target| target.is_cluster).collect::<Vec<_>>(), [false, true]);
         assert_eq!(host.targets[0].upstream.login_command(), Some(&b"*2\r\n$4\r\nAUTH\r\n$1\r\np\r\n"[..]));
         assert_eq!(host.targets[1].upstream.nodes.as_deref(), Some("b nodes"));
@@ -432,7 +436,7 @@ mod tests {
         document["hosts"][0]["guardCredentials"] = true.into();
         document["hosts"][0]["allowAdminCommands"] = true.into();
         assert!(!compile(&document).unwrap().host.auth.guard.credentials);
-        assert_eq!(host("opTimeoutMs", 0.into()).op_timeout, None);
+        assert_eq!(host("opTimeoutMs", 0.into()).patience, Patience::UNLIMITED);
         assert!(host("commandStats", true.into()).command_stats);
     }
 

@@ -11,7 +11,7 @@ pub struct Load {
     pub clients: usize,
     /// Connections to Redis that clients share.
     pub shared: usize,
-    /// Connections of one client's own, or over which the nodes of a Redis Cluster are asked.
+    /// Connections of one client's own, or over which servers are asked something.
     pub dedicated: usize,
     /// Connections that wait for a client that needs one of its own.
     pub idle: usize,
@@ -38,7 +38,9 @@ pub fn of(clients: &Clients, upstreams: &Upstreams) -> Load {
     for (_, connection) in upstreams.pool.iter() {
         let kind = match connection.purpose {
             Purpose::Shared => &mut load.shared,
-            Purpose::Dedicated(_) | Purpose::Pushes(_) | Purpose::Discovery(_) => &mut load.dedicated,
+            Purpose::Dedicated(_) | Purpose::Pushes(_) | Purpose::Discovery(_) | Purpose::HealthCheck => {
+                &mut load.dedicated
+            }
             Purpose::Idle => &mut load.idle,
         };
         *kind += 1;

@@ -181,7 +181,7 @@ impl TryFrom<wire::FilterConfig> for RewriterConfig {
 /// True if it says what only the dynamic module can do.
 fn has_native_fields(host: &wire::Host) -> bool {
     let mut mirrors = host.targets.iter().flat_map(|target| &target.mirrors);
-    host.op_timeout_ms != 0
+    host.op_timeout_ms.is_some()
         || host.read_policy != wire::ReadPolicy::default()
         || host.command_stats
         || host.routes.iter().any(|route| route.read_policy.is_some())

@@ -39,7 +39,7 @@ fn host(routes: &[(wire::KeyMatch, u32)], destinations: &[&str]) -> wire::Host {
         case_insensitive: false,
         read_policy: wire::ReadPolicy::default(),
         command_stats: false,
-        op_timeout_ms: 0,
+        op_timeout_ms: Some(0),
         targets: destinations.iter().map(target).collect(),
         routes: routes.iter().map(route).collect(),
         faults: Vec::new(),

@@ -142,7 +142,7 @@ impl Setup {
             case_insensitive: false,
             read_policy: policy,
             command_stats: one_in(random, 2),
-            op_timeout_ms: if one_in(random, 4) { 400 } else { 0 },
+            op_timeout_ms: Some(if one_in(random, 4) { 400 } else { 0 }),
             targets: routes.iter().map(|(_, site, _)| target(*site)).collect(),
             routes: routes.iter().enumerate().map(route).collect(),
             faults,

@@ -125,7 +125,7 @@ pub fn filter_config(path: DataPath, tags: &[Option<String>], routes: Vec<(KeyMa
         refuse_scripts: false,
         case_insensitive: false,
         read_policy: ReadPolicy::default(),
-        op_timeout_ms: 0,
+        op_timeout_ms: None,
         command_stats: false,
         targets: tags.iter().enumerate().map(target).collect(),
         routes: routes.into_iter().map(route).collect(),

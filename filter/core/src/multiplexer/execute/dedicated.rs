@@ -10,7 +10,8 @@ use crate::multiplexer::routing::decision::Forward;
 use crate::multiplexer::routing::target::write;
 use crate::multiplexer::upstream::Upstreams;
 use crate::multiplexer::upstream::discovery::Missing;
-use crate::multiplexer::upstream::pending::Control;
+use crate::multiplexer::upstream::patience::Patience;
+use crate::multiplexer::upstream::pending::{Control, InFlight};
 use crate::multiplexer::upstream::retry::Retry;
 use crate::request::errors::{CROSS_DESTINATION, CROSSSLOT};
 
@@ -30,8 +31,9 @@ pub fn over_dedicated(
     let to = expect(client, request, edits);
     // A command that waits, waits as long as it says itself.
     let is_waiting = matches!(sharing, Sharing::Blocks | Sharing::AwaitsWrites);
-    let timeout = client.rules.config.op_timeout.filter(|_| !is_waiting);
-    context.upstreams.send_dedicated(dedicated.connection, to.into(), timeout, context.effects, |out| {
+    let patience = if is_waiting { Patience::WAITS } else { client.rules.config.patience };
+    let in_flight = InFlight { patience, ..to.into() };
+    context.upstreams.send_dedicated(dedicated.connection, in_flight, context.effects, |out| {
         write(request.args, edits, request.raw, out);
     });
     client.dedicated.connection = Some(Dedicated {
@@ -63,6 +65,7 @@ fn choose(context: &mut Context<'_>, client: &mut Client, forward: &Forward) -> 
         )),
         _ => {
             let key = dedicated_key(context, client, target)?;
+            let key = if sharing == Sharing::Interrupts { key.heard_while_busy() } else { key };
             let pushes = sharing == Sharing::ChangesConnection && client.session.resp3;
             let connection = context.upstreams.dedicated(client.id, key, pushes, context.effects)?;
             Ok(Dedicated { connection, target, is_watching: false, is_special: false })

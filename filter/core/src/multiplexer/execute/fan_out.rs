@@ -11,8 +11,8 @@ use crate::multiplexer::reply::key_names::cursor;
 use crate::multiplexer::routing::fan_out::{FanOut, RequestPolicy};
 use crate::multiplexer::routing::target;
 use crate::multiplexer::upstream::ConnectionRoute;
+use crate::multiplexer::upstream::patience::Patience;
 use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
-use std::time::Duration;
 
 /// A server that gets the command: a target, or a shard of it.
 type Server = (usize, Option<usize>);
@@ -48,14 +48,17 @@ pub fn fan_out(
     let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
     let owner = Owner { client: client.id, sequence };
     let script = script::named(fan_out.command, args);
+    let is_waiting = matches!(fan_out.sharing, Sharing::Blocks | Sharing::AwaitsWrites);
     for (part, connection) in connections.into_iter().enumerate() {
         if let Some(script) = script {
-            context.upstreams.ensure_loaded(connection.id(), script, config.op_timeout, context.effects);
+            context.upstreams.ensure_loaded(connection.id(), script, context.effects);
         }
         let to = PendingReply::Part(owner, part as u32);
         let may_run_code = script::may_run_code(fan_out.command);
-        let in_flight = InFlight { names_scripts: script.is_some(), may_run_code, ..to.into() };
-        send(context, client, fan_out, (connection, in_flight), |out| match fan_out.policy {
+        // What waits, waits as long as it says itself.
+        let patience = if is_waiting { Patience::WAITS } else { config.patience };
+        let in_flight = InFlight { names_scripts: script.is_some(), may_run_code, patience, ..to.into() };
+        send(context, fan_out, (connection, in_flight), |out| match fan_out.policy {
             RequestPolicy::Keys | RequestPolicy::Scan => fan_out.write(&config, args, asked, out),
             _ => target::write(args, &[], None, out),
         });
@@ -96,13 +99,14 @@ fn connect_all(
                 connections.push(connection);
             }
         }
-        Sharing::Blocks | Sharing::AwaitsWrites => {
+        Sharing::Blocks | Sharing::AwaitsWrites | Sharing::Interrupts => {
             if !client.output.queue.is_empty() {
                 return Err(Obstacle::Wait(Wait::Answers));
             }
             let mut keys = Vec::with_capacity(servers.len());
             for (target, shard) in servers {
-                keys.push(dedicated_key_of_shard(context, client, *target, *shard)?);
+                let key = dedicated_key_of_shard(context, client, *target, *shard)?;
+                keys.push(if fan_out.sharing == Sharing::Interrupts { key.heard_while_busy() } else { key });
             }
             // First it is known that all can be opened: none is opened in vain.
             for key in &keys {
@@ -127,26 +131,23 @@ fn connect_all(
 
 fn send(
     context: &mut Context<'_>,
-    client: &Client,
     fan_out: &FanOut,
     (connection, in_flight): (ConnectionRoute, InFlight),
     write: impl FnOnce(&mut Vec<u8>),
 ) {
-    let timeout: Option<Duration> = client.rules.config.op_timeout;
     match (connection, fan_out.sharing) {
         (ConnectionRoute::Shared(shared), Sharing::Safe(shareable)) => {
             let to: (_, Shareable) = (shared, shareable);
-            context.upstreams.send(to, in_flight, timeout, context.effects, write);
+            context.upstreams.send(to, in_flight, context.effects, write);
         }
         (ConnectionRoute::Dedicated(own), Sharing::Safe(_)) => {
-            context.upstreams.send_dedicated(own, in_flight, timeout, context.effects, write);
+            context.upstreams.send_dedicated(own, in_flight, context.effects, write);
         }
         (ConnectionRoute::Dedicated(own), _) => {
             if fan_out.sharing == Sharing::AwaitsWrites {
                 context.upstreams.precede_wait(own, context.effects);
             }
-            // It waits as long as it says itself.
-            context.upstreams.send_dedicated(own, in_flight, None, context.effects, write);
+            context.upstreams.send_dedicated(own, in_flight, context.effects, write);
         }
         // Nothing else is ever connected.
         (ConnectionRoute::Shared(_), _) => {}

@@ -59,24 +59,22 @@ pub fn send(
     (request, to): (Request<'_>, PendingReply),
     write: impl FnOnce(&mut Vec<u8>),
 ) {
-    let timeout = client.rules.config.op_timeout;
     let script = request.script();
     if let Some(script) = script {
-        context.upstreams.ensure_loaded(connection.id(), script, timeout, context.effects);
+        context.upstreams.ensure_loaded(connection.id(), script, context.effects);
     }
     let in_flight = InFlight {
         is_read: request.is_read(),
         names_scripts: script.is_some(),
         may_run_code: request.known.is_none_or(|known| script::may_run_code(known.command)),
+        patience: client.rules.config.patience,
         ..to.into()
     };
     match connection {
         ConnectionRoute::Shared(shared) => {
-            context.upstreams.send((shared, shareable), in_flight, timeout, context.effects, write);
+            context.upstreams.send((shared, shareable), in_flight, context.effects, write);
         }
-        ConnectionRoute::Dedicated(own) => {
-            context.upstreams.send_dedicated(own, in_flight, timeout, context.effects, write)
-        }
+        ConnectionRoute::Dedicated(own) => context.upstreams.send_dedicated(own, in_flight, context.effects, write),
     }
 }
 
@@ -140,21 +138,24 @@ pub fn exec(context: &mut Context<'_>, client: &mut Client, transaction: &mut Tr
         None => client.output.queue.expect(is_mute),
         Some(rewrite) => client.output.queue.expect_rewritten(rewrite, is_mute),
     };
-    let timeout = client.rules.config.op_timeout;
     let id = connection.id();
     for script in &transaction.scripts {
-        context.upstreams.ensure_loaded(id, *script, timeout, context.effects);
+        context.upstreams.ensure_loaded(id, *script, context.effects);
     }
-    context.upstreams.expect_queued(id, transaction.len(), timeout, context.effects);
+    context.upstreams.expect_queued(id, transaction.len(), context.effects);
     let owner = Owner { client: client.id, sequence };
-    let in_flight = InFlight { names_scripts: !transaction.scripts.is_empty(), ..PendingReply::Exec(owner).into() };
+    let in_flight = InFlight {
+        names_scripts: !transaction.scripts.is_empty(),
+        patience: client.rules.config.patience,
+        ..PendingReply::Exec(owner).into()
+    };
     match connection {
         ConnectionRoute::Shared(shared) => {
             let to = (shared, Shareable::of_transaction());
-            context.upstreams.send(to, in_flight, timeout, context.effects, |out| transaction.write(out));
+            context.upstreams.send(to, in_flight, context.effects, |out| transaction.write(out));
         }
         ConnectionRoute::Dedicated(own) => {
-            context.upstreams.send_dedicated(own, in_flight, timeout, context.effects, |out| transaction.write(out));
+            context.upstreams.send_dedicated(own, in_flight, context.effects, |out| transaction.write(out));
         }
     }
     if let Some(dedicated) = client.dedicated.connection.as_mut().filter(|own| own.connection.id() == id) {

@@ -8,7 +8,7 @@ use crate::multiplexer::reply::aggregate::{Aggregation, ResponsePolicy};
 use crate::multiplexer::routing::target::RouteTarget;
 use crate::multiplexer::upstream::ConnectionRoute;
 use crate::multiplexer::upstream::discovery::{Missing, NodeAccess};
-use crate::multiplexer::upstream::pending::{Owner, PendingReply};
+use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
 use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::resp::encode;
 
@@ -37,14 +37,15 @@ pub fn present(context: &mut Context<'_>, client: &mut Client, presented: Presen
     let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
     client.session.presented = Some(presented);
     client.pause.wait = Some(Wait::Answers);
-    let timeout = client.rules.config.op_timeout;
+    let patience = client.rules.config.patience;
     for (part, key) in keys.into_iter().enumerate() {
         let part = part as u32;
         match context.upstreams.shared(key, context.effects) {
             // Each time anew: what has let another client in may not be right any more.
             Ok(connection) => {
                 let to = PendingReply::Part(Owner { client: client.id, sequence }, part);
-                context.upstreams.verify(connection.id(), to, timeout, context.effects, &login);
+                let in_flight = InFlight { patience, ..to.into() };
+                context.upstreams.verify(connection.id(), in_flight, context.effects, &login);
             }
             Err(Missing::Error(text)) => {
                 let mut reply = Vec::new();
@@ -75,8 +76,8 @@ pub fn select(context: &mut Context<'_>, client: &mut Client, index: u32) -> Res
             own.is_tainted = true;
         }
         let to = PendingReply::Part(Owner { client: client.id, sequence }, part as u32);
-        let timeout = client.rules.config.op_timeout;
-        context.upstreams.verify(connection.id(), to, timeout, context.effects, &select);
+        let in_flight = InFlight { patience: client.rules.config.patience, ..to.into() };
+        context.upstreams.verify(connection.id(), in_flight, context.effects, &select);
     }
     client.session.selecting = Some(index);
     client.pause.wait = Some(Wait::Answers);

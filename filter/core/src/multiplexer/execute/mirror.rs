@@ -8,7 +8,7 @@ use crate::multiplexer::client::Client;
 use crate::multiplexer::config::MirrorConfig;
 use crate::multiplexer::routing::target::KeyEdit;
 use crate::multiplexer::upstream::discovery::{Missing, NodeAccess};
-use crate::multiplexer::upstream::pending::PendingReply;
+use crate::multiplexer::upstream::pending::{InFlight, PendingReply};
 use crate::multiplexer::upstream::pool::SharedConnection;
 use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::stats::Stat;
@@ -39,12 +39,11 @@ pub fn mirror(
             continue;
         }
         is_mirrored = true;
-        let timeout = config.op_timeout;
         if let Some(script) = request.script() {
-            context.upstreams.ensure_loaded(connection.id(), script, timeout, context.effects);
+            context.upstreams.ensure_loaded(connection.id(), script, context.effects);
         }
-        let to = PendingReply::Ignored.into();
-        context.upstreams.send((connection, shareable), to, timeout, context.effects, &write);
+        let to = InFlight { patience: config.patience, ..PendingReply::Ignored.into() };
+        context.upstreams.send((connection, shareable), to, context.effects, &write);
     }
     if is_mirrored {
         client.count(Stat::Mirrored, context.stats);

@@ -88,7 +88,7 @@ fn send(
         let sequence = client.output.queue.expect(client.is_mute());
         let owner = Owner { client: client.id, sequence };
         let to = PendingReply::Subscription(owner, (names.len() - 1 - index) as u32);
-        context.upstreams.pool.send(connection, to.into(), None, context.effects, |out| {
+        context.upstreams.pool.send(connection, to.into(), context.effects, |out| {
             if index == 0 {
                 encode::command(out, &words);
             }
@@ -141,7 +141,7 @@ pub fn monitor(context: &mut Context<'_>, client: &mut Client) -> Result<(), Obs
         match context.upstreams.dedicated(client.id, key, true, context.effects) {
             Ok(connection) => {
                 client.subscriptions.connections.push(connection.id());
-                context.upstreams.send_dedicated(connection, to.into(), None, context.effects, |out| {
+                context.upstreams.send_dedicated(connection, to.into(), context.effects, |out| {
                     encode::command(out, &[b"MONITOR"]);
                 });
             }

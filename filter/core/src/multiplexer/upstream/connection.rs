@@ -1,6 +1,7 @@
 //! One connection to Redis: what it is for, what is to come over it, and in which state it is.
 
 use super::handshake::{self, HandshakeStep, Refusal};
+use super::patience::{Patience, Sent};
 use super::pending::{Control, InFlight, Owner, PendingReply};
 use super::pool_key::{PoolKey, Purpose};
 use super::probe;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 /// How long a connection may take to come about, its handshake included. Envoy's own
 /// `connect_timeout` is shorter as a rule.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How far a connection has come.
 #[derive(Debug)]
@@ -80,8 +81,6 @@ pub struct UpstreamConnection {
     pub memory: Memory,
     /// When something was heard last or, if nothing was pending then, sent.
     pub last_activity: Duration,
-    /// How long Redis may be silent while something is pending; `None`: as long as it takes.
-    pub response_timeout: Option<Duration>,
 }
 
 /// What is remembered of a connection's replies.
@@ -115,6 +114,8 @@ impl UpstreamConnection {
     pub fn new(key: PoolKey, purpose: Purpose, now: Duration) -> UpstreamConnection {
         let mut out = Vec::new();
         let steps = handshake::begin(&key, &mut out);
+        let (patience, sent) = (Patience::of(HANDSHAKE_TIMEOUT), Sent::at(now));
+        let pending = steps.into_iter().map(|step| InFlight { patience, sent, ..PendingReply::Handshake(step).into() });
         UpstreamConnection {
             key,
             purpose,
@@ -122,12 +123,11 @@ impl UpstreamConnection {
             retirement: Retirement::Serving,
             is_tainted: false,
             reader: ReplyReader::default(),
-            pending: steps.into_iter().map(|step| PendingReply::Handshake(step).into()).collect(),
+            pending: pending.collect(),
             replay: ReplayBuffer::default(),
             send: SendBuffer::new(out),
             memory: Memory::default(),
             last_activity: now,
-            response_timeout: None,
         }
     }
 
@@ -139,7 +139,7 @@ impl UpstreamConnection {
         lost.pending.retain(|in_flight| !matches!(in_flight.what, PendingReply::Handshake(_)));
         next.pending.append(&mut lost.pending);
         next.send.stage(lost.send);
-        (next.replay, next.response_timeout) = (lost.replay, lost.response_timeout);
+        next.replay = lost.replay;
         next
     }
 
@@ -153,7 +153,7 @@ impl UpstreamConnection {
         let to = self.send.writer(matches!(self.stage, Stage::Ready));
         let from = to.len();
         write(to);
-        let mut in_flight = InFlight { replay: 0, ..in_flight };
+        let mut in_flight = InFlight { replay: 0, sent: Sent::at(now), ..in_flight };
         if keeps {
             let written = to.get(from..).unwrap_or_default();
             self.replay.push(written);
@@ -312,16 +312,6 @@ impl UpstreamConnection {
     /// True if nothing is to be sent and no reply is to come.
     pub fn is_quiet(&self) -> bool {
         self.pending.is_empty() && self.send.len() == 0
-    }
-
-    /// The time at which Redis will have been silent for too long; `None`: it may take all the
-    /// time.
-    pub fn deadline(&self) -> Option<Duration> {
-        let timeout = match self.is_established() {
-            true => self.response_timeout,
-            false => Some(self.response_timeout.unwrap_or(HANDSHAKE_TIMEOUT)),
-        };
-        timeout.filter(|_| !self.pending.is_empty()).map(|timeout| self.last_activity + timeout)
     }
 
     /// True if it is in the state of a new connection, so that any client may have it for itself.

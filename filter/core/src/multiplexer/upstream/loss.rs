@@ -4,9 +4,9 @@ use super::Upstreams;
 use super::availability::Peer;
 use super::connection::{Attempt, Stage, UpstreamConnection};
 use super::events::{Event, LostConnection};
+use super::health::Health;
 use super::held::{Refused, Why};
 use super::pending::{InFlight, PendingReply};
-use super::pool::IDLE_TIMEOUT;
 use super::pool_key::Purpose;
 use super::redirect_gate::{self, MAX_REDIRECTS};
 use super::retry::Retry;
@@ -26,6 +26,8 @@ pub enum Loss {
     Ended,
     /// Redis was silent for too long.
     Silent,
+    /// Redis was silent, and answers over another connection.
+    Dead,
     /// Its node is no longer what it was, and doesn't answer.
     Replaced,
 }
@@ -57,8 +59,18 @@ pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &m
     if matches!(connection.stage, Stage::Handshake(_)) {
         upstreams.pool.availability.back_off(peer, text.clone(), effects.now);
     }
-    if let Purpose::Discovery(cluster) = connection.purpose {
-        return upstreams.discovery.connection_lost(cluster, id, &text, &mut upstreams.pool, effects);
+    match connection.purpose {
+        Purpose::Discovery(cluster) => {
+            return upstreams.discovery.connection_lost(cluster, id, &text, &mut upstreams.pool, effects);
+        }
+        Purpose::HealthCheck => {
+            if connection.refused().is_some() {
+                // That is an answer.
+                upstreams.health.answered(id, Health::Serves, effects);
+            }
+            return upstreams.health.connection_lost(id, effects);
+        }
+        Purpose::Shared | Purpose::Dedicated(_) | Purpose::Pushes(_) | Purpose::Idle => {}
     }
     if connection.key.node.is_some() {
         upstreams.discovery.suspect(&connection.key.endpoint, effects);
@@ -80,7 +92,7 @@ pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &m
                     upstreams.resend(retry, false, effects);
                 } else if may_have_been_replaced(&connection, in_flight, &bytes) {
                     let key = connection.key.clone();
-                    let retry = Retry { in_flight, bytes, key, response_timeout: connection.response_timeout };
+                    let retry = Retry { in_flight, bytes, key };
                     let (purpose, reply) = (connection.purpose, error.clone());
                     let refused = Refused { from: id, purpose, why: Why::Unreached, reply, retry };
                     redirect_gate::unreached(upstreams, refused, effects);
@@ -123,7 +135,7 @@ fn elsewhere(
         && connection.refused().is_none();
     let key = upstreams.discovery.master_of_replica(&connection.key).filter(|_| may_be_sent)?;
     let in_flight = InFlight { redirects: in_flight.redirects + 1, ..in_flight };
-    Some(Retry { in_flight, bytes: bytes.to_vec(), key, response_timeout: connection.response_timeout })
+    Some(Retry { in_flight, bytes: bytes.to_vec(), key })
 }
 
 /// A command that wasn't sent, since its node can't be reached, can be sent to the node that has taken
@@ -136,29 +148,8 @@ fn may_have_been_replaced(connection: &UpstreamConnection, in_flight: InFlight, 
         && !bytes.is_empty()
 }
 
-/// Gives up connections over which Redis has been silent for too long, and closes those that
-/// nobody uses.
-pub fn sweep(upstreams: &mut Upstreams, effects: &mut Effects) {
-    for id in upstreams.pool.ids() {
-        let Some(connection) = upstreams.pool.get(id) else { continue };
-        match connection.deadline() {
-            Some(deadline) if deadline <= effects.now => give_up(upstreams, id, Loss::Silent, effects),
-            Some(deadline) => effects.timers.sweep_by(Some(deadline)),
-            None if connection.is_quiet() && connection.ends_when_idle() => {
-                let end = connection.last_activity + IDLE_TIMEOUT;
-                if end <= effects.now {
-                    upstreams.pool.close(id, effects);
-                } else {
-                    effects.timers.sweep_by(Some(end));
-                }
-            }
-            None => {}
-        }
-    }
-}
-
 /// The error for commands that were pending.
-fn error_text(connection: &UpstreamConnection, loss: Loss) -> String {
+pub fn error_text(connection: &UpstreamConnection, loss: Loss) -> String {
     let cluster = &connection.key.endpoint.cluster;
     match (&connection.stage, loss) {
         (Stage::Refused(refusal), _) => refusal.text.clone(),
@@ -166,7 +157,7 @@ fn error_text(connection: &UpstreamConnection, loss: Loss) -> String {
         (Stage::AwaitsPredecessor | Stage::Ready, Loss::Silent) => {
             format!("ERR redis-mesh: {cluster} didn't answer in time; the command may have been executed")
         }
-        (Stage::AwaitsPredecessor | Stage::Ready, Loss::Ended | Loss::Replaced) => {
+        (Stage::AwaitsPredecessor | Stage::Ready, Loss::Ended | Loss::Dead | Loss::Replaced) => {
             format!("ERR redis-mesh: the connection to {cluster} was lost; the command may have been executed")
         }
     }

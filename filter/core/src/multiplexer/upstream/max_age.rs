@@ -73,7 +73,7 @@ mod tests {
         let key = PoolKey::new(UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None }, false);
         let first = pool.shared(key.clone(), &mut effects).unwrap().id();
         established_connection(&mut pool, first, &mut effects);
-        pool.send(first, PendingReply::Ignored.into(), None, &mut effects, |out| out.extend_from_slice(b"x"));
+        pool.send(first, PendingReply::Ignored.into(), &mut effects, |out| out.extend_from_slice(b"x"));
         effects.now += MAX_AGE;
         reached(&mut pool, first, &mut effects);
         assert_eq!(pool.current(&key), Some(first), "the successor isn't established");
@@ -81,7 +81,7 @@ mod tests {
         let second = ids.into_iter().find(|id| *id != first).unwrap();
         established_connection(&mut pool, second, &mut effects);
         assert_eq!(pool.current(&key), Some(second));
-        pool.send(second, PendingReply::Ignored.into(), None, &mut effects, |out| out.extend_from_slice(b"y"));
+        pool.send(second, PendingReply::Ignored.into(), &mut effects, |out| out.extend_from_slice(b"y"));
         let second_sends = |pool: &mut Pool| pool.get_mut(second).unwrap().send.take(Vec::new());
         assert_eq!(second_sends(&mut pool), b"");
         pool.close(first, &mut effects);

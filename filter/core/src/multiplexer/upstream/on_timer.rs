@@ -1,7 +1,7 @@
 //! What the timers of the Redis side are for.
 
 use super::Upstreams;
-use super::{loss, max_age};
+use super::{max_age, sweep};
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::timers::Timer;
 
@@ -12,7 +12,7 @@ pub fn on_timer(upstreams: &mut Upstreams, timer: Timer, effects: &mut Effects) 
         Timer::Discovery(cluster) => discovery.refresh(cluster, pool, effects),
         Timer::PeriodicRefresh(cluster) => discovery.periodic_refresh(cluster, pool, effects),
         Timer::MaxAge(connection) => max_age::reached(pool, connection, effects),
-        Timer::Sweep => loss::sweep(upstreams, effects),
+        Timer::Sweep => sweep::sweep(upstreams, effects),
         Timer::Retry => {
             while let Some(retry) = upstreams.retries.pop(effects.now) {
                 upstreams.resend(retry, false, effects);

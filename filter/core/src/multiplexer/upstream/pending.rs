@@ -1,8 +1,10 @@
 //! Replies that are to come over a connection, and what each of them answers.
 
 use super::handshake::HandshakeStep;
+use super::patience::{Patience, Sent};
 use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::ids::ClientId;
+use std::time::Duration;
 
 /// A command of a client: whose it is, and its place in the client's order of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub enum Control {
     /// PING before WAIT, so that WAIT counts from a command of this connection. What it answers
     /// doesn't matter.
     Ping,
+    /// PING over a new connection to a Redis that is silent over others.
+    HealthCheck,
 }
 
 /// A command under way: the reply that is to come, with what is needed to send the command again.
@@ -82,6 +86,10 @@ pub struct InFlight {
     pub names_scripts: bool,
     /// The command may run code of a client, whose words are its reply.
     pub may_run_code: bool,
+    /// How long Redis may be silent before its client is told.
+    pub patience: Patience,
+    /// When it was sent.
+    pub sent: Sent,
 }
 
 impl From<PendingReply> for InFlight {
@@ -94,7 +102,18 @@ impl From<PendingReply> for InFlight {
             is_read: false,
             names_scripts: false,
             may_run_code: false,
+            patience: Patience::UNLIMITED,
+            sent: Sent::at(Duration::ZERO),
         }
+    }
+}
+
+impl InFlight {
+    /// When Redis will have been silent for too long, over a connection over which it was heard last
+    /// at that time; `None`: there is no limit.
+    pub fn due(&self, heard: Duration, now: Duration) -> Option<Duration> {
+        let limit = self.patience.limit()?;
+        Some(heard.max(now.saturating_sub(self.sent.elapsed(now))) + limit)
     }
 }
 
@@ -110,6 +129,19 @@ impl PendingReply {
             | PendingReply::Topology
             | PendingReply::Control(_)
             | PendingReply::Ignored => None,
+        }
+    }
+
+    /// True if somebody waits for the reply: a client, or a connection that can't serve before it.
+    pub fn is_awaited(self) -> bool {
+        match self {
+            PendingReply::Handshake(_)
+            | PendingReply::Command(_)
+            | PendingReply::Part(..)
+            | PendingReply::Subscription(..)
+            | PendingReply::Exec(_)
+            | PendingReply::Topology => true,
+            PendingReply::Queued | PendingReply::Control(_) | PendingReply::Ignored => false,
         }
     }
 

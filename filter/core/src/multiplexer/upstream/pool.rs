@@ -1,8 +1,9 @@
 //! The connection pool: connections by their pool keys, shared ones and idle ones.
 
 use super::availability::{Availability, Peer};
-use super::connection::{Retirement, UpstreamConnection};
+use super::connection::{HANDSHAKE_TIMEOUT, Retirement, UpstreamConnection};
 use super::events::Event;
+use super::patience::{Patience, SILENCE};
 use super::pending::InFlight;
 use super::pool_key::{PoolKey, Purpose};
 use crate::multiplexer::effects::Effects;
@@ -140,11 +141,11 @@ impl Pool {
     }
 
     fn add(&mut self, connection: UpstreamConnection, effects: &mut Effects) -> ConnectionId {
-        let (address, deadline) = (connection.key.address(), connection.deadline());
+        let address = connection.key.address();
         let id = self.connections.insert(connection);
         effects.outbox.push(Output::Open(id, address));
         self.announce(id, effects);
-        effects.timers.sweep_by(deadline);
+        effects.timers.sweep_by(Some(effects.now + HANDSHAKE_TIMEOUT));
         id
     }
 
@@ -180,21 +181,19 @@ impl Pool {
         &mut self,
         id: ConnectionId,
         in_flight: InFlight,
-        response_timeout: Option<Duration>,
         effects: &mut Effects,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let keeps = (connection.key.node.is_some() || in_flight.names_scripts) && in_flight.what.is_replayable();
-        // Otherwise the connection is swept in time already.
-        let is_new = connection.pending.is_empty() || connection.response_timeout != response_timeout;
-        connection.response_timeout = response_timeout;
         connection.send(in_flight, keeps, effects.now, write);
-        let deadline = if is_new { connection.deadline() } else { None };
         if connection.send.announce() {
             effects.outbox.push(Output::Send(id));
         }
-        effects.timers.sweep_by(deadline);
+        if in_flight.patience != Patience::WAITS {
+            let limit = in_flight.patience.limit().map_or(SILENCE, |limit| limit.min(SILENCE));
+            effects.timers.sweep_by(Some(effects.now + limit));
+        }
     }
 
     /// Tells the host that there is something to send, if it has to be told.
@@ -232,7 +231,6 @@ impl Pool {
         }
         connection.purpose = Purpose::Idle;
         connection.last_activity = effects.now;
-        connection.response_timeout = None;
         idle.push(id);
         effects.timers.sweep_by(Some(effects.now + IDLE_TIMEOUT));
         true

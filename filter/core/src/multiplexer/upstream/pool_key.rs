@@ -27,6 +27,12 @@ impl PoolKey {
         PoolKey { endpoint, node: None, resp3, database: 0, readonly: false }
     }
 
+    /// The key of a connection that comes about while Redis is busy with a script: SELECT is refused
+    /// then.
+    pub fn heard_while_busy(self) -> PoolKey {
+        PoolKey { database: 0, ..self }
+    }
+
     /// The address at which a host opens the connection.
     pub fn address(&self) -> Address {
         let UpstreamEndpoint { cluster, nodes, .. } = &self.endpoint;
@@ -47,6 +53,8 @@ pub enum Purpose {
     Pushes(ClientId),
     /// Questions about the Redis Cluster of this index.
     Discovery(ClusterId),
+    /// The question whether a Redis answers that is silent over other connections.
+    HealthCheck,
     /// None at present: the connection is in the state of a new one and waits for a client that
     /// needs one of its own.
     Idle,
@@ -57,7 +65,7 @@ impl Purpose {
     pub fn client(self) -> Option<ClientId> {
         match self {
             Purpose::Dedicated(client) | Purpose::Pushes(client) => Some(client),
-            Purpose::Shared | Purpose::Discovery(_) | Purpose::Idle => None,
+            Purpose::Shared | Purpose::Discovery(_) | Purpose::HealthCheck | Purpose::Idle => None,
         }
     }
 }

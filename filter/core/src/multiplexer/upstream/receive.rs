@@ -5,6 +5,7 @@ use super::availability::Peer;
 use super::connection::Received;
 use super::events::{Confirmation, Event};
 use super::handshake::Refusal;
+use super::health::health_of;
 use super::loss::{self, Loss};
 use super::max_age;
 use super::pending::{Control, PendingReply};
@@ -80,13 +81,12 @@ pub fn end(upstreams: &mut Upstreams, receipt: Receipt<'_>, effects: &mut Effect
     if is_idle && !matches!(connection.retirement, super::connection::Retirement::Serving) {
         return upstreams.pool.close(id, effects);
     }
-    let (purpose, deadline, ends) = (connection.purpose, connection.deadline(), connection.ends_when_idle());
+    let (purpose, ends) = (connection.purpose, connection.ends_when_idle());
     if is_established {
         max_age::established(&mut upstreams.pool, id, effects);
     }
     // What was staged behind the handshake, or a command that is sent once more.
     upstreams.pool.announce(id, effects);
-    effects.timers.sweep_by(deadline);
     if !is_idle {
         return;
     }
@@ -98,6 +98,7 @@ pub fn end(upstreams: &mut Upstreams, receipt: Receipt<'_>, effects: &mut Effect
             upstreams.pool.events.push_back(Event::Idle { client, connection: id });
         }
         Purpose::Discovery(_) if was_established => upstreams.pool.close(id, effects),
+        Purpose::HealthCheck => upstreams.pool.close(id, effects),
         _ => {}
     }
 }
@@ -141,7 +142,7 @@ fn on_reply(upstreams: &mut Upstreams, id: ConnectionId, reply: Vec<u8>, effects
             };
             redirect_gate::on_command_reply(upstreams, id, in_flight, reply, effects);
         }
-        PendingReply::Subscription(..) | PendingReply::Ignored => {}
+        PendingReply::Subscription(..) | PendingReply::Ignored => connection.drop_replay(in_flight),
     }
 }
 
@@ -167,6 +168,7 @@ fn on_control(upstreams: &mut Upstreams, id: ConnectionId, control: Control, rep
             connection.memory.redirect = None;
             connection.memory.multi_refused = is_error.then(|| multi_refused(reply));
         }
+        Control::HealthCheck => upstreams.health.answered(id, health_of(reply), effects),
         Control::Probe => connection.memory.probe = Redirect::parse(reply, connection.key.node),
         _ if !is_error => {}
         // What comes over it next would be in another form than the client expects, or would go to

@@ -52,7 +52,7 @@ pub fn on_command_reply(
     };
     let bytes = connection.take_replay(in_flight);
     let (purpose, key) = (connection.purpose, connection.key.clone());
-    let retry = Retry { in_flight, bytes, key, response_timeout: connection.response_timeout };
+    let retry = Retry { in_flight, bytes, key };
     follow(upstreams, Refused { from: id, purpose, why: Why::Redirected(redirect), reply, retry }, false, effects);
 }
 

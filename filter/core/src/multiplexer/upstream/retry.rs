@@ -24,8 +24,6 @@ pub struct Retry {
     pub bytes: Vec<u8>,
     /// Where it is to be sent.
     pub key: PoolKey,
-    /// How long Redis may be silent.
-    pub response_timeout: Option<Duration>,
 }
 
 impl PartialEq for Retry {
@@ -104,7 +102,7 @@ mod tests {
         crate::resp::encode::command(&mut bytes, &command.split(' ').map(str::as_bytes).collect::<Vec<_>>());
         let endpoint = UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None };
         let in_flight = PendingReply::Command(owner).into();
-        Retry { in_flight, bytes, key: PoolKey::new(endpoint, false), response_timeout: None }
+        Retry { in_flight, bytes, key: PoolKey::new(endpoint, false) }
     }
 
     #[test]

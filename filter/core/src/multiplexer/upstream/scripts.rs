@@ -21,7 +21,6 @@ use crate::resp::encode;
 use sha1::{Digest as _, Sha1};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Bytes of scripts that are kept for an upstream.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -119,7 +118,6 @@ impl Scripts {
         &self,
         connection: ConnectionId,
         digest: ScriptDigest,
-        response_timeout: Option<Duration>,
         pool: &mut Pool,
         effects: &mut Effects,
     ) {
@@ -132,7 +130,7 @@ impl Scripts {
         }
         known.memory.scripts.insert(digest);
         let load = PendingReply::Control(Control::LoadScript).into();
-        pool.send(connection, load, response_timeout, effects, |out| {
+        pool.send(connection, load, effects, |out| {
             encode::command(out, &[b"SCRIPT", b"LOAD", &body]);
         });
     }
@@ -148,7 +146,7 @@ impl Scripts {
             scripts.extend(digest(args.get(1)).filter(|_| names_one));
         });
         for script in scripts {
-            self.ensure_loaded(connection, script, retry.response_timeout, pool, effects);
+            self.ensure_loaded(connection, script, pool, effects);
         }
     }
 }

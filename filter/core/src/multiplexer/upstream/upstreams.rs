@@ -3,6 +3,7 @@
 use super::discovery::{ClusterDiscovery, Missing, NodeAccess};
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
+use super::health::HealthChecks;
 use super::held::HeldCommands;
 use super::pending::{Control, InFlight, PendingReply};
 use super::pool::{DedicatedConnection, Pool, SharedConnection};
@@ -17,7 +18,6 @@ use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
 use crate::resp::encode;
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 /// The Redis side of a worker.
 #[derive(Default)]
@@ -26,6 +26,8 @@ pub struct Upstreams {
     pub pool: Pool,
     /// Who serves which slots of which Redis Cluster.
     pub discovery: ClusterDiscovery,
+    /// Which silent servers are being asked over new connections.
+    pub health: HealthChecks,
     /// Commands that wait to be sent again.
     pub retries: RetryQueue,
     /// Commands that wait until nodes have said who executes them.
@@ -119,11 +121,10 @@ impl Upstreams {
         &mut self,
         (connection, _): (SharedConnection, Shareable),
         in_flight: InFlight,
-        response_timeout: Option<Duration>,
         effects: &mut Effects,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        self.pool.send(connection.id(), in_flight, response_timeout, effects, write);
+        self.pool.send(connection.id(), in_flight, effects, write);
     }
 
     /// Sends a client's command over a connection of its own. `write` appends it.
@@ -131,24 +132,16 @@ impl Upstreams {
         &mut self,
         connection: DedicatedConnection,
         in_flight: InFlight,
-        response_timeout: Option<Duration>,
         effects: &mut Effects,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        self.pool.send(connection.id(), in_flight, response_timeout, effects, write);
+        self.pool.send(connection.id(), in_flight, effects, write);
     }
 
     /// Sends AUTH or SELECT over a connection that is in that very state already, to hear whether
     /// the server lets the client in.
-    pub fn verify(
-        &mut self,
-        connection: ConnectionId,
-        to: PendingReply,
-        response_timeout: Option<Duration>,
-        effects: &mut Effects,
-        command: &[u8],
-    ) {
-        self.pool.send(connection, to.into(), response_timeout, effects, |out| out.extend_from_slice(command));
+    pub fn verify(&mut self, connection: ConnectionId, in_flight: InFlight, effects: &mut Effects, command: &[u8]) {
+        self.pool.send(connection, in_flight, effects, |out| out.extend_from_slice(command));
     }
 
     /// Sends a command of the multiplexer's own over a dedicated connection.
@@ -160,7 +153,7 @@ impl Upstreams {
         words: &[&[u8]],
     ) {
         let to = PendingReply::Control(control).into();
-        self.pool.send(connection.id(), to, None, effects, |out| encode::command(out, words));
+        self.pool.send(connection.id(), to, effects, |out| encode::command(out, words));
     }
 
     /// Sends a PING, whose reply no client gets, before a WAIT: Redis counts from the last command
@@ -171,14 +164,8 @@ impl Upstreams {
 
     /// Sees to it that the server knows a script before it is named over the connection for the
     /// first time.
-    pub fn ensure_loaded(
-        &mut self,
-        connection: ConnectionId,
-        script: ScriptDigest,
-        response_timeout: Option<Duration>,
-        effects: &mut Effects,
-    ) {
-        self.scripts.ensure_loaded(connection, script, response_timeout, &mut self.pool, effects);
+    pub fn ensure_loaded(&mut self, connection: ConnectionId, script: ScriptDigest, effects: &mut Effects) {
+        self.scripts.ensure_loaded(connection, script, &mut self.pool, effects);
     }
 
     /// Takes in what a client's command says about scripts; it may be sent to any of these
@@ -240,32 +227,26 @@ impl Upstreams {
     /// it.
     pub fn resend_over(&mut self, connection: ConnectionId, retry: Retry, asks: bool, effects: &mut Effects) {
         self.scripts.ensure_all_loaded(connection, &retry, &mut self.pool, effects);
-        let Retry { in_flight, bytes, response_timeout, .. } = retry;
+        let Retry { in_flight, bytes, .. } = retry;
         if asks {
             let asking = PendingReply::Control(Control::Asking).into();
-            self.pool.send(connection, asking, response_timeout, effects, |out| encode::command(out, &[b"ASKING"]));
+            self.pool.send(connection, asking, effects, |out| encode::command(out, &[b"ASKING"]));
         }
         if let PendingReply::Exec(_) = in_flight.what {
             let mut commands = 0usize;
             crate::command::each_command(&bytes, |_| commands += 1);
             // MULTI and EXEC are two of them.
-            self.expect_queued(connection, commands.saturating_sub(2), response_timeout, effects);
+            self.expect_queued(connection, commands.saturating_sub(2), effects);
         }
-        self.pool.send(connection, in_flight, response_timeout, effects, |out| out.extend_from_slice(&bytes));
+        self.pool.send(connection, in_flight, effects, |out| out.extend_from_slice(&bytes));
     }
 
     /// Expects the replies to MULTI and to this number of queued commands, which are sent in one
     /// piece with EXEC.
-    pub fn expect_queued(
-        &mut self,
-        connection: ConnectionId,
-        commands: usize,
-        response_timeout: Option<Duration>,
-        effects: &mut Effects,
-    ) {
+    pub fn expect_queued(&mut self, connection: ConnectionId, commands: usize, effects: &mut Effects) {
         let multi = PendingReply::Control(Control::Multi);
         for to in std::iter::once(multi).chain(std::iter::repeat_n(PendingReply::Queued, commands)) {
-            self.pool.send(connection, to.into(), response_timeout, effects, |_| {});
+            self.pool.send(connection, to.into(), effects, |_| {});
         }
     }
 

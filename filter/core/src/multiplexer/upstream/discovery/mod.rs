@@ -10,7 +10,8 @@ use super::availability::Peer;
 use super::connection::UpstreamConnection;
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
-use super::pending::PendingReply;
+use super::patience::Patience;
+use super::pending::{InFlight, PendingReply};
 use super::pool::{Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
 use crate::cluster::read_policy::choose;
@@ -303,7 +304,9 @@ impl ClusterDiscovery {
                     cluster.inquiry.answers.clear();
                     cluster.inquiry.questions = cluster.questions();
                     for question in cluster.inquiry.questions {
-                        pool.send(connection, PendingReply::Topology.into(), Some(INQUIRY_TIMEOUT), effects, |out| {
+                        let patience = Patience::of(INQUIRY_TIMEOUT);
+                        let in_flight = InFlight { patience, ..PendingReply::Topology.into() };
+                        pool.send(connection, in_flight, effects, |out| {
                             encode::command(out, &[b"CLUSTER", question.as_bytes()]);
                         });
                     }

@@ -1,6 +1,7 @@
 //! The Redis side alone: bytes of servers in, events and bytes for servers out.
 
 mod redirections;
+mod silence;
 
 use super::connection::Stage;
 use super::discovery::{Missing, NodeAccess};
@@ -101,7 +102,7 @@ impl Side {
     fn send(&mut self, connection: SharedConnection, in_flight: InFlight, command: &str) {
         let to = (connection, get());
         let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-        self.upstreams.send(to, in_flight, None, &mut self.effects, |out| crate::resp::encode::command(out, &words));
+        self.upstreams.send(to, in_flight, &mut self.effects, |out| crate::resp::encode::command(out, &words));
     }
 
     /// A Redis Cluster with a master and a replica, which are asked for and known.
@@ -292,34 +293,19 @@ fn nodes_are_asked_before_a_client_hears_that_none_may_answer() {
 }
 
 #[test]
-fn a_silent_connection_is_given_up() {
-    let mut side = Side::new();
-    let connection = side.shared(PoolKey::new(endpoint(None), false));
-    let (to, timeout) = ((connection, get()), Some(Duration::from_secs(1)));
-    let in_flight = PendingReply::Command(owner(1)).into();
-    side.upstreams.send(to, in_flight, timeout, &mut side.effects, |out| out.extend_from_slice(b"x"));
-    side.effects.now += Duration::from_secs(1);
-    loss::sweep(&mut side.upstreams, &mut side.effects);
-    let error = "1: -ERR redis-mesh: c didn't answer in time; the command may have been executed";
-    assert_eq!(side.events(), [error]);
-    side.opened();
-    assert_eq!(side.closed, [connection.id()]);
-}
-
-#[test]
 fn a_transaction_whose_multi_is_refused_is_no_transaction() {
     let mut side = Side::new();
     let connection = side.shared(PoolKey::new(endpoint(None), false));
-    side.upstreams.expect_queued(connection.id(), 1, None, &mut side.effects);
+    side.upstreams.expect_queued(connection.id(), 1, &mut side.effects);
     let to = (connection, Shareable::of_transaction());
     let exec = PendingReply::Exec(owner(1)).into();
-    side.upstreams.send(to, exec, None, &mut side.effects, |out| out.extend_from_slice(b"x"));
+    side.upstreams.send(to, exec, &mut side.effects, |out| out.extend_from_slice(b"x"));
     let told = side.receive(connection.id(), "-NOPERM_m +OK -ERR_EXEC_without_MULTI ");
     let error = "ERR redis-mesh: MULTI was refused (NOPERM m); the commands may have been executed one by one";
     assert_eq!(told, [format!("1: -{error}")]);
     // The next one is a transaction again.
-    side.upstreams.expect_queued(connection.id(), 1, None, &mut side.effects);
-    side.upstreams.send(to, exec, None, &mut side.effects, |out| out.extend_from_slice(b"x"));
+    side.upstreams.expect_queued(connection.id(), 1, &mut side.effects);
+    side.upstreams.send(to, exec, &mut side.effects, |out| out.extend_from_slice(b"x"));
     assert_eq!(side.receive(connection.id(), "+OK +QUEUED *1 +x "), ["1: *1\r\n+x"]);
 }
 

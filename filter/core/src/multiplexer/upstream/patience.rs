@@ -1,0 +1,80 @@
+//! How long Redis may be silent while replies are to come.
+//!
+//! As with Envoy's `op_timeout`, each reply over a connection begins the time of the ones behind it
+//! anew, since Redis is working then
+//! (`extensions.filters.network.redis_proxy.v3.RedisProxy.ConnPoolSettings.op_timeout`).
+
+use std::time::Duration;
+
+/// How long a Redis may be silent before it is asked over a new connection.
+pub const SILENCE: Duration = Duration::from_secs(3);
+
+/// How long Redis may be silent before a command's client is told that it doesn't answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience(u32);
+
+/// When a command was sent, in milliseconds of the host's monotonic clock, modulo 2³².
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent(u32);
+
+impl Patience {
+    /// As long as the command itself says (BLPOP, WAIT): silence means nothing.
+    pub const WAITS: Patience = Patience(0);
+    /// As long as the connection works. Whether it does is found out when Redis is silent.
+    pub const UNLIMITED: Patience = Patience(u32::MAX);
+
+    /// This long; as long as the connection works if it is zero.
+    pub fn of(timeout: Duration) -> Patience {
+        match u32::try_from(timeout.as_millis()) {
+            Ok(0) if timeout.is_zero() => Patience::UNLIMITED,
+            Ok(milliseconds) => Patience(milliseconds.max(1)),
+            Err(_) => Patience::UNLIMITED,
+        }
+    }
+
+    /// How long; `None` if there is no limit.
+    #[inline]
+    pub fn limit(self) -> Option<Duration> {
+        match self {
+            Patience::WAITS | Patience::UNLIMITED => None,
+            Patience(milliseconds) => Some(Duration::from_millis(milliseconds.into())),
+        }
+    }
+}
+
+impl Sent {
+    /// At this time of the host's monotonic clock.
+    #[inline]
+    pub fn at(now: Duration) -> Sent {
+        Sent(now.as_millis() as u32)
+    }
+
+    /// How long ago that was.
+    pub fn elapsed(self, now: Duration) -> Duration {
+        Duration::from_millis(Sent::at(now).0.wrapping_sub(self.0).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn zero_is_no_limit_and_neither_is_waiting() {
+        let milliseconds = Duration::from_millis;
+        assert_eq!(Patience::of(Duration::ZERO), Patience::UNLIMITED);
+        assert_eq!(Patience::of(Duration::from_nanos(1)).limit(), Some(milliseconds(1)));
+        assert_eq!(Patience::of(milliseconds(250)).limit(), Some(milliseconds(250)));
+        assert_eq!(Patience::of(Duration::from_secs(1 << 40)), Patience::UNLIMITED);
+        assert_eq!((Patience::WAITS.limit(), Patience::UNLIMITED.limit()), (None, None));
+    }
+
+    #[test]
+    fn the_clock_may_go_round() {
+        let turn = Duration::from_millis(1 << 32);
+        let sent = Sent::at(turn - Duration::from_millis(5));
+        assert_eq!(sent.elapsed(turn + Duration::from_millis(7)), Duration::from_millis(12));
+    }
+}

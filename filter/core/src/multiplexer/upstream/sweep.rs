@@ -1,0 +1,124 @@
+//! Looking through the connections: for those over which Redis is silent for too long, and for those
+//! that nobody uses.
+
+use super::Upstreams;
+use super::availability::Peer;
+use super::connection::Stage;
+use super::events::Event;
+use super::health::Health;
+use super::loss::{self, Loss, give_up};
+use super::patience::{Patience, SILENCE};
+use super::pending::{InFlight, PendingReply};
+use super::pool::IDLE_TIMEOUT;
+use crate::multiplexer::effects::Effects;
+use crate::multiplexer::ids::ConnectionId;
+use crate::resp::encode;
+use std::time::Duration;
+
+/// How much longer than others a command may take that runs code: Redis says that it is busy only
+/// after some time, five seconds by default (`busy-reply-threshold`).
+const CODE_GRACE: Duration = Duration::from_secs(2);
+
+/// Looks through all connections.
+pub fn sweep(upstreams: &mut Upstreams, effects: &mut Effects) {
+    for id in upstreams.pool.ids() {
+        let Some(connection) = upstreams.pool.get(id) else { continue };
+        if connection.pending.is_empty() {
+            look_at_idle(upstreams, id, effects);
+        } else {
+            look_at_silent(upstreams, id, effects);
+        }
+    }
+}
+
+fn look_at_idle(upstreams: &mut Upstreams, id: ConnectionId, effects: &mut Effects) {
+    let Some(connection) = upstreams.pool.get(id) else { return };
+    if !connection.is_quiet() || !connection.ends_when_idle() {
+        return;
+    }
+    let end = connection.last_activity + IDLE_TIMEOUT;
+    if end <= effects.now {
+        upstreams.pool.close(id, effects);
+    } else {
+        effects.timers.sweep_by(Some(end));
+    }
+}
+
+fn look_at_silent(upstreams: &mut Upstreams, id: ConnectionId, effects: &mut Effects) {
+    let now = effects.now;
+    let Some(connection) = upstreams.pool.get(id) else { return };
+    let due = |in_flight: &InFlight| in_flight.due(connection.last_activity, now);
+    let first_due = connection.pending.iter().filter_map(due).min();
+    let waits = connection.pending.front().is_none_or(|front| front.patience == Patience::WAITS);
+    // What waits for the connection before it says nothing about its own.
+    let is_checked = !waits && matches!(connection.stage, Stage::Ready);
+    let check = connection.last_activity + SILENCE;
+    let is_silent = is_checked && check <= now;
+    if is_checked && !is_silent {
+        effects.timers.sweep_by(Some(check));
+    }
+    let is_due = first_due.is_some_and(|first_due| first_due <= now);
+    if !is_due {
+        effects.timers.sweep_by(first_due);
+    }
+    if !is_silent && !is_due {
+        return;
+    }
+    let peer = Peer::new(&connection.key.endpoint, connection.key.node);
+    let (key, last_activity) = (connection.key.clone(), connection.last_activity);
+    if is_due {
+        let is_busy = upstreams.health.is_busy(&peer, now);
+        if expire(upstreams, id, is_busy, effects) {
+            return give_up(upstreams, id, Loss::Silent, effects);
+        }
+    }
+    if !is_silent {
+        return;
+    }
+    match upstreams.health.of(&peer, last_activity, now) {
+        Some(Health::Serves) => return give_up(upstreams, id, Loss::Dead, effects),
+        // What comes goes over another connection, where Redis says so itself.
+        Some(Health::Busy) => {
+            upstreams.pool.retire(id, None);
+        }
+        None => {}
+    }
+    upstreams.discovery.suspect(&key.endpoint, effects);
+    upstreams.health.ask(&key, &mut upstreams.pool, effects);
+}
+
+/// Tells the clients whose commands have been unanswered for too long. Their replies, should they
+/// come, are for nobody. Returns true if nobody waits for anything over the connection any more.
+fn expire(upstreams: &mut Upstreams, id: ConnectionId, is_busy: bool, effects: &mut Effects) -> bool {
+    let now = effects.now;
+    let Some(connection) = upstreams.pool.get_mut(id) else { return false };
+    let mut error = Vec::new();
+    encode::error(&mut error, loss::error_text(connection, Loss::Silent).as_bytes());
+    let has_begun = connection.reader.has_passed_on_part();
+    let last_activity = connection.last_activity;
+    let (mut events, mut is_awaited, mut is_of_no_use) = (Vec::new(), false, false);
+    for (place, in_flight) in connection.pending.iter_mut().enumerate() {
+        let due = in_flight.due(last_activity, now).map(|due| match in_flight.may_run_code {
+            true if is_busy => now + CODE_GRACE,
+            true => due + CODE_GRACE,
+            false => due,
+        });
+        if due.is_none_or(|due| due > now) {
+            is_awaited |= in_flight.what.is_awaited();
+            effects.timers.sweep_by(due);
+            continue;
+        }
+        let Some(owner) = in_flight.what.command() else {
+            is_of_no_use |= in_flight.what.is_awaited();
+            continue;
+        };
+        let error = error.clone();
+        events.push(match place == 0 && has_begun {
+            true => Event::Truncated { owner, error },
+            false => Event::Reply { to: in_flight.what, reply: error },
+        });
+        in_flight.what = PendingReply::Ignored;
+    }
+    upstreams.pool.events.extend(events);
+    is_of_no_use || !is_awaited
+}
