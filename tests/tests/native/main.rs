@@ -5,6 +5,7 @@ mod half_closed;
 mod logins;
 mod members;
 mod names;
+mod outages;
 mod redirections;
 mod rendered;
 mod scripts;

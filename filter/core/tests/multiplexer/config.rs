@@ -52,6 +52,11 @@ pub fn two() -> wire::Host {
     host(&[(wire::KeyMatch::Prefix("a:".into()), 0), (wire::KeyMatch::Any, 1)], &["one", "two"])
 }
 
+/// A host whose only destination is the server `one`.
+pub fn one() -> wire::Host {
+    host(&[(wire::KeyMatch::Any, 0)], &["one"])
+}
+
 pub fn compiled(host: &wire::Host) -> Arc<HostConfig> {
     Arc::new(HostConfig::new(host, &wire::Limits::default()).unwrap())
 }

@@ -1,8 +1,10 @@
 //! Connections that fail, are refused, or are replaced by others.
 
-use crate::config::{compiled, two};
+use crate::config::{compiled, one, two};
 use crate::world::{World, command};
+use redis_mesh_core::multiplexer::config::HostConfig;
 use redis_mesh_core::wire;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[test]
@@ -179,6 +181,48 @@ fn a_client_that_would_wait_at_a_server_that_is_down_opens_nothing() {
     let opened = world.opened;
     world.send(id, b"WAIT 1 0\r\nWAIT 1 0\r\n");
     world.settle();
-    assert_eq!(world.received(id), "-ERR redis-mesh: two can't be reached ".repeat(3));
+    assert_eq!(world.received(id), "-ERR redis-mesh: two can't be reached ");
     assert_eq!(world.opened, opened);
+    assert!(world.clients[&id].is_closed, "as by Redis");
+}
+
+/// A client whose Redis is gone by the time at which it has sent the last one of these.
+fn left_after(config: &Arc<HostConfig>, lines: &[&str]) -> (String, bool) {
+    let mut world = World::new(13);
+    let id = world.client(config);
+    let (last, before) = lines.split_last().unwrap();
+    for line in before {
+        world.send(id, format!("{line}\r\n").as_bytes());
+        world.settle();
+    }
+    world.redis.get_mut("one").unwrap().is_down = true;
+    let lost: Vec<_> =
+        world.connections.iter().filter(|(_, (cluster, _))| cluster == "one").map(|(id, _)| *id).collect();
+    for id in lost {
+        world.connections.remove(&id);
+        world.multiplexer.lost(id, world.now);
+        world.drain();
+    }
+    world.send(id, format!("{last}\r\n").as_bytes());
+    world.settle();
+    (world.received(id), world.clients[&id].is_closed)
+}
+
+#[test]
+fn what_a_client_has_begun_at_a_redis_that_is_lost_ends_its_connection() {
+    let config = compiled(&two());
+    for lines in [["WATCH a:1", "PING"], ["BLPOP a:1 0", "PING"], ["PING", "BLPOP a:1 0"], ["PING", "WATCH a:1"]] {
+        let (received, is_closed) = left_after(&config, &lines);
+        assert!(is_closed && !received.contains("redis-mesh"), "{lines:?}: {received}");
+    }
+    let (received, is_closed) = left_after(&config, &["PING", "GET a:1"]);
+    assert_eq!((received.as_str(), is_closed), ("+PONG -ERR redis-mesh: one can't be reached ", false));
+}
+
+#[test]
+fn a_client_that_no_server_has_answered_yet_is_closed_where_there_is_only_one() {
+    let config = compiled(&one());
+    assert_eq!(left_after(&config, &["PING", "GET a:1"]), ("+PONG ".into(), true));
+    let (received, is_closed) = left_after(&config, &["GET a:1", "GET a:1"]);
+    assert_eq!((received.as_str(), is_closed), ("$-1 -ERR redis-mesh: one can't be reached ", false));
 }

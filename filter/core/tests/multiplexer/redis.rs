@@ -71,8 +71,9 @@ impl Redis {
                 out.extend_from_slice(b"-NOAUTH Authentication required.\r\n");
             }
             b"ping" => out.extend_from_slice(b"+PONG\r\n"),
-            // No replica ever confirms.
-            b"wait" => {}
+            // No replica ever confirms, and no list gets an element.
+            b"wait" | b"blpop" => {}
+            b"watch" => out.extend_from_slice(b"+OK\r\n"),
             b"multi" => {
                 connection.queued = Some(Vec::new());
                 out.extend_from_slice(b"+OK\r\n");

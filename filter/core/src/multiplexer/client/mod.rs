@@ -138,12 +138,15 @@ pub struct ClientOutput {
     pub is_full: bool,
     /// Bytes of pushes since it takes none.
     pub unread: usize,
+    /// A server has answered it something.
+    pub is_served: bool,
 }
 
 impl ClientOutput {
     /// Bytes of a reply have come; `is_complete` with the last ones.
     #[inline]
     pub fn reply(&mut self, sequence: Sequence, bytes: &[u8], is_complete: bool) {
+        self.is_served = true;
         self.queue.reply(sequence, bytes, is_complete, &mut self.out);
         self.window.count(bytes.len(), is_complete);
     }
@@ -346,6 +349,12 @@ impl Client {
     pub fn dedicated_connections(&self) -> impl Iterator<Item = DedicatedConnection> + '_ {
         let own = self.dedicated.connection.map(|own| own.connection);
         own.into_iter().chain(self.dedicated.others.iter().copied())
+    }
+
+    /// True if no server has answered it anything yet and there is only one that could: a Redis that
+    /// can't be reached is then shown as what it is, by the end of the connection.
+    pub fn is_unserved(&self) -> bool {
+        !self.output.is_served && self.rules.config.single
     }
 
     /// True if it may ask for anything.

@@ -38,6 +38,8 @@ pub enum Obstacle {
     Wait(Wait),
     /// The client is told this.
     Error(String),
+    /// Redis can't be reached: the client is told this, or by the end of its connection.
+    Unreachable(String),
 }
 
 impl From<Missing> for Obstacle {
@@ -45,6 +47,7 @@ impl From<Missing> for Obstacle {
         match missing {
             Missing::Topology(cluster) => Obstacle::Wait(Wait::Topology(cluster)),
             Missing::Error(text) => Obstacle::Error(text),
+            Missing::Unreachable(text) => Obstacle::Unreachable(text),
         }
     }
 }

@@ -155,6 +155,7 @@ pub fn follow_redirect(
     }
     let connection = match upstreams.dedicated(client.id, retry.key.clone(), false, effects) {
         Ok(connection) => connection,
+        Err(Missing::Unreachable(_)) => return client.cut_off(&mut effects.outbox),
         Err(Missing::Error(text)) => return upstreams.fail(retry.in_flight.what, &text),
         Err(Missing::Topology(_)) => {
             return upstreams.fail(retry.in_flight.what, "ERR redis-mesh: the cluster is changing; try again");

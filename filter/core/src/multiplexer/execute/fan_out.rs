@@ -11,6 +11,7 @@ use crate::multiplexer::reply::key_names::cursor;
 use crate::multiplexer::routing::fan_out::{FanOut, RequestPolicy};
 use crate::multiplexer::routing::target;
 use crate::multiplexer::upstream::ConnectionRoute;
+use crate::multiplexer::upstream::discovery::Missing;
 use crate::multiplexer::upstream::patience::Patience;
 use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
 
@@ -110,7 +111,7 @@ fn connect_all(
             }
             // First it is known that all can be opened: none is opened in vain.
             for key in &keys {
-                context.upstreams.pool.check_available(key, context.effects.now).map_err(Obstacle::Error)?;
+                context.upstreams.pool.check_available(key, context.effects.now).map_err(Missing::from)?;
             }
             for key in keys {
                 let connection = context.upstreams.dedicated(client.id, key, false, context.effects)?;

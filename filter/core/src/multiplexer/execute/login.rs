@@ -31,6 +31,9 @@ pub fn present(context: &mut Context<'_>, client: &mut Client, presented: Presen
             keys.push(key);
         }
     }
+    for key in &keys {
+        context.upstreams.pool.check_available(key, context.effects.now).map_err(Missing::from)?;
+    }
     let hello = presented.hello.as_ref().map(|hello| hello.reply.clone());
     let login = presented.login.clone();
     let aggregation = Aggregation::new(ResponsePolicy::Login(hello), keys.len(), client.session.resp3);
@@ -47,7 +50,7 @@ pub fn present(context: &mut Context<'_>, client: &mut Client, presented: Presen
                 let in_flight = InFlight { patience, ..to.into() };
                 context.upstreams.verify(connection.id(), in_flight, context.effects, &login);
             }
-            Err(Missing::Error(text)) => {
+            Err(Missing::Error(text) | Missing::Unreachable(text)) => {
                 let mut reply = Vec::new();
                 encode::error(&mut reply, text.as_bytes());
                 client.session.presented = None;

@@ -53,8 +53,9 @@ pub fn command(context: &mut Context<'_>, client: &mut Client, args: &Args<'_>, 
         Decision::Forward(forward) => forward.route,
         _ => None,
     };
+    let begins_state = decision.begins_state();
     let result = perform(context, client, request, decision);
-    let step = finish(context, client, result);
+    let step = finish(context, client, result, begins_state);
     match step {
         // It is decided again, without a second draw.
         Step::Waits => client.pause.injected_fault = client.pause.injected_fault.or(Some(None)),
@@ -84,7 +85,7 @@ fn on_fast_path(context: &mut Context<'_>, client: &mut Client, request: Request
     let edits = if path.strip > 0 { &edit[..] } else { &[] };
     let to = (path.target, edits, Some(path.route));
     let result = forward::over_shared(context, client, request, to, path.shareable);
-    let step = finish(context, client, result);
+    let step = finish(context, client, result, false);
     match step {
         Step::Waits => client.pause.injected_fault = Some(None),
         Step::Taken => count_route(context, client, path.route),
@@ -142,15 +143,20 @@ fn draw(context: &mut Context<'_>, client: &mut Client, args: &Args<'_>, decisio
     of_route.or_else(|| config.faults.draw(args.get(0), random))
 }
 
-/// A command that meets an obstacle waits, or is answered with an error.
-fn finish(context: &mut Context<'_>, client: &mut Client, result: Result<(), Obstacle>) -> Step {
+/// A command that meets an obstacle waits, or is answered with an error. `begins_state`: it would
+/// begin something that ends with the connection to Redis.
+fn finish(context: &mut Context<'_>, client: &mut Client, result: Result<(), Obstacle>, begins_state: bool) -> Step {
     match result {
         Ok(()) => Step::Taken,
         Err(Obstacle::Wait(wait)) => {
             wait_for(context, client, wait);
             Step::Waits
         }
-        Err(Obstacle::Error(text)) => {
+        Err(Obstacle::Unreachable(_)) if begins_state || client.is_unserved() => {
+            client.cut_off(&mut context.effects.outbox);
+            Step::Taken
+        }
+        Err(Obstacle::Error(text) | Obstacle::Unreachable(text)) => {
             client.answer_error(&text);
             Step::Taken
         }

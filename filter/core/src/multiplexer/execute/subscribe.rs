@@ -134,24 +134,22 @@ pub fn monitor(context: &mut Context<'_>, client: &mut Client) -> Result<(), Obs
         return Err(Obstacle::Wait(Wait::Answers));
     }
     let keys = keys_of_all_servers(context, client)?;
-    let aggregation = Aggregation::new(ResponsePolicy::Same, keys.len(), client.session.resp3);
+    // First it is known that all can be opened: none is opened in vain.
+    for key in &keys {
+        context.upstreams.pool.check_available(key, context.effects.now).map_err(Missing::from)?;
+    }
+    let mut connections = Vec::with_capacity(keys.len());
+    for key in keys {
+        connections.push(context.upstreams.dedicated(client.id, key, true, context.effects)?);
+    }
+    let aggregation = Aggregation::new(ResponsePolicy::Same, connections.len(), client.session.resp3);
     let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
-    for (part, key) in keys.into_iter().enumerate() {
+    for (part, connection) in connections.into_iter().enumerate() {
         let to = PendingReply::Part(Owner { client: client.id, sequence }, part as u32);
-        match context.upstreams.dedicated(client.id, key, true, context.effects) {
-            Ok(connection) => {
-                client.subscriptions.connections.push(connection.id());
-                context.upstreams.send_dedicated(connection, to.into(), context.effects, |out| {
-                    encode::command(out, &[b"MONITOR"]);
-                });
-            }
-            Err(Missing::Error(text)) => {
-                let mut reply = Vec::new();
-                encode::error(&mut reply, text.as_bytes());
-                client.output.queue.part(sequence, part as u32, reply, &mut client.output.out);
-            }
-            Err(Missing::Topology(_)) => {}
-        }
+        client.subscriptions.connections.push(connection.id());
+        context.upstreams.send_dedicated(connection, to.into(), context.effects, |out| {
+            encode::command(out, &[b"MONITOR"]);
+        });
     }
     client.subscriptions.is_monitor = true;
     Ok(())

@@ -13,10 +13,12 @@ use super::outbox::Output;
 use super::slot_map::SlotMap;
 use super::stats::StatsTable;
 use super::upstream::Upstreams;
+use super::upstream::availability::Outage;
 use super::upstream::endpoint::UpstreamEndpoint;
 use super::upstream::events::{Confirmation, Event, LostConnection};
 use super::upstream::pending::{Owner, PendingReply};
 use super::upstream::redirect_gate;
+use crate::resp::encode;
 use crate::stats::Stat;
 use key_names::KeyNames;
 
@@ -49,6 +51,7 @@ impl EventDelivery<'_> {
                 self.announce(owner.client);
             }
             Event::Reply { to, reply } => self.reply(to, reply),
+            Event::Failed { to, outage } => self.failed(to, &outage),
             Event::Truncated { owner, error } => self.truncated(owner, &error),
             Event::SubscriptionChanged(id, confirmation) => {
                 let Confirmation { connection, sequence, change, name } = *confirmation;
@@ -107,9 +110,30 @@ impl EventDelivery<'_> {
         }
     }
 
+    /// No reply will come.
+    fn failed(&mut self, to: PendingReply, outage: &Outage) {
+        let Some(owner) = to.command() else { return };
+        if let Some(client) = self.clients.get_mut(owner.client)
+            && client.is_unserved()
+            && matches!(outage, Outage::Unreachable(_))
+        {
+            return client.cut_off(&mut self.effects.outbox);
+        }
+        let mut error = Vec::new();
+        encode::error(&mut error, outage.text().as_bytes());
+        self.answer(to, owner, error);
+    }
+
     /// A whole reply has come.
     fn reply(&mut self, to: PendingReply, reply: Vec<u8>) {
         let Some(owner) = to.command() else { return };
+        if let Some(client) = self.clients.get_mut(owner.client) {
+            client.output.is_served = true;
+        }
+        self.answer(to, owner, reply);
+    }
+
+    fn answer(&mut self, to: PendingReply, owner: Owner, reply: Vec<u8>) {
         if let Some(client) = self.clients.get_mut(owner.client) {
             match to {
                 PendingReply::Part(_, part) => {
@@ -185,7 +209,9 @@ impl EventDelivery<'_> {
         // has to know.
         let subscriptions = &client.subscriptions;
         let has_pushes = subscriptions.is_monitor || dedicated.is_some() || !subscriptions.spares(lost.connection);
-        if lost.is_for_pushes && has_pushes {
+        let is_held = lost.is_awaited || dedicated.is_some_and(|own| own.is_held());
+        let is_gone = is_held && matches!(lost.outage, Outage::Unreachable(_));
+        if is_gone || lost.is_for_pushes && has_pushes {
             return client.cut_off(&mut self.effects.outbox);
         }
         client.dedicated.others.retain(|other| other.id() != lost.connection);
@@ -193,11 +219,13 @@ impl EventDelivery<'_> {
             client.dedicated.lost_watch |= dedicated.is_watching;
             client.dedicated.connection = None;
         }
+        let mut error = Vec::new();
+        encode::error(&mut error, lost.outage.text().as_bytes());
         // One error answers a command for several channels.
         let mut is_told = false;
         for (sequence, more) in &lost.subscriptions {
             let is_of_same_command = std::mem::replace(&mut is_told, *more > 0);
-            let reply: &[u8] = if is_of_same_command { b"" } else { &lost.error };
+            let reply: &[u8] = if is_of_same_command { b"" } else { &error };
             client.output.queue.replace(*sequence, reply, &mut client.output.out);
         }
         self.announce(id);

@@ -58,6 +58,17 @@ impl Forward {
 }
 
 impl Decision {
+    /// True if it waits at a server or begins something that ends with the connection to it.
+    pub fn begins_state(&self) -> bool {
+        match self {
+            Decision::Forward(Forward { sharing, .. }) | Decision::FanOut(FanOut { sharing, .. }) => {
+                !matches!(sharing, Sharing::Safe(_) | Sharing::Interrupts)
+            }
+            Decision::Subscribe(_) | Decision::Monitor => true,
+            _ => false,
+        }
+    }
+
     /// `+OK`.
     pub fn ok() -> Decision {
         Decision::Answer(b"+OK\r\n".to_vec())

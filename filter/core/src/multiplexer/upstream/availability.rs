@@ -26,10 +26,28 @@ impl Peer {
     }
 }
 
+/// Why nothing can be had from a Redis. The texts are errors for clients, without `-`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// It can't be reached, or a connection to it was lost.
+    Unreachable(String),
+    /// It refuses everybody, or this login.
+    Refuses(String),
+}
+
+impl Outage {
+    /// The error for clients, without `-`.
+    pub fn text(&self) -> &str {
+        match self {
+            Outage::Unreachable(text) | Outage::Refuses(text) => text,
+        }
+    }
+}
+
 struct Backoff {
     until: Duration,
     wait: Duration,
-    why: String,
+    why: Outage,
 }
 
 /// Peers that are backed off from.
@@ -50,14 +68,14 @@ impl Availability {
     }
 
     /// Why the peer is backed off from; `None` if it isn't.
-    pub fn reason(&self, peer: &Peer, now: Duration) -> Option<&str> {
+    pub fn reason(&self, peer: &Peer, now: Duration) -> Option<&Outage> {
         let backoff = self.backoffs.get(peer).filter(|backoff| backoff.until > now)?;
         Some(&backoff.why)
     }
 
     /// Notes that the peer can't be reached, or refuses everybody: `why` is what clients are told
     /// until it is tried again.
-    pub fn back_off(&mut self, peer: Peer, why: String, now: Duration) {
+    pub fn back_off(&mut self, peer: Peer, why: Outage, now: Duration) {
         let before = self.backoffs.get(&peer);
         let wait = before.map_or(FIRST_BACKOFF, |backoff| (backoff.wait * 2).min(LONGEST_BACKOFF));
         self.backoffs.insert(peer, Backoff { until: now + wait, wait, why });
@@ -81,6 +99,10 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
+    fn down() -> Outage {
+        Outage::Unreachable("it is down".into())
+    }
+
     #[test]
     fn the_wait_doubles_up_to_a_bound_and_ends_with_success() {
         let at = Duration::from_millis;
@@ -90,10 +112,10 @@ mod tests {
         let mut now = Duration::ZERO;
         let mut waits = Vec::new();
         for _ in 0..8 {
-            availability.back_off(peer.clone(), "it is down".into(), now);
+            availability.back_off(peer.clone(), down(), now);
             let begun = now;
             while !availability.is_up(&peer, now) {
-                assert_eq!(availability.reason(&peer, now), Some("it is down"));
+                assert_eq!(availability.reason(&peer, now), Some(&down()));
                 now += at(10);
             }
             waits.push((now - begun).as_millis());
@@ -101,7 +123,7 @@ mod tests {
         assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
         availability.succeeded(&peer);
         assert!(availability.is_all_up());
-        availability.back_off(peer.clone(), String::new(), now);
+        availability.back_off(peer.clone(), down(), now);
         assert!(availability.is_up(&peer, now + at(50)));
     }
 
@@ -117,7 +139,7 @@ mod tests {
             Peer::new(&endpoint("b"), Some(node(1))),
         ];
         for peer in &peers {
-            availability.back_off(peer.clone(), String::new(), Duration::ZERO);
+            availability.back_off(peer.clone(), down(), Duration::ZERO);
         }
         availability.retain_nodes(&endpoint("a"), |known| known == node(2));
         let up: Vec<bool> = peers.iter().map(|peer| availability.is_up(peer, Duration::ZERO)).collect();

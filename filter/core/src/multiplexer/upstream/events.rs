@@ -1,6 +1,7 @@
 //! What the Redis side tells the client side. [`Upstreams`](super::Upstreams) touches no client;
 //! it returns these.
 
+use super::availability::Outage;
 use super::endpoint::UpstreamEndpoint;
 use super::pending::{Owner, PendingReply};
 use super::retry::Retry;
@@ -20,12 +21,19 @@ pub enum Event<'d> {
         /// They are the last ones.
         is_complete: bool,
     },
-    /// A whole reply has come, or an error stands in its place.
+    /// A whole reply has come, or an error of ours stands in its place.
     Reply {
         /// What it answers: a client's command, a part of one, or a transaction.
         to: PendingReply,
         /// The reply.
         reply: Vec<u8>,
+    },
+    /// No reply will come.
+    Failed {
+        /// What was to be answered: a client's command, a part of one, or a transaction.
+        to: PendingReply,
+        /// Why.
+        outage: Outage,
     },
     /// The rest of a reply will never come. If its beginning has reached the client, nothing that
     /// could follow would be understood.
@@ -117,8 +125,10 @@ pub struct LostConnection {
     /// Subscriptions whose confirmation is not to come any more, with how many of the same command
     /// follow.
     pub subscriptions: Vec<(Sequence, u32)>,
-    /// The error for them.
-    pub error: Vec<u8>,
+    /// The client waits for something over it.
+    pub is_awaited: bool,
+    /// Why.
+    pub outage: Outage,
 }
 
 #[cfg(test)]

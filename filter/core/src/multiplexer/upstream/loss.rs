@@ -1,7 +1,7 @@
 //! What becomes of the commands of a connection that is lost.
 
 use super::Upstreams;
-use super::availability::Peer;
+use super::availability::{Outage, Peer};
 use super::connection::{Attempt, Stage, UpstreamConnection};
 use super::events::{Event, LostConnection};
 use super::health::Health;
@@ -54,14 +54,14 @@ pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &m
         }
         return upstreams.pool.reopen(*connection, effects);
     }
-    let text = error_text(&connection, loss);
+    let outage = outage(&connection, loss);
     let peer = Peer::new(&connection.key.endpoint, connection.key.node);
     if matches!(connection.stage, Stage::Handshake(_)) {
-        upstreams.pool.availability.back_off(peer, text.clone(), effects.now);
+        upstreams.pool.availability.back_off(peer, outage.clone(), effects.now);
     }
     match connection.purpose {
         Purpose::Discovery(cluster) => {
-            return upstreams.discovery.connection_lost(cluster, id, &text, &mut upstreams.pool, effects);
+            return upstreams.discovery.connection_lost(cluster, id, outage, &mut upstreams.pool, effects);
         }
         Purpose::HealthCheck => {
             if connection.refused().is_some() {
@@ -75,36 +75,51 @@ pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &m
     if connection.key.node.is_some() {
         upstreams.discovery.suspect(&connection.key.endpoint, effects);
     }
+    fail_pending(upstreams, id, &mut connection, outage, effects);
+}
+
+/// What was to come over a lost connection won't come.
+fn fail_pending(
+    upstreams: &mut Upstreams,
+    id: ConnectionId,
+    connection: &mut UpstreamConnection,
+    outage: Outage,
+    effects: &mut Effects,
+) {
     let mut error = Vec::new();
-    encode::error(&mut error, text.as_bytes());
-    let mut subscriptions = Vec::new();
+    encode::error(&mut error, outage.text().as_bytes());
+    // What a client waits for or has begun there is lost: it is told by the end of its own connection,
+    // as by that of Redis.
+    let ends_client = connection.purpose.client().is_some() && matches!(outage, Outage::Unreachable(_));
+    let (mut subscriptions, mut is_awaited) = (Vec::new(), false);
     let mut is_truncated = connection.reader.has_passed_on_part();
     while let Some(in_flight) = connection.pending.pop_front() {
         let bytes = connection.take_replay(in_flight);
+        is_awaited |= in_flight.what.is_awaited() && !matches!(in_flight.what, PendingReply::Handshake(_));
         match in_flight.what {
             PendingReply::Command(owner) | PendingReply::Exec(owner) if std::mem::take(&mut is_truncated) => {
                 upstreams.pool.events.push_back(Event::Truncated { owner, error: error.clone() });
             }
             PendingReply::Subscription(owner, more) => subscriptions.push((owner.sequence, more)),
+            _ if ends_client => {}
             what => {
                 is_truncated = false;
-                if let Some(retry) = elsewhere(upstreams, &connection, in_flight, &bytes) {
+                if let Some(retry) = elsewhere(upstreams, connection, in_flight, &bytes) {
                     upstreams.resend(retry, false, effects);
-                } else if may_have_been_replaced(&connection, in_flight, &bytes) {
-                    let key = connection.key.clone();
-                    let retry = Retry { in_flight, bytes, key };
+                } else if may_have_been_replaced(connection, in_flight, &bytes) {
+                    let retry = Retry { in_flight, bytes, key: connection.key.clone() };
                     let (purpose, reply) = (connection.purpose, error.clone());
                     let refused = Refused { from: id, purpose, why: Why::Unreached, reply, retry };
                     redirect_gate::unreached(upstreams, refused, effects);
                 } else if what.command().is_some() {
-                    upstreams.pool.events.push_back(Event::Reply { to: what, reply: error.clone() });
+                    upstreams.pool.events.push_back(Event::Failed { to: what, outage: outage.clone() });
                 }
             }
         }
     }
     if let Some(client) = connection.purpose.client() {
         let is_for_pushes = matches!(connection.purpose, Purpose::Pushes(_));
-        let lost = LostConnection { connection: id, is_for_pushes, subscriptions, error };
+        let lost = LostConnection { connection: id, is_for_pushes, subscriptions, is_awaited, outage };
         upstreams.pool.events.push_back(Event::Lost(client, Box::new(lost)));
     }
 }
@@ -148,11 +163,11 @@ fn may_have_been_replaced(connection: &UpstreamConnection, in_flight: InFlight, 
         && !bytes.is_empty()
 }
 
-/// The error for commands that were pending.
-pub fn error_text(connection: &UpstreamConnection, loss: Loss) -> String {
+/// What becomes of commands that were pending.
+pub fn outage(connection: &UpstreamConnection, loss: Loss) -> Outage {
     let cluster = &connection.key.endpoint.cluster;
-    match (&connection.stage, loss) {
-        (Stage::Refused(refusal), _) => refusal.text.clone(),
+    Outage::Unreachable(match (&connection.stage, loss) {
+        (Stage::Refused(refusal), _) => return Outage::Refuses(refusal.text.clone()),
         (Stage::Handshake(_), _) => format!("ERR redis-mesh: {cluster} can't be reached"),
         (Stage::AwaitsPredecessor | Stage::Ready, Loss::Silent) => {
             format!("ERR redis-mesh: {cluster} didn't answer in time; the command may have been executed")
@@ -160,5 +175,5 @@ pub fn error_text(connection: &UpstreamConnection, loss: Loss) -> String {
         (Stage::AwaitsPredecessor | Stage::Ready, Loss::Ended | Loss::Dead | Loss::Replaced) => {
             format!("ERR redis-mesh: the connection to {cluster} was lost; the command may have been executed")
         }
-    }
+    })
 }

@@ -1,6 +1,6 @@
 //! The connection pool: connections by their pool keys, shared ones and idle ones.
 
-use super::availability::{Availability, Peer};
+use super::availability::{Availability, Outage, Peer};
 use super::connection::{HANDSHAKE_TIMEOUT, Retirement, UpstreamConnection};
 use super::events::Event;
 use super::patience::{Patience, SILENCE};
@@ -92,8 +92,8 @@ impl Pool {
     /// The shared connection of a key, opened if there is none.
     ///
     /// # Errors
-    /// The error for clients: the peer is backed off from.
-    pub fn shared(&mut self, key: PoolKey, effects: &mut Effects) -> Result<SharedConnection, String> {
+    /// The peer is backed off from.
+    pub fn shared(&mut self, key: PoolKey, effects: &mut Effects) -> Result<SharedConnection, Outage> {
         if let Some(id) = self.current(&key) {
             return Ok(SharedConnection(id));
         }
@@ -113,14 +113,14 @@ impl Pool {
     /// that are no replies are for the client.
     ///
     /// # Errors
-    /// The error for clients: the peer is backed off from.
+    /// The peer is backed off from.
     pub fn dedicated(
         &mut self,
         client: ClientId,
         key: PoolKey,
         pushes: bool,
         effects: &mut Effects,
-    ) -> Result<DedicatedConnection, String> {
+    ) -> Result<DedicatedConnection, Outage> {
         let purpose = if pushes { Purpose::Pushes(client) } else { Purpose::Dedicated(client) };
         while let Some(id) = self.idle.get_mut(&key).and_then(Vec::pop) {
             if let Some(connection) = self.get_mut(id).filter(|connection| connection.is_as_new()) {
@@ -134,8 +134,8 @@ impl Pool {
     /// Opens a connection.
     ///
     /// # Errors
-    /// The error for clients: the peer is backed off from.
-    pub fn open(&mut self, key: PoolKey, purpose: Purpose, effects: &mut Effects) -> Result<ConnectionId, String> {
+    /// The peer is backed off from.
+    pub fn open(&mut self, key: PoolKey, purpose: Purpose, effects: &mut Effects) -> Result<ConnectionId, Outage> {
         self.check_available(&key, effects.now)?;
         Ok(self.add(UpstreamConnection::new(key, purpose, effects.now), effects))
     }
@@ -166,13 +166,13 @@ impl Pool {
     /// Checks that the peer of a key isn't backed off from.
     ///
     /// # Errors
-    /// The error for clients.
-    pub fn check_available(&self, key: &PoolKey, now: Duration) -> Result<(), String> {
+    /// It is.
+    pub fn check_available(&self, key: &PoolKey, now: Duration) -> Result<(), Outage> {
         if self.availability.is_all_up() {
             return Ok(());
         }
         let why = self.availability.reason(&Peer::new(&key.endpoint, key.node), now);
-        why.map_or(Ok(()), |why| Err(why.to_owned()))
+        why.map_or(Ok(()), |why| Err(why.clone()))
     }
 
     /// Queues a command that `write` appends. `keeps`: see [`UpstreamConnection::send`].
@@ -354,8 +354,9 @@ mod tests {
     #[test]
     fn a_peer_that_is_backed_off_from_is_not_tried() {
         let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
-        pool.availability.back_off(Peer::new(&key("a").endpoint, None), "ERR down".into(), effects.now);
-        assert_eq!(pool.shared(key("a"), &mut effects), Err("ERR down".into()));
+        let down = Outage::Unreachable("ERR down".into());
+        pool.availability.back_off(Peer::new(&key("a").endpoint, None), down.clone(), effects.now);
+        assert_eq!(pool.shared(key("a"), &mut effects), Err(down));
         assert!(pool.shared(key("b"), &mut effects).is_ok());
         effects.now += Duration::from_secs(1);
         assert!(pool.shared(key("a"), &mut effects).is_ok());

@@ -1,7 +1,7 @@
 //! What becomes of the bytes that Redis sends.
 
 use super::Upstreams;
-use super::availability::Peer;
+use super::availability::{Outage, Peer};
 use super::connection::Received;
 use super::events::{Confirmation, Event};
 use super::handshake::Refusal;
@@ -151,7 +151,7 @@ fn on_refusal(upstreams: &mut Upstreams, id: ConnectionId, refusal: &Refusal, ef
     let Some(connection) = upstreams.pool.get(id).filter(|_| refusal.is_general) else { return };
     let endpoint = connection.key.endpoint.clone();
     let peer = Peer::new(&endpoint, connection.key.node);
-    upstreams.pool.availability.back_off(peer, refusal.text.clone(), effects.now);
+    upstreams.pool.availability.back_off(peer, Outage::Refuses(refusal.text.clone()), effects.now);
     // A login that a client presented is its own.
     if !endpoint.is_clients() {
         upstreams.pool.events.push_back(Event::LoginRefused(Box::new(endpoint)));

@@ -93,7 +93,7 @@ fn expire(upstreams: &mut Upstreams, id: ConnectionId, is_busy: bool, effects: &
     let now = effects.now;
     let Some(connection) = upstreams.pool.get_mut(id) else { return false };
     let mut error = Vec::new();
-    encode::error(&mut error, loss::error_text(connection, Loss::Silent).as_bytes());
+    encode::error(&mut error, loss::outage(connection, Loss::Silent).text().as_bytes());
     let has_begun = connection.reader.has_passed_on_part();
     let last_activity = connection.last_activity;
     let (mut events, mut is_awaited, mut is_of_no_use) = (Vec::new(), false, false);

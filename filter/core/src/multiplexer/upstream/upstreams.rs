@@ -59,16 +59,16 @@ impl Upstreams {
     /// The shared connection of a pool key, opened if there is none.
     ///
     /// # Errors
-    /// The error for the client: Redis is backed off from.
+    /// Redis is backed off from.
     pub fn shared(&mut self, key: PoolKey, effects: &mut Effects) -> Result<SharedConnection, Missing> {
-        self.pool.shared(key, effects).map_err(Missing::Error)
+        self.pool.shared(key, effects).map_err(Missing::from)
     }
 
     /// A connection for one client alone. With `pushes`, frames that are no replies are for the
     /// client.
     ///
     /// # Errors
-    /// The error for the client: Redis is backed off from.
+    /// Redis is backed off from.
     pub fn dedicated(
         &mut self,
         client: ClientId,
@@ -76,7 +76,7 @@ impl Upstreams {
         pushes: bool,
         effects: &mut Effects,
     ) -> Result<DedicatedConnection, Missing> {
-        self.pool.dedicated(client, key, pushes, effects).map_err(Missing::Error)
+        self.pool.dedicated(client, key, pushes, effects).map_err(Missing::from)
     }
 
     /// The number of shards of a Redis Cluster.
@@ -219,7 +219,7 @@ impl Upstreams {
     pub fn resend(&mut self, retry: Retry, asks: bool, effects: &mut Effects) {
         match self.pool.shared(retry.key.clone(), effects) {
             Ok(connection) => self.resend_over(connection.id(), retry, asks, effects),
-            Err(text) => self.fail(retry.in_flight.what, &text),
+            Err(outage) => self.pool.events.push_back(Event::Failed { to: retry.in_flight.what, outage }),
         }
     }
 

@@ -6,7 +6,7 @@
 mod redis_cluster;
 mod roles;
 
-use super::availability::Peer;
+use super::availability::{Outage, Peer};
 use super::connection::UpstreamConnection;
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
@@ -65,6 +65,17 @@ pub enum Missing {
     Topology(ClusterId),
     /// The error for the client.
     Error(String),
+    /// The error for the client: nothing can be reached.
+    Unreachable(String),
+}
+
+impl From<Outage> for Missing {
+    fn from(outage: Outage) -> Missing {
+        match outage {
+            Outage::Unreachable(text) => Missing::Unreachable(text),
+            Outage::Refuses(text) => Missing::Error(text),
+        }
+    }
 }
 
 /// The Redis Clusters of a worker.
@@ -118,7 +129,7 @@ impl ClusterDiscovery {
             }
         }
         let Some(cluster) = self.clusters.get(index) else { return Err(Missing::Error(String::new())) };
-        cluster.topology.as_ref().ok_or_else(|| Missing::Error(cluster.error()))
+        cluster.topology.as_ref().ok_or_else(|| cluster.outage().into())
     }
 
     /// The number of shards of a cluster.
@@ -208,7 +219,7 @@ impl ClusterDiscovery {
                 Ok(connection)
             }
             // Perhaps another node has taken its place.
-            Err(text) => Err(self.unserved(index, text, pool, effects)),
+            Err(outage) => Err(self.unserved(index, outage.text().to_owned(), pool, effects)),
         }
     }
 
@@ -312,7 +323,7 @@ impl ClusterDiscovery {
                     }
                     return;
                 }
-                Err(why) => cluster.inquiry.why = without_prefix(&why).to_owned(),
+                Err(why) => cluster.inquiry.why = why,
             }
         }
     }
@@ -380,8 +391,10 @@ impl ClusterDiscovery {
             Ok(topology) if cluster.believes(&topology) => {
                 return self.learn(index, (topology, members), pool, effects);
             }
-            Ok(_) => cluster.inquiry.why = "the node that answered doesn't see the whole cluster".to_owned(),
-            Err(why) => cluster.inquiry.why = why,
+            Ok(_) => {
+                cluster.inquiry.why = Outage::Refuses("the node that answered doesn't see the whole cluster".to_owned())
+            }
+            Err(why) => cluster.inquiry.why = Outage::Refuses(why),
         }
         self.refresh(index, pool, effects);
     }
@@ -391,14 +404,14 @@ impl ClusterDiscovery {
         &mut self,
         index: ClusterId,
         connection: ConnectionId,
-        why: &str,
+        why: Outage,
         pool: &mut Pool,
         effects: &mut Effects,
     ) {
         let is_asked = |cluster: &&mut RedisCluster| cluster.inquiry.connection == Some(connection);
         let Some(cluster) = self.clusters.get_mut(index).filter(is_asked) else { return };
         cluster.inquiry.connection = None;
-        cluster.inquiry.why = without_prefix(why).to_owned();
+        cluster.inquiry.why = why;
         self.refresh(index, pool, effects);
     }
 
@@ -480,9 +493,4 @@ fn next_to_ask(cluster: &RedisCluster, pool: &Pool, effects: &mut Effects) -> Op
         None if !tried.contains(&None) => Some(None),
         None => None,
     }
-}
-
-/// An error without the words that begin each of ours, to be quoted in another one.
-fn without_prefix(text: &str) -> &str {
-    text.trim_start_matches("ERR redis-mesh: ")
 }

@@ -3,6 +3,7 @@
 
 use crate::cluster::topology::Topology;
 use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::upstream::availability::Outage;
 use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -37,7 +38,6 @@ pub struct RedisCluster {
 }
 
 /// How far the nodes have been asked.
-#[derive(Default)]
 pub struct Inquiry {
     /// The connection over which a node is being asked.
     pub connection: Option<ConnectionId>,
@@ -51,8 +51,22 @@ pub struct Inquiry {
     pub not_before: Duration,
     /// How often in a row no node could tell.
     failures: u32,
-    /// Why, for people.
-    pub why: String,
+    /// Why.
+    pub why: Outage,
+}
+
+impl Default for Inquiry {
+    fn default() -> Inquiry {
+        Inquiry {
+            connection: None,
+            questions: &[],
+            answers: Vec::new(),
+            tried: Vec::new(),
+            not_before: Duration::ZERO,
+            failures: 0,
+            why: Outage::Unreachable(String::new()),
+        }
+    }
 }
 
 impl Inquiry {
@@ -183,11 +197,17 @@ impl RedisCluster {
     }
 
     /// What clients are told while nothing is known.
-    pub fn error(&self) -> String {
+    pub fn outage(&self) -> Outage {
         let Inquiry { why, .. } = &self.inquiry;
-        match self.endpoint.is_clients() && why.starts_with("NOAUTH") {
-            true => why.clone(),
-            false => format!("ERR redis-mesh: {}: {why}", self.endpoint.cluster),
+        // Each of our errors begins with the same words.
+        let said = why.text().trim_start_matches("ERR redis-mesh: ");
+        let text = match self.endpoint.is_clients() && said.starts_with("NOAUTH") {
+            true => said.to_owned(),
+            false => format!("ERR redis-mesh: {}: {said}", self.endpoint.cluster),
+        };
+        match why {
+            Outage::Unreachable(_) => Outage::Unreachable(text),
+            Outage::Refuses(_) => Outage::Refuses(text),
         }
     }
 }

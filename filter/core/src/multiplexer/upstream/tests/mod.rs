@@ -165,12 +165,15 @@ fn shown(event: &Event<'_>) -> String {
         Event::Reply { to, reply } => {
             format!("{}: {}", to.command().map_or(0, |owner| owner.sequence), text(reply))
         }
+        Event::Failed { to, outage } => {
+            format!("{}: -{}", to.command().map_or(0, |owner| owner.sequence), outage.text())
+        }
         Event::Truncated { owner, .. } => format!("{} is cut", owner.sequence),
         Event::Redirected(owner) => format!("{} is redirected", owner.sequence),
         Event::SlotsMoved(_) => "slots have moved".into(),
         Event::LoginRefused(_) => "the login was refused".into(),
         Event::Idle { .. } => "idle".into(),
-        Event::Lost(_, lost) => format!("lost: {}", text(&lost.error)),
+        Event::Lost(_, lost) => format!("lost: {}", lost.outage.text()),
         Event::Closed { .. } => "closed".into(),
         other => format!("{other:?}"),
     }
