@@ -24,13 +24,17 @@ pub struct Topology {
     pub epoch: u64,
     /// The node sees a majority of the masters, and all slots are served.
     pub is_ok: bool,
+    /// The identifiers of the nodes.
+    ids: HashSet<Box<[u8]>>,
+    /// The addresses of nodes by the names that they are announced by.
+    names: Vec<(Box<[u8]>, IpAddr)>,
 }
 
-/// Returns the address of a node in CLUSTER SLOTS. An empty address is that of the node `from`,
-/// which gave the reply.
+/// Returns the address of a node that a node names. An empty host is that of the node `from`, which
+/// names it.
 pub fn node(host: &[u8], port: u16, from: Option<SocketAddr>) -> Option<SocketAddr> {
     let host = match host {
-        b"" | b"?" => from?.ip(),
+        b"" => from?.ip(),
         host => std::str::from_utf8(host).ok()?.parse::<IpAddr>().ok()?,
     };
     Some(SocketAddr::new(host, port))
@@ -85,6 +89,8 @@ impl Topology {
             owners: vec![0; usize::from(SLOTS)],
             epoch: field("cluster_current_epoch").and_then(number).unwrap_or(0),
             is_ok: field("cluster_state") == Some(b"ok"),
+            ids: HashSet::new(),
+            names: Vec::new(),
         };
         let value = Value::parse(slots);
         let Some(ranges) = value.as_ref().and_then(Value::array) else {
@@ -110,9 +116,9 @@ impl Topology {
         if first > last {
             return None;
         }
-        let master = address(master, from)?;
+        let master = self.address(master, from)?;
         // A replica without an address has just failed, or the node hasn't heard of it yet.
-        let replicas: Vec<SocketAddr> = replicas.iter().filter_map(|replica| address(replica, from)).collect();
+        let replicas: Vec<SocketAddr> = replicas.iter().filter_map(|replica| self.address(replica, from)).collect();
         let index = match self.shards.iter().position(|shard| shard.master == master) {
             Some(known) => known,
             None => {
@@ -122,6 +128,42 @@ impl Topology {
         };
         self.owners.get_mut(first..=last)?.fill(index as u16 + 1);
         Some(())
+    }
+
+    /// Reads a node in CLUSTER SLOTS: its preferred endpoint, port, identifier and, from Redis 7 on,
+    /// its other names.
+    fn address(&mut self, entry: &Value<'_>, from: Option<SocketAddr>) -> Option<SocketAddr> {
+        let [host, port, more @ ..] = entry.array()? else { return None };
+        let port = u16::try_from(port.integer()?).ok()?;
+        self.ids.extend(more.first().and_then(Value::text).map(Box::from));
+        let host = match host {
+            Value::Null => &b""[..],
+            host => host.text()?,
+        };
+        // No endpoint, or none yet: that may be the node itself, or any other one.
+        let is_nameless = matches!(host, b"" | b"?");
+        if let Some(address) = node(host, port, None).filter(|_| !is_nameless) {
+            return Some(address);
+        }
+        let Some(address) = more.get(1).and_then(|names| announced_ip(names, port)) else {
+            return from.filter(|from| is_nameless && from.port() == port);
+        };
+        if !is_nameless && !self.names.iter().any(|(name, _)| **name == *host) {
+            self.names.push((host.into(), address.ip()));
+        }
+        Some(address)
+    }
+
+    /// The address of the node that is announced by this name.
+    pub fn address_of(&self, name: &[u8], port: u16) -> Option<SocketAddr> {
+        let (_, ip) = self.names.iter().find(|(known, _)| **known == *name)?;
+        Some(SocketAddr::new(*ip, port))
+    }
+
+    /// True if this is another cluster than `other`, by its nodes' identifiers, rather than what has
+    /// become of it.
+    pub fn is_another(&self, other: &Topology) -> bool {
+        !self.ids.is_empty() && !other.ids.is_empty() && self.ids.is_disjoint(&other.ids)
     }
 
     /// Returns the index of the shard that serves a slot.
@@ -170,20 +212,10 @@ impl Topology {
     }
 }
 
-/// Reads a node in CLUSTER SLOTS: its preferred endpoint, port, identifier and, from Redis 7 on,
-/// other names.
-fn address(entry: &Value<'_>, from: Option<SocketAddr>) -> Option<SocketAddr> {
-    let [host, port, more @ ..] = entry.array()? else { return None };
-    let port = u16::try_from(port.integer()?).ok()?;
-    let host = match host {
-        Value::Null => &b""[..],
-        host => host.text()?,
-    };
-    node(host, port, from).or_else(|| {
-        let names = more.get(1)?.array()?;
-        let mut pairs = names.chunks_exact(2);
-        pairs.find_map(|pair| (pair.first()?.text()? == b"ip").then(|| node(pair.get(1)?.text()?, port, None))?)
-    })
+/// The `ip` among the other names of a node.
+fn announced_ip(names: &Value<'_>, port: u16) -> Option<SocketAddr> {
+    let mut pairs = names.array()?.chunks_exact(2);
+    pairs.find_map(|pair| (pair.first()?.text()? == b"ip").then(|| node(pair.get(1)?.text()?, port, None))?)
 }
 
 #[cfg(test)]
@@ -195,7 +227,7 @@ mod tests {
     const INFO: &[u8] = b"$43\r\ncluster_state:ok\r\ncluster_current_epoch:7\r\n\r\n";
 
     fn parse(slots: &str) -> Result<Topology, String> {
-        Topology::parse(INFO, slots.replace(' ', "\r\n").as_bytes(), "10.0.0.9:7000".parse().ok())
+        Topology::parse(INFO, slots.replace(' ', "\r\n").as_bytes(), "10.0.0.9:7001".parse().ok())
     }
 
     fn at(text: &str) -> SocketAddr {
@@ -213,6 +245,29 @@ mod tests {
         assert_eq!(masters, [at("10.0.0.1:7000"), at("10.0.0.9:7001"), at("10.0.0.3:7000")]);
         assert_eq!(topology.shards()[0].replicas, [at("10.0.0.2:7000")]);
         assert_eq!([0, 99, 100, 200, 201].map(|slot| topology.owner(slot)), [Some(0), Some(0), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn nodes_that_announce_no_address() {
+        let ip = |ip: &str| format!("*2 $2 ip ${} {ip} ", ip.len());
+        let of = |host: &str, port: u16, id: &str, ip: &str| format!("*4 {host}:{port} ${} {id} {ip}", id.len());
+        // As with `cluster-preferred-endpoint-type unknown-endpoint`: each has another address.
+        let slots = format!(
+            "*2 *3 :0 :9 {}*3 :10 :19 {}",
+            of("$-1 ", 7001, "a", &ip("10.0.0.1")),
+            of("$1 ? ", 7001, "b", &ip("10.0.0.2"))
+        );
+        let topology = parse(&slots).unwrap();
+        assert_eq!([topology.master(0), topology.master(10)], [Some(at("10.0.0.1:7001")), Some(at("10.0.0.2:7001"))]);
+        // Without an address anywhere, only the node that was asked is known.
+        let alone = parse(&format!("*1 *3 :0 :9 {}", of("$-1 ", 7001, "a", "*0 "))).unwrap();
+        assert_eq!(alone.master(0), Some(at("10.0.0.9:7001")));
+        assert!(parse(&format!("*1 *3 :0 :9 {}", of("$-1 ", 7002, "a", "*0 "))).is_err());
+        // Names are kept for redirections.
+        let named = parse(&format!("*1 *3 :0 :9 {}", of("$1 n ", 7001, "c", &ip("10.0.0.3")))).unwrap();
+        assert_eq!(named.address_of(b"n", 7005), Some(at("10.0.0.3:7005")));
+        assert_eq!(named.address_of(b"m", 7005), None);
+        assert!(named.is_another(&topology) && !named.is_another(&named));
     }
 
     #[test]

@@ -5,7 +5,9 @@ use super::config::HostConfig;
 use super::effects::Effects;
 use super::execute::command;
 use super::execute::context::{Context, Step};
+use super::routing::target::RouteTarget;
 use super::upstream::Upstreams;
+use super::upstream::pool::DedicatedConnection;
 use crate::command::Args;
 use crate::resp::encode;
 use crate::resp::request::{Parser, Progress};
@@ -112,25 +114,34 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
     if !config.auth.passes_auth {
         (client.session.login, client.session.presented) = (None, None);
     }
-    // A connection of its own stays as long as it leads where it should; a login is asked for
-    // once.
+    // A connection of its own stays as long as its destination does; a login is asked for once.
     let cluster = |config: &HostConfig, target: usize| config.targets.get(target).map(|to| to.upstream.cluster.clone());
     let has_turned = before.auth.passes_auth != config.auth.passes_auth;
-    let stays = |own: &Dedicated| {
-        let target = own.target.target;
-        !has_turned && cluster(&before, target) == cluster(config, target)
+    let destination = |of: &Arc<str>| config.targets.iter().position(|to| to.upstream.cluster == *of);
+    let is_owed = |own: DedicatedConnection| {
+        let known = upstreams.pool.get(own.id());
+        known.is_some_and(|known| known.pending.iter().any(|in_flight| in_flight.what.is_awaited()))
     };
+    let is_gone = |own: &DedicatedConnection| {
+        let known = upstreams.pool.get(own.id());
+        known.is_some_and(|known| has_turned || destination(&known.key.endpoint.cluster).is_none())
+    };
+    let is_abandoned = client.dedicated.others.iter().any(|own| is_gone(own) && is_owed(*own));
     let home = |config: &HostConfig| config.home().and_then(|target| cluster(config, target));
     let is_moved = has_turned || home(&before) != home(config);
     let is_cut = !client.subscriptions.connections.is_empty() && is_moved;
-    match client.dedicated.connection.filter(|own| !stays(own)) {
-        Some(own) if own.is_special => client.cut_off(&mut effects.outbox),
-        Some(own) => {
-            client.dedicated.lost_watch |= own.is_watching;
-            client.dedicated.connection = None;
-            upstreams.pool.close(own.connection.id(), effects);
-        }
-        None if is_cut => client.cut_off(&mut effects.outbox),
-        None => {}
+    let own = client.dedicated.connection.take();
+    let stays = own.filter(|_| !has_turned).and_then(|own| {
+        let target = destination(&cluster(&before, own.target.target)?)?;
+        Some(Dedicated { target: RouteTarget { target, ..own.target }, ..own })
+    });
+    // What a client waits for, or has begun, where it isn't led any more ends as when Redis goes.
+    let is_lost = stays.is_none() && own.is_some_and(|own| own.is_held() || is_owed(own.connection));
+    if is_lost || is_abandoned || is_cut {
+        client.cut_off(&mut effects.outbox);
     }
+    if let Some(own) = own.filter(|_| stays.is_none()) {
+        upstreams.pool.close(own.connection.id(), effects);
+    }
+    client.dedicated.connection = stays;
 }

@@ -57,6 +57,11 @@ pub fn one() -> wire::Host {
     host(&[(wire::KeyMatch::Any, 0)], &["one"])
 }
 
+/// A host that routes keys with `a:` to the server `two`, and all others to the server `one`.
+pub fn turned() -> wire::Host {
+    host(&[(wire::KeyMatch::Prefix("a:".into()), 0), (wire::KeyMatch::Any, 1)], &["two", "one"])
+}
+
 pub fn compiled(host: &wire::Host) -> Arc<HostConfig> {
     Arc::new(HostConfig::new(host, &wire::Limits::default()).unwrap())
 }

@@ -1,6 +1,6 @@
 //! Connections that fail, are refused, or are replaced by others.
 
-use crate::config::{compiled, one, two};
+use crate::config::{compiled, one, turned, two};
 use crate::world::{World, command};
 use redis_mesh_core::multiplexer::config::HostConfig;
 use redis_mesh_core::wire;
@@ -217,6 +217,35 @@ fn what_a_client_has_begun_at_a_redis_that_is_lost_ends_its_connection() {
     }
     let (received, is_closed) = left_after(&config, &["PING", "GET a:1"]);
     assert_eq!((received.as_str(), is_closed), ("+PONG -ERR redis-mesh: one can't be reached ", false));
+}
+
+#[test]
+fn new_rules_end_a_wait_only_where_its_destination_is_gone() {
+    for line in ["BLPOP k 0", "WAIT 1 0", "WATCH k"] {
+        let mut world = World::new(14);
+        let id = world.client(&compiled(&one()));
+        world.send(id, format!("PING\r\n{line}\r\n").as_bytes());
+        world.settle();
+        world.received(id);
+        // A route is added before the one that is there.
+        world.multiplexer.update(&compiled(&turned()));
+        world.drain();
+        assert!(!world.clients[&id].is_closed, "{line}");
+        if line == "BLPOP k 0" {
+            let (waits, _) = world.connections.iter().find(|(_, (cluster, _))| cluster == "one").unwrap();
+            world.multiplexer.reply(*waits, b"*2\r\n$1\r\nk\r\n$1\r\nx\r\n", world.now);
+            world.drain();
+            world.send(id, b"PING\r\nBLPOP k 0\r\n");
+            world.settle();
+            assert_eq!(world.received(id), "*2 $1 k $1 x +PONG ");
+        }
+        // Its destination goes.
+        let mut without = one();
+        without.targets[0].upstream.as_mut().unwrap().cluster = "two".into();
+        world.multiplexer.update(&compiled(&without));
+        world.drain();
+        assert!(world.clients[&id].is_closed, "{line}");
+    }
 }
 
 #[test]

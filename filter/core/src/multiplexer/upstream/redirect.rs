@@ -25,6 +25,11 @@ pub enum Redirect {
 }
 
 impl Redirect {
+    /// The host, which may be a name, and the port in a complete reply that names a node.
+    pub fn host(reply: &[u8]) -> Option<(&[u8], u16)> {
+        host_and_port(reply.trim_ascii_end().split(|byte| *byte == b' ').nth(2)?)
+    }
+
     /// Parses a complete reply; returns `None` if it isn't one of these errors. `from` is the
     /// address of the node that has replied: an error without a host means that host.
     pub fn parse(reply: &[u8], from: Option<SocketAddr>) -> Option<Redirect> {
@@ -61,6 +66,8 @@ mod tests {
         assert_eq!(parse("-ASK 1 ::1:6381\r\n"), Some(Redirect::Ask(1, at("[::1]:6381"))));
         assert_eq!(parse("-MOVED 1 :6381\r\n"), Some(Redirect::Moved(1, at("10.0.0.9:6381"))));
         assert_eq!(parse("-MOVED 1 redis-0.redis:6381\r\n"), Some(Redirect::Moved(1, None)));
+        assert_eq!(parse("-ASK 1 ?:6381\r\n"), Some(Redirect::Ask(1, None)));
+        assert_eq!(Redirect::host(b"-MOVED 1 redis-0.redis:6381\r\n"), Some((&b"redis-0.redis"[..], 6381)));
         assert_eq!(parse("-TRYAGAIN Multiple keys request during rehashing of slot\r\n"), Some(Redirect::TryAgain));
         assert_eq!(parse("-CLUSTERDOWN Hash slot not served\r\n"), Some(Redirect::ClusterDown));
         for other in
@@ -79,7 +86,7 @@ mod tests {
         // What follows the address doesn't matter, and an ASK needs a slot, too.
         assert_eq!(parse(b"-MOVED 1 1.2.3.4:1 x y\r\n"), Some(Redirect::Moved(1, at("1.2.3.4:1"))));
         assert_eq!(parse(b"-ASK 1 1.2.3.4:0\r\n"), Some(Redirect::Ask(1, at("1.2.3.4:0"))));
-        assert_eq!(parse(b"-MOVED 1 ?:1\r\n"), Some(Redirect::Moved(1, at("10.0.0.9:1"))));
+        assert_eq!(parse(b"-MOVED 1 ?:1\r\n"), Some(Redirect::Moved(1, None)));
         assert_eq!(Redirect::parse(b"-MOVED 1 :1\r\n", None), Some(Redirect::Moved(1, None)));
         // These are host names as far as they matter here. An IPv6 address stands without
         // brackets.

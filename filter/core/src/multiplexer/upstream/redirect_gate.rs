@@ -95,6 +95,7 @@ fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &
     if asks && has_several_keys(bytes) && is_followed(upstreams, owner, &refused.retry) {
         return answer(upstreams, refused);
     }
+    let node = node.or_else(|| named(upstreams, &endpoint, &refused));
     let from = key.node;
     let is_of_use = |node: &SocketAddr| Some(*node) != from;
     if let Some(node) = node.filter(is_of_use).filter(|node| is_named(upstreams, &endpoint, *node)) {
@@ -111,6 +112,13 @@ fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &
         Some(node) => redirect(upstreams, refused, owner, (node, false), effects),
         None => answer(upstreams, refused),
     }
+}
+
+/// The node that a redirection calls by a name that the cluster has told.
+fn named(upstreams: &Upstreams, endpoint: &UpstreamEndpoint, refused: &Refused) -> Option<SocketAddr> {
+    let Why::Redirected(Redirect::Moved(..) | Redirect::Ask(..)) = refused.why else { return None };
+    let (name, port) = Redirect::host(&refused.reply)?;
+    upstreams.discovery.known(endpoint)?.topology.as_ref()?.address_of(name, port)
 }
 
 /// True if this is the address of a node of the cluster, as far as its nodes were asked.

@@ -388,7 +388,7 @@ impl ClusterDiscovery {
         let members = nodes.first().map(|nodes| topology::members(nodes, from));
         cluster.inquiry.connection = None;
         match found {
-            Ok(topology) if cluster.believes(&topology) => {
+            Ok(topology) if cluster.believes(&topology, effects.now) => {
                 return self.learn(index, (topology, members), pool, effects);
             }
             Ok(_) => {

@@ -11,6 +11,11 @@ use std::time::Duration;
 
 /// How soon nodes may be asked again while something is amiss.
 pub const REFRESH_SOON: Duration = Duration::from_millis(50);
+/// How long what is known is preferred to what all nodes say that answer, if that is older: by then a
+/// node that was cut off says so itself (`cluster-node-timeout` is 15 seconds by default).
+const EXPIRES: Duration = Duration::from_secs(20);
+/// The same if none of the nodes is among those that are known: the cluster was made anew.
+const REPLACED: Duration = Duration::from_secs(5);
 /// The longest wait while no node can tell.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
@@ -22,6 +27,8 @@ pub struct RedisCluster {
     pub topology: Option<Topology>,
     /// When a node told it.
     pub learned: Duration,
+    /// Since when nodes say something else that isn't believed.
+    pub doubted: Option<Duration>,
     /// The addresses of all its nodes, those without slots too, as far as they were asked for.
     pub members: HashSet<SocketAddr>,
     /// A node that isn't known was named: the members are asked for, too.
@@ -100,6 +107,7 @@ impl RedisCluster {
             endpoint,
             topology: None,
             learned: Duration::ZERO,
+            doubted: None,
             members: HashSet::new(),
             wants_members: false,
             is_awaited: false,
@@ -165,7 +173,7 @@ impl RedisCluster {
 
     /// Replaces what is known by what a node has told now.
     pub fn learn(&mut self, topology: Topology, members: HashSet<SocketAddr>, now: Duration) {
-        (self.learned, self.members) = (now, members);
+        (self.learned, self.members, self.doubted) = (now, members, None);
         self.topology = Some(topology);
         self.forget_links();
     }
@@ -188,12 +196,14 @@ impl RedisCluster {
 
     /// Whether what a node says replaces what is known. A node that has been cut off from the
     /// others goes on to tell what was true before: it doesn't see a majority, or its epoch is
-    /// older.
-    pub fn believes(&self, told: &Topology) -> bool {
-        match &self.topology {
-            None => true,
-            Some(known) => told.epoch >= known.epoch && (told.is_ok || !known.is_ok),
+    /// older. But a cluster that was made anew begins with a low epoch, too.
+    pub fn believes(&mut self, told: &Topology, now: Duration) -> bool {
+        let Some(known) = &self.topology else { return true };
+        if told.epoch >= known.epoch && (told.is_ok || !known.is_ok) {
+            return true;
         }
+        let doubted = now.saturating_sub(*self.doubted.get_or_insert(now));
+        told.is_ok && (doubted >= EXPIRES || doubted >= REPLACED && told.is_another(known))
     }
 
     /// What clients are told while nothing is known.
@@ -231,11 +241,36 @@ mod tests {
 
     #[test]
     fn a_node_that_was_cut_off_is_not_believed() {
-        let mut cluster = cluster();
-        assert!(cluster.believes(&told(1, "fail", 1)));
+        let (mut cluster, now) = (cluster(), Duration::ZERO);
+        assert!(cluster.believes(&told(1, "fail", 1), now));
+        cluster.learn(told(5, "ok", 1), HashSet::new(), now);
+        assert!(cluster.believes(&told(5, "ok", 2), now) && cluster.believes(&told(6, "ok", 2), now));
+        assert!(!cluster.believes(&told(4, "ok", 2), now) && !cluster.believes(&told(6, "fail", 2), now));
+    }
+
+    #[test]
+    fn what_nobody_confirms_any_more_expires() {
+        let (mut cluster, seconds) = (cluster(), Duration::from_secs);
+        let learned = seconds(100);
         cluster.learn(told(5, "ok", 1), HashSet::new(), Duration::ZERO);
-        assert!(cluster.believes(&told(5, "ok", 2)) && cluster.believes(&told(6, "ok", 2)));
-        assert!(!cluster.believes(&told(4, "ok", 2)) && !cluster.believes(&told(6, "fail", 2)));
+        for (after, is_believed) in [(0, false), (5, false), (19, false), (20, true)] {
+            assert_eq!(cluster.believes(&told(1, "ok", 2), learned + seconds(after)), is_believed, "{after}");
+        }
+        assert!(!cluster.believes(&told(1, "fail", 2), learned + seconds(60)));
+        cluster.learn(told(5, "ok", 1), HashSet::new(), learned + seconds(60));
+        assert!(!cluster.believes(&told(1, "ok", 2), learned + seconds(60)));
+        // None of the nodes is the same.
+        let with = |epoch: u64, id: &str| {
+            let info = format!("cluster_state:ok\r\ncluster_current_epoch:{epoch}\r\n");
+            let info = format!("${}\r\n{info}\r\n", info.len());
+            let node = format!("*3\r\n$8\r\n10.0.0.1\r\n:1\r\n$1\r\n{id}\r\n");
+            let slots = format!("*1\r\n*3\r\n:0\r\n:16383\r\n{node}");
+            Topology::parse(info.as_bytes(), slots.as_bytes(), None).unwrap()
+        };
+        cluster.learn(with(5, "a"), HashSet::new(), seconds(200));
+        assert!(!cluster.believes(&with(1, "b"), seconds(210)));
+        assert!(!cluster.believes(&with(1, "a"), seconds(215)));
+        assert!(cluster.believes(&with(1, "b"), seconds(215)));
     }
 
     #[test]
