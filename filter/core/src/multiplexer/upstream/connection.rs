@@ -81,6 +81,8 @@ pub struct UpstreamConnection {
     pub memory: Memory,
     /// When something was heard last or, if nothing was pending then, sent.
     pub last_activity: Duration,
+    /// When it was opened or, if it was, replaced because of what the server had said.
+    pub renewed: Duration,
 }
 
 /// What is remembered of a connection's replies.
@@ -128,6 +130,7 @@ impl UpstreamConnection {
             send: SendBuffer::new(out),
             memory: Memory::default(),
             last_activity: now,
+            renewed: now,
         }
     }
 
@@ -193,7 +196,7 @@ impl UpstreamConnection {
             let next = self.pending.front();
             let mode = match self.pushed_to(next, first) {
                 Some(client) => ReadMode::Push(client),
-                None => mode_of(next, self.key.node.is_some(), first),
+                None => mode_of(next, first),
             };
             self.reader.begin(mode);
         }
@@ -323,6 +326,8 @@ impl UpstreamConnection {
     pub fn ends_when_idle(&self) -> bool {
         let endpoint = &self.key.endpoint;
         let has_clients_login = endpoint.is_clients() && endpoint.login_command().is_some();
-        self.purpose == Purpose::Idle || self.purpose == Purpose::Shared && has_clients_login
+        // Connections to others than nodes are closed by their age.
+        let is_shared = self.purpose == Purpose::Shared;
+        self.purpose == Purpose::Idle || is_shared && (has_clients_login || self.key.node.is_some())
     }
 }

@@ -30,7 +30,12 @@ pub struct Refusal {
     /// Another connection to this Redis would be refused alike, so that there is no use in trying
     /// at once.
     pub is_general: bool,
+    /// It is about the login, or the lack of one.
+    pub concerns_login: bool,
 }
+
+/// What a server says to a connection, whatever it is asked, before it closes it.
+const GREETINGS: [&[u8]; 2] = [b"ERR max number of clients", b"DENIED "];
 
 /// What Redis answers to a command of a client that hasn't logged in.
 const NOAUTH: &str = "NOAUTH Authentication required.";
@@ -67,6 +72,9 @@ pub fn refusal(step: HandshakeStep, endpoint: &UpstreamEndpoint, reply: &[u8]) -
     let cluster = &endpoint.cluster;
     let is_clients_login = endpoint.is_clients();
     let as_said = || String::from_utf8_lossy(error.trim_ascii_end()).into_owned();
+    if GREETINGS.iter().any(|greeting| error.starts_with(greeting)) {
+        return Some(Refusal { text: as_said(), is_general: true, concerns_login: false });
+    }
     let (text, is_general) = match step {
         // A Redis that has no password lets everybody in.
         HandshakeStep::Login if has_no_password(reply) => return None,
@@ -87,7 +95,7 @@ pub fn refusal(step: HandshakeStep, endpoint: &UpstreamEndpoint, reply: &[u8]) -
         // not PING: the replies to commands tell more.
         HandshakeStep::Readonly | HandshakeStep::Ping => return None,
     };
-    Some(Refusal { text, is_general })
+    Some(Refusal { text, is_general, concerns_login: is_general })
 }
 
 #[cfg(test)]
@@ -134,6 +142,11 @@ mod tests {
         let asks = "ERR redis-mesh: c asks for a password, and none is configured";
         check(HandshakeStep::Ping, &endpoint(None), "-NOAUTH x\r\n", Some((asks, true)));
         check(HandshakeStep::Ping, &ours, "-LOADING x\r\n", None);
+        for step in [HandshakeStep::Ping, HandshakeStep::Login] {
+            let greeting = "ERR max number of clients reached";
+            check(step, &ours, &format!("-{greeting}\r\n"), Some((greeting, true)));
+            check(step, &ours, "-DENIED x\r\n", Some(("DENIED x", true)));
+        }
         check(HandshakeStep::Readonly, &ours, "-ERR x\r\n", None);
         check(
             HandshakeStep::Select,

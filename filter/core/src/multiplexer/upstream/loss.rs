@@ -8,7 +8,7 @@ use super::health::Health;
 use super::held::{Refused, Why};
 use super::pending::{InFlight, PendingReply};
 use super::pool_key::Purpose;
-use super::redirect_gate::{self, MAX_REDIRECTS};
+use super::redirect_gate;
 use super::retry::Retry;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::ConnectionId;
@@ -104,7 +104,7 @@ fn fail_pending(
             _ if ends_client => {}
             what => {
                 is_truncated = false;
-                if let Some(retry) = elsewhere(upstreams, connection, in_flight, &bytes) {
+                if let Some(retry) = redirect_gate::at_the_master(upstreams, connection, in_flight, &bytes) {
                     upstreams.resend(retry, false, effects);
                 } else if may_have_been_replaced(connection, in_flight, &bytes) {
                     let retry = Retry { in_flight, bytes, key: connection.key.clone() };
@@ -132,25 +132,6 @@ fn may_be_reopened(connection: &UpstreamConnection, loss: Loss, now: Duration) -
         && connection.purpose == Purpose::Shared
         && loss == Loss::Ended
         && now.saturating_sub(connection.last_activity) < REOPENED_WITHIN
-}
-
-/// A read whose replica was lost can be sent to the master: a replica that is asked for a key says
-/// who that is.
-fn elsewhere(
-    upstreams: &Upstreams,
-    connection: &UpstreamConnection,
-    in_flight: InFlight,
-    bytes: &[u8],
-) -> Option<Retry> {
-    let may_be_sent = connection.purpose == Purpose::Shared
-        && connection.key.readonly
-        && in_flight.is_read
-        && in_flight.redirects < MAX_REDIRECTS
-        && !bytes.is_empty()
-        && connection.refused().is_none();
-    let key = upstreams.discovery.master_of_replica(&connection.key).filter(|_| may_be_sent)?;
-    let in_flight = InFlight { redirects: in_flight.redirects + 1, ..in_flight };
-    Some(Retry { in_flight, bytes: bytes.to_vec(), key })
 }
 
 /// A command that wasn't sent, since its node can't be reached, can be sent to the node that has taken

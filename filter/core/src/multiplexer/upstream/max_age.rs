@@ -50,6 +50,25 @@ pub fn reached(pool: &mut Pool, id: ConnectionId, effects: &mut Effects) {
     let _ = pool.open(key, Purpose::Shared, effects);
 }
 
+/// How often a connection is replaced because of what a server has said over it.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// A server has said that it isn't any more what a connection leads to: the connection gets a
+/// successor.
+pub fn renew(pool: &mut Pool, id: ConnectionId, effects: &mut Effects) {
+    let Some(connection) = pool.get_mut(id) else { return };
+    let is_due = effects.now.saturating_sub(connection.renewed) >= RENEWAL;
+    if connection.purpose != Purpose::Shared || connection.key.node.is_some() || !is_due {
+        return;
+    }
+    connection.renewed = effects.now;
+    let key = connection.key.clone();
+    if pool.current(&key) == Some(id) {
+        // Where the successor can't be opened, this connection goes on.
+        let _ = pool.open(key, Purpose::Shared, effects);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

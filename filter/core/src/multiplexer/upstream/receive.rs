@@ -153,7 +153,7 @@ fn on_refusal(upstreams: &mut Upstreams, id: ConnectionId, refusal: &Refusal, ef
     let peer = Peer::new(&endpoint, connection.key.node);
     upstreams.pool.availability.back_off(peer, Outage::Refuses(refusal.text.clone()), effects.now);
     // A login that a client presented is its own.
-    if !endpoint.is_clients() {
+    if refusal.concerns_login && !endpoint.is_clients() {
         upstreams.pool.events.push_back(Event::LoginRefused(Box::new(endpoint)));
     }
 }

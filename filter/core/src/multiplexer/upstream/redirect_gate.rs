@@ -10,9 +10,12 @@
 //!   asked.
 
 use super::Upstreams;
+use super::availability::{Outage, Peer};
+use super::connection::UpstreamConnection;
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
 use super::held::{Refused, Why};
+use super::max_age;
 use super::pending::{InFlight, Owner, PendingReply};
 use super::pool_key::Purpose;
 use super::redirect::Redirect;
@@ -41,6 +44,10 @@ pub fn on_command_reply(
         _ => None,
     };
     let redirect = said.filter(|said| !in_flight.may_run_code || probed.as_ref() == Some(said));
+    if !in_flight.may_run_code && note_condition(upstreams, id, in_flight, &reply, effects) {
+        return;
+    }
+    let Some(connection) = upstreams.pool.get_mut(id) else { return };
     let Some(redirect) = redirect else {
         connection.drop_replay(in_flight);
         let endpoint = said.map(|_| connection.key.endpoint.clone());
@@ -54,6 +61,40 @@ pub fn on_command_reply(
     let (purpose, key) = (connection.purpose, connection.key.clone());
     let retry = Retry { in_flight, bytes, key };
     follow(upstreams, Refused { from: id, purpose, why: Why::Redirected(redirect), reply, retry }, false, effects);
+}
+
+/// Takes in what an error says about the server. Returns true if the command goes elsewhere.
+fn note_condition(
+    upstreams: &mut Upstreams,
+    id: ConnectionId,
+    in_flight: InFlight,
+    reply: &[u8],
+    effects: &mut Effects,
+) -> bool {
+    if reply.starts_with(b"-READONLY ") {
+        // It was a master: another one is found over a new connection.
+        max_age::renew(&mut upstreams.pool, id, effects);
+    }
+    // A replica that loads its data, or has lost its master, has executed nothing.
+    if !reply.starts_with(b"-LOADING ") && !reply.starts_with(b"-MASTERDOWN ") {
+        return false;
+    }
+    let Some(connection) = upstreams.pool.get(id).filter(|connection| connection.key.readonly) else { return false };
+    let bytes = connection.replay.behind(0, in_flight.replay as usize).to_vec();
+    let peer = Peer::new(&connection.key.endpoint, connection.key.node);
+    let retry = at_the_master(upstreams, connection, in_flight, &bytes);
+    let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default().trim_ascii_end()).into_owned();
+    // Others answer reads for now.
+    upstreams.pool.availability.back_off(peer, Outage::Refuses(text), effects.now);
+    let Some(retry) = retry else { return false };
+    if let Some(connection) = upstreams.pool.get_mut(id) {
+        connection.drop_replay(in_flight);
+    }
+    if let Some(owner) = in_flight.what.command() {
+        upstreams.pool.events.push_back(Event::Redirected(owner));
+    }
+    upstreams.resend(retry, false, effects);
+    true
 }
 
 /// The nodes of a cluster have answered, or none could: what waited for that is followed now.
@@ -191,6 +232,24 @@ fn is_followed(upstreams: &Upstreams, owner: Owner, retry: &Retry) -> bool {
         connection.key.endpoint == retry.key.endpoint && connection.has_later(owner, |bytes| slot_of(bytes) == slot)
     }) || upstreams.retries.has_later(owner, slot)
         || upstreams.held.has_later(owner, slot)
+}
+
+/// A read whose replica is lost or can't answer, to be sent to the master.
+pub fn at_the_master(
+    upstreams: &Upstreams,
+    connection: &UpstreamConnection,
+    in_flight: InFlight,
+    bytes: &[u8],
+) -> Option<Retry> {
+    let may_be_sent = connection.purpose == Purpose::Shared
+        && connection.key.readonly
+        && in_flight.is_read
+        && in_flight.redirects < MAX_REDIRECTS
+        && !bytes.is_empty()
+        && connection.refused().is_none();
+    let key = upstreams.discovery.master_of_replica(&connection.key).filter(|_| may_be_sent)?;
+    let in_flight = InFlight { redirects: in_flight.redirects + 1, ..in_flight };
+    Some(Retry { in_flight, bytes: bytes.to_vec(), key })
 }
 
 /// Tells the client that its command wasn't executed. It could do nothing with an address.

@@ -90,16 +90,15 @@ impl ReplyReader {
     }
 }
 
-/// How a reply is read that answers this, by its first byte. `is_node`: it comes from a node of a
-/// Redis Cluster, whose errors may be redirections.
+/// How a reply is read that answers this, by its first byte.
 #[inline]
-pub fn mode_of(in_flight: Option<&InFlight>, is_node: bool, first: u8) -> ReadMode {
+pub fn mode_of(in_flight: Option<&InFlight>, first: u8) -> ReadMode {
     let Some(in_flight) = in_flight else { return ReadMode::Stream };
     let is_error = first == b'-';
     let is_collected = match in_flight.what {
-        // An error may say that another node has to get the command, or that the script isn't
+        // An error may say that another server has to get the command, or that the script isn't
         // known.
-        PendingReply::Command(_) => is_error && (is_node || in_flight.names_scripts),
+        PendingReply::Command(_) => is_error,
         // In the answers of a transaction there may be such errors, too.
         PendingReply::Exec(_) => is_error || in_flight.names_scripts,
         PendingReply::Ignored => false,

@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 /// Bytes of scripts that are kept for an upstream.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Scripts that are kept for an upstream.
+const MAX_SCRIPTS: usize = 10_000;
 /// Scripts that a connection is known to have loaded; beyond, it loads them again.
 const MAX_LOADED: usize = 4096;
 
@@ -50,7 +52,7 @@ impl ScriptCache {
         self.bytes += body.len();
         self.order.push_back(digest);
         self.bodies.insert(digest, shared.get_or_insert_with(|| body.into()).clone());
-        while self.bytes > MAX_BYTES {
+        while self.bytes > MAX_BYTES || self.order.len() > MAX_SCRIPTS {
             let Some(oldest) = self.order.pop_front() else { return };
             self.bytes -= self.bodies.remove(&oldest).map_or(0, |body| body.len());
         }
@@ -178,6 +180,14 @@ mod tests {
         assert_eq!((scripts.bodies.len(), scripts.order.len(), scripts.bytes), (4, 4, MAX_BYTES));
         assert!((6..10u8).all(|number| scripts.bodies.contains_key(&[number; 20])));
         scripts.add([0; 20], &vec![0; MAX_BYTES + 1], &mut None);
+        // Small ones are counted.
+        let mut small = ScriptCache::default();
+        for number in 0..2 * MAX_SCRIPTS as u64 {
+            let mut digest = [0; 20];
+            digest[..8].copy_from_slice(&number.to_le_bytes());
+            small.add(digest, b"x", &mut None);
+        }
+        assert_eq!((small.bodies.len(), small.order.len(), small.bytes), (MAX_SCRIPTS, MAX_SCRIPTS, MAX_SCRIPTS));
         assert!(!scripts.bodies.contains_key(&[0; 20]));
     }
 }

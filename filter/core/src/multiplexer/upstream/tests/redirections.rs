@@ -7,7 +7,9 @@ use crate::multiplexer::upstream::loss::{self, Loss};
 use crate::multiplexer::upstream::on_timer::on_timer;
 use crate::multiplexer::upstream::pending::{InFlight, PendingReply};
 use crate::multiplexer::upstream::pool::SharedConnection;
+use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::multiplexer::upstream::redirect_gate;
+use crate::wire::ReadPolicy;
 use std::net::SocketAddr;
 use std::time::Duration;
 #[cfg(target_arch = "wasm32")]
@@ -252,4 +254,47 @@ fn a_command_that_its_node_never_got_goes_to_the_one_that_has_taken_its_place() 
             }
         }
     }
+}
+
+#[test]
+fn a_read_that_a_replica_cannot_answer_now_goes_to_the_master() {
+    for error in ["-LOADING_Redis_is_loading ", "-MASTERDOWN_Link_with_MASTER_is_down "] {
+        let mut side = Side::new();
+        let cluster = side.cluster();
+        let replica = side.node(cluster, NodeAccess::Read(ReadPolicy::PreferReplica));
+        let read = InFlight { is_read: true, ..PendingReply::Command(owner(1)).into() };
+        side.send(replica, read, "GET a");
+        assert_eq!(side.receive(replica.id(), error), ["1 is redirected"], "{error}");
+        let master = side.opened()[0];
+        assert_eq!(side.upstreams.pool.get(master).unwrap().key.node, Some(node(1)));
+        side.receive(master, "+PONG ");
+        assert_eq!(side.receive(master, "+x "), ["1: +x"]);
+        // The next read doesn't go to the replica.
+        let next = side.node(cluster, NodeAccess::Read(ReadPolicy::PreferReplica));
+        assert_eq!(next.id(), master);
+        // What a script says is the client's.
+        let script = InFlight { may_run_code: true, ..PendingReply::Command(owner(2)).into() };
+        side.send(replica, script, "EVAL_RO s 0");
+        let told = side.receive(replica.id(), error);
+        assert!(told.len() == 1 && told[0].starts_with("2: -"), "{told:?}");
+    }
+}
+
+#[test]
+fn a_server_that_has_lost_its_role_is_looked_for_over_a_new_connection() {
+    let mut side = Side::new();
+    let connection = side.shared(PoolKey::new(endpoint(None), false));
+    side.effects.now += Duration::from_secs(5);
+    for sequence in 1..=3 {
+        side.send(connection, PendingReply::Command(owner(sequence)).into(), "SET a b");
+    }
+    let told = side.receive(connection.id(), &"-READONLY_x ".repeat(3));
+    assert_eq!(told, ["1: -READONLY x", "2: -READONLY x", "3: -READONLY x"]);
+    let successors = side.opened();
+    assert_eq!(successors.len(), 1, "one for all");
+    side.receive(successors[0], "+PONG ");
+    assert_eq!(
+        side.upstreams.shared(PoolKey::new(endpoint(None), false), &mut side.effects).unwrap().id(),
+        successors[0]
+    );
 }
