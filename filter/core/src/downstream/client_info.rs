@@ -24,13 +24,20 @@ impl fmt::Display for ClientInfo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [channels, patterns, shards] = self.subscriptions;
         let (name, resp) = (String::from_utf8_lossy(self.name), if self.resp3 { 3 } else { 2 });
-        write!(f, "id={} addr=0.0.0.0:0 laddr=0.0.0.0:0 name={name} db={}", self.id, self.database)?;
-        write!(f, " sub={channels} psub={patterns} ssub={shards} multi=")?;
+        let flag = match (self.queued, channels + patterns + shards) {
+            (Some(_), _) => 'x',
+            (None, 0) => 'N',
+            (None, _) => 'P',
+        };
+        write!(f, "id={} addr=0.0.0.0:0 laddr=0.0.0.0:0 fd=0 name={name} age=0 idle=0 flags={flag}", self.id)?;
+        write!(f, " db={} sub={channels} psub={patterns} ssub={shards} multi=", self.database)?;
         match self.queued {
             Some(queued) => write!(f, "{queued}")?,
             None => f.write_str("-1")?,
         }
-        writeln!(f, " cmd=client|info user=default resp={resp}")
+        // What buffers a Redis would have is unknown; clients parse the fields.
+        f.write_str(" watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0")?;
+        writeln!(f, " events=r cmd=client|info user=default redir=-1 resp={resp} lib-name= lib-ver=")
     }
 }
 
@@ -44,7 +51,9 @@ mod tests {
     fn a_line() {
         let info =
             ClientInfo { id: 7, name: b"me", database: 1, subscriptions: [1, 2, 3], queued: Some(4), resp3: true };
-        let line = "id=7 addr=0.0.0.0:0 laddr=0.0.0.0:0 name=me db=1 sub=1 psub=2 ssub=3 multi=4 cmd=client|info user=default resp=3\n";
+        let line = "id=7 addr=0.0.0.0:0 laddr=0.0.0.0:0 fd=0 name=me age=0 idle=0 flags=x db=1 sub=1 psub=2 ssub=3 \
+                    multi=4 watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 \
+                    events=r cmd=client|info user=default redir=-1 resp=3 lib-name= lib-ver=\n";
         assert_eq!(info.to_string(), line);
         assert!(ClientInfo::default().to_string().contains(" multi=-1 "));
     }

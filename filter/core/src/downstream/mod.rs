@@ -5,4 +5,5 @@ pub mod client_info;
 pub mod client_name;
 pub mod client_reply;
 pub mod hello;
+pub mod maintenance;
 pub mod server_info;

@@ -7,6 +7,7 @@ use super::sink::Sink;
 use super::state::ConnectionState;
 use super::{redis_proxy, session, tcp_proxy};
 use crate::command::{Args, Known, Proxy};
+use crate::downstream::maintenance;
 use crate::request::{errors, needs_no_login};
 use crate::stats::Stat;
 
@@ -42,6 +43,9 @@ pub(super) fn decide(
         "hello" => return session::hello(state, env, command.args, sink),
         "reset" => return session::reset(state, env, command.args, sink),
         "client" if env.host.path == Path::Direct => {
+            if let Some(text) = maintenance::refusal(command.args) {
+                return RewriterDecision::Deny(text);
+            }
             if let Some(refusal) = session::client_reply_out_of_place(&state.client, command.args) {
                 return refusal;
             }

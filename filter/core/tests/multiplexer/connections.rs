@@ -215,8 +215,8 @@ fn what_a_client_has_begun_at_a_redis_that_is_lost_ends_its_connection() {
         let (received, is_closed) = left_after(&config, &lines);
         assert!(is_closed && !received.contains("redis-mesh"), "{lines:?}: {received}");
     }
-    let (received, is_closed) = left_after(&config, &["PING", "GET a:1"]);
-    assert_eq!((received.as_str(), is_closed), ("+PONG -ERR redis-mesh: one can't be reached ", false));
+    let (received, is_closed) = left_after(&config, &["ECHO x", "GET a:1"]);
+    assert_eq!((received.as_str(), is_closed), ("$1 x -ERR redis-mesh: one can't be reached ", false));
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn new_rules_end_a_wait_only_where_its_destination_is_gone() {
     for line in ["BLPOP k 0", "WAIT 1 0", "WATCH k"] {
         let mut world = World::new(14);
         let id = world.client(&compiled(&one()));
-        world.send(id, format!("PING\r\n{line}\r\n").as_bytes());
+        world.send(id, format!("ECHO x\r\n{line}\r\n").as_bytes());
         world.settle();
         world.received(id);
         // A route is added before the one that is there.
@@ -235,9 +235,9 @@ fn new_rules_end_a_wait_only_where_its_destination_is_gone() {
             let (waits, _) = world.connections.iter().find(|(_, (cluster, _))| cluster == "one").unwrap();
             world.multiplexer.reply(*waits, b"*2\r\n$1\r\nk\r\n$1\r\nx\r\n", world.now);
             world.drain();
-            world.send(id, b"PING\r\nBLPOP k 0\r\n");
+            world.send(id, b"ECHO x\r\nBLPOP k 0\r\n");
             world.settle();
-            assert_eq!(world.received(id), "*2 $1 k $1 x +PONG ");
+            assert_eq!(world.received(id), "*2 $1 k $1 x $1 x ");
         }
         // Its destination goes.
         let mut without = one();
@@ -251,7 +251,8 @@ fn new_rules_end_a_wait_only_where_its_destination_is_gone() {
 #[test]
 fn a_client_that_no_server_has_answered_yet_is_closed_where_there_is_only_one() {
     let config = compiled(&one());
-    assert_eq!(left_after(&config, &["PING", "GET a:1"]), ("+PONG ".into(), true));
+    assert_eq!(left_after(&config, &["ECHO x", "GET a:1"]), ("$1 x ".into(), true));
+    assert_eq!(left_after(&config, &["ECHO x", "PING"]), ("$1 x ".into(), true));
     let (received, is_closed) = left_after(&config, &["GET a:1", "GET a:1"]);
     assert_eq!((received.as_str(), is_closed), ("$-1 -ERR redis-mesh: one can't be reached ", false));
 }

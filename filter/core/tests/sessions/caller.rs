@@ -127,7 +127,7 @@ impl World {
                 let text = format!("#{token}");
                 self.callers[number].awaits =
                     Some((format!("{text}\r\n").into_bytes(), self.now + Duration::from_secs(4)));
-                self.send_commands(number, vec![vec![b"PING".to_vec(), text.into_bytes()]]);
+                self.send_commands(number, vec![vec![b"ECHO".to_vec(), text.into_bytes()]]);
             }
             Some(Step::Scan(token)) => {
                 let caller = &mut self.callers[number];

@@ -48,9 +48,16 @@ impl<'a> Checker<'a> {
         let args = &sent.args;
         let name = args[0].as_slice();
         match name {
-            b"PING" | b"ECHO" => {
-                let text = args.get(1).map(|text| format!("${}\r\n{}\r\n", text.len(), text.escape_ascii()));
-                self.exactly(sent, text.unwrap_or("+PONG\r\n".into()).as_bytes())
+            b"PING" => {
+                let frame = self.reply(sent)?;
+                match frame.bytes == b"+PONG\r\n" || frame.bytes.starts_with(b"-ERR redis-mesh: ") {
+                    true => Ok(()),
+                    false => Err(format!("{} instead of PONG", frame.bytes.escape_ascii()).into()),
+                }
+            }
+            b"ECHO" => {
+                let text = format!("${}\r\n{}\r\n", args[1].len(), args[1].escape_ascii());
+                self.exactly(sent, text.as_bytes())
             }
             b"AUTH" => self.auth(sent),
             b"HELLO" => self.hello(sent),

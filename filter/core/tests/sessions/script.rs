@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 pub enum Step {
     /// Sends commands as one pipeline.
     Send(Vec<Args>),
-    /// Sends PING with a token, and waits for the reply.
+    /// Sends ECHO with a token, and waits for the reply.
     Sync(u64),
     /// Goes through all keys with SCAN.
     Scan(u64),

@@ -5,7 +5,7 @@ use super::context::{Context, Obstacle, wait_for_room};
 use crate::command::Args;
 use crate::command::script;
 use crate::command::sharing::{Shareable, Sharing};
-use crate::multiplexer::client::{Client, Wait};
+use crate::multiplexer::client::{Client, TargetLookup, Wait};
 use crate::multiplexer::reply::aggregate::Aggregation;
 use crate::multiplexer::reply::key_names::cursor;
 use crate::multiplexer::routing::fan_out::{FanOut, RequestPolicy};
@@ -74,13 +74,19 @@ fn servers(context: &mut Context<'_>, client: &mut Client, fan_out: &FanOut) -> 
     for target in fan_out.targets(&config) {
         match shards(context, client, target)? {
             None => servers.push((target, None)),
-            Some(shards) if fan_out.policy == RequestPolicy::One => {
-                servers.extend((shards > 0).then_some((target, Some(0))));
+            Some(_) if fan_out.policy == RequestPolicy::One => {
+                servers.push((target, any_shard(context, client, target)?))
             }
             Some(shards) => servers.extend((0..shards).map(|shard| (target, Some(shard)))),
         }
     }
     Ok(servers)
+}
+
+/// A shard of a target that can answer a command without a key.
+fn any_shard(context: &mut Context<'_>, client: &Client, target: usize) -> Result<Option<usize>, Obstacle> {
+    let Some(TargetLookup::Cluster(cluster)) = client.rules.lookups.get(target).copied() else { return Ok(None) };
+    Ok(Some(context.upstreams.shard(cluster, None, context.effects)?))
 }
 
 /// A connection to each server: shared ones, or the client's own for a command that waits at

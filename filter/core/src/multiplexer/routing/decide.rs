@@ -1,6 +1,7 @@
 //! Deciding what becomes of a command.
 
 use super::decision::{Decision, Forward};
+use super::fan_out::{FanOut, RequestPolicy};
 use super::keyless::{in_transaction, keyless};
 use super::session;
 use super::target::{RouteTarget, Routing, SubCommand};
@@ -196,8 +197,8 @@ fn alone(
             encode::bulk(&mut out, args.get(1));
             Decision::Answer(out)
         }
-        "ping" if args.count == 1 => Decision::Answer(b"+PONG\r\n".to_vec()),
-        "ping" | "echo" => Decision::bulk(args.get(1)),
+        "ping" => ping(client, command, args),
+        "echo" => Decision::bulk(args.get(1)),
         "client" => session::client_command(client, command, args),
         "command" => {
             let resp3 = client.session.resp3;
@@ -212,6 +213,15 @@ fn alone(
         // The debugger takes the connection of whoever runs the next script.
         "script" if command.name == "script|debug" && !args.is_word(2, b"no") => Decision::Refuse(DEBUGGER.into()),
         _ => route(client, command, args),
+    }
+}
+
+/// PING asks whether Redis is there: the one that takes commands without a key or, where there is
+/// none, any.
+fn ping(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
+    match client.rules.config.home() {
+        Some(_) => keyless(client, command, args),
+        None => Decision::FanOut(FanOut { command, policy: RequestPolicy::Any, sharing: sharing(command, args) }),
     }
 }
 

@@ -63,7 +63,6 @@ impl RequestPolicy {
             "pubsub|numpat" => return RequestPolicy::Sum,
             "client|list" => return RequestPolicy::Text,
             "client|pause" | "client|unpause" => return RequestPolicy::Same,
-            // In a transaction; otherwise it is answered here.
             "ping" => return RequestPolicy::One,
             _ => {}
         }

@@ -9,6 +9,7 @@ use crate::downstream::auth::{self, Credentials};
 use crate::downstream::client_info::ClientInfo;
 use crate::downstream::client_name;
 use crate::downstream::hello::{self, Hello};
+use crate::downstream::maintenance;
 use crate::multiplexer::client::login::{HelloChange, PresentedLogin};
 use crate::multiplexer::client::subscription::SubscriptionKind;
 use crate::multiplexer::client::{Client, Wait};
@@ -102,6 +103,9 @@ pub fn select(client: &Client, args: &Args<'_>) -> Decision {
 
 /// CLIENT and its subcommands (<https://redis.io/docs/latest/commands/client/>).
 pub fn client_command(client: &mut Client, command: &'static Command, args: &Args<'_>) -> Decision {
+    if let Some(text) = maintenance::refusal(args) {
+        return Decision::Deny(text);
+    }
     match command.own_name() {
         "id" => Decision::integer(number_of(client.id)),
         "getname" if client.session.name.is_empty() => Decision::Answer(client.session.nil().to_vec()),

@@ -87,7 +87,7 @@ impl Upstreams {
         self.discovery.shard_count(cluster, &mut self.pool, effects)
     }
 
-    /// The shard that serves a slot; without a slot, the first one.
+    /// The shard that serves a slot; without a slot, the first one that can be reached.
     ///
     /// # Errors
     /// The topology isn't known, or no node serves the slot.

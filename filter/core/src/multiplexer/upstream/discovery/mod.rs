@@ -140,7 +140,8 @@ impl ClusterDiscovery {
         self.topology(index, pool, effects).map(|topology| topology.shards().len())
     }
 
-    /// The shard that serves a slot; without a slot, the first one.
+    /// The shard that serves a slot; without a slot, the first one whose master can be reached, as far
+    /// as that is known.
     ///
     /// # Errors
     /// The topology isn't known, or no node serves the slot.
@@ -151,8 +152,16 @@ impl ClusterDiscovery {
         pool: &mut Pool,
         effects: &mut Effects,
     ) -> Result<usize, Missing> {
+        let Some(slot) = slot else {
+            let masters: Vec<_> =
+                self.topology(index, pool, effects)?.shards().iter().map(|shard| shard.master).collect();
+            let Some(cluster) = self.clusters.get(index) else { return Ok(0) };
+            let is_up = |master: &SocketAddr| {
+                pool.availability.is_up(&Peer::new(&cluster.endpoint, Some(*master)), effects.now)
+            };
+            return Ok(masters.iter().position(is_up).unwrap_or_default());
+        };
         let topology = self.topology(index, pool, effects)?;
-        let Some(slot) = slot else { return Ok(0) };
         topology
             .owner(slot)
             .ok_or_else(|| self.unserved(index, "CLUSTERDOWN Hash slot not served".to_owned(), pool, effects))

@@ -1,0 +1,14 @@
+//! CLIENT MAINT_NOTIFICATIONS, by which Redis Enterprise and Redis Cloud tell a client to which
+//! address it should go before they go down
+//! (<https://redis.io/docs/latest/develop/clients/sch/>). That address would lead the client around
+//! the rules that hold for it.
+
+use crate::command::Args;
+
+/// What a client is answered that asks for such notifications: the server doesn't know them, as a
+/// Redis that doesn't. Client libraries then go on without. `None` for other commands.
+pub fn refusal(args: &Args<'_>) -> Option<String> {
+    let is_asked =
+        args.get(0).eq_ignore_ascii_case(b"client") && args.get(1).eq_ignore_ascii_case(b"maint_notifications");
+    is_asked.then(|| format!("ERR unknown subcommand '{}'. Try CLIENT HELP.", args.quoted(1)))
+}
