@@ -9,6 +9,9 @@ use redis_mesh_tests::reply::Reply;
 use crate::history::Operation;
 use crate::load::{Dice, Load, PAUSE, SHARED, ended};
 
+/// How long a client waits before it connects anew.
+const RECONNECTS_AFTER: Duration = Duration::from_millis(100);
+
 impl Load {
     /// Increments a shared counter in a transaction, half of the time after reading it under
     /// WATCH. Whether that is atomic shows in the counter's history.
@@ -30,6 +33,7 @@ impl Load {
                     Err(error) => {
                         ended(&error)?;
                         // Whatever it was, it begins anew.
+                        std::thread::sleep(RECONNECTS_AFTER);
                         client = self.connect()?;
                         std::thread::sleep(PAUSE);
                         continue;
@@ -47,6 +51,8 @@ impl Load {
                 Ok(mut replies) => replies.pop(),
                 Err(error) => {
                     ended(&error)?;
+                    // As client libraries do while Redis is away. Each time it is unknown what was done.
+                    std::thread::sleep(RECONNECTS_AFTER);
                     client = self.connect()?;
                     None
                 }

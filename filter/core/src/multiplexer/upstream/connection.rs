@@ -156,12 +156,13 @@ impl UpstreamConnection {
         let to = self.send.writer(matches!(self.stage, Stage::Ready));
         let from = to.len();
         write(to);
-        let mut in_flight = InFlight { replay: 0, sent: Sent::at(now), ..in_flight };
+        let written = to.get(from..).unwrap_or_default();
+        let length = written.len() as u32;
         if keeps {
-            let written = to.get(from..).unwrap_or_default();
             self.replay.push(written);
-            in_flight.replay = written.len() as u32;
         }
+        let replay = if keeps { length } else { 0 };
+        let in_flight = InFlight { replay, written: length, sent: Sent::at(now), ..in_flight };
         self.pending.push_back(in_flight);
         if in_flight.may_run_code && self.key.node.is_some() {
             self.insert_probe(from);
@@ -174,15 +175,40 @@ impl UpstreamConnection {
         let out = self.send.writer(matches!(self.stage, Stage::Ready));
         let Some(mut probe) = probe::of(out.get(from..).unwrap_or_default()) else { return };
         let Some(command) = self.pending.pop_back() else { return };
-        let control = |control| InFlight::from(PendingReply::Control(control));
+        let control = |control, written: usize| {
+            let what = PendingReply::Control(control);
+            InFlight { written: written as u32, sent: command.sent, ..what.into() }
+        };
         let asks = self.pending.back().is_some_and(|before| before.what == PendingReply::Control(Control::Asking));
-        self.pending.push_back(control(Control::Probe));
+        let length = probe.len();
+        self.pending.push_back(control(Control::Probe, length));
         if asks {
             encode::command(&mut probe, &[b"ASKING"]);
-            self.pending.push_back(control(Control::Asking));
+            self.pending.push_back(control(Control::Asking, probe.len() - length));
         }
         self.pending.push_back(command);
         out.splice(from..from, probe);
+    }
+
+    /// Takes back a command that is staged, with what belongs to it: it won't be sent.
+    pub fn withdraw(&mut self, place: usize) {
+        let is_prelude = |place: &usize| self.pending.get(*place).is_some_and(|before| before.what.is_prelude());
+        let first = (0..place).rev().take_while(is_prelude).last().unwrap_or(place);
+        let (mut written, mut kept) = ((0, 0), (0, 0));
+        for (index, in_flight) in self.pending.iter().enumerate().take(place + 1) {
+            // The handshake isn't staged.
+            let is_staged = !matches!(in_flight.what, PendingReply::Handshake(_));
+            let (bytes, replay) = (if is_staged { in_flight.written as usize } else { 0 }, in_flight.replay as usize);
+            let (to_written, to_kept) = match index < first {
+                true => (&mut written.0, &mut kept.0),
+                false => (&mut written.1, &mut kept.1),
+            };
+            *to_written += bytes;
+            *to_kept += replay;
+        }
+        self.send.withdraw(written.0, written.1);
+        self.replay.remove(kept.0, kept.1);
+        self.pending.drain(first..=place);
     }
 
     /// Reads from the front of `input`, which isn't empty and is shortened by what was read.

@@ -90,6 +90,8 @@ pub struct InFlight {
     pub patience: Patience,
     /// When it was sent.
     pub sent: Sent,
+    /// How many bytes were put into the send buffer for it.
+    pub written: u32,
 }
 
 impl From<PendingReply> for InFlight {
@@ -104,6 +106,7 @@ impl From<PendingReply> for InFlight {
             may_run_code: false,
             patience: Patience::UNLIMITED,
             sent: Sent::at(Duration::ZERO),
+            written: 0,
         }
     }
 }
@@ -143,6 +146,11 @@ impl PendingReply {
             | PendingReply::Topology => true,
             PendingReply::Queued | PendingReply::Control(_) | PendingReply::Ignored => false,
         }
+    }
+
+    /// True if it belongs to the client's command behind it: without that it must not be sent.
+    pub fn is_prelude(self) -> bool {
+        matches!(self, PendingReply::Queued | PendingReply::Control(Control::Multi | Control::Asking | Control::Probe))
     }
 
     /// True if the same client has sent this command after `owner`'s.

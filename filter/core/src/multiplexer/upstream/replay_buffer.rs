@@ -42,6 +42,13 @@ impl ReplayBuffer {
         }
     }
 
+    /// Removes `length` bytes behind the `older` oldest ones.
+    pub fn remove(&mut self, older: usize, length: usize) {
+        let from = (self.start + older).min(self.bytes.len());
+        let end = (from + length).min(self.bytes.len());
+        self.bytes.drain(from..end);
+    }
+
     /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         self.bytes.len() - self.start

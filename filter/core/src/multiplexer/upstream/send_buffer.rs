@@ -35,6 +35,12 @@ impl SendBuffer {
         self.staged.append(&mut other.staged);
     }
 
+    /// Removes `length` staged bytes behind the first `before`.
+    pub fn withdraw(&mut self, before: usize, length: usize) {
+        let end = (before + length).min(self.staged.len());
+        self.staged.drain(before.min(end)..end);
+    }
+
     /// Makes what was staged ready to be sent.
     pub fn release_staged(&mut self) {
         self.ready.append(&mut self.staged);

@@ -3,13 +3,14 @@
 
 use super::Upstreams;
 use super::availability::Peer;
-use super::connection::Stage;
+use super::connection::{Retirement, Stage, UpstreamConnection};
 use super::events::Event;
 use super::health::Health;
 use super::loss::{self, Loss, give_up};
 use super::patience::{Patience, SILENCE};
-use super::pending::{InFlight, PendingReply};
+use super::pending::{InFlight, Owner, PendingReply};
 use super::pool::IDLE_TIMEOUT;
+use super::pool_key::Purpose;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::ConnectionId;
 use crate::resp::encode;
@@ -68,8 +69,12 @@ fn look_at_silent(upstreams: &mut Upstreams, id: ConnectionId, effects: &mut Eff
     let (key, last_activity) = (connection.key.clone(), connection.last_activity);
     if is_due {
         let is_busy = upstreams.health.is_busy(&peer, now);
-        if expire(upstreams, id, is_busy, effects) {
-            return give_up(upstreams, id, Loss::Silent, effects);
+        match expire(upstreams, id, is_busy, effects) {
+            Expiry::None => {}
+            // Whoever comes finds out over another connection whether Redis answers: what isn't sent
+            // isn't executed either.
+            Expiry::Some => set_aside(upstreams, id),
+            Expiry::All => return give_up(upstreams, id, Loss::Silent, effects),
         }
     }
     if !is_silent {
@@ -78,26 +83,48 @@ fn look_at_silent(upstreams: &mut Upstreams, id: ConnectionId, effects: &mut Eff
     match upstreams.health.of(&peer, last_activity, now) {
         Some(Health::Serves) => return give_up(upstreams, id, Loss::Dead, effects),
         // What comes goes over another connection, where Redis says so itself.
-        Some(Health::Busy) => {
-            upstreams.pool.retire(id, None);
-        }
+        Some(Health::Busy) => set_aside(upstreams, id),
         None => {}
     }
     upstreams.discovery.suspect(&key.endpoint, effects);
     upstreams.health.ask(&key, &mut upstreams.pool, effects);
 }
 
+/// New commands go over another connection. Those of clients that wait for something over this one
+/// must not overtake it.
+fn set_aside(upstreams: &mut Upstreams, id: ConnectionId) {
+    let Some(connection) = upstreams.pool.get(id) else { return };
+    let is_shared = connection.purpose == Purpose::Shared && connection.retirement == Retirement::Serving;
+    if !is_shared || !connection.is_established() {
+        return;
+    }
+    let owners: Vec<Owner> = connection.pending.iter().filter_map(|in_flight| in_flight.what.command()).collect();
+    upstreams.pool.retire(id, None);
+    upstreams.pool.events.extend(owners.into_iter().map(Event::Redirected));
+}
+
+/// Which commands over a connection have been unanswered for too long.
+enum Expiry {
+    /// None.
+    None,
+    /// Some of them.
+    Some,
+    /// All that somebody waits for.
+    All,
+}
+
 /// Tells the clients whose commands have been unanswered for too long. Their replies, should they
-/// come, are for nobody. Returns true if nobody waits for anything over the connection any more.
-fn expire(upstreams: &mut Upstreams, id: ConnectionId, is_busy: bool, effects: &mut Effects) -> bool {
+/// come, are for nobody.
+fn expire(upstreams: &mut Upstreams, id: ConnectionId, is_busy: bool, effects: &mut Effects) -> Expiry {
     let now = effects.now;
-    let Some(connection) = upstreams.pool.get_mut(id) else { return false };
+    let Some(connection) = upstreams.pool.get_mut(id) else { return Expiry::None };
+    let is_sent = matches!(connection.stage, Stage::Ready);
     let mut error = Vec::new();
-    encode::error(&mut error, loss::outage(connection, Loss::Silent).text().as_bytes());
+    encode::error(&mut error, error_text(connection).as_bytes());
     let has_begun = connection.reader.has_passed_on_part();
     let last_activity = connection.last_activity;
-    let (mut events, mut is_awaited, mut is_of_no_use) = (Vec::new(), false, false);
-    for (place, in_flight) in connection.pending.iter_mut().enumerate() {
+    let (mut expired, mut is_awaited, mut is_of_no_use) = (Vec::new(), false, false);
+    for (place, in_flight) in connection.pending.iter().enumerate() {
         let due = in_flight.due(last_activity, now).map(|due| match in_flight.may_run_code {
             true if is_busy => now + CODE_GRACE,
             true => due + CODE_GRACE,
@@ -106,19 +133,43 @@ fn expire(upstreams: &mut Upstreams, id: ConnectionId, is_busy: bool, effects: &
         if due.is_none_or(|due| due > now) {
             is_awaited |= in_flight.what.is_awaited();
             effects.timers.sweep_by(due);
-            continue;
-        }
-        let Some(owner) = in_flight.what.command() else {
+        } else if in_flight.what.command().is_some() {
+            expired.push((place, in_flight.what));
+        } else {
             is_of_no_use |= in_flight.what.is_awaited();
-            continue;
-        };
-        let error = error.clone();
-        events.push(match place == 0 && has_begun {
-            true => Event::Truncated { owner, error },
-            false => Event::Reply { to: in_flight.what, reply: error },
-        });
-        in_flight.what = PendingReply::Ignored;
+        }
     }
-    upstreams.pool.events.extend(events);
-    is_of_no_use || !is_awaited
+    for (place, _) in expired.iter().rev() {
+        match connection.pending.get_mut(*place).filter(|_| is_sent) {
+            Some(in_flight) => in_flight.what = PendingReply::Ignored,
+            None => connection.withdraw(*place),
+        }
+    }
+    let has_expired = !expired.is_empty();
+    upstreams.pool.events.extend(expired.into_iter().filter_map(|(place, what)| {
+        let owner = what.command()?;
+        let error = error.clone();
+        Some(match place == 0 && has_begun {
+            true => Event::Truncated { owner, error },
+            false => Event::Reply { to: what, reply: error },
+        })
+    }));
+    match is_of_no_use || is_sent && !is_awaited {
+        true => Expiry::All,
+        false if has_expired => Expiry::Some,
+        false => Expiry::None,
+    }
+}
+
+/// The error for commands that have been unanswered for too long.
+fn error_text(connection: &UpstreamConnection) -> String {
+    match connection.stage {
+        // They are taken back.
+        Stage::AwaitsPredecessor => {
+            format!("ERR redis-mesh: {} didn't answer in time", connection.key.endpoint.cluster)
+        }
+        Stage::Handshake(_) | Stage::Ready | Stage::Refused(_) => {
+            loss::outage(connection, Loss::Silent).text().to_owned()
+        }
+    }
 }

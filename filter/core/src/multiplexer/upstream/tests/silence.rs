@@ -61,12 +61,17 @@ fn each_command_has_its_own_patience_also_over_a_shared_connection() {
     assert_eq!(side.wait(Duration::from_millis(500)), [""; 0]);
     // It was sent later, so its time ends later.
     side.send(connection, patient(4, 1), "GET d");
-    assert_eq!(side.wait(Duration::from_millis(500)), [format!("2: {SILENT}")]);
+    let others = ["1 is redirected", "3 is redirected", "4 is redirected"].map(str::to_owned);
+    let told = side.wait(Duration::from_millis(500));
+    assert_eq!(told, [&[format!("2: {SILENT}")][..], &others].concat(), "nothing overtakes them");
+    let key = PoolKey::new(endpoint(None), false);
+    assert_ne!(side.upstreams.shared(key, &mut side.effects), Ok(connection), "nobody else is held up");
     assert_eq!(side.wait(Duration::from_millis(500)), [format!("4: {SILENT}")]);
     // The replies of those that were given up reach nobody.
     let told = side.receive(connection.id(), "+a +b +c +d ");
     assert_eq!(told, ["1: +a", "3: +c"]);
-    assert!(side.closed.is_empty());
+    side.opened();
+    assert_eq!(side.closed, [connection.id()]);
 }
 
 #[test]
@@ -142,7 +147,7 @@ fn a_script_goes_on_while_redis_says_that_it_is_busy() {
     let check = side.check().unwrap();
     // Redis answers when the script has run for five seconds.
     told.extend(side.wait(seconds(2)));
-    assert_eq!(told, [format!("2: {SILENT}")]);
+    assert_eq!(told, [format!("2: {SILENT}"), "1 is redirected".into()]);
     side.receive(check, "-BUSY_x -BUSY_x ");
     for _ in 0..60 {
         assert_eq!(side.wait(Duration::from_millis(500)), [""; 0]);
@@ -168,4 +173,25 @@ fn a_handshake_that_is_not_answered_ends_in_time() {
     let error = "-ERR redis-mesh: c can't be reached";
     assert_eq!(side.wait(seconds(5)), [format!("1: {error}")]);
     assert_eq!(side.wait(seconds(5)), [format!("2: {error}")]);
+}
+
+#[test]
+fn what_was_given_up_before_it_was_sent_is_not_sent() {
+    let mut side = Side::new();
+    let key = PoolKey { node: Some(super::node(1)), ..PoolKey::new(endpoint(None), false) };
+    let connection = side.upstreams.shared(key, &mut side.effects).unwrap();
+    side.send(connection, patient(1, 9), "GET a");
+    side.upstreams.expect_queued(connection.id(), 1, &mut side.effects);
+    let exec = InFlight { patience: Patience::of(seconds(1)), ..PendingReply::Exec(owner(2)).into() };
+    side.send(connection, exec, "MULTI INCR EXEC");
+    side.send(connection, InFlight { may_run_code: true, ..patient(3, 1) }, "EVAL s 1 k");
+    side.send(connection, patient(4, 9), "GET b");
+    let told = side.wait(seconds(3));
+    let error = "-ERR redis-mesh: c can't be reached";
+    assert_eq!(told, [format!("2: {error}"), format!("3: {error}")]);
+    side.sent(connection.id());
+    side.receive(connection.id(), "+PONG ");
+    assert_eq!(side.sent(connection.id()), "*2 $3 GET $1 a *2 $3 GET $1 b ");
+    assert_eq!(side.upstreams.pool.get(connection.id()).unwrap().replay.len(), 40);
+    assert_eq!(side.receive(connection.id(), "+x +y "), ["1: +x", "4: +y"]);
 }
