@@ -3,6 +3,7 @@
 //! Nodes are asked CLUSTER INFO and CLUSTER SLOTS over a connection of its own: those that are
 //! known, and at last whichever Envoy chooses, since all may have moved.
 
+mod access;
 mod redis_cluster;
 mod roles;
 
@@ -21,6 +22,7 @@ use crate::multiplexer::ids::{ClusterId, ConnectionId};
 use crate::multiplexer::timers::Timer;
 use crate::resp::encode;
 use crate::wire::ReadPolicy;
+pub use access::{Missing, NodeAccess};
 use redis_cluster::REFRESH_SOON;
 pub use redis_cluster::RedisCluster;
 use roles::Roles;
@@ -39,44 +41,6 @@ const INQUIRY_TIMEOUT: Duration = Duration::from_secs(2);
 const FRESH: Duration = Duration::from_secs(1);
 /// How long a connection to a node that has lost its role may be silent, with replies to come.
 const STALLED: Duration = Duration::from_millis(500);
-
-/// Which node of a shard answers a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeAccess {
-    /// The master.
-    Write,
-    /// A node that this policy allows.
-    Read(ReadPolicy),
-}
-
-impl NodeAccess {
-    fn policy(self) -> ReadPolicy {
-        match self {
-            NodeAccess::Write => ReadPolicy::Master,
-            NodeAccess::Read(policy) => policy,
-        }
-    }
-}
-
-/// Why there is no connection for a command.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// The topology of this cluster is being asked for.
-    Topology(ClusterId),
-    /// The error for the client.
-    Error(String),
-    /// The error for the client: nothing can be reached.
-    Unreachable(String),
-}
-
-impl From<Outage> for Missing {
-    fn from(outage: Outage) -> Missing {
-        match outage {
-            Outage::Unreachable(text) => Missing::Unreachable(text),
-            Outage::Refuses(text) => Missing::Error(text),
-        }
-    }
-}
 
 /// The Redis Clusters of a worker.
 #[derive(Default)]
