@@ -29,6 +29,8 @@ struct Connection {
     stats: Option<Rc<HostStats>>,
     /// True once the client has sent its last byte.
     ended: bool,
+    /// True once the next filter knows that.
+    has_told_end: bool,
     /// The number of bytes at the beginning of Envoy's read buffer that the rewriter has made and
     /// that wait to be handed on.
     unsent: usize,
@@ -223,8 +225,19 @@ impl Connection {
     /// in a later turn.
     fn flush(&mut self, id: u32, connection: &Rc<RefCell<Connection>>) {
         self.unsent = 0;
+        self.has_told_end |= self.ended;
         abi::resume();
         self.schedule_or_finish(id, connection);
+    }
+
+    /// Nothing is left to be handed on, unless it is that the client has sent its last byte while its
+    /// bytes were held.
+    fn finish(&mut self, id: u32) {
+        done(id);
+        if self.ended && !self.has_told_end && self.host != HostBinding::Orphaned {
+            self.has_told_end = true;
+            abi::resume();
+        }
     }
 
     /// Has the connection pumped again if there is something to do; otherwise it waits only for a
@@ -233,7 +246,7 @@ impl Connection {
         if self.has_work() {
             self.schedule(id, connection);
         } else if self.rewriter.gate() == Gate::Open {
-            done(id);
+            self.finish(id);
         }
     }
 
@@ -267,6 +280,7 @@ impl Stream {
             host: HostBinding::Unknown,
             stats: None,
             ended: false,
+            has_told_end: false,
             unsent: 0,
             scheduled: false,
         };
@@ -274,6 +288,14 @@ impl Stream {
     }
 
     fn downstream(&mut self, size: usize, end: bool) -> Action {
+        let action = self.edit_downstream(size, end);
+        if end && action == Action::Continue {
+            self.connection.borrow_mut().has_told_end = true;
+        }
+        action
+    }
+
+    fn edit_downstream(&mut self, size: usize, end: bool) -> Action {
         let mut c = self.connection.borrow_mut();
         let c = &mut *c;
         if c.host == HostBinding::Unmanaged {
@@ -363,7 +385,7 @@ pub fn pump(id: u32) {
     }
     let data = abi::buffer(BufferType::DownstreamData, 0, usize::MAX);
     if data.is_empty() && !c.rewriter.waits() {
-        done(id);
+        c.finish(id);
         return;
     }
     let config = c.plugin.config();

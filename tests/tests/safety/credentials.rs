@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use redis_mesh_tests::client::{Client, encode};
+use anyhow::{Context, Result, ensure};
+use redis_mesh_tests::client::{Client, encode, info_field};
 use redis_mesh_tests::line::words;
+use redis_mesh_tests::process::wait_until;
+use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::reply::Reply;
 
 use crate::scene::*;
@@ -306,4 +308,37 @@ fn no_credential_shows_in_envoy() -> Result<()> {
         ensure!(!log.contains(secret.as_str()), "the log shows {secret}");
     }
     Ok(())
+}
+
+#[test]
+fn who_leaves_while_the_sidecar_logs_in_leaves_nothing_behind() -> Result<()> {
+    let scene = scene()?;
+    let connected = |redis: &Redis| -> Result<u64> {
+        let info = redis.info("clients")?;
+        Ok(info_field(&info, "connected_clients").context("no number of clients")?.parse()?)
+    };
+    let before = connected(&scene.secret)?;
+    for bytes in
+        [&b"*2\r\n$3\r\nGE"[..], b"\r\n", b"\x16\x03\x01\x02\x00\x01\x00\r\n", b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"]
+    {
+        let mut clients = Vec::new();
+        scene.secret.pause()?;
+        for _ in 0..10 {
+            let mut client = scene.client(LOGIN_DIRECT)?;
+            client.write(bytes)?;
+            clients.push(client);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        for client in &clients {
+            client.finish()?;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        scene.secret.resume()?;
+        for client in &mut clients {
+            client.read_until_silent(Duration::from_millis(200))?;
+            ensure!(client.is_closed_within(Duration::from_secs(5)), "{:?}", bytes.escape_ascii().to_string());
+        }
+    }
+    let is_as_before = || connected(&scene.secret).is_ok_and(|now| now <= before);
+    wait_until("end of all connections at Redis", Duration::from_secs(5), is_as_before)
 }

@@ -201,6 +201,8 @@ pub struct Dedicated {
     pub target: RouteTarget,
     /// The client watches keys over it.
     pub is_watching: bool,
+    /// It did before its last WATCH, which may be under way.
+    pub has_watched: bool,
     /// The client has changed its state for good (CLIENT TRACKING), so that all commands go over
     /// it.
     pub is_special: bool,

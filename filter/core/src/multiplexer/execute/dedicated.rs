@@ -2,6 +2,7 @@
 
 use super::connect::{agree_on_protocol, dedicated_key};
 use super::context::{Context, Obstacle, Request, expect};
+use crate::command::each_command;
 use crate::command::sharing::Sharing;
 use crate::multiplexer::client::{Client, Dedicated, Session, Wait};
 use crate::multiplexer::effects::Effects;
@@ -38,6 +39,7 @@ pub fn over_dedicated(
     });
     client.dedicated.connection = Some(Dedicated {
         is_watching: dedicated.is_watching || *sharing == Sharing::Watches,
+        has_watched: dedicated.is_watching,
         is_special: dedicated.is_special || *sharing == Sharing::ChangesConnection,
         ..dedicated
     });
@@ -68,7 +70,7 @@ fn choose(context: &mut Context<'_>, client: &mut Client, forward: &Forward) -> 
             let key = if sharing == Sharing::Interrupts { key.heard_while_busy() } else { key };
             let pushes = sharing == Sharing::ChangesConnection && client.session.resp3;
             let connection = context.upstreams.dedicated(client.id, key, pushes, context.effects)?;
-            Ok(Dedicated { connection, target, is_watching: false, is_special: false })
+            Ok(Dedicated { connection, target, is_watching: false, has_watched: false, is_special: false })
         }
     }
 }
@@ -138,6 +140,13 @@ pub fn reset(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effec
     client.rules.forget_lookups();
 }
 
+/// True if the command is WATCH.
+fn is_watch(retry: &Retry) -> bool {
+    let mut is_watch = false;
+    each_command(&retry.bytes, |args| is_watch |= args.get(0).eq_ignore_ascii_case(b"watch"));
+    is_watch
+}
+
 /// What the client does over a connection of its own has to be done at another node.
 pub fn follow_redirect(
     upstreams: &mut Upstreams,
@@ -164,7 +173,8 @@ pub fn follow_redirect(
     match dedicated {
         Some(dedicated) => {
             // Keys that were watched before, if there were any, aren't watched there.
-            client.dedicated.lost_watch |= dedicated.is_watching;
+            let has_watched = if is_watch(&retry) { dedicated.has_watched } else { dedicated.is_watching };
+            client.dedicated.lost_watch |= has_watched;
             client.dedicated.connection = Some(Dedicated { connection, ..dedicated });
             let current = dedicated.connection.id();
             // Replies may be to come over the one before. No other client is to have it then.
