@@ -151,3 +151,11 @@ spec:
         }
     }
 }
+
+#[test]
+fn whoever_stops_reading_changes_nothing() {
+    let file = golden("error-values.in.yaml");
+    let mut child = command(&["check", "-f", file.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1), "a mistake in the manifests, and no panic");
+}

@@ -13,6 +13,7 @@ use crate::validate::options::{ModuleAvailability, ValidateOptions};
 use crate::validate::service::ValidatedService;
 
 use super::session::CliSession;
+use super::stderr::tell;
 
 /// The manifests, and the meaning of names in them.
 #[derive(Args)]
@@ -51,7 +52,7 @@ pub fn load(
         validate::validate(&manifests.services, &manifests.destinations, &manifests.inventory, &options, diagnostics);
     if !manifests.skipped.is_empty() {
         let counts: Vec<_> = manifests.skipped.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        eprintln!("note: skipped {}", counts.join(", "));
+        tell(format_args!("note: skipped {}", counts.join(", ")));
     }
     if manifests.services.is_empty() && manifests.destinations.is_empty() && !diagnostics.has_errors() {
         let message = "the manifests hold no RedisService and no RedisDestination";

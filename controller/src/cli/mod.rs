@@ -10,6 +10,7 @@ mod module;
 mod render_envoy;
 mod render_istio;
 mod session;
+mod stderr;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ use crate::{crd, render, yaml};
 
 use input::Input;
 use session::CliSession;
+use stderr::tell;
 
 /// The exit code of success.
 const OK: u8 = 0;
@@ -119,7 +121,7 @@ pub fn run() -> ExitCode {
     match output.map(|text| std::io::stdout().lock().write_all(text.as_bytes())) {
         None | Some(Ok(())) => OK.into(),
         Some(Err(error)) => {
-            eprintln!("error: the output could not be written: {error}");
+            tell(format_args!("error: the output could not be written: {error}"));
             WRONG.into()
         }
     }
@@ -130,7 +132,7 @@ fn ended(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => OK.into(),
         Err(message) => {
-            eprintln!("error: {message}");
+            tell(format_args!("error: {message}"));
             WRONG.into()
         }
     }

@@ -18,6 +18,7 @@ use super::delivery::RuleDelivery;
 use super::input::{self, Input};
 use super::listen::{listen, ports};
 use super::session::CliSession;
+use super::stderr::tell;
 
 /// Arguments of `render istio`.
 #[derive(Args)]
@@ -93,7 +94,10 @@ impl Istio {
         let head = if self.show_secrets {
             "It may hold the passwords of Redis in clear."
         } else if is_redacted {
-            eprintln!("note: passwords are written as {}; add --show-secrets for output to apply", redact::REDACTED);
+            tell(format_args!(
+                "note: passwords are written as {}; add --show-secrets for output to apply",
+                redact::REDACTED
+            ));
             "Passwords are redacted: not to be applied. Add --show-secrets for that."
         } else {
             "It holds no secrets."

@@ -1,5 +1,6 @@
 //! The input and the diagnostics of a command of the command line.
 
+use super::stderr::tell;
 use crate::diagnostic::Diagnostics;
 use crate::manifest::{self, ManifestSource};
 
@@ -17,7 +18,7 @@ impl CliSession {
     pub fn report(&mut self) {
         manifest::locate(&self.sources, &mut self.diagnostics);
         for diagnostic in self.diagnostics.sorted() {
-            eprintln!("{diagnostic}");
+            tell(diagnostic);
         }
     }
 }
