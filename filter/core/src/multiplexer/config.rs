@@ -22,6 +22,16 @@ pub struct ListenerConfig {
     pub host: Arc<HostConfig>,
 }
 
+/// What may be sent before a login. Redis has the same limits, which AUTH and HELLO stay below: whoever
+/// doesn't log in can't have much memory kept.
+fn before_login(limits: &wire::Limits) -> wire::Limits {
+    wire::Limits {
+        max_arguments: limits.max_arguments.min(10),
+        max_bulk_bytes: limits.max_bulk_bytes.min(16 * 1024),
+        ..limits.clone()
+    }
+}
+
 /// How long a server may be silent where the configuration doesn't say.
 const DEFAULT_OP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -32,6 +42,8 @@ pub struct HostConfig {
     pub host: String,
     /// The limits of what clients may send.
     pub limits: wire::Limits,
+    /// The same before they have logged in.
+    pub limits_before_login: wire::Limits,
     /// Who may do what.
     pub auth: AuthRules,
     /// How long a server may be silent before a client is told.
@@ -158,6 +170,7 @@ impl HostConfig {
         Ok(HostConfig {
             host: host.host.clone(),
             limits: limits.clone(),
+            limits_before_login: before_login(limits),
             auth: AuthRules {
                 client_auth: host.client_auth.as_ref().map(PasswordCheck::new).transpose()?,
                 passes_auth,

@@ -67,7 +67,9 @@ fn parse(context: &mut Context<'_>, client: &mut Client, parser: &mut Parser, bu
     let mut at = 0;
     while client.may_go_on() && at < buffer.len() {
         let rest = buffer.get(at..).unwrap_or_default();
-        match parser.parse(rest, &client.rules.config.limits) {
+        let config = &client.rules.config;
+        let limits = if client.may_command() { &config.limits } else { &config.limits_before_login };
+        match parser.parse(rest, limits) {
             Ok(Progress::Partial) => break,
             Ok(Progress::Nothing(length)) => {
                 parser.reset();
@@ -85,7 +87,7 @@ fn parse(context: &mut Context<'_>, client: &mut Client, parser: &mut Parser, bu
             Err(error) => {
                 client.count(Stat::ProtocolErrors, context.stats);
                 let mut reply = Vec::new();
-                encode::error(&mut reply, format!("ERR Protocol error: {error}").as_bytes());
+                encode::error(&mut reply, error.to_string().as_bytes());
                 client.output.queue.answered(&reply, &mut client.output.out);
                 client.begin_closing();
                 at = buffer.len();

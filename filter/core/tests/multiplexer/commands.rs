@@ -2,6 +2,7 @@
 
 use crate::config::{compiled, two};
 use crate::world::{World, check};
+use redis_mesh_core::wire;
 
 #[test]
 fn commands_go_where_their_keys_route() {
@@ -53,4 +54,20 @@ fn commands_that_need_no_server_are_answered_here() {
     world.settle();
     assert_eq!(world.received(id), "+OK +OK ");
     assert!(world.clients[&id].is_closed);
+}
+
+#[test]
+fn who_has_not_logged_in_can_have_little_kept() {
+    let mut host = two();
+    host.client_auth =
+        Some(wire::ClientAuth { username: None, salt: "00".repeat(16), password_sha256: vec!["00".repeat(32)] });
+    for (bytes, error) in
+        [(&b"*2\r\n$3\r\nGET\r\n$314572800\r\n"[..], "invalid bulk length"), (b"*11\r\n", "invalid multibulk length")]
+    {
+        let mut world = World::new(15);
+        let id = world.client(&compiled(&host));
+        world.send(id, bytes);
+        assert_eq!(world.received(id), format!("-ERR Protocol error: {error} "));
+        assert!(world.clients[&id].is_closed);
+    }
 }
