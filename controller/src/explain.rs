@@ -302,7 +302,7 @@ fn serve(host: &Arc<HostConfig>, arguments: &[&[u8]]) -> Result<Explanation, Str
         match output {
             Output::Open(id, address) => drop(connections.insert(id, address.cluster.to_string())),
             Output::Send(id) => {
-                for command in parse(&proxy.take_upstream(id), &host.limits)? {
+                for command in parse(&proxy.take_upstream(id), &host.limits.logged_in)? {
                     match stands_for_redis(&command) {
                         Some(reply) => proxy.reply(id, reply, Duration::ZERO),
                         None => sent.push((connections.get(&id).cloned().unwrap_or_default(), command)),

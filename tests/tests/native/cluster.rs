@@ -230,3 +230,24 @@ fn a_node_that_envoy_does_not_know_is_not_reached() -> Result<()> {
     ensure!(served > 0 && refused > 0);
     Ok(())
 }
+
+#[test]
+fn what_goes_over_the_clients_own_connection_and_to_all_nodes_keeps_its_order() -> Result<()> {
+    let scene = Scene::start(0, ReadPolicy::Master)?;
+    let mut client = scene.client()?;
+    for round in 0..100 {
+        let value = round.to_string();
+        let commands: [&[&str]; 6] = [
+            &["WATCH", "{x}k"],
+            &["SET", "{x}k", &value],
+            &["FLUSHALL"],
+            &["GET", "{x}k"],
+            &["SET", "{x}k", "after"],
+            &["UNWATCH"],
+        ];
+        let replies = client.pipeline(&commands.map(<[&str]>::to_vec))?;
+        ensure!(replies[3] == Reply::NullBulk, "round {round}: {replies:?}");
+        ensure!(client.line("DBSIZE")? == Reply::Integer(1), "round {round}");
+    }
+    Ok(())
+}

@@ -22,13 +22,24 @@ pub struct ListenerConfig {
     pub host: Arc<HostConfig>,
 }
 
-/// What may be sent before a login. Redis has the same limits, which AUTH and HELLO stay below: whoever
-/// doesn't log in can't have much memory kept.
-fn before_login(limits: &wire::Limits) -> wire::Limits {
-    wire::Limits {
-        max_arguments: limits.max_arguments.min(10),
-        max_bulk_bytes: limits.max_bulk_bytes.min(16 * 1024),
-        ..limits.clone()
+/// The limits of what clients may send.
+#[derive(Debug)]
+pub struct ClientLimits {
+    /// Of those who may command.
+    pub logged_in: wire::Limits,
+    /// Of those who have to log in first. Redis has the same limits, which AUTH and HELLO stay below:
+    /// whoever doesn't log in can't have much memory kept.
+    pub before_login: wire::Limits,
+}
+
+impl ClientLimits {
+    fn new(limits: &wire::Limits) -> ClientLimits {
+        let before_login = wire::Limits {
+            max_arguments: limits.max_arguments.min(10),
+            max_bulk_bytes: limits.max_bulk_bytes.min(16 * 1024),
+            ..limits.clone()
+        };
+        ClientLimits { logged_in: limits.clone(), before_login }
     }
 }
 
@@ -41,9 +52,7 @@ pub struct HostConfig {
     /// `FQDN:port`, for messages and stats.
     pub host: String,
     /// The limits of what clients may send.
-    pub limits: wire::Limits,
-    /// The same before they have logged in.
-    pub limits_before_login: wire::Limits,
+    pub limits: ClientLimits,
     /// Who may do what.
     pub auth: AuthRules,
     /// How long a server may be silent before a client is told.
@@ -169,8 +178,7 @@ impl HostConfig {
         let faults = Faults::new(&host.faults)?;
         Ok(HostConfig {
             host: host.host.clone(),
-            limits: limits.clone(),
-            limits_before_login: before_login(limits),
+            limits: ClientLimits::new(limits),
             auth: AuthRules {
                 client_auth: host.client_auth.as_ref().map(PasswordCheck::new).transpose()?,
                 passes_auth,

@@ -67,8 +67,8 @@ fn parse(context: &mut Context<'_>, client: &mut Client, parser: &mut Parser, bu
     let mut at = 0;
     while client.may_go_on() && at < buffer.len() {
         let rest = buffer.get(at..).unwrap_or_default();
-        let config = &client.rules.config;
-        let limits = if client.may_command() { &config.limits } else { &config.limits_before_login };
+        let limits = &client.rules.config.limits;
+        let limits = if client.may_command() { &limits.logged_in } else { &limits.before_login };
         match parser.parse(rest, limits) {
             Ok(Progress::Partial) => break,
             Ok(Progress::Nothing(length)) => {

@@ -21,10 +21,15 @@ use crate::stats::Stat;
 use login::{HelloChange, PresentedLogin};
 use reply_queue::{ReplyQueue, Sequence};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use subscription::Subscriptions;
 use transaction::Transaction;
 use window::Window;
+
+/// The next number for CLIENT ID. No connection of a server has one that large, so a client that ends
+/// connections by number never ends a stranger's; and it is exact where numbers are doubles.
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1 << 52);
 
 /// Bytes of replies that may wait for replies before them.
 const MAX_HELD: usize = 1024 * 1024;
@@ -32,8 +37,10 @@ const MAX_HELD: usize = 1024 * 1024;
 /// A client.
 #[derive(Debug)]
 pub struct Client {
-    /// Its number.
+    /// Its number in this multiplexer.
     pub id: ClientId,
+    /// What CLIENT ID answers: no other client of this process has had it.
+    pub number: u64,
     /// The rules for it.
     pub rules: ClientRules,
     /// What it has said of itself.
@@ -269,6 +276,7 @@ impl Client {
         let lookups = vec![TargetLookup::Unknown; config.targets.len()];
         let mut client = Client {
             id,
+            number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             rules: ClientRules { config, stats, lookups },
             session: Session::default(),
             input: ClientInput::default(),

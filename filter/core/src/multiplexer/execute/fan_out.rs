@@ -26,6 +26,12 @@ pub fn fan_out(
     args: &Args<'_>,
 ) -> Result<(), Obstacle> {
     let config = client.rules.config.clone();
+    // What has gone over the client's own connection isn't overtaken, nor does what follows over it
+    // overtake this.
+    let has_own = client.dedicated.connection.is_some_and(|own| own.is_held());
+    if has_own && !client.output.queue.is_empty() {
+        return Err(Obstacle::Wait(Wait::Answers));
+    }
     let mut servers = servers(context, client, fan_out)?;
     let (mut asked, mut position) = (0, (0, 0));
     if fan_out.policy == RequestPolicy::Scan {
@@ -63,6 +69,9 @@ pub fn fan_out(
             RequestPolicy::Keys | RequestPolicy::Scan => fan_out.write(&config, args, asked, out),
             _ => target::write(args, &[], None, out),
         });
+    }
+    if has_own {
+        client.pause.wait = Some(Wait::Answers);
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use super::routing::decision::{Decision, Forward};
 use crate::command::Known;
 use crate::command::sharing::Sharing;
 use crate::command::{Args, Command};
+use crate::downstream::client_reply::ReplyMode;
 use crate::fault::Injected;
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::timers::Timer;
@@ -230,8 +231,12 @@ fn perform(
             if !client.output.queue.is_empty() {
                 return Err(Obstacle::Wait(Wait::Answers));
             }
+            // OFF ends with it, and SKIP holds for it.
+            let is_skipped = client.session.reply_mode == ReplyMode::Skipping;
             dedicated::reset(context.upstreams, client, context.effects);
-            client.answer(b"+RESET\r\n");
+            if !is_skipped {
+                client.answer(b"+RESET\r\n");
+            }
         }
     }
     Ok(())

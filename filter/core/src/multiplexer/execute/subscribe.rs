@@ -84,8 +84,8 @@ fn send(
     let mut words: Vec<&[u8]> = vec![change.name().as_bytes()];
     words.extend(names.iter().map(Vec::as_slice));
     for index in 0..names.len() {
-        // Each channel is confirmed by itself.
-        let sequence = client.output.queue.expect(client.is_mute());
+        // Each channel is confirmed by itself, also after CLIENT REPLY OFF.
+        let sequence = client.output.queue.expect(false);
         let owner = Owner { client: client.id, sequence };
         let to = PendingReply::Subscription(owner, (names.len() - 1 - index) as u32);
         context.upstreams.pool.send(connection, to.into(), context.effects, |out| {

@@ -47,7 +47,7 @@ pub enum RequestPolicy {
     Random,
     /// All; their texts one after the other.
     Text,
-    /// Any one. What it says of being part of a Redis Cluster is left out.
+    /// Any one. What INFO says of being part of a Redis Cluster is left out.
     One,
 }
 
@@ -63,6 +63,11 @@ impl RequestPolicy {
             "pubsub|numpat" => return RequestPolicy::Sum,
             "client|list" => return RequestPolicy::Text,
             "client|pause" | "client|unpause" => return RequestPolicy::Same,
+            // Tips say nothing of these; one server of several would be saved, loaded or swapped.
+            "save" | "bgsave" | "bgrewriteaof" | "acl|load" | "swapdb" => return RequestPolicy::Same,
+            // The time since when all is saved.
+            "lastsave" => return RequestPolicy::Least,
+            "slowlog|get" => return RequestPolicy::Union,
             "ping" => return RequestPolicy::One,
             _ => {}
         }
@@ -155,7 +160,8 @@ impl FanOut {
             }
             RequestPolicy::Random => ResponsePolicy::Random(names(None)),
             RequestPolicy::Text => ResponsePolicy::Text,
-            RequestPolicy::One => ResponsePolicy::Standalone,
+            RequestPolicy::One if self.command.name == "info" => ResponsePolicy::Standalone,
+            RequestPolicy::One => ResponsePolicy::Same,
         }
     }
 
@@ -202,6 +208,8 @@ mod tests {
             ("keys", RequestPolicy::Keys),
             ("info", RequestPolicy::One),
             ("publish", RequestPolicy::One),
+            ("bgsave", RequestPolicy::Same),
+            ("lastsave", RequestPolicy::Least),
         ] {
             assert_eq!(RequestPolicy::of(command::lookup(name.as_bytes()).unwrap()), policy, "{name}");
         }

@@ -13,7 +13,6 @@ use crate::downstream::maintenance;
 use crate::multiplexer::client::login::{HelloChange, PresentedLogin};
 use crate::multiplexer::client::subscription::SubscriptionKind;
 use crate::multiplexer::client::{Client, Wait};
-use crate::multiplexer::ids::ClientId;
 use crate::multiplexer::stats::StatsTable;
 use crate::resp::encode;
 use crate::stats::Stat;
@@ -68,7 +67,7 @@ pub fn hello(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> De
             client.session.name = name.to_vec();
         }
     }
-    let reply = hello::reply(resp3, number_of(client.id));
+    let reply = hello::reply(resp3, client.number);
     if let Some((username, password)) = presented {
         let hello = Some(HelloChange { resp3, name: name.map(<[u8]>::to_vec), reply });
         return Decision::Present(PresentedLogin { hello, ..PresentedLogin::new(&[username, password]) });
@@ -107,7 +106,7 @@ pub fn client_command(client: &mut Client, command: &'static Command, args: &Arg
         return Decision::Deny(text);
     }
     match command.own_name() {
-        "id" => Decision::integer(number_of(client.id)),
+        "id" => Decision::integer(client.number),
         "getname" if client.session.name.is_empty() => Decision::Answer(client.session.nil().to_vec()),
         "getname" => Decision::bulk(&client.session.name),
         "setname" => match client_name::check(args.get(2)) {
@@ -156,6 +155,8 @@ fn at_server(client: &Client, command: &'static Command, args: &Args<'_>) -> Dec
         "tracking" if has_word(3, b"redirect") => {
             refuse("REDIRECT isn't served: the numbers of connections are not those of Redis; use RESP3")
         }
+        // It hasn't begun, and needs no connection of its own to end.
+        "tracking" if !is_special && args.count == 3 && args.is_word(2, b"off") => Decision::ok(),
         "tracking" => match prefixes(client, args) {
             Some(prefixes) => forward(prefixes),
             None => refuse("can't serve a PREFIX of which a route removes more"),
@@ -212,18 +213,11 @@ fn not_tracking(resp3: bool) -> Vec<u8> {
     out
 }
 
-/// The number that CLIENT ID answers. No connection of a server has one that large, so a client
-/// that ends connections by number never ends a stranger's; and it is exact where numbers are
-/// doubles.
-fn number_of(id: ClientId) -> u64 {
-    (1 << 52) + id.number()
-}
-
 /// The line of CLIENT INFO, with those fields that the multiplexer knows.
 fn client_line(client: &Client) -> String {
     let count = |kind| client.subscriptions.names(kind).len();
     let info = ClientInfo {
-        id: number_of(client.id),
+        id: client.number,
         name: &client.session.name,
         database: client.session.database,
         subscriptions: [SubscriptionKind::Channel, SubscriptionKind::Pattern, SubscriptionKind::Shard].map(count),

@@ -68,6 +68,16 @@ impl UpstreamEndpoint {
         })
     }
 
+    /// The host and port as people know them: names of clusters in Istio and here are
+    /// `…|PORT|…|HOST`.
+    pub fn shown(&self) -> String {
+        let mut parts = self.cluster.split('|');
+        match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(_), Some(port), Some(_), Some(host)) => format!("{host}:{port}"),
+            _ => self.cluster.to_string(),
+        }
+    }
+
     /// Returns the AUTH command with which a connection begins, if it begins with one.
     pub fn login_command(&self) -> Option<&[u8]> {
         match &self.login {
@@ -150,6 +160,13 @@ mod tests {
         assert_eq!((&*endpoint.cluster, endpoint.nodes.as_deref()), ("c", Some("n")));
         assert_eq!(endpoint.login_command(), Some(&b"*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$1\r\np\r\n"[..]));
         assert!(!endpoint.is_clients());
+        assert_eq!(endpoint.shown(), "c");
+        for cluster in
+            ["outbound|6379||redis.shop.svc", "native|6379||redis.shop.svc", "redis-mesh|6379|shop|redis.shop.svc"]
+        {
+            let upstream = wire(serde_json::json!({"cluster": cluster}));
+            assert_eq!(UpstreamEndpoint::new(Some(&upstream), true).unwrap().shown(), "redis.shop.svc:6379");
+        }
         let error = |upstream: Option<&wire::Upstream>| UpstreamEndpoint::new(upstream, false).unwrap_err();
         assert_eq!(error(None), "upstream: path native needs one");
         assert_eq!(error(Some(&upstream)), "upstream.nodes: only of a Redis Cluster");

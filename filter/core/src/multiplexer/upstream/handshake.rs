@@ -69,7 +69,7 @@ pub fn begin(key: &PoolKey, out: &mut Vec<u8>) -> Vec<HandshakeStep> {
 /// Returns why the reply to a step makes the connection useless; `None` if it doesn't.
 pub fn refusal(step: HandshakeStep, endpoint: &UpstreamEndpoint, reply: &[u8]) -> Option<Refusal> {
     let error = reply.strip_prefix(b"-")?;
-    let cluster = &endpoint.cluster;
+    let cluster = endpoint.shown();
     let is_clients_login = endpoint.is_clients();
     let as_said = || String::from_utf8_lossy(error.trim_ascii_end()).into_owned();
     if GREETINGS.iter().any(|greeting| error.starts_with(greeting)) {

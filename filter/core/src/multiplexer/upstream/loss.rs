@@ -146,7 +146,7 @@ fn may_have_been_replaced(connection: &UpstreamConnection, in_flight: InFlight, 
 
 /// What becomes of commands that were pending.
 pub fn outage(connection: &UpstreamConnection, loss: Loss) -> Outage {
-    let cluster = &connection.key.endpoint.cluster;
+    let cluster = connection.key.endpoint.shown();
     Outage::Unreachable(match (&connection.stage, loss) {
         (Stage::Refused(refusal), _) => return Outage::Refuses(refusal.text.clone()),
         (Stage::Handshake(_), _) => format!("ERR redis-mesh: {cluster} can't be reached"),

@@ -166,7 +166,7 @@ fn error_text(connection: &UpstreamConnection) -> String {
     match connection.stage {
         // They are taken back.
         Stage::AwaitsPredecessor => {
-            format!("ERR redis-mesh: {} didn't answer in time", connection.key.endpoint.cluster)
+            format!("ERR redis-mesh: {} didn't answer in time", connection.key.endpoint.shown())
         }
         Stage::Handshake(_) | Stage::Ready | Stage::Refused(_) => {
             loss::outage(connection, Loss::Silent).text().to_owned()

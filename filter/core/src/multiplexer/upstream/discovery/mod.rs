@@ -172,7 +172,7 @@ impl ClusterDiscovery {
             availability.is_all_up() || availability.is_up(&Peer::new(endpoint, Some(node)), now)
         };
         let Some((node, readonly)) = choose(policy, nodes, is_up, &mut effects.random) else {
-            let cluster = &endpoint.cluster;
+            let cluster = endpoint.shown();
             let error =
                 format!("ERR redis-mesh: {cluster} has no replica for this key, and the read policy is REPLICA");
             return Err(self.unserved(index, error, pool, effects));

@@ -213,7 +213,7 @@ impl RedisCluster {
         let said = why.text().trim_start_matches("ERR redis-mesh: ");
         let text = match self.endpoint.is_clients() && said.starts_with("NOAUTH") {
             true => said.to_owned(),
-            false => format!("ERR redis-mesh: {}: {said}", self.endpoint.cluster),
+            false => format!("ERR redis-mesh: {}: {said}", self.endpoint.shown()),
         };
         match why {
             Outage::Unreachable(_) => Outage::Unreachable(text),
