@@ -13,6 +13,9 @@ use crate::multiplexer::upstream::pool::SharedConnection;
 use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::stats::Stat;
 
+/// How many copies a mirror may leave unanswered before it misses some.
+const MAX_OWED: usize = 16 * 1024;
+
 /// Sends copies of a command to the mirrors of a target. `write` appends the copy. Only commands
 /// that may be shared have copies, since any other would hold up the copies behind it.
 #[inline]
@@ -35,7 +38,7 @@ pub fn mirror(
             continue;
         }
         let Ok(connection) = connect(context, client, mirror, request, keys) else { continue };
-        if context.upstreams.pool.is_full(connection.id()) {
+        if context.upstreams.pool.is_full(connection.id()) || context.upstreams.pool.owes(connection.id()) >= MAX_OWED {
             continue;
         }
         is_mirrored = true;

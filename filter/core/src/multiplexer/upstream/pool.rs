@@ -215,6 +215,11 @@ impl Pool {
         self.get(id).is_some_and(|connection| connection.send.has_no_room())
     }
 
+    /// The number of replies that are to come over a connection.
+    pub fn owes(&self, id: ConnectionId) -> usize {
+        self.get(id).map_or(0, |connection| connection.pending.len())
+    }
+
     /// The shared connection of this number, if it is one that serves.
     #[inline]
     pub fn usable_shared(&self, id: ConnectionId) -> Option<SharedConnection> {
