@@ -256,3 +256,32 @@ fn a_client_that_no_server_has_answered_yet_is_closed_where_there_is_only_one() 
     let (received, is_closed) = left_after(&config, &["GET a:1", "GET a:1"]);
     assert_eq!((received.as_str(), is_closed), ("$-1 -ERR redis-mesh: one can't be reached ", false));
 }
+
+#[test]
+fn a_mirror_that_never_answers_misses_copies() {
+    let mut world = World::new(16);
+    let mut host = one();
+    host.targets[0].mirrors = vec![wire::Mirror {
+        destination: "two".into(),
+        per_million: 1_000_000,
+        exclude_read_commands: false,
+        cluster: false,
+        upstream: Some(wire::Upstream { cluster: "two".into(), login: None, nodes: None }),
+    }];
+    let id = world.client(&compiled(&host));
+    world.send(id, b"GET k\r\n");
+    world.settle();
+    let to = |world: &World, name: &str| *world.connections.iter().find(|(_, (of, _))| of == name).unwrap().0;
+    let (redis, mirror) = (to(&world, "one"), to(&world, "two"));
+    let mut answered = 0;
+    while answered < 20_000 {
+        world.send(id, &b"GET k\r\n".repeat(500));
+        let sent = std::mem::take(&mut world.connections.get_mut(&redis).unwrap().1.sent);
+        let count = sent.windows(3).filter(|word| word == b"GET").count();
+        world.multiplexer.reply(redis, &b"$-1\r\n".repeat(count), world.now);
+        world.drain();
+        answered += count;
+    }
+    let copies = world.connections[&mirror].1.sent.windows(3).filter(|word| word == b"GET").count();
+    assert_eq!(copies, 16 * 1024);
+}
