@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use crate::standin;
 
-    /// A connection of a client to the multiplexer of this thread's worker; PING is answered
+    /// A connection of a client to the multiplexer of this thread's worker; ECHO is answered
     /// without a server.
     fn client(name: &str) -> std::rc::Rc<standin::StandinConnection> {
         standin::connect("client", standin::listener(name))
@@ -156,10 +156,10 @@ mod tests {
     fn commands_come_in_pieces() {
         let _end = standin::begin();
         let client = client("pieces");
-        client.received(b"PI");
+        client.received(b"EC");
         assert!(client.written.borrow().is_empty());
-        client.received(b"NG\r\nPING\r\nP");
-        assert_eq!(client.written.take(), b"+PONG\r\n+PONG\r\n");
+        client.received(b"HO x\r\nECHO y\r\nE");
+        assert_eq!(client.written.take(), b"$1\r\nx\r\n$1\r\ny\r\n");
         assert!(client.read.borrow().is_empty(), "what is taken is dropped");
         assert!(client.passed.borrow().is_empty());
     }
@@ -169,11 +169,11 @@ mod tests {
         let _end = standin::begin();
         let client = client("last");
         client.full(true);
-        client.ended(b"PING\r\n");
+        client.ended(b"ECHO x\r\n");
         assert!(client.read.borrow().is_empty(), "Envoy won't call the read hook with them again");
         client.full(false);
         standin::settle();
-        assert_eq!(client.written.take(), b"+PONG\r\n");
+        assert_eq!(client.written.take(), b"$1\r\nx\r\n");
         assert!(client.closed.get());
     }
 
@@ -182,12 +182,12 @@ mod tests {
         let _end = standin::begin();
         let client = client("backlog");
         client.full(true);
-        client.received(&b"PING\r\n".repeat(BACKLOG_LIMIT / 6));
+        client.received(&b"ECHO x\r\n".repeat(BACKLOG_LIMIT / 8));
         assert_eq!(client.disabled.get(), 0);
-        client.received(b"PING\r\n");
+        client.received(b"ECHO x\r\n");
         assert_eq!(client.disabled.get(), 1);
         // Envoy would count a second time.
-        client.received(b"PING\r\n");
+        client.received(b"ECHO x\r\n");
         assert_eq!(client.disabled.get(), 1);
         client.full(false);
         assert_eq!(client.disabled.get(), 0);

@@ -96,7 +96,7 @@ mod tests {
     fn ping(multiplexer: &RefCell<Multiplexer>, config: &Arc<HostConfig>, now: Duration) {
         let mut multiplexer = multiplexer.borrow_mut();
         let client = multiplexer.open(config.clone());
-        assert_eq!(multiplexer.read(client, b"PING\r\n", now), 6);
+        assert_eq!(multiplexer.read(client, b"ECHO x\r\n", now), 8);
     }
 
     fn commands(name: &str) -> u64 {
