@@ -67,7 +67,6 @@ impl RequestPolicy {
             "save" | "bgsave" | "bgrewriteaof" | "acl|load" | "swapdb" => return RequestPolicy::Same,
             // The time since when all is saved.
             "lastsave" => return RequestPolicy::Least,
-            "slowlog|get" => return RequestPolicy::Union,
             "ping" => return RequestPolicy::One,
             _ => {}
         }
