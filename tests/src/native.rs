@@ -40,7 +40,7 @@ pub fn host(destinations: &[&str], routes: Vec<Route>) -> Host {
 /// Returns a destination that is reached through the cluster of its name.
 pub fn target(destination: &str) -> Target {
     let target = listener::target(destination, &[]);
-    let upstream = Upstream { cluster: target.destination.clone(), login: None, nodes: None };
+    let upstream = Upstream { cluster: target.destination.clone(), login: None, nodes: None, key_hash: None };
     Target { upstream: Some(upstream), ..target }
 }
 

@@ -63,7 +63,7 @@ fn targets(service: &ValidatedService, backends: &Backends, reach: ReachFn<'_>) 
     let upstream = |destination: &ValidatedDestination| {
         is_native.then(|| {
             let (cluster, nodes) = reach(destination);
-            wire::Upstream { cluster, login: destination.policy.login.as_ref().map(login), nodes }
+            wire::Upstream { cluster, login: destination.policy.login.as_ref().map(login), nodes, key_hash: None }
         })
     };
     let mirror = |mirror: &ValidatedMirror| wire::Mirror {

@@ -13,6 +13,7 @@ pub mod config;
 pub mod downstream;
 pub mod fault;
 pub mod hex;
+pub mod maglev;
 pub mod multiplexer;
 pub mod random;
 pub mod request;

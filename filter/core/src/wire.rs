@@ -223,7 +223,24 @@ pub struct Upstream {
     /// by their addresses. Absent: nodes are members of `cluster`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<String>,
+    /// For a destination that is no Redis Cluster: each key is placed on one of the cluster's
+    /// healthy members, as `redis_proxy` with the load balancer MAGLEV places it, by the hash of
+    /// this. Absent: any member answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_hash: Option<KeyHash>,
 }
+
+/// What of a key is hashed to place it on one of several servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "&'static str")]
+pub enum KeyHash {
+    /// The whole key.
+    Key,
+    /// The hash tag of the key, if it has one: `enable_hashtagging` of `redis_proxy`.
+    Tag,
+}
+
+named!(KeyHash { Key: "key", Tag: "tag" });
 
 /// The login that the filter performs at Redis before anything else.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]

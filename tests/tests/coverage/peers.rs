@@ -121,7 +121,7 @@ fn mirror() -> Host {
         per_million: 1_000_000,
         exclude_read_commands: true,
         cluster: false,
-        upstream: Some(Upstream { cluster: "y.test:6379".into(), login: None, nodes: None }),
+        upstream: Some(Upstream { cluster: "y.test:6379".into(), login: None, nodes: None, key_hash: None }),
     }];
     host
 }

@@ -6,6 +6,7 @@ mod logins;
 mod members;
 mod names;
 mod outages;
+mod placement;
 mod redirections;
 mod rendered;
 mod scripts;

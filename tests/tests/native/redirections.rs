@@ -26,7 +26,8 @@ fn guarded(subnet: &Subnet, cluster: &Cluster, password: &str) -> Result<Envoy> 
     let login = UpstreamLogin { username: None, password: password.into() };
     let nodes = "one.test:6379|nodes";
     let cluster_name = target.destination.clone();
-    target.upstream = Some(Upstream { cluster: cluster_name, login: Some(login), nodes: Some(nodes.into()) });
+    target.upstream =
+        Some(Upstream { cluster: cluster_name, login: Some(login), nodes: Some(nodes.into()), key_hash: None });
     let filters = vec![native::proxy(&listener::config("redis", 1, host))?];
     let config = Config::new().listener("redis", subnet.redis(1), filters);
     let nodes =

@@ -7,7 +7,7 @@ pub const SLOTS: u16 = 16384;
 /// Returns the slot of a key: CRC16 (XMODEM) of the key, or of its hash tag, the text between the
 /// first `{` and the next `}`, if that isn't empty.
 pub fn slot(key: &[u8]) -> u16 {
-    crc(hash_tag(key).unwrap_or(key)) % SLOTS
+    crc(hashed_part(key)) % SLOTS
 }
 
 /// Computes CRC16 a byte at a time, since the wasm filter has to be small.
@@ -33,6 +33,13 @@ fn crc(bytes: &[u8]) -> u16 {
         sum(four, high ^ a) ^ sum(three, low ^ b) ^ sum(two, *c) ^ sum(one, *d)
     });
     rest.iter().fold(crc, |crc, byte| crc << 8 ^ sum(one, (crc >> 8) as u8 ^ byte))
+}
+
+/// Returns the hash tag of a key, the text between the first `{` and the next `}`, or the whole
+/// key if there is none or it is empty.
+#[inline]
+pub fn hashed_part(key: &[u8]) -> &[u8] {
+    hash_tag(key).unwrap_or(key)
 }
 
 fn hash_tag(key: &[u8]) -> Option<&[u8]> {

@@ -7,7 +7,12 @@ use std::sync::Arc;
 /// The upstream of a server. The server `one` asks for a password.
 fn upstream(name: &str) -> Option<wire::Upstream> {
     let login = wire::UpstreamLogin { username: None, password: "secret".into() };
-    Some(wire::Upstream { cluster: name.to_owned(), login: (name == "one").then_some(login), nodes: None })
+    Some(wire::Upstream {
+        cluster: name.to_owned(),
+        login: (name == "one").then_some(login),
+        nodes: None,
+        key_hash: None,
+    })
 }
 
 /// Returns a host on data path `native` with routes to these destinations, one upstream for each.

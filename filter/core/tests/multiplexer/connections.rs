@@ -266,7 +266,7 @@ fn a_mirror_that_never_answers_misses_copies() {
         per_million: 1_000_000,
         exclude_read_commands: false,
         cluster: false,
-        upstream: Some(wire::Upstream { cluster: "two".into(), login: None, nodes: None }),
+        upstream: Some(wire::Upstream { cluster: "two".into(), login: None, nodes: None, key_hash: None }),
     }];
     let id = world.client(&compiled(&host));
     world.send(id, b"GET k\r\n");

@@ -47,7 +47,12 @@ pub struct Setup {
 /// Returns the upstream of a site. The site `one` asks for a password.
 fn upstream(site: usize) -> Option<wire::Upstream> {
     let login = (site == ONE).then(|| wire::UpstreamLogin { username: None, password: "secret".into() });
-    Some(wire::Upstream { cluster: SITES[site].to_owned(), login, nodes: (site == CLUSTER).then(|| "nodes".into()) })
+    Some(wire::Upstream {
+        cluster: SITES[site].to_owned(),
+        login,
+        nodes: (site == CLUSTER).then(|| "nodes".into()),
+        key_hash: None,
+    })
 }
 
 /// The names of the sites, as destinations and as clusters in Envoy.
