@@ -114,7 +114,8 @@ impl Inventory {
             let addresses = addresses.into_iter().flatten().collect();
             let is_allocated = entry.spec.addresses.is_empty();
             let (ports, exported_to) = (entry_ports.clone(), entry.spec.export_to.clone());
-            let known = ServiceEntryHost { key: key.clone(), addresses, is_allocated, ports, exported_to };
+            let endpoints = entry.spec.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
+            let known = ServiceEntryHost { key: key.clone(), addresses, is_allocated, ports, endpoints, exported_to };
             self.entries.entry(host.clone()).or_default().insert(key.clone(), known);
             hosts.insert(host);
         }
@@ -320,6 +321,13 @@ struct EntrySpec {
     hosts: Vec<String>,
     addresses: Vec<String>,
     ports: Vec<EntryPort>,
+    endpoints: Vec<EntryEndpoint>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct EntryEndpoint {
+    address: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -371,6 +379,8 @@ pub struct ServiceEntryHost {
     pub is_allocated: bool,
     /// Its TCP ports.
     pub ports: Vec<ServicePort>,
+    /// The addresses of the endpoints that it lists; empty where the host's name stands for them.
+    pub endpoints: Vec<String>,
     exported_to: Vec<String>,
 }
 

@@ -25,7 +25,7 @@ pub const DESCRIPTION: &str = "RedisDestination says how one Redis is reached: a
     status = "ResourceStatus",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Host","type":"string","jsonPath":".spec.host","description":"The Redis that this object is about"}"#,
-    printcolumn = r#"{"name":"Mode","type":"string","jsonPath":".spec.trafficPolicy.connectionPool.redis.mode","description":"PROXY (a single Redis) or CLUSTER"}"#,
+    printcolumn = r#"{"name":"Mode","type":"string","jsonPath":".spec.trafficPolicy.connectionPool.redis.mode","description":"PROXY (interchangeable endpoints) or CLUSTER"}"#,
     printcolumn = r#"{"name":"TLS","type":"string","jsonPath":".spec.trafficPolicy.tls.mode","description":"TLS to this Redis","priority":1}"#,
     printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status","description":"Valid, and no other object has precedence"}"#,
     printcolumn = r#"{"name":"Resolved","type":"string","jsonPath":".status.conditions[?(@.type==\"ResolvedRefs\")].status","description":"The objects that it names exist"}"#,
@@ -109,8 +109,10 @@ pub struct TcpKeepalive {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RedisSettings {
-    /// `PROXY`: a single Redis, or several behind one address. `CLUSTER`: a Redis Cluster, which
-    /// clients use like a single Redis. Default `PROXY`.
+    /// What the endpoints of the host are. `PROXY`: interchangeable, so that any of them may answer
+    /// any command: proxies, Redis Enterprise, a gateway. `CLUSTER`: a Redis Cluster, which clients
+    /// use like a single Redis. Without it, the host is one Redis; where it has several ready
+    /// endpoints, a warning says so, and a later release will refuse that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// The login at this Redis. The mesh logs in, so clients need not know the password.
@@ -124,12 +126,11 @@ pub struct RedisSettings {
 }
 
 /// The topology of a destination.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Mode {
     // Comments on the variants would turn the schema's `enum` into a `oneOf`, which is no
     // structural schema.
-    #[default]
     #[allow(missing_docs)]
     Proxy,
     #[allow(missing_docs)]

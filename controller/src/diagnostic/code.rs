@@ -16,6 +16,8 @@ pub enum Reason {
     Unsupported,
     /// The value is valid but has no effect.
     NoEffect,
+    /// The object takes effect as it is written, at a risk to data or to protection.
+    Risk,
 }
 
 /// The severity of a diagnostic.
@@ -137,6 +139,8 @@ codes! {
     NoRedisPort = "no-redis-port", Unresolved;
     /// The port of a Service has no ready endpoint.
     NoReadyEndpoint = "no-ready-endpoint", NoEffect;
+    /// A destination has several endpoints, and no mode says what they are to each other.
+    SeveralEndpoints = "several-endpoints", Risk;
     /// An endpoint of a headless Service belongs to another Service.
     EndpointOfOtherService = "endpoint-of-other-service", Conflict;
     /// An address of a ServiceEntry is that of a Service.
@@ -147,6 +151,8 @@ codes! {
     UnknownListener = "unknown-listener", Unresolved;
 
     // Credentials and certificates.
+    /// The mesh logs in as a user who may do everything, and clients may run scripts.
+    PrivilegedLogin = "privileged-login", Risk;
     /// Both a Secret and written credentials are given.
     AmbiguousCredentials = "ambiguous-credentials", Invalid;
     /// Neither a Secret nor written credentials are given.
@@ -239,7 +245,7 @@ impl Code {
     /// The severity of a diagnostic with this code.
     pub fn severity(self) -> Severity {
         match self.reason() {
-            Reason::NoEffect => Severity::Warning,
+            Reason::NoEffect | Reason::Risk => Severity::Warning,
             Reason::Invalid | Reason::Conflict | Reason::Unresolved | Reason::Unsupported => Severity::Error,
         }
     }

@@ -93,11 +93,12 @@ pub fn backends(service: &ValidatedService) -> Backends {
 mod tests {
     use super::*;
     use crate::crd::destination::Mode;
+    use crate::validate::destination::EndpointSource;
     use crate::validate::host_port::HostPort;
     use crate::validate::policy::DestinationPolicy;
 
     fn destination(host: &str, mode: Mode) -> Arc<ValidatedDestination> {
-        let policy = DestinationPolicy { mode, ..DestinationPolicy::default() };
+        let policy = DestinationPolicy { mode: Some(mode), ..DestinationPolicy::default() };
         Arc::new(ValidatedDestination {
             address: HostPort { host: host.to_owned(), port: 6379 },
             service: None,
@@ -105,8 +106,9 @@ mod tests {
             selects_pods: true,
             in_mesh: true,
             policy,
-            discovered: false,
+            source: EndpointSource::Slices,
             endpoints: Vec::new(),
+            listed: Vec::new(),
         })
     }
 

@@ -3,7 +3,6 @@
 use redis_mesh_core::wire;
 use serde_json::{Map, Value, json};
 
-use crate::crd::destination::Mode;
 use crate::validate::destination::ValidatedDestination;
 use crate::validate::policy::TcpOptions;
 use crate::validate::service::ValidatedService;
@@ -145,9 +144,11 @@ pub enum ClusterOwner {
 }
 
 /// The owner of a destination's cluster. Istio's own cluster has precedence: it has the
-/// endpoints, mutual TLS, and metrics.
+/// endpoints, mutual TLS, and metrics. It has none for an ExternalName Service, nor for endpoints
+/// that are names.
 pub fn found(destination: &ValidatedDestination) -> ClusterOwner {
-    if destination.policy.mode == Mode::Cluster || destination.policy.tls.is_some() || !destination.in_mesh {
+    let is_istios = destination.in_mesh && !destination.has_own_endpoints();
+    if destination.is_cluster() || destination.policy.tls.is_some() || !is_istios {
         ClusterOwner::Added
     } else {
         ClusterOwner::Istio
@@ -229,7 +230,7 @@ pub fn merged_tcp(value: &mut Map<String, Value>, tcp: &TcpOptions) {
 /// A destination by its name rather than by its endpoints, which change.
 pub fn in_mesh(destination: &ValidatedDestination) -> ValidatedDestination {
     let mut destination = destination.clone();
-    if !destination.discovered {
+    if !destination.has_own_endpoints() {
         let address = &destination.address;
         destination.endpoints =
             vec![crate::inventory::ServiceEndpoint { address: address.host.clone(), port: address.port }];

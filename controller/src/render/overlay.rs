@@ -63,7 +63,7 @@ fn are_members(destination: &ValidatedDestination) -> bool {
     destination.in_mesh
         && destination.selects_pods
         && !destination.is_headless
-        && !destination.discovered
+        && !destination.has_own_endpoints()
         && !destination.policy.istio_mutual
         && destination.policy.tls.is_none()
 }

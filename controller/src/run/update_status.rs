@@ -2,8 +2,10 @@
 //!
 //! `Accepted`: the object is valid and no other object has precedence. `ResolvedRefs`: the
 //! objects that it names exist. `Programmed`: the configuration that follows from it has been
-//! written to the mesh.
+//! written to the mesh. `Warnings`: what is in force as it is written puts data or protection at
+//! risk; the condition is there only where there are any.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -24,6 +26,8 @@ use super::names::{FIELD_MANAGER, ObjectKey};
 
 /// The longest message in bytes. The API server's limit is 32,768.
 const MAX_MESSAGE: usize = 4096;
+/// The type of the condition that is true where there is something to worry about.
+const WARNINGS: &str = "Warnings";
 /// The longest note of an Event in bytes.
 const MAX_NOTE: usize = 1000;
 
@@ -54,14 +58,14 @@ pub struct StatusFacts<'a> {
 /// The status that an object should have. Conditions that don't change keep their times.
 pub fn status(facts: &StatusFacts<'_>, present: &ResourceStatus) -> ResourceStatus {
     let evaluation = facts.evaluation;
-    let conditions = [accepted(facts), resolved(facts), programmed(facts)];
-    let conditions = conditions.into_iter().map(|(kind, is_true, reason, message)| {
+    let conditions = [Some(accepted(facts)), Some(resolved(facts)), Some(programmed(facts)), warnings(evaluation)];
+    let conditions = conditions.into_iter().flatten().map(|(kind, is_true, reason, message)| {
         let status = if is_true { "True" } else { "False" };
         let known = present.conditions.iter().find(|known| known.type_ == kind && known.status == status);
         Condition {
             type_: kind.to_owned(),
             status: status.to_owned(),
-            reason: reason.to_owned(),
+            reason: reason.into_owned(),
             message: shortened(message, MAX_MESSAGE),
             observed_generation: Some(evaluation.generation),
             last_transition_time: known
@@ -79,7 +83,7 @@ pub fn status(facts: &StatusFacts<'_>, present: &ResourceStatus) -> ResourceStat
 }
 
 /// Type, whether true, reason, message.
-type ConditionParts = (&'static str, bool, &'static str, String);
+type ConditionParts = (&'static str, bool, Cow<'static, str>, String);
 
 fn accepted(facts: &StatusFacts<'_>) -> ConditionParts {
     let evaluation = facts.evaluation;
@@ -87,14 +91,14 @@ fn accepted(facts: &StatusFacts<'_>) -> ConditionParts {
     let worst = [(Reason::Conflict, "Conflict"), (Reason::Invalid, "Invalid"), (Reason::Unsupported, "Unsupported")];
     for (reason, name) in worst {
         if evaluation.messages_of(|found| found == reason).next().is_some() {
-            return ("Accepted", false, name, joined(evaluation.messages_of(is_against)));
+            return ("Accepted", false, name.into(), joined(evaluation.messages_of(is_against)));
         }
     }
     let warnings = joined(evaluation.messages_of(|reason| reason == Reason::NoEffect));
     let warnings: Vec<String> =
         [Some(warnings), facts.unused.clone()].into_iter().flatten().filter(|text| !text.is_empty()).collect();
     let message = if warnings.is_empty() { "valid".to_owned() } else { format!("valid, but: {}", warnings.join("; ")) };
-    ("Accepted", true, "Accepted", message)
+    ("Accepted", true, "Accepted".into(), message)
 }
 
 fn resolved(facts: &StatusFacts<'_>) -> ConditionParts {
@@ -105,18 +109,18 @@ fn resolved(facts: &StatusFacts<'_>) -> ConditionParts {
         messages.push(missing);
     }
     if !messages.is_empty() {
-        return ("ResolvedRefs", false, "RefNotFound", messages.join("; "));
+        return ("ResolvedRefs", false, "RefNotFound".into(), messages.join("; "));
     }
     if !evaluation.lacking.is_empty() {
         let names = evaluation.lacking.iter().map(ToString::to_string).collect();
         let message = format!("depends on {}, whose status has the errors", some_of(names));
-        return ("ResolvedRefs", false, "RefNotAccepted", message);
+        return ("ResolvedRefs", false, "RefNotAccepted".into(), message);
     }
-    ("ResolvedRefs", true, "ResolvedRefs", "the objects that it names exist".to_owned())
+    ("ResolvedRefs", true, "ResolvedRefs".into(), "the objects that it names exist".to_owned())
 }
 
 fn programmed(facts: &StatusFacts<'_>) -> ConditionParts {
-    let say = |is_true, reason, message| ("Programmed", is_true, reason, message);
+    let say = |is_true, reason: &'static str, message| ("Programmed", is_true, reason.into(), message);
     if facts.evaluation.has_conflict() {
         let message = match facts.in_force.is_empty() {
             true => "it has no effect while another object has precedence".to_owned(),
@@ -150,6 +154,24 @@ fn programmed(facts: &StatusFacts<'_>) -> ConditionParts {
     let ways: BTreeSet<String> = facts.in_force.iter().map(|prepared| way(prepared, facts.module_refusal)).collect();
     let ways = some_of(ways.into_iter().collect());
     say(true, "Programmed", if ways.is_empty() { "in force".to_owned() } else { ways })
+}
+
+/// The condition `Warnings`; none where there are none. Its reason has the code of each warning in
+/// camel case, so that a new one is told by an Event.
+fn warnings(evaluation: &Evaluation) -> Option<ConditionParts> {
+    let risks = || evaluation.messages_of(|reason| reason == Reason::Risk);
+    let codes: BTreeSet<String> = risks().map(|message| camel_case(message.problem.code.text())).collect();
+    if codes.is_empty() {
+        return None;
+    }
+    let reason = codes.into_iter().collect::<Vec<_>>().join(",");
+    Some((WARNINGS, true, reason.into(), joined(risks())))
+}
+
+/// `several-endpoints` as `SeveralEndpoints`.
+fn camel_case(code: &str) -> String {
+    let words = code.split('-').filter_map(|word| word.split_at_checked(1));
+    words.map(|(first, rest)| first.to_ascii_uppercase() + rest).collect()
 }
 
 /// The data path of a service, and the reason for it.
@@ -199,16 +221,9 @@ pub async fn publish(
     after: &ResourceStatus,
 ) -> Result<(), kube::Error> {
     for condition in &after.conditions {
-        let known = before.conditions.iter().find(|known| known.type_ == condition.type_);
-        let is_news =
-            known.is_none_or(|known| (&known.status, &known.reason) != (&condition.status, &condition.reason));
-        let is_good = condition.status == "True";
-        // Success is reported once, by the last condition.
-        if !is_news || is_good && condition.type_ != "Programmed" {
-            continue;
-        }
+        let Some(type_) = news(condition, before) else { continue };
         let event = Event {
-            type_: if is_good { EventType::Normal } else { EventType::Warning },
+            type_,
             reason: condition.reason.clone(),
             note: Some(shortened(condition.message.clone(), MAX_NOTE)),
             action: "Reconcile".to_owned(),
@@ -217,6 +232,16 @@ pub async fn publish(
         recorder.publish(&event, object).await?;
     }
     Ok(())
+}
+
+/// The type of the Event that a condition is worth; none if it is worth none.
+fn news(condition: &Condition, before: &ResourceStatus) -> Option<EventType> {
+    let known = before.conditions.iter().find(|known| known.type_ == condition.type_);
+    let is_news = known.is_none_or(|known| (&known.status, &known.reason) != (&condition.status, &condition.reason));
+    let is_good = condition.status == "True" && condition.type_ != WARNINGS;
+    // Success is reported once, by the last condition.
+    let is_worth_it = is_news && (!is_good || condition.type_ == "Programmed");
+    is_worth_it.then_some(if is_good { EventType::Normal } else { EventType::Warning })
 }
 
 #[cfg(test)]
@@ -231,6 +256,7 @@ mod tests {
             Reason::Unresolved => Code::UnknownSecret,
             Reason::Unsupported => Code::NoModule,
             Reason::NoEffect => Code::UnusedSetting,
+            Reason::Risk => Code::SeveralEndpoints,
         };
         let message = |(reason, message): &(Reason, &str)| Diagnostic {
             subject: Subject::default(),
@@ -241,43 +267,9 @@ mod tests {
         Evaluation { generation: 3, messages: messages.iter().map(message).collect(), ..Evaluation::default() }
     }
 
-    fn said(evaluation: &Evaluation, good_generation: Option<i64>) -> Vec<(String, String, String)> {
-        let facts = StatusFacts {
+    fn facts(evaluation: &Evaluation) -> StatusFacts<'_> {
+        StatusFacts {
             evaluation,
-            in_force: Vec::new(),
-            good_generation,
-            unused: None,
-            has_remains: false,
-            unreadable: Vec::new(),
-            failures: Vec::new(),
-            rejections: Vec::new(),
-            module_refusal: None,
-        };
-        let status = status(&facts, &ResourceStatus::default());
-        status.conditions.into_iter().map(|it| (it.status, it.reason, it.message)).collect()
-    }
-
-    #[test]
-    fn what_is_wrong_is_said_where_it_belongs() {
-        let check = |messages: &[(Reason, &str)], expected: [&str; 3]| {
-            let said = said(&evaluation(messages), None);
-            assert_eq!(said.iter().map(|it| it.1.as_str()).collect::<Vec<_>>(), expected, "{messages:?}");
-        };
-        check(&[], ["Accepted", "ResolvedRefs", "Programmed"]);
-        check(&[(Reason::NoEffect, "a")], ["Accepted", "ResolvedRefs", "Programmed"]);
-        check(&[(Reason::Invalid, "a")], ["Invalid", "ResolvedRefs", "NotProgrammed"]);
-        check(&[(Reason::Invalid, "a"), (Reason::Conflict, "b")], ["Conflict", "ResolvedRefs", "NotProgrammed"]);
-        check(&[(Reason::Unresolved, "a")], ["Accepted", "RefNotFound", "NotProgrammed"]);
-        check(&[(Reason::Unsupported, "a")], ["Unsupported", "ResolvedRefs", "NotProgrammed"]);
-        assert_eq!(said(&evaluation(&[(Reason::Invalid, "a")]), Some(2))[2].1, "LastGoodKept");
-        assert!(said(&evaluation(&[(Reason::NoEffect, "has no effect")]), None)[0].2.contains("spec.x: has no effect"));
-    }
-
-    #[test]
-    fn times_change_only_with_what_they_are_the_time_of() {
-        let evaluation = evaluation(&[]);
-        let facts = StatusFacts {
-            evaluation: &evaluation,
             in_force: Vec::new(),
             good_generation: None,
             unused: None,
@@ -286,7 +278,41 @@ mod tests {
             failures: Vec::new(),
             rejections: Vec::new(),
             module_refusal: None,
+        }
+    }
+
+    fn said(evaluation: &Evaluation, good_generation: Option<i64>) -> Vec<(String, String, String)> {
+        let facts = StatusFacts { good_generation, ..facts(evaluation) };
+        let status = status(&facts, &ResourceStatus::default());
+        status.conditions.into_iter().map(|it| (it.status, it.reason, it.message)).collect()
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_where_it_belongs() {
+        let check = |messages: &[(Reason, &str)], expected: &[&str]| {
+            let said = said(&evaluation(messages), None);
+            assert_eq!(said.iter().map(|it| it.1.as_str()).collect::<Vec<_>>(), expected, "{messages:?}");
         };
+        check(&[], &["Accepted", "ResolvedRefs", "Programmed"]);
+        check(&[(Reason::NoEffect, "a")], &["Accepted", "ResolvedRefs", "Programmed"]);
+        let risky = [(Reason::Risk, "a")];
+        check(&risky, &["Accepted", "ResolvedRefs", "Programmed", "SeveralEndpoints"]);
+        assert_eq!(
+            said(&evaluation(&risky), None)[3],
+            ("True".into(), "SeveralEndpoints".into(), "[several-endpoints] spec.x: a; do something".into())
+        );
+        check(&[(Reason::Invalid, "a")], &["Invalid", "ResolvedRefs", "NotProgrammed"]);
+        check(&[(Reason::Invalid, "a"), (Reason::Conflict, "b")], &["Conflict", "ResolvedRefs", "NotProgrammed"]);
+        check(&[(Reason::Unresolved, "a")], &["Accepted", "RefNotFound", "NotProgrammed"]);
+        check(&[(Reason::Unsupported, "a")], &["Unsupported", "ResolvedRefs", "NotProgrammed"]);
+        assert_eq!(said(&evaluation(&[(Reason::Invalid, "a")]), Some(2))[2].1, "LastGoodKept");
+        assert!(said(&evaluation(&[(Reason::NoEffect, "has no effect")]), None)[0].2.contains("spec.x: has no effect"));
+    }
+
+    #[test]
+    fn times_change_only_with_what_they_are_the_time_of() {
+        let evaluation = evaluation(&[]);
+        let facts = facts(&evaluation);
         let mut first = status(&facts, &ResourceStatus::default());
         for condition in &mut first.conditions {
             condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
@@ -298,6 +324,29 @@ mod tests {
         assert!(!crate::crd::status::is_same(&second, &third));
         assert_ne!(third.conditions[2].last_transition_time, second.conditions[2].last_transition_time);
         assert_eq!(third.conditions[0].last_transition_time, second.conditions[0].last_transition_time);
+    }
+
+    #[test]
+    fn a_warning_is_told_by_an_event_once() {
+        let status = |messages: &[(Reason, &str)], more: Option<Code>, before: &ResourceStatus| {
+            let mut evaluation = evaluation(messages);
+            let more =
+                more.map(|code| Diagnostic { problem: Problem::new(code, "b", "c"), ..evaluation.messages[0].clone() });
+            evaluation.messages.extend(more);
+            super::status(&facts(&evaluation), before)
+        };
+        let before = status(&[], None, &ResourceStatus::default());
+        let after = status(&[(Reason::Risk, "a")], None, &before);
+        let told = |before: &ResourceStatus, after: &ResourceStatus| {
+            let told =
+                after.conditions.iter().filter_map(|condition| Some((news(condition, before)?, &condition.reason)));
+            told.map(|(type_, reason)| (type_ == EventType::Warning, reason.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&before, &after), [(true, "SeveralEndpoints".to_owned())]);
+        assert_eq!(told(&after, &after), []);
+        let both = status(&[(Reason::Risk, "a")], Some(Code::PrivilegedLogin), &after);
+        assert_eq!(told(&after, &both), [(true, "PrivilegedLogin,SeveralEndpoints".to_owned())]);
+        assert_eq!(told(&both, &before), []);
     }
 
     #[test]

@@ -29,17 +29,56 @@ pub struct ValidatedDestination {
     pub in_mesh: bool,
     /// The settings of its RedisDestination.
     pub policy: DestinationPolicy,
-    /// True if the endpoints are those of `discoveryEndpoints`.
-    pub discovered: bool,
-    /// The endpoints: those of `discoveryEndpoints`, else those of the Service, else the host's
-    /// name.
+    /// Where the endpoints come from.
+    pub source: EndpointSource,
+    /// The endpoints.
     pub endpoints: Vec<ServiceEndpoint>,
+    /// The endpoints that its ServiceEntry lists.
+    pub listed: Vec<String>,
+}
+
+/// Where the endpoints of a destination come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointSource {
+    /// `discoveryEndpoints`.
+    Discovery,
+    /// The EndpointSlices of the Service: its ready endpoints.
+    Slices,
+    /// The name that an ExternalName Service stands for.
+    ExternalName,
+    /// The host's own name.
+    Host,
 }
 
 impl ValidatedDestination {
     /// True for a Redis Cluster.
     pub fn is_cluster(&self) -> bool {
-        self.policy.mode == Mode::Cluster
+        self.policy.mode == Some(Mode::Cluster)
+    }
+
+    /// The addresses among which commands are spread, where more than one is known and no mode says
+    /// what they are to each other; else empty. A pod with an address of each family counts once.
+    pub fn unexplained_endpoints(&self) -> Vec<String> {
+        let all: Vec<String> = match self.source {
+            EndpointSource::Slices => self.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect(),
+            EndpointSource::Host => self.listed.clone(),
+            EndpointSource::Discovery | EndpointSource::ExternalName => Vec::new(),
+        };
+        let (v6, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
+        let several = if others.len() > 1 { others } else { v6 };
+        if self.policy.mode.is_none() && several.len() > 1 { several } else { Vec::new() }
+    }
+
+    /// True where only redis-mesh knows the endpoints, so that the host's own name doesn't lead to
+    /// them: they were given for discovery, or they are names, which neither Kubernetes nor Istio
+    /// takes for the endpoints of a Service.
+    pub fn has_own_endpoints(&self) -> bool {
+        match self.source {
+            EndpointSource::Discovery | EndpointSource::ExternalName => true,
+            EndpointSource::Slices => !self.is_static(),
+            EndpointSource::Host => false,
+        }
     }
 
     /// True where all endpoints are IP addresses.
@@ -119,13 +158,13 @@ impl<'a> Destinations<'a> {
         if self.is_guarded(name, namespace, policy, field) {
             return None;
         }
-        if let Some(known) = self.known.get(&(address.clone(), policy)) {
-            return Some(known.clone());
+        if let Some(known) = self.known.get(&(address.clone(), policy)).cloned() {
+            report_unready(&known, field);
+            return Some(known);
         }
         let service = service.map(|(key, port)| (key.clone(), port));
         let held = policy.and_then(|index| self.policies.get(index)).cloned().unwrap_or_default();
-        let endpoints = self.endpoints(&address, service.as_ref(), &held, field);
-        let discovered = held.mode == Mode::Cluster && !held.discovery.is_empty();
+        let (source, endpoints) = self.endpoints(&address, service.as_ref(), &held);
         let known = service.as_ref().and_then(|(key, _)| self.inventory.service(key));
         let is_headless = known.is_some_and(|service| inventory::cluster_ips(service).is_empty());
         let selects_pods = known.is_some_and(inventory::selects_pods);
@@ -136,10 +175,12 @@ impl<'a> Destinations<'a> {
             selects_pods,
             in_mesh,
             policy: held,
-            discovered,
+            source,
             endpoints,
+            listed: entry.map(|entry| entry.endpoints.clone()).unwrap_or_default(),
         };
         let destination = Arc::new(destination);
+        report_unready(&destination, field);
         self.known.insert((address, policy), destination.clone());
         Some(destination)
     }
@@ -170,29 +211,20 @@ impl<'a> Destinations<'a> {
         address: &HostPort,
         service: Option<&(NamespacedName, ServicePort)>,
         policy: &DestinationPolicy,
-        field: &mut FieldReporter<'_>,
-    ) -> Vec<ServiceEndpoint> {
-        let by_name = || vec![ServiceEndpoint { address: address.host.clone(), port: address.port }];
-        if policy.mode == Mode::Cluster && !policy.discovery.is_empty() {
+    ) -> (EndpointSource, Vec<ServiceEndpoint>) {
+        let named = |name: &str| vec![ServiceEndpoint { address: name.to_owned(), port: address.port }];
+        if policy.mode == Some(Mode::Cluster) && !policy.discovery.is_empty() {
             let expand = |entry: &Discovery| self.discovered(entry, address.port);
-            return policy.discovery.iter().flat_map(expand).collect();
+            return (EndpointSource::Discovery, policy.discovery.iter().flat_map(expand).collect());
         }
-        let Some((key, port)) = service else { return by_name() };
-        match self.inventory.endpoints(key, port) {
-            Some(endpoints) => {
-                if endpoints.is_empty() {
-                    let message = format!(
-                        "Service {key} has no ready endpoint for port {}; commands are answered with an error",
-                        port.number
-                    );
-                    field.report(Code::NoReadyEndpoint, message, "see why the pods of the Service are not ready");
-                }
-                endpoints
-            }
-            None => match self.inventory.service(key).and_then(inventory::external_name) {
-                Some(name) => vec![ServiceEndpoint { address: name.to_owned(), port: address.port }],
-                None => by_name(),
-            },
+        let slices = service.and_then(|(key, port)| self.inventory.endpoints(key, port));
+        if let Some(endpoints) = slices {
+            return (EndpointSource::Slices, endpoints);
+        }
+        let external = service.and_then(|(key, _)| self.inventory.service(key)).and_then(inventory::external_name);
+        match external {
+            Some(name) => (EndpointSource::ExternalName, named(name)),
+            None => (EndpointSource::Host, named(&address.host)),
         }
     }
 
@@ -221,6 +253,17 @@ impl<'a> Destinations<'a> {
                 diagnostics.add(&scope::subject(loaded), "spec.host", unused(&name.host));
             }
         }
+    }
+}
+
+/// Reports a Service without a ready endpoint.
+fn report_unready(destination: &ValidatedDestination, field: &mut FieldReporter<'_>) {
+    let Some((key, port)) = &destination.service else { return };
+    if destination.source == EndpointSource::Slices && destination.endpoints.is_empty() {
+        let number = port.number;
+        let message =
+            format!("Service {key} has no ready endpoint for port {number}; commands are answered with an error");
+        field.report(Code::NoReadyEndpoint, message, "see why the pods of the Service are not ready");
     }
 }
 

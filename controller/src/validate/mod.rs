@@ -18,6 +18,7 @@ pub mod key_match;
 pub mod mentions;
 pub mod options;
 pub mod policy;
+pub mod risks;
 pub mod route;
 pub mod scope;
 pub mod service;
@@ -112,6 +113,7 @@ impl Validation<'_> {
                     faults: rules.faults.clone(),
                 };
                 data_path::choose_path(&mut built, spec, pinned, options.module, diagnostics);
+                risks::report(&built, diagnostics);
                 self.validated.push(built);
             }
         }
@@ -129,8 +131,9 @@ impl Validation<'_> {
         }
         let Some(name) = self.claims.implicit(index) else { return };
         let namespace = scope::namespace(loaded);
-        let reporter = &mut diagnostics.at(&subject, "spec.host");
-        for (port, service) in addresses::ports(name, &namespace, inventory, options, reporter) {
+        let ports = addresses::ports(name, &namespace, inventory, options, &mut diagnostics.at(&subject, "spec.host"));
+        for (port, service) in ports {
+            let reporter = &mut diagnostics.at(&subject, "spec.host");
             let address = HostPort { host: name.host.clone(), port };
             let resolved = self.resolver.resolve(name, Some(port), &namespace, None, reporter);
             let Some(destination) = resolved else { continue };
@@ -150,6 +153,7 @@ impl Validation<'_> {
                 faults: Vec::new(),
             };
             data_path::choose_implicit_path(&mut built, options.module);
+            risks::report(&built, diagnostics);
             self.validated.push(built);
         }
     }

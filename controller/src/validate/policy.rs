@@ -18,8 +18,9 @@ use super::tls::{self, TlsOptions};
 pub struct DestinationPolicy {
     /// The object; none for the defaults.
     pub object: Option<Subject>,
-    /// The topology: a single Redis or a Redis Cluster.
-    pub mode: Mode,
+    /// What the endpoints are: `PROXY` that any of them may answer any command, `CLUSTER` a Redis
+    /// Cluster; none where no object says it.
+    pub mode: Option<Mode>,
     /// The login of the mesh.
     pub login: Option<RedisCredentials>,
     /// True if the mesh's own mutual TLS is asked for by name.
@@ -87,7 +88,7 @@ pub fn read(
         policy.tcp = self::tcp(tcp, &mut field.at(".tcp"));
     }
     let Some(redis) = &pool.redis else { return policy };
-    policy.mode = redis.mode.unwrap_or_default();
+    policy.mode = redis.mode;
     if let Some(auth) = &redis.auth {
         policy.login = auth::login(auth, &namespace, inventory, &mut field.at(".redis.auth"));
     }
@@ -98,8 +99,8 @@ pub fn read(
             Err(problem) => field.add(problem),
         }
     }
-    if policy.mode == Mode::Proxy && !redis.discovery_endpoints.is_empty() {
-        let (message, remedy) = ("has no effect with mode PROXY", "set mode: CLUSTER, or remove it");
+    if policy.mode != Some(Mode::Cluster) && !redis.discovery_endpoints.is_empty() {
+        let (message, remedy) = ("has an effect with mode CLUSTER only", "set mode: CLUSTER, or remove it");
         field.at(".redis.discoveryEndpoints").report(Code::DiscoveryWithoutCluster, message, remedy);
     }
     policy

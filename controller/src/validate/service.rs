@@ -72,6 +72,12 @@ impl ValidatedService {
         }
     }
 
+    /// True if commands that run or load scripts pass in some sidecars at least.
+    pub fn takes_scripts(&self) -> bool {
+        let natively = self.choice.native && self.settings.scripts != Some(ScriptsSpec::Refuse);
+        natively || !self.refuses_scripts()
+    }
+
     /// Every destination and mirror, each once.
     pub fn destinations(&self) -> Vec<&Arc<ValidatedDestination>> {
         let mut found: Vec<&Arc<ValidatedDestination>> = Vec::new();
