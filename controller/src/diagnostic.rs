@@ -169,7 +169,11 @@ pub struct Diagnostics {
 impl Diagnostics {
     /// Adds a problem of an object's field.
     pub fn add(&mut self, subject: &Subject, field: impl Into<String>, problem: Problem) {
-        let diagnostic = Diagnostic { subject: subject.clone(), field: field.into(), span: None, problem };
+        self.push(Diagnostic { subject: subject.clone(), field: field.into(), span: None, problem });
+    }
+
+    /// Adds a diagnostic.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
         if !self.list.contains(&diagnostic) {
             self.list.push(diagnostic);
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::diagnostic::{Code, Diagnostics, Origin, Problem, Subject};
-use crate::manifest::{self, ManifestSource};
+use crate::manifest::{self, ManifestSource, Manifests};
 use crate::validate;
 use crate::validate::options::{ModuleAvailability, ValidateOptions};
 use crate::validate::service::ValidatedService;
@@ -42,14 +42,17 @@ pub fn load(
     module: ModuleAvailability,
     session: &mut CliSession,
 ) -> Vec<ValidatedService> {
+    let manifests = read(input, session);
+    validate(input, &manifests, ports, module, &mut session.diagnostics)
+}
+
+/// Reads the manifests.
+pub fn read(input: &Input, session: &mut CliSession) -> Manifests {
     let CliSession { sources, diagnostics } = session;
     for path in &input.files {
-        read(path, sources, diagnostics);
+        read_path(path, sources, diagnostics);
     }
     let manifests = manifest::read(sources, &input.namespace, diagnostics);
-    let options = ValidateOptions { cluster_domain: input.cluster_domain.clone(), ports, module };
-    let services =
-        validate::validate(&manifests.services, &manifests.destinations, &manifests.inventory, &options, diagnostics);
     if !manifests.skipped.is_empty() {
         let counts: Vec<_> = manifests.skipped.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
         tell(format_args!("note: skipped {}", counts.join(", ")));
@@ -58,10 +61,22 @@ pub fn load(
         let message = "the manifests hold no RedisService and no RedisDestination";
         diagnostics.add(&Subject::default(), "", Problem::new(Code::NoObjects, message, "name files that do"));
     }
-    services
+    manifests
 }
 
-fn read(path: &Path, sources: &mut Vec<ManifestSource>, diagnostics: &mut Diagnostics) {
+/// Validates the manifests.
+pub fn validate(
+    input: &Input,
+    manifests: &Manifests,
+    ports: BTreeMap<String, BTreeSet<u16>>,
+    module: ModuleAvailability,
+    diagnostics: &mut Diagnostics,
+) -> Vec<ValidatedService> {
+    let options = ValidateOptions { cluster_domain: input.cluster_domain.clone(), ports, module };
+    validate::validate(&manifests.services, &manifests.destinations, &manifests.inventory, &options, diagnostics)
+}
+
+fn read_path(path: &Path, sources: &mut Vec<ManifestSource>, diagnostics: &mut Diagnostics) {
     let mut failed = |path: &Path, error: &std::io::Error| {
         let origin = Origin { file: path.display().to_string(), ..Origin::default() };
         let message = format!("can't be read: {error}");

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod artifacts;
+mod check;
 mod controller;
 mod delivery;
 mod explain;
@@ -17,9 +18,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{crd, render, yaml};
+use crate::{crd, yaml};
 
-use input::Input;
 use session::CliSession;
 use stderr::tell;
 
@@ -58,14 +58,11 @@ enum CliCommand {
     Render(RenderCommand),
     /// Report all mistakes in manifests, each with its place and its remedy
     ///
-    /// A field that is valid but has no effect is a warning.
-    #[command(
-        after_help = "Errors and warnings go to stderr, one on each line:\n  SEVERITY[CODE]: FILE:LINE:COLUMN: KIND NAMESPACE/NAME: FIELD: MESSAGE; REMEDY\nThe exit code is 1 if there is any error. Codes stay the same when the words change."
-    )]
-    Check {
-        #[command(flatten)]
-        input: Input,
-    },
+    /// It does what `render` does, for every target that the manifests allow, and fails where
+    /// `render` would. A target that they don't allow is a warning: a standalone Envoy can't serve a
+    /// headless Service, say. So is a field that is valid but has no effect, and what puts data or
+    /// protection at risk.
+    Check(check::Check),
     /// Explain the route, destination, mirrors, faults and read policy of a command
     ///
     /// The code that decides commands in the proxy decides this one, too, for a client that has
@@ -104,9 +101,8 @@ pub fn run() -> ExitCode {
     let output = match Cli::parse().command {
         CliCommand::Render(RenderCommand::Envoy(arguments)) => arguments.run(&mut session),
         CliCommand::Render(RenderCommand::Istio(arguments)) => arguments.run(&mut session),
-        CliCommand::Check { input } => {
-            let services = input::load(&input, Default::default(), Default::default(), &mut session);
-            render::check(&services, &mut session.diagnostics);
+        CliCommand::Check(arguments) => {
+            arguments.run(&mut session);
             None
         }
         CliCommand::Controller(arguments) => return ended(arguments.run()),

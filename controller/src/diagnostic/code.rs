@@ -147,6 +147,8 @@ codes! {
     AddressOfService = "address-of-service", Conflict;
     /// The host has only addresses that Istio has allocated.
     AllocatedAddress = "allocated-address", NoEffect;
+    /// Clients of an ExternalName Service connect to addresses of another name.
+    AliasedHost = "aliased-host", Unresolved;
     /// The name of the host's listener in the mesh is unknown.
     UnknownListener = "unknown-listener", Unresolved;
 
@@ -237,6 +239,8 @@ codes! {
     AddressTaken = "address-taken", Conflict;
     /// A host is governed by several objects, each for other clients.
     AmbiguousClients = "ambiguous-clients", Conflict;
+    /// One target can't be rendered, and the manifests are meant for another.
+    TargetRuledOut = "target-ruled-out", NoEffect;
     /// An option names a host that no object names, or several.
     UnknownHostOption = "unknown-host-option", Unresolved;
 }

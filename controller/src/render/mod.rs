@@ -25,17 +25,3 @@ pub mod prepared_service;
 pub mod redact;
 pub mod standalone;
 pub mod wasm_plugin;
-
-use crate::diagnostic::Diagnostics;
-use crate::validate::service::ValidatedService;
-
-/// Reports what a filter would refuse, for services that are not rendered.
-pub fn check(services: &[ValidatedService], diagnostics: &mut Diagnostics) {
-    let key = handshake::HandshakeKey::derived(services);
-    for service in services {
-        let backends = backend::backends(service);
-        let host = filter_config::host(service, &backends, &key, Default::default(), &filter_config::by_address);
-        let config = filter_config::document(service.address.to_string(), 1, vec![host]);
-        filter_config::check(&config, service, diagnostics);
-    }
-}

@@ -311,6 +311,9 @@ fn listener_names(service: &ValidatedService, options: &MeshOptions) -> Result<V
             None => service.addresses.cluster_ips.iter().map(|address| name(address, port)).collect(),
         });
     }
+    if let Some(name) = &service.addresses.alias_of {
+        return Err(alias(service, name));
+    }
     match &service.service {
         Some((key, _)) if service.addresses.pods.is_empty() => {
             let message = format!(
@@ -330,4 +333,17 @@ fn listener_names(service: &ValidatedService, options: &MeshOptions) -> Result<V
             Err(Problem::new(Code::UnknownListener, message, remedy))
         }
     }
+}
+
+/// The problem of an ExternalName Service, which is an alias in DNS: its clients connect to the
+/// addresses of another name.
+pub(super) fn alias(service: &ValidatedService, name: &str) -> Problem {
+    let (host, port) = (&service.address.host, service.address.port);
+    let message = format!(
+        "{host} is an ExternalName Service, an alias in DNS: its clients connect to the addresses of {name}, so their connections can't be told by it"
+    );
+    let remedy = format!(
+        "let clients connect to a Service of its own with a clusterIP, or to {name} with a ServiceEntry that has `addresses`, and name that host here (for `redis-mesh render`: or --listen {host}=ADDRESS:{port})"
+    );
+    Problem::new(Code::AliasedHost, message, remedy)
 }

@@ -16,6 +16,7 @@ use super::envoy::ClusterUse;
 use super::handshake::HandshakeKey;
 use super::listen::ListenOverride;
 use super::native::DynamicModule;
+use super::prepared_service::alias;
 use super::{envoy, filter_config, native};
 
 /// The options of rendering for a standalone Envoy.
@@ -203,6 +204,10 @@ fn address(
     matching.sort_by_key(|listen| listen.port.is_none());
     if let Some(listen) = matching.first() {
         return Some(listen.address);
+    }
+    if let Some(name) = &service.addresses.alias_of {
+        diagnostics.add(&service.owner, "spec.host", alias(service, name));
+        return None;
     }
     let ip = service.addresses.cluster_ips.first().map(|address| address.parse::<IpAddr>());
     let listen = format!("--listen {}=ADDRESS:{}", service.address.host, service.address.port);

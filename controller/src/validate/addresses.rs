@@ -34,12 +34,13 @@ pub fn addresses(
             let message = format!("{address}, which ServiceEntry {} gives {host}, is that of a Service", entry.key);
             reporter.report(Code::AddressOfService, message, "give the ServiceEntry another address");
         }
-        return HostAddresses { cluster_ips: addresses, pods: Vec::new() };
+        return HostAddresses { cluster_ips: addresses, ..HostAddresses::default() };
     };
     let own = inventory.service(key).map(inventory::cluster_ips).unwrap_or_default();
     if !own.is_empty() {
-        return HostAddresses { cluster_ips: own, pods: Vec::new() };
+        return HostAddresses { cluster_ips: own, ..HostAddresses::default() };
     }
+    let alias_of = inventory.service(key).and_then(inventory::external_name).map(str::to_owned);
     let mut pods = Vec::new();
     for endpoint in inventory.endpoints(key, port).unwrap_or_default() {
         match inventory.other_owner(key, &endpoint.address) {
@@ -53,7 +54,7 @@ pub fn addresses(
             None => pods.push(endpoint.address),
         }
     }
-    HostAddresses { cluster_ips: own, pods }
+    HostAddresses { cluster_ips: own, pods, alias_of }
 }
 
 /// A port, and the Service's port of that number where the host is a Service.

@@ -51,6 +51,8 @@ pub struct HostAddresses {
     pub cluster_ips: Vec<String>,
     /// The addresses of the endpoints, by which a mesh names the listeners of a headless Service.
     pub pods: Vec<String>,
+    /// The name that an ExternalName Service stands for, to whose addresses clients connect.
+    pub alias_of: Option<String>,
 }
 
 /// The choice of a data path.
