@@ -303,7 +303,7 @@ fn serve(host: &Arc<HostConfig>, arguments: &[&[u8]]) -> Result<Explanation, Str
             Output::Open(id, address) => drop(connections.insert(id, address.cluster.to_string())),
             Output::Send(id) => {
                 for command in parse(&proxy.take_upstream(id), &host.limits.logged_in)? {
-                    match stands_for_redis(&command) {
+                    match stands_for_redis(&command, arguments) {
                         Some(reply) => proxy.reply(id, reply, Duration::ZERO),
                         None => sent.push((connections.get(&id).cloned().unwrap_or_default(), command)),
                     }
@@ -322,11 +322,13 @@ fn serve(host: &Arc<HostConfig>, arguments: &[&[u8]]) -> Result<Explanation, Str
 }
 
 /// The reply of a Redis to the commands by which the machine begins a connection: a master with
-/// all slots and a replica.
-fn stands_for_redis(command: &[Vec<u8>]) -> Option<&'static [u8]> {
+/// all slots and a replica. `arguments` are the client's own command.
+fn stands_for_redis(command: &[Vec<u8>], arguments: &[&[u8]]) -> Option<&'static [u8]> {
     let words: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
     match words[..] {
         [b"AUTH", ..] | [b"READONLY"] => Some(b"+OK\r\n"),
+        [b"HELLO", b"3"] => Some(b"%0\r\n"),
+        [b"ACL", b"DRYRUN", ..] if words != arguments => Some(b"-NOPERM\r\n"),
         [b"PING"] => Some(b"+PONG\r\n"),
         [b"CLUSTER", b"INFO"] => Some(b"$16\r\ncluster_state:ok\r\n"),
         [b"CLUSTER", b"SLOTS"] => Some(

@@ -14,7 +14,7 @@ use crate::listener::{self, Config};
 use crate::{cache, filter};
 
 /// Labels that are part of the names of statistics.
-const LABELS: [&str; 3] = ["redis_host", "redis_route", "redis_command"];
+const LABELS: [&str; 4] = ["redis_host", "redis_route", "redis_command", "redis_destination"];
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 

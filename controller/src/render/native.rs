@@ -150,8 +150,9 @@ pub fn runtime() -> Value {
 }
 
 /// The labels that only the module's metrics have.
-pub fn stats_tags() -> [Value; 2] {
-    ["redis_route", "redis_command"].map(|name| json!({"tag_name": name, "regex": format!(r"({name}=\.=(.*?);\.;)")}))
+pub fn stats_tags() -> [Value; 3] {
+    ["redis_route", "redis_command", "redis_destination"]
+        .map(|name| json!({"tag_name": name, "regex": format!(r"({name}=\.=(.*?);\.;)")}))
 }
 
 /// The name of the cluster for nodes of a Redis Cluster that aren't members of the given cluster.

@@ -73,9 +73,9 @@ impl World {
         }
     }
 
-    /// Sends a reply over the newest connection to this cluster.
+    /// Sends a reply over the first connection to this cluster.
     fn reply(&mut self, cluster: &str, text: &str) {
-        let id = self.opened.iter().rev().find(|(of, _)| of == cluster).unwrap().1;
+        let id = self.opened.iter().find(|(of, _)| of == cluster).unwrap().1;
         self.multiplexer.reply(id, text.as_bytes(), self.now);
         self.drain();
     }

@@ -64,6 +64,8 @@ pub const METRICS_SUCCESS: u32 = 0;
 
 /// `log_level_Info`.
 pub const INFO: u32 = 2;
+/// `log_level_Warn`.
+pub const WARN: u32 = 3;
 /// `log_level_Error`.
 pub const ERROR: u32 = 4;
 
@@ -155,6 +157,7 @@ unsafe extern "C" {
         id: usize,
         by: u64,
     ) -> u32;
+    pub fn envoy_dynamic_module_callback_network_filter_config_set_gauge(config: Opaque, id: usize, value: u64) -> u32;
     pub fn envoy_dynamic_module_callback_network_filter_config_record_histogram_value(
         config: Opaque,
         id: usize,

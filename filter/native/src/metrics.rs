@@ -4,12 +4,13 @@
 //! form that a configuration can look for (`stats_tags`, Istio's `extraStatTags`):
 //! `redis_host=.=HOST;.;`. A metric has the same name on all data paths.
 
-use crate::envoy::{Counter, Gauge, Histogram, Meter, MeterGuard};
+use crate::envoy::{self, Counter, Gauge, Histogram, LogLevel, Meter, MeterGuard};
 use redis_mesh_core::command;
-use redis_mesh_core::multiplexer::HostStats;
-use redis_mesh_core::multiplexer::config::{HostConfig, RouteConfig};
+use redis_mesh_core::multiplexer::config::{HostConfig, RouteConfig, TargetConfig};
+use redis_mesh_core::multiplexer::{HostStats, LoginVerdict};
 use redis_mesh_core::stats::Stat;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The longest label of a route, in characters.
 const LONGEST_ROUTE: usize = 100;
@@ -29,6 +30,15 @@ struct UpstreamMetrics {
     opened: Counter,
 }
 
+/// The metrics of a destination's login.
+struct LoginMetrics {
+    destination: String,
+    /// 1 while the login may do what could be turned against its owner.
+    is_privileged: Gauge,
+    /// The log says so already.
+    is_logged: AtomicBool,
+}
+
 /// The metrics of the clients of a host.
 struct DownstreamMetrics {
     config: Arc<HostConfig>,
@@ -38,6 +48,8 @@ struct DownstreamMetrics {
     clients: Gauge,
     /// The labels and counters of the routes, in the order of the configuration.
     routes: Vec<(String, Counter)>,
+    /// The logins of the configuration, in the order of its targets.
+    logins: Vec<LoginMetrics>,
     /// The durations and errors of commands, in the order of the command table; empty unless the
     /// host has `commandStats`.
     commands: Vec<(Histogram, Counter)>,
@@ -67,6 +79,14 @@ impl FilterMetrics {
             let labels = format!("{labels}{}", label("redis_route", &name));
             (name, meter.counter(&named(&labels, "route_commands_total")))
         };
+        let login = |target: &TargetConfig| LoginMetrics {
+            destination: target.destination.clone(),
+            is_privileged: {
+                let labels = format!("{labels}{}", label("redis_destination", &target.destination));
+                meter.gauge(&named(&labels, "upstream_login_privileged"))
+            },
+            is_logged: AtomicBool::new(false),
+        };
         let command = |command: &command::Command| {
             let labels = format!("{labels}{}", label("redis_command", command.name));
             let duration = meter.histogram(&named(&labels, "command_duration_microseconds"));
@@ -79,6 +99,7 @@ impl FilterMetrics {
             cut_off: counter("clients_cut_off_total"),
             clients: meter.gauge(&named(&labels, "clients_active")),
             routes: config.routes.iter().map(route).collect(),
+            logins: config.targets.iter().map(login).collect(),
             commands: commands.iter().map(command).collect(),
             config,
         };
@@ -171,11 +192,36 @@ impl DownstreamMetrics {
                 add(*counter, *count);
             }
         }
+        for verdict in &stats.logins {
+            let destination = config.targets.get(verdict.target).map(|target| &target.destination);
+            for login in self.logins.iter().filter(|login| Some(&login.destination) == destination) {
+                guard.set(login.is_privileged, u64::from(!verdict.allowed.is_empty()));
+                login.log(&self.config.host, verdict);
+            }
+        }
         for answered in &stats.answered {
             if let Some((duration, errors)) = self.commands.get(usize::from(answered.command)) {
                 guard.record(*duration, u64::try_from(answered.took.as_micros()).unwrap_or(u64::MAX));
                 add(*errors, u64::from(answered.is_error));
             }
+        }
+    }
+}
+
+impl LoginMetrics {
+    /// Says in the log, once for all workers, that a login may do too much.
+    fn log(&self, host: &str, verdict: &LoginVerdict) {
+        if verdict.allowed.is_empty() {
+            return self.is_logged.store(false, Ordering::Relaxed);
+        }
+        if !self.is_logged.swap(true, Ordering::Relaxed) {
+            let text = format!(
+                "redis-mesh: {host}: the login at {} may execute {}, which scripts of clients can turn against the \
+                 server; give it an ACL user without @admin and @dangerous",
+                self.destination,
+                verdict.allowed.join(", ")
+            );
+            envoy::log(LogLevel::Warning, &text);
         }
     }
 }

@@ -11,7 +11,7 @@ use redis_mesh_tests::reply::Reply;
 
 use crate::{Scene, cluster};
 
-fn scene(destinations: &[(&str, Options)], routes: Vec<Route>) -> Result<Scene> {
+pub fn scene(destinations: &[(&str, Options)], routes: Vec<Route>) -> Result<Scene> {
     let subnet = Subnet::claim()?;
     let names: Vec<&str> = destinations.iter().map(|(name, _)| *name).collect();
     let filters = vec![native::proxy(&listener::config("redis", 1, native::host(&names, routes)))?];

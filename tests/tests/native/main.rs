@@ -2,6 +2,7 @@
 
 mod cluster;
 mod half_closed;
+mod hello;
 mod logins;
 mod members;
 mod names;

@@ -8,6 +8,44 @@ use crate::resp::encode;
 /// command table has in full.
 pub const REDIS_VERSION: &str = "7.0.15";
 
+/// The longest name or version of a server that clients are told.
+const LONGEST: usize = 64;
+
+/// What HELLO says of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerRelease {
+    name: String,
+    version: String,
+}
+
+impl Default for ServerRelease {
+    /// That of no server.
+    fn default() -> ServerRelease {
+        ServerRelease { name: "redis".into(), version: REDIS_VERSION.into() }
+    }
+}
+
+impl ServerRelease {
+    /// Takes over the name that a server has given, if it is one.
+    pub fn set_name(&mut self, name: &[u8]) {
+        set(&mut self.name, name);
+    }
+
+    /// Takes over the version that a server has given, if it is one.
+    pub fn set_version(&mut self, version: &[u8]) {
+        set(&mut self.version, version);
+    }
+}
+
+fn set(to: &mut String, text: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(text)
+        && (1..=LONGEST).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+    {
+        text.clone_into(to);
+    }
+}
+
 /// Redis's error for HELLO without AUTH from a client that has to log in.
 pub const NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
 
@@ -55,15 +93,15 @@ impl<'a> Hello<'a> {
     }
 }
 
-/// Returns the reply to HELLO where no Redis is asked.
-pub fn reply(resp3: bool, connection: u64) -> Vec<u8> {
+/// Returns the reply to HELLO, with what is known of the server.
+pub fn reply(resp3: bool, connection: u64, server: &ServerRelease) -> Vec<u8> {
     let mut out = Vec::new();
     if resp3 {
         encode::header(&mut out, b'%', 7);
     } else {
         encode::array(&mut out, 14);
     }
-    for (field, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
+    for (field, value) in [("server", &server.name), ("version", &server.version)] {
         encode::bulk(&mut out, field.as_bytes());
         encode::bulk(&mut out, value.as_bytes());
     }

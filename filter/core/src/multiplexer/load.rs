@@ -38,9 +38,11 @@ pub fn of(clients: &Clients, upstreams: &Upstreams) -> Load {
     for (_, connection) in upstreams.pool.iter() {
         let kind = match connection.purpose {
             Purpose::Shared => &mut load.shared,
-            Purpose::Dedicated(_) | Purpose::Pushes(_) | Purpose::Discovery(_) | Purpose::HealthCheck => {
-                &mut load.dedicated
-            }
+            Purpose::Dedicated(_)
+            | Purpose::Pushes(_)
+            | Purpose::Discovery(_)
+            | Purpose::HealthCheck
+            | Purpose::Introduction => &mut load.dedicated,
             Purpose::Idle => &mut load.idle,
         };
         *kind += 1;

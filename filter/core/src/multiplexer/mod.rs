@@ -40,7 +40,7 @@ mod upstream;
 pub use ids::{ClientId, ConnectionId};
 pub use load::Load;
 pub use outbox::{Address, Output};
-pub use stats::{AnsweredCommand, HostStats};
+pub use stats::{AnsweredCommand, HostStats, LoginVerdict};
 
 use client::{Client, Life};
 use config::HostConfig;
@@ -105,6 +105,7 @@ impl Multiplexer {
                 wanted.extend(target.mirrors.iter().map(|mirror| mirror.upstream.clone()));
             }
         }
+        self.stats.retain_logins(&wanted);
         self.upstreams.retire_unused(&wanted, &mut self.effects);
         self.deliver_events();
     }

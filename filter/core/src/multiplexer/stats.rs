@@ -3,8 +3,9 @@
 use crate::command::{self, Command};
 use crate::multiplexer::config::HostConfig;
 use crate::multiplexer::slot_map::{Id, SlotMap};
+use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
 use crate::stats::{Stat, Stats};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,15 @@ pub struct AnsweredCommand {
     pub took: Duration,
     /// True if the reply was an error.
     pub is_error: bool,
+}
+
+/// What a login of the configuration may do that could be turned against its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoginVerdict {
+    /// The index of its target in [`HostConfig::targets`].
+    pub target: usize,
+    /// The commands that it may execute, of MIGRATE, CONFIG and REPLICAOF.
+    pub allowed: Vec<&'static str>,
 }
 
 /// The number of answered commands of one host from which on they should be taken soon.
@@ -34,6 +44,8 @@ pub struct HostStats {
     /// Commands by the route of their keys, an index into [`HostConfig::routes`]. A command that
     /// is split counts once for each part.
     pub routes: Vec<u64>,
+    /// Logins of the configuration about which something new is known.
+    pub logins: Vec<LoginVerdict>,
     /// The commands that were answered.
     pub answered: Vec<AnsweredCommand>,
 }
@@ -44,6 +56,7 @@ impl HostStats {
         self.stats = Stats::default();
         (self.errors, self.cut_off) = (0, 0);
         self.routes.clear();
+        self.logins.clear();
         self.answered.clear();
     }
 
@@ -122,6 +135,8 @@ pub struct StatsTable {
     /// The entries by the addresses of their configurations. An address isn't used again while an
     /// entry holds its configuration.
     by_address: HashMap<usize, Id<StatsEntry>>,
+    /// What the logins of the configuration may do, as far as it is known.
+    logins: HashMap<UpstreamEndpoint, Vec<&'static str>>,
     /// The entries that something may have been counted for.
     changed: Vec<Id<StatsEntry>>,
 }
@@ -137,8 +152,41 @@ impl StatsTable {
         });
         if let Some(entry) = self.all.get_mut(id) {
             entry.clients += 1;
+            if entry.clients == 1 && !self.logins.is_empty() {
+                self.tell_logins(id, None);
+            }
         }
         id
+    }
+
+    /// Takes in what a login of the configuration may do.
+    pub fn examined(&mut self, endpoint: UpstreamEndpoint, allowed: &[&'static str]) {
+        self.logins.insert(endpoint.clone(), allowed.to_vec());
+        for id in self.all.ids() {
+            self.tell_logins(id, Some(&endpoint));
+        }
+    }
+
+    /// Forgets logins that nobody's rules name any more.
+    pub fn retain_logins(&mut self, wanted: &HashSet<UpstreamEndpoint>) {
+        self.logins.retain(|endpoint, _| wanted.contains(endpoint));
+    }
+
+    /// Tells what is known of a configuration's logins, or of one of them.
+    fn tell_logins(&mut self, id: Id<StatsEntry>, only: Option<&UpstreamEndpoint>) {
+        let Some(entry) = self.all.get(id) else { return };
+        let verdict = |(target, upstream): (usize, &UpstreamEndpoint)| {
+            let allowed = self.logins.get(upstream).filter(|_| only.is_none_or(|only| only == upstream))?;
+            Some(LoginVerdict { target, allowed: allowed.clone() })
+        };
+        let targets = entry.config.targets.iter().map(|target| &target.upstream).enumerate();
+        let verdicts: Vec<LoginVerdict> = targets.filter_map(verdict).collect();
+        if !verdicts.is_empty()
+            && let Some(host) = self.host(id)
+        {
+            host.logins.retain(|told| verdicts.iter().all(|verdict| verdict.target != told.target));
+            host.logins.extend(verdicts);
+        }
     }
 
     /// Notes that a client has ended, or uses another configuration from now on.

@@ -13,7 +13,7 @@ use crate::downstream::auth::{self, Credentials};
 use crate::downstream::client_info::ClientInfo;
 use crate::downstream::client_name;
 use crate::downstream::client_reply::ReplyMode;
-use crate::downstream::hello::{self, Hello};
+use crate::downstream::hello::{self, Hello, ServerRelease};
 use crate::request::errors;
 use crate::resp::encode;
 use crate::stats::Stat;
@@ -113,7 +113,7 @@ pub(super) fn hello(
         state.client.name = name.to_vec();
     }
     let resp3 = resp3.unwrap_or(state.client.resp3);
-    let reply = hello::reply(resp3, state.client.id);
+    let reply = hello::reply(resp3, state.client.id, &ServerRelease::default());
     let then = if resp3 == state.client.resp3 { Then::Nothing } else { Then::Shaping(resp3) };
     state.inject(env, MarkerForm::Echo, reply, then, sink.write());
     state.client.resp3 = resp3;

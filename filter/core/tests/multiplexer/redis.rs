@@ -70,6 +70,8 @@ impl Redis {
             _ if self.password.is_some() && !connection.is_authenticated => {
                 out.extend_from_slice(b"-NOAUTH Authentication required.\r\n");
             }
+            b"hello" => out.extend_from_slice(b"%1\r\n+version\r\n+7.4.1\r\n"),
+            b"acl" => out.extend_from_slice(b"-NOPERM no\r\n"),
             b"ping" => out.extend_from_slice(b"+PONG\r\n"),
             // No replica ever confirms, and no list gets an element.
             b"wait" | b"blpop" => {}

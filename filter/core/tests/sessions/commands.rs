@@ -197,11 +197,19 @@ impl<'a> Checker<'a> {
         if resp3 != self.resp3 && !self.channels.is_empty() {
             return self.refused(sent, "-ERR redis-mesh: HELLO can't change");
         }
-        (self.resp3, self.is_authenticated) = (resp3, true);
+        self.is_authenticated = true;
+        let before = std::mem::replace(&mut self.resp3, resp3);
+        let frame = self.reply(sent)?;
+        if frame.bytes.starts_with(b"-ERR redis-mesh: ")
+            && self.was_trouble(&self.world.setup.sites(), sent.at, frame.at)
+        {
+            self.resp3 = before;
+            self.errors += 1;
+            return Ok(());
+        }
         if args.get(2).is_some_and(|word| word == b"SETNAME") {
             self.name = String::from_utf8(args[3].clone()).unwrap();
         }
-        let frame = self.reply(sent)?;
         let proto = if resp3 { &b"proto\r\n:3\r\n"[..] } else { b"proto\r\n:2\r\n" };
         let kind = if resp3 { b'%' } else { b'*' };
         if frame.bytes[0] != kind || memchr::memmem::find(&frame.bytes, proto).is_none() {

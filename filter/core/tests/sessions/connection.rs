@@ -155,6 +155,7 @@ impl Servers {
                 connection.resp3 = args[1] == b"3";
                 self.reply(id, b"%1\r\n+server\r\n+redis\r\n");
             }
+            b"acl" => self.reply(id, b"-NOPERM no\r\n"),
             b"select" => self.select(id, &args),
             b"ping" => self.reply(id, b"+PONG\r\n"),
             b"readonly" => {

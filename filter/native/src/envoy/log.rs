@@ -7,6 +7,8 @@ use crate::abi;
 pub enum LogLevel {
     /// An event that an operator may want to know.
     Info,
+    /// A danger that an operator should know of.
+    Warning,
     /// A fault that an operator has to look after.
     Error,
 }
@@ -15,6 +17,7 @@ pub enum LogLevel {
 pub fn log(level: LogLevel, message: &str) {
     let level = match level {
         LogLevel::Info => abi::INFO,
+        LogLevel::Warning => abi::WARN,
         LogLevel::Error => abi::ERROR,
     };
     // SAFETY: the message outlives the call, which copies it, and Envoy's loggers are made for any

@@ -119,6 +119,15 @@ impl MeterGuard {
         }
     }
 
+    /// Sets a gauge.
+    pub fn set(&self, gauge: Gauge, value: u64) {
+        // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the
+        // number of no metric.
+        unsafe {
+            abi::envoy_dynamic_module_callback_network_filter_config_set_gauge(self.0, gauge.0, value);
+        }
+    }
+
     /// Records a value in a histogram.
     pub fn record(&self, histogram: Histogram, value: u64) {
         // SAFETY: the configuration lives while the guard is held. Envoy returns an error for the

@@ -127,6 +127,15 @@ extern "C" fn envoy_dynamic_module_callback_network_filter_config_decrement_gaug
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_network_filter_config_set_gauge(
+    config: Opaque,
+    id: usize,
+    value: u64,
+) -> u32 {
+    change(config, id, |_| value)
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_callback_network_filter_config_record_histogram_value(
     config: Opaque,
     id: usize,

@@ -16,6 +16,17 @@ pub struct PresentedLogin {
     pub is_accepted: bool,
 }
 
+/// HELLO, of which is known that the client may say it.
+#[derive(Clone, Debug)]
+pub struct HelloRequest {
+    /// The protocol that it asks for is RESP3, or RESP2.
+    pub resp3: bool,
+    /// The name that it gives itself.
+    pub name: Option<Vec<u8>>,
+    /// The login that the servers have to accept.
+    pub presented: Option<PresentedLogin>,
+}
+
 /// What HELLO changes.
 #[derive(Clone, Debug)]
 pub struct HelloChange {

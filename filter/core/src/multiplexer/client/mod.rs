@@ -241,6 +241,8 @@ pub enum Wait {
     Connection(ConnectionId),
     /// The slots of this Redis Cluster aren't known.
     Topology(ClusterId),
+    /// It isn't known which protocols a server speaks.
+    Introduction,
     /// All commands before it are to be answered, so that nothing overtakes what goes over another
     /// connection.
     Answers,
@@ -327,7 +329,7 @@ impl Client {
     fn is_waiting(&self) -> bool {
         match self.pause.wait {
             None => false,
-            Some(Wait::Connection(_) | Wait::Topology(_)) => true,
+            Some(Wait::Connection(_) | Wait::Topology(_) | Wait::Introduction) => true,
             Some(Wait::Answers) => !self.output.queue.is_empty(),
             Some(Wait::AnswersBefore(sequence)) => self.output.queue.next() < sequence,
         }

@@ -5,6 +5,7 @@ pub mod context;
 pub mod dedicated;
 pub mod fan_out;
 pub mod forward;
+pub mod hello;
 pub mod login;
 pub mod mirror;
 pub mod subscribe;
@@ -174,7 +175,7 @@ fn wait_for(context: &mut Context<'_>, client: &mut Client, wait: Wait) {
             }
         }
         Wait::Topology(cluster) => context.upstreams.discovery.await_topology(cluster),
-        Wait::Answers | Wait::AnswersBefore(_) => {}
+        Wait::Introduction | Wait::Answers | Wait::AnswersBefore(_) => {}
     }
 }
 
@@ -223,6 +224,7 @@ fn perform(
             dedicated::unwatch(context, client);
             client.answer(&reply);
         }
+        Decision::Hello(hello) => return hello::hello(context, client, *hello),
         Decision::Present(presented) => return login::present(context, client, presented),
         Decision::Select(index) => return login::select(context, client, index),
         Decision::Subscribe(change) => return subscribe::subscribe(context, client, change, request.args),

@@ -97,6 +97,7 @@ impl EventDelivery<'_> {
                 self.wake_all(Wait::Topology(cluster));
             }
             Event::SlotsMoved(cluster) => self.slots_moved(cluster),
+            Event::Introduced(endpoint) => self.introduced(*endpoint),
             Event::LoginRefused(endpoint) => self.login_refused(&endpoint),
         }
     }
@@ -249,6 +250,14 @@ impl EventDelivery<'_> {
             client.pause.wait = None;
             client.wake(&mut self.effects.outbox);
         }
+    }
+
+    /// A server has said what it speaks and what the login may do, or won't.
+    fn introduced(&mut self, endpoint: UpstreamEndpoint) {
+        if let Some(allowed) = self.upstreams.introductions.allowed(&endpoint) {
+            self.stats.examined(endpoint, allowed);
+        }
+        self.wake_all(Wait::Introduction);
     }
 
     /// Counts for all hosts that log in there.

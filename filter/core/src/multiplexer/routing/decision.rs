@@ -3,7 +3,7 @@
 use super::fan_out::FanOut;
 use super::target::{KeyEdit, RouteTarget, SubCommand};
 use crate::command::sharing::{Shareable, Sharing};
-use crate::multiplexer::client::login::PresentedLogin;
+use crate::multiplexer::client::login::{HelloRequest, PresentedLogin};
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::client::transaction::Transaction;
 use crate::resp::encode;
@@ -26,6 +26,8 @@ pub enum Decision {
     Exec(Transaction),
     /// What was watched is watched no more; then this is answered.
     Unwatch(Vec<u8>),
+    /// The client says who it is and in which protocol it goes on, which the servers have to speak.
+    Hello(Box<HelloRequest>),
     /// The servers are asked whether they let the client in.
     Present(PresentedLogin),
     /// Another database is selected.

@@ -10,9 +10,9 @@ use crate::downstream::client_info::ClientInfo;
 use crate::downstream::client_name;
 use crate::downstream::hello::{self, Hello};
 use crate::downstream::maintenance;
-use crate::multiplexer::client::login::{HelloChange, PresentedLogin};
+use crate::multiplexer::client::Client;
+use crate::multiplexer::client::login::{HelloRequest, PresentedLogin};
 use crate::multiplexer::client::subscription::SubscriptionKind;
-use crate::multiplexer::client::{Client, Wait};
 use crate::multiplexer::stats::StatsTable;
 use crate::resp::encode;
 use crate::stats::Stat;
@@ -59,27 +59,14 @@ pub fn hello(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> De
         // What its own connections push is written in the protocol that they were opened with.
         return Decision::Refuse("ERR redis-mesh: HELLO can't change the protocol of a client that has subscriptions, CLIENT TRACKING or another state of its connection; RESET first".into());
     }
-    if let Some(name) = name {
-        if let Err(text) = client_name::check(name) {
-            return Decision::Deny(text.into());
-        }
-        if presented.is_none() {
-            client.session.name = name.to_vec();
-        }
+    if let Some(Err(text)) = name.map(client_name::check) {
+        return Decision::Deny(text.into());
     }
-    let reply = hello::reply(resp3, client.number);
-    if let Some((username, password)) = presented {
-        let hello = Some(HelloChange { resp3, name: name.map(<[u8]>::to_vec), reply });
-        return Decision::Present(PresentedLogin { hello, ..PresentedLogin::new(&[username, password]) });
-    }
-    if client.session.resp3 != resp3 {
-        client.session.resp3 = resp3;
-        // Each protocol has connections of its own, and nothing overtakes what went over those of
-        // the other.
-        client.rules.forget_lookups();
-        client.pause.wait = Some(Wait::Answers);
-    }
-    Decision::Answer(reply)
+    Decision::Hello(Box::new(HelloRequest {
+        resp3,
+        name: name.map(<[u8]>::to_vec),
+        presented: presented.map(|(username, password)| PresentedLogin::new(&[username, password])),
+    }))
 }
 
 /// SELECT.

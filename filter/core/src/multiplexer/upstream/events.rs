@@ -98,6 +98,8 @@ pub enum Event<'d> {
     ClusterAnswered(ClusterId),
     /// Slots of a Redis Cluster are served by other nodes from now on.
     SlotsMoved(ClusterId),
+    /// A server has said which protocols it speaks and what the login may do, or won't.
+    Introduced(Box<UpstreamEndpoint>),
     /// Redis has refused a login of the configuration.
     LoginRefused(Box<UpstreamEndpoint>),
 }

@@ -70,6 +70,11 @@ pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &m
             }
             return upstreams.health.connection_lost(id, effects);
         }
+        Purpose::Introduction => {
+            let Upstreams { introductions, pool, .. } = upstreams;
+            introductions.connection_lost(id, &connection, (loss == Loss::Ended, outage), pool, effects);
+            return pool.events.push_back(Event::Introduced(Box::new(connection.key.endpoint)));
+        }
         Purpose::Shared | Purpose::Dedicated(_) | Purpose::Pushes(_) | Purpose::Idle => {}
     }
     if connection.key.node.is_some() {

@@ -12,6 +12,7 @@ pub mod events;
 pub mod handshake;
 pub mod health;
 mod held;
+pub mod introduction;
 pub mod loss;
 mod max_age;
 pub mod on_timer;

@@ -66,6 +66,17 @@ pub enum Control {
     Ping,
     /// PING over a new connection to a Redis that is silent over others.
     HealthCheck,
+    /// A question to a server about itself or about the login.
+    Introduction(Asked),
+}
+
+/// What a server is asked about itself and about the login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// HELLO 3.
+    Hello,
+    /// `ACL DRYRUN` of the command of this index among those that are asked for.
+    DryRun(u8),
 }
 
 /// A command under way: the reply that is to come, with what is needed to send the command again.

@@ -55,6 +55,8 @@ pub enum Purpose {
     Discovery(ClusterId),
     /// The question whether a Redis answers that is silent over other connections.
     HealthCheck,
+    /// Questions to a server about itself and about the login.
+    Introduction,
     /// None at present: the connection is in the state of a new one and waits for a client that
     /// needs one of its own.
     Idle,
@@ -65,7 +67,9 @@ impl Purpose {
     pub fn client(self) -> Option<ClientId> {
         match self {
             Purpose::Dedicated(client) | Purpose::Pushes(client) => Some(client),
-            Purpose::Shared | Purpose::Discovery(_) | Purpose::HealthCheck | Purpose::Idle => None,
+            Purpose::Shared | Purpose::Discovery(_) | Purpose::HealthCheck | Purpose::Introduction | Purpose::Idle => {
+                None
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use super::Upstreams;
 use super::availability::{Outage, Peer};
 use super::connection::Received;
 use super::events::{Confirmation, Event};
-use super::handshake::Refusal;
+use super::handshake::{HandshakeStep, Refusal};
 use super::health::health_of;
 use super::loss::{self, Loss};
 use super::max_age;
@@ -83,7 +83,11 @@ pub fn end(upstreams: &mut Upstreams, receipt: Receipt<'_>, effects: &mut Effect
     }
     let (purpose, ends) = (connection.purpose, connection.ends_when_idle());
     if is_established {
+        let endpoint = connection.key.endpoint.clone();
         max_age::established(&mut upstreams.pool, id, effects);
+        if purpose != Purpose::Introduction {
+            upstreams.introductions.logged_in(&endpoint, &mut upstreams.pool, effects);
+        }
     }
     // What was staged behind the handshake, or a command that is sent once more.
     upstreams.pool.announce(id, effects);
@@ -98,7 +102,7 @@ pub fn end(upstreams: &mut Upstreams, receipt: Receipt<'_>, effects: &mut Effect
             upstreams.pool.events.push_back(Event::Idle { client, connection: id });
         }
         Purpose::Discovery(_) if was_established => upstreams.pool.close(id, effects),
-        Purpose::HealthCheck => upstreams.pool.close(id, effects),
+        Purpose::HealthCheck | Purpose::Introduction => upstreams.pool.close(id, effects),
         _ => {}
     }
 }
@@ -110,7 +114,7 @@ fn on_reply(upstreams: &mut Upstreams, id: ConnectionId, reply: Vec<u8>, effects
     match in_flight.what {
         PendingReply::Handshake(step) => {
             if let Some(refusal) = connection.handshake_reply(step, &reply) {
-                on_refusal(upstreams, id, &refusal, effects);
+                on_refusal(upstreams, id, step, &refusal, effects);
             }
         }
         PendingReply::Queued => connection.note_queued(&reply),
@@ -147,8 +151,14 @@ fn on_reply(upstreams: &mut Upstreams, id: ConnectionId, reply: Vec<u8>, effects
 }
 
 /// Redis has refused the handshake.
-fn on_refusal(upstreams: &mut Upstreams, id: ConnectionId, refusal: &Refusal, effects: &Effects) {
-    let Some(connection) = upstreams.pool.get(id).filter(|_| refusal.is_general) else { return };
+fn on_refusal(upstreams: &mut Upstreams, id: ConnectionId, step: HandshakeStep, refusal: &Refusal, effects: &Effects) {
+    let Some(connection) = upstreams.pool.get(id) else { return };
+    if step == HandshakeStep::Hello {
+        upstreams.introductions.forget(&connection.key.endpoint);
+    }
+    if !refusal.is_general {
+        return;
+    }
     let endpoint = connection.key.endpoint.clone();
     let peer = Peer::new(&endpoint, connection.key.node);
     upstreams.pool.availability.back_off(peer, Outage::Refuses(refusal.text.clone()), effects.now);
@@ -167,6 +177,12 @@ fn on_control(upstreams: &mut Upstreams, id: ConnectionId, control: Control, rep
         Control::Multi => {
             connection.memory.redirect = None;
             connection.memory.multi_refused = is_error.then(|| multi_refused(reply));
+        }
+        Control::Introduction(asked) => {
+            if upstreams.introductions.answered(connection, asked, reply, effects.now) {
+                let endpoint = Box::new(connection.key.endpoint.clone());
+                upstreams.pool.events.push_back(Event::Introduced(endpoint));
+            }
         }
         Control::HealthCheck => upstreams.health.answered(id, health_of(reply), effects),
         Control::Probe => connection.memory.probe = Redirect::parse(reply, connection.key.node),

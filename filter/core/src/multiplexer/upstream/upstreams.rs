@@ -5,6 +5,7 @@ use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
 use super::health::HealthChecks;
 use super::held::HeldCommands;
+use super::introduction::{Introductions, Spoken};
 use super::pending::{Control, InFlight, PendingReply};
 use super::pool::{DedicatedConnection, Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
@@ -28,6 +29,8 @@ pub struct Upstreams {
     pub discovery: ClusterDiscovery,
     /// Which silent servers are being asked over new connections.
     pub health: HealthChecks,
+    /// What servers have said of themselves.
+    pub introductions: Introductions,
     /// Commands that wait to be sent again.
     pub retries: RetryQueue,
     /// Commands that wait until nodes have said who executes them.
@@ -77,6 +80,14 @@ impl Upstreams {
         effects: &mut Effects,
     ) -> Result<DedicatedConnection, Missing> {
         self.pool.dedicated(client, key, pushes, effects).map_err(Missing::from)
+    }
+
+    /// Which protocols a server speaks; `None`: it is being asked, and [`Event::Introduced`] follows.
+    ///
+    /// # Errors
+    /// It can't be reached, or refuses to answer.
+    pub fn spoken(&mut self, endpoint: &UpstreamEndpoint, effects: &mut Effects) -> Result<Option<Spoken>, Missing> {
+        self.introductions.spoken(endpoint, &mut self.pool, effects).map_err(Missing::from)
     }
 
     /// The number of shards of a Redis Cluster.
@@ -261,6 +272,7 @@ impl Upstreams {
     /// to do. `wanted` are the endpoints of the rules of all clients.
     pub fn retire_unused(&mut self, wanted: &HashSet<UpstreamEndpoint>, effects: &mut Effects) {
         self.discovery.retire_unused(wanted);
+        self.introductions.retain(wanted);
         for id in self.pool.ids() {
             let Some(connection) = self.pool.get(id) else { continue };
             let is_common = matches!(connection.purpose, Purpose::Shared | Purpose::Idle);
