@@ -4,8 +4,11 @@
 use crate::wire::{KeyMatch, Route};
 use regex_lite::Regex;
 
-/// Number of bytes of the longest key that regular expressions are tried on.
+/// Number of bytes of the longest key that one regular expression is tried on. Several are tried on
+/// keys of their share of it.
 const LONGEST_REGEX_KEY: usize = 64 * 1024;
+/// Keys of so many bytes are tried on however many regular expressions.
+const SHORT_KEY: usize = 1024;
 
 /// A compiled set of routes.
 #[derive(Debug, Default)]
@@ -115,9 +118,9 @@ impl Router {
         if let Some(matched) = self.prefixes.longest(key) {
             return Some(matched);
         }
-        // A regular expression over a key of megabytes would block the worker, so no route takes
-        // such a key.
-        if !self.regexes.is_empty() && key.len() > LONGEST_REGEX_KEY {
+        // Regular expressions over a key of megabytes would block the worker, so no route takes such a
+        // key.
+        if key.len() > SHORT_KEY && key.len().saturating_mul(self.regexes.len()) > LONGEST_REGEX_KEY {
             return None;
         }
         self.by_regex(key).or(self.any).map(whole)
@@ -402,6 +405,19 @@ mod tests {
             let want = words.iter().step_by(3).filter(|p| word.starts_with(*p)).map(|p| p.len()).max();
             assert_eq!(router.route(word.as_bytes()).map(|m| m.prefix as usize), want, "{word}");
         }
+    }
+
+    #[test]
+    fn the_work_for_a_key_is_the_same_for_any_number_of_expressions() {
+        let tried = |expressions: usize| {
+            let matches: Vec<KeyMatch> = (0..expressions).map(|_| regex("^y")).chain([KeyMatch::Any]).collect();
+            let router = Router::new(&routes(&matches), false).unwrap();
+            let takes = |length: usize| router.route("x".repeat(length).as_bytes()).is_some();
+            (1..=LONGEST_REGEX_KEY).rev().step_by(256).find(|length| takes(*length)).unwrap_or_default() * expressions
+        };
+        let (one, ten) = (tried(1), tried(10));
+        assert!(one.abs_diff(ten) < 10 * 256, "{one} {ten}");
+        assert!(tried(200) >= 200 * (SHORT_KEY - 256), "keys as they are usual are taken");
     }
 
     #[test]

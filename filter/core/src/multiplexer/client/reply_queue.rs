@@ -71,6 +71,11 @@ impl ReplyQueue {
         self.held + self.pushes.len()
     }
 
+    /// Returns the number of bytes of pushes that wait for the end of a reply.
+    pub fn held_pushes(&self) -> usize {
+        self.pushes.len()
+    }
+
     /// Adds a command that one reply answers.
     #[inline]
     pub fn expect(&mut self, is_mute: bool) -> Sequence {

@@ -22,7 +22,8 @@ use crate::resp::encode;
 use crate::stats::Stat;
 use key_names::KeyNames;
 
-/// Bytes of pushes that may wait for a client that doesn't read.
+/// Bytes of pushes that may wait for a client that doesn't read, or behind a reply whose rest doesn't
+/// come.
 const MAX_UNREAD: usize = 8 * 1024 * 1024;
 
 /// The clients of a worker.
@@ -190,7 +191,8 @@ impl EventDelivery<'_> {
     fn push(&mut self, id: ClientId, frame: &[u8]) {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.output.unread = if client.output.is_full { client.output.unread + frame.len() } else { 0 };
-        if client.output.unread > MAX_UNREAD && client.life != Life::Closed {
+        let unread = client.output.unread.max(client.output.queue.held_pushes());
+        if unread > MAX_UNREAD && client.life != Life::Closed {
             // As Redis does with clients that don't read (`client-output-buffer-limit pubsub`).
             client.life = Life::Closed;
             if let Some(host) = self.stats.host(client.rules.stats) {
@@ -267,5 +269,43 @@ impl EventDelivery<'_> {
                 target.upstream == *endpoint || target.mirrors.iter().any(|mirror| mirror.upstream == *endpoint)
             })
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::multiplexer::config::ListenerConfig;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn pushes_behind_a_stalled_reply_are_bounded() {
+        let document = serde_json::json!({"name": "n", "revision": 1, "hosts": [{
+            "host": "h:6379", "path": "native",
+            "targets": [{"destination": "a:6379", "upstream": {"cluster": "a"}}],
+            "routes": [{"match": "any", "target": 0}],
+        }]});
+        let config = ListenerConfig::from_json(document.to_string().as_bytes()).unwrap().host;
+        let (mut clients, mut upstreams) = (Clients::default(), Upstreams::default());
+        let (mut effects, mut stats) = (Effects::new([1; 32]), StatsTable::default());
+        let host = stats.enter(&config);
+        let id = clients.insert_with(|id| Client::new(id, config, host));
+        let client = clients.get_mut(id).unwrap();
+        let sequence = client.output.queue.expect(false);
+        client.output.reply(sequence, b"$100\r\nbegun", false);
+        let mut pushed = 0;
+        let frame = [&b">1\r\n$1000\r\n"[..], &[b'x'; 1000], b"\r\n"].concat();
+        let is_aborted = |effects: &mut Effects| {
+            std::iter::from_fn(|| effects.outbox.pop()).any(|output| output == Output::AbortDownstream(id))
+        };
+        while !is_aborted(&mut effects) {
+            let push = Event::Push { client: id, connection: ConnectionId::of_number(1), frame: frame.clone() };
+            let (clients, upstreams, effects) = (&mut clients, &mut upstreams, &mut effects);
+            EventDelivery { clients, upstreams, effects, stats: &mut stats }.deliver(push);
+            pushed += frame.len();
+            assert!(pushed <= MAX_UNREAD + 2 * frame.len());
+        }
+        assert!(pushed > MAX_UNREAD);
     }
 }
