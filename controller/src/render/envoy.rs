@@ -226,6 +226,7 @@ pub fn cluster(name: &str, destination: &ValidatedDestination, usage: ClusterUse
     tcp(&mut cluster, &destination.policy.tcp);
     if usage == ClusterUse::Proxy {
         protocol_options(&mut cluster, destination);
+        outlier_detection(&mut cluster, destination);
     }
     if let Some(tls) = &destination.policy.tls {
         cluster.insert("transport_socket".to_owned(), transport_socket(tls));
@@ -296,6 +297,28 @@ pub fn protocol_options(cluster: &mut Map<String, Value>, destination: &Validate
     fields.insert("auth_password".to_owned(), json!({"inline_string": login.password.reveal()}));
     let options = any("envoy.extensions.filters.network.redis_proxy.v3.RedisProtocolOptions", Value::Object(fields));
     cluster.insert("typed_extension_protocol_options".to_owned(), json!({REDIS_PROXY: options}));
+}
+
+/// Makes `redis_proxy` leave a server alone that doesn't answer, where others may answer in its
+/// place: in a Redis Cluster those that the read policy lets, and interchangeable endpoints. Where
+/// keys are spread over servers, a server's keys must not go to others while it is away.
+///
+/// Each try of a dead server costs commands, so after three failures there is none for 2 s, and
+/// then 4 s, up to 10 s. No success rate is looked at, since Redis doesn't have server errors.
+pub fn outlier_detection(cluster: &mut Map<String, Value>, destination: &ValidatedDestination) {
+    if destination.is_cluster() || destination.is_interchangeable() {
+        let settings = json!({
+            "consecutive_5xx": 3,
+            "interval": "0.5s",
+            "base_ejection_time": "2s",
+            "max_ejection_time": "10s",
+            "max_ejection_percent": 100,
+            "enforcing_success_rate": 0,
+        });
+        cluster.insert("outlier_detection".to_owned(), settings);
+        // Else workers are told of a server's health up to a second later.
+        cluster.insert("common_lb_config".to_owned(), json!({"update_merge_window": "0s"}));
+    }
 }
 
 /// TLS that redis-mesh configures.

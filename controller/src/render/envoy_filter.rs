@@ -196,6 +196,7 @@ pub fn cluster(destination: &ValidatedDestination, usage: ClusterUse, namespace:
                 // All commands for a key have to go to the same endpoint.
                 value.insert("lb_policy".to_owned(), "MAGLEV".into());
                 envoy::protocol_options(&mut value, destination);
+                envoy::outlier_detection(&mut value, destination);
             }
             Some(on_istios(destination, Value::Object(value)))
         }

@@ -150,6 +150,10 @@ impl<'a> Bootstrap<'a> {
             {"tag_name": "cluster_name", "regex": r"^cluster(\.(.+);)"},
             {"tag_name": "envoy.listener_address"},
         ]});
+        // What a peak has needed goes back to the system, up to 16 MB each second; by itself, the
+        // allocator keeps it.
+        bootstrap["memory_allocator_manager"] =
+            json!({"bytes_to_release": 16 * 1024 * 1024, "memory_release_interval": "1s"});
         let (mut listeners, mut clusters) = (self.listeners, self.clusters.documents());
         if self.is_native {
             let module = &self.options.module;

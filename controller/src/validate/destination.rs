@@ -56,6 +56,11 @@ impl ValidatedDestination {
         self.policy.mode == Some(Mode::Cluster)
     }
 
+    /// True where an object says that any endpoint may answer any command.
+    pub fn is_interchangeable(&self) -> bool {
+        self.policy.mode == Some(Mode::Proxy)
+    }
+
     /// The addresses among which commands are spread, where more than one is known and no mode says
     /// what they are to each other; else empty. A pod with an address of each family counts once.
     pub fn unexplained_endpoints(&self) -> Vec<String> {

@@ -7,6 +7,7 @@ mod large_values;
 mod many_connections;
 mod mirror;
 mod read_policy;
+mod read_policy_outage;
 mod restart;
 mod routes;
 mod scripts;
