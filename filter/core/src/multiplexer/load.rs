@@ -39,6 +39,7 @@ pub fn of(clients: &Clients, upstreams: &Upstreams) -> Load {
         let kind = match connection.purpose {
             Purpose::Shared => &mut load.shared,
             Purpose::Dedicated(_)
+            | Purpose::Backlog(_)
             | Purpose::Pushes(_)
             | Purpose::Discovery(_)
             | Purpose::HealthCheck

@@ -46,7 +46,7 @@ use client::{Client, Life};
 use config::HostConfig;
 use effects::Effects;
 use execute::context::Context;
-use execute::dedicated;
+use execute::{backlog, dedicated};
 use reply::{Clients, EventDelivery};
 use stats::StatsTable;
 use std::collections::HashSet;
@@ -163,10 +163,13 @@ impl Multiplexer {
 
     /// Says whether a client takes what is written to it.
     pub fn downstream_full(&mut self, id: ClientId, is_full: bool) {
-        if let Some(client) = self.clients.get_mut(id) {
+        let Multiplexer { clients, upstreams, effects, .. } = self;
+        if let Some(client) = clients.get_mut(id) {
             client.output.is_full = is_full;
-            client.wake(&mut self.effects.outbox);
+            client.output.unread = 0;
+            backlog::on_full(upstreams, client, effects);
         }
+        self.deliver_events();
     }
 
     /// Says whether Redis takes what is sent to it.
@@ -205,10 +208,13 @@ impl Multiplexer {
                 event => EventDelivery { clients, upstreams, effects, stats }.deliver(event),
             }
         }
-        if let Some(client) = untold {
-            EventDelivery { clients, upstreams, effects, stats }.announce(client);
+        if let Some(id) = untold {
+            EventDelivery { clients, upstreams, effects, stats }.announce(id);
         }
         receive::end(upstreams, receipt, effects);
+        if let Some(client) = untold.and_then(|id| clients.get_mut(id)).filter(|client| client.output.is_full) {
+            backlog::take_over(upstreams, client, id, effects);
+        }
         self.deliver_events();
     }
 
@@ -217,6 +223,12 @@ impl Multiplexer {
         self.effects.now = now;
         loss::lost(&mut self.upstreams, id, Loss::Ended, &mut self.effects);
         self.deliver_events();
+    }
+
+    /// The host can't keep Redis from sending, so [`Output::PauseUpstream`] is of no use: what a
+    /// client sends waits while the client doesn't read.
+    pub fn cannot_pause(&mut self) {
+        self.upstreams.backlogs.turn_off();
     }
 
     /// The time that [`Multiplexer::next_tick`] named has come.
@@ -233,6 +245,11 @@ impl Multiplexer {
                     }
                 }
                 Timer::HalfClosed(id) => self.see_off(id, now),
+                Timer::Backlog(id) => {
+                    if let Some(client) = self.clients.get_mut(id) {
+                        backlog::on_timer(&mut self.upstreams, client, &mut self.effects);
+                    }
+                }
                 timer => on_timer(&mut self.upstreams, timer, &mut self.effects),
             }
             self.deliver_events();

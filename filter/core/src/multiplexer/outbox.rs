@@ -29,6 +29,11 @@ pub enum Output {
     Open(ConnectionId, Address),
     /// Send to Redis what [`take_upstream`](super::Multiplexer::take_upstream) returns.
     Send(ConnectionId),
+    /// Take no more bytes of Redis over a connection, so that Redis keeps them. What the host has
+    /// taken already may still be given to the multiplexer.
+    PauseUpstream(ConnectionId),
+    /// Take bytes of Redis again.
+    ResumeUpstream(ConnectionId),
     /// Close a connection to Redis.
     CloseUpstream(ConnectionId),
 }

@@ -3,8 +3,8 @@
 use super::client::{Client, Dedicated, Wait};
 use super::config::HostConfig;
 use super::effects::Effects;
-use super::execute::command;
 use super::execute::context::{Context, Step};
+use super::execute::{backlog, command};
 use super::routing::target::RouteTarget;
 use super::upstream::Upstreams;
 use super::upstream::pool::DedicatedConnection;
@@ -19,6 +19,7 @@ pub fn take(context: &mut Context<'_>, client: &mut Client, data: &[u8]) -> usiz
     if client.pause.until.is_some_and(|until| until <= context.effects.now) {
         client.pause.until = None;
     }
+    backlog::on_input(context, client);
     if !client.is_closing() && !client.may_go_on() && !data.is_empty() {
         // What it sends waits where the client feels it.
         (client.input.is_stalled, client.input.has_more) = (true, true);

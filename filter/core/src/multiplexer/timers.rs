@@ -10,6 +10,8 @@ use std::time::Duration;
 pub enum Timer {
     /// The delay of an injected fault is over.
     Delay(ClientId),
+    /// A client hasn't read its replies for a while.
+    Backlog(ClientId),
     /// A client closed its sending side a while ago.
     HalfClosed(ClientId),
     /// The nodes of a Redis Cluster are asked for its slots.

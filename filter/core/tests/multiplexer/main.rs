@@ -3,6 +3,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 #![allow(missing_docs, reason = "no other crate uses it")]
 
+mod backlog;
 mod commands;
 mod config;
 mod connections;

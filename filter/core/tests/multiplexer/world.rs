@@ -6,7 +6,7 @@ use redis_mesh_core::multiplexer::config::HostConfig;
 use redis_mesh_core::multiplexer::{Address, ClientId, ConnectionId, Multiplexer, Output};
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ pub struct World {
     pub redis: BTreeMap<String, Redis>,
     /// The open connections, each with its cluster in Envoy.
     pub connections: BTreeMap<ConnectionId, (String, Connection)>,
+    /// The connections over which Redis is kept from sending.
+    pub paused: BTreeSet<ConnectionId>,
     pub clients: BTreeMap<ClientId, Caller>,
     /// The number of connections that have been opened.
     pub opened: usize,
@@ -43,6 +45,7 @@ impl World {
             random: Random::new(key),
             redis: [("one".to_owned(), one), ("two".to_owned(), Redis::default())].into(),
             connections: BTreeMap::new(),
+            paused: BTreeSet::new(),
             clients: BTreeMap::new(),
             opened: 0,
             now: Duration::from_secs(1),
@@ -110,6 +113,8 @@ impl World {
                 Output::CloseDownstream(id) | Output::AbortDownstream(id) => {
                     self.clients.get_mut(&id).unwrap().is_closed = true
                 }
+                Output::PauseUpstream(id) => drop(self.paused.insert(id)),
+                Output::ResumeUpstream(id) => drop(self.paused.remove(&id)),
                 Output::CloseUpstream(id) => drop(self.connections.remove(&id)),
             }
         }
@@ -121,7 +126,9 @@ impl World {
         let waiting: Vec<ConnectionId> = self
             .connections
             .iter()
-            .filter(|(_, (_, connection))| !connection.sent.is_empty() || !connection.output.is_empty())
+            .filter(|(id, (_, connection))| {
+                !connection.sent.is_empty() || !connection.output.is_empty() && !self.paused.contains(id)
+            })
             .map(|(id, _)| *id)
             .collect();
         if waiting.is_empty() {
@@ -130,7 +137,8 @@ impl World {
         let id = waiting[self.random.below(waiting.len() as u32) as usize];
         let size = 1 + self.random.below(40) as usize;
         let (name, connection) = self.connections.get_mut(&id).unwrap();
-        if connection.output.is_empty() || !connection.sent.is_empty() && self.random.below(2) == 0 {
+        let has_reply = !connection.output.is_empty() && !self.paused.contains(&id);
+        if !has_reply || !connection.sent.is_empty() && self.random.below(2) == 0 {
             let sent = std::mem::take(&mut connection.sent);
             self.redis.get_mut(name).unwrap().serve(connection, &sent);
             return true;

@@ -245,7 +245,8 @@ impl World {
         if !self.callers[number].is_full && self.random.below(40) == 0 {
             self.callers[number].is_full = true;
             self.multiplexer.downstream_full(id, true);
-            let time = self.now + micros(self.random.below(30_000));
+            let longest = [10_000, 30_000, 400_000][self.random.below(3) as usize];
+            let time = self.now + micros(self.random.below(longest));
             self.at(time, Event::Reads(number));
         }
     }

@@ -22,6 +22,8 @@ pub enum Event {
     ToServer(ConnectionId, Vec<u8>),
     /// Bytes of a server arrive at the multiplexer.
     FromServer(ConnectionId, Vec<u8>),
+    /// A connection that was paused goes on.
+    Resumed(ConnectionId),
     /// A server gets to know that a connection has ended.
     Ended(ConnectionId),
     /// The multiplexer gets to know that a connection has ended.
@@ -44,6 +46,10 @@ pub struct Transport {
     is_open: bool,
     /// True if the connection has broken, so that no bytes of the server arrive any more.
     pub is_broken: bool,
+    /// The multiplexer takes no bytes at present.
+    pub is_paused: bool,
+    /// Bytes that have arrived meanwhile.
+    pub kept: Vec<u8>,
     /// The times at which the last bytes arrive at either end, so that no bytes overtake others.
     to_server: Duration,
     from_server: Duration,
@@ -159,9 +165,21 @@ impl World {
                 self.servers.receive(id, &bytes);
             }
             Event::FromServer(id, bytes) => {
-                if self.transports.get(&id).is_some_and(|transport| !transport.is_broken) {
+                let Some(transport) = self.transports.get_mut(&id).filter(|transport| !transport.is_broken) else {
+                    return;
+                };
+                if transport.is_paused || !transport.kept.is_empty() {
+                    transport.kept.extend_from_slice(&bytes);
+                } else {
                     self.log(|| format!("{id:?} ← {}", bytes.escape_ascii()));
                     self.multiplexer.reply(id, &bytes, self.now);
+                }
+            }
+            Event::Resumed(id) => {
+                if let Some(transport) = self.transports.get_mut(&id).filter(|transport| !transport.is_paused) {
+                    let kept = std::mem::take(&mut transport.kept);
+                    self.log(|| format!("{id:?} ← {}", kept.escape_ascii()));
+                    self.multiplexer.reply(id, &kept, self.now);
                 }
             }
             Event::Ended(id) => drop(self.servers.connections.remove(&id)),
@@ -275,6 +293,8 @@ impl World {
                         node: None,
                         is_open: false,
                         is_broken: false,
+                        is_paused: false,
+                        kept: Vec::new(),
                         to_server: Duration::ZERO,
                         from_server: Duration::ZERO,
                         latency,
@@ -289,6 +309,19 @@ impl World {
                         self.after(5_000, Event::Unfull(id));
                     } else {
                         self.send(id);
+                    }
+                }
+                Output::PauseUpstream(id) => {
+                    self.log(|| format!("{id:?} pauses"));
+                    if let Some(transport) = self.transports.get_mut(&id) {
+                        transport.is_paused = true;
+                    }
+                }
+                Output::ResumeUpstream(id) => {
+                    self.log(|| format!("{id:?} goes on"));
+                    if let Some(transport) = self.transports.get_mut(&id) {
+                        transport.is_paused = false;
+                        self.at(self.now, Event::Resumed(id));
                     }
                 }
                 Output::CloseUpstream(id) => {

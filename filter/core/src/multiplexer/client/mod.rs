@@ -1,5 +1,6 @@
 //! One client: its session, what it has asked for, and what its next command waits for.
 
+pub mod backlog;
 pub mod login;
 pub mod reply_queue;
 pub mod subscription;
@@ -18,6 +19,7 @@ use crate::fault::Injected;
 use crate::resp::encode;
 use crate::resp::request::Parser;
 use crate::stats::Stat;
+use backlog::Backlog;
 use login::{HelloChange, PresentedLogin};
 use reply_queue::{ReplyQueue, Sequence};
 use std::sync::Arc;
@@ -32,7 +34,7 @@ use window::Window;
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1 << 52);
 
 /// Bytes of replies that may wait for replies before them.
-const MAX_HELD: usize = 1024 * 1024;
+pub const MAX_HELD: usize = 1024 * 1024;
 
 /// A client.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub struct Client {
     pub transaction: Option<Transaction>,
     /// The connection that it has for itself.
     pub dedicated: DedicatedSlot,
+    /// The connections that it has for itself because it doesn't read.
+    pub backlog: Backlog,
     /// What it has subscribed to.
     pub subscriptions: Subscriptions,
     /// What its next command waits for.
@@ -144,6 +148,8 @@ pub struct ClientOutput {
     /// The client takes no bytes at present.
     pub is_full: bool,
     /// Bytes of pushes since it takes none.
+    pub unread_pushes: usize,
+    /// Bytes that were written since it takes none.
     pub unread: usize,
     /// A server has answered it something.
     pub is_served: bool,
@@ -173,6 +179,9 @@ impl ClientOutput {
     /// Returns the bytes to write and leaves `spare` in their place.
     pub fn take(&mut self, spare: Vec<u8>) -> Vec<u8> {
         self.is_announced = false;
+        if self.is_full {
+            self.unread += self.out.len();
+        }
         std::mem::replace(&mut self.out, spare)
     }
 }
@@ -285,6 +294,7 @@ impl Client {
             output: ClientOutput::default(),
             transaction: None,
             dedicated: DedicatedSlot::default(),
+            backlog: Backlog::default(),
             subscriptions: Subscriptions::default(),
             pause: Pause::default(),
             activity: Activity::default(),
@@ -318,12 +328,17 @@ impl Client {
     /// True if another command may be taken of it.
     #[inline]
     pub fn may_go_on(&self) -> bool {
-        !self.is_closing()
-            && !self.output.is_full
-            && self.pause.until.is_none()
-            && !self.is_waiting()
-            && self.output.window.has_room(self.output.queue.len())
-            && self.output.queue.held() < MAX_HELD
+        !self.is_closing() && self.pause.until.is_none() && !self.is_waiting() && self.has_room()
+    }
+
+    /// True if another command may be under way for it.
+    #[inline]
+    fn has_room(&self) -> bool {
+        let under_way = self.output.queue.len();
+        if self.backlog.is_begun() {
+            return self.backlog.has_room(under_way);
+        }
+        !self.output.is_full && self.output.window.has_room(under_way) && self.output.queue.held() < MAX_HELD
     }
 
     fn is_waiting(&self) -> bool {

@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 /// The number of a command of one client. The first command has the number 0.
 pub type Sequence = u64;
 
+/// The number of replies for which memory is kept.
+const SHRUNK: usize = 1024;
+
 /// The reply to one command, as far as it has arrived.
 #[derive(Debug)]
 enum QueuedReply {
@@ -233,6 +236,13 @@ impl ReplyQueue {
     /// it.
     pub fn has_begun(&self, sequence: Sequence) -> bool {
         self.is_begun && sequence == self.first
+    }
+
+    /// Gives back the memory of a long queue that has become empty.
+    pub fn shrink(&mut self) {
+        if self.slots.is_empty() {
+            self.slots.shrink_to(SHRUNK);
+        }
     }
 
     /// Removes the first reply, all of which has been written.

@@ -33,6 +33,11 @@ impl Window {
         under_way < self.open
     }
 
+    /// Bytes of replies that this number of commands will make, as far as can be told.
+    pub fn expected(&self, under_way: usize) -> usize {
+        under_way.saturating_mul(self.reply_size.max(self.coming))
+    }
+
     /// Bytes of a reply have come, perhaps its last ones.
     #[inline]
     pub fn count(&mut self, bytes: usize, is_complete: bool) {

@@ -1,5 +1,6 @@
 //! The connection over which a client's command goes to a target.
 
+use super::backlog;
 use super::context::{Context, Obstacle};
 use crate::multiplexer::client::{Client, TargetLookup};
 use crate::multiplexer::routing::target::RouteTarget;
@@ -23,14 +24,17 @@ pub fn connect(
 ) -> Result<ConnectionRoute, Obstacle> {
     match cached(context.upstreams, client, target, access) {
         Some(connection) => Ok(ConnectionRoute::Shared(connection)),
-        None => look_up(context, client, target, access),
+        None => {
+            let route = look_up(context, client, target, access)?;
+            backlog::separate(context, client, route)
+        }
     }
 }
 
 /// The same, if nothing has to be found out or opened.
 #[inline]
 fn cached(upstreams: &Upstreams, client: &Client, target: RouteTarget, access: NodeAccess) -> Option<SharedConnection> {
-    if client.dedicated.connection.is_some() || access != NodeAccess::Write {
+    if client.dedicated.connection.is_some() || client.backlog.is_begun() || access != NodeAccess::Write {
         return None;
     }
     let connection = match client.rules.lookups.get(target.target)? {
@@ -129,7 +133,7 @@ pub fn connect_to_shard(
         (TargetLookup::Cluster(cluster), Some(shard)) => {
             let resp3 = client.session.resp3;
             let connection = context.upstreams.node(cluster, shard, NodeAccess::Write, resp3, context.effects)?;
-            Ok(ConnectionRoute::Shared(connection))
+            backlog::separate(context, client, ConnectionRoute::Shared(connection))
         }
         _ => connect(context, client, RouteTarget { target, slot: None }, NodeAccess::Write),
     }

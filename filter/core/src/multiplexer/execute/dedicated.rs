@@ -1,5 +1,6 @@
 //! Connections that a client has for itself: to wait, to watch keys, to track.
 
+use super::backlog;
 use super::connect::{agree_on_protocol, dedicated_key};
 use super::context::{Context, Obstacle, Request, expect};
 use crate::command::each_command;
@@ -118,6 +119,7 @@ pub fn stay_in_database(upstreams: &mut Upstreams, client: &Client, effects: &mu
 
 /// Gives back what a client has for itself.
 pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
+    backlog::disown(upstreams, client, effects);
     match client.dedicated.connection.take() {
         Some(dedicated) if dedicated.is_held() => upstreams.pool.close(dedicated.connection.id(), effects),
         Some(dedicated) => upstreams.abandon(dedicated.connection.id(), effects),

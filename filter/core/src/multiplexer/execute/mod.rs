@@ -1,5 +1,6 @@
 //! Doing what was decided about a command.
 
+pub mod backlog;
 pub mod connect;
 pub mod context;
 pub mod dedicated;
@@ -194,6 +195,12 @@ fn perform(
     request: Request<'_>,
     decision: Decision,
 ) -> Result<(), Obstacle> {
+    if client.backlog.is_begun() && !may_be_separate(client, &decision) {
+        if !client.output.queue.is_empty() {
+            return Err(Obstacle::Wait(Wait::Answers));
+        }
+        backlog::leave(context.upstreams, client, context.effects);
+    }
     if let (Decision::Forward(_) | Decision::FanOut(_), Some(known)) = (&decision, request.known) {
         note_scripts(context, client, known.command, request.args);
     }
@@ -242,6 +249,25 @@ fn perform(
         }
     }
     Ok(())
+}
+
+/// True if a command of a client that doesn't read needs no other connection than those that the
+/// client has because of that.
+fn may_be_separate(client: &Client, decision: &Decision) -> bool {
+    let is_safe = |sharing: &Sharing| matches!(sharing, Sharing::Safe(_));
+    match decision {
+        Decision::Forward(forward) => client.transaction.is_some() || is_safe(&forward.sharing),
+        Decision::FanOut(fan_out) => is_safe(&fan_out.sharing),
+        Decision::Answer(_)
+        | Decision::Refuse(_)
+        | Decision::Deny(_)
+        | Decision::Split(..)
+        | Decision::Exec(_)
+        | Decision::Unwatch(_) => true,
+        Decision::Present(_) | Decision::Select(_) | Decision::Subscribe(_) | Decision::Monitor | Decision::Reset => {
+            false
+        }
+    }
 }
 
 /// Takes in what a command says about scripts, for all servers to which commands of the client may

@@ -7,7 +7,7 @@ pub mod key_rewrite;
 
 use super::client::{Client, Life, TargetLookup, Wait};
 use super::effects::Effects;
-use super::execute::dedicated;
+use super::execute::{backlog, dedicated};
 use super::ids::{ClientId, ClientTag, ClusterId, ConnectionId};
 use super::outbox::Output;
 use super::slot_map::SlotMap;
@@ -89,6 +89,7 @@ impl EventDelivery<'_> {
             Event::Closed { client, connection } => {
                 if let Some(client) = self.clients.get_mut(client) {
                     client.subscriptions.forget_connection(connection);
+                    client.backlog.forget_connection(connection);
                 }
             }
             Event::Lost(client, lost) => self.lost(client, &lost),
@@ -108,6 +109,7 @@ impl EventDelivery<'_> {
     pub fn announce(&mut self, id: ClientId) {
         if let Some(client) = self.clients.get_mut(id) {
             client.announce(&mut self.effects.outbox, self.stats, self.effects.now);
+            backlog::regulate(self.upstreams, client, self.effects);
             client.wake(&mut self.effects.outbox);
         }
     }
@@ -190,8 +192,9 @@ impl EventDelivery<'_> {
     /// Sends a client something that answers no command.
     fn push(&mut self, id: ClientId, frame: &[u8]) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        client.output.unread = if client.output.is_full { client.output.unread + frame.len() } else { 0 };
-        let unread = client.output.unread.max(client.output.queue.held_pushes());
+        let output = &mut client.output;
+        output.unread_pushes = if output.is_full { output.unread_pushes + frame.len() } else { 0 };
+        let unread = output.unread_pushes.max(output.queue.held_pushes());
         if unread > MAX_UNREAD && client.life != Life::Closed {
             // As Redis does with clients that don't read (`client-output-buffer-limit pubsub`).
             client.life = Life::Closed;

@@ -10,6 +10,7 @@ use super::replay_buffer::ReplayBuffer;
 use super::reply_reader::{Frame, NotResp, ReadMode, ReplyReader, mode_of};
 use super::send_buffer::SendBuffer;
 use crate::command::script::ScriptDigest;
+use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::ids::{ClientId, ConnectionId};
 use crate::resp::encode;
 use std::collections::{HashSet, VecDeque};
@@ -317,6 +318,11 @@ impl UpstreamConnection {
     pub fn become_ready(&mut self) {
         self.stage = Stage::Ready;
         self.send.release_staged();
+    }
+
+    /// The place of the next reply to a client's command in the order of that client's commands.
+    pub fn next_sequence(&self) -> Option<Sequence> {
+        self.pending.iter().find_map(|in_flight| in_flight.what.command()).map(|owner| owner.sequence)
     }
 
     /// True if the handshake is complete.

@@ -75,7 +75,7 @@ pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &m
             introductions.connection_lost(id, &connection, (loss == Loss::Ended, outage), pool, effects);
             return pool.events.push_back(Event::Introduced(Box::new(connection.key.endpoint)));
         }
-        Purpose::Shared | Purpose::Dedicated(_) | Purpose::Pushes(_) | Purpose::Idle => {}
+        Purpose::Shared | Purpose::Backlog(_) | Purpose::Dedicated(_) | Purpose::Pushes(_) | Purpose::Idle => {}
     }
     if connection.key.node.is_some() {
         upstreams.discovery.suspect(&connection.key.endpoint, effects);
@@ -143,7 +143,7 @@ fn may_be_reopened(connection: &UpstreamConnection, loss: Loss, now: Duration) -
 /// its place.
 fn may_have_been_replaced(connection: &UpstreamConnection, in_flight: InFlight, bytes: &[u8]) -> bool {
     matches!(connection.stage, Stage::Handshake(_))
-        && connection.purpose == Purpose::Shared
+        && connection.purpose.has_no_state()
         && connection.key.node.is_some()
         && in_flight.what.command().is_some()
         && !bytes.is_empty()

@@ -5,6 +5,7 @@
 //! order in which it happened.
 
 pub mod availability;
+pub mod backlogs;
 pub mod connection;
 pub mod discovery;
 pub mod endpoint;

@@ -1,7 +1,7 @@
 //! The connection pool: connections by their pool keys, shared ones and idle ones.
 
 use super::availability::{Availability, Outage, Peer};
-use super::connection::{HANDSHAKE_TIMEOUT, Retirement, UpstreamConnection};
+use super::connection::{HANDSHAKE_TIMEOUT, Retirement, Stage, UpstreamConnection};
 use super::events::Event;
 use super::patience::{Patience, SILENCE};
 use super::pending::InFlight;
@@ -122,6 +122,28 @@ impl Pool {
         effects: &mut Effects,
     ) -> Result<DedicatedConnection, Outage> {
         let purpose = if pushes { Purpose::Pushes(client) } else { Purpose::Dedicated(client) };
+        self.reuse_or_open(key, purpose, effects)
+    }
+
+    /// A connection for the commands of a client that doesn't read.
+    ///
+    /// # Errors
+    /// The peer is backed off from.
+    pub fn separate(
+        &mut self,
+        client: ClientId,
+        key: PoolKey,
+        effects: &mut Effects,
+    ) -> Result<DedicatedConnection, Outage> {
+        self.reuse_or_open(key, Purpose::Backlog(client), effects)
+    }
+
+    fn reuse_or_open(
+        &mut self,
+        key: PoolKey,
+        purpose: Purpose,
+        effects: &mut Effects,
+    ) -> Result<DedicatedConnection, Outage> {
         while let Some(id) = self.idle.get_mut(&key).and_then(Vec::pop) {
             if let Some(connection) = self.get_mut(id).filter(|connection| connection.is_as_new()) {
                 connection.purpose = purpose;
@@ -129,6 +151,39 @@ impl Pool {
             }
         }
         self.open(key, purpose, effects).map(DedicatedConnection)
+    }
+
+    /// Makes a shared connection over which nothing is pending for others a client's own, for its
+    /// commands of any kind that may be shared. `None`: another connection waits for its end.
+    pub fn take_over(&mut self, id: ConnectionId, client: ClientId) -> Option<DedicatedConnection> {
+        let connection = self.connections.get_mut(id)?;
+        let is_awaited = matches!(connection.retirement, Retirement::Draining { successor: Some(_) });
+        if connection.purpose != Purpose::Shared || !matches!(connection.stage, Stage::Ready) || is_awaited {
+            return None;
+        }
+        connection.purpose = Purpose::Backlog(client);
+        connection.retirement = Retirement::Serving;
+        if self.shared.get(&connection.key) == Some(&id) {
+            self.shared.remove(&connection.key);
+        }
+        Some(DedicatedConnection(id))
+    }
+
+    /// Has the host take no bytes of Redis over a connection, or take them again.
+    pub fn pause(&mut self, id: ConnectionId, is_paused: bool, effects: &mut Effects) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.reader.is_paused == is_paused || is_paused && !connection.is_established() {
+            return;
+        }
+        connection.reader.is_paused = is_paused;
+        if is_paused {
+            effects.outbox.push(Output::PauseUpstream(id));
+        } else {
+            // Redis couldn't be heard meanwhile.
+            connection.last_activity = effects.now;
+            effects.timers.sweep_by(Some(effects.now + SILENCE));
+            effects.outbox.push(Output::ResumeUpstream(id));
+        }
     }
 
     /// Opens a connection.
@@ -276,7 +331,7 @@ impl Pool {
         if connection.send.is_awaited() {
             self.events.push_back(Event::Writable(id));
         }
-        if let Some(client) = connection.purpose.client() {
+        if let Some(client) = connection.purpose.owner() {
             self.events.push_back(Event::Closed { client, connection: id });
         }
         if self.shared.get(&connection.key) == Some(&id) {
@@ -295,7 +350,6 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::multiplexer::upstream::connection::Stage;
     use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;

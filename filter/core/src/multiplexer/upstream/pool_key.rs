@@ -48,6 +48,9 @@ pub enum Purpose {
     Shared,
     /// Commands of one client that block or depend on the connection.
     Dedicated(ClientId),
+    /// Commands of one client that would go over a shared connection, if the client read its
+    /// replies.
+    Backlog(ClientId),
     /// One client's subscriptions, tracking or MONITOR: frames that are no replies are for that
     /// client.
     Pushes(ClientId),
@@ -63,13 +66,31 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// The client to which a connection belongs, if it belongs to one.
+    /// The client that has begun something over the connection, or waits for something, if it is
+    /// one client's: that ends with the connection.
     pub fn client(self) -> Option<ClientId> {
         match self {
             Purpose::Dedicated(client) | Purpose::Pushes(client) => Some(client),
-            Purpose::Shared | Purpose::Discovery(_) | Purpose::HealthCheck | Purpose::Introduction | Purpose::Idle => {
-                None
-            }
+            Purpose::Shared
+            | Purpose::Backlog(_)
+            | Purpose::Discovery(_)
+            | Purpose::HealthCheck
+            | Purpose::Introduction
+            | Purpose::Idle => None,
         }
+    }
+
+    /// The client to which a connection belongs, if it belongs to one.
+    pub fn owner(self) -> Option<ClientId> {
+        match self {
+            Purpose::Backlog(client) => Some(client),
+            _ => self.client(),
+        }
+    }
+
+    /// True if only commands go over the connection that could go over any other one to the same
+    /// server.
+    pub fn has_no_state(self) -> bool {
+        matches!(self, Purpose::Shared | Purpose::Backlog(_))
     }
 }

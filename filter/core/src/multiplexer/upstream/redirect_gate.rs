@@ -17,7 +17,6 @@ use super::events::Event;
 use super::held::{Refused, Why};
 use super::max_age;
 use super::pending::{InFlight, Owner, PendingReply};
-use super::pool_key::Purpose;
 use super::redirect::Redirect;
 use super::retry::{MAX_RETRIES, Retry, has_several_keys, slot_of};
 use crate::multiplexer::effects::Effects;
@@ -213,7 +212,7 @@ fn redirect(
 /// would come after it.
 fn try_again(upstreams: &mut Upstreams, refused: Refused, owner: Owner, effects: &mut Effects) {
     let is_exhausted = refused.retry.in_flight.retries >= MAX_RETRIES;
-    if is_exhausted || refused.purpose != Purpose::Shared || is_followed(upstreams, owner, &refused.retry) {
+    if is_exhausted || !refused.purpose.has_no_state() || is_followed(upstreams, owner, &refused.retry) {
         return answer(upstreams, refused);
     }
     let mut retry = refused.retry;
@@ -241,7 +240,7 @@ pub fn at_the_master(
     in_flight: InFlight,
     bytes: &[u8],
 ) -> Option<Retry> {
-    let may_be_sent = connection.purpose == Purpose::Shared
+    let may_be_sent = connection.purpose.has_no_state()
         && connection.key.readonly
         && in_flight.is_read
         && in_flight.redirects < MAX_REDIRECTS

@@ -40,6 +40,8 @@ pub struct ReplyReader {
     mode: ReadMode,
     /// What has come of a frame that is collected.
     collected: Vec<u8>,
+    /// The host was told to take no bytes of Redis.
+    pub is_paused: bool,
 }
 
 impl ReplyReader {

@@ -3,14 +3,13 @@
 
 use super::Upstreams;
 use super::availability::Peer;
-use super::connection::{Retirement, Stage, UpstreamConnection};
+use super::connection::{Stage, UpstreamConnection};
 use super::events::Event;
 use super::health::Health;
 use super::loss::{self, Loss, give_up};
 use super::patience::{Patience, SILENCE};
-use super::pending::{InFlight, Owner, PendingReply};
+use super::pending::{InFlight, PendingReply};
 use super::pool::IDLE_TIMEOUT;
-use super::pool_key::Purpose;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::ConnectionId;
 use crate::resp::encode;
@@ -24,6 +23,10 @@ const CODE_GRACE: Duration = Duration::from_secs(2);
 pub fn sweep(upstreams: &mut Upstreams, effects: &mut Effects) {
     for id in upstreams.pool.ids() {
         let Some(connection) = upstreams.pool.get(id) else { continue };
+        if connection.reader.is_paused {
+            // Redis isn't silent: nobody listens.
+            continue;
+        }
         if connection.pending.is_empty() {
             look_at_idle(upstreams, id, effects);
         } else {
@@ -73,7 +76,7 @@ fn look_at_silent(upstreams: &mut Upstreams, id: ConnectionId, effects: &mut Eff
             Expiry::None => {}
             // Whoever comes finds out over another connection whether Redis answers: what isn't sent
             // isn't executed either.
-            Expiry::Some => set_aside(upstreams, id),
+            Expiry::Some => upstreams.set_aside(id),
             Expiry::All => return give_up(upstreams, id, Loss::Silent, effects),
         }
     }
@@ -83,24 +86,11 @@ fn look_at_silent(upstreams: &mut Upstreams, id: ConnectionId, effects: &mut Eff
     match upstreams.health.of(&peer, last_activity, now) {
         Some(Health::Serves) => return give_up(upstreams, id, Loss::Dead, effects),
         // What comes goes over another connection, where Redis says so itself.
-        Some(Health::Busy) => set_aside(upstreams, id),
+        Some(Health::Busy) => upstreams.set_aside(id),
         None => {}
     }
     upstreams.discovery.suspect(&key.endpoint, effects);
     upstreams.health.ask(&key, &mut upstreams.pool, effects);
-}
-
-/// New commands go over another connection. Those of clients that wait for something over this one
-/// must not overtake it.
-fn set_aside(upstreams: &mut Upstreams, id: ConnectionId) {
-    let Some(connection) = upstreams.pool.get(id) else { return };
-    let is_shared = connection.purpose == Purpose::Shared && connection.retirement == Retirement::Serving;
-    if !is_shared || !connection.is_established() {
-        return;
-    }
-    let owners: Vec<Owner> = connection.pending.iter().filter_map(|in_flight| in_flight.what.command()).collect();
-    upstreams.pool.retire(id, None);
-    upstreams.pool.events.extend(owners.into_iter().map(Event::Redirected));
 }
 
 /// Which commands over a connection have been unanswered for too long.

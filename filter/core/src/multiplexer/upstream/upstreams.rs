@@ -1,12 +1,14 @@
 //! The Redis side of a worker as the rest of the multiplexer sees it.
 
+use super::backlogs::Backlogs;
+use super::connection::Retirement;
 use super::discovery::{ClusterDiscovery, Missing, NodeAccess};
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
 use super::health::HealthChecks;
 use super::held::HeldCommands;
 use super::introduction::{Introductions, Spoken};
-use super::pending::{Control, InFlight, PendingReply};
+use super::pending::{Control, InFlight, Owner, PendingReply};
 use super::pool::{DedicatedConnection, Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
 use super::retry::{Retry, RetryQueue};
@@ -35,6 +37,8 @@ pub struct Upstreams {
     pub retries: RetryQueue,
     /// Commands that wait until nodes have said who executes them.
     pub held: HeldCommands,
+    /// How much is held for clients that don't read.
+    pub backlogs: Backlogs,
     scripts: Scripts,
 }
 
@@ -88,6 +92,33 @@ impl Upstreams {
     /// It can't be reached, or refuses to answer.
     pub fn spoken(&mut self, endpoint: &UpstreamEndpoint, effects: &mut Effects) -> Result<Option<Spoken>, Missing> {
         self.introductions.spoken(endpoint, &mut self.pool, effects).map_err(Missing::from)
+    }
+
+    /// A connection for the commands of a client that doesn't read, in the place of the shared one
+    /// of this key.
+    ///
+    /// # Errors
+    /// Redis is backed off from.
+    pub fn separate(
+        &mut self,
+        client: ClientId,
+        key: PoolKey,
+        effects: &mut Effects,
+    ) -> Result<DedicatedConnection, Missing> {
+        self.pool.separate(client, key, effects).map_err(Missing::from)
+    }
+
+    /// New commands go over another connection than this one. Those of clients that wait for
+    /// something over it must not overtake it.
+    pub fn set_aside(&mut self, id: ConnectionId) {
+        let Some(connection) = self.pool.get(id) else { return };
+        let is_shared = connection.purpose == Purpose::Shared && connection.retirement == Retirement::Serving;
+        if !is_shared || !connection.is_established() {
+            return;
+        }
+        let owners: Vec<Owner> = connection.pending.iter().filter_map(|in_flight| in_flight.what.command()).collect();
+        self.pool.retire(id, None);
+        self.pool.events.extend(owners.into_iter().map(Event::Redirected));
     }
 
     /// The number of shards of a Redis Cluster.

@@ -65,6 +65,7 @@ impl Side {
         while let Some(output) = self.effects.outbox.pop() {
             match output {
                 Output::Open(id, _) => opened.push(id),
+                Output::PauseUpstream(_) | Output::ResumeUpstream(_) => {}
                 Output::CloseUpstream(id) => self.closed.push(id),
                 _ => {}
             }

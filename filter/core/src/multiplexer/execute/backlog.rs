@@ -1,0 +1,179 @@
+//! Clients that don't read their replies: their own connections, and how Redis is stopped there.
+
+use super::context::{Context, Obstacle};
+use crate::multiplexer::client::backlog::BacklogStage;
+use crate::multiplexer::client::{Client, MAX_HELD, Wait};
+use crate::multiplexer::effects::Effects;
+use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::timers::Timer;
+use crate::multiplexer::upstream::{ConnectionRoute, Upstreams};
+use std::time::Duration;
+
+/// How long a client that has sent more may take no bytes before it gets connections of its own.
+/// Most go on reading sooner.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// How soon it is looked again whether a client that has had its share may go on.
+const RECHECK: Duration = Duration::from_millis(100);
+
+/// More has come of a client. It may have read all, or not have read for too long.
+pub fn on_input(context: &mut Context<'_>, client: &mut Client) {
+    regulate(context.upstreams, client, context.effects);
+    suspect(context.upstreams, client, context.effects);
+}
+
+/// The client takes no bytes from now on, or takes them again.
+pub fn on_full(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
+    regulate(upstreams, client, effects);
+    if client.input.is_stalled {
+        suspect(upstreams, client, effects);
+    }
+    client.wake(&mut effects.outbox);
+}
+
+/// A client that takes no bytes has sent more.
+fn suspect(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
+    if !client.output.is_full || client.backlog.stage != BacklogStage::Absent {
+        return;
+    }
+    if !upstreams.backlogs.are_allowed() || !client.may_be_separate() {
+        return;
+    }
+    if client.backlog.is_known {
+        return enter(upstreams, client, BacklogStage::Entering);
+    }
+    client.backlog.stage = BacklogStage::Suspected;
+    effects.timers.add(effects.now + PATIENCE, Timer::Backlog(client.id));
+}
+
+/// The time has come to look at a client again.
+pub fn on_timer(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
+    if client.backlog.stage == BacklogStage::Suspected {
+        client.backlog.stage = BacklogStage::Absent;
+        if client.output.is_full && client.input.is_stalled && client.may_be_separate() {
+            enter(upstreams, client, BacklogStage::Entering);
+        }
+    }
+    regulate(upstreams, client, effects);
+    client.wake(&mut effects.outbox);
+}
+
+fn enter(upstreams: &mut Upstreams, client: &mut Client, stage: BacklogStage) {
+    client.backlog.stage = stage;
+    client.backlog.is_known = true;
+    upstreams.backlogs.enter();
+    client.backlog.limit = upstreams.backlogs.account(0, 0);
+}
+
+/// The client's own connection in the place of a shared one, if it is to have its own.
+///
+/// # Errors
+/// What it has sent over shared ones isn't answered, or there is no connection.
+pub fn separate(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    route: ConnectionRoute,
+) -> Result<ConnectionRoute, Obstacle> {
+    let ConnectionRoute::Shared(shared) = route else { return Ok(route) };
+    match client.backlog.stage {
+        BacklogStage::Absent | BacklogStage::Suspected => return Ok(route),
+        BacklogStage::Entering if !client.output.queue.is_empty() => return Err(Obstacle::Wait(Wait::Answers)),
+        BacklogStage::Entering | BacklogStage::Separate => client.backlog.stage = BacklogStage::Separate,
+    }
+    let Some(key) = context.upstreams.pool.get(shared.id()).map(|known| known.key.clone()) else { return Ok(route) };
+    let usable = |own: &_| context.upstreams.pool.is_usable(ConnectionRoute::Dedicated(*own).id());
+    if let Some(own) = client.backlog.connection(&key).filter(usable) {
+        return Ok(ConnectionRoute::Dedicated(own));
+    }
+    let own = context.upstreams.separate(client.id, key.clone(), context.effects)?;
+    client.backlog.connections.retain(|(of, _)| *of != key);
+    client.backlog.connections.push((key, own));
+    Ok(ConnectionRoute::Dedicated(own))
+}
+
+/// Stops Redis where the client doesn't read, or lets it go on; and gives the client's own
+/// connections back when it has read all.
+pub fn regulate(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
+    if !client.backlog.is_begun() {
+        return;
+    }
+    if client.output.queue.is_empty() && !client.output.is_full {
+        return leave(upstreams, client, effects);
+    }
+    let sent = |upstreams: &Upstreams, id: ConnectionId| {
+        upstreams.pool.get(id).map_or(0, |own| own.replay.len() + own.send.len() + own.reader.held())
+    };
+    let own = client.backlog.connections.iter().map(|(_, own)| sent(upstreams, own.id())).sum::<usize>();
+    let held = own + client.output.queue.held() + client.output.out.len() + client.output.unread;
+    client.backlog.limit = upstreams.backlogs.account(client.backlog.held, held);
+    client.backlog.held = held;
+    if client.input.is_stalled && !client.backlog.has_room(client.output.queue.len()) {
+        effects.timers.add(effects.now + RECHECK, Timer::Backlog(client.id));
+    }
+    // Where replies wait for those of another server, that one isn't stopped.
+    let next = client.output.queue.next();
+    let waits_for_others = client.output.queue.held() > MAX_HELD;
+    for (_, own) in &client.backlog.connections {
+        let is_ahead = || upstreams.pool.get(own.id()).and_then(|own| own.next_sequence()).is_some_and(|at| at > next);
+        let is_paused = client.output.is_full || waits_for_others && is_ahead();
+        upstreams.pool.pause(own.id(), is_paused, effects);
+    }
+}
+
+/// The client's commands go over shared connections again: all that it has sent is answered.
+pub fn leave(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
+    if !client.backlog.is_begun() {
+        return;
+    }
+    let backlog = &mut client.backlog;
+    upstreams.backlogs.leave(std::mem::take(&mut backlog.held));
+    backlog.stage = BacklogStage::Absent;
+    client.output.queue.shrink();
+    for (_, own) in std::mem::take(&mut client.backlog.connections) {
+        upstreams.pool.pause(own.id(), false, effects);
+        upstreams.release(own.id(), effects);
+    }
+}
+
+/// The client is gone, or is as one that has just connected.
+pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
+    if !client.backlog.is_begun() {
+        return;
+    }
+    upstreams.backlogs.leave(std::mem::take(&mut client.backlog.held));
+    client.backlog.stage = BacklogStage::Absent;
+    for (_, own) in std::mem::take(&mut client.backlog.connections) {
+        upstreams.pool.close(own.id(), effects);
+    }
+}
+
+/// Replies have come over a shared connection for a client that takes no bytes. If many more are
+/// to come for it, the connection becomes its own, as soon as others have got theirs, so that what
+/// it doesn't read stays at Redis.
+pub fn take_over(upstreams: &mut Upstreams, client: &mut Client, shared: ConnectionId, effects: &mut Effects) {
+    if client.backlog.is_begun() || !client.may_be_separate() || !upstreams.backlogs.are_allowed() {
+        return;
+    }
+    let Some(known) = upstreams.pool.get(shared) else { return };
+    let (mut own, mut others) = (0, false);
+    for in_flight in &known.pending {
+        match in_flight.what.command() {
+            Some(owner) if owner.client == client.id => own += 1,
+            _ => others |= in_flight.what.is_awaited(),
+        }
+    }
+    if client.output.window.expected(own) <= MAX_HELD {
+        return;
+    }
+    if others {
+        return upstreams.set_aside(shared);
+    }
+    // What goes over other connections would be overtaken.
+    if own != client.output.queue.len() {
+        return;
+    }
+    let key = known.key.clone();
+    let Some(connection) = upstreams.pool.take_over(shared, client.id) else { return };
+    enter(upstreams, client, BacklogStage::Separate);
+    client.backlog.connections.push((key, connection));
+    regulate(upstreams, client, effects);
+}

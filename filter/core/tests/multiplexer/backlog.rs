@@ -1,0 +1,189 @@
+//! Clients that don't read their replies.
+
+use crate::config::{compiled, one, two};
+use crate::world::{World, command};
+use redis_mesh_core::multiplexer::{ClientId, ConnectionId};
+use std::time::Duration;
+
+/// A client whose host says that it takes no bytes as soon as it has got some.
+fn unread(world: &mut World) -> ClientId {
+    let id = world.client(&compiled(&two()));
+    world.send(id, &command(&["SET", "b", "v"]));
+    world.settle();
+    world.multiplexer.downstream_full(id, true);
+    world.drain();
+    id
+}
+
+fn later(world: &mut World, time: Duration) {
+    world.now += time;
+    world.multiplexer.tick(world.now);
+    world.drain();
+}
+
+/// The connection over which Redis is kept from sending.
+fn paused(world: &World) -> ConnectionId {
+    assert_eq!(world.paused.len(), 1, "{:?}", world.connections.keys());
+    *world.paused.first().unwrap()
+}
+
+#[test]
+fn a_client_that_writes_all_before_it_reads_has_its_commands_executed() {
+    let mut world = World::new(1);
+    let id = unread(&mut world);
+    let commands: Vec<u8> = (0..3000).flat_map(|n| command(&["APPEND", "b", &(n % 10).to_string()])).collect();
+    world.send(id, &commands);
+    assert!(!world.clients[&id].waiting.is_empty(), "most clients read on soon");
+    later(&mut world, Duration::from_millis(20));
+    world.settle();
+    assert!(world.clients[&id].waiting.is_empty());
+    assert_eq!(world.redis["two"].keys[&b"b"[..]].len(), 3001);
+    // What isn't read lies at Redis, and doesn't hold up anybody else.
+    let own = paused(&world);
+    assert!(world.connections[&own].1.output.len() > 10_000);
+    let other = world.client(&compiled(&two()));
+    world.send(other, &command(&["GET", "c"]));
+    world.settle();
+    assert_eq!(world.received(other), "$-1 ");
+    world.received(id);
+    world.multiplexer.downstream_full(id, false);
+    world.drain();
+    world.settle();
+    let expected: String = (2..3002).map(|n| format!(":{n} ")).collect();
+    let first = world.received(id);
+    assert!(expected.ends_with(&first) && first.len() > 10_000, "{first}");
+    // It shares connections again, and its own waits for the next one that needs it.
+    let opened = world.opened;
+    world.send(id, &command(&["GET", "b"]));
+    world.settle();
+    assert!(world.received(id).starts_with("$3001 "));
+    assert_eq!(world.opened, opened);
+    assert_eq!(world.multiplexer.load().idle, 1);
+}
+
+#[test]
+fn commands_that_need_another_connection_wait_for_the_answers() {
+    let mut world = World::new(2);
+    let id = unread(&mut world);
+    world.send(id, &command(&["APPEND", "b", "x"]).repeat(50));
+    world.send(id, &command(&["WATCH", "b"]));
+    world.send(id, &[command(&["MULTI"]), command(&["APPEND", "b", "y"]), command(&["EXEC"])].concat());
+    later(&mut world, Duration::from_millis(20));
+    world.settle();
+    world.multiplexer.downstream_full(id, false);
+    world.drain();
+    world.settle();
+    let got = world.received(id);
+    assert!(got.ends_with(":50 :51 +OK +OK +QUEUED *1 :52 "), "{got}");
+}
+
+#[test]
+fn a_client_that_is_gone_leaves_nothing() {
+    let mut world = World::new(3);
+    let id = unread(&mut world);
+    world.send(id, &command(&["APPEND", "b", "x"]).repeat(50));
+    later(&mut world, Duration::from_millis(20));
+    world.settle();
+    let own = paused(&world);
+    world.multiplexer.closed(id);
+    world.drain();
+    assert!(!world.connections.contains_key(&own));
+    assert!(world.multiplexer.load().is_idle(), "{:?}", world.multiplexer.load());
+}
+
+#[test]
+fn what_a_lost_connection_owed_is_told() {
+    let lost = "-ERR redis-mesh: the connection to two was lost; the command may have been executed ";
+    let mut told = 0;
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        let id = unread(&mut world);
+        world.send(id, &command(&["APPEND", "b", "x"]).repeat(50));
+        later(&mut world, Duration::from_millis(20));
+        world.settle();
+        let own = paused(&world);
+        world.connections.remove(&own);
+        world.multiplexer.lost(own, world.now);
+        world.drain();
+        world.multiplexer.downstream_full(id, false);
+        world.drain();
+        world.settle();
+        // After a part of a reply nothing true could be said.
+        let is_told = world.received(id).ends_with(lost);
+        assert_ne!(is_told, world.clients[&id].is_closed, "seed {seed}");
+        told += usize::from(is_told);
+    }
+    assert!((1..20).contains(&told), "{told}");
+}
+
+#[test]
+fn a_shared_connection_becomes_that_of_the_client_who_does_not_read_large_replies() {
+    let mut world = World::new(5);
+    let config = compiled(&one());
+    let id = world.client(&config);
+    let large = "x".repeat(100_000);
+    world.send(id, &command(&["SET", "b", &large]));
+    world.settle();
+    world.received(id);
+    world.send(id, &command(&["GET", "b"]).repeat(16));
+    let shared = *world.connections.keys().next().unwrap();
+    // The first bytes of the replies fill the client's connection.
+    while world.received(id).is_empty() {
+        world.arrive();
+    }
+    world.multiplexer.downstream_full(id, true);
+    world.drain();
+    world.settle();
+    assert!(world.paused.contains(&shared));
+    // What the client has asked for since waits behind it at Redis.
+    world.send(id, &command(&["GET", "b"]).repeat(16));
+    world.settle();
+    let before = world.received(id).len();
+    assert!(before < 17 * large.len(), "{before}");
+    // Others get another connection.
+    let other = world.client(&config);
+    world.send(other, &command(&["GET", "c"]));
+    world.settle();
+    assert_eq!((world.received(other).as_str(), world.opened), ("$-1 ", 2));
+    world.multiplexer.downstream_full(id, false);
+    world.drain();
+    world.settle();
+    let all = before + world.received(id).len();
+    assert!(all > 31 * large.len(), "{all}");
+}
+
+#[test]
+fn a_shared_connection_goes_on_until_others_have_their_replies() {
+    let mut world = World::new(5);
+    let config = compiled(&one());
+    let (id, other) = (world.client(&config), world.client(&config));
+    let large = "x".repeat(100_000);
+    world.send(id, &command(&["SET", "b", &large]));
+    world.settle();
+    world.send(id, &command(&["GET", "b"]).repeat(16));
+    let shared = *world.connections.keys().next().unwrap();
+    world.send(other, &command(&["SET", "c", "v"]));
+    world.received(id);
+    while world.received(id).is_empty() {
+        world.arrive();
+    }
+    world.multiplexer.downstream_full(id, true);
+    world.drain();
+    // A command that follows must not overtake, and goes over another connection.
+    world.send(other, &command(&["GET", "c"]));
+    world.settle();
+    assert_eq!(world.received(other), "+OK $1 v ");
+    assert!(world.paused.is_empty() && !world.connections.contains_key(&shared));
+}
+
+#[test]
+fn a_host_that_cannot_keep_redis_from_sending_holds_requests() {
+    let mut world = World::new(6);
+    world.multiplexer.cannot_pause();
+    let id = unread(&mut world);
+    world.send(id, &command(&["APPEND", "b", "x"]));
+    later(&mut world, Duration::from_secs(1));
+    world.settle();
+    assert!(!world.clients[&id].waiting.is_empty());
+    assert_eq!(world.opened, 1);
+}
