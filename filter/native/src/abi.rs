@@ -100,6 +100,8 @@ unsafe extern "C" {
     pub fn envoy_dynamic_module_callback_network_filter_close(filter: Opaque, how: u32);
     pub fn envoy_dynamic_module_callback_network_filter_read_disable(filter: Opaque, disable: bool) -> u32;
     pub fn envoy_dynamic_module_callback_network_filter_read_enabled(filter: Opaque) -> bool;
+    pub fn envoy_dynamic_module_callback_network_filter_get_buffer_limit(filter: Opaque) -> u32;
+    pub fn envoy_dynamic_module_callback_network_filter_set_buffer_limits(filter: Opaque, limit: u32);
 
     pub fn envoy_dynamic_module_callback_network_set_filter_state_typed(
         filter: Opaque,

@@ -238,6 +238,21 @@ impl FilterHandle {
         self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_read_enabled(raw) }).unwrap_or(false)
     }
 
+    /// Has the connection's write buffer pass its high watermark by writing these bytes, and come
+    /// below its low one at once. The filter that stopped for the watermark goes on, and gives what
+    /// the write hook has left to that hook again in a later turn of the event loop.
+    pub fn cross_watermark(&self, data: &[u8]) {
+        self.call(|raw| {
+            // SAFETY: `call` has a filter that is alive; Envoy copies the bytes.
+            unsafe {
+                let limit = abi::envoy_dynamic_module_callback_network_filter_get_buffer_limit(raw);
+                abi::envoy_dynamic_module_callback_network_filter_set_buffer_limits(raw, 1);
+                abi::envoy_dynamic_module_callback_network_filter_inject_write_data(raw, lend(data), false);
+                abi::envoy_dynamic_module_callback_network_filter_set_buffer_limits(raw, limit);
+            }
+        });
+    }
+
     /// Sets a filter state object, which Envoy makes of the text. False: Envoy has no object of
     /// that name, or it is already set.
     #[must_use]

@@ -99,6 +99,7 @@ impl FilterInstance {
             // No filter behind these two writes anything.
             FilterInstance::Downstream(_) | FilterInstance::Dialer(_) => {}
             FilterInstance::Upstream(upstream) => match upstream.id() {
+                Some(_) if !upstream.takes_bytes() => return Action::Stop,
                 Some(id) => worker::upstream_replied(upstream, id),
                 None => upstream.handle.drain_write(),
             },

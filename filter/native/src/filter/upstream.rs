@@ -8,6 +8,7 @@ use crate::node;
 use redis_mesh_core::multiplexer::{Address, ConnectionId};
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The cluster whose only host is the internal listener of upstream connections.
 pub const CLUSTER: &str = "redis_carrier";
@@ -18,6 +19,10 @@ const CLUSTER_STATE: &str = "envoy.tcp_proxy.cluster";
 /// The filter state from which a cluster of type ORIGINAL_DST takes a host's address.
 const ADDRESS_STATE: &str = "envoy.network.transport_socket.original_dst_address";
 
+/// What is written to the dialer's callout so that the connection's write buffer passes its
+/// watermark. HTTP clients take no notice of interim responses (RFC 9110, 15.2).
+const INTERIM_RESPONSE: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
+
 /// A connection to Redis.
 pub struct UpstreamFilter {
     /// Envoy's side of the filter.
@@ -26,6 +31,19 @@ pub struct UpstreamFilter {
     pub metrics: Arc<FilterMetrics>,
     id: Cell<Option<ConnectionId>>,
     phase: Cell<UpstreamPhase>,
+    flow: Cell<Flow>,
+}
+
+/// Whether the bytes of Redis are taken.
+#[derive(Clone, Copy, PartialEq)]
+enum Flow {
+    /// They are.
+    Taken,
+    /// They aren't: they stay in Envoy's buffer, which stops reading when that is full. True once
+    /// some have been left there.
+    Paused(bool),
+    /// Envoy was told at this time to give those that were left again, and hasn't yet.
+    Resumed(Duration),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -42,7 +60,8 @@ enum UpstreamPhase {
 impl UpstreamFilter {
     /// The filter of a connection that Envoy has just accepted.
     pub fn new(handle: FilterHandle, metrics: Arc<FilterMetrics>) -> UpstreamFilter {
-        UpstreamFilter { handle, metrics, id: Cell::new(None), phase: Cell::new(UpstreamPhase::Requested) }
+        let phase = Cell::new(UpstreamPhase::Requested);
+        UpstreamFilter { handle, metrics, id: Cell::new(None), phase, flow: Cell::new(Flow::Taken) }
     }
 
     /// Takes the dialer's request out of the read buffer and returns its number. Nothing that
@@ -99,6 +118,38 @@ impl UpstreamFilter {
             UpstreamPhase::Requested => {}
             UpstreamPhase::Connecting => self.handle.append_read(data),
             UpstreamPhase::Connected => self.handle.inject_read(data),
+        }
+    }
+
+    /// Redis has sent bytes. Returns true if they are to be taken, false if the write hook has to
+    /// leave them.
+    pub fn takes_bytes(&self) -> bool {
+        let is_paused = matches!(self.flow.get(), Flow::Paused(_));
+        self.flow.set(if is_paused { Flow::Paused(true) } else { Flow::Taken });
+        !is_paused
+    }
+
+    /// Takes no bytes of Redis from now on.
+    pub fn pause(&self) {
+        // Bytes that Envoy hasn't given again are there still.
+        self.flow.set(Flow::Paused(matches!(self.flow.get(), Flow::Resumed(_) | Flow::Paused(true))));
+    }
+
+    /// Takes bytes of Redis again. Returns true if Envoy was told to give again what was left.
+    pub fn resume(&self, now: Duration) -> bool {
+        let is_left = matches!(self.flow.get(), Flow::Paused(true));
+        self.flow.set(if is_left { Flow::Resumed(now) } else { Flow::Taken });
+        if is_left {
+            self.handle.cross_watermark(INTERIM_RESPONSE);
+        }
+        is_left
+    }
+
+    /// When Envoy was told to give again what was left, if it hasn't done so.
+    pub fn resumed_at(&self) -> Option<Duration> {
+        match self.flow.get() {
+            Flow::Resumed(at) => Some(at),
+            Flow::Taken | Flow::Paused(_) => None,
         }
     }
 

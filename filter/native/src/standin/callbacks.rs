@@ -1,7 +1,7 @@
 //! The functions of the ABI that the module calls.
 
 use super::connection::connection;
-use super::state::{CALLOUTS, Callout, HOSTS, LOG, MISSING, RESUMED, text};
+use super::state::{CALLOUTS, CROSSED, Callout, HOSTS, LOG, MISSING, RESUMED, text};
 use crate::abi::{self, Buffer, Header, Opaque};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -86,7 +86,21 @@ extern "C" fn envoy_dynamic_module_callback_network_filter_drain_write_buffer(fi
 
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_callback_network_filter_inject_write_data(filter: Opaque, data: Buffer, _end: bool) {
-    connection(filter).written.borrow_mut().extend_from_slice(text(data).as_bytes());
+    let connection = connection(filter);
+    if connection.limit.get() == 1 {
+        CROSSED.with_borrow_mut(|crossed| crossed.push(connection.clone()));
+    }
+    connection.written.borrow_mut().extend_from_slice(text(data).as_bytes());
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_network_filter_get_buffer_limit(filter: Opaque) -> u32 {
+    connection(filter).limit.get()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_network_filter_set_buffer_limits(filter: Opaque, limit: u32) {
+    connection(filter).limit.set(limit);
 }
 
 #[unsafe(no_mangle)]

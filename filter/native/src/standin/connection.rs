@@ -24,6 +24,8 @@ pub struct StandinConnection {
     pub state: RefCell<Vec<(String, String)>>,
     /// How often reading is disabled.
     pub disabled: Cell<i32>,
+    /// The limit of the write buffer, in bytes.
+    pub limit: Cell<u32>,
     /// True if the upstream of the next filter is above its high watermark.
     pub blocked: Cell<bool>,
     /// True once one of the sides has closed the connection.
@@ -66,7 +68,7 @@ pub fn connections(name: &str) -> Vec<Rc<StandinConnection>> {
 
 /// A new connection.
 pub fn connect(name: &str, config: *const FilterKind) -> Rc<StandinConnection> {
-    let connection = Rc::new(StandinConnection::default());
+    let connection = Rc::new(StandinConnection { limit: Cell::new(1024 * 1024), ..StandinConnection::default() });
     CONNECTIONS.with_borrow_mut(|all| all.push((name.into(), connection.clone())));
     let raw = connection.raw();
     // SAFETY: the configuration outlives its connections; the filter lives until
@@ -152,11 +154,15 @@ impl StandinConnection {
 
     /// The next filter writes to the peer.
     pub fn replied(self: &Rc<Self>, data: &[u8]) {
-        *self.write.borrow_mut() = data.to_vec();
+        self.write.borrow_mut().extend_from_slice(data);
+        let len = self.write.borrow().len();
         // SAFETY: the connection isn't destroyed.
-        unsafe { hooks::envoy_dynamic_module_on_network_filter_write(self.raw(), self.module(), data.len(), false) };
-        let rest = self.write.take();
-        self.written.borrow_mut().extend_from_slice(&rest);
+        let status =
+            unsafe { hooks::envoy_dynamic_module_on_network_filter_write(self.raw(), self.module(), len, false) };
+        if status == abi::CONTINUE {
+            let rest = self.write.take();
+            self.written.borrow_mut().extend_from_slice(&rest);
+        }
     }
 
     /// The write buffer passes its high watermark, or comes below its low one.

@@ -18,7 +18,7 @@ use crate::envoy::ClusterHosts;
 use crate::hooks;
 pub use connection::{StandinConnection, bury, connect, connections, living};
 pub use metrics::{forget, metric, newest};
-use state::{CALLOUTS, CONFIGS, HOSTS, LOG, MISSING, RESUMED};
+use state::{CALLOUTS, CONFIGS, CROSSED, HOSTS, LOG, MISSING, RESUMED};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Configures a filter. Null: the module refuses it.
@@ -72,10 +72,15 @@ pub fn hosts() -> ClusterHosts {
 }
 
 /// A turn of the event loop: callouts open connections, connections whose reading was enabled are
-/// read. False: there was nothing to do.
+/// read, and what write hooks have left is given again where a watermark was crossed. False: there was nothing to do.
 pub fn turn() -> bool {
-    let (callouts, resumed) = (CALLOUTS.take(), RESUMED.take());
-    let is_idle = callouts.is_empty() && resumed.is_empty();
+    let (callouts, resumed, crossed) = (CALLOUTS.take(), RESUMED.take(), CROSSED.take());
+    let is_idle = callouts.is_empty() && resumed.is_empty() && crossed.is_empty();
+    for connection in crossed {
+        if !connection.closed.get() {
+            connection.replied(b"");
+        }
+    }
     for connection in resumed {
         if !connection.closed.get() && connection.disabled.get() == 0 {
             connection.received(b"");
@@ -95,6 +100,11 @@ pub fn turn() -> bool {
         }
     }
     !is_idle
+}
+
+/// Makes Envoy forget that watermarks were crossed.
+pub fn forget_crossed() {
+    CROSSED.take();
 }
 
 /// Turns until there is nothing to do.

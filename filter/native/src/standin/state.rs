@@ -19,6 +19,9 @@ thread_local! {
     pub static CALLOUTS: RefCell<VecDeque<Callout>> = const { RefCell::new(VecDeque::new()) };
     /// Connections whose reading was enabled; the next turn of the event loop reads them.
     pub static RESUMED: RefCell<Vec<Rc<StandinConnection>>> = const { RefCell::new(Vec::new()) };
+    /// Connections whose write buffer has crossed its watermark; the next turn of the event loop
+    /// gives them again what their write hook has left.
+    pub static CROSSED: RefCell<Vec<Rc<StandinConnection>>> = const { RefCell::new(Vec::new()) };
     /// Clusters to which callouts fail at once.
     pub static MISSING: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     pub static CONFIGS: RefCell<Vec<*const FilterKind>> = const { RefCell::new(Vec::new()) };

@@ -8,6 +8,7 @@
 
 mod alarm;
 mod dialer;
+mod flow;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use crate::filter::verdict::CalloutResult;
 use crate::metrics::FilterMetrics;
 use alarm::WorkerAlarm;
 use dialer::Dialer;
+use flow::FlowControl;
 use redis_mesh_core::multiplexer::{Address, ClientId, ConnectionId, Multiplexer, Output};
 use report::Reporter;
 use rustc_hash::FxHashMap;
@@ -47,6 +49,7 @@ struct Worker {
     /// Upstream connections that have bytes to send and whose upstream is above its high
     /// watermark.
     full: RefCell<Vec<Rc<UpstreamFilter>>>,
+    flow: FlowControl,
     reporter: Reporter,
     /// The generation up to which configurations have been taken over.
     generation: Cell<u64>,
@@ -187,6 +190,7 @@ pub fn tick() {
             worker.multiplexer.borrow_mut().tick(now);
         }
         worker.retry_full();
+        worker.lost(worker.flow.check(&worker.multiplexer, now));
         worker.reporter.hurry();
         worker.perform();
     });
@@ -217,6 +221,7 @@ impl Worker {
             downstreams: RefCell::default(),
             dialer: Dialer::default(),
             full: RefCell::default(),
+            flow: FlowControl::default(),
             reporter: Reporter::default(),
             generation: Cell::new(0),
             performing: Cell::new(false),
@@ -260,6 +265,16 @@ impl Worker {
                 }
                 Some(Output::Open(id, address)) => self.lost(self.dialer.open(id, address, || self.any_downstream())),
                 Some(Output::Send(id)) => self.send(id),
+                Some(Output::PauseUpstream(id)) => {
+                    if let Some(upstream) = self.dialer.upstream(id) {
+                        self.flow.pause(&upstream);
+                    }
+                }
+                Some(Output::ResumeUpstream(id)) => {
+                    if let Some(upstream) = self.dialer.upstream(id) {
+                        self.flow.resume(&upstream, now());
+                    }
+                }
                 Some(Output::CloseUpstream(id)) => {
                     self.dialer.close(id);
                 }
@@ -344,7 +359,7 @@ impl Worker {
         let due = {
             let multiplexer = self.multiplexer.borrow();
             let full = (!self.full.borrow().is_empty()).then(|| now() + FULL_RETRY);
-            [multiplexer.next_tick(), self.reporter.due(&multiplexer), full].into_iter().flatten().min()
+            [multiplexer.next_tick(), self.reporter.due(&multiplexer), full, self.flow.due()].into_iter().flatten().min()
         };
         let Some(due) = due.filter(|due| self.alarm.is_later_than(*due)) else { return };
         if !self.alarm.is_attached() {

@@ -48,6 +48,60 @@ fn a_command_goes_over_an_upstream_connection_that_stays() {
     only("redis_anchor");
 }
 
+/// A client that reads nothing, with a command over a connection of its own, over which Redis has
+/// replied.
+fn unread(name: &str) -> (Rc<StandinConnection>, Rc<StandinConnection>) {
+    let client = standin::connect("client", listener(name));
+    client.received(GET);
+    settle();
+    let shared = connected();
+    shared.replied(b"+0\r\n");
+    client.full(true);
+    client.received(GET);
+    // Most clients read on soon.
+    std::thread::sleep(Duration::from_millis(30));
+    tick();
+    settle();
+    let own = connections("redis_carrier").into_iter().find(|upstream| !Rc::ptr_eq(upstream, &shared)).unwrap();
+    own.replied(b"+PONG\r\n+1\r\n");
+    client.received(GET);
+    own.replied(b"+2\r\n");
+    (client, own)
+}
+
+#[test]
+fn what_a_client_does_not_read_is_left_to_envoy() {
+    let _end = standin::begin();
+    let (client, own) = unread("unread");
+    assert_eq!(bytes(&client.written), "+0\r\n+1\r\n");
+    assert!(own.passed.borrow().ends_with(COMMAND.repeat(2).as_bytes()));
+    client.full(false);
+    assert_eq!(bytes(&client.written), "", "it comes in a later turn");
+    settle();
+    assert_eq!(bytes(&client.written), "+2\r\n");
+    assert_eq!(bytes(&own.written), "HTTP/1.1 102 Processing\r\n\r\n", "the callout gets nothing of Redis");
+    assert_eq!(own.limit.get(), 1024 * 1024);
+}
+
+#[test]
+fn an_envoy_that_does_not_go_on_is_noticed() {
+    let _end = standin::begin();
+    let (client, own) = unread("stuck");
+    client.full(false);
+    standin::forget_crossed();
+    tick();
+    assert!(!own.closed.get());
+    let later = now() + Duration::from_secs(3);
+    with(|worker| {
+        worker.lost(worker.flow.check(&worker.multiplexer, later));
+        worker.perform();
+    });
+    flow::mend();
+    assert!(own.closed.get());
+    assert!(bytes(&client.written).ends_with("the command may have been executed\r\n"));
+    assert!(standin::log().iter().any(|line| line.contains("doesn't go on")));
+}
+
 #[test]
 fn another_client_asks_for_a_dialer_when_the_one_that_asked_goes() {
     let _end = standin::begin();
