@@ -14,6 +14,7 @@ mod scripts;
 mod sessions;
 mod silence;
 mod stats;
+mod unread;
 
 use std::io::Write;
 use std::time::{Duration, Instant};

@@ -82,6 +82,12 @@ impl Multiplexer {
         }
     }
 
+    /// Sets how many bytes of replies a client may leave unread before it leaves the connections
+    /// that it shares; 1 MiB unless this is called.
+    pub fn tolerate_unread(&mut self, bytes: usize) {
+        self.upstreams.backlogs.tolerated = bytes;
+    }
+
     /// A client has connected.
     pub fn open(&mut self, config: Arc<HostConfig>) -> ClientId {
         let host = self.stats.enter(&config);
@@ -212,8 +218,8 @@ impl Multiplexer {
             EventDelivery { clients, upstreams, effects, stats }.announce(id);
         }
         receive::end(upstreams, receipt, effects);
-        if let Some(client) = untold.and_then(|id| clients.get_mut(id)).filter(|client| client.output.is_full) {
-            backlog::take_over(upstreams, client, id, effects);
+        if let Some(client) = untold.filter(|id| clients.get(*id).is_some_and(|client| client.output.is_full)) {
+            backlog::leave_shared(upstreams, clients, (client, id), effects);
         }
         self.deliver_events();
     }

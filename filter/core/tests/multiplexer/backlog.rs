@@ -120,7 +120,8 @@ fn what_a_lost_connection_owed_is_told() {
 fn a_shared_connection_becomes_that_of_the_client_who_does_not_read_large_replies() {
     let mut world = World::new(5);
     let config = compiled(&one());
-    let id = world.client(&config);
+    let (id, other) = (world.client(&config), world.client(&config));
+    world.send(other, &command(&["SET", "c", "v"]));
     let large = "x".repeat(100_000);
     world.send(id, &command(&["SET", "b", &large]));
     world.settle();
@@ -141,10 +142,9 @@ fn a_shared_connection_becomes_that_of_the_client_who_does_not_read_large_replie
     let before = world.received(id).len();
     assert!(before < 17 * large.len(), "{before}");
     // Others get another connection.
-    let other = world.client(&config);
     world.send(other, &command(&["GET", "c"]));
     world.settle();
-    assert_eq!((world.received(other).as_str(), world.opened), ("$-1 ", 2));
+    assert_eq!((world.received(other).as_str(), world.opened), ("+OK $1 v ", 2));
     world.multiplexer.downstream_full(id, false);
     world.drain();
     world.settle();
@@ -174,6 +174,40 @@ fn a_shared_connection_goes_on_until_others_have_their_replies() {
     world.settle();
     assert_eq!(world.received(other), "+OK $1 v ");
     assert!(world.paused.is_empty() && !world.connections.contains_key(&shared));
+}
+
+#[test]
+fn a_shared_connection_stops_when_nobody_who_waits_reads() {
+    let mut world = World::new(5);
+    let config = compiled(&one());
+    let (first, second) = (world.client(&config), world.client(&config));
+    let large = "x".repeat(100_000);
+    world.send(first, &command(&["SET", "b", &large]));
+    world.settle();
+    world.received(first);
+    world.send(first, &command(&["GET", "b"]).repeat(16));
+    world.send(second, &command(&["GET", "b"]).repeat(16));
+    let shared = *world.connections.keys().next().unwrap();
+    world.multiplexer.downstream_full(second, true);
+    while world.received(first).is_empty() {
+        world.arrive();
+    }
+    world.multiplexer.downstream_full(first, true);
+    world.drain();
+    world.settle();
+    assert!(world.paused.contains(&shared));
+    assert_eq!(world.received(second), "");
+    // The second one's replies come behind those of the first.
+    world.multiplexer.downstream_full(second, false);
+    world.drain();
+    world.settle();
+    assert!(world.received(first).len() > 15 * large.len());
+    assert!(world.received(second).len() > 16 * large.len());
+    world.multiplexer.downstream_full(first, false);
+    world.drain();
+    world.send(first, &command(&["GET", "c"]));
+    world.settle();
+    assert_eq!(world.received(first), "$-1 ");
 }
 
 #[test]

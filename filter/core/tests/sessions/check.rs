@@ -192,6 +192,11 @@ impl<'a> Checker<'a> {
         Ok(self.nothing_executed(sent)?)
     }
 
+    /// Returns true if the client had left before this command was sent to a server.
+    pub fn left_before(&self, sent: &Sent) -> bool {
+        self.caller.left.is_some() && self.replies.clone().next().is_none() && self.executions(sent).is_empty()
+    }
+
     /// Returns the executions of a command, those of its parts included.
     pub fn executions(&self, sent: &Sent) -> Vec<&'a Execution> {
         if sent.token == 0 { Vec::new() } else { self.world.servers.journal.of(sent.token) }

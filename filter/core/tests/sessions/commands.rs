@@ -154,6 +154,8 @@ impl<'a> Checker<'a> {
             _ if self.is_silent || !self.is_authenticated || store::keys(&sent.args).is_empty() || sent.token == 0 => {
                 Ok(())
             }
+            // It may have waited when the client left, and others behind it.
+            _ if self.left_before(sent) => Err(Stop::Closed),
             _ => Ok(self.executed(sent, None)?),
         }
     }

@@ -95,10 +95,13 @@ impl World {
         let mut random = Random::new(key);
         let setup = Setup::new(&mut random);
         key[0] ^= 1;
+        let mut multiplexer = Multiplexer::new(key);
+        // The values in these sessions are small.
+        multiplexer.tolerate_unread([10, 100, 1000][random.below(3) as usize]);
         World {
             config: setup.compiled(),
             setup,
-            multiplexer: Multiplexer::new(key),
+            multiplexer,
             servers: setup::servers(Random::new(key)),
             random,
             transports: BTreeMap::new(),

@@ -359,7 +359,10 @@ impl Worker {
         let due = {
             let multiplexer = self.multiplexer.borrow();
             let full = (!self.full.borrow().is_empty()).then(|| now() + FULL_RETRY);
-            [multiplexer.next_tick(), self.reporter.due(&multiplexer), full, self.flow.due()].into_iter().flatten().min()
+            [multiplexer.next_tick(), self.reporter.due(&multiplexer), full, self.flow.due()]
+                .into_iter()
+                .flatten()
+                .min()
         };
         let Some(due) = due.filter(|due| self.alarm.is_later_than(*due)) else { return };
         if !self.alarm.is_attached() {

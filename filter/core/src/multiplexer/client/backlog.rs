@@ -31,6 +31,9 @@ pub struct Backlog {
     pub stage: BacklogStage,
     /// The client's own connections, by the pool keys of the shared ones in whose place they are.
     pub connections: Vec<(PoolKey, DedicatedConnection)>,
+    /// Shared connections over which Redis is kept from sending, since none of the clients who wait
+    /// for replies over them reads.
+    pub stopped: Vec<ConnectionId>,
     /// The client has had connections of its own before, and gets them without delay.
     pub is_known: bool,
     /// Bytes that are held for the client, beside the cost of its commands under way.

@@ -34,7 +34,7 @@ use window::Window;
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1 << 52);
 
 /// Bytes of replies that may wait for replies before them.
-pub const MAX_HELD: usize = 1024 * 1024;
+const MAX_HELD: usize = 1024 * 1024;
 
 /// A client.
 #[derive(Debug)]

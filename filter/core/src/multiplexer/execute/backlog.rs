@@ -2,10 +2,12 @@
 
 use super::context::{Context, Obstacle};
 use crate::multiplexer::client::backlog::BacklogStage;
-use crate::multiplexer::client::{Client, MAX_HELD, Wait};
+use crate::multiplexer::client::{Client, Wait};
 use crate::multiplexer::effects::Effects;
-use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::ids::{ClientId, ClientTag, ConnectionId};
+use crate::multiplexer::slot_map::SlotMap;
 use crate::multiplexer::timers::Timer;
+use crate::multiplexer::upstream::pool_key::Purpose;
 use crate::multiplexer::upstream::{ConnectionRoute, Upstreams};
 use std::time::Duration;
 
@@ -93,6 +95,9 @@ pub fn separate(
 /// Stops Redis where the client doesn't read, or lets it go on; and gives the client's own
 /// connections back when it has read all.
 pub fn regulate(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
+    if !client.output.is_full {
+        go_on(upstreams, client, effects);
+    }
     if !client.backlog.is_begun() {
         return;
     }
@@ -111,11 +116,18 @@ pub fn regulate(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Ef
     }
     // Where replies wait for those of another server, that one isn't stopped.
     let next = client.output.queue.next();
-    let waits_for_others = client.output.queue.held() > MAX_HELD;
+    let waits_for_others = client.output.queue.held() > upstreams.backlogs.tolerated;
     for (_, own) in &client.backlog.connections {
         let is_ahead = || upstreams.pool.get(own.id()).and_then(|own| own.next_sequence()).is_some_and(|at| at > next);
         let is_paused = client.output.is_full || waits_for_others && is_ahead();
         upstreams.pool.pause(own.id(), is_paused, effects);
+    }
+}
+
+/// Redis goes on where it was stopped for this client among others.
+fn go_on(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
+    for stopped in std::mem::take(&mut client.backlog.stopped) {
+        upstreams.pool.pause(stopped, false, effects);
     }
 }
 
@@ -136,6 +148,7 @@ pub fn leave(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effec
 
 /// The client is gone, or is as one that has just connected.
 pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
+    go_on(upstreams, client, effects);
     if !client.backlog.is_begun() {
         return;
     }
@@ -147,33 +160,67 @@ pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effe
 }
 
 /// Replies have come over a shared connection for a client that takes no bytes. If many more are
-/// to come for it, the connection becomes its own, as soon as others have got theirs, so that what
-/// it doesn't read stays at Redis.
-pub fn take_over(upstreams: &mut Upstreams, client: &mut Client, shared: ConnectionId, effects: &mut Effects) {
-    if client.backlog.is_begun() || !client.may_be_separate() || !upstreams.backlogs.are_allowed() {
+/// to come for it, other commands go over another connection from then on. What the client doesn't
+/// read stays at Redis as soon as nobody else waits for a reply over this one.
+pub fn leave_shared(
+    upstreams: &mut Upstreams,
+    clients: &mut SlotMap<ClientTag, Client>,
+    (id, shared): (ClientId, ConnectionId),
+    effects: &mut Effects,
+) {
+    let is_allowed = upstreams.backlogs.are_allowed();
+    let Some(known) = upstreams.pool.get(shared).filter(|known| is_allowed && known.purpose == Purpose::Shared) else {
         return;
-    }
-    let Some(known) = upstreams.pool.get(shared) else { return };
-    let (mut own, mut others) = (0, false);
+    };
+    let mut own = 0;
+    let (mut is_for_others, mut others) = (false, Vec::new());
     for in_flight in &known.pending {
         match in_flight.what.command() {
-            Some(owner) if owner.client == client.id => own += 1,
-            _ => others |= in_flight.what.is_awaited(),
+            Some(owner) if owner.client == id => own += 1,
+            Some(owner) if others.last() != Some(&owner.client) => others.push(owner.client),
+            Some(_) => {}
+            None => is_for_others |= in_flight.what.is_awaited(),
         }
     }
-    if client.output.window.expected(own) <= MAX_HELD {
+    let Some(client) = clients.get(id) else { return };
+    if own == 0 || client.output.window.expected(own) <= upstreams.backlogs.tolerated {
         return;
-    }
-    if others {
-        return upstreams.set_aside(shared);
     }
     // What goes over other connections would be overtaken.
-    if own != client.output.queue.len() {
+    let is_all = own == client.output.queue.len() && !client.backlog.is_begun() && client.may_be_separate();
+    if others.is_empty() && !is_for_others && is_all {
+        return take_over(upstreams, clients, (id, shared), effects);
+    }
+    upstreams.set_aside(shared);
+    others.push(id);
+    let reads = |id: &ClientId| clients.get(*id).is_some_and(|client| !client.output.is_full);
+    if is_for_others || others.iter().any(reads) {
         return;
     }
-    let key = known.key.clone();
-    let Some(connection) = upstreams.pool.take_over(shared, client.id) else { return };
+    for id in others {
+        if let Some(client) = clients.get_mut(id) {
+            client.backlog.stopped.push(shared);
+        }
+    }
+    upstreams.pool.pause(shared, true, effects);
+}
+
+/// A shared connection over which only this client waits for replies becomes its own.
+fn take_over(
+    upstreams: &mut Upstreams,
+    clients: &mut SlotMap<ClientTag, Client>,
+    (id, shared): (ClientId, ConnectionId),
+    effects: &mut Effects,
+) {
+    let Some(client) = clients.get_mut(id) else { return };
+    let Some(connection) = upstreams.pool.take_over(shared, id) else { return };
+    let Some(key) = upstreams.pool.get(shared).map(|known| known.key.clone()) else { return };
     enter(upstreams, client, BacklogStage::Separate);
     client.backlog.connections.push((key, connection));
+    // It goes on over the same connection, so nothing is overtaken.
+    if let Some(Wait::AnswersBefore(_)) = client.pause.wait {
+        client.pause.wait = None;
+    }
     regulate(upstreams, client, effects);
+    client.wake(&mut effects.outbox);
 }

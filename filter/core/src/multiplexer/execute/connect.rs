@@ -78,7 +78,9 @@ fn look_up(
 /// How a target is reached, as far as it was looked up and is still so.
 fn look_up_target(context: &mut Context<'_>, client: &mut Client, target: usize) -> Result<TargetLookup, Obstacle> {
     match client.rules.lookups.get(target).copied() {
-        Some(TargetLookup::Connection(connection)) if context.upstreams.pool.is_usable(connection.id()) => {
+        Some(TargetLookup::Connection(connection))
+            if context.upstreams.pool.usable_shared(connection.id()) == Some(connection) =>
+        {
             Ok(TargetLookup::Connection(connection))
         }
         Some(TargetLookup::Cluster(cluster)) => Ok(TargetLookup::Cluster(cluster)),

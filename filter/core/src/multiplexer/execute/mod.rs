@@ -264,9 +264,12 @@ fn may_be_separate(client: &Client, decision: &Decision) -> bool {
         | Decision::Split(..)
         | Decision::Exec(_)
         | Decision::Unwatch(_) => true,
-        Decision::Present(_) | Decision::Select(_) | Decision::Subscribe(_) | Decision::Monitor | Decision::Reset => {
-            false
-        }
+        Decision::Hello(_)
+        | Decision::Present(_)
+        | Decision::Select(_)
+        | Decision::Subscribe(_)
+        | Decision::Monitor
+        | Decision::Reset => false,
     }
 }
 

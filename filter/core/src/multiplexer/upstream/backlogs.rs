@@ -12,14 +12,22 @@ const MAX_CLIENT: usize = 64 * 1024 * 1024;
 const MAX_WORKER: usize = 256 * 1024 * 1024;
 
 /// The budget of a worker for clients that don't read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Backlogs {
+    /// Bytes of replies beyond which a client that doesn't read leaves the connections that it shares.
+    pub tolerated: usize,
     /// How many clients have connections of their own.
     clients: usize,
     /// Bytes that are held for them.
     bytes: usize,
     /// The host can't stop Redis, so that no client gets connections of its own.
     is_off: bool,
+}
+
+impl Default for Backlogs {
+    fn default() -> Backlogs {
+        Backlogs { tolerated: 1024 * 1024, clients: 0, bytes: 0, is_off: false }
+    }
 }
 
 impl Backlogs {

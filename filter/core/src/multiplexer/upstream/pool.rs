@@ -278,7 +278,9 @@ impl Pool {
     /// The shared connection of this number, if it is one that serves.
     #[inline]
     pub fn usable_shared(&self, id: ConnectionId) -> Option<SharedConnection> {
-        self.get(id).filter(|connection| connection.is_usable()).map(|_| SharedConnection(id))
+        let is_shared =
+            |connection: &&UpstreamConnection| connection.is_usable() && connection.purpose == Purpose::Shared;
+        self.get(id).filter(is_shared).map(|_| SharedConnection(id))
     }
 
     /// Keeps a dedicated connection that its client doesn't need any more, if it is in the state
