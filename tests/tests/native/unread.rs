@@ -33,7 +33,8 @@ fn before_one(subnet: &Subnet, redis: &Redis) -> Result<Envoy> {
 fn before_cluster(subnet: &Subnet, cluster: &Cluster) -> Result<Envoy> {
     let mut host = native::host(&["one"], vec![route(KeyMatch::Any, 0)]);
     host.targets[0].cluster = true;
-    host.targets[0].upstream = Some(Upstream { cluster: "one.test:6379".into(), login: None, nodes: None });
+    host.targets[0].upstream =
+        Some(Upstream { cluster: "one.test:6379".into(), login: None, nodes: None, key_hash: None });
     let filters = vec![native::proxy(&listener::config("redis", 1, host))?];
     let config = Config::new().listener("redis", subnet.redis(1), filters);
     native::start(&config.clusters(&[native::redis_cluster("one.test:6379", &cluster.addrs())]), 1)

@@ -4,7 +4,6 @@
 //! clients share can't be stopped for one of them, so the commands of such a client go over
 //! connections of its own. There it is Redis that keeps the replies, until the client has read all.
 
-use super::Client;
 use crate::multiplexer::ids::ConnectionId;
 use crate::multiplexer::upstream::backlogs::{COMMAND_COST, MAX_COMMANDS};
 use crate::multiplexer::upstream::pool::DedicatedConnection;
@@ -26,7 +25,7 @@ pub enum BacklogStage {
 
 /// What belongs to a client that doesn't read.
 #[derive(Debug, Default)]
-pub struct Backlog {
+pub struct UnreadBacklog {
     /// How far it has come.
     pub stage: BacklogStage,
     /// The client's own connections, by the pool keys of the shared ones in whose place they are.
@@ -42,7 +41,7 @@ pub struct Backlog {
     pub limit: usize,
 }
 
-impl Backlog {
+impl UnreadBacklog {
     /// True if the client has connections of its own, or is about to get them.
     #[inline]
     pub fn is_begun(&self) -> bool {
@@ -62,16 +61,5 @@ impl Backlog {
     /// True if another command may be taken while this number is under way.
     pub fn has_room(&self, under_way: usize) -> bool {
         under_way < MAX_COMMANDS && self.held + under_way * COMMAND_COST < self.limit
-    }
-}
-
-impl Client {
-    /// True if its commands may go over connections of its own because it doesn't read: nothing
-    /// binds it to a connection that it has already.
-    pub fn may_be_separate(&self) -> bool {
-        !self.is_closing()
-            && self.dedicated.connection.is_none()
-            && self.dedicated.others.is_empty()
-            && !self.subscriptions.has_any()
     }
 }

@@ -19,7 +19,7 @@ use crate::fault::Injected;
 use crate::resp::encode;
 use crate::resp::request::Parser;
 use crate::stats::Stat;
-use backlog::Backlog;
+use backlog::UnreadBacklog;
 use login::{HelloChange, PresentedLogin};
 use reply_queue::{ReplyQueue, Sequence};
 use std::sync::Arc;
@@ -55,8 +55,6 @@ pub struct Client {
     pub transaction: Option<Transaction>,
     /// The connection that it has for itself.
     pub dedicated: DedicatedSlot,
-    /// The connections that it has for itself because it doesn't read.
-    pub backlog: Backlog,
     /// What it has subscribed to.
     pub subscriptions: Subscriptions,
     /// What its next command waits for.
@@ -204,6 +202,8 @@ pub struct DedicatedSlot {
     pub connection: Option<Dedicated>,
     /// Further ones, until what was sent over them is answered: WAIT waits at several servers.
     pub others: Vec<DedicatedConnection>,
+    /// Those that it has because it doesn't read.
+    pub backlog: UnreadBacklog,
     /// A connection over which keys were watched was lost, so that they may have changed unseen.
     pub lost_watch: bool,
 }
@@ -294,7 +294,6 @@ impl Client {
             output: ClientOutput::default(),
             transaction: None,
             dedicated: DedicatedSlot::default(),
-            backlog: Backlog::default(),
             subscriptions: Subscriptions::default(),
             pause: Pause::default(),
             activity: Activity::default(),
@@ -335,8 +334,8 @@ impl Client {
     #[inline]
     fn has_room(&self) -> bool {
         let under_way = self.output.queue.len();
-        if self.backlog.is_begun() {
-            return self.backlog.has_room(under_way);
+        if self.dedicated.backlog.is_begun() {
+            return self.dedicated.backlog.has_room(under_way);
         }
         !self.output.is_full && self.output.window.has_room(under_way) && self.output.queue.held() < MAX_HELD
     }

@@ -1,12 +1,15 @@
 //! Clients that don't read their replies: their own connections, and how Redis is stopped there.
 
 use super::context::{Context, Obstacle};
+use crate::command::sharing::Sharing;
 use crate::multiplexer::client::backlog::BacklogStage;
 use crate::multiplexer::client::{Client, Wait};
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClientId, ClientTag, ConnectionId};
+use crate::multiplexer::routing::decision::Decision;
 use crate::multiplexer::slot_map::SlotMap;
 use crate::multiplexer::timers::Timer;
+use crate::multiplexer::upstream::backlogs::pause;
 use crate::multiplexer::upstream::pool_key::Purpose;
 use crate::multiplexer::upstream::{ConnectionRoute, Upstreams};
 use std::time::Duration;
@@ -34,24 +37,24 @@ pub fn on_full(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Eff
 
 /// A client that takes no bytes has sent more.
 fn suspect(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
-    if !client.output.is_full || client.backlog.stage != BacklogStage::Absent {
+    if !client.output.is_full || client.dedicated.backlog.stage != BacklogStage::Absent {
         return;
     }
-    if !upstreams.backlogs.are_allowed() || !client.may_be_separate() {
+    if !upstreams.backlogs.are_allowed() || !is_free(client) {
         return;
     }
-    if client.backlog.is_known {
+    if client.dedicated.backlog.is_known {
         return enter(upstreams, client, BacklogStage::Entering);
     }
-    client.backlog.stage = BacklogStage::Suspected;
+    client.dedicated.backlog.stage = BacklogStage::Suspected;
     effects.timers.add(effects.now + PATIENCE, Timer::Backlog(client.id));
 }
 
 /// The time has come to look at a client again.
 pub fn on_timer(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
-    if client.backlog.stage == BacklogStage::Suspected {
-        client.backlog.stage = BacklogStage::Absent;
-        if client.output.is_full && client.input.is_stalled && client.may_be_separate() {
+    if client.dedicated.backlog.stage == BacklogStage::Suspected {
+        client.dedicated.backlog.stage = BacklogStage::Absent;
+        if client.output.is_full && client.input.is_stalled && is_free(client) {
             enter(upstreams, client, BacklogStage::Entering);
         }
     }
@@ -59,11 +62,20 @@ pub fn on_timer(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Ef
     client.wake(&mut effects.outbox);
 }
 
+/// True if a client's commands may go over connections of its own because it doesn't read: nothing
+/// binds it to a connection that it has already.
+fn is_free(client: &Client) -> bool {
+    !client.is_closing()
+        && client.dedicated.connection.is_none()
+        && client.dedicated.others.is_empty()
+        && !client.subscriptions.has_any()
+}
+
 fn enter(upstreams: &mut Upstreams, client: &mut Client, stage: BacklogStage) {
-    client.backlog.stage = stage;
-    client.backlog.is_known = true;
+    client.dedicated.backlog.stage = stage;
+    client.dedicated.backlog.is_known = true;
     upstreams.backlogs.enter();
-    client.backlog.limit = upstreams.backlogs.account(0, 0);
+    client.dedicated.backlog.limit = upstreams.backlogs.account(0, 0);
 }
 
 /// The client's own connection in the place of a shared one, if it is to have its own.
@@ -76,19 +88,19 @@ pub fn separate(
     route: ConnectionRoute,
 ) -> Result<ConnectionRoute, Obstacle> {
     let ConnectionRoute::Shared(shared) = route else { return Ok(route) };
-    match client.backlog.stage {
+    match client.dedicated.backlog.stage {
         BacklogStage::Absent | BacklogStage::Suspected => return Ok(route),
         BacklogStage::Entering if !client.output.queue.is_empty() => return Err(Obstacle::Wait(Wait::Answers)),
-        BacklogStage::Entering | BacklogStage::Separate => client.backlog.stage = BacklogStage::Separate,
+        BacklogStage::Entering | BacklogStage::Separate => client.dedicated.backlog.stage = BacklogStage::Separate,
     }
     let Some(key) = context.upstreams.pool.get(shared.id()).map(|known| known.key.clone()) else { return Ok(route) };
     let usable = |own: &_| context.upstreams.pool.is_usable(ConnectionRoute::Dedicated(*own).id());
-    if let Some(own) = client.backlog.connection(&key).filter(usable) {
+    if let Some(own) = client.dedicated.backlog.connection(&key).filter(usable) {
         return Ok(ConnectionRoute::Dedicated(own));
     }
     let own = context.upstreams.separate(client.id, key.clone(), context.effects)?;
-    client.backlog.connections.retain(|(of, _)| *of != key);
-    client.backlog.connections.push((key, own));
+    client.dedicated.backlog.connections.retain(|(of, _)| *of != key);
+    client.dedicated.backlog.connections.push((key, own));
     Ok(ConnectionRoute::Dedicated(own))
 }
 
@@ -98,7 +110,7 @@ pub fn regulate(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Ef
     if !client.output.is_full {
         go_on(upstreams, client, effects);
     }
-    if !client.backlog.is_begun() {
+    if !client.dedicated.backlog.is_begun() {
         return;
     }
     if client.output.queue.is_empty() && !client.output.is_full {
@@ -107,54 +119,92 @@ pub fn regulate(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Ef
     let sent = |upstreams: &Upstreams, id: ConnectionId| {
         upstreams.pool.get(id).map_or(0, |own| own.replay.len() + own.send.len() + own.reader.held())
     };
-    let own = client.backlog.connections.iter().map(|(_, own)| sent(upstreams, own.id())).sum::<usize>();
+    let own = client.dedicated.backlog.connections.iter().map(|(_, own)| sent(upstreams, own.id())).sum::<usize>();
     let held = own + client.output.queue.held() + client.output.out.len() + client.output.unread;
-    client.backlog.limit = upstreams.backlogs.account(client.backlog.held, held);
-    client.backlog.held = held;
-    if client.input.is_stalled && !client.backlog.has_room(client.output.queue.len()) {
+    client.dedicated.backlog.limit = upstreams.backlogs.account(client.dedicated.backlog.held, held);
+    client.dedicated.backlog.held = held;
+    if client.input.is_stalled && !client.dedicated.backlog.has_room(client.output.queue.len()) {
         effects.timers.add(effects.now + RECHECK, Timer::Backlog(client.id));
     }
     // Where replies wait for those of another server, that one isn't stopped.
     let next = client.output.queue.next();
     let waits_for_others = client.output.queue.held() > upstreams.backlogs.tolerated;
-    for (_, own) in &client.backlog.connections {
+    for (_, own) in &client.dedicated.backlog.connections {
         let is_ahead = || upstreams.pool.get(own.id()).and_then(|own| own.next_sequence()).is_some_and(|at| at > next);
         let is_paused = client.output.is_full || waits_for_others && is_ahead();
-        upstreams.pool.pause(own.id(), is_paused, effects);
+        pause(&mut upstreams.pool, own.id(), is_paused, effects);
     }
 }
 
 /// Redis goes on where it was stopped for this client among others.
 fn go_on(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
-    for stopped in std::mem::take(&mut client.backlog.stopped) {
-        upstreams.pool.pause(stopped, false, effects);
+    for stopped in std::mem::take(&mut client.dedicated.backlog.stopped) {
+        pause(&mut upstreams.pool, stopped, false, effects);
     }
 }
 
 /// The client's commands go over shared connections again: all that it has sent is answered.
 pub fn leave(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
-    if !client.backlog.is_begun() {
+    if !client.dedicated.backlog.is_begun() {
         return;
     }
-    let backlog = &mut client.backlog;
+    let backlog = &mut client.dedicated.backlog;
     upstreams.backlogs.leave(std::mem::take(&mut backlog.held));
     backlog.stage = BacklogStage::Absent;
     client.output.queue.shrink();
-    for (_, own) in std::mem::take(&mut client.backlog.connections) {
-        upstreams.pool.pause(own.id(), false, effects);
+    for (_, own) in std::mem::take(&mut client.dedicated.backlog.connections) {
+        pause(&mut upstreams.pool, own.id(), false, effects);
         upstreams.release(own.id(), effects);
+    }
+}
+
+/// Prepares for a command of a client that doesn't read. One that needs another connection than
+/// those that the client has because of that is executed when all before it are answered.
+///
+/// # Errors
+/// It waits for that.
+pub fn prepare(context: &mut Context<'_>, client: &mut Client, decision: &Decision) -> Result<(), Obstacle> {
+    if !client.dedicated.backlog.is_begun() || may_be_separate(client, decision) {
+        return Ok(());
+    }
+    if !client.output.queue.is_empty() {
+        return Err(Obstacle::Wait(Wait::Answers));
+    }
+    leave(context.upstreams, client, context.effects);
+    Ok(())
+}
+
+/// True if a command of a client that doesn't read needs no other connection than those that the
+/// client has because of that.
+fn may_be_separate(client: &Client, decision: &Decision) -> bool {
+    let is_safe = |sharing: &Sharing| matches!(sharing, Sharing::Safe(_));
+    match decision {
+        Decision::Forward(forward) => client.transaction.is_some() || is_safe(&forward.sharing),
+        Decision::FanOut(fan_out) => is_safe(&fan_out.sharing),
+        Decision::Answer(_)
+        | Decision::Refuse(_)
+        | Decision::Deny(_)
+        | Decision::Split(..)
+        | Decision::Exec(_)
+        | Decision::Unwatch(_) => true,
+        Decision::Hello(_)
+        | Decision::Present(_)
+        | Decision::Select(_)
+        | Decision::Subscribe(_)
+        | Decision::Monitor
+        | Decision::Reset => false,
     }
 }
 
 /// The client is gone, or is as one that has just connected.
 pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
     go_on(upstreams, client, effects);
-    if !client.backlog.is_begun() {
+    if !client.dedicated.backlog.is_begun() {
         return;
     }
-    upstreams.backlogs.leave(std::mem::take(&mut client.backlog.held));
-    client.backlog.stage = BacklogStage::Absent;
-    for (_, own) in std::mem::take(&mut client.backlog.connections) {
+    upstreams.backlogs.leave(std::mem::take(&mut client.dedicated.backlog.held));
+    client.dedicated.backlog.stage = BacklogStage::Absent;
+    for (_, own) in std::mem::take(&mut client.dedicated.backlog.connections) {
         upstreams.pool.close(own.id(), effects);
     }
 }
@@ -187,7 +237,7 @@ pub fn leave_shared(
         return;
     }
     // What goes over other connections would be overtaken.
-    let is_all = own == client.output.queue.len() && !client.backlog.is_begun() && client.may_be_separate();
+    let is_all = own == client.output.queue.len() && !client.dedicated.backlog.is_begun() && is_free(client);
     if others.is_empty() && !is_for_others && is_all {
         return take_over(upstreams, clients, (id, shared), effects);
     }
@@ -199,10 +249,10 @@ pub fn leave_shared(
     }
     for id in others {
         if let Some(client) = clients.get_mut(id) {
-            client.backlog.stopped.push(shared);
+            client.dedicated.backlog.stopped.push(shared);
         }
     }
-    upstreams.pool.pause(shared, true, effects);
+    pause(&mut upstreams.pool, shared, true, effects);
 }
 
 /// A shared connection over which only this client waits for replies becomes its own.
@@ -216,7 +266,7 @@ fn take_over(
     let Some(connection) = upstreams.pool.take_over(shared, id) else { return };
     let Some(key) = upstreams.pool.get(shared).map(|known| known.key.clone()) else { return };
     enter(upstreams, client, BacklogStage::Separate);
-    client.backlog.connections.push((key, connection));
+    client.dedicated.backlog.connections.push((key, connection));
     // It goes on over the same connection, so nothing is overtaken.
     if let Some(Wait::AnswersBefore(_)) = client.pause.wait {
         client.pause.wait = None;

@@ -34,7 +34,7 @@ pub fn connect(
 /// The same, if nothing has to be found out or opened.
 #[inline]
 fn cached(upstreams: &Upstreams, client: &Client, target: RouteTarget, access: NodeAccess) -> Option<SharedConnection> {
-    if client.dedicated.connection.is_some() || client.backlog.is_begun() || access != NodeAccess::Write {
+    if client.dedicated.connection.is_some() || client.dedicated.backlog.is_begun() || access != NodeAccess::Write {
         return None;
     }
     let connection = match client.rules.lookups.get(target.target)? {

@@ -195,12 +195,7 @@ fn perform(
     request: Request<'_>,
     decision: Decision,
 ) -> Result<(), Obstacle> {
-    if client.backlog.is_begun() && !may_be_separate(client, &decision) {
-        if !client.output.queue.is_empty() {
-            return Err(Obstacle::Wait(Wait::Answers));
-        }
-        backlog::leave(context.upstreams, client, context.effects);
-    }
+    backlog::prepare(context, client, &decision)?;
     if let (Decision::Forward(_) | Decision::FanOut(_), Some(known)) = (&decision, request.known) {
         note_scripts(context, client, known.command, request.args);
     }
@@ -249,28 +244,6 @@ fn perform(
         }
     }
     Ok(())
-}
-
-/// True if a command of a client that doesn't read needs no other connection than those that the
-/// client has because of that.
-fn may_be_separate(client: &Client, decision: &Decision) -> bool {
-    let is_safe = |sharing: &Sharing| matches!(sharing, Sharing::Safe(_));
-    match decision {
-        Decision::Forward(forward) => client.transaction.is_some() || is_safe(&forward.sharing),
-        Decision::FanOut(fan_out) => is_safe(&fan_out.sharing),
-        Decision::Answer(_)
-        | Decision::Refuse(_)
-        | Decision::Deny(_)
-        | Decision::Split(..)
-        | Decision::Exec(_)
-        | Decision::Unwatch(_) => true,
-        Decision::Hello(_)
-        | Decision::Present(_)
-        | Decision::Select(_)
-        | Decision::Subscribe(_)
-        | Decision::Monitor
-        | Decision::Reset => false,
-    }
 }
 
 /// Takes in what a command says about scripts, for all servers to which commands of the client may

@@ -89,7 +89,7 @@ impl EventDelivery<'_> {
             Event::Closed { client, connection } => {
                 if let Some(client) = self.clients.get_mut(client) {
                     client.subscriptions.forget_connection(connection);
-                    client.backlog.forget_connection(connection);
+                    client.dedicated.backlog.forget_connection(connection);
                 }
             }
             Event::Lost(client, lost) => self.lost(client, &lost),

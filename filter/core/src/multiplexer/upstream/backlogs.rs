@@ -1,5 +1,11 @@
 //! How much is held on a worker for clients that don't read their replies.
 
+use super::patience::SILENCE;
+use super::pool::Pool;
+use crate::multiplexer::effects::Effects;
+use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::outbox::Output;
+
 /// How many commands of such a client may be under way. Client libraries send some hundred
 /// thousand before they read.
 pub const MAX_COMMANDS: usize = 1_000_000;
@@ -56,6 +62,23 @@ impl Backlogs {
     pub fn account(&mut self, before: usize, now: usize) -> usize {
         self.bytes = self.bytes.saturating_sub(before) + now;
         if self.bytes <= MAX_WORKER { MAX_CLIENT } else { (MAX_WORKER / self.clients.max(1)).min(MAX_CLIENT) }
+    }
+}
+
+/// Has the host take no bytes of Redis over a connection, or take them again.
+pub fn pause(pool: &mut Pool, id: ConnectionId, is_paused: bool, effects: &mut Effects) {
+    let Some(connection) = pool.get_mut(id) else { return };
+    if connection.reader.is_paused == is_paused || is_paused && !connection.is_established() {
+        return;
+    }
+    connection.reader.is_paused = is_paused;
+    if is_paused {
+        effects.outbox.push(Output::PauseUpstream(id));
+    } else {
+        // Redis couldn't be heard meanwhile.
+        connection.last_activity = effects.now;
+        effects.timers.sweep_by(Some(effects.now + SILENCE));
+        effects.outbox.push(Output::ResumeUpstream(id));
     }
 }
 

@@ -109,36 +109,11 @@ impl Pool {
         self.shared.insert(key, id).filter(|before| *before != id)
     }
 
-    /// A connection for one client alone, an idle one where there is one. With `pushes`, frames
-    /// that are no replies are for the client.
+    /// A connection for one client alone, an idle one where there is one.
     ///
     /// # Errors
     /// The peer is backed off from.
     pub fn dedicated(
-        &mut self,
-        client: ClientId,
-        key: PoolKey,
-        pushes: bool,
-        effects: &mut Effects,
-    ) -> Result<DedicatedConnection, Outage> {
-        let purpose = if pushes { Purpose::Pushes(client) } else { Purpose::Dedicated(client) };
-        self.reuse_or_open(key, purpose, effects)
-    }
-
-    /// A connection for the commands of a client that doesn't read.
-    ///
-    /// # Errors
-    /// The peer is backed off from.
-    pub fn separate(
-        &mut self,
-        client: ClientId,
-        key: PoolKey,
-        effects: &mut Effects,
-    ) -> Result<DedicatedConnection, Outage> {
-        self.reuse_or_open(key, Purpose::Backlog(client), effects)
-    }
-
-    fn reuse_or_open(
         &mut self,
         key: PoolKey,
         purpose: Purpose,
@@ -167,23 +142,6 @@ impl Pool {
             self.shared.remove(&connection.key);
         }
         Some(DedicatedConnection(id))
-    }
-
-    /// Has the host take no bytes of Redis over a connection, or take them again.
-    pub fn pause(&mut self, id: ConnectionId, is_paused: bool, effects: &mut Effects) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        if connection.reader.is_paused == is_paused || is_paused && !connection.is_established() {
-            return;
-        }
-        connection.reader.is_paused = is_paused;
-        if is_paused {
-            effects.outbox.push(Output::PauseUpstream(id));
-        } else {
-            // Redis couldn't be heard meanwhile.
-            connection.last_activity = effects.now;
-            effects.timers.sweep_by(Some(effects.now + SILENCE));
-            effects.outbox.push(Output::ResumeUpstream(id));
-        }
     }
 
     /// Opens a connection.
@@ -383,8 +341,9 @@ mod tests {
     fn a_dedicated_connection_is_used_again_only_in_the_state_of_a_new_one() {
         let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
         let client = ClientId::of_number(7);
-        let take =
-            |pool: &mut Pool, effects: &mut Effects| pool.dedicated(client, key("a"), false, effects).unwrap().id();
+        let take = |pool: &mut Pool, effects: &mut Effects| {
+            pool.dedicated(key("a"), Purpose::Dedicated(client), effects).unwrap().id()
+        };
         let first = take(&mut pool, &mut effects);
         establish(&mut pool, first);
         assert!(pool.make_idle(first, &mut effects));

@@ -83,7 +83,8 @@ impl Upstreams {
         pushes: bool,
         effects: &mut Effects,
     ) -> Result<DedicatedConnection, Missing> {
-        self.pool.dedicated(client, key, pushes, effects).map_err(Missing::from)
+        let purpose = if pushes { Purpose::Pushes(client) } else { Purpose::Dedicated(client) };
+        self.pool.dedicated(key, purpose, effects).map_err(Missing::from)
     }
 
     /// Which protocols a server speaks; `None`: it is being asked, and [`Event::Introduced`] follows.
@@ -105,7 +106,7 @@ impl Upstreams {
         key: PoolKey,
         effects: &mut Effects,
     ) -> Result<DedicatedConnection, Missing> {
-        self.pool.separate(client, key, effects).map_err(Missing::from)
+        self.pool.dedicated(key, Purpose::Backlog(client), effects).map_err(Missing::from)
     }
 
     /// New commands go over another connection than this one. Those of clients that wait for
