@@ -311,7 +311,11 @@ fn serve(host: &Arc<HostConfig>, arguments: &[&[u8]]) -> Result<Explanation, Str
             }
             Output::Write(id) => replied.extend(proxy.take_downstream(id)),
             Output::Resume(_) => offer(&mut proxy),
-            Output::CloseDownstream(_) | Output::AbortDownstream(_) | Output::CloseUpstream(_) => {}
+            Output::CloseDownstream(_)
+            | Output::AbortDownstream(_)
+            | Output::PauseUpstream(_)
+            | Output::ResumeUpstream(_)
+            | Output::CloseUpstream(_) => {}
         }
     }
     Ok(match (sent.is_empty(), replied.is_empty()) {

@@ -330,14 +330,13 @@ impl Client {
         !self.is_closing() && self.pause.until.is_none() && !self.is_waiting() && self.has_room()
     }
 
-    /// True if another command may be under way for it.
     #[inline]
     fn has_room(&self) -> bool {
-        let under_way = self.output.queue.len();
-        if self.dedicated.backlog.is_begun() {
-            return self.dedicated.backlog.has_room(under_way);
+        let (output, under_way) = (&self.output, self.output.queue.len());
+        match self.dedicated.backlog.is_begun() {
+            true => self.dedicated.backlog.has_room(under_way),
+            false => !output.is_full && output.window.has_room(under_way) && output.queue.held() < MAX_HELD,
         }
-        !self.output.is_full && self.output.window.has_room(under_way) && self.output.queue.held() < MAX_HELD
     }
 
     fn is_waiting(&self) -> bool {
