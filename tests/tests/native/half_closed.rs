@@ -68,3 +68,53 @@ fn who_waits_and_has_said_its_last_takes_nothing() -> Result<()> {
     ensure!(other.line("LLEN list")? == Reply::Integer(1));
     Ok(())
 }
+
+/// A client that waits has sent more than Envoy reads of it, and goes. What somebody pushes then is
+/// for others.
+fn who_waits_behind_much_that_it_has_sent_takes_nothing(go: impl Fn(&Client) -> Result<()>) -> Result<()> {
+    let scene = Scene::one()?;
+    let blocked = || anyhow::Ok(info_field(&scene.servers[0].info("clients")?, "blocked_clients") == Some("1"));
+    let mut client = scene.client()?;
+    client.write(b"BLPOP list 0\r\n")?;
+    client.write(&encode(&["SET", "k", &"v".repeat(1000)]).repeat(200))?;
+    scene.wait_for("one that waits", |_| blocked())?;
+    go(&client)?;
+    drop(client);
+    scene.wait_for("nobody waits", |_| Ok(!blocked()?))?;
+    let mut other = scene.client()?;
+    other.ok(&["RPUSH", "list", "x"])?;
+    ensure!(other.line("LLEN list")? == Reply::Integer(1));
+    Ok(())
+}
+
+#[test]
+fn who_waits_behind_much_that_it_has_sent_and_closes_takes_nothing() -> Result<()> {
+    who_waits_behind_much_that_it_has_sent_takes_nothing(Client::finish)
+}
+
+#[test]
+fn who_waits_behind_much_that_it_has_sent_and_is_reset_takes_nothing() -> Result<()> {
+    who_waits_behind_much_that_it_has_sent_takes_nothing(|client| {
+        redis_mesh_tests::relay::linger(client.stream());
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_client_has_sent_behind_a_command_that_waits_is_executed_when_that_ends() -> Result<()> {
+    let scene = Scene::one()?;
+    let mut client = scene.client()?;
+    client.write(b"BLPOP list 0\r\n")?;
+    client.write(&encode(&["APPEND", "k", &"v".repeat(1000)]).repeat(200))?;
+    // Meanwhile it is looked several times whether the client is still there.
+    std::thread::sleep(Duration::from_secs(4));
+    let mut other = scene.client()?;
+    other.ok(&["RPUSH", "list", "x"])?;
+    ensure!(client.read()? == Reply::Array(vec![Reply::bulk("list"), Reply::bulk("x")]));
+    for n in 1..=200 {
+        ensure!(client.read()? == Reply::Integer(n * 1000), "{n}");
+    }
+    client.finish()?;
+    ensure!(client.is_closed_within(Duration::from_secs(10)));
+    Ok(())
+}

@@ -328,6 +328,12 @@ impl Multiplexer {
         self.effects.now
     }
 
+    /// The clients that wait for what may never come: for a command that waits at a server, or for
+    /// a server that has been silent for some seconds.
+    pub fn waiting(&self, now: Duration) -> HashSet<ClientId> {
+        upstream::waiting::waiting(&self.upstreams.pool, now)
+    }
+
     /// What the multiplexer holds.
     pub fn load(&self) -> Load {
         load::of(&self.clients, &self.upstreams)

@@ -217,10 +217,11 @@ impl FilterHandle {
         self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_close(raw, abi::NO_FLUSH) });
     }
 
-    /// Keeps the connection when the peer half-closes it. Envoy tells the read hook of that.
-    pub fn enable_half_close(&self) {
+    /// Keeps the connection when the peer half-closes it, and tells the read hook of that; else
+    /// the connection ends then, even while reading is disabled if it was disabled after this call.
+    pub fn enable_half_close(&self, enabled: bool) {
         // SAFETY: `call` has a filter that is alive.
-        self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_enable_half_close(raw, true) });
+        self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_enable_half_close(raw, enabled) });
     }
 
     /// Disables reading from the connection, or enables it: then Envoy calls the read hook with

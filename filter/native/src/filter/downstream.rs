@@ -18,6 +18,8 @@ pub struct DownstreamFilter {
     config: Arc<LatestConfig>,
     id: Cell<Option<ClientId>>,
     backlog: Cell<Backlog>,
+    /// The client is among those that the worker looks after because reading is disabled.
+    is_watched: Cell<bool>,
     /// The bytes that the multiplexer hasn't taken yet of a client that has half-closed its
     /// connection. Envoy doesn't call the read hook again, so they can't stay in Envoy's buffer.
     last_bytes: RefCell<Option<Vec<u8>>>,
@@ -47,6 +49,7 @@ impl DownstreamFilter {
             config,
             id: Cell::new(None),
             backlog: Cell::new(Backlog::Empty),
+            is_watched: Cell::new(false),
             last_bytes: RefCell::default(),
         }
     }
@@ -60,7 +63,7 @@ impl DownstreamFilter {
     /// any more.
     pub fn opened(&self, id: Option<ClientId>) {
         self.id.set(id);
-        self.handle.enable_half_close();
+        self.handle.enable_half_close(true);
         if id.is_some() {
             self.metrics.client_opened();
         }
@@ -108,6 +111,9 @@ impl DownstreamFilter {
         if self.last_bytes.borrow().is_some() {
             return self.offer_last_bytes(multiplexer, now);
         }
+        if self.is_watched.get() {
+            self.handle.enable_half_close(true);
+        }
         match self.backlog.replace(Backlog::Empty) {
             Backlog::Disabled => self.handle.read_disable(false),
             Backlog::Reading => {
@@ -122,6 +128,26 @@ impl DownstreamFilter {
                 }
             }
         }
+    }
+
+    /// True if reading is disabled.
+    pub fn is_disabled(&self) -> bool {
+        self.id.get().is_some() && self.backlog.get() == Backlog::Disabled
+    }
+
+    /// The worker looks after the client from now on, or no longer. Returns what was so before.
+    pub fn watch(&self, is_watched: bool) -> bool {
+        self.is_watched.replace(is_watched)
+    }
+
+    /// Looks whether the client is still there, although nothing more is taken of it. From now on
+    /// the connection ends when the client closes its sending side: what it waits for may never
+    /// come, and would be lost if nobody were there to get it. A reset is seen only by reading, so
+    /// some bytes more are read; Envoy's own limit for the read buffer bounds them.
+    pub fn look(&self) {
+        self.handle.enable_half_close(false);
+        self.backlog.set(Backlog::Reading);
+        self.handle.read_disable(false);
     }
 
     fn offer_last_bytes(&self, multiplexer: &RefCell<Multiplexer>, now: Duration) {

@@ -77,6 +77,9 @@ impl FilterInstance {
         match self {
             FilterInstance::Downstream(downstream) => {
                 worker::input(|multiplexer, now| downstream.read(multiplexer, now, len, is_end));
+                if downstream.is_disabled() {
+                    worker::stalled(downstream);
+                }
                 Action::Stop
             }
             FilterInstance::Dialer(dialer) => {

@@ -114,8 +114,8 @@ extern "C" fn envoy_dynamic_module_callback_network_filter_close(filter: Opaque,
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_callback_network_filter_enable_half_close(_filter: Opaque, enabled: bool) {
-    assert!(enabled);
+extern "C" fn envoy_dynamic_module_callback_network_filter_enable_half_close(filter: Opaque, enabled: bool) {
+    connection(filter).half_close.set(enabled);
 }
 
 #[unsafe(no_mangle)]

@@ -22,6 +22,8 @@ pub struct StandinConnection {
     pub passed: RefCell<Vec<u8>>,
     /// Filter state.
     pub state: RefCell<Vec<(String, String)>>,
+    /// True if the connection stays when the peer half-closes it.
+    pub half_close: Cell<bool>,
     /// How often reading is disabled.
     pub disabled: Cell<i32>,
     /// The limit of the write buffer, in bytes.

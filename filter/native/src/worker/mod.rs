@@ -9,7 +9,9 @@
 mod alarm;
 mod dialer;
 mod flow;
+mod opening;
 mod report;
+mod stalls;
 #[cfg(test)]
 mod tests;
 
@@ -23,9 +25,11 @@ use crate::metrics::FilterMetrics;
 use alarm::WorkerAlarm;
 use dialer::Dialer;
 use flow::FlowControl;
+use opening::OpeningQueue;
 use redis_mesh_core::multiplexer::{Address, ClientId, ConnectionId, Multiplexer, Output};
 use report::Reporter;
 use rustc_hash::FxHashMap;
+use stalls::StalledClients;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
@@ -49,7 +53,9 @@ struct Worker {
     /// Upstream connections that have bytes to send and whose upstream is above its high
     /// watermark.
     full: RefCell<Vec<Rc<UpstreamFilter>>>,
+    opening: OpeningQueue,
     flow: FlowControl,
+    stalled: StalledClients,
     reporter: Reporter,
     /// The generation up to which configurations have been taken over.
     generation: Cell<u64>,
@@ -113,6 +119,14 @@ pub fn downstream_closed(downstream: &Rc<DownstreamFilter>, id: ClientId) {
         // now.
         worker.reporter.hurry();
         worker.perform();
+    });
+}
+
+/// Reading of a client's connection is disabled.
+pub fn stalled(downstream: &Rc<DownstreamFilter>) {
+    with(|worker| {
+        worker.stalled.add(downstream, now());
+        worker.set_alarm();
     });
 }
 
@@ -191,6 +205,7 @@ pub fn tick() {
         }
         worker.retry_full();
         worker.lost(worker.flow.check(&worker.multiplexer, now));
+        worker.stalled.look(&worker.multiplexer, now);
         worker.reporter.hurry();
         worker.perform();
     });
@@ -221,7 +236,9 @@ impl Worker {
             downstreams: RefCell::default(),
             dialer: Dialer::default(),
             full: RefCell::default(),
+            opening: OpeningQueue::default(),
             flow: FlowControl::default(),
+            stalled: StalledClients::default(),
             reporter: Reporter::default(),
             generation: Cell::new(0),
             performing: Cell::new(false),
@@ -263,7 +280,7 @@ impl Worker {
                         downstream.handle.abort();
                     }
                 }
-                Some(Output::Open(id, address)) => self.lost(self.dialer.open(id, address, || self.any_downstream())),
+                Some(Output::Open(id, address)) => self.opening.add(id, address),
                 Some(Output::Send(id)) => self.send(id),
                 Some(Output::PauseUpstream(id)) => {
                     if let Some(upstream) = self.dialer.upstream(id) {
@@ -276,9 +293,13 @@ impl Worker {
                     }
                 }
                 Some(Output::CloseUpstream(id)) => {
+                    self.opening.forget(id);
                     self.dialer.close(id);
                 }
-                None => break,
+                None => match self.opening.next(now()) {
+                    Some((id, address)) => self.lost(self.dialer.open(id, address, || self.any_downstream())),
+                    None => break,
+                },
             }
         }
         self.reporter.report(&self.multiplexer, |config| {
@@ -359,10 +380,17 @@ impl Worker {
         let due = {
             let multiplexer = self.multiplexer.borrow();
             let full = (!self.full.borrow().is_empty()).then(|| now() + FULL_RETRY);
-            [multiplexer.next_tick(), self.reporter.due(&multiplexer), full, self.flow.due()]
-                .into_iter()
-                .flatten()
-                .min()
+            [
+                multiplexer.next_tick(),
+                self.reporter.due(&multiplexer),
+                full,
+                self.flow.due(),
+                self.stalled.due(),
+                self.opening.due(),
+            ]
+            .into_iter()
+            .flatten()
+            .min()
         };
         let Some(due) = due.filter(|due| self.alarm.is_later_than(*due)) else { return };
         if !self.alarm.is_attached() {

@@ -34,5 +34,6 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod upstreams;
+pub mod waiting;
 
 pub use upstreams::{ConnectionRoute, Upstreams};

@@ -1,0 +1,78 @@
+//! How many connections are opened at once. Opening one takes Envoy some time, in which it serves
+//! nobody, so many are opened a few at a time.
+
+use redis_mesh_core::multiplexer::{Address, ConnectionId};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// The time for which a share is allowed.
+const PERIOD: Duration = Duration::from_millis(5);
+/// How many connections are opened in each period, at least.
+const SHARE: usize = 8;
+/// In how many periods all that wait are opened, at most.
+const PERIODS: usize = 400;
+
+/// The connections that wait to be opened.
+#[derive(Default)]
+pub struct OpeningQueue {
+    waiting: RefCell<VecDeque<(ConnectionId, Address)>>,
+    /// When the period began.
+    began: Cell<Duration>,
+    /// How many may still be opened in it.
+    left: Cell<usize>,
+}
+
+impl OpeningQueue {
+    /// A connection is to be opened, as soon as [`OpeningQueue::next`] returns it.
+    pub fn add(&self, id: ConnectionId, address: Address) {
+        self.waiting.borrow_mut().push_back((id, address));
+    }
+
+    /// Removes and returns a connection that is to be opened now.
+    pub fn next(&self, now: Duration) -> Option<(ConnectionId, Address)> {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.is_empty() {
+            return None;
+        }
+        if self.began.get() + PERIOD <= now {
+            self.began.set(now);
+            self.left.set(SHARE.max(waiting.len() / PERIODS));
+        }
+        let left = self.left.get().checked_sub(1)?;
+        self.left.set(left);
+        waiting.pop_front()
+    }
+
+    /// A connection isn't to be opened any more.
+    pub fn forget(&self, id: ConnectionId) {
+        self.waiting.borrow_mut().retain(|(waiting, _)| *waiting != id);
+    }
+
+    /// When [`OpeningQueue::next`] is to be called again.
+    pub fn due(&self) -> Option<Duration> {
+        (!self.waiting.borrow().is_empty()).then(|| self.began.get() + PERIOD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_are_opened_in_each_period() {
+        let queue = OpeningQueue::default();
+        let at = Duration::from_millis;
+        let address = || Address { cluster: "c".into(), node: None };
+        (0..20).for_each(|number| queue.add(ConnectionId::of_number(number), address()));
+        let open = |now| std::iter::from_fn(|| queue.next(now)).count();
+        assert_eq!((open(at(100)), open(at(101))), (SHARE, 0));
+        assert_eq!(queue.due(), Some(at(105)));
+        queue.forget(ConnectionId::of_number(SHARE as u64));
+        assert_eq!(queue.next(at(105)).map(|(id, _)| id.number()), Some(SHARE as u64 + 1));
+        assert_eq!((open(at(105)), open(at(110)), queue.due()), (SHARE - 1, 3, None));
+        // Very many don't take for ever.
+        (0..10_000).for_each(|number| queue.add(ConnectionId::of_number(number), address()));
+        assert_eq!(open(at(200)), 10_000 / PERIODS);
+    }
+}
