@@ -1,30 +1,24 @@
 //! The explanation of one command: the filter's own machine decides it, and the rules that it
 //! follows are named.
 
-use std::collections::BTreeMap;
+mod copies;
+mod machine;
+
 use std::fmt::Write;
-use std::sync::Arc;
 use std::time::Duration;
 
-use redis_mesh_core::command::Known;
-use redis_mesh_core::config::ConfigError;
-use redis_mesh_core::multiplexer::config::{HostConfig, ListenerConfig};
-use redis_mesh_core::multiplexer::{Multiplexer, Output};
-use redis_mesh_core::random::Random;
-use redis_mesh_core::resp::encode;
-use redis_mesh_core::resp::request::{Parser, Progress};
-use redis_mesh_core::rewriter::config::{RewriterConfig, RewriterHost};
-use redis_mesh_core::rewriter::{Env, Rewriter, StreamEdit};
+use redis_mesh_core::command::mirroring::Mirroring;
+use redis_mesh_core::command::{Command, Known};
 use redis_mesh_core::route::Router;
-use redis_mesh_core::stats::Stats;
 use redis_mesh_core::wire::{self, DataPath, FaultKind, KeyMatch};
 
 use crate::crd::service::ReadPolicySpec;
 use crate::quantity;
 use crate::render::backend::{self, Backends};
-use crate::render::filter_config;
-use crate::render::handshake::HandshakeKey;
-use crate::validate::service::{ValidatedService, ValidatedTarget};
+use crate::validate::service::{ValidatedMirror, ValidatedRoute, ValidatedService, ValidatedTarget};
+
+use copies::MirrorsOfCommand;
+use machine::{DecidingMachine, Explanation};
 
 /// Explains a command of a client that has logged in.
 pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<String, String> {
@@ -52,16 +46,20 @@ pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<Strin
     lines.add("command", &kind);
     let keys = row.and_then(|row| row.keys(bytes.as_slice()).ok());
     let keys: Vec<usize> = keys.map(|keys| keys.iter().map(|key| key.index).collect()).unwrap_or_default();
-    let question = Question { service, router: machine.router()?, name: &arguments[0], reads };
+    let explanation = machine.decide(&bytes)?;
+    let copies = MirrorsOfCommand::of(service, &backends, &bytes)?;
+    let mirroring = row.map(|row| Mirroring::of(row, bytes.as_slice()));
+    let is_sent = matches!(explanation, Explanation::Sent(_) | Explanation::SentTo(_));
+    let copied = CopiedCommand { copies, row, mirroring: mirroring.filter(|_| is_sent) };
+    let question = Question { service, router: machine.router()?, name: &arguments[0], reads, copied };
     for key in keys.iter().filter_map(|index| arguments.get(*index)) {
         lines.add("key", &format!("{key:?}"));
         question.key(key, &mut lines);
     }
-    if keys.is_empty() {
-        let faults = faults(&service.faults, "spec.faults", question.name);
-        faults.iter().for_each(|fault| lines.add("  fault", fault));
+    if keys.is_empty() && is_sent {
+        question.keyless(&mut lines);
     }
-    match machine.decide(&bytes)? {
+    match explanation {
         Explanation::Sent(commands) => {
             for command in commands {
                 let destinations = destinations_of(service, &backends, &command);
@@ -114,6 +112,36 @@ struct Question<'a> {
     name: &'a str,
     /// True if the command only reads.
     reads: bool,
+    copied: CopiedCommand,
+}
+
+/// What is known of the copies of a command.
+struct CopiedCommand {
+    copies: MirrorsOfCommand,
+    row: Option<&'static Command>,
+    /// What the command is to a mirror; `None`: it isn't sent at all.
+    mirroring: Option<Mirroring>,
+}
+
+impl CopiedCommand {
+    /// The share of such commands that a mirror gets, or why it gets none.
+    fn share(&self, target: &ValidatedTarget, mirror: &ValidatedMirror) -> String {
+        if self.copies.has(target, mirror) {
+            return format!("{} of such commands", percent(mirror.per_million));
+        }
+        let reason = match self.mirroring {
+            None => "isn't sent",
+            Some(_) if mirror.exclude_read_commands && self.row.is_some_and(|row| row.is_read()) => {
+                "only reads (excludeReadCommands)"
+            }
+            Some(mirroring) if mirroring.is_copied(mirror.include_admin) && mirror.destination.is_cluster() => {
+                "has keys in several slots of that Redis Cluster, or isn't copied on this data path"
+            }
+            Some(mirroring) if mirroring.is_copied(mirror.include_admin) => "isn't copied on this data path",
+            Some(mirroring) => mirroring.reason(),
+        };
+        format!("never this command, which {reason}")
+    }
 }
 
 impl Question<'_> {
@@ -123,10 +151,7 @@ impl Question<'_> {
             return lines.add("  route", "none takes this key");
         };
         let Some(route) = self.service.routes.get(matched.route as usize) else { return };
-        let place = match route.index {
-            Some(index) => format!("spec.redis[{index}]"),
-            None => "the host itself, as there are no routes".to_owned(),
-        };
+        let place = place(route);
         lines.add("  route", &format!("{place}{}", self.condition(&route.key)));
         if route.remove_prefix {
             let rest = String::from_utf8_lossy(&key.as_bytes()[matched.prefix as usize..]);
@@ -145,16 +170,33 @@ impl Question<'_> {
             lines.add("  node", node(policy, self.reads));
         }
         for mirror in &target.mirrors {
-            let share = if mirror.exclude_read_commands && self.reads {
-                "never this command, which only reads (excludeReadCommands)".to_owned()
-            } else {
-                format!("{} of such commands", percent(mirror.per_million))
-            };
-            lines.add("  mirror", &format!("{}: {share}", mirror.destination.address));
+            lines.add("  mirror", &format!("{}: {}", mirror.destination.address, self.copied.share(target, mirror)));
         }
         let own = faults(&route.faults, &format!("{place}.faults"), self.name);
         let host = faults(&self.service.faults, "spec.faults", self.name);
         own.iter().chain(&host).for_each(|fault| lines.add("  fault", fault));
+    }
+
+    /// Explains the mirrors and the faults of a command without a key. It goes where all other keys go,
+    /// or to all destinations.
+    fn keyless(&self, lines: &mut Lines) {
+        let any = self.router.default_route().and_then(|any| self.service.routes.get(any.route as usize));
+        let mut known = Vec::new();
+        for (index, target) in self.service.targets.iter().enumerate() {
+            let is_home = any.is_some_and(|any| any.target == index);
+            for mirror in &target.mirrors {
+                let address = &mirror.destination.address;
+                if (is_home || self.copied.copies.has(target, mirror)) && !known.contains(&address) {
+                    known.push(address);
+                    lines.add("  mirror", &format!("{address}: {}", self.copied.share(target, mirror)));
+                }
+            }
+        }
+        // The other machines know no route of such a command.
+        let of_route = any.filter(|_| self.service.path == DataPath::Native);
+        let own = of_route.map(|route| faults(&route.faults, &format!("{}.faults", place(route)), self.name));
+        let host = faults(&self.service.faults, "spec.faults", self.name);
+        own.iter().flatten().chain(&host).for_each(|fault| lines.add("  fault", fault));
     }
 
     fn condition(&self, key: &KeyMatch) -> String {
@@ -166,6 +208,14 @@ impl Question<'_> {
             KeyMatch::Any if self.service.routes.len() > 1 => ": takes what no other route takes".to_owned(),
             KeyMatch::Any => String::new(),
         }
+    }
+}
+
+/// The field of a route.
+fn place(route: &ValidatedRoute) -> String {
+    match route.index {
+        Some(index) => format!("spec.redis[{index}]"),
+        None => "the host itself, as there are no routes".to_owned(),
     }
 }
 
@@ -230,199 +280,10 @@ fn faults(faults: &[wire::Fault], place: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
-type CommandWords = Vec<Vec<u8>>;
-
-enum Explanation {
-    /// Commands that go on.
-    Sent(Vec<CommandWords>),
-    /// Commands that go on, each with its destination.
-    SentTo(Vec<(String, CommandWords)>),
-    /// A reply that the mesh makes up.
-    Answered(Vec<u8>),
-    /// Neither.
-    Nothing,
-}
-
-/// The machine that decides on the data path.
-enum DecidingMachine {
-    Rewriter(RewriterConfig),
-    Multiplexer(ListenerConfig),
-}
-
-const NO_HOST: &str = "the configuration has no host";
-
-impl DecidingMachine {
-    fn of(service: &ValidatedService, backends: &Backends) -> Result<DecidingMachine, ConfigError> {
-        let key = HandshakeKey::derived(std::slice::from_ref(service));
-        let reach = &filter_config::by_address;
-        let mut host = filter_config::host(service, backends, &key, wire::Selector::default(), reach);
-        // The explanation tells chances apart; the machine decides without them, and without a
-        // login.
-        host.client_auth = None;
-        host.faults.clear();
-        host.routes.iter_mut().for_each(|route| route.faults.clear());
-        host.targets.iter_mut().flat_map(|target| &mut target.mirrors).for_each(|mirror| mirror.per_million = 0);
-        let document = filter_config::document("explain".to_owned(), 1, vec![host]);
-        match service.path {
-            DataPath::Direct | DataPath::Proxy => RewriterConfig::try_from(document).map(DecidingMachine::Rewriter),
-            DataPath::Native => ListenerConfig::try_from(document).map(DecidingMachine::Multiplexer),
-        }
-    }
-
-    fn decide(&self, arguments: &[&[u8]]) -> Result<Explanation, String> {
-        match self {
-            DecidingMachine::Rewriter(config) => run(config, config.hosts.first().ok_or(NO_HOST)?, arguments),
-            DecidingMachine::Multiplexer(document) => serve(&document.host, arguments),
-        }
-    }
-
-    fn router(&self) -> Result<&Router, String> {
-        match self {
-            DecidingMachine::Rewriter(config) => Ok(&config.hosts.first().ok_or(NO_HOST)?.router),
-            DecidingMachine::Multiplexer(document) => Ok(&document.host.router),
-        }
-    }
-}
-
-/// Gives a command to the machine of the dynamic module, as a client's first one.
-fn serve(host: &Arc<HostConfig>, arguments: &[&[u8]]) -> Result<Explanation, String> {
-    let mut proxy = Multiplexer::new([0; 32]);
-    let client = proxy.open(host.clone());
-    let mut request = Vec::new();
-    encode::command(&mut request, arguments);
-    let mut rest = request.as_slice();
-    let mut offer = |proxy: &mut Multiplexer| {
-        let taken = proxy.read(client, rest, Duration::ZERO);
-        rest = rest.get(taken..).unwrap_or_default();
-    };
-    offer(&mut proxy);
-    let mut connections = BTreeMap::new();
-    let (mut sent, mut replied) = (Vec::new(), Vec::new());
-    while let Some(output) = proxy.poll() {
-        match output {
-            Output::Open(id, address) => drop(connections.insert(id, address.cluster.to_string())),
-            Output::Send(id) => {
-                for command in parse(&proxy.take_upstream(id), &host.limits.logged_in)? {
-                    match stands_for_redis(&command, arguments) {
-                        Some(reply) => proxy.reply(id, reply, Duration::ZERO),
-                        None => sent.push((connections.get(&id).cloned().unwrap_or_default(), command)),
-                    }
-                }
-            }
-            Output::Write(id) => replied.extend(proxy.take_downstream(id)),
-            Output::Resume(_) => offer(&mut proxy),
-            Output::CloseDownstream(_)
-            | Output::AbortDownstream(_)
-            | Output::PauseUpstream(_)
-            | Output::ResumeUpstream(_)
-            | Output::CloseUpstream(_) => {}
-        }
-    }
-    Ok(match (sent.is_empty(), replied.is_empty()) {
-        (false, _) => Explanation::SentTo(sent),
-        (true, false) => Explanation::Answered(replied),
-        (true, true) => Explanation::Nothing,
-    })
-}
-
-/// The reply of a Redis to the commands by which the machine begins a connection: a master with
-/// all slots and a replica. `arguments` are the client's own command.
-fn stands_for_redis(command: &[Vec<u8>], arguments: &[&[u8]]) -> Option<&'static [u8]> {
-    let words: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
-    match words[..] {
-        [b"AUTH", ..] | [b"READONLY"] => Some(b"+OK\r\n"),
-        [b"HELLO", b"3"] => Some(b"%0\r\n"),
-        [b"ACL", b"DRYRUN", ..] if words != arguments => Some(b"-NOPERM\r\n"),
-        [b"PING"] => Some(b"+PONG\r\n"),
-        [b"CLUSTER", b"INFO"] => Some(b"$16\r\ncluster_state:ok\r\n"),
-        [b"CLUSTER", b"SLOTS"] => Some(
-            b"*1\r\n*4\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:6379\r\n$1\r\na\r\n*3\r\n$9\r\n127.0.0.1\r\n:6380\r\n$1\r\nb\r\n",
-        ),
-        _ => None,
-    }
-}
-
-/// Gives a command to the machine of the filter, as a client's first one.
-fn run(config: &RewriterConfig, host: &RewriterHost, arguments: &[&[u8]]) -> Result<Explanation, String> {
-    let mut random = Random::new([0; 32]);
-    let mut stats = Stats::default();
-    let mut env = Env {
-        config,
-        host,
-        now: Duration::ZERO,
-        unix: Duration::ZERO,
-        ending: false,
-        random: &mut random,
-        stats: &mut stats,
-    };
-    let mut rewriter = Rewriter::new(1);
-    let mut request = Vec::new();
-    encode::command(&mut request, arguments);
-    let mut pending: &[u8] = &request;
-    if host.login.is_some() {
-        // The login goes first, and the command waits for its reply.
-        let _ = rewriter.request(&mut env, pending, &mut Vec::new());
-        let _ = rewriter.reply(&mut env, b"+OK\r\n", &mut Vec::new());
-        pending = &[];
-    }
-    let mut forwarded = Vec::new();
-    if rewriter.request(&mut env, pending, &mut forwarded) == StreamEdit::Unchanged {
-        forwarded.extend_from_slice(pending);
-    }
-    let commands = parse(&forwarded, &config.limits)?;
-    // In the place of a command that the filter answers itself, it sends a command whose reply it
-    // recognises and replaces: ECHO, or where ECHO can't work, a command that Redis doesn't know.
-    let mut expected = Vec::new();
-    if let [only] = &commands[..] {
-        match &only[..] {
-            [name, word] if name.eq_ignore_ascii_case(b"echo") => encode::bulk(&mut expected, word),
-            [word] if arguments.first() != Some(&word.as_slice()) => {
-                let word = String::from_utf8_lossy(word);
-                encode::error(
-                    &mut expected,
-                    format!("ERR unknown command '{word}', with args beginning with: ").as_bytes(),
-                );
-            }
-            _ => {}
-        }
-    }
-    let mut reply = Vec::new();
-    if !expected.is_empty() {
-        let _ = rewriter.reply(&mut env, &expected, &mut reply);
-    }
-    if reply != expected {
-        return Ok(Explanation::Answered(reply));
-    }
-    Ok(if commands.is_empty() { Explanation::Nothing } else { Explanation::Sent(commands) })
-}
-
-fn parse(bytes: &[u8], limits: &wire::Limits) -> Result<Vec<CommandWords>, String> {
-    let mut commands = Vec::new();
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let mut parser = Parser::default();
-        match parser.parse(rest, limits) {
-            Ok(Progress::Complete(length)) => {
-                let frame = parser.frame(rest);
-                commands.push(parser.args().iter().map(|span| span.of(frame).to_vec()).collect());
-                rest = &rest[length..];
-            }
-            Ok(Progress::Nothing(length)) => rest = &rest[length..],
-            Ok(Progress::Partial) => return Err("the filter sends half a command".to_owned()),
-            Err(error) => return Err(format!("the filter sends no command: {error:?}")),
-        }
-    }
-    Ok(commands)
-}
-
-fn tag_of(argument: &[u8], backends: &Backends) -> Option<String> {
-    backends.tagged.keys().find(|tag| argument.starts_with(tag.as_bytes())).cloned()
-}
-
 /// A command as it arrives at Redis: `redis_proxy` takes the tags off.
 fn shown(command: &[Vec<u8>], backends: &Backends) -> String {
     let word = |argument: &Vec<u8>| {
-        let length = tag_of(argument, backends).map(|tag| tag.len()).unwrap_or_default();
+        let length = backends.tag_of(argument).map(|tag| tag.len()).unwrap_or_default();
         let text = String::from_utf8_lossy(&argument[length..]).into_owned();
         if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"') {
             format!("{text:?}")
@@ -435,7 +296,7 @@ fn shown(command: &[Vec<u8>], backends: &Backends) -> String {
 
 /// The destination of a command; several where it is served in parts.
 fn destinations_of(service: &ValidatedService, backends: &Backends, command: &[Vec<u8>]) -> String {
-    let tagged = command.iter().filter_map(|argument| backends.tagged.get(&tag_of(argument, backends)?));
+    let tagged = command.iter().filter_map(|argument| backends.tagged.get(backends.tag_of(argument)?));
     let mut places: Vec<String> = tagged.map(|backend| backend.destination.address.to_string()).collect();
     places.dedup();
     if places.is_empty() {

@@ -216,6 +216,11 @@ pub struct MirrorSpec {
     /// Doesn't copy commands that only read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclude_read_commands: Option<bool>,
+    /// Also copies commands that administer a server or change all that it holds, such as FLUSHALL,
+    /// CONFIG SET, SCRIPT LOAD, FUNCTION LOAD and SWAPDB. Only on the data path `native`; on
+    /// `proxy` they are never copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include_admin: Option<bool>,
 }
 
 /// A share in percent.

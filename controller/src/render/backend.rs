@@ -65,6 +65,13 @@ pub struct Backends {
     pub tags: Vec<Vec<Option<String>>>,
 }
 
+impl Backends {
+    /// The tag with which an argument begins.
+    pub fn tag_of(&self, argument: &[u8]) -> Option<&str> {
+        self.tagged.keys().find(|tag| argument.starts_with(tag.as_bytes())).map(String::as_str)
+    }
+}
+
 /// The backends of a service on `proxy`.
 pub fn backends(service: &ValidatedService) -> Backends {
     let single = service.single_destination();

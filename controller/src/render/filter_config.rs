@@ -70,6 +70,7 @@ fn targets(service: &ValidatedService, backends: &Backends, reach: ReachFn<'_>) 
         destination: mirror.destination.address.to_string(),
         per_million: mirror.per_million,
         exclude_read_commands: mirror.exclude_read_commands,
+        include_admin: is_native && mirror.include_admin,
         cluster: is_native && mirror.destination.is_cluster(),
         upstream: upstream(&mirror.destination),
     };

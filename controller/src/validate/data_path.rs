@@ -95,7 +95,12 @@ pub fn choose_path(
     }
     match service.path {
         DataPath::Direct => unused_on_direct(service, spec, &subject, diagnostics),
-        DataPath::Proxy => read_policies(service, spec, &subject, diagnostics),
+        DataPath::Proxy => {
+            read_policies(service, spec, &subject, diagnostics);
+            if pinned != Some(PinnedPath::Native) {
+                admin_copies(service, spec, &subject, diagnostics);
+            }
+        }
         DataPath::Native => unused_on_native(service, spec, &subject, diagnostics),
     }
     let logs_in = service.destinations().iter().any(|destination| destination.policy.login.is_some());
@@ -224,6 +229,18 @@ fn unused_read_policies(
         let remedy = "set mode: CLUSTER in its RedisDestination if it is one";
         let problem = Problem::new(Code::ReadPolicyWithoutCluster, message, remedy);
         diagnostics.add(subject, "spec.settings.readPolicy", problem);
+    }
+}
+
+/// Reports mirrors that ask for commands that `redis_proxy` never copies, unless some of the clients
+/// have the dynamic module.
+fn admin_copies(service: &ValidatedService, spec: &RedisServiceSpec, subject: &Subject, diagnostics: &mut Diagnostics) {
+    let routes = spec.redis.iter().enumerate().filter(|_| !service.choice.native);
+    let mirrors = routes.flat_map(|(index, route)| route.mirror.iter().enumerate().map(move |of| (index, of)));
+    for (index, (position, _)) in mirrors.filter(|(_, (_, mirror))| mirror.include_admin == Some(true)) {
+        let message = format!("has no effect: {} is served on data path proxy", service.address);
+        let problem = Problem::new(Code::UnusedSetting, message, "remove it");
+        diagnostics.add(subject, format!("spec.redis[{index}].mirror[{position}].includeAdmin"), problem);
     }
 }
 

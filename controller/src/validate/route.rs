@@ -20,9 +20,17 @@ pub struct Rules<'a> {
     spec: &'a RedisServiceSpec,
     keys: Vec<Option<wire::KeyMatch>>,
     faults_of_routes: Vec<Vec<wire::Fault>>,
-    mirrors: Vec<Vec<(u32, bool)>>,
+    mirrors: Vec<Vec<CopiedShare>>,
     /// The faults of the whole service.
     pub faults: Vec<wire::Fault>,
+}
+
+/// Which commands a mirror gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct CopiedShare {
+    per_million: u32,
+    exclude_read_commands: bool,
+    include_admin: bool,
 }
 
 /// The host for which routes are resolved.
@@ -60,7 +68,11 @@ impl<'a> Rules<'a> {
             rules.keys.push(key);
             let mirrors = route.mirror.iter().enumerate().map(|(index, mirror)| {
                 let field = &mut field.at(format_args!(".mirror[{index}].percentage.value"));
-                (share(mirror.percentage.as_ref(), field), mirror.exclude_read_commands == Some(true))
+                CopiedShare {
+                    per_million: share(mirror.percentage.as_ref(), field),
+                    exclude_read_commands: mirror.exclude_read_commands == Some(true),
+                    include_admin: mirror.include_admin == Some(true),
+                }
             });
             rules.mirrors.push(mirrors.collect());
             rules.faults_of_routes.push(faults(&route.faults, &mut field.at(".faults")));
@@ -81,7 +93,7 @@ impl<'a> Rules<'a> {
         if self.spec.redis.is_empty() {
             return to_the_host(context, resolver, diagnostics);
         }
-        type Identity = (HostPort, Vec<(HostPort, u32, bool)>);
+        type Identity = (HostPort, Vec<(HostPort, CopiedShare)>);
         let mut known: HashMap<Identity, usize> = HashMap::new();
         let mut resolved = ResolvedRoutes { targets: Vec::new(), routes: Vec::new() };
         let mut is_complete = true;
@@ -104,9 +116,7 @@ impl<'a> Rules<'a> {
                 is_complete = false;
                 continue;
             };
-            let copy = |mirror: &ValidatedMirror| {
-                (mirror.destination.address.clone(), mirror.per_million, mirror.exclude_read_commands)
-            };
+            let copy = |mirror: &ValidatedMirror| (mirror.destination.address.clone(), CopiedShare::of(mirror));
             let identity = (main.address.clone(), mirrors.iter().map(copy).collect());
             let target = *known.entry(identity).or_insert_with(|| {
                 resolved.targets.push(ValidatedTarget { destination: main, mirrors });
@@ -136,8 +146,16 @@ impl<'a> Rules<'a> {
     ) -> Option<ValidatedMirror> {
         let field = format!("spec.redis[{route}].mirror[{position}].route");
         let destination = destination(&spec.route, &field, context, resolver, diagnostics)?;
-        let (per_million, exclude_read_commands) = *self.mirrors.get(route)?.get(position)?;
-        Some(ValidatedMirror { destination, per_million, exclude_read_commands })
+        let CopiedShare { per_million, exclude_read_commands, include_admin } =
+            *self.mirrors.get(route)?.get(position)?;
+        Some(ValidatedMirror { destination, per_million, exclude_read_commands, include_admin })
+    }
+}
+
+impl CopiedShare {
+    fn of(mirror: &ValidatedMirror) -> CopiedShare {
+        let ValidatedMirror { per_million, exclude_read_commands, include_admin, .. } = *mirror;
+        CopiedShare { per_million, exclude_read_commands, include_admin }
     }
 }
 

@@ -119,6 +119,8 @@ pub struct ValidatedMirror {
     pub per_million: u32,
     /// True if commands that only read aren't copied.
     pub exclude_read_commands: bool,
+    /// True if commands that administer a server are copied on the data path `native`.
+    pub include_admin: bool,
 }
 
 /// A route.

@@ -294,6 +294,9 @@ pub struct Mirror {
     /// Don't mirror commands that only read, by Redis's own command flags.
     #[serde(default)]
     pub exclude_read_commands: bool,
+    /// `native` only: mirror commands, too, that administer a server or change all that it holds.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub include_admin: bool,
     /// `native` only: the mirror is a Redis Cluster.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cluster: bool,

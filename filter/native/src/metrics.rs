@@ -45,6 +45,8 @@ struct DownstreamMetrics {
     stats: [Counter; Stat::ALL.len()],
     errors: Counter,
     cut_off: Counter,
+    mirror_errors: Counter,
+    mirror_dropped: Counter,
     clients: Gauge,
     /// The labels and counters of the routes, in the order of the configuration.
     routes: Vec<(String, Counter)>,
@@ -97,6 +99,8 @@ impl FilterMetrics {
             stats: Stat::ALL.map(|stat| counter(stat.name())),
             errors: counter("error_replies_total"),
             cut_off: counter("clients_cut_off_total"),
+            mirror_errors: counter("mirror_errors_total"),
+            mirror_dropped: counter("mirror_dropped_total"),
             clients: meter.gauge(&named(&labels, "clients_active")),
             routes: config.routes.iter().map(route).collect(),
             logins: config.targets.iter().map(login).collect(),
@@ -178,6 +182,8 @@ impl DownstreamMetrics {
         }
         add(self.errors, stats.errors);
         add(self.cut_off, stats.cut_off);
+        add(self.mirror_errors, stats.mirror_errors);
+        add(self.mirror_dropped, stats.mirror_dropped);
         let is_own = Arc::ptr_eq(config, &self.config);
         for (index, count) in stats.routes.iter().enumerate().filter(|(_, count)| **count > 0) {
             // Another configuration of the host may have its routes in another order; their names

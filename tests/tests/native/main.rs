@@ -5,6 +5,7 @@ mod half_closed;
 mod hello;
 mod logins;
 mod members;
+mod mirrors;
 mod names;
 mod outages;
 mod placement;

@@ -65,6 +65,7 @@ fn commands_are_counted_by_host_route_and_command() -> Result<()> {
         destination: mirror.destination,
         per_million: 1_000_000,
         exclude_read_commands: true,
+        include_admin: false,
         cluster: false,
         upstream: mirror.upstream,
     }];

@@ -14,6 +14,7 @@ mod key_spec;
 mod keys;
 mod known;
 mod lookup;
+pub mod mirroring;
 mod reply;
 mod reply_shape;
 mod row;

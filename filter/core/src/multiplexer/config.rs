@@ -111,6 +111,8 @@ pub struct MirrorConfig {
     pub per_million: u32,
     /// True if commands that only read are left out.
     pub exclude_read_commands: bool,
+    /// True if commands that administer a server, or change all that it holds, are mirrored, too.
+    pub includes_admin: bool,
 }
 
 /// A route: the target of its keys, and what is done with their commands.
@@ -290,6 +292,7 @@ impl TargetConfig {
                 upstream: upstream.map_err(|problem| format!("mirrors[{index}].{problem}"))?,
                 per_million: mirror.per_million,
                 exclude_read_commands: mirror.exclude_read_commands,
+                includes_admin: mirror.include_admin,
             });
         }
         Ok(TargetConfig {

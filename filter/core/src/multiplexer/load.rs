@@ -31,6 +31,8 @@ impl Load {
 /// The load of these clients and upstreams.
 pub fn of(clients: &Clients, upstreams: &Upstreams) -> Load {
     let mut load = Load { pending: upstreams.retries.len() + upstreams.held.len(), ..Load::default() };
+    let (copies, bytes) = upstreams.copies.held();
+    (load.pending, load.bytes) = (load.pending + copies, load.bytes + bytes);
     for (_, client) in clients.iter() {
         load.clients += 1;
         load.bytes += client.input.buffer.len() + client.output.out.len() + client.output.queue.held();

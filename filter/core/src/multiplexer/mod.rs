@@ -27,6 +27,7 @@ pub mod config;
 mod effects;
 mod execute;
 mod ids;
+mod latency;
 mod load;
 mod outbox;
 mod reply;
@@ -54,6 +55,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use timers::Timer;
 use upstream::Upstreams;
+use upstream::copies;
 use upstream::events::Event;
 use upstream::loss::{self, Loss};
 use upstream::on_timer::on_timer;
@@ -163,6 +165,7 @@ impl Multiplexer {
         if let Some(mut client) = self.clients.remove(id) {
             self.stats.leave(client.rules.stats);
             dedicated::disown(&mut self.upstreams, &mut client, &mut self.effects);
+            copies::client_gone(&mut self.upstreams, id);
             self.deliver_events();
         }
     }

@@ -1,18 +1,17 @@
 //! The counters of the clients of each host, which are taken and exported by the machine's host.
 
-use crate::command::{self, Command};
 use crate::multiplexer::config::HostConfig;
 use crate::multiplexer::slot_map::{Id, SlotMap};
 use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
 use crate::stats::{Stat, Stats};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A command that was answered. It is recorded only for hosts with [`HostConfig::command_stats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnsweredCommand {
-    /// The index of the command in [`command::all`].
+    /// The index of the command in [`crate::command::all`].
     pub command: u16,
     /// The time from the reading of the command until its whole reply could be written.
     pub took: Duration,
@@ -32,6 +31,20 @@ pub struct LoginVerdict {
 /// The number of answered commands of one host from which on they should be taken soon.
 const MANY_ANSWERED: usize = 4096;
 
+/// The key of a host's counters.
+pub type StatsKey = Id<StatsEntry>;
+
+/// What became of a copy for a mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyFate {
+    /// It was sent.
+    Sent,
+    /// It wasn't sent: the mirror can't be reached, doesn't keep up, or can't execute it.
+    Dropped,
+    /// The mirror has answered an error, or nothing.
+    Failed,
+}
+
 /// What the clients of one host have caused since it was taken last.
 #[derive(Debug, Default)]
 pub struct HostStats {
@@ -41,6 +54,10 @@ pub struct HostStats {
     pub errors: u64,
     /// Clients that were closed since they didn't read their replies.
     pub cut_off: u64,
+    /// Copies that mirrors answered with an error, or didn't answer.
+    pub mirror_errors: u64,
+    /// Copies that mirrors missed: they can't be reached, don't keep up, or can't execute them.
+    pub mirror_dropped: u64,
     /// Commands by the route of their keys, an index into [`HostConfig::routes`]. A command that
     /// is split counts once for each part.
     pub routes: Vec<u64>,
@@ -55,6 +72,7 @@ impl HostStats {
     pub fn clear(&mut self) {
         self.stats = Stats::default();
         (self.errors, self.cut_off) = (0, 0);
+        (self.mirror_errors, self.mirror_dropped) = (0, 0);
         self.routes.clear();
         self.logins.clear();
         self.answered.clear();
@@ -127,6 +145,16 @@ pub struct StatsEntry {
     is_changed: bool,
 }
 
+impl StatsEntry {
+    /// True if nothing can be counted any more. Mirrors answer copies when their client is gone, so
+    /// that counters of configurations with mirrors stay as long as these are anybody's.
+    fn is_over(&self) -> bool {
+        let has_mirrors = self.config.targets.iter().any(|target| !target.mirrors.is_empty());
+        let is_idle = self.clients == 0 && !self.is_changed;
+        is_idle && (!has_mirrors || Arc::strong_count(&self.config) == 1)
+    }
+}
+
 /// The counters of all configurations that clients of this worker use. Each configuration has its
 /// own, since the indexes of routes are valid for one configuration only.
 #[derive(Default)]
@@ -145,6 +173,12 @@ impl StatsTable {
     /// Notes that a client uses this configuration.
     pub fn enter(&mut self, config: &Arc<HostConfig>) -> Id<StatsEntry> {
         let address = Arc::as_ptr(config) as usize;
+        if !self.by_address.contains_key(&address) {
+            let is_over = |id: &Id<StatsEntry>| self.all.get(*id).is_some_and(StatsEntry::is_over);
+            for id in self.all.ids().into_iter().filter(is_over).collect::<Vec<_>>() {
+                self.remove(id);
+            }
+        }
         let all = &mut self.all;
         let id = *self.by_address.entry(address).or_insert_with(|| {
             let (config, stats) = (config.clone(), HostStats::default());
@@ -193,7 +227,7 @@ impl StatsTable {
     pub fn leave(&mut self, id: Id<StatsEntry>) {
         let Some(entry) = self.all.get_mut(id) else { return };
         entry.clients = entry.clients.saturating_sub(1);
-        if entry.clients == 0 && !entry.is_changed {
+        if entry.is_over() {
             self.remove(id);
         }
     }
@@ -211,6 +245,16 @@ impl StatsTable {
             self.changed.push(id);
         }
         Some(&mut entry.stats)
+    }
+
+    /// Counts copies for mirrors.
+    pub fn count_copies(&mut self, id: StatsKey, fate: CopyFate, times: u64) {
+        let Some(host) = self.host(id) else { return };
+        match fate {
+            CopyFate::Sent => host.stats.add(Stat::Mirrored, times),
+            CopyFate::Dropped => host.mirror_dropped += times,
+            CopyFate::Failed => host.mirror_errors += times,
+        }
     }
 
     /// Counts one for all hosts whose configurations satisfy the condition.
@@ -243,63 +287,12 @@ impl StatsTable {
         into.clear();
         std::mem::swap(&mut entry.stats, into);
         entry.is_changed = false;
-        let config = entry.config.clone();
-        if entry.clients == 0 {
+        let (is_over, config) = (entry.is_over(), entry.config.clone());
+        if is_over {
             self.remove(id);
         }
         Some(config)
     }
-}
-
-/// The times at which those commands of one client were read whose replies haven't been written.
-#[derive(Debug, Default)]
-pub struct LatencyTracker {
-    /// The time at which the next command was read. It may be decided several times before it is
-    /// taken, if it has to wait.
-    begun: Option<Duration>,
-    /// For each command in flight the number of its reply, its index in [`command::all`], and the
-    /// time.
-    in_flight: VecDeque<(u64, u16, Duration)>,
-}
-
-impl LatencyTracker {
-    /// Notes that a command was read, unless that was noted already.
-    pub fn begin(&mut self, now: Duration) {
-        self.begun.get_or_insert(now);
-    }
-
-    /// Notes that the command was taken, and the number of its reply.
-    pub fn taken(&mut self, sequence: u64, command: &'static Command) {
-        if let (Some(begun), Some(index)) = (self.begun.take(), index(command)) {
-            self.in_flight.push_back((sequence, index, begun));
-        }
-    }
-
-    /// Notes that the command was taken and has no reply.
-    pub fn unanswered(&mut self) {
-        self.begun = None;
-    }
-
-    /// Records the commands whose numbers are less than `next`, since their replies have been
-    /// written. `failed` has the numbers of those replies that were errors.
-    pub fn stop(&mut self, next: u64, failed: &[u64], now: Duration, answered: &mut Vec<AnsweredCommand>) {
-        while let Some((sequence, command, begun)) = self.in_flight.front().copied().filter(|(of, ..)| *of < next) {
-            self.in_flight.pop_front();
-            answered.push(AnsweredCommand {
-                command,
-                took: now.saturating_sub(begun),
-                is_error: failed.contains(&sequence),
-            });
-        }
-    }
-}
-
-/// Returns the index of a command in [`command::all`]; subcommands have none.
-fn index(command: &'static Command) -> Option<u16> {
-    let all = command::all();
-    let offset = (std::ptr::from_ref(command) as usize).checked_sub(all.as_ptr() as usize)?;
-    let index = offset / size_of::<Command>();
-    (index < all.len()).then_some(index as u16)
 }
 
 #[cfg(test)]
@@ -329,51 +322,6 @@ mod tests {
 
     fn named(all: &[(&str, u64)]) -> Vec<(String, u64)> {
         all.iter().map(|(host, count)| ((*host).to_owned(), *count)).collect()
-    }
-
-    #[test]
-    fn rows_of_the_command_table_have_indexes() {
-        for (number, command) in command::all().iter().enumerate() {
-            assert_eq!(index(command), Some(number as u16));
-            // Rows of subcommands are in other tables: the index would be that of another
-            // command.
-            assert!(command.subcommands.iter().all(|sub| index(sub).is_none()));
-        }
-    }
-
-    #[test]
-    fn replies_are_timed_in_their_order() {
-        let get = command::lookup(b"get").unwrap();
-        let at = Duration::from_millis;
-        let (mut latency, mut answered) = (LatencyTracker::default(), Vec::new());
-        latency.begin(at(1));
-        // The command had to wait, and is decided again.
-        latency.begin(at(2));
-        latency.taken(7, get);
-        latency.begin(at(3));
-        latency.unanswered();
-        latency.begin(at(4));
-        latency.taken(8, get);
-        latency.stop(7, &[], at(5), &mut answered);
-        assert!(answered.is_empty());
-        latency.stop(9, &[8], at(6), &mut answered);
-        let found: Vec<(Duration, bool)> = answered.iter().map(|one| (one.took, one.is_error)).collect();
-        assert_eq!(found, [(at(5), false), (at(2), true)]);
-    }
-
-    #[test]
-    fn commands_without_a_time_or_an_index_are_not_recorded() {
-        let (mut latency, mut answered) = (LatencyTracker::default(), Vec::new());
-        latency.taken(0, command::lookup(b"get").unwrap());
-        latency.begin(Duration::from_millis(1));
-        latency.taken(1, command::lookup(b"client").unwrap().subcommands.first().unwrap());
-        latency.stop(9, &[], Duration::from_millis(2), &mut answered);
-        assert!(answered.is_empty());
-        // A clock that goes back gives no negative time.
-        latency.begin(Duration::from_millis(3));
-        latency.taken(2, command::lookup(b"get").unwrap());
-        latency.stop(9, &[], Duration::from_millis(2), &mut answered);
-        assert_eq!(answered.first().map(|one| one.took), Some(Duration::ZERO));
     }
 
     #[test]

@@ -186,14 +186,16 @@ fn has_native_fields(host: &wire::Host) -> bool {
         || host.command_stats
         || host.routes.iter().any(|route| route.read_policy.is_some())
         || host.targets.iter().any(|target| target.upstream.is_some())
-        || mirrors.any(|mirror| mirror.cluster || mirror.upstream.is_some())
+        || mirrors.any(|mirror| mirror.cluster || mirror.include_admin || mirror.upstream.is_some())
 }
 
 impl RewriterHost {
     fn new(host: &wire::Host) -> Result<RewriterHost, String> {
         let path = Path::try_from(host.path)?;
         if has_native_fields(host) {
-            return Err("readPolicy, opTimeoutMs, upstream, mirrors' cluster: only on path native".into());
+            return Err(
+                "readPolicy, opTimeoutMs, upstream, mirrors' cluster and includeAdmin: only on path native".into()
+            );
         }
         let router = config::router(host)?;
         let faults = HostFaults::new(host)?;

@@ -265,6 +265,7 @@ fn a_mirror_that_never_answers_misses_copies() {
         destination: "two".into(),
         per_million: 1_000_000,
         exclude_read_commands: false,
+        include_admin: false,
         cluster: false,
         upstream: Some(wire::Upstream { cluster: "two".into(), login: None, nodes: None, key_hash: None }),
     }];

@@ -115,6 +115,7 @@ impl Setup {
             destination: "copy:6379".into(),
             per_million: if one_in(random, 2) { 1_000_000 } else { 500_000 },
             exclude_read_commands: one_in(random, 2),
+            include_admin: false,
             cluster: false,
             upstream: upstream(COPY),
         };

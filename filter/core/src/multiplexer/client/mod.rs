@@ -9,9 +9,10 @@ mod window;
 
 use super::config::HostConfig;
 use super::ids::{ClientId, ClusterId, ConnectionId};
+use super::latency::LatencyTracker;
 use super::outbox::{Outbox, Output};
 use super::routing::target::RouteTarget;
-use super::stats::{CommandRun, LatencyTracker, StatsEntry, StatsTable};
+use super::stats::{CommandRun, StatsKey, StatsTable};
 use super::upstream::pool::{DedicatedConnection, SharedConnection};
 use crate::downstream::auth::has_no_password;
 use crate::downstream::client_reply::ReplyMode;
@@ -82,9 +83,6 @@ impl ClientRules {
         self.lookups = vec![TargetLookup::Unknown; self.config.targets.len()];
     }
 }
-
-/// The key of a host's counters.
-pub type StatsKey = super::slot_map::Id<StatsEntry>;
 
 /// What a client has said of itself.
 #[derive(Debug, Default)]

@@ -54,7 +54,7 @@ impl Transaction {
         rewrite: Option<KeyRewrite>,
     ) -> Result<(), TransactionError> {
         if let (Some(known), Some(target)) = (self.target, target)
-            && !config.is_same(known, target)
+            && !agree(config, known, target)
         {
             self.is_doomed = true;
             return Err(if known.target == target.target {
@@ -63,7 +63,9 @@ impl Transaction {
                 TransactionError::Destinations
             });
         }
-        self.target = self.target.or(target);
+        // A script without keys has no slot, and goes with those that have one.
+        let has_slot = |of: &Option<RouteTarget>| of.is_some_and(|of| of.slot.is_some());
+        self.target = [self.target, target].into_iter().find(has_slot).unwrap_or(self.target.or(target));
         self.commands.extend_from_slice(command);
         self.rewrites.extend(rewrite.map(|rewrite| (self.count, rewrite)));
         self.count += 1;
@@ -85,6 +87,11 @@ impl Transaction {
         (!self.rewrites.is_empty()).then(|| KeyRewrite::Exec(std::mem::take(&mut self.rewrites)))
     }
 
+    /// Returns the buffered commands, one after the other.
+    pub fn commands(&self) -> &[u8] {
+        &self.commands
+    }
+
     /// Returns the number of buffered bytes.
     pub fn held(&self) -> usize {
         self.commands.len()
@@ -96,6 +103,13 @@ impl Transaction {
         out.extend_from_slice(&self.commands);
         encode::command(out, &[b"EXEC"]);
     }
+}
+
+/// True if commands for both can be executed at one node.
+fn agree(config: &HostConfig, a: RouteTarget, b: RouteTarget) -> bool {
+    let slot = if a.slot.is_none() || b.slot.is_none() { None } else { a.slot };
+    let of = |target: RouteTarget| RouteTarget { slot: slot.and(target.slot), ..target };
+    config.is_same(of(a), of(b))
 }
 
 #[cfg(test)]
@@ -169,9 +183,22 @@ mod tests {
         check(at(3, Some(7)), at(3, Some(7)), Ok(()));
         check(at(3, Some(7)), at(3, Some(8)), Err(TransactionError::Slots));
         check(at(3, Some(7)), at(0, None), Err(TransactionError::Destinations));
+        check(at(3, Some(7)), at(3, None), Ok(()));
         // Targets that the configuration doesn't have.
         check(at(8, None), at(8, None), Ok(()));
         check(at(8, None), at(9, None), Err(TransactionError::Destinations));
+    }
+
+    #[test]
+    fn a_script_without_keys_goes_with_those_that_have_some() {
+        let (config, mut transaction) = (config(), Transaction::default());
+        for (target, expected) in
+            [(at(3, None), at(3, None)), (at(3, Some(7)), at(3, Some(7))), (at(3, None), at(3, Some(7)))]
+        {
+            assert_eq!(transaction.queue(&config, target, b"x", None), Ok(()));
+            assert_eq!(transaction.target(), expected);
+        }
+        assert_eq!(transaction.queue(&config, at(3, Some(8)), b"x", None), Err(TransactionError::Slots));
     }
 
     #[test]

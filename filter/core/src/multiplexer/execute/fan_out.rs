@@ -2,6 +2,7 @@
 
 use super::connect::{connect_to_shard, dedicated_key_of_shard, shards};
 use super::context::{Context, Obstacle, wait_for_room};
+use super::mirror::mirror_fan_out;
 use crate::command::Args;
 use crate::command::script;
 use crate::command::sharing::{Shareable, Sharing};
@@ -70,6 +71,7 @@ pub fn fan_out(
             _ => target::write(args, &[], None, out),
         });
     }
+    mirror_fan_out(context, client, fan_out, args);
     if has_own {
         client.pause.wait = Some(Wait::Answers);
     }

@@ -2,7 +2,7 @@
 
 use super::connect::connect;
 use super::context::{Context, Obstacle, Request, expect, wait_for_room};
-use super::mirror::mirror;
+use super::mirror::{mirror, mirror_part, mirror_transaction};
 use crate::command::Command;
 use crate::command::Known;
 use crate::command::script;
@@ -103,7 +103,7 @@ pub fn split(
         let to = PendingReply::Part(owner, number as u32);
         send(context, client, (connection, shareable), (request, to), |to| to.extend_from_slice(&out));
         let copy = |to: &mut Vec<u8>| to.extend_from_slice(&out);
-        mirror(context, client, part.target.target, (request, &part.keys, shareable), copy);
+        mirror_part(context, client, (request, part, shareable), copy);
         count_part(context, client, request, part);
     }
     Ok(())
@@ -144,8 +144,10 @@ pub fn exec(context: &mut Context<'_>, client: &mut Client, transaction: &mut Tr
     }
     context.upstreams.expect_queued(id, transaction.len(), context.effects);
     let owner = Owner { client: client.id, sequence };
+    let is_mirrored = mirror_transaction(context, client, (transaction, target.target), owner);
     let in_flight = InFlight {
         names_scripts: !transaction.scripts.is_empty(),
+        is_mirrored,
         patience: client.rules.config.patience,
         ..PendingReply::Exec(owner).into()
     };
@@ -157,6 +159,10 @@ pub fn exec(context: &mut Context<'_>, client: &mut Client, transaction: &mut Tr
         ConnectionRoute::Dedicated(own) => {
             context.upstreams.send_dedicated(own, in_flight, context.effects, |out| transaction.write(out));
         }
+    }
+    if is_mirrored {
+        // Copies of what follows must not overtake those of the transaction.
+        client.pause.wait = Some(Wait::Answers);
     }
     if let Some(dedicated) = client.dedicated.connection.as_mut().filter(|own| own.connection.id() == id) {
         // EXEC ends the watch, whatever comes of it. What follows may go over another connection

@@ -3,18 +3,33 @@
 
 use super::context::{Context, Request};
 use crate::cluster::slot::slot;
-use crate::command::sharing::Shareable;
+use crate::command::mirroring::Mirroring;
+use crate::command::script;
+use crate::command::sharing::{Shareable, Sharing};
+use crate::command::{Args, Command, Known, Split, each_command};
 use crate::multiplexer::client::Client;
-use crate::multiplexer::config::MirrorConfig;
-use crate::multiplexer::routing::target::KeyEdit;
-use crate::multiplexer::upstream::discovery::{Missing, NodeAccess};
-use crate::multiplexer::upstream::pending::{InFlight, PendingReply};
-use crate::multiplexer::upstream::pool::SharedConnection;
+use crate::multiplexer::client::transaction::Transaction;
+use crate::multiplexer::config::{MirrorConfig, TargetConfig};
+use crate::multiplexer::routing::fan_out::{FanOut, RequestPolicy};
+use crate::multiplexer::routing::target::{self, KeyEdit, RouteTarget, SubCommand, write_part};
+use crate::multiplexer::upstream::copies;
+use crate::multiplexer::upstream::pending::Owner;
 use crate::multiplexer::upstream::pool_key::PoolKey;
+use crate::multiplexer::upstream::unsent_copies::{CopyHeader, CopyRoute, MirrorCopy};
+use crate::resp::encode;
 use crate::stats::Stat;
 
-/// How many copies a mirror may leave unanswered before it misses some.
-const MAX_OWED: usize = 16 * 1024;
+/// What is copied.
+#[derive(Clone, Copy)]
+struct Original<'a> {
+    command: &'static Command,
+    args: &'a Args<'a>,
+    /// What is removed from its keys.
+    edits: &'a [KeyEdit],
+    /// The keys, if it is a part of a command.
+    part: Option<&'a [KeyEdit]>,
+    shareable: Shareable,
+}
 
 /// Sends copies of a command to the mirrors of a target. `write` appends the copy. Only commands
 /// that may be shared have copies, since any other would hold up the copies behind it.
@@ -23,56 +38,220 @@ pub fn mirror(
     context: &mut Context<'_>,
     client: &mut Client,
     target: usize,
-    (request, keys, shareable): (Request<'_>, &[KeyEdit], Shareable),
+    (request, edits, shareable): (Request<'_>, &[KeyEdit], Shareable),
     write: impl Fn(&mut Vec<u8>),
 ) {
-    if client.rules.config.targets.get(target).is_none_or(|target| target.mirrors.is_empty()) {
-        return;
+    if has_mirrors(client, target)
+        && let Some(Known { command, .. }) = request.known
+    {
+        let original = Original { command, args: request.args, edits, part: None, shareable };
+        copy_to_target(context, client, target, original, &write);
     }
+}
+
+/// Sends copies of a part of a command to the mirrors of its target.
+pub fn mirror_part(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    (request, part, shareable): (Request<'_>, &SubCommand, Shareable),
+    write: impl Fn(&mut Vec<u8>),
+) {
+    let target = part.target.target;
+    if has_mirrors(client, target)
+        && let Some(Known { command, .. }) = request.known
+    {
+        let original = Original { command, args: request.args, edits: &part.keys, part: Some(&part.keys), shareable };
+        copy_to_target(context, client, target, original, &write);
+    }
+}
+
+#[inline]
+fn has_mirrors(client: &Client, target: usize) -> bool {
+    client.rules.config.targets.get(target).is_some_and(|target| !target.mirrors.is_empty())
+}
+
+fn copy_to_target(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    target: usize,
+    original: Original<'_>,
+    write: &dyn Fn(&mut Vec<u8>),
+) {
     let config = client.rules.config.clone();
     let mirrors = config.targets.get(target).map(|target| target.mirrors.as_slice()).unwrap_or_default();
+    copy_to(context, client, mirrors.iter(), original, write);
+}
+
+/// Sends copies of a command without a key to the mirrors of all targets that get it.
+pub fn mirror_fan_out(context: &mut Context<'_>, client: &mut Client, fan_out: &FanOut, args: &Args<'_>) {
+    let Sharing::Safe(shareable) = fan_out.sharing else { return };
+    let config = client.rules.config.clone();
+    let is_concerned = |index: usize, target: &TargetConfig| {
+        let home = config.home().and_then(|home| config.targets.get(home));
+        match fan_out.policy.is_for_all() {
+            true => config.routes.iter().any(|route| route.target == index),
+            false => home.is_some_and(|home| std::ptr::eq(home, target)),
+        }
+    };
+    let mut mirrors: Vec<&MirrorConfig> = Vec::new();
+    for (_, target) in config.targets.iter().enumerate().filter(|(index, target)| is_concerned(*index, target)) {
+        for mirror in &target.mirrors {
+            if mirrors.iter().all(|known| known.upstream != mirror.upstream) {
+                mirrors.push(mirror);
+            }
+        }
+    }
+    let original = Original { command: fan_out.command, args, edits: &[], part: None, shareable };
+    copy_to(context, client, mirrors.into_iter(), original, &|out| target::write(args, &[], None, out));
+}
+
+fn copy_to<'m>(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    mirrors: impl Iterator<Item = &'m MirrorConfig>,
+    original: Original<'_>,
+    write: &dyn Fn(&mut Vec<u8>),
+) {
+    let mirroring = Mirroring::of(original.command, original.args);
     let mut is_mirrored = false;
     for mirror in mirrors {
-        let is_left_out = mirror.exclude_read_commands && request.is_read();
-        if is_left_out || !context.effects.random.chance(mirror.per_million) {
+        let is_left_out = mirror.exclude_read_commands && original.command.is_read();
+        if is_left_out
+            || !mirroring.is_copied(mirror.includes_admin)
+            || !context.effects.random.chance(mirror.per_million)
+        {
             continue;
         }
-        let Ok(connection) = connect(context, client, mirror, request, keys) else { continue };
-        if context.upstreams.pool.is_full(connection.id()) || context.upstreams.pool.owes(connection.id()) >= MAX_OWED {
-            continue;
-        }
-        is_mirrored = true;
-        if let Some(script) = request.script() {
-            context.upstreams.ensure_loaded(connection.id(), script, context.effects);
-        }
-        let to = InFlight { patience: config.patience, ..PendingReply::Ignored.into() };
-        context.upstreams.send((connection, shareable), to, context.effects, &write);
+        is_mirrored |= copy(context, client, mirror, original, write);
     }
     if is_mirrored {
         client.count(Stat::Mirrored, context.stats);
     }
 }
 
-fn connect(
+/// Sends a copy to one mirror. Returns false if the mirror misses all of it.
+fn copy(
     context: &mut Context<'_>,
     client: &Client,
     mirror: &MirrorConfig,
-    request: Request<'_>,
-    keys: &[KeyEdit],
-) -> Result<SharedConnection, Missing> {
+    original: Original<'_>,
+    write: &dyn Fn(&mut Vec<u8>),
+) -> bool {
+    let Original { command, args, shareable, .. } = original;
+    let header = |route| CopyHeader {
+        route,
+        queued: None,
+        scripts: script::named(command, args).into_iter().collect(),
+        patience: client.rules.config.patience,
+        host: client.rules.stats,
+        shareable,
+    };
     let endpoint = mirror.upstream.clone();
     if !mirror.is_cluster {
         let key = PoolKey { database: client.session.database, ..PoolKey::new(endpoint, false) };
-        return context.upstreams.shared(key, context.effects);
+        return copies::send(context.upstreams, header(CopyRoute::Plain(key)), write, context.effects);
     }
-    let first = || {
-        let found = request.known?.command.keys(request.args).ok()?.first()?;
-        let strip = keys.iter().find(|(index, _)| *index == found.index).map_or(0, |(_, strip)| *strip);
-        Some((found.index, strip))
+    let route = match slots(original).as_slice() {
+        [] if RequestPolicy::of(command).is_for_all() => CopyRoute::AllShards(endpoint),
+        [] => CopyRoute::Slot(endpoint, None),
+        [(slot, _)] => CopyRoute::Slot(endpoint, Some(*slot)),
+        parts if command.split != Split::No => {
+            let mut is_sent = false;
+            for (slot, keys) in parts {
+                let part = SubCommand { target: RouteTarget { target: 0, slot: Some(*slot) }, keys: keys.clone() };
+                let header = header(CopyRoute::Slot(endpoint.clone(), Some(*slot)));
+                let write = |out: &mut Vec<u8>| write_part(command, args, &part, out);
+                is_sent |= copies::send(context.upstreams, header, write, context.effects);
+            }
+            return is_sent;
+        }
+        _ => CopyRoute::Apart,
     };
-    let key = keys.first().copied().or_else(first);
-    let slot = key.map(|(index, strip)| slot(request.args.get(index).get(strip..).unwrap_or_default()));
-    let cluster = context.upstreams.discovery.cluster_of(&endpoint);
-    let shard = context.upstreams.shard(cluster, slot, context.effects)?;
-    context.upstreams.node(cluster, shard, NodeAccess::Write, false, context.effects)
+    copies::send(context.upstreams, header(route), write, context.effects)
+}
+
+/// The keys of a command by their slots, with the names that they have at the mirror.
+fn slots(original: Original<'_>) -> Vec<(u16, Vec<KeyEdit>)> {
+    let Original { command, args, edits, part, .. } = original;
+    if command.name == "spublish" {
+        return vec![(slot(args.get(1)), Vec::new())];
+    }
+    let strip = |index| edits.iter().find(|(of, _)| *of == index).map_or(0, |(_, strip)| *strip);
+    let keys = match part {
+        Some(keys) => keys.to_vec(),
+        None => {
+            let keys = command.keys(args).ok();
+            keys.iter().flat_map(|keys| keys.iter()).map(|key| (key.index, strip(key.index))).collect()
+        }
+    };
+    let mut slots: Vec<(u16, Vec<KeyEdit>)> = Vec::new();
+    for (index, strip) in keys {
+        let of = slot(args.get(index).get(strip..).unwrap_or_default());
+        match slots.iter_mut().find(|(known, _)| *known == of) {
+            Some((_, keys)) => keys.push((index, strip)),
+            None => slots.push((of, vec![(index, strip)])),
+        }
+    }
+    slots
+}
+
+/// Makes the copies of a transaction, which are sent when EXEC has been answered. Returns true if
+/// there are any.
+pub fn mirror_transaction(
+    context: &mut Context<'_>,
+    client: &Client,
+    (transaction, target): (&Transaction, usize),
+    owner: Owner,
+) -> bool {
+    let config = client.rules.config.clone();
+    let mirrors = config.targets.get(target).map(|target| target.mirrors.as_slice()).unwrap_or_default();
+    let drawn = mirrors.iter().filter(|mirror| context.effects.random.chance(mirror.per_million));
+    let all: Vec<MirrorCopy> = drawn.filter_map(|mirror| transaction_for(client, transaction, mirror)).collect();
+    let is_mirrored = !all.is_empty();
+    if is_mirrored {
+        context.upstreams.copies.await_exec(owner, all);
+    }
+    is_mirrored
+}
+
+/// The copy of a transaction with those of its commands that a mirror gets; `None` if it gets none.
+fn transaction_for(client: &Client, transaction: &Transaction, mirror: &MirrorConfig) -> Option<MirrorCopy> {
+    let (mut bytes, mut queued, mut scripts) = (Vec::new(), 0usize, Vec::new());
+    let mut slots: Vec<u16> = Vec::new();
+    encode::command(&mut bytes, &[b"MULTI"]);
+    each_command(transaction.commands(), |args| {
+        let Some(Known { command, .. }) = Known::of(args) else { return };
+        let is_left_out = mirror.exclude_read_commands && command.is_read();
+        if is_left_out || !Mirroring::of(command, args).is_copied_in_transaction(mirror.includes_admin) {
+            return;
+        }
+        queued += 1;
+        scripts.extend(script::named(command, args));
+        if mirror.is_cluster {
+            let keys = command.keys(args).ok();
+            slots.extend(keys.iter().flat_map(|keys| keys.iter()).map(|key| slot(args.get(key.index))));
+        }
+        target::write(args, &[], None, &mut bytes);
+    });
+    encode::command(&mut bytes, &[b"EXEC"]);
+    slots.sort_unstable();
+    slots.dedup();
+    let endpoint = mirror.upstream.clone();
+    let route = match slots.as_slice() {
+        _ if !mirror.is_cluster => {
+            CopyRoute::Plain(PoolKey { database: client.session.database, ..PoolKey::new(endpoint, false) })
+        }
+        [] => CopyRoute::Slot(endpoint, None),
+        [slot] => CopyRoute::Slot(endpoint, Some(*slot)),
+        _ => CopyRoute::Apart,
+    };
+    let header = CopyHeader {
+        route,
+        queued: Some(queued),
+        scripts,
+        patience: client.rules.config.patience,
+        host: client.rules.stats,
+        shareable: Shareable::of_transaction(),
+    };
+    (queued > 0).then_some(MirrorCopy { header, bytes })
 }

@@ -12,8 +12,10 @@ pub mod mirror;
 pub mod subscribe;
 
 use super::client::{Client, Wait};
+use super::config::HostConfig;
 use super::routing::decide::{FastPath, decide, fast_path};
 use super::routing::decision::{Decision, Forward};
+use super::routing::target::SubCommand;
 use crate::command::Known;
 use crate::command::sharing::Sharing;
 use crate::command::{Args, Command};
@@ -130,20 +132,36 @@ fn inject_fault(
     Some(Decision::Deny("Fault Injected: Error".into()))
 }
 
-/// The fault of a command that goes on: its route's, else the host's.
+/// The fault of a command that goes on: that of a route of its keys, else the host's.
 fn draw(context: &mut Context<'_>, client: &mut Client, args: &Args<'_>, decision: &Decision) -> Option<Injected> {
-    let route = match decision {
-        Decision::Forward(forward) => forward.route,
-        Decision::Split(..) | Decision::FanOut(_) | Decision::Exec(_) | Decision::Subscribe(_) => None,
+    let config = &client.rules.config;
+    let routes: Vec<usize> = match decision {
+        Decision::Forward(forward) => forward.route.filter(|_| config.has_faults).into_iter().collect(),
+        Decision::Split(parts, ..) => routes(config, parts, args),
+        Decision::FanOut(_) => config.router.any().map(|any| any as usize).into_iter().collect(),
+        Decision::Exec(_) | Decision::Subscribe(_) => Vec::new(),
         _ => return None,
     };
     if let Some(injected) = client.pause.injected_fault.take() {
         return injected;
     }
-    let (config, random) = (&client.rules.config, &mut context.effects.random);
-    let of_route = route.and_then(|route| config.routes.get(route));
-    let of_route = of_route.and_then(|route| route.faults.draw(args.get(0), random));
+    let random = &mut context.effects.random;
+    let of_routes = routes.into_iter().filter_map(|route| config.routes.get(route));
+    let mut of_routes = of_routes.filter_map(|route| route.faults.draw(args.get(0), random));
+    let of_route = of_routes.next();
     of_route.or_else(|| config.faults.draw(args.get(0), random))
+}
+
+/// The routes of all keys of a command that is split, each once.
+fn routes(config: &HostConfig, parts: &[SubCommand], args: &Args<'_>) -> Vec<usize> {
+    let keys = parts.iter().flat_map(|part| &part.keys).map(|(index, _)| args.get(*index));
+    let mut routes = Vec::new();
+    for (matched, _) in keys.filter_map(|key| config.route(key)) {
+        if !routes.contains(&(matched.route as usize)) {
+            routes.push(matched.route as usize);
+        }
+    }
+    routes
 }
 
 /// A command that meets an obstacle waits, or is answered with an error. `begins_state`: it would

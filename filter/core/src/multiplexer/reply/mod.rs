@@ -14,6 +14,7 @@ use super::slot_map::SlotMap;
 use super::stats::StatsTable;
 use super::upstream::Upstreams;
 use super::upstream::availability::Outage;
+use super::upstream::copies;
 use super::upstream::endpoint::UpstreamEndpoint;
 use super::upstream::events::{Confirmation, Event, LostConnection};
 use super::upstream::pending::{Owner, PendingReply};
@@ -54,18 +55,7 @@ impl EventDelivery<'_> {
             Event::Reply { to, reply } => self.reply(to, reply),
             Event::Failed { to, outage } => self.failed(to, &outage),
             Event::Truncated { owner, error } => self.truncated(owner, &error),
-            Event::SubscriptionChanged(id, confirmation) => {
-                let Confirmation { connection, sequence, change, name } = *confirmation;
-                let Some(client) = self.clients.get_mut(id) else { return };
-                let kept_by = sequence.map(|_| connection);
-                let resp3 = client.session.resp3;
-                let told = client.subscriptions.confirm(change, name.as_deref(), kept_by, resp3);
-                match sequence {
-                    Some(sequence) => client.output.queue.reply(sequence, &told, true, &mut client.output.out),
-                    None => self.push(id, &told),
-                }
-                self.announce(id);
-            }
+            Event::SubscriptionChanged(id, confirmation) => self.subscription_changed(id, *confirmation),
             Event::SubscriptionFailed { owner, more, reply } => self.subscription_failed(owner, more, &reply),
             Event::Push { client, connection, frame } => {
                 self.rename_and_push(client, connection, &frame);
@@ -96,11 +86,13 @@ impl EventDelivery<'_> {
             Event::Writable(connection) => self.wake_all(Wait::Connection(connection)),
             Event::ClusterAnswered(cluster) => {
                 redirect_gate::release(self.upstreams, cluster, self.effects);
+                copies::release(self.upstreams, cluster, self.effects);
                 self.wake_all(Wait::Topology(cluster));
             }
             Event::SlotsMoved(cluster) => self.slots_moved(cluster),
             Event::Introduced(endpoint) => self.introduced(*endpoint),
             Event::LoginRefused(endpoint) => self.login_refused(&endpoint),
+            Event::Copies(host, fate, times) => self.stats.count_copies(host, fate, times),
         }
     }
 
@@ -117,6 +109,9 @@ impl EventDelivery<'_> {
     /// No reply will come.
     fn failed(&mut self, to: PendingReply, outage: &Outage) {
         let Some(owner) = to.command() else { return };
+        if let PendingReply::Exec(_) = to {
+            copies::exec_failed(self.upstreams, owner);
+        }
         if let Some(client) = self.clients.get_mut(owner.client)
             && client.is_unserved()
             && matches!(outage, Outage::Unreachable(_))
@@ -131,6 +126,9 @@ impl EventDelivery<'_> {
     /// A whole reply has come.
     fn reply(&mut self, to: PendingReply, reply: Vec<u8>) {
         let Some(owner) = to.command() else { return };
+        if let PendingReply::Exec(_) = to {
+            copies::executed(self.upstreams, owner, &reply, self.effects);
+        }
         if let Some(client) = self.clients.get_mut(owner.client) {
             client.output.is_served = true;
         }
@@ -163,6 +161,19 @@ impl EventDelivery<'_> {
                 self.announce(owner.client);
             }
         }
+    }
+
+    fn subscription_changed(&mut self, id: ClientId, confirmation: Confirmation) {
+        let Confirmation { connection, sequence, change, name } = confirmation;
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let kept_by = sequence.map(|_| connection);
+        let resp3 = client.session.resp3;
+        let told = client.subscriptions.confirm(change, name.as_deref(), kept_by, resp3);
+        match sequence {
+            Some(sequence) => client.output.queue.reply(sequence, &told, true, &mut client.output.out),
+            None => self.push(id, &told),
+        }
+        self.announce(id);
     }
 
     fn subscription_failed(&mut self, owner: Owner, more: u32, reply: &[u8]) {

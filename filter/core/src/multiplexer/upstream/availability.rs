@@ -2,6 +2,7 @@
 //! doubles with each failure.
 
 use super::endpoint::UpstreamEndpoint;
+use super::pool_key::PoolKey;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,12 +18,19 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 pub struct Peer {
     endpoint: UpstreamEndpoint,
     node: Option<SocketAddr>,
+    /// A database of it alone: a Redis may have fewer than a client of another one uses.
+    database: Option<u32>,
 }
 
 impl Peer {
     /// The peer that connections to this node of an endpoint reach.
     pub fn new(endpoint: &UpstreamEndpoint, node: Option<SocketAddr>) -> Peer {
-        Peer { endpoint: endpoint.of_any_login(), node }
+        Peer { endpoint: endpoint.of_any_login(), node, database: None }
+    }
+
+    /// The database of a pool key at its peer.
+    pub fn database(key: &PoolKey) -> Peer {
+        Peer { database: Some(key.database), ..Peer::new(&key.endpoint, key.node) }
     }
 }
 

@@ -238,7 +238,7 @@ impl UpstreamConnection {
                     self.drop_replay(in_flight);
                 }
                 match in_flight.what {
-                    PendingReply::Ignored => Ok(Received::Nothing),
+                    PendingReply::Ignored | PendingReply::Copy(_) => Ok(Received::Nothing),
                     what => Ok(Received::Piece(what, piece, is_complete)),
                 }
             }

@@ -8,6 +8,7 @@ use super::retry::Retry;
 use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
+use crate::multiplexer::stats::{CopyFate, StatsKey};
 
 /// What has happened at the Redis side.
 #[derive(Debug, PartialEq)]
@@ -102,6 +103,8 @@ pub enum Event<'d> {
     Introduced(Box<UpstreamEndpoint>),
     /// Redis has refused a login of the configuration.
     LoginRefused(Box<UpstreamEndpoint>),
+    /// What became of so many copies of commands for mirrors, and where that is counted.
+    Copies(StatsKey, CopyFate, u64),
 }
 
 /// A subscription that has begun or ended.

@@ -32,6 +32,8 @@ pub struct Refusal {
     pub is_general: bool,
     /// It is about the login, or the lack of one.
     pub concerns_login: bool,
+    /// It is about the database.
+    pub concerns_database: bool,
 }
 
 /// What a server says to a connection, whatever it is asked, before it closes it.
@@ -73,7 +75,7 @@ pub fn refusal(step: HandshakeStep, endpoint: &UpstreamEndpoint, reply: &[u8]) -
     let is_clients_login = endpoint.is_clients();
     let as_said = || String::from_utf8_lossy(error.trim_ascii_end()).into_owned();
     if GREETINGS.iter().any(|greeting| error.starts_with(greeting)) {
-        return Some(Refusal { text: as_said(), is_general: true, concerns_login: false });
+        return Some(Refusal { text: as_said(), is_general: true, concerns_login: false, concerns_database: false });
     }
     let (text, is_general) = match step {
         // A Redis that has no password lets everybody in.
@@ -95,7 +97,8 @@ pub fn refusal(step: HandshakeStep, endpoint: &UpstreamEndpoint, reply: &[u8]) -
         // not PING: the replies to commands tell more.
         HandshakeStep::Readonly | HandshakeStep::Ping => return None,
     };
-    Some(Refusal { text, is_general, concerns_login: is_general })
+    let concerns_database = step == HandshakeStep::Select;
+    Some(Refusal { text, is_general, concerns_login: is_general, concerns_database })
 }
 
 #[cfg(test)]

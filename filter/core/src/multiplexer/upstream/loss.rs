@@ -3,6 +3,7 @@
 use super::Upstreams;
 use super::availability::{Outage, Peer};
 use super::connection::{Attempt, Stage, UpstreamConnection};
+use super::copies;
 use super::events::{Event, LostConnection};
 use super::health::Health;
 use super::held::{Refused, Why};
@@ -13,6 +14,7 @@ use super::retry::Retry;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::ConnectionId;
 use crate::multiplexer::outbox::Output;
+use crate::multiplexer::stats::CopyFate;
 use crate::resp::encode;
 use std::time::Duration;
 
@@ -106,6 +108,10 @@ fn fail_pending(
                 upstreams.pool.events.push_back(Event::Truncated { owner, error: error.clone() });
             }
             PendingReply::Subscription(owner, more) => subscriptions.push((owner.sequence, more)),
+            PendingReply::Copy(host) | PendingReply::CopiedExec(host) => {
+                copies::tell(upstreams, host, CopyFate::Failed, 1);
+            }
+            PendingReply::Exec(owner) if ends_client => copies::exec_failed(upstreams, owner),
             _ if ends_client => {}
             what => {
                 is_truncated = false;

@@ -7,6 +7,7 @@
 pub mod availability;
 pub mod backlogs;
 pub mod connection;
+pub mod copies;
 pub mod discovery;
 pub mod endpoint;
 pub mod events;
@@ -33,6 +34,7 @@ mod send_buffer;
 mod sweep;
 #[cfg(test)]
 mod tests;
+pub mod unsent_copies;
 mod upstreams;
 pub mod waiting;
 

@@ -4,10 +4,11 @@ use super::handshake::HandshakeStep;
 use super::patience::{Patience, Sent};
 use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::ids::ClientId;
+use crate::multiplexer::stats::StatsKey;
 use std::time::Duration;
 
 /// A command of a client: whose it is, and its place in the client's order of commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// The client.
     pub client: ClientId,
@@ -35,7 +36,11 @@ pub enum PendingReply {
     Topology,
     /// A command that the multiplexer sends by itself, and whose failure matters.
     Control(Control),
-    /// A copy for a mirror. Nobody reads the reply.
+    /// A copy of a command for a mirror, which is counted there if it fails.
+    Copy(StatsKey),
+    /// The copy of a transaction: the reply is that of EXEC.
+    CopiedExec(StatsKey),
+    /// Nothing any more. Nobody reads the reply.
     Ignored,
 }
 
@@ -97,6 +102,8 @@ pub struct InFlight {
     pub names_scripts: bool,
     /// The command may run code of a client, whose words are its reply.
     pub may_run_code: bool,
+    /// The transaction has copies for mirrors, which are sent if its reply says that it was executed.
+    pub is_mirrored: bool,
     /// How long Redis may be silent before its client is told.
     pub patience: Patience,
     /// When it was sent.
@@ -115,6 +122,7 @@ impl From<PendingReply> for InFlight {
             is_read: false,
             names_scripts: false,
             may_run_code: false,
+            is_mirrored: false,
             patience: Patience::UNLIMITED,
             sent: Sent::at(Duration::ZERO),
             written: 0,
@@ -142,6 +150,8 @@ impl PendingReply {
             | PendingReply::Queued
             | PendingReply::Topology
             | PendingReply::Control(_)
+            | PendingReply::Copy(_)
+            | PendingReply::CopiedExec(_)
             | PendingReply::Ignored => None,
         }
     }
@@ -155,7 +165,11 @@ impl PendingReply {
             | PendingReply::Subscription(..)
             | PendingReply::Exec(_)
             | PendingReply::Topology => true,
-            PendingReply::Queued | PendingReply::Control(_) | PendingReply::Ignored => false,
+            PendingReply::Queued
+            | PendingReply::Control(_)
+            | PendingReply::Copy(_)
+            | PendingReply::CopiedExec(_)
+            | PendingReply::Ignored => false,
         }
     }
 

@@ -185,7 +185,8 @@ impl Pool {
             return Ok(());
         }
         let why = self.availability.reason(&Peer::new(&key.endpoint, key.node), now);
-        why.map_or(Ok(()), |why| Err(why.clone()))
+        let of_database = || self.availability.reason(&Peer::database(key), now).filter(|_| key.database != 0);
+        why.or_else(of_database).map_or(Ok(()), |why| Err(why.clone()))
     }
 
     /// Queues a command that `write` appends. `keeps`: see [`UpstreamConnection::send`].

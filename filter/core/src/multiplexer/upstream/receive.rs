@@ -3,6 +3,7 @@
 use super::Upstreams;
 use super::availability::{Outage, Peer};
 use super::connection::Received;
+use super::copies;
 use super::events::{Confirmation, Event};
 use super::handshake::{HandshakeStep, Refusal};
 use super::health::health_of;
@@ -71,7 +72,9 @@ pub fn end(upstreams: &mut Upstreams, receipt: Receipt<'_>, effects: &mut Effect
     let is_established = connection.is_established() && !was_established;
     if is_established {
         let peer = Peer::new(&connection.key.endpoint, connection.key.node);
+        let database = Peer::database(&connection.key);
         upstreams.pool.availability.succeeded(&peer);
+        upstreams.pool.availability.succeeded(&database);
     }
     let Some(connection) = upstreams.pool.get(id) else { return };
     if is_broken || connection.refused().is_some() {
@@ -146,6 +149,9 @@ fn on_reply(upstreams: &mut Upstreams, id: ConnectionId, reply: Vec<u8>, effects
             };
             redirect_gate::on_command_reply(upstreams, id, in_flight, reply, effects);
         }
+        PendingReply::Copy(_) | PendingReply::CopiedExec(_) => {
+            copies::answered(upstreams, id, in_flight, &reply, effects);
+        }
         PendingReply::Subscription(..) | PendingReply::Ignored => connection.drop_replay(in_flight),
     }
 }
@@ -156,11 +162,15 @@ fn on_refusal(upstreams: &mut Upstreams, id: ConnectionId, step: HandshakeStep, 
     if step == HandshakeStep::Hello {
         upstreams.introductions.forget(&connection.key.endpoint);
     }
+    let endpoint = connection.key.endpoint.clone();
+    let (peer, database) = (Peer::new(&endpoint, connection.key.node), Peer::database(&connection.key));
+    // What is refused to the login of a client isn't refused to others.
+    if refusal.concerns_database && (!endpoint.is_clients() || refusal.text.starts_with("ERR ")) {
+        upstreams.pool.availability.back_off(database, Outage::Refuses(refusal.text.clone()), effects.now);
+    }
     if !refusal.is_general {
         return;
     }
-    let endpoint = connection.key.endpoint.clone();
-    let peer = Peer::new(&endpoint, connection.key.node);
     upstreams.pool.availability.back_off(peer, Outage::Refuses(refusal.text.clone()), effects.now);
     // A login that a client presented is its own.
     if refusal.concerns_login && !endpoint.is_clients() {

@@ -102,7 +102,9 @@ pub fn mode_of(in_flight: Option<&InFlight>, first: u8) -> ReadMode {
         // known.
         PendingReply::Command(_) => is_error,
         // In the answers of a transaction there may be such errors, too.
-        PendingReply::Exec(_) => is_error || in_flight.names_scripts,
+        PendingReply::Exec(_) => is_error || in_flight.names_scripts || in_flight.is_mirrored,
+        PendingReply::Copy(_) => is_error,
+        PendingReply::CopiedExec(_) => true,
         PendingReply::Ignored => false,
         PendingReply::Handshake(_)
         | PendingReply::Part(..)

@@ -13,6 +13,7 @@ use super::pool::{DedicatedConnection, Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
 use super::retry::{Retry, RetryQueue};
 use super::scripts::Scripts;
+use super::unsent_copies::UnsentCopies;
 use crate::command::script::ScriptDigest;
 use crate::command::sharing::Shareable;
 use crate::command::{Args, Command};
@@ -39,6 +40,8 @@ pub struct Upstreams {
     pub held: HeldCommands,
     /// How much is held for clients that don't read.
     pub backlogs: Backlogs,
+    /// Copies for mirrors that aren't sent yet.
+    pub copies: UnsentCopies,
     scripts: Scripts,
 }
 

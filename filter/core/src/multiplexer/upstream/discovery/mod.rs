@@ -306,10 +306,11 @@ impl ClusterDiscovery {
         let Some(cluster) = self.clusters.get_mut(index) else { return };
         cluster.periodic_refresh = None;
         let endpoint = &cluster.endpoint;
+        // A subscriber may hear nothing for long, and its node may leave meanwhile.
         let is_used = |connection: &UpstreamConnection| {
-            connection.purpose == Purpose::Shared
-                && connection.key.endpoint == *endpoint
-                && effects.now.saturating_sub(connection.last_activity) <= REFRESH_INTERVAL * 2
+            let is_active = effects.now.saturating_sub(connection.last_activity) <= REFRESH_INTERVAL * 2;
+            connection.key.endpoint == *endpoint
+                && (connection.purpose.client().is_some() || connection.purpose == Purpose::Shared && is_active)
         };
         if pool.iter().any(|(_, connection)| is_used(connection)) {
             self.refresh(index, pool, effects);
@@ -440,7 +441,17 @@ impl ClusterDiscovery {
                 && connection.key.node.is_some_and(|node| !roles.has(node, connection.key.readonly))
         };
         let all = pool.iter().filter(|(_, connection)| is_of_no_use(connection));
-        for id in all.map(|(id, _)| id).collect::<Vec<_>>() {
+        let all = all.map(|(id, _)| id).collect::<Vec<_>>();
+        // Clients that wait or have subscribed at a node that has left would hear nothing more.
+        let has_left = |connection: &UpstreamConnection| {
+            connection.purpose.client().is_some()
+                && connection.key.endpoint == *endpoint
+                && connection.key.node.is_some_and(|node| !roles.nodes.contains(&node))
+        };
+        let left = pool.iter().filter(|(_, connection)| has_left(connection)).map(|(id, _)| id);
+        let left = left.collect::<Vec<_>>();
+        pool.replaced.extend(left);
+        for id in all {
             let is_stalled =
                 pool.get(id).is_some_and(|connection| effects.now.saturating_sub(connection.last_activity) > STALLED);
             if pool.retire(id, None) {
