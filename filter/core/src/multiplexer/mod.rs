@@ -42,6 +42,7 @@ pub use ids::{ClientId, ConnectionId};
 pub use load::Load;
 pub use outbox::{Address, Output};
 pub use stats::{AnsweredCommand, HostStats, LoginVerdict};
+pub use upstream::backlogs::Backlogs;
 
 use client::{Client, Life};
 use config::HostConfig;
@@ -84,10 +85,9 @@ impl Multiplexer {
         }
     }
 
-    /// Sets how many bytes of replies a client may leave unread before it leaves the connections
-    /// that it shares; 1 MiB unless this is called.
-    pub fn tolerate_unread(&mut self, bytes: usize) {
-        self.upstreams.backlogs.tolerated = bytes;
+    /// How clients are dealt with that don't read their replies.
+    pub fn backlogs(&mut self) -> &mut Backlogs {
+        &mut self.upstreams.backlogs
     }
 
     /// A client has connected.
@@ -232,12 +232,6 @@ impl Multiplexer {
         self.effects.now = now;
         loss::lost(&mut self.upstreams, id, Loss::Ended, &mut self.effects);
         self.deliver_events();
-    }
-
-    /// The host can't keep Redis from sending, so [`Output::PauseUpstream`] is of no use: what a
-    /// client sends waits while the client doesn't read.
-    pub fn cannot_pause(&mut self) {
-        self.upstreams.backlogs.turn_off();
     }
 
     /// The time that [`Multiplexer::next_tick`] named has come.

@@ -213,7 +213,7 @@ fn a_shared_connection_stops_when_nobody_who_waits_reads() {
 #[test]
 fn a_host_that_cannot_keep_redis_from_sending_holds_requests() {
     let mut world = World::new(6);
-    world.multiplexer.cannot_pause();
+    world.multiplexer.backlogs().turn_off();
     let id = unread(&mut world);
     world.send(id, &command(&["APPEND", "b", "x"]));
     later(&mut world, Duration::from_secs(1));

@@ -97,7 +97,7 @@ impl World {
         key[0] ^= 1;
         let mut multiplexer = Multiplexer::new(key);
         // The values in these sessions are small.
-        multiplexer.tolerate_unread([10, 100, 1000][random.below(3) as usize]);
+        multiplexer.backlogs().tolerated = [10, 100, 1000][random.below(3) as usize];
         World {
             config: setup.compiled(),
             setup,

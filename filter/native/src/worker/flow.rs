@@ -67,7 +67,7 @@ impl FlowControl {
             _ => false,
         });
         if IS_BROKEN.load(Ordering::Relaxed) || !lost.is_empty() {
-            multiplexer.borrow_mut().cannot_pause();
+            multiplexer.borrow_mut().backlogs().turn_off();
         }
         if !lost.is_empty() && !IS_BROKEN.swap(true, Ordering::Relaxed) {
             let text = "redis-mesh: Envoy doesn't go on with a connection to Redis that was paused; from now on \

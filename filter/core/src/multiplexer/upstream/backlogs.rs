@@ -42,7 +42,8 @@ impl Backlogs {
         !self.is_off
     }
 
-    /// The host can't stop Redis.
+    /// The host can't keep Redis from sending, so [`Output::PauseUpstream`] is of no use: what a
+    /// client sends waits while the client doesn't read.
     pub fn turn_off(&mut self) {
         self.is_off = true;
     }
