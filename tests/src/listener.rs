@@ -277,6 +277,7 @@ pub fn direct(destination: &str) -> wire::Host {
         guard_credentials: false,
         allow_admin_commands: false,
         refuse_scripts: false,
+        several_endpoints: false,
         case_insensitive: false,
         read_policy: wire::ReadPolicy::default(),
         command_stats: false,

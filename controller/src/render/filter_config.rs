@@ -48,6 +48,7 @@ pub fn host(
         guard_credentials: logs_in,
         allow_admin_commands: service.settings.allow_admin_commands,
         refuse_scripts: service.refuses_scripts(),
+        several_endpoints: service.path == wire::DataPath::Proxy && has_several_endpoints(service),
         case_insensitive: service.settings.case_insensitive,
         read_policy: if is_native { read_policy(service.settings.read_policy) } else { Default::default() },
         op_timeout_ms: service.settings.op_timeout.filter(|_| is_native).map(milliseconds),
@@ -56,6 +57,11 @@ pub fn host(
         routes: service.routes.iter().map(|route| self::route(route, is_native)).collect(),
         faults: service.faults.clone(),
     }
+}
+
+/// True if the only destination has several endpoints, and nothing says what they are.
+fn has_several_endpoints(service: &ValidatedService) -> bool {
+    service.single_destination().is_some_and(|destination| !destination.unexplained_endpoints().is_empty())
 }
 
 fn targets(service: &ValidatedService, backends: &Backends, reach: ReachFn<'_>) -> Vec<wire::Target> {

@@ -60,6 +60,10 @@ pub struct Host {
     /// Commands that run scripts or functions, or load them, are refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refuse_scripts: bool,
+    /// `proxy` only: the only destination has several endpoints, and nothing says that any of them
+    /// may answer any command, so commands for all servers are refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub several_endpoints: bool,
     /// `settings.caseInsensitive`: keys match routes without regard to ASCII case.
     #[serde(default)]
     pub case_insensitive: bool,

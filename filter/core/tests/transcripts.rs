@@ -52,6 +52,7 @@ transcripts! {
     proxy_transaction
     proxy_refused_transaction
     proxy_session
+    proxy_several_endpoints
     proxy_resp3
     proxy_mirror
     proxy_detour

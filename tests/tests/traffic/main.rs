@@ -6,6 +6,7 @@ mod half_closed;
 mod large_values;
 mod many_connections;
 mod mirror;
+mod one_server;
 mod read_policy;
 mod read_policy_outage;
 mod restart;

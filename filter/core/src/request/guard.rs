@@ -44,15 +44,25 @@ impl Guard {
     /// Returns the error of a command that is refused; `None`: the command may pass.
     pub fn error(self, known: Known, args: &Args<'_>) -> Option<String> {
         let (reason, setting) = if self.scripts && brings_code(known.command) {
-            ("runs or loads a script", "settings.scripts: Allow")
+            ("runs or loads a script", "settings.scripts: Allow of the RedisService")
         } else if self.credentials {
-            (refusal(known.container, known.command, args)?, "allowAdminCommands")
+            (refusal(known.container, known.command, args)?, remedy(known.command, args))
         } else {
             return None;
         };
         let name = known.command.shown_name();
-        Some(format!("NOPERM redis-mesh: {name} {reason}; {setting} of the RedisService would permit it"))
+        Some(format!("NOPERM redis-mesh: {name} {reason}; {setting} would permit it"))
     }
+}
+
+/// What would permit a command. Frameworks switch on keyspace notifications when they start, as
+/// Spring Session does, which is better done once on the server.
+fn remedy(command: &Command, args: &Args<'_>) -> &'static str {
+    let is_about_events = args.get(2).eq_ignore_ascii_case(b"notify-keyspace-events");
+    if command.name == "config|set" && is_about_events {
+        return "set notify-keyspace-events on the server, and let the client not configure it (Spring Session: ConfigureRedisAction.NO_OP); allowAdminCommands of the RedisService";
+    }
+    "allowAdminCommands of the RedisService"
 }
 
 /// Whether a command runs code of clients, or loads it to be run.
@@ -89,7 +99,7 @@ fn refusal(container: &Command, command: &Command, args: &Args<'_>) -> Option<&'
         return None;
     }
     match command.name {
-        "client|list" | "client|info" | "cluster|links" => None,
+        "client|list" | "client|info" | "cluster|links" | "module|list" => None,
         _ => Some("administers the server"),
     }
 }
@@ -136,7 +146,7 @@ mod tests {
             &["FUNCTION", "LOAD", "x"],
             &["function", "restore", "x"],
         ] {
-            assert!(error(guard, words).unwrap().contains("settings.scripts: Allow"), "{words:?}");
+            assert!(error(guard, words).unwrap().contains("settings.scripts: Allow of the RedisService"), "{words:?}");
             assert_eq!(error(none, words), None, "{words:?}");
         }
         for words in
@@ -144,6 +154,17 @@ mod tests {
         {
             assert_eq!(error(guard, words), None, "{words:?}");
         }
+    }
+
+    #[test]
+    fn what_clients_ask_for_when_they_start() {
+        let guard = Guard { credentials: true, scripts: false };
+        assert_eq!(error(guard, &["MODULE", "LIST"]), None);
+        assert!(error(guard, &["MODULE", "LOAD", "/x.so"]).unwrap().contains("administers the server"));
+        let events = error(guard, &["config", "set", "Notify-Keyspace-Events", "Egx"]).unwrap();
+        assert!(events.contains("set notify-keyspace-events on the server"), "{events}");
+        let other = error(guard, &["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+        assert!(!other.contains("events") && other.contains("allowAdminCommands of the RedisService"), "{other}");
     }
 
     #[test]

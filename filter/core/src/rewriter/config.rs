@@ -77,6 +77,8 @@ pub struct RewriterHost {
     /// All routes lead to one destination, so that commands without a key and transactions have a
     /// place to go.
     pub single_destination: bool,
+    /// That destination has several endpoints, and nothing says that any of them may answer.
+    pub several_endpoints: bool,
     /// Keys decide something about a command: its destination, its mirrors, its faults, or what
     /// the key is called there. False with one route without match, one destination, no mirror and
     /// no removed prefix; commands then pass without a look at their keys.
@@ -232,6 +234,7 @@ impl RewriterHost {
             router,
             faults,
             single_destination,
+            several_endpoints: host.several_endpoints,
             keys_decide,
         })
     }

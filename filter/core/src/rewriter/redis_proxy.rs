@@ -88,9 +88,7 @@ fn of_connection(
     Some(match container.name {
         "ping" if args.count == 2 => {
             // redis_proxy forgets the argument; ECHO answers the same.
-            let mut out = Vec::new();
-            encode::command(&mut out, &[b"ECHO", args.get(1)]);
-            RewriterDecision::Send(out)
+            RewriterDecision::Send(encoded(&[b"ECHO", args.get(1)]))
         }
         "ping" | "echo" | "quit" => RewriterDecision::Forward,
         "select" => match args.get(1) {
@@ -125,6 +123,11 @@ fn of_server(client: &ClientState, env: &Env<'_>, known: Known, args: &Args<'_>)
         // redis_proxy's second number is wrong.
         "time" => return Some(RewriterDecision::Answer(time(env))),
         "info" if !single => return Some(RewriterDecision::Answer(info(client, env))),
+        // The only server answers by itself. redis_proxy routes by an argument, which must be there.
+        "info" if !leads_to_a_cluster(env) => {
+            let default = RewriterDecision::Send(encoded(&[b"INFO", b"default"]));
+            return Some(if args.count == 1 { default } else { RewriterDecision::Forward });
+        }
         // redis_proxy looks at the first section only, and of some it knows nothing: an empty
         // reply.
         "info" if args.count > 2 => needs("INFO of several sections"),
@@ -134,7 +137,7 @@ fn of_server(client: &ClientState, env: &Env<'_>, known: Known, args: &Args<'_>)
         // redis_proxy answers with an array of the shards' answers, though there be one.
         "role" => needs("ROLE"),
         "object" | "config" | "slowlog" if command.own_name() == "help" => needs(&format!("{upper} HELP")),
-        "scan" if single && env.host.targets.iter().any(|t| t.cluster) => {
+        "scan" if single && leads_to_a_cluster(env) => {
             // redis_proxy strings the shards' answers together, which is no answer to SCAN.
             "ERR redis-mesh: SCAN over a Redis Cluster needs the native data path".into()
         }
@@ -159,6 +162,10 @@ fn by_kind(env: &mut Env<'_>, known: Known, planned: &mut PlannedCommand<'_>) ->
         Proxy::Scan | Proxy::AllShards | Proxy::RandomShard if !single => {
             RewriterDecision::Refuse(several(env, &format!("{upper}, which has no key,")))
         }
+        // By the hash of a key, redis_proxy would reach some of the endpoints, and say OK.
+        Proxy::Scan | Proxy::AllShards | Proxy::RandomShard if env.host.several_endpoints => RewriterDecision::Refuse(
+            format!("ERR redis-mesh: {upper}, which has no key, would reach some endpoints of {} only", env.host.name),
+        ),
         Proxy::Scan | Proxy::AllShards | Proxy::RandomShard
             if known.command.returns_keys && env.host.router.rewrites_keys() =>
         {
@@ -366,7 +373,7 @@ fn info(client: &ClientState, env: &Env<'_>) -> Vec<u8> {
 /// True for a command that redis_proxy sends to the wrong node of a Redis Cluster, which redirects
 /// it to the right one.
 fn strays(env: &Env<'_>, command: &Command) -> bool {
-    command.strays() && env.host.targets.iter().any(|target| target.cluster)
+    command.strays() && leads_to_a_cluster(env)
 }
 
 /// The argument by which redis_proxy routes a command; `None`: several of them.
@@ -403,6 +410,16 @@ fn several(env: &Env<'_>, what: &str) -> String {
 
 fn wrong_arity(command: &Command) -> RewriterDecision {
     RewriterDecision::Refuse(errors::wrong_arity(command.name))
+}
+
+fn encoded(words: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::command(&mut out, words);
+    out
+}
+
+fn leads_to_a_cluster(env: &Env<'_>) -> bool {
+    env.host.targets.iter().any(|target| target.cluster)
 }
 
 fn time(env: &Env<'_>) -> Vec<u8> {

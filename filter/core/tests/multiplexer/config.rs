@@ -41,6 +41,7 @@ fn host(routes: &[(wire::KeyMatch, u32)], destinations: &[&str]) -> wire::Host {
         guard_credentials: false,
         allow_admin_commands: false,
         refuse_scripts: false,
+        several_endpoints: false,
         case_insensitive: false,
         read_policy: wire::ReadPolicy::default(),
         command_stats: false,

@@ -145,6 +145,7 @@ impl Setup {
             guard_credentials: false,
             allow_admin_commands: false,
             refuse_scripts: false,
+            several_endpoints: false,
             case_insensitive: false,
             read_policy: policy,
             command_stats: one_in(random, 2),

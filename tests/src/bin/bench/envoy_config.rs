@@ -123,6 +123,7 @@ pub fn filter_config(path: DataPath, tags: &[Option<String>], routes: Vec<(KeyMa
         guard_credentials: false,
         allow_admin_commands: false,
         refuse_scripts: false,
+        several_endpoints: false,
         case_insensitive: false,
         read_policy: ReadPolicy::default(),
         op_timeout_ms: None,
