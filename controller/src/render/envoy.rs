@@ -92,15 +92,14 @@ pub fn redis_proxy(
     if settings.enable_command_stats {
         pool.insert("enable_command_stats".to_owned(), true.into());
     }
-    pool.insert("read_policy".to_owned(), read_policy(service.settings.proxy_read_policy).into());
+    pool.insert("read_policy".to_owned(), read_policy(settings.proxy_read_policy).into());
     if let Some(bytes) = settings.max_buffer_size_before_flush {
         pool.insert("max_buffer_size_before_flush".to_owned(), bytes.into());
     }
     if let Some(timeout) = settings.buffer_flush_timeout {
         pool.insert("buffer_flush_timeout".to_owned(), seconds(timeout).into());
     }
-    // The address in an error may be a client's choice, made by a script. Nodes that the cluster names
-    // are known.
+    // A script may choose the address in an error. Nodes that the cluster names are known.
     pool.insert("max_upstream_unknown_connections".to_owned(), 0.into());
     let mut routes: Vec<Value> = backends
         .tagged
