@@ -102,11 +102,8 @@ pub fn text(config: &str) -> Result<String> {
     Ok(all.to_string())
 }
 
-/// Returns the cluster of a Redis Cluster, with the load-balancing policy that selects single
-/// nodes.
-pub fn redis_cluster(name: &str, nodes: &[SocketAddr]) -> Value {
-    let endpoint = |node: &SocketAddr| json!({"endpoint": {"address": {"socket_address": {"address": node.ip().to_string(), "port_value": node.port()}}}});
-    let endpoints: Vec<Value> = nodes.iter().map(endpoint).collect();
+/// Returns the load-balancing policy that selects single members.
+pub fn load_balancing_policy() -> Value {
     let policy = json!({
         "@type": format!("{TYPES}.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig"),
         "dynamic_module_config": {
@@ -116,11 +113,19 @@ pub fn redis_cluster(name: &str, nodes: &[SocketAddr]) -> Value {
         },
         "lb_policy_name": "node",
     });
+    json!({"policies": [{"typed_extension_config": {"name": "redis_mesh.node", "typed_config": policy}}]})
+}
+
+/// Returns the cluster of a Redis Cluster, with the load-balancing policy that selects single
+/// nodes.
+pub fn redis_cluster(name: &str, nodes: &[SocketAddr]) -> Value {
+    let endpoint = |node: &SocketAddr| json!({"endpoint": {"address": {"socket_address": {"address": node.ip().to_string(), "port_value": node.port()}}}});
+    let endpoints: Vec<Value> = nodes.iter().map(endpoint).collect();
     json!({
         "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
-        "load_balancing_policy": {"policies": [{"typed_extension_config": {"name": "redis_mesh.node", "typed_config": policy}}]},
+        "load_balancing_policy": load_balancing_policy(),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
     })
 }

@@ -68,6 +68,9 @@ impl DecidingMachine {
         host.routes.iter_mut().for_each(|route| route.faults.clear());
         for (index, target) in host.targets.iter_mut().enumerate() {
             target.mirrors.iter_mut().enumerate().for_each(|(position, mirror)| change(mirror, (index, position)));
+            // Which of a destination's endpoints has a key is known where the endpoints are.
+            let upstreams = target.mirrors.iter_mut().map(|mirror| &mut mirror.upstream).chain([&mut target.upstream]);
+            upstreams.flatten().for_each(|upstream| upstream.key_hash = None);
         }
         let document = filter_config::document("explain".to_owned(), 1, vec![host]);
         match service.path {
@@ -124,6 +127,7 @@ fn serve(host: &Arc<HostConfig>, arguments: &[&[u8]]) -> Result<Explanation, Str
             | Output::AbortDownstream(_)
             | Output::PauseUpstream(_)
             | Output::ResumeUpstream(_)
+            | Output::FindMembers(_)
             | Output::CloseUpstream(_) => {}
         }
     }

@@ -6,6 +6,7 @@ use redis_mesh_core::wire;
 use serde_json::{Map, Value, json};
 
 use crate::crd::service::ReadPolicySpec;
+use crate::inventory::ServiceEndpoint;
 use crate::quantity::seconds;
 use crate::validate::destination::ValidatedDestination;
 use crate::validate::policy::TcpOptions;
@@ -244,13 +245,24 @@ pub fn cluster(name: &str, destination: &ValidatedDestination, usage: ClusterUse
     if let Some(tls) = &destination.policy.tls {
         cluster.insert("transport_socket".to_owned(), transport_socket(tls));
     }
-    let endpoints = destination.endpoints.iter().map(|endpoint| {
+    let endpoints = endpoints(destination).into_iter().map(|endpoint| {
         json!({"endpoint": {"address": {"socket_address": {"address": endpoint.address, "port_value": endpoint.port}}}})
     });
     let endpoints: Vec<Value> = endpoints.collect();
     let localities = if endpoints.is_empty() { json!([]) } else { json!([{"lb_endpoints": endpoints}]) };
     cluster.insert("load_assignment".to_owned(), json!({"cluster_name": name, "endpoints": localities}));
     Value::Object(cluster)
+}
+
+/// The endpoints of a destination's cluster. Where keys are placed on them, one that has an address
+/// of each family must not be taken for two.
+fn endpoints(destination: &ValidatedDestination) -> Vec<&ServiceEndpoint> {
+    let is_v4 = |endpoint: &&ServiceEndpoint| endpoint.address.parse::<std::net::Ipv4Addr>().is_ok();
+    let all = destination.endpoints.iter();
+    match destination.policy.mode.is_none() && destination.is_static() && all.clone().any(|endpoint| is_v4(&endpoint)) {
+        true => all.filter(is_v4).collect(),
+        false => all.collect(),
+    }
 }
 
 /// The cluster without endpoints.

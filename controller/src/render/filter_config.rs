@@ -15,6 +15,7 @@ use crate::validate::service::{ValidatedMirror, ValidatedRoute, ValidatedService
 
 use super::backend::Backends;
 use super::handshake::HandshakeKey;
+use super::native;
 use redis_mesh_core::hex::to_hex;
 
 /// Names the cluster by which the dynamic module reaches a destination, and the cluster of its
@@ -69,7 +70,8 @@ fn targets(service: &ValidatedService, backends: &Backends, reach: ReachFn<'_>) 
     let upstream = |destination: &ValidatedDestination| {
         is_native.then(|| {
             let (cluster, nodes) = reach(destination);
-            wire::Upstream { cluster, login: destination.policy.login.as_ref().map(login), nodes, key_hash: None }
+            let key_hash = native::key_hash(destination, &service.settings);
+            wire::Upstream { cluster, login: destination.policy.login.as_ref().map(login), nodes, key_hash }
         })
     };
     let mirror = |mirror: &ValidatedMirror| wire::Mirror {

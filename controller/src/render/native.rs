@@ -4,10 +4,12 @@
 use serde_json::{Map, Value, json};
 
 use crate::validate::destination::ValidatedDestination;
+use crate::validate::settings::ValidatedSettings;
 
 use super::digest::digest;
 use super::envoy::{any, tcp, transport_socket};
 use redis_mesh_core::hex::to_hex;
+use redis_mesh_core::wire;
 
 /// The name of the internal listener and cluster of the dialer, through which connections are
 /// asked for.
@@ -76,8 +78,29 @@ fn of_module(module: &DynamicModule) -> Value {
     })
 }
 
-/// The load-balancing policy of a cluster whose members are the nodes of a Redis Cluster: the
-/// module chooses the node.
+/// The hash by which the module places keys on a destination's endpoints, as `redis_proxy` does
+/// with the same clusters and settings; none where a Redis Cluster places them, or any endpoint
+/// may answer.
+pub fn key_hash(destination: &ValidatedDestination, settings: &ValidatedSettings) -> Option<wire::KeyHash> {
+    let what = if settings.enable_hashtagging { wire::KeyHash::Tag } else { wire::KeyHash::Key };
+    places_keys(destination).then_some(what)
+}
+
+/// True if the module places keys on a destination's endpoints, whatever their number.
+pub fn places_keys(destination: &ValidatedDestination) -> bool {
+    destination.policy.mode.is_none()
+}
+
+/// Has the module choose the endpoint in a cluster.
+pub fn choose_endpoint(cluster: &mut Value, module: &DynamicModule) {
+    if let Some(cluster) = cluster.as_object_mut() {
+        cluster.shift_remove("lb_policy");
+        cluster.insert("load_balancing_policy".to_owned(), load_balancing_policy(module));
+    }
+}
+
+/// The load-balancing policy of a cluster whose members are asked for one by one: the module
+/// chooses the node of a Redis Cluster, or the endpoint that has a key.
 pub fn load_balancing_policy(module: &DynamicModule) -> Value {
     let config = any(
         "envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig",

@@ -12,7 +12,7 @@ use crate::validate::service::ValidatedService;
 
 use super::backend::Backends;
 use super::envoy::{self, ClusterUse};
-use super::envoy_filter::{self, CONTEXT, TCP_PROXY, on_listener, patch};
+use super::envoy_filter::{self, CONTEXT, ClusterOwner, TCP_PROXY, on_listener, patch};
 use super::native::{self, DynamicModule};
 use super::{filter_config, handshake::HandshakeKey, wasm_plugin};
 
@@ -71,9 +71,7 @@ fn are_members(destination: &ValidatedDestination) -> bool {
 /// True if the module can reach a destination. Istio's cluster of a headless Service leads only
 /// to the address that the client itself has connected to.
 pub fn is_reachable(destination: &ValidatedDestination) -> bool {
-    destination.is_cluster()
-        || !destination.is_headless
-        || envoy_filter::found(destination) == envoy_filter::ClusterOwner::Added
+    destination.is_cluster() || !destination.is_headless || envoy_filter::found(destination) == ClusterOwner::Added
 }
 
 /// The cluster by which the module reaches a destination, and the cluster of its nodes where they
@@ -81,7 +79,10 @@ pub fn is_reachable(destination: &ValidatedDestination) -> bool {
 pub fn reach(destination: &ValidatedDestination, scope: Option<&str>) -> (String, Option<String>) {
     let (host, port) = (&destination.address.host, destination.address.port);
     if !destination.is_cluster() {
-        return (envoy_filter::cluster_name(destination, scope), None);
+        // Istio merges nothing into a cluster that another EnvoyFilter adds.
+        let has_own = native::places_keys(destination) && envoy_filter::found(destination) == ClusterOwner::Added;
+        let own = || format!("redis-mesh-native|{port}|{}|{host}", scope.unwrap_or_default());
+        return (if has_own { own() } else { envoy_filter::cluster_name(destination, scope) }, None);
     }
     if are_members(destination) {
         return (format!("outbound|{port}||{host}"), None);
@@ -91,7 +92,12 @@ pub fn reach(destination: &ValidatedDestination, scope: Option<&str>) -> (String
     (name, Some(nodes))
 }
 
-/// The patches by which the module reaches a Redis Cluster. Other destinations need none.
+/// True if sidecars with the module need a patch of a destination's cluster, or one more.
+pub fn needs_cluster(destination: &ValidatedDestination) -> bool {
+    destination.is_cluster() || native::places_keys(destination)
+}
+
+/// The patches by which the module chooses the nodes or the endpoints of a destination.
 pub fn cluster(destination: &ValidatedDestination, scope: Option<&str>, module: &DynamicModule) -> Vec<Value> {
     if are_members(destination) {
         let mut value = Map::new();
@@ -99,17 +105,23 @@ pub fn cluster(destination: &ValidatedDestination, scope: Option<&str>, module: 
         value.insert("load_balancing_policy".to_owned(), native::load_balancing_policy(module));
         return vec![envoy_filter::on_istios(destination, Value::Object(value))];
     }
+    if !destination.is_cluster() && envoy_filter::found(destination) == ClusterOwner::Istio {
+        let policy = json!({"load_balancing_policy": native::load_balancing_policy(module)});
+        return vec![envoy_filter::on_istios(destination, policy)];
+    }
     let (name, _) = reach(destination, scope);
-    let mut clusters = [
-        envoy::cluster(&name, &envoy_filter::in_mesh(destination), ClusterUse::Native),
-        native::nodes(&name, destination),
-    ];
+    let mut clusters = vec![envoy::cluster(&name, &envoy_filter::in_mesh(destination), ClusterUse::Native)];
+    if destination.is_cluster() {
+        clusters.push(native::nodes(&name, destination));
+    } else {
+        clusters.iter_mut().for_each(|cluster| native::choose_endpoint(cluster, module));
+    }
     if destination.policy.istio_mutual {
         for cluster in &mut clusters {
             cluster["transport_socket"] = envoy_filter::istio_mutual(destination);
         }
     }
-    clusters.map(|cluster| patch("CLUSTER", json!({"context": CONTEXT}), "ADD", cluster)).into()
+    clusters.into_iter().map(|cluster| patch("CLUSTER", json!({"context": CONTEXT}), "ADD", cluster)).collect()
 }
 
 fn natively(service: &ValidatedService) -> ValidatedService {

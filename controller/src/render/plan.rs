@@ -207,7 +207,7 @@ impl WantedCluster<'_> {
     fn planned(self, namespace: &str, root_namespace: &str) -> Option<PlannedObject> {
         let is_native = self.usage == ClusterUse::Native;
         let is_wanted = match self.usage {
-            ClusterUse::Native => self.destination.is_cluster(),
+            ClusterUse::Native => overlay::needs_cluster(self.destination),
             usage => envoy_filter::changes_cluster(self.destination, usage),
         };
         if !is_wanted {

@@ -154,7 +154,7 @@ impl<'a> Bootstrap<'a> {
         // allocator keeps it.
         bootstrap["memory_allocator_manager"] =
             json!({"bytes_to_release": 16 * 1024 * 1024, "memory_release_interval": "1s"});
-        let (mut listeners, mut clusters) = (self.listeners, self.clusters.documents());
+        let (mut listeners, mut clusters) = (self.listeners, self.clusters.documents(&self.options.module));
         if self.is_native {
             let module = &self.options.module;
             listeners.extend(native::listeners(module));
@@ -267,10 +267,14 @@ impl Clusters {
         }
     }
 
-    fn documents(&self) -> Vec<Value> {
+    fn documents(&self, module: &DynamicModule) -> Vec<Value> {
         let mut documents = Vec::new();
         for (name, (destination, usage)) in &self.documents {
-            documents.push(envoy::cluster(name, destination, *usage));
+            let mut document = envoy::cluster(name, destination, *usage);
+            if *usage == ClusterUse::Native && native::places_keys(destination) {
+                native::choose_endpoint(&mut document, module);
+            }
+            documents.push(document);
             let has_nodes = *usage == ClusterUse::Native && destination.is_cluster();
             documents.extend(has_nodes.then(|| native::nodes(name, destination)));
         }

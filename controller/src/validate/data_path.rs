@@ -181,7 +181,7 @@ fn unknown_to_direct(settings: &SettingsSpec) -> impl Iterator<Item = (&'static 
 }
 
 /// The settings that only the data path `proxy` has, each with whether it is given. On `native`,
-/// redirections are always followed and hash tags always count.
+/// redirections are always followed, and hash tags always count in a Redis Cluster.
 fn proxy_only(settings: &SettingsSpec) -> [(&'static str, bool); 4] {
     [
         ("enableHashtagging", settings.enable_hashtagging == Some(true)),
@@ -198,7 +198,9 @@ fn unused_on_native(
     diagnostics: &mut Diagnostics,
 ) {
     let given = spec.settings.as_ref().map(proxy_only).into_iter().flatten();
-    for (field, _) in given.filter(|(_, given)| *given) {
+    // Keys are placed on the endpoints of such a destination as on `proxy`.
+    let places_keys = service.destinations().iter().any(|destination| destination.policy.mode.is_none());
+    for (field, _) in given.filter(|(field, given)| *given && !(places_keys && *field == "enableHashtagging")) {
         let message = format!("has no effect on data path native, which serves {}", service.address);
         let problem = Problem::new(Code::UnusedSetting, message, "remove it");
         diagnostics.add(subject, format!("spec.settings.{field}"), problem);

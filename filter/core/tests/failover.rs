@@ -159,7 +159,7 @@ impl World {
                     self.received.extend_from_slice(&data);
                 }
                 Output::Resume(_) => self.offer(),
-                Output::PauseUpstream(_) | Output::ResumeUpstream(_) => {}
+                Output::PauseUpstream(_) | Output::ResumeUpstream(_) | Output::FindMembers(_) => {}
                 Output::CloseUpstream(id) => drop(self.connections.remove(&id)),
                 Output::CloseDownstream(_) | Output::AbortDownstream(_) => panic!("the client is closed"),
             }

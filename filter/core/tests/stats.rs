@@ -68,7 +68,10 @@ impl World {
                 Output::Write(id) => drop(self.multiplexer.take_downstream(id)),
                 Output::CloseDownstream(id) | Output::AbortDownstream(id) => self.closed.push(id),
                 Output::Resume(id) => self.offer(id),
-                Output::PauseUpstream(_) | Output::ResumeUpstream(_) | Output::CloseUpstream(_) => {}
+                Output::PauseUpstream(_)
+                | Output::ResumeUpstream(_)
+                | Output::CloseUpstream(_)
+                | Output::FindMembers(_) => {}
             }
         }
     }

@@ -119,9 +119,25 @@ unsafe extern "C" {
         timeout_milliseconds: u64,
     ) -> u32;
 
+    pub fn envoy_dynamic_module_callback_network_filter_get_cluster_host_count(
+        filter: Opaque,
+        cluster: Buffer,
+        priority: u32,
+        total: *mut usize,
+        healthy: *mut usize,
+        degraded: *mut usize,
+    ) -> bool;
+
+    pub fn envoy_dynamic_module_callback_network_filter_get_upstream_host_address(
+        filter: Opaque,
+        address: *mut Buffer,
+        port: *mut u32,
+    ) -> bool;
+
     pub fn envoy_dynamic_module_callback_lb_get_cluster_name(lb: Opaque, out: *mut Buffer);
     pub fn envoy_dynamic_module_callback_lb_get_priority_set_size(lb: Opaque) -> usize;
     pub fn envoy_dynamic_module_callback_lb_get_healthy_hosts_count(lb: Opaque, priority: u32) -> usize;
+    pub fn envoy_dynamic_module_callback_lb_get_healthy_host_weight(lb: Opaque, priority: u32, index: usize) -> u32;
     pub fn envoy_dynamic_module_callback_lb_get_healthy_host_address(
         lb: Opaque,
         priority: u32,

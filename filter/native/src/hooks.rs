@@ -285,10 +285,28 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_lb_config_new(
 pub extern "C" fn envoy_dynamic_module_on_lb_config_destroy(_config: Opaque) {}
 
 /// A worker gets its instance of a cluster's policy.
+///
+/// # Safety
+/// `lb` is Envoy's load balancer on its own thread.
 #[unsafe(no_mangle)]
-pub extern "C" fn envoy_dynamic_module_on_lb_new(_config: Opaque, _envoy: Opaque) -> *const NodePolicy {
-    let policy = guarded(|| Box::into_raw(Box::<NodePolicy>::default()).cast_const());
+pub unsafe extern "C" fn envoy_dynamic_module_on_lb_new(_config: Opaque, lb: Opaque) -> *const NodePolicy {
+    let policy = guarded(|| {
+        // SAFETY: this hook has the contract of `tell_members`.
+        unsafe { tell_members(lb) };
+        Box::into_raw(Box::<NodePolicy>::default()).cast_const()
+    });
     policy.unwrap_or(std::ptr::null())
+}
+
+/// Tells the worker the hosts that a load balancer has.
+///
+/// # Safety
+/// `lb` is Envoy's load balancer of the hook that is running, on its own thread.
+unsafe fn tell_members(lb: Opaque) {
+    // SAFETY: by the contract; the hosts aren't used after this call.
+    let hosts = unsafe { ClusterHosts::new(lb) };
+    let (cluster, members) = (hosts.cluster(), hosts.members());
+    crate::worker::input(|multiplexer, now| multiplexer.borrow_mut().set_members(&cluster, members, now));
 }
 
 /// A worker's instance of a policy is no longer needed.
@@ -324,7 +342,14 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_lb_choose_host(
         // SAFETY: the load balancer is the one of this hook, on its own thread, and isn't used
         // after this call.
         let hosts = unsafe { ClusterHosts::new(lb) };
-        policy.choose(&hosts)
+        let chosen = policy.choose(&hosts);
+        if chosen.is_none() && hosts.priorities() > 0 {
+            // The address of a host may have changed, of which Envoy tells nobody: a cluster of type
+            // LOGICAL_DNS has one host whatever its address.
+            // SAFETY: this hook has the contract of `tell_members`.
+            unsafe { tell_members(lb) };
+        }
+        chosen
     });
     let Some(chosen) = chosen.flatten() else { return false };
     // SAFETY: by the contract both can be written to.
@@ -332,14 +357,20 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_lb_choose_host(
     true
 }
 
-/// Hosts have come or gone. The policy asks for the hosts each time it chooses one.
+/// Hosts have come or gone, or the health of some has changed. The policy asks for the hosts each
+/// time it chooses one; the worker has to be told.
+///
+/// # Safety
+/// `lb` is Envoy's load balancer on its own thread.
 #[unsafe(no_mangle)]
-pub extern "C" fn envoy_dynamic_module_on_lb_on_host_membership_update(
-    _lb: Opaque,
+pub unsafe extern "C" fn envoy_dynamic_module_on_lb_on_host_membership_update(
+    lb: Opaque,
     _policy: Opaque,
     _added: usize,
     _removed: usize,
 ) {
+    // SAFETY: this hook has the contract of `tell_members`.
+    guarded(|| unsafe { tell_members(lb) });
 }
 
 #[cfg(test)]

@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use redis_mesh_core::maglev::key_hash::key_hash;
 use redis_mesh_core::maglev::table::{MaglevTable, Member};
-use redis_mesh_core::wire::KeyHash;
+use redis_mesh_core::wire::{KeyHash, KeyMatch};
 use redis_mesh_tests::client::Client;
 use redis_mesh_tests::envoy::Envoy;
-use redis_mesh_tests::listener::{Config, RedisProxy};
+use redis_mesh_tests::listener::{self, Config, RedisProxy, route};
 use redis_mesh_tests::native;
 use redis_mesh_tests::net::Subnet;
 use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::redis::Redis;
+use redis_mesh_tests::reply::Reply;
 use redis_mesh_tests::workspace;
 use serde_json::{Value, json};
 
@@ -36,7 +37,8 @@ struct Scene {
 type Endpoint = (usize, u32, bool);
 
 impl Scene {
-    fn start() -> Result<Scene> {
+    /// `is_deferred`: Envoy makes clusters when they are used first, as Istio's sidecars do.
+    fn start(is_deferred: bool) -> Result<Scene> {
         let subnet = Subnet::claim()?;
         let servers: Result<Vec<Redis>> = (21..24).map(|host| Redis::start_at(subnet.redis(host))).collect();
         let (servers, endpoints) = (servers?, workspace::scratch("placement")?.join("endpoints.json"));
@@ -45,11 +47,26 @@ impl Scene {
         let of_tags = RedisProxy::new("tags").catch_all("maglev").setting("enable_hashtagging", true.into());
         let mut maglev = cluster("maglev", &endpoints);
         maglev["lb_policy"] = "MAGLEV".into();
+        let module = |what| -> Result<Vec<Value>> {
+            let mut host = native::host(&["one"], vec![route(KeyMatch::Any, 0)]);
+            for upstream in host.targets.iter_mut().filter_map(|target| target.upstream.as_mut()) {
+                upstream.key_hash = Some(what);
+            }
+            Ok(vec![native::proxy(&listener::config(what.name(), 1, host))?])
+        };
+        let mut policed = cluster("one.test:6379", &endpoints);
+        policed["load_balancing_policy"] = native::load_balancing_policy();
         let config = Config::new()
-            .listener("keys", subnet.redis(1), vec![of_keys.filter()])
-            .listener("tags", subnet.redis(2), vec![of_tags.filter()])
-            .clusters(&[maglev]);
-        let envoy = native::start(&config, 2)?;
+            .listener("redis_proxy by keys", subnet.redis(1), vec![of_keys.filter()])
+            .listener("redis_proxy by tags", subnet.redis(2), vec![of_tags.filter()])
+            .listener("native by keys", subnet.redis(3), module(KeyHash::Key)?)
+            .listener("native by tags", subnet.redis(4), module(KeyHash::Tag)?)
+            .clusters(&[maglev, policed]);
+        let mut config: Value = serde_json::from_str(&config.text())?;
+        if is_deferred {
+            config["cluster_manager"] = json!({"enable_deferred_cluster_creation": true});
+        }
+        let envoy = native::start_with(&config.to_string(), 2)?;
         Ok(Scene { servers, subnet, endpoints, _envoy: envoy })
     }
 
@@ -131,7 +148,7 @@ fn expected(scene: &Scene, endpoints: &[Endpoint], what: KeyHash) -> BTreeMap<St
 
 #[test]
 fn keys_are_where_redis_proxy_puts_them() -> Result<()> {
-    let scene = Scene::start()?;
+    let scene = Scene::start(false)?;
     for endpoints in [
         [(0, 1, true), (1, 1, true), (2, 1, true)],
         // One is ejected.
@@ -139,7 +156,7 @@ fn keys_are_where_redis_proxy_puts_them() -> Result<()> {
         [(0, 1, true), (1, 3, true), (2, 7, true)],
     ] {
         write(&scene.endpoints, &scene.servers, &endpoints)?;
-        for (listener, what) in [(1, KeyHash::Key), (2, KeyHash::Tag)] {
+        for (listener, what) in [(1, KeyHash::Key), (2, KeyHash::Tag), (3, KeyHash::Key), (4, KeyHash::Tag)] {
             let expected = expected(&scene, &endpoints, what);
             wait_until("the keys' places", PATIENCE, || {
                 scene.forget().and_then(|()| scene.set(listener)).is_ok()
@@ -147,5 +164,46 @@ fn keys_are_where_redis_proxy_puts_them() -> Result<()> {
             })?;
         }
     }
+    Ok(())
+}
+
+/// Gets all keys through one listener, in pieces of the server's own splitting.
+fn get(scene: &Scene, listener: u8) -> Result<Vec<Reply>> {
+    let mut values = Vec::new();
+    for some in keys().collect::<Vec<_>>().chunks(500) {
+        let mget: Vec<String> = std::iter::once("MGET".to_owned()).chain(some.iter().cloned()).collect();
+        values.extend(scene.client(listener)?.ok(&mget)?.items().to_vec());
+    }
+    Ok(values)
+}
+
+#[test]
+fn redis_proxy_and_the_module_see_the_same_data() -> Result<()> {
+    let scene = Scene::start(true)?;
+    let values: Vec<Reply> = keys().map(Reply::bulk).collect();
+    for (writer, reader) in [(1, 3), (3, 1), (2, 4), (4, 2)] {
+        scene.forget()?;
+        scene.set(writer)?;
+        ensure!(get(&scene, reader)? == values, "written by {writer}, read by {reader}");
+    }
+    let mut client = scene.client(3)?;
+    ensure!(client.line("DBSIZE")? == Reply::Integer(KEYS as i64));
+    ensure!(client.line("MULTI")? == Reply::ok() && client.line("SET 4 x")?.text() == "QUEUED");
+    ensure!(client.line("EXEC")? == Reply::Array(vec![Reply::ok()]));
+    ensure!(scene.client(1)?.line("GET 4")? == Reply::bulk("x"));
+    // Channels are where keys of their names would be.
+    for channel in 0..20 {
+        client.send(&["SUBSCRIBE".to_owned(), format!("channel:{channel}"), format!("other:{channel}")])?;
+        ensure!(client.read()?.items().len() == 3 && client.read()?.items().len() == 3);
+    }
+    for channel in 0..20 {
+        for listener in [1, 3] {
+            let heard = scene.client(listener)?.cmd(&["PUBLISH", &format!("channel:{channel}"), "hello"])?;
+            ensure!(heard == Reply::Integer(1), "{heard:?}");
+            ensure!(client.read()?.items().last() == Some(&Reply::bulk("hello")));
+        }
+    }
+    let refusal = client.line("PSUBSCRIBE *")?;
+    ensure!(refusal.is_error() && refusal.text().contains("several"), "{refusal:?}");
     Ok(())
 }

@@ -126,7 +126,7 @@ impl World {
                     let bytes = self.proxy.take_upstream(id);
                     self.proxy.recycle(bytes);
                 }
-                Output::PauseUpstream(_) | Output::ResumeUpstream(_) => {}
+                Output::PauseUpstream(_) | Output::ResumeUpstream(_) | Output::FindMembers(_) => {}
                 Output::CloseUpstream(id) => self.connections.retain(|connection| *connection != id),
                 Output::Write(id) => {
                     let bytes = self.proxy.take_downstream(id);

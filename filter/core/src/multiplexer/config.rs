@@ -1,5 +1,7 @@
 //! The configuration of the multiplexer, compiled from [`wire::FilterConfig`].
 
+pub use super::limits::ClientLimits;
+use super::members::{Placement, ServerTargets};
 use super::upstream::patience::Patience;
 use crate::config::{ConfigError, check_limits, check_mirrors, router};
 use crate::downstream::auth::PasswordCheck;
@@ -7,7 +9,7 @@ use crate::fault::Faults;
 pub use crate::multiplexer::upstream::endpoint::{UpstreamAuth, UpstreamEndpoint};
 use crate::request::guard::Guard;
 use crate::route::{Matched, Router};
-use crate::wire::{self, DataPath, ReadPolicy};
+use crate::wire::{self, DataPath, KeyHash, ReadPolicy};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,39 +24,18 @@ pub struct ListenerConfig {
     pub host: Arc<HostConfig>,
 }
 
-/// The limits of what clients may send.
-#[derive(Debug)]
-pub struct ClientLimits {
-    /// Of those who may command.
-    pub logged_in: wire::Limits,
-    /// Of those who have to log in first. Redis has the same limits, which AUTH and HELLO stay below:
-    /// whoever doesn't log in can't have much memory kept.
-    pub before_login: wire::Limits,
-}
-
-impl ClientLimits {
-    fn new(limits: &wire::Limits) -> ClientLimits {
-        let before_login = wire::Limits {
-            max_arguments: limits.max_arguments.min(10),
-            max_bulk_bytes: limits.max_bulk_bytes.min(16 * 1024),
-            ..limits.clone()
-        };
-        ClientLimits { logged_in: limits.clone(), before_login }
-    }
-}
-
 /// How long a server may be silent where the configuration doesn't say.
 const DEFAULT_OP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A managed host: its routes, the upstreams that they need, and what holds for its clients.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HostConfig {
     /// `FQDN:port`, for messages and stats.
     pub host: String,
     /// The limits of what clients may send.
-    pub limits: ClientLimits,
+    pub limits: Arc<ClientLimits>,
     /// Who may do what.
-    pub auth: AuthRules,
+    pub auth: Arc<AuthRules>,
     /// How long a server may be silent before a client is told.
     pub patience: Patience,
     /// The nodes that serve commands without a key that only read.
@@ -64,11 +45,11 @@ pub struct HostConfig {
     /// The destinations with their mirrors.
     pub targets: Vec<TargetConfig>,
     /// The routes, by the indexes that the router gives.
-    pub routes: Vec<RouteConfig>,
+    pub routes: Arc<[RouteConfig]>,
     /// The router, which finds the route of a key.
-    pub router: Router,
+    pub router: Arc<Router>,
     /// The faults of the whole host.
-    pub faults: Faults,
+    pub faults: Arc<Faults>,
     /// True if the host or one of its routes has faults.
     pub has_faults: bool,
     /// True if all targets have the same upstream, so that commands without a key have a target.
@@ -88,7 +69,7 @@ pub struct AuthRules {
 }
 
 /// A destination with its mirrors.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TargetConfig {
     /// `FQDN:port`, for messages.
     pub destination: String,
@@ -98,10 +79,16 @@ pub struct TargetConfig {
     pub upstream: UpstreamEndpoint,
     /// The destinations of copies.
     pub mirrors: Vec<MirrorConfig>,
+    /// See [`wire::Upstream::key_hash`].
+    pub key_hash: Option<KeyHash>,
+    /// The targets that are the servers of the destination, if there are several.
+    pub servers: Option<ServerTargets>,
+    /// The target whose keys it has some of, if that is another one.
+    pub origin: Option<usize>,
 }
 
 /// A mirror of a target.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MirrorConfig {
     /// True if the mirror is a Redis Cluster.
     pub is_cluster: bool,
@@ -113,6 +100,10 @@ pub struct MirrorConfig {
     pub exclude_read_commands: bool,
     /// True if commands that administer a server, or change all that it holds, are mirrored, too.
     pub includes_admin: bool,
+    /// See [`wire::Upstream::key_hash`].
+    pub key_hash: Option<KeyHash>,
+    /// How keys are placed on its servers, as far as these are known.
+    pub placement: Option<Placement>,
 }
 
 /// A route: the target of its keys, and what is done with their commands.
@@ -174,28 +165,35 @@ impl HostConfig {
             // client in.
             targets.iter_mut().for_each(|target| target.upstream.login = Some(UpstreamAuth::none_yet()));
         }
-        let Some(first) = targets.first() else { return Err("targets: at least one is needed".into()) };
-        let single = targets.iter().all(|target| target.upstream == first.upstream);
+        if targets.is_empty() {
+            return Err("targets: at least one is needed".into());
+        }
+        let single = HostConfig::is_single(&targets);
         let routes = routes(host)?;
         let faults = Faults::new(&host.faults)?;
         Ok(HostConfig {
             host: host.host.clone(),
-            limits: ClientLimits::new(limits),
-            auth: AuthRules {
+            limits: Arc::new(ClientLimits::new(limits)),
+            auth: Arc::new(AuthRules {
                 client_auth: host.client_auth.as_ref().map(PasswordCheck::new).transpose()?,
                 passes_auth,
                 guard: Guard::of(host),
-            },
+            }),
             patience: Patience::of(host.op_timeout_ms.map_or(DEFAULT_OP_TIMEOUT, Duration::from_millis)),
             read_policy: host.read_policy,
             command_stats: host.command_stats,
             has_faults: !faults.is_empty() || routes.iter().any(|route| !route.faults.is_empty()),
             targets,
-            routes,
-            router,
-            faults,
+            routes: routes.into(),
+            router: Arc::new(router),
+            faults: Arc::new(faults),
             single,
         })
+    }
+
+    /// Returns true if all targets have the same upstream.
+    pub fn is_single(targets: &[TargetConfig]) -> bool {
+        targets.windows(2).all(|pair| matches!(pair, [a, b] if a.upstream == b.upstream))
     }
 
     /// Returns the route of a key, or `None` if no route matches it.
@@ -293,6 +291,8 @@ impl TargetConfig {
                 per_million: mirror.per_million,
                 exclude_read_commands: mirror.exclude_read_commands,
                 includes_admin: mirror.include_admin,
+                key_hash: mirror.upstream.as_ref().and_then(|upstream| upstream.key_hash),
+                placement: None,
             });
         }
         Ok(TargetConfig {
@@ -300,6 +300,9 @@ impl TargetConfig {
             is_cluster: target.cluster,
             upstream: UpstreamEndpoint::new(target.upstream.as_ref(), target.cluster)?,
             mirrors,
+            key_hash: target.upstream.as_ref().and_then(|upstream| upstream.key_hash),
+            servers: None,
+            origin: None,
         })
     }
 

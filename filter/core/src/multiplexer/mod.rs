@@ -28,8 +28,11 @@ mod effects;
 mod execute;
 mod ids;
 mod latency;
+mod limits;
 mod load;
+mod members;
 mod outbox;
+mod placement;
 mod reply;
 mod routing;
 mod slot_map;
@@ -41,14 +44,16 @@ mod upstream;
 pub use ids::{ClientId, ConnectionId};
 pub use load::Load;
 pub use outbox::{Address, Output};
-pub use stats::{AnsweredCommand, HostStats, LoginVerdict};
+pub use stats::{AnsweredCommand, HostStats, LoginVerdict, Tally};
 pub use upstream::backlogs::Backlogs;
 
+use crate::maglev::table::Member;
 use client::{Client, Life};
 use config::HostConfig;
 use effects::Effects;
 use execute::context::Context;
 use execute::{backlog, dedicated};
+use placement::Placements;
 use reply::{Clients, EventDelivery};
 use stats::StatsTable;
 use std::collections::HashSet;
@@ -71,6 +76,7 @@ pub struct Multiplexer {
     upstreams: Upstreams,
     effects: Effects,
     stats: StatsTable,
+    placements: Placements,
 }
 
 impl Multiplexer {
@@ -82,6 +88,7 @@ impl Multiplexer {
             upstreams: Upstreams::default(),
             effects: Effects::new(seed),
             stats: StatsTable::default(),
+            placements: Placements::default(),
         }
     }
 
@@ -93,28 +100,47 @@ impl Multiplexer {
     /// A client has connected.
     pub fn open(&mut self, config: Arc<HostConfig>) -> ClientId {
         let host = self.stats.enter(&config);
+        let config = self.placements.place(&config, &mut self.effects.outbox);
         self.clients.insert_with(|id| Client::new(id, config, host))
+    }
+
+    /// A cluster in Envoy has these healthy members from now on. To be told of every cluster on whose
+    /// members keys are placed, as soon as it is known and whenever it changes.
+    pub fn set_members(&mut self, cluster: &str, members: Vec<Member>, now: Duration) {
+        self.effects.now = now;
+        let Multiplexer { clients, upstreams, effects, stats, placements } = self;
+        if !placements.set(cluster, members) {
+            return;
+        }
+        for (_, client) in clients.iter_mut() {
+            let config = stats.config(client.rules.stats).filter(|config| Placements::concerns(config, cluster));
+            if let Some(config) = config.cloned() {
+                take::change_rules(client, &placements.place(&config, &mut effects.outbox), upstreams, effects);
+            }
+        }
+        upstreams.retire(|endpoint| placements.has_member(endpoint), effects);
+        self.deliver_events();
     }
 
     /// A host has new rules, which its clients get at once.
     pub fn update(&mut self, config: &Arc<HostConfig>) {
+        let placed = self.placements.place(config, &mut self.effects.outbox);
         for (_, client) in self.clients.iter_mut() {
             if client.rules.config.host != config.host {
                 continue;
             }
             let host = self.stats.enter(config);
             self.stats.leave(std::mem::replace(&mut client.rules.stats, host));
-            take::change_rules(client, config, &mut self.upstreams, &mut self.effects);
+            take::change_rules(client, &placed, &mut self.upstreams, &mut self.effects);
         }
         let mut wanted = HashSet::new();
         for (_, client) in self.clients.iter() {
-            for target in &client.rules.config.targets {
-                wanted.insert(target.upstream.clone());
-                wanted.extend(target.mirrors.iter().map(|mirror| mirror.upstream.clone()));
-            }
+            wanted.extend(client.rules.config.endpoints());
         }
         self.stats.retain_logins(&wanted);
-        self.upstreams.retire_unused(&wanted, &mut self.effects);
+        self.upstreams.discovery.retire_unused(&wanted);
+        self.upstreams.introductions.retain(&wanted);
+        self.upstreams.retire(|endpoint| wanted.contains(&endpoint.of_rules()), &mut self.effects);
         self.deliver_events();
     }
 
@@ -122,7 +148,7 @@ impl Multiplexer {
     /// [`Output::Resume`], and no less of it.
     pub fn read(&mut self, id: ClientId, data: &[u8], now: Duration) -> usize {
         self.effects.now = now;
-        let Multiplexer { clients, upstreams, effects, stats } = self;
+        let Multiplexer { clients, upstreams, effects, stats, .. } = self;
         let Some(client) = clients.get_mut(id) else { return data.len() };
         let taken = take::take(&mut Context { upstreams, effects, stats }, client, data);
         self.deliver_events();
@@ -145,7 +171,7 @@ impl Multiplexer {
     /// command that waits doesn't keep it: a client that has closed its sending side may have gone
     /// altogether, and would take something that another one waits for.
     fn see_off(&mut self, id: ClientId, now: Duration) {
-        let Multiplexer { clients, upstreams, effects, stats } = self;
+        let Multiplexer { clients, upstreams, effects, stats, .. } = self;
         let Some(client) = clients.get_mut(id) else { return };
         client.announce(&mut effects.outbox, stats, effects.now);
         if client.life == Life::Closed {
@@ -193,7 +219,7 @@ impl Multiplexer {
     /// Bytes of Redis.
     pub fn reply(&mut self, id: ConnectionId, data: &[u8], now: Duration) {
         self.effects.now = now;
-        let Multiplexer { clients, upstreams, effects, stats } = self;
+        let Multiplexer { clients, upstreams, effects, stats, .. } = self;
         let Some(mut receipt) = receive::begin(upstreams, id, data, effects) else { return };
         // The client that has got replies and hasn't been told: replies to one client come one
         // after another.
@@ -260,7 +286,7 @@ impl Multiplexer {
     }
 
     fn deliver_events(&mut self) {
-        let Multiplexer { clients, upstreams, effects, stats } = self;
+        let Multiplexer { clients, upstreams, effects, stats, .. } = self;
         while let Some(event) = upstreams.next_event() {
             EventDelivery { clients, upstreams, effects, stats }.deliver(event);
         }
@@ -310,14 +336,9 @@ impl Multiplexer {
         self.stats.take(into)
     }
 
-    /// True if [`Multiplexer::counted`] has something to tell.
-    pub fn has_counted(&self) -> bool {
-        self.stats.has_moved()
-    }
-
-    /// True if it should be asked soon, since what was counted takes up some room.
-    pub fn has_counted_much(&self) -> bool {
-        self.stats.has_much()
+    /// How much [`Multiplexer::counted`] has to tell.
+    pub fn tally(&self) -> Tally {
+        self.stats.tally()
     }
 
     /// The time of the last call that told it.

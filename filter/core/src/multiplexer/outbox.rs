@@ -27,6 +27,9 @@ pub enum Output {
     AbortDownstream(ClientId),
     /// Open a connection.
     Open(ConnectionId, Address),
+    /// Tell the healthy members of this cluster in Envoy by
+    /// [`set_members`](super::Multiplexer::set_members), now or when there are some.
+    FindMembers(Arc<str>),
     /// Send to Redis what [`take_upstream`](super::Multiplexer::take_upstream) returns.
     Send(ConnectionId),
     /// Take no more bytes of Redis over a connection, so that Redis keeps them. What the host has

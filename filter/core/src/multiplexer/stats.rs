@@ -155,6 +155,17 @@ impl StatsEntry {
     }
 }
 
+/// How much was counted since it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tally {
+    /// Nothing.
+    Nothing,
+    /// Something.
+    Something,
+    /// So many answered commands that they should be taken soon.
+    Much,
+}
+
 /// The counters of all configurations that clients of this worker use. Each configuration has its
 /// own, since the indexes of routes are valid for one configuration only.
 #[derive(Default)]
@@ -238,6 +249,11 @@ impl StatsTable {
         }
     }
 
+    /// Returns the configuration that an entry's counters belong to.
+    pub fn config(&self, id: Id<StatsEntry>) -> Option<&Arc<HostConfig>> {
+        self.all.get(id).map(|entry| &entry.config)
+    }
+
     /// Returns the counters of a host, for the caller to count something.
     pub fn host(&mut self, id: Id<StatsEntry>) -> Option<&mut HostStats> {
         let entry = self.all.get_mut(id)?;
@@ -268,15 +284,14 @@ impl StatsTable {
         }
     }
 
-    /// Returns true if something was counted that hasn't been taken.
-    pub fn has_moved(&self) -> bool {
-        !self.changed.is_empty()
-    }
-
-    /// Returns true if so many answered commands are recorded that they should be taken soon.
-    pub fn has_much(&self) -> bool {
+    /// Returns how much was counted since it was taken.
+    pub fn tally(&self) -> Tally {
         let has_many = |entry: &StatsEntry| entry.stats.answered.len() >= MANY_ANSWERED;
-        self.changed.iter().any(|id| self.all.get(*id).is_some_and(has_many))
+        match self.changed.iter().any(|id| self.all.get(*id).is_some_and(has_many)) {
+            _ if self.changed.is_empty() => Tally::Nothing,
+            true => Tally::Much,
+            false => Tally::Something,
+        }
     }
 
     /// Takes the counters of one host into `into`, which is cleared before, and returns the
@@ -361,13 +376,13 @@ mod tests {
     fn each_configuration_has_counters_while_it_is_used() {
         let (mut table, one, two) = (StatsTable::default(), config("one"), config("two"));
         let (first, second, other) = (table.enter(&one), table.enter(&one), table.enter(&two));
-        assert!(first == second && first != other && !table.has_moved());
+        assert!(first == second && first != other && table.tally() == Tally::Nothing);
         table.host(first).unwrap().stats.add(Stat::Commands, 2);
         table.host(second).unwrap().stats.add(Stat::Commands, 3);
         table.host(other).unwrap().stats.add(Stat::Commands, 7);
-        assert!(table.has_moved() && !table.has_much());
+        assert_eq!(table.tally(), Tally::Something);
         assert_eq!(commands(&mut table), named(&[("one", 5), ("two", 7)]));
-        assert!(!table.has_moved() && commands(&mut table).is_empty());
+        assert!(table.tally() == Tally::Nothing && commands(&mut table).is_empty());
         table.leave(first);
         table.host(second).unwrap().stats.count(Stat::Commands);
         table.leave(second);
@@ -411,11 +426,11 @@ mod tests {
         let id = table.enter(&config("one"));
         let one = AnsweredCommand { command: 0, took: Duration::ZERO, is_error: false };
         table.host(id).unwrap().answered.resize(MANY_ANSWERED - 1, one);
-        assert!(!table.has_much());
+        assert!(table.tally() != Tally::Much);
         table.host(id).unwrap().answered.push(one);
-        assert!(table.has_much());
+        assert!(table.tally() == Tally::Much);
         let mut taken = HostStats { errors: 9, ..HostStats::default() };
-        assert!(table.take(&mut taken).is_some() && !table.has_much());
+        assert!(table.take(&mut taken).is_some() && table.tally() != Tally::Much);
         assert_eq!((taken.answered.len(), taken.errors), (MANY_ANSWERED, 0));
         assert!(table.host(id).unwrap().answered.is_empty());
     }

@@ -7,6 +7,7 @@ use super::execute::context::{Context, Step};
 use super::execute::{backlog, command};
 use super::routing::target::RouteTarget;
 use super::upstream::Upstreams;
+use super::upstream::endpoint::{EndpointMember, UpstreamEndpoint};
 use super::upstream::pool::DedicatedConnection;
 use crate::command::Args;
 use crate::resp::encode;
@@ -112,30 +113,33 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
     }
     if let Some(transaction) = &mut client.transaction {
         // Where it leads may have changed.
-        transaction.is_doomed |= transaction.len() > 0;
+        transaction.is_doomed |= transaction.len() > 0 || transaction.target().is_some();
     }
     if !config.auth.passes_auth {
         (client.session.login, client.session.presented) = (None, None);
     }
     // A connection of its own stays as long as its destination does; a login is asked for once.
-    let cluster = |config: &HostConfig, target: usize| config.targets.get(target).map(|to| to.upstream.cluster.clone());
+    let place = |config: &HostConfig, target: usize| config.targets.get(target).map(|to| to.upstream.clone());
     let has_turned = before.auth.passes_auth != config.auth.passes_auth;
-    let destination = |of: &Arc<str>| config.targets.iter().position(|to| to.upstream.cluster == *of);
+    let destination = |of: &UpstreamEndpoint| config.targets.iter().position(|to| to.upstream.is_same_place(of));
     let is_owed = |own: DedicatedConnection| {
         let known = upstreams.pool.get(own.id());
         known.is_some_and(|known| known.pending.iter().any(|in_flight| in_flight.what.is_awaited()))
     };
     let is_gone = |own: &DedicatedConnection| {
         let known = upstreams.pool.get(own.id());
-        known.is_some_and(|known| has_turned || destination(&known.key.endpoint.cluster).is_none())
+        known.is_some_and(|known| has_turned || destination(&known.key.endpoint).is_none())
     };
     let is_abandoned = client.dedicated.others.iter().any(|own| is_gone(own) && is_owed(*own));
-    let home = |config: &HostConfig| config.home().and_then(|target| cluster(config, target));
+    let home = |config: &HostConfig| -> Vec<(Arc<str>, EndpointMember)> {
+        let servers = config.home().map(|home| config.servers(home)).unwrap_or_default();
+        servers.into_iter().map(|server| (server.cluster.clone(), server.member)).collect()
+    };
     let is_moved = has_turned || home(&before) != home(config);
     let is_cut = !client.subscriptions.connections.is_empty() && is_moved;
     let own = client.dedicated.connection.take();
     let stays = own.filter(|_| !has_turned).and_then(|own| {
-        let target = destination(&cluster(&before, own.target.target)?)?;
+        let target = destination(&place(&before, own.target.target)?)?;
         Some(Dedicated { target: RouteTarget { target, ..own.target }, ..own })
     });
     // What a client waits for, or has begun, where it isn't led any more ends as when Redis goes.

@@ -15,6 +15,10 @@ pub const CROSSSLOT: &str = "CROSSSLOT Keys in request don't hash to the same sl
 /// destinations.
 pub const CROSS_DESTINATION: &str = "CROSSSLOT redis-mesh: keys route to different destinations";
 
+/// The error of a command that can't be split and whose keys are placed on different servers of
+/// one destination.
+pub const CROSS_SERVER: &str = "CROSSSLOT redis-mesh: keys are on different servers of their destination";
+
 /// The error of EXEC for a transaction of which a command was refused when it was queued.
 pub const EXECABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
 

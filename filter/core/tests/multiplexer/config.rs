@@ -63,6 +63,15 @@ pub fn one() -> wire::Host {
     host(&[(wire::KeyMatch::Any, 0)], &["one"])
 }
 
+/// A host whose only destination is the cluster `three`, on whose members keys are placed.
+pub fn placed() -> wire::Host {
+    let mut host = host(&[(wire::KeyMatch::Any, 0)], &["three"]);
+    for upstream in host.targets.iter_mut().filter_map(|target| target.upstream.as_mut()) {
+        upstream.key_hash = Some(wire::KeyHash::Key);
+    }
+    host
+}
+
 /// A host that routes keys with `a:` to the server `two`, and all others to the server `one`.
 pub fn turned() -> wire::Host {
     host(&[(wire::KeyMatch::Prefix("a:".into()), 0), (wire::KeyMatch::Any, 1)], &["two", "one"])

@@ -88,15 +88,15 @@ impl World {
     pub fn drain(&mut self) {
         while let Some(output) = self.multiplexer.poll() {
             match output {
-                Output::Open(id, Address { cluster, node: None }) => {
+                Output::Open(id, Address { cluster, node }) => {
                     self.opened += 1;
-                    self.connections.insert(id, (cluster.to_string(), Connection::default()));
-                    if self.redis[&*cluster].is_down {
+                    let name = node.map_or_else(|| cluster.to_string(), |node| node.to_string());
+                    self.connections.insert(id, (name.clone(), Connection::default()));
+                    if self.redis[&name].is_down {
                         self.connections.remove(&id);
                         self.multiplexer.lost(id, self.now);
                     }
                 }
-                Output::Open(_, address) => panic!("{address:?}"),
                 Output::Send(id) => {
                     let bytes = self.multiplexer.take_upstream(id);
                     if let Some((_, connection)) = self.connections.get_mut(&id) {
@@ -115,6 +115,7 @@ impl World {
                 }
                 Output::PauseUpstream(id) => drop(self.paused.insert(id)),
                 Output::ResumeUpstream(id) => drop(self.paused.remove(&id)),
+                Output::FindMembers(_) => {}
                 Output::CloseUpstream(id) => drop(self.connections.remove(&id)),
             }
         }

@@ -327,6 +327,7 @@ impl World {
                         self.at(self.now, Event::Resumed(id));
                     }
                 }
+                Output::FindMembers(_) => {}
                 Output::CloseUpstream(id) => {
                     self.log(|| format!("{id:?} is closed"));
                     if let Some(transport) = self.transports.remove(&id) {

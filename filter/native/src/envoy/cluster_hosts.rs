@@ -2,6 +2,8 @@
 
 use super::buffer::{EMPTY, bytes};
 use crate::abi::{self, Opaque};
+use redis_mesh_core::maglev::table::Member;
+use std::net::SocketAddr;
 
 /// The hosts of a cluster as the load balancer of this worker sees them, for the time of one hook.
 pub struct ClusterHosts {
@@ -26,6 +28,45 @@ impl ClusterHosts {
         unsafe {
             abi::envoy_dynamic_module_callback_lb_get_cluster_name(self.raw, &mut name);
             bytes(name) == cluster.as_bytes()
+        }
+    }
+
+    /// The name of the hosts' cluster.
+    pub fn cluster(&self) -> String {
+        let mut name = EMPTY;
+        // SAFETY: by `new` the load balancer is alive. The name is valid until Envoy is called
+        // again, which doesn't happen before it is copied.
+        unsafe {
+            abi::envoy_dynamic_module_callback_lb_get_cluster_name(self.raw, &mut name);
+            String::from_utf8_lossy(bytes(name)).into_owned()
+        }
+    }
+
+    /// The healthy hosts of the first priority that has any. A host without an IP address can't be
+    /// asked for by its address and is left out.
+    pub fn members(&self) -> Vec<Member> {
+        let mut priorities = (0..self.priorities()).map(|priority| (priority, self.healthy(priority)));
+        let Some((priority, count)) = priorities.find(|(_, count)| *count > 0) else { return Vec::new() };
+        let member = |index| {
+            let address = self.address(priority, index)?;
+            // SAFETY: by `new` the load balancer is alive.
+            let weight =
+                unsafe { abi::envoy_dynamic_module_callback_lb_get_healthy_host_weight(self.raw, priority, index) };
+            Some(Member { address, weight })
+        };
+        (0..count).filter_map(member).collect()
+    }
+
+    /// The address of the healthy host of this index in a priority.
+    fn address(&self, priority: u32, index: usize) -> Option<SocketAddr> {
+        let mut found = EMPTY;
+        // SAFETY: by `new` the load balancer is alive; it returns false for a host that it doesn't
+        // have. The address is valid until Envoy is called again, which doesn't happen before it
+        // is parsed.
+        unsafe {
+            let is_found =
+                abi::envoy_dynamic_module_callback_lb_get_healthy_host_address(self.raw, priority, index, &mut found);
+            if is_found { std::str::from_utf8(bytes(found)).ok()?.parse().ok() } else { None }
         }
     }
 

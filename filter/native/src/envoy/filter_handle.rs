@@ -4,6 +4,7 @@ use super::buffer::{EMPTY, bytes, lend};
 use crate::abi::{self, Buffer, Header, Opaque};
 use redis_mesh_core::multiplexer::{ClientId, ConnectionId, Multiplexer};
 use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Envoy's side of one filter instance. It is bound to the thread of its worker. No method has an
@@ -267,6 +268,43 @@ impl FilterHandle {
             )
         })
         .unwrap_or(false)
+    }
+
+    /// Has Envoy bring about this worker's part of a cluster, with its load-balancing policy, if
+    /// there is such a cluster. Otherwise Envoy may leave that to the first connection.
+    pub fn use_cluster(&self, cluster: &str) {
+        let (mut total, mut healthy, mut degraded) = (0, 0, 0);
+        self.call(|raw| {
+            // SAFETY: `call` has a filter that is alive. Envoy only reads the name, and writes the
+            // numbers before it returns.
+            unsafe {
+                abi::envoy_dynamic_module_callback_network_filter_get_cluster_host_count(
+                    raw,
+                    lend(cluster.as_bytes()),
+                    0,
+                    &mut total,
+                    &mut healthy,
+                    &mut degraded,
+                )
+            }
+        });
+    }
+
+    /// The host that `tcp_proxy` has chosen for this connection, as far as Envoy tells it.
+    pub fn upstream_host(&self) -> Option<SocketAddr> {
+        let (mut address, mut port) = (EMPTY, 0);
+        // SAFETY: `call` has a filter that is alive. The address is valid until Envoy is called
+        // again, which doesn't happen before it is parsed.
+        self.call(|raw| unsafe {
+            let is_known = abi::envoy_dynamic_module_callback_network_filter_get_upstream_host_address(
+                raw,
+                &mut address,
+                &mut port,
+            );
+            let text = std::str::from_utf8(bytes(address)).ok().filter(|_| is_known)?;
+            let ip: Option<IpAddr> = text.parse().ok();
+            ip.zip(u16::try_from(port).ok()).map(SocketAddr::from).or_else(|| text.parse().ok())
+        })?
     }
 
     /// Sends `POST path` to a cluster, without a timeout, and returns the callout's number, with

@@ -102,6 +102,10 @@ impl FilterInstance {
             // No filter behind these two writes anything.
             FilterInstance::Downstream(_) | FilterInstance::Dialer(_) => {}
             FilterInstance::Upstream(upstream) => match upstream.id() {
+                Some(_) if upstream.is_astray() => {
+                    upstream.handle.drain_write();
+                    upstream.handle.abort();
+                }
                 Some(_) if !upstream.takes_bytes() => return Action::Stop,
                 Some(id) => worker::upstream_replied(upstream, id),
                 None => upstream.handle.drain_write(),

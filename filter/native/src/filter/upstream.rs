@@ -7,6 +7,7 @@ use crate::metrics::FilterMetrics;
 use crate::node;
 use redis_mesh_core::multiplexer::{Address, ConnectionId};
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct UpstreamFilter {
     /// The metrics of the configuration with which it was accepted.
     pub metrics: Arc<FilterMetrics>,
     id: Cell<Option<ConnectionId>>,
+    /// The host to which it must lead, until that is known to be so.
+    wanted: Cell<Option<SocketAddr>>,
     phase: Cell<UpstreamPhase>,
     flow: Cell<Flow>,
 }
@@ -60,8 +63,8 @@ enum UpstreamPhase {
 impl UpstreamFilter {
     /// The filter of a connection that Envoy has just accepted.
     pub fn new(handle: FilterHandle, metrics: Arc<FilterMetrics>) -> UpstreamFilter {
-        let phase = Cell::new(UpstreamPhase::Requested);
-        UpstreamFilter { handle, metrics, id: Cell::new(None), phase, flow: Cell::new(Flow::Taken) }
+        let (id, wanted, flow) = (Cell::new(None), Cell::new(None), Cell::new(Flow::Taken));
+        UpstreamFilter { handle, metrics, id, wanted, phase: Cell::new(UpstreamPhase::Requested), flow }
     }
 
     /// Takes the dialer's request out of the read buffer and returns its number. Nothing that
@@ -80,6 +83,7 @@ impl UpstreamFilter {
     #[must_use]
     pub fn connect(&self, id: ConnectionId, address: &Address) -> bool {
         self.id.set(Some(id));
+        self.wanted.set(address.node);
         self.metrics.upstream_opened();
         let node = address.node.map(|node| node.to_string());
         // Without the state, `tcp_proxy` would connect to the cluster of its own configuration.
@@ -98,6 +102,14 @@ impl UpstreamFilter {
     /// From here on `tcp_proxy` takes bytes directly.
     pub fn connected(&self) {
         self.phase.set(UpstreamPhase::Connected);
+    }
+
+    /// True if the connection leads to another host than was asked for, which the first bytes of
+    /// Redis can tell: a load-balancing policy of another version of the module knows nothing of
+    /// what this one wants. So far only the handshake was sent.
+    pub fn is_astray(&self) -> bool {
+        let Some(wanted) = self.wanted.take() else { return false };
+        self.handle.upstream_host().is_some_and(|host| host != wanted)
     }
 
     /// The multiplexer's number of this connection, from [`UpstreamFilter::connect`] until it

@@ -1,7 +1,7 @@
 //! The functions of the ABI that the module calls.
 
 use super::connection::connection;
-use super::state::{CALLOUTS, CROSSED, Callout, HOSTS, LOG, MISSING, RESUMED, text};
+use super::state::{CALLOUTS, CHOSEN, CROSSED, Callout, HOSTS, LOG, MISSING, RESUMED, text};
 use crate::abi::{self, Buffer, Header, Opaque};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -150,6 +150,48 @@ unsafe extern "C" fn envoy_dynamic_module_callback_lb_get_cluster_name(_lb: Opaq
         // SAFETY: the crate passes a place for the result.
         unsafe { *out = Buffer { data: name.as_ptr(), len: name.len() } };
     });
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_get_cluster_host_count(
+    _filter: Opaque,
+    cluster: Buffer,
+    _priority: u32,
+    _total: *mut usize,
+    _healthy: *mut usize,
+    _degraded: *mut usize,
+) -> bool {
+    let is_known = HOSTS.with_borrow(|(name, _)| *name == text(cluster));
+    if is_known {
+        // As Envoy does for a cluster that wasn't used before.
+        super::new_policy();
+    }
+    is_known
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_lb_get_healthy_host_weight(
+    _lb: Opaque,
+    _priority: u32,
+    _index: usize,
+) -> u32 {
+    1
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_get_upstream_host_address(
+    _filter: Opaque,
+    address: *mut Buffer,
+    port: *mut u32,
+) -> bool {
+    CHOSEN.with_borrow(|chosen| match chosen {
+        Some((ip, number)) => {
+            // SAFETY: the crate passes places for the results.
+            unsafe { (*address, *port) = (Buffer { data: ip.as_ptr(), len: ip.len() }, *number) };
+            true
+        }
+        None => false,
+    })
 }
 
 #[unsafe(no_mangle)]

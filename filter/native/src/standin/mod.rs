@@ -18,7 +18,7 @@ use crate::envoy::ClusterHosts;
 use crate::hooks;
 pub use connection::{StandinConnection, bury, connect, connections, living};
 pub use metrics::{forget, metric, newest};
-use state::{CALLOUTS, CONFIGS, CROSSED, HOSTS, LOG, MISSING, RESUMED};
+use state::{CALLOUTS, CHOSEN, CONFIGS, CROSSED, HOSTS, LOG, MISSING, RESUMED};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Configures a filter. Null: the module refuses it.
@@ -35,9 +35,18 @@ pub fn configure(name: &str, config: &str) -> *const FilterKind {
 /// Configures the filter for clients: a listener of this name for the host `NAME:6379`, whose
 /// cluster has the same name.
 pub fn listener(name: &str) -> *const FilterKind {
+    listener_with(name, "")
+}
+
+/// The same, with its keys placed on the cluster's members.
+pub fn placing_listener(name: &str) -> *const FilterKind {
+    listener_with(name, r#", "keyHash": "key""#)
+}
+
+fn listener_with(name: &str, field: &str) -> *const FilterKind {
     let document = format!(
         r#"{{"name": "{name}", "revision": 1, "hosts": [{{"host": "{name}:6379", "path": "native",
-            "targets": [{{"destination": "{name}", "upstream": {{"cluster": "{name}"}}}}], "routes": [{{"match": "any", "target": 0}}]}}]}}"#
+            "targets": [{{"destination": "{name}", "upstream": {{"cluster": "{name}"{field}}}}}], "routes": [{{"match": "any", "target": 0}}]}}]}}"#
     );
     let config = configure("proxy", &document);
     assert!(!config.is_null(), "{:?}", log());
@@ -63,6 +72,25 @@ pub fn restore_clusters() {
 pub fn set_hosts(cluster: &str, hosts: &[&[&str]]) {
     let owned = hosts.iter().map(|hosts| hosts.iter().map(|host| host.to_string()).collect()).collect();
     HOSTS.replace((cluster.to_owned(), owned));
+}
+
+/// Sets the host that `tcp_proxy` chooses for every connection; `None`: it tells of none.
+pub fn set_chosen(host: Option<(&str, u32)>) {
+    CHOSEN.replace(host.map(|(ip, port)| (ip.to_owned(), port)));
+}
+
+/// The hosts of the cluster have changed.
+pub fn update_hosts() {
+    let null = std::ptr::null_mut();
+    // SAFETY: the stand-in's functions don't look at the pointer.
+    unsafe { hooks::envoy_dynamic_module_on_lb_on_host_membership_update(null, null, 0, 0) };
+}
+
+/// Makes the load-balancing policy of the cluster, which Envoy keeps.
+fn new_policy() {
+    let null = std::ptr::null_mut();
+    // SAFETY: the stand-in's functions don't look at the pointer, and the policy is given back at once.
+    unsafe { hooks::envoy_dynamic_module_on_lb_destroy(hooks::envoy_dynamic_module_on_lb_new(null, null).cast_mut()) };
 }
 
 /// The hosts that a load balancer sees.

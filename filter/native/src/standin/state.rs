@@ -26,6 +26,8 @@ thread_local! {
     pub static MISSING: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     pub static CONFIGS: RefCell<Vec<*const FilterKind>> = const { RefCell::new(Vec::new()) };
     pub static LOG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// The address and port of the host that `tcp_proxy` has chosen for every connection.
+    pub static CHOSEN: RefCell<Option<(String, u32)>> = const { RefCell::new(None) };
     /// A cluster's name, and its healthy hosts by priority.
     pub static HOSTS: RefCell<(String, Vec<Vec<String>>)> = const { RefCell::new((String::new(), Vec::new())) };
 }

@@ -281,6 +281,11 @@ impl Worker {
                     }
                 }
                 Some(Output::Open(id, address)) => self.opening.add(id, address),
+                Some(Output::FindMembers(cluster)) => {
+                    if let Some(downstream) = self.any_downstream() {
+                        downstream.handle.use_cluster(&cluster);
+                    }
+                }
                 Some(Output::Send(id)) => self.send(id),
                 Some(Output::PauseUpstream(id)) => {
                     if let Some(upstream) = self.dialer.upstream(id) {

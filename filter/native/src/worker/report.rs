@@ -2,7 +2,7 @@
 
 use crate::metrics::FilterMetrics;
 use redis_mesh_core::multiplexer::config::HostConfig;
-use redis_mesh_core::multiplexer::{HostStats, Multiplexer};
+use redis_mesh_core::multiplexer::{HostStats, Multiplexer, Tally};
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
 use std::collections::hash_map::Entry;
@@ -45,8 +45,9 @@ impl Reporter {
 
     /// The time at which a report is due. `None`: there is nothing to report.
     pub fn due(&self, multiplexer: &Multiplexer) -> Option<Duration> {
-        let last = self.last.get().filter(|_| !multiplexer.has_counted_much());
-        multiplexer.has_counted().then(|| last.map_or(Duration::ZERO, |last| last + PERIOD))
+        let tally = multiplexer.tally();
+        let last = self.last.get().filter(|_| tally != Tally::Much);
+        (tally != Tally::Nothing).then(|| last.map_or(Duration::ZERO, |last| last + PERIOD))
     }
 
     /// Adds the tallies to Envoy's metrics, if a report is due. `older` finds the metrics of a
@@ -145,6 +146,6 @@ mod tests {
         assert_eq!(report(2), 2);
         old.forget();
         assert_eq!(report(3), 2, "there are no metrics any more");
-        assert!(!multiplexer.borrow().has_counted(), "the tally is dropped");
+        assert_eq!(multiplexer.borrow().tally(), Tally::Nothing, "it is dropped");
     }
 }

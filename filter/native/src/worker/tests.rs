@@ -103,6 +103,47 @@ fn an_envoy_that_does_not_go_on_is_noticed() {
 }
 
 #[test]
+fn a_key_goes_to_the_member_that_has_it() {
+    let _end = standin::begin();
+    standin::set_hosts("placed", &[&["10.0.0.1:6379"]]);
+    let client = standin::connect("client", standin::placing_listener("placed"));
+    client.received(GET);
+    settle();
+    let upstream = connected();
+    let of_node = |connection: &StandinConnection| connection.state.borrow().last().map(|(_, node)| node.clone());
+    assert_eq!(of_node(&upstream), Some("10.0.0.1:6379".into()));
+    upstream.replied(b"$1\r\n1\r\n");
+    assert_eq!(bytes(&client.written), "$1\r\n1\r\n");
+    standin::set_hosts("placed", &[&["10.0.0.2:6379"]]);
+    standin::update_hosts();
+    client.received(GET);
+    settle();
+    let upstreams = connections("redis_carrier");
+    assert_eq!(upstreams.iter().filter_map(|upstream| of_node(upstream)).collect::<Vec<_>>(), ["10.0.0.2:6379"]);
+    standin::set_hosts("", &[]);
+}
+
+#[test]
+fn a_connection_to_another_host_than_was_asked_for_is_closed() {
+    let _end = standin::begin();
+    standin::set_hosts("astray", &[&["10.0.0.1:6379"]]);
+    let client = standin::connect("client", standin::placing_listener("astray"));
+    client.received(GET);
+    settle();
+    standin::set_chosen(Some(("10.0.0.2", 6379)));
+    let upstream = only("redis_carrier");
+    upstream.replied(b"+PONG\r\n");
+    assert!(upstream.closed.get());
+    assert!(!bytes(&upstream.passed).contains("GET"), "no command has gone there");
+    settle();
+    standin::set_chosen(Some(("10.0.0.1", 6379)));
+    let next = connected();
+    assert_eq!(bytes(&next.passed), COMMAND);
+    standin::set_chosen(None);
+    standin::set_hosts("", &[]);
+}
+
+#[test]
 fn another_client_asks_for_a_dialer_when_the_one_that_asked_goes() {
     let _end = standin::begin();
     let config = listener("asks");

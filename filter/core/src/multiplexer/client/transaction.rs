@@ -26,15 +26,6 @@ pub struct Transaction {
     pub is_doomed: bool,
 }
 
-/// The reason why the keys of a transaction don't live together.
-#[derive(Debug, PartialEq, Eq)]
-pub enum TransactionError {
-    /// The keys route to different destinations.
-    Destinations,
-    /// The keys hash to different slots of a Redis Cluster.
-    Slots,
-}
-
 impl Transaction {
     /// Begins a transaction for a target, which is given if keys are watched there.
     pub fn at(target: Option<RouteTarget>) -> Transaction {
@@ -45,23 +36,20 @@ impl Transaction {
     /// the others. `rewrite` applies to the command's reply in the reply to EXEC.
     ///
     /// # Errors
-    /// The commands before this one have another target. The transaction is doomed then.
+    /// The commands before this one have another target: the error for the client. The transaction is
+    /// doomed then.
     pub fn queue(
         &mut self,
         config: &HostConfig,
         target: Option<RouteTarget>,
         command: &[u8],
         rewrite: Option<KeyRewrite>,
-    ) -> Result<(), TransactionError> {
+    ) -> Result<(), &'static str> {
         if let (Some(known), Some(target)) = (self.target, target)
             && !agree(config, known, target)
         {
             self.is_doomed = true;
-            return Err(if known.target == target.target {
-                TransactionError::Slots
-            } else {
-                TransactionError::Destinations
-            });
+            return Err(config.apart(known, target));
         }
         // A script without keys has no slot, and goes with those that have one.
         let has_slot = |of: &Option<RouteTarget>| of.is_some_and(|of| of.slot.is_some());
@@ -117,6 +105,7 @@ mod tests {
     use super::*;
     use crate::multiplexer::config::ListenerConfig;
     use crate::multiplexer::reply::key_rewrite::KeyPositions;
+    use crate::request::errors::{CROSS_DESTINATION, CROSSSLOT};
     use std::sync::Arc;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -179,14 +168,14 @@ mod tests {
         check(at(2, None), None, Ok(()));
         check(at(0, None), at(0, None), Ok(()));
         check(at(0, None), at(1, None), Ok(()));
-        check(at(0, None), at(2, None), Err(TransactionError::Destinations));
+        check(at(0, None), at(2, None), Err(CROSS_DESTINATION));
         check(at(3, Some(7)), at(3, Some(7)), Ok(()));
-        check(at(3, Some(7)), at(3, Some(8)), Err(TransactionError::Slots));
-        check(at(3, Some(7)), at(0, None), Err(TransactionError::Destinations));
+        check(at(3, Some(7)), at(3, Some(8)), Err(CROSSSLOT));
+        check(at(3, Some(7)), at(0, None), Err(CROSS_DESTINATION));
         check(at(3, Some(7)), at(3, None), Ok(()));
         // Targets that the configuration doesn't have.
         check(at(8, None), at(8, None), Ok(()));
-        check(at(8, None), at(9, None), Err(TransactionError::Destinations));
+        check(at(8, None), at(9, None), Err(CROSS_DESTINATION));
     }
 
     #[test]
@@ -198,7 +187,7 @@ mod tests {
             assert_eq!(transaction.queue(&config, target, b"x", None), Ok(()));
             assert_eq!(transaction.target(), expected);
         }
-        assert_eq!(transaction.queue(&config, at(3, Some(8)), b"x", None), Err(TransactionError::Slots));
+        assert_eq!(transaction.queue(&config, at(3, Some(8)), b"x", None), Err(CROSSSLOT));
     }
 
     #[test]

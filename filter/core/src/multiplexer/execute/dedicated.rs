@@ -15,7 +15,6 @@ use crate::multiplexer::upstream::discovery::Missing;
 use crate::multiplexer::upstream::patience::Patience;
 use crate::multiplexer::upstream::pending::{Control, InFlight};
 use crate::multiplexer::upstream::retry::Retry;
-use crate::request::errors::{CROSS_DESTINATION, CROSSSLOT};
 
 /// Sends a command over a connection of the client's own. Nothing overtakes anything: what was
 /// sent before has been answered, and what comes after waits for the answer.
@@ -58,8 +57,7 @@ fn choose(context: &mut Context<'_>, client: &mut Client, forward: &Forward) -> 
         }
         // What is watched at one target can't be executed at another.
         Some(dedicated) if dedicated.is_watching && sharing == Sharing::Watches => {
-            let is_elsewhere = dedicated.target.target != target.target;
-            Err(Obstacle::Error((if is_elsewhere { CROSS_DESTINATION } else { CROSSSLOT }).into()))
+            Err(Obstacle::Error(client.rules.config.apart(dedicated.target, target).into()))
         }
         _ if !client.output.queue.is_empty() => Err(Obstacle::Wait(Wait::Answers)),
         // A second connection would have to be kept beside this one.

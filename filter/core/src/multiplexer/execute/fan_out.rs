@@ -128,7 +128,7 @@ fn connect_all(
             }
             // First it is known that all can be opened: none is opened in vain.
             for key in &keys {
-                context.upstreams.pool.check_available(key, context.effects.now).map_err(Missing::from)?;
+                context.upstreams.pool.check_available(key, context.effects).map_err(Missing::from)?;
             }
             for key in keys {
                 let connection = context.upstreams.dedicated(client.id, key, false, context.effects)?;

@@ -7,7 +7,7 @@ use crate::command::Command;
 use crate::command::Known;
 use crate::command::script;
 use crate::command::sharing::Shareable;
-use crate::multiplexer::client::transaction::{Transaction, TransactionError};
+use crate::multiplexer::client::transaction::Transaction;
 use crate::multiplexer::client::{Client, Wait};
 use crate::multiplexer::reply::aggregate::Aggregation;
 use crate::multiplexer::routing::decision::Forward;
@@ -15,7 +15,6 @@ use crate::multiplexer::routing::target::{KeyEdit, RouteTarget, SubCommand, writ
 use crate::multiplexer::upstream::ConnectionRoute;
 use crate::multiplexer::upstream::discovery::NodeAccess;
 use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
-use crate::request::errors::{CROSS_DESTINATION, CROSSSLOT};
 use crate::wire::ReadPolicy;
 
 /// Bytes that a transaction may hold.
@@ -191,7 +190,6 @@ pub fn queue(client: &mut Client, request: Request<'_>, forward: &Forward) {
     }
     match transaction.queue(&config, has_target.then_some(forward.target), &command, rewrite) {
         Ok(()) => client.answer(b"+QUEUED\r\n"),
-        Err(TransactionError::Destinations) => client.answer_error(CROSS_DESTINATION),
-        Err(TransactionError::Slots) => client.answer_error(CROSSSLOT),
+        Err(text) => client.answer_error(text),
     }
 }

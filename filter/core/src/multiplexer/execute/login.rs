@@ -32,7 +32,7 @@ pub fn present(context: &mut Context<'_>, client: &mut Client, presented: Presen
         }
     }
     for key in &keys {
-        context.upstreams.pool.check_available(key, context.effects.now).map_err(Missing::from)?;
+        context.upstreams.pool.check_available(key, context.effects).map_err(Missing::from)?;
     }
     let hello = presented.hello.as_ref().map(|hello| hello.reply.clone());
     let login = presented.login.clone();

@@ -148,8 +148,10 @@ fn copy(
     };
     let endpoint = mirror.upstream.clone();
     if !mirror.is_cluster {
-        let key = PoolKey { database: client.session.database, ..PoolKey::new(endpoint, false) };
-        return copies::send(context.upstreams, header(CopyRoute::Plain(key)), write, context.effects);
+        let keys = keys(original);
+        let keys = keys.iter().map(|(index, strip)| args.get(*index).get(*strip..).unwrap_or_default());
+        let route = plain_route(client, mirror, keys);
+        return copies::send(context.upstreams, header(route), write, context.effects);
     }
     let route = match slots(original).as_slice() {
         [] if RequestPolicy::of(command).is_for_all() => CopyRoute::AllShards(endpoint),
@@ -170,20 +172,40 @@ fn copy(
     copies::send(context.upstreams, header(route), write, context.effects)
 }
 
-/// The keys of a command by their slots, with the names that they have at the mirror.
-fn slots(original: Original<'_>) -> Vec<(u16, Vec<KeyEdit>)> {
-    let Original { command, args, edits, part, .. } = original;
-    if command.name == "spublish" {
-        return vec![(slot(args.get(1)), Vec::new())];
+/// Where a copy with these keys goes at a mirror that is no Redis Cluster.
+fn plain_route<'k>(client: &Client, mirror: &MirrorConfig, keys: impl Iterator<Item = &'k [u8]>) -> CopyRoute {
+    let plain =
+        |endpoint| CopyRoute::Plain(PoolKey { database: client.session.database, ..PoolKey::new(endpoint, false) });
+    let Some(placement) = &mirror.placement else { return plain(mirror.upstream.clone()) };
+    let mut endpoints: Vec<_> = keys.map(|key| placement.endpoint(&mirror.upstream, Some(key))).collect();
+    endpoints.dedup();
+    match endpoints.as_slice() {
+        [] => plain(placement.endpoint(&mirror.upstream, None)),
+        [endpoint] => plain(endpoint.clone()),
+        _ => CopyRoute::Apart,
     }
+}
+
+/// The places of the keys of a command, with what is removed of them.
+fn keys(original: Original<'_>) -> Vec<KeyEdit> {
+    let Original { command, args, edits, part, .. } = original;
     let strip = |index| edits.iter().find(|(of, _)| *of == index).map_or(0, |(_, strip)| *strip);
-    let keys = match part {
+    match part {
         Some(keys) => keys.to_vec(),
         None => {
             let keys = command.keys(args).ok();
             keys.iter().flat_map(|keys| keys.iter()).map(|key| (key.index, strip(key.index))).collect()
         }
-    };
+    }
+}
+
+/// The keys of a command by their slots, with the names that they have at the mirror.
+fn slots(original: Original<'_>) -> Vec<(u16, Vec<KeyEdit>)> {
+    let Original { command, args, .. } = original;
+    if command.name == "spublish" {
+        return vec![(slot(args.get(1)), Vec::new())];
+    }
+    let keys = keys(original);
     let mut slots: Vec<(u16, Vec<KeyEdit>)> = Vec::new();
     for (index, strip) in keys {
         let of = slot(args.get(index).get(strip..).unwrap_or_default());
@@ -217,7 +239,7 @@ pub fn mirror_transaction(
 /// The copy of a transaction with those of its commands that a mirror gets; `None` if it gets none.
 fn transaction_for(client: &Client, transaction: &Transaction, mirror: &MirrorConfig) -> Option<MirrorCopy> {
     let (mut bytes, mut queued, mut scripts) = (Vec::new(), 0usize, Vec::new());
-    let mut slots: Vec<u16> = Vec::new();
+    let (mut slots, mut names): (Vec<u16>, Vec<Vec<u8>>) = Default::default();
     encode::command(&mut bytes, &[b"MULTI"]);
     each_command(transaction.commands(), |args| {
         let Some(Known { command, .. }) = Known::of(args) else { return };
@@ -227,9 +249,12 @@ fn transaction_for(client: &Client, transaction: &Transaction, mirror: &MirrorCo
         }
         queued += 1;
         scripts.extend(script::named(command, args));
-        if mirror.is_cluster {
-            let keys = command.keys(args).ok();
-            slots.extend(keys.iter().flat_map(|keys| keys.iter()).map(|key| slot(args.get(key.index))));
+        let keys = command.keys(args).ok();
+        let keys = keys.iter().flat_map(|keys| keys.iter()).map(|key| args.get(key.index));
+        match mirror.is_cluster {
+            true => slots.extend(keys.map(slot)),
+            false if mirror.placement.is_some() => names.extend(keys.map(<[u8]>::to_vec)),
+            false => {}
         }
         target::write(args, &[], None, &mut bytes);
     });
@@ -238,9 +263,7 @@ fn transaction_for(client: &Client, transaction: &Transaction, mirror: &MirrorCo
     slots.dedup();
     let endpoint = mirror.upstream.clone();
     let route = match slots.as_slice() {
-        _ if !mirror.is_cluster => {
-            CopyRoute::Plain(PoolKey { database: client.session.database, ..PoolKey::new(endpoint, false) })
-        }
+        _ if !mirror.is_cluster => plain_route(client, mirror, names.iter().map(Vec::as_slice)),
         [] => CopyRoute::Slot(endpoint, None),
         [slot] => CopyRoute::Slot(endpoint, Some(*slot)),
         _ => CopyRoute::Apart,

@@ -57,8 +57,13 @@ fn change_all(
         return Ok(());
     }
     if change.begins {
-        let connection = subscriber(context, client, change, &names)?;
-        send(context, client, change, &names, connection);
+        // Channels of one server are asked for in one piece, and nothing is asked for before it is
+        // known that all can be.
+        let size = if is_spread(client) { 1 } else { names.len() };
+        let pieces = names.chunks(size).map(|piece| Ok((piece, subscriber(context, client, change, piece)?)));
+        for (piece, connection) in pieces.collect::<Result<Vec<_>, Obstacle>>()? {
+            send(context, client, change, piece, connection);
+        }
         return Ok(());
     }
     for name in names {
@@ -96,8 +101,14 @@ fn send(
     }
 }
 
-/// The connection on which a client subscribes: one for channels and patterns, and in a Redis
-/// Cluster one for each node that has shard channels.
+/// True if each channel is on one of several servers, by its hash as a key's.
+fn is_spread(client: &Client) -> bool {
+    let config = &client.rules.config;
+    config.home().is_some_and(|home| config.has_servers(home))
+}
+
+/// The connection on which a client subscribes: one for the channels and patterns of a server, and
+/// in a Redis Cluster one for each node that has shard channels.
 fn subscriber(
     context: &mut Context<'_>,
     client: &mut Client,
@@ -110,15 +121,24 @@ fn subscriber(
             change.name().to_ascii_uppercase()
         )));
     };
+    if is_spread(client) && change.kind == SubscriptionKind::Pattern {
+        return Err(Obstacle::Error(format!(
+            "ERR redis-mesh: {} needs a destination with one server, and channels are on several here",
+            change.name().to_ascii_uppercase()
+        )));
+    }
     let is_sharded = client.rules.config.is_cluster(target) && change.kind == SubscriptionKind::Shard;
     let of = names.first().filter(|_| is_sharded).map(|name| slot(name));
     if is_sharded && names.iter().any(|name| Some(slot(name)) != of) {
         return Err(Obstacle::Error(CROSSSLOT.into()));
     }
-    let key = dedicated_key(context, client, RouteTarget { target, slot: of })?;
+    let of_first = names.first().map(|name| client.rules.config.target_of(target, name));
+    let to = of_first.filter(|_| is_sharded || is_spread(client)).unwrap_or(RouteTarget { target, slot: None });
+    let key = dedicated_key(context, client, to)?;
     let fits = |connection: &&ConnectionId| {
-        let known = context.upstreams.pool.get(**connection);
-        known.is_some_and(|known| of.is_none() || known.key.node == key.node)
+        let is_node = |known: &PoolKey| of.is_none() || known.node == key.node;
+        let known = context.upstreams.pool.get(**connection).map(|connection| &connection.key);
+        known.is_some_and(|known| known.endpoint.is_same_place(&key.endpoint) && is_node(known))
     };
     if let Some(known) = client.subscriptions.connections.iter().find(fits) {
         return Ok(*known);
@@ -136,7 +156,7 @@ pub fn monitor(context: &mut Context<'_>, client: &mut Client) -> Result<(), Obs
     let keys = keys_of_all_servers(context, client)?;
     // First it is known that all can be opened: none is opened in vain.
     for key in &keys {
-        context.upstreams.pool.check_available(key, context.effects.now).map_err(Missing::from)?;
+        context.upstreams.pool.check_available(key, context.effects).map_err(Missing::from)?;
     }
     let mut connections = Vec::with_capacity(keys.len());
     for key in keys {

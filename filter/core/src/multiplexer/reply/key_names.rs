@@ -44,7 +44,7 @@ impl KeyNames {
     /// Returns true if each key has to be looked at, since servers may hold keys that no route
     /// leads to, or by other names than the clients.
     pub fn decide(config: &HostConfig) -> bool {
-        !matches!(config.routes.as_slice(), [route] if !route.remove_prefix && config.router.any() == Some(0))
+        !matches!(&*config.routes, [route] if !route.remove_prefix && config.router.any() == Some(0))
     }
 
     /// Calls `each` with the names by which the client reaches a key of a target.

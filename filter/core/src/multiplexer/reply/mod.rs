@@ -280,7 +280,8 @@ impl EventDelivery<'_> {
     fn login_refused(&mut self, endpoint: &UpstreamEndpoint) {
         self.stats.count_where(Stat::LoginFailures, |config| {
             config.targets.iter().any(|target| {
-                target.upstream == *endpoint || target.mirrors.iter().any(|mirror| mirror.upstream == *endpoint)
+                let is_there = |upstream: &UpstreamEndpoint| upstream.at(endpoint.member) == *endpoint;
+                is_there(&target.upstream) || target.mirrors.iter().any(|mirror| is_there(&mirror.upstream))
             })
         });
     }

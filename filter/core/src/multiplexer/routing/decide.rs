@@ -5,15 +5,15 @@ use super::fan_out::{FanOut, RequestPolicy};
 use super::keyless::{in_transaction, keyless};
 use super::session;
 use super::target::{RouteTarget, Routing, SubCommand};
-use crate::cluster::slot::slot;
 use crate::command::sharing::{self, Shareable, Sharing, sharing};
 use crate::command::{self, Args, Command, Flags, Known, Split};
 use crate::multiplexer::client::Client;
 use crate::multiplexer::client::login::PresentedLogin;
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::client::transaction::Transaction;
+use crate::multiplexer::config::HostConfig;
 use crate::multiplexer::stats::StatsTable;
-use crate::request::errors::{self, CROSS_DESTINATION, CROSSSLOT, EXEC_WITH_ARGUMENTS, EXECABORT};
+use crate::request::errors::{self, CROSSSLOT, EXEC_WITH_ARGUMENTS, EXECABORT};
 use crate::request::keys::KeyRefusal;
 use crate::request::needs_no_login;
 
@@ -165,7 +165,10 @@ fn queue(client: &mut Client, container: &'static Command, command: &'static Com
     };
     match decision {
         Decision::Refuse(_) | Decision::Deny(_) => doom(client, decision),
-        Decision::Split(parts, ..) => doom(client, apart(&parts)),
+        Decision::Split(parts, ..) => {
+            let refusal = apart(&client.rules.config, &parts);
+            doom(client, refusal)
+        }
         other => other,
     }
 }
@@ -256,12 +259,13 @@ fn doom(client: &mut Client, decision: Decision) -> Decision {
 }
 
 /// The refusal of a command that can't be split.
-fn apart(parts: &[SubCommand]) -> Decision {
-    let mut targets = parts.iter().map(|part| part.target.target);
+fn apart(config: &HostConfig, parts: &[SubCommand]) -> Decision {
+    let mut targets = parts.iter().map(|part| part.target);
     let first = targets.next();
-    match targets.all(|target| Some(target) == first) {
-        true => Decision::Deny(CROSSSLOT.into()),
-        false => Decision::Refuse(CROSS_DESTINATION.into()),
+    let others = targets.filter_map(|other| first.map(|first| config.apart(first, other)));
+    match others.into_iter().find(|text| *text != CROSSSLOT) {
+        None => Decision::Deny(CROSSSLOT.into()),
+        Some(text) => Decision::Refuse(text.into()),
     }
 }
 
@@ -269,12 +273,12 @@ fn apart(parts: &[SubCommand]) -> Decision {
 fn route(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
     let config = &client.rules.config;
     let sharing = sharing(command, args);
-    if command.name == "spublish" {
-        // A channel is no key: those who hear it have subscribed there.
-        let Some(target) = config.home() else { return keyless(client, command, args) };
-        let slot = config.is_cluster(target).then(|| slot(args.get(1)));
+    // A channel is no key: those who hear it have subscribed there.
+    if let Some(home) = config.home()
+        && (command.name == "spublish" || command.name == "publish" && config.has_servers(home))
+    {
         let route = config.router.any().map(|any| any as usize);
-        return Decision::Forward(Forward::keyless(RouteTarget { target, slot }, route, sharing));
+        return Decision::Forward(Forward::keyless(config.target_of(home, args.get(1)), route, sharing));
     }
     match config.routing(command, args) {
         Routing::Keyless => keyless(client, command, args),
@@ -283,7 +287,7 @@ fn route(client: &Client, command: &'static Command, args: &Args<'_>) -> Decisio
         }
         Routing::Several(parts, owners) => match sharing {
             Sharing::Safe(shareable) if command.split != Split::No => Decision::Split(parts, owners, shareable),
-            _ => apart(&parts),
+            _ => apart(config, &parts),
         },
         Routing::Refused(refusal) => refused(client, &refusal, sharing),
     }

@@ -119,15 +119,19 @@ impl FanOut {
 
     /// The targets that get it, each once.
     pub fn targets(&self, config: &HostConfig) -> Vec<usize> {
-        if !self.policy.is_for_all() {
-            return config.home().into_iter().collect();
+        let home = config.home();
+        if self.policy == RequestPolicy::One {
+            return home.into_iter().collect();
         }
         let mut targets: Vec<usize> = Vec::new();
         for (index, target) in config.targets.iter().enumerate() {
+            if !self.policy.is_for_all() && home.is_none_or(|home| config.origin(index) != home) {
+                continue;
+            }
             let is_new =
                 |other: &usize| config.targets.get(*other).is_none_or(|other| other.upstream != target.upstream);
             // A destination that no route leads to any more is nobody's.
-            if config.routes.iter().any(|route| route.target == index) && targets.iter().all(is_new) {
+            if config.routes.iter().any(|route| route.target == config.origin(index)) && targets.iter().all(is_new) {
                 targets.push(index);
             }
         }

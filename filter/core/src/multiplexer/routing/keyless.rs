@@ -25,6 +25,7 @@ pub fn keyless(client: &Client, command: &'static Command, args: &Args<'_>) -> D
         && !config.is_cluster(target)
         && !has_names
         && (config.single || !policy.is_for_all())
+        && (policy == RequestPolicy::One || !config.has_servers(target))
     {
         let route = config.router.any().map(|any| any as usize);
         return Decision::Forward(Forward::keyless(RouteTarget { target, slot: None }, route, sharing));

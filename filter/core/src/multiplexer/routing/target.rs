@@ -3,11 +3,12 @@
 use crate::cluster::slot::slot;
 use crate::command::{Args, Command, Split};
 use crate::multiplexer::config::HostConfig;
+use crate::request::errors::{CROSS_DESTINATION, CROSS_SERVER, CROSSSLOT};
 use crate::request::keys::{KeyRefusal, KeyRules, RoutedKey, route_keys};
 use crate::resp::encode;
 use std::collections::HashMap;
 
-/// A destination, and in a Redis Cluster a slot of it.
+/// A destination or one of its servers, and in a Redis Cluster a slot of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteTarget {
     /// Index into [`HostConfig::targets`].
@@ -47,8 +48,28 @@ impl HostConfig {
     pub fn place(&self, key: &[u8]) -> Option<(RouteTarget, usize, usize)> {
         let found = self.router.find(key)?;
         let (target, strip) = (found.target as usize, found.strip as usize);
-        let slot = self.is_cluster(target).then(|| slot(key.get(strip..).unwrap_or_default()));
-        Some((RouteTarget { target, slot }, found.route as usize, strip))
+        Some((self.target_of(target, key.get(strip..).unwrap_or_default()), found.route as usize, strip))
+    }
+
+    /// Where a key lives that leads to a target, without what is removed from its beginning.
+    #[inline]
+    pub fn target_of(&self, target: usize, key: &[u8]) -> RouteTarget {
+        match self.targets.get(target) {
+            Some(found) if found.is_cluster => RouteTarget { target, slot: Some(slot(key)) },
+            found => {
+                let server = found.and_then(|found| found.servers.as_ref()).and_then(|servers| servers.of_key(key));
+                RouteTarget { target: server.unwrap_or(target), slot: None }
+            }
+        }
+    }
+
+    /// The error for a command, or a transaction, whose keys live in these two places.
+    pub fn apart(&self, a: RouteTarget, b: RouteTarget) -> &'static str {
+        match (a.target == b.target, self.origin(a.target) == self.origin(b.target)) {
+            (true, _) => CROSSSLOT,
+            (false, true) => CROSS_SERVER,
+            (false, false) => CROSS_DESTINATION,
+        }
     }
 
     /// True if these are the same.
@@ -71,10 +92,9 @@ impl HostConfig {
         };
         let mut collected = CollectedKeys::default();
         let routed = route_keys(&rules, command, args, |RoutedKey { index, to }| {
-            let target = to.target as usize;
             let strip = to.strip as usize;
-            let slot = self.is_cluster(target).then(|| slot(args.get(index).get(strip..).unwrap_or_default()));
-            collected.add(self, RouteTarget { target, slot }, to.route as usize, (index, strip));
+            let target = self.target_of(to.target as usize, args.get(index).get(strip..).unwrap_or_default());
+            collected.add(self, target, to.route as usize, (index, strip));
         });
         match routed {
             Ok(()) => collected.finish(),

@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn the_wait_doubles_up_to_a_bound_and_ends_with_success() {
         let at = Duration::from_millis;
-        let endpoint = UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None };
+        let endpoint = UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None, member: Default::default() };
         let peer = Peer::new(&endpoint, None);
         let mut availability = Availability::default();
         let mut now = Duration::ZERO;
@@ -137,7 +137,12 @@ mod tests {
 
     #[test]
     fn nodes_that_have_left_are_forgotten() {
-        let endpoint = |cluster: &str| UpstreamEndpoint { cluster: cluster.into(), login: None, nodes: None };
+        let endpoint = |cluster: &str| UpstreamEndpoint {
+            cluster: cluster.into(),
+            login: None,
+            nodes: None,
+            member: Default::default(),
+        };
         let node = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
         let mut availability = Availability::default();
         let peers = [

@@ -4,6 +4,7 @@
 use crate::config::auth_command;
 use crate::wire;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The way to a Redis or a Redis Cluster. Connections with different endpoints are never shared.
@@ -15,6 +16,20 @@ pub struct UpstreamEndpoint {
     pub login: Option<UpstreamAuth>,
     /// See [`wire::Upstream::nodes`].
     pub nodes: Option<Arc<str>>,
+    /// The member of the cluster to which connections lead.
+    pub member: EndpointMember,
+}
+
+/// To which members of its cluster connections to an endpoint may lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EndpointMember {
+    /// To whichever Envoy chooses, or to nodes of a Redis Cluster by their addresses.
+    #[default]
+    Any,
+    /// To this one, since only it has the keys.
+    At(SocketAddr),
+    /// To none: keys are placed on members, and these aren't known.
+    Unknown,
 }
 
 /// A login at a Redis, as the AUTH command to send
@@ -43,7 +58,8 @@ impl fmt::Debug for UpstreamEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let login = self.login.as_ref().map(|_| "[redacted]");
         let mut shown = f.debug_struct("UpstreamEndpoint");
-        shown.field("cluster", &self.cluster).field("login", &login).field("nodes", &self.nodes).finish()
+        shown.field("cluster", &self.cluster).field("login", &login).field("nodes", &self.nodes);
+        shown.field("member", &self.member).finish()
     }
 }
 
@@ -60,11 +76,15 @@ impl UpstreamEndpoint {
         if upstream.nodes.is_some() && !is_cluster {
             return Err("upstream.nodes: only of a Redis Cluster".into());
         }
+        if upstream.key_hash.is_some() && is_cluster {
+            return Err("upstream.keyHash: a Redis Cluster places keys itself".into());
+        }
         let command = |login: &wire::UpstreamLogin| auth_command(login.username.as_deref(), &login.password);
         Ok(UpstreamEndpoint {
             cluster: upstream.cluster.as_str().into(),
             login: upstream.login.as_ref().map(|login| UpstreamAuth::Configured(command(login).into())),
             nodes: upstream.nodes.as_deref().map(Into::into),
+            member: if upstream.key_hash.is_some() { EndpointMember::Unknown } else { EndpointMember::Any },
         })
     }
 
@@ -76,6 +96,16 @@ impl UpstreamEndpoint {
             (Some(_), Some(port), Some(_), Some(host)) => format!("{host}:{port}"),
             _ => self.cluster.to_string(),
         }
+    }
+
+    /// Returns the endpoint with another member.
+    pub fn at(&self, member: EndpointMember) -> UpstreamEndpoint {
+        UpstreamEndpoint { member, ..self.clone() }
+    }
+
+    /// Returns true if connections to both lead to the same servers, whatever their logins.
+    pub fn is_same_place(&self, other: &UpstreamEndpoint) -> bool {
+        self.cluster == other.cluster && self.member == other.member
     }
 
     /// Returns the AUTH command with which a connection begins, if it begins with one.
@@ -128,7 +158,12 @@ mod tests {
 
     #[test]
     fn logins_have_different_endpoints() {
-        let with = |login: Option<UpstreamAuth>| UpstreamEndpoint { cluster: "c".into(), login, nodes: None };
+        let with = |login: Option<UpstreamAuth>| UpstreamEndpoint {
+            cluster: "c".into(),
+            login,
+            nodes: None,
+            member: Default::default(),
+        };
         let (a, b): (Arc<[u8]>, Arc<[u8]>) = (Arc::from(&b"a"[..]), Arc::from(&b"b"[..]));
         let clients = with(Some(UpstreamAuth::none_yet()));
         assert_eq!((clients.login_command(), clients.presented(Some(&a)).login_command()), (None, Some(&b"a"[..])));
@@ -178,7 +213,8 @@ mod tests {
         for login in
             [UpstreamAuth::Configured(Arc::from(&b"hidden"[..])), UpstreamAuth::Presented(Arc::from(&b"hidden"[..]))]
         {
-            let endpoint = UpstreamEndpoint { cluster: "c".into(), login: Some(login), nodes: None };
+            let endpoint =
+                UpstreamEndpoint { cluster: "c".into(), login: Some(login), nodes: None, member: Default::default() };
             let shown = format!("{endpoint:?}");
             assert!(shown.contains("[redacted]") && !shown.contains("hidden") && !shown.contains("104"), "{shown}");
         }

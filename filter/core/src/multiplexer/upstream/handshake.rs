@@ -109,7 +109,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn endpoint(login: Option<UpstreamAuth>) -> UpstreamEndpoint {
-        UpstreamEndpoint { cluster: "c".into(), login, nodes: None }
+        UpstreamEndpoint { cluster: "c".into(), login, nodes: None, member: Default::default() }
     }
 
     #[test]

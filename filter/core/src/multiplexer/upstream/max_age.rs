@@ -89,7 +89,10 @@ mod tests {
     #[test]
     fn a_successor_waits_for_what_is_pending_over_its_predecessor() {
         let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
-        let key = PoolKey::new(UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None }, false);
+        let key = PoolKey::new(
+            UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None, member: Default::default() },
+            false,
+        );
         let first = pool.shared(key.clone(), &mut effects).unwrap().id();
         established_connection(&mut pool, first, &mut effects);
         pool.send(first, PendingReply::Ignored.into(), &mut effects, |out| out.extend_from_slice(b"x"));
@@ -110,7 +113,10 @@ mod tests {
     #[test]
     fn a_connection_that_nobody_used_is_closed() {
         let (mut pool, mut effects) = (Pool::default(), Effects::new([1; 32]));
-        let key = PoolKey::new(UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None }, false);
+        let key = PoolKey::new(
+            UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None, member: Default::default() },
+            false,
+        );
         let first = pool.shared(key.clone(), &mut effects).unwrap().id();
         established_connection(&mut pool, first, &mut effects);
         effects.now += MAX_AGE;

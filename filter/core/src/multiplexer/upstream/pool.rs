@@ -2,6 +2,7 @@
 
 use super::availability::{Availability, Outage, Peer};
 use super::connection::{HANDSHAKE_TIMEOUT, Retirement, Stage, UpstreamConnection};
+use super::endpoint::EndpointMember;
 use super::events::Event;
 use super::patience::{Patience, SILENCE};
 use super::pending::InFlight;
@@ -149,7 +150,7 @@ impl Pool {
     /// # Errors
     /// The peer is backed off from.
     pub fn open(&mut self, key: PoolKey, purpose: Purpose, effects: &mut Effects) -> Result<ConnectionId, Outage> {
-        self.check_available(&key, effects.now)?;
+        self.check_available(&key, effects)?;
         Ok(self.add(UpstreamConnection::new(key, purpose, effects.now), effects))
     }
 
@@ -176,16 +177,21 @@ impl Pool {
         }
     }
 
-    /// Checks that the peer of a key isn't backed off from.
+    /// Checks that the peer of a key is known and isn't backed off from.
     ///
     /// # Errors
-    /// It is.
-    pub fn check_available(&self, key: &PoolKey, now: Duration) -> Result<(), Outage> {
+    /// It isn't known, or is backed off from.
+    pub fn check_available(&self, key: &PoolKey, effects: &mut Effects) -> Result<(), Outage> {
+        if key.endpoint.member == EndpointMember::Unknown {
+            effects.outbox.push(Output::FindMembers(key.endpoint.cluster.clone()));
+            let shown = key.endpoint.shown();
+            return Err(Outage::Unreachable(format!("ERR redis-mesh: {shown} can't be reached: no server is known")));
+        }
         if self.availability.is_all_up() {
             return Ok(());
         }
-        let why = self.availability.reason(&Peer::new(&key.endpoint, key.node), now);
-        let of_database = || self.availability.reason(&Peer::database(key), now).filter(|_| key.database != 0);
+        let why = self.availability.reason(&Peer::new(&key.endpoint, key.node), effects.now);
+        let of_database = || self.availability.reason(&Peer::database(key), effects.now).filter(|_| key.database != 0);
         why.or_else(of_database).map_or(Ok(()), |why| Err(why.clone()))
     }
 
@@ -316,7 +322,10 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn key(cluster: &str) -> PoolKey {
-        PoolKey::new(UpstreamEndpoint { cluster: cluster.into(), login: None, nodes: None }, false)
+        PoolKey::new(
+            UpstreamEndpoint { cluster: cluster.into(), login: None, nodes: None, member: Default::default() },
+            false,
+        )
     }
 
     /// Answers the handshake.

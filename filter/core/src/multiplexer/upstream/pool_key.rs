@@ -1,6 +1,6 @@
 //! What makes connections to Redis interchangeable, and what a connection is for.
 
-use super::endpoint::UpstreamEndpoint;
+use super::endpoint::{EndpointMember, UpstreamEndpoint};
 use crate::multiplexer::ids::{ClientId, ClusterId};
 use crate::multiplexer::outbox::Address;
 use std::net::SocketAddr;
@@ -35,9 +35,13 @@ impl PoolKey {
 
     /// The address at which a host opens the connection.
     pub fn address(&self) -> Address {
-        let UpstreamEndpoint { cluster, nodes, .. } = &self.endpoint;
+        let UpstreamEndpoint { cluster, nodes, member, .. } = &self.endpoint;
         let cluster = if self.node.is_some() { nodes.as_ref().unwrap_or(cluster) } else { cluster };
-        Address { cluster: cluster.clone(), node: self.node }
+        let at = match member {
+            EndpointMember::At(address) => Some(*address),
+            EndpointMember::Any | EndpointMember::Unknown => None,
+        };
+        Address { cluster: cluster.clone(), node: self.node.or(at) }
     }
 }
 

@@ -100,7 +100,7 @@ mod tests {
         let owner = Owner { client: ClientId::of_number(1), sequence };
         let mut bytes = Vec::new();
         crate::resp::encode::command(&mut bytes, &command.split(' ').map(str::as_bytes).collect::<Vec<_>>());
-        let endpoint = UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None };
+        let endpoint = UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None, member: Default::default() };
         let in_flight = PendingReply::Command(owner).into();
         Retry { in_flight, bytes, key: PoolKey::new(endpoint, false) }
     }

@@ -20,7 +20,6 @@ use crate::command::{Args, Command};
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
 use crate::resp::encode;
-use std::collections::HashSet;
 use std::net::SocketAddr;
 
 /// The Redis side of a worker.
@@ -303,15 +302,13 @@ impl Upstreams {
         self.pool.events.push_back(Event::Reply { to, reply });
     }
 
-    /// Connections to which no client's rules lead any more are closed when they have nothing left
-    /// to do. `wanted` are the endpoints of the rules of all clients.
-    pub fn retire_unused(&mut self, wanted: &HashSet<UpstreamEndpoint>, effects: &mut Effects) {
-        self.discovery.retire_unused(wanted);
-        self.introductions.retain(wanted);
+    /// Connections whose endpoints aren't wanted any more are closed when they have nothing left to
+    /// do.
+    pub fn retire(&mut self, is_wanted: impl Fn(&UpstreamEndpoint) -> bool, effects: &mut Effects) {
         for id in self.pool.ids() {
             let Some(connection) = self.pool.get(id) else { continue };
             let is_common = matches!(connection.purpose, Purpose::Shared | Purpose::Idle);
-            if is_common && !wanted.contains(&connection.key.endpoint.of_rules()) && self.pool.retire(id, None) {
+            if is_common && !is_wanted(&connection.key.endpoint) && self.pool.retire(id, None) {
                 self.pool.close(id, effects);
             }
         }

@@ -236,7 +236,12 @@ mod tests {
     }
 
     fn cluster() -> RedisCluster {
-        RedisCluster::new(UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None })
+        RedisCluster::new(UpstreamEndpoint {
+            cluster: "c".into(),
+            login: None,
+            nodes: None,
+            member: Default::default(),
+        })
     }
 
     #[test]

@@ -37,7 +37,7 @@ fn node(port: u16) -> SocketAddr {
 
 fn endpoint(login: Option<&str>) -> UpstreamEndpoint {
     let login = login.map(|login| UpstreamAuth::Configured(login.as_bytes().into()));
-    UpstreamEndpoint { cluster: "c".into(), login, nodes: None }
+    UpstreamEndpoint { cluster: "c".into(), login, nodes: None, member: Default::default() }
 }
 
 fn owner(sequence: u64) -> Owner {
