@@ -120,7 +120,7 @@ fn mirror() -> Host {
         destination: "y.test:6379".into(),
         per_million: 1_000_000,
         exclude_read_commands: true,
-        include_admin: false,
+        include_admin: true,
         cluster: false,
         upstream: Some(Upstream { cluster: "y.test:6379".into(), login: None, nodes: None, key_hash: None }),
     }];
