@@ -59,7 +59,7 @@ fn alike(normal: Normal, a: &Reply, b: &Reply) -> bool {
         return a == b;
     }
     match (normal, a, b) {
-        (Normal::Near, Reply::Integer(a), Reply::Integer(b)) => (a - b).abs() <= 60_000,
+        (Normal::Near, Reply::Integer(a), Reply::Integer(b)) => (a - b).abs() <= 300_000,
         (Normal::Unordered, Reply::Array(a) | Reply::Set(a), Reply::Array(b) | Reply::Set(b)) => {
             let sorted = |items: &[Reply]| {
                 let mut items: Vec<Vec<u8>> = items.iter().map(|item| sorted(item).encode()).collect();

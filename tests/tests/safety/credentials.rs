@@ -101,7 +101,6 @@ const REVEALING: &[&str] = &[
     "debug segfault",
     "shutdown",
     "shutdown nosave",
-    "module list",
     "module load /tmp/x.so",
     "module loadex /tmp/x.so",
     "monitor",
