@@ -378,7 +378,7 @@ named!(FaultKind { Delay: "delay", Error: "error" });
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
-    /// Arguments of one command (Redis: 1,048,576).
+    /// Arguments of one command (Redis: 2,147,483,647).
     pub max_arguments: u32,
     /// Bytes of one argument (Redis's `proto-max-bulk-len`: 512 MiB).
     pub max_bulk_bytes: u64,
@@ -394,7 +394,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            max_arguments: 1024 * 1024,
+            max_arguments: i32::MAX as u32,
             max_bulk_bytes: 512 * 1024 * 1024,
             max_inline_bytes: 64 * 1024,
             max_held_bytes: 64 * 1024 * 1024,

@@ -98,7 +98,7 @@ pub fn malformed() -> Vec<(&'static str, Vec<u8>)> {
         ("zeros", vec![0; 4096]),
         ("high bytes", vec![0xff; 4096]),
         ("a million arguments", [text("*1048576\r\n"), b"$1\r\nx\r\n".repeat(1000)].concat()),
-        ("more arguments than allowed", text("*1048577\r\n$3\r\nDEL\r\n")),
+        ("more arguments than allowed", text("*2147483648\r\n$3\r\nDEL\r\n")),
     ];
     let mut random = fastrand::Rng::with_seed(0x9E37_79B9_7F4A_7C15);
     for _ in 0..20 {

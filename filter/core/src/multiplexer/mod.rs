@@ -39,6 +39,7 @@ mod slot_map;
 mod stats;
 mod take;
 mod timers;
+mod unfinished;
 mod upstream;
 
 pub use ids::{ClientId, ConnectionId};
@@ -150,7 +151,9 @@ impl Multiplexer {
         self.effects.now = now;
         let Multiplexer { clients, upstreams, effects, stats, .. } = self;
         let Some(client) = clients.get_mut(id) else { return data.len() };
+        let held = unfinished::held(client);
         let taken = take::take(&mut Context { upstreams, effects, stats }, client, data);
+        unfinished::bound(clients, (id, held), stats, effects);
         self.deliver_events();
         taken
     }

@@ -15,6 +15,9 @@ use crate::resp::request::{Parser, Progress};
 use crate::stats::Stat;
 use std::sync::Arc;
 
+/// A buffer with more room than this is made smaller once most of it isn't needed any more.
+const KEPT_CAPACITY: usize = 64 * 1024;
+
 /// Takes bytes of a client. Returns how many were taken; the rest is to be offered again.
 pub fn take(context: &mut Context<'_>, client: &mut Client, data: &[u8]) -> usize {
     if client.pause.until.is_some_and(|until| until <= context.effects.now) {
@@ -52,6 +55,9 @@ fn take_commands(context: &mut Context<'_>, client: &mut Client, data: &[u8]) ->
     }
     if is_held {
         held.drain(..at);
+        if held.capacity() > KEPT_CAPACITY && held.capacity() / 4 > held.len() {
+            held.shrink_to(2 * held.len());
+        }
         client.input.buffer = held;
         return data.len();
     }

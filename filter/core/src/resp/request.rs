@@ -428,7 +428,7 @@ mod tests {
     fn garbage() {
         check(b"*x\r\n", Err(ProtocolError::MultibulkLength));
         check(b"*\r\n", Err(ProtocolError::MultibulkLength));
-        check(b"*1048577\r\n", Err(ProtocolError::MultibulkLength));
+        check(b"*2147483648\r\n", Err(ProtocolError::MultibulkLength));
         check(b"*99999999999999999999999\r\n", Err(ProtocolError::MultibulkLength));
         check(b"*01\r\n", Err(ProtocolError::MultibulkLength));
         check(b"*1\r\r", Err(ProtocolError::MultibulkLength));

@@ -10,4 +10,5 @@ mod connections;
 mod placement;
 mod redis;
 mod scripts;
+mod unfinished;
 mod world;

@@ -109,9 +109,9 @@ struct CollectedKeys {
     route: usize,
     parts: Vec<SubCommand>,
     owners: Vec<usize>,
-    /// The part of each slot of a target: of many keys in a cluster, most are in parts of their
-    /// own.
-    by_slot: HashMap<(usize, u16), usize>,
+    /// The part of each slot of a target, or of a target without slots: of many keys in a cluster,
+    /// most are in parts of their own.
+    by_place: HashMap<(usize, Option<u16>), usize>,
 }
 
 impl CollectedKeys {
@@ -119,23 +119,26 @@ impl CollectedKeys {
         if self.parts.is_empty() {
             self.route = route;
         }
-        let of_slot = target.slot.and_then(|slot| self.by_slot.get(&(target.target, slot))).copied();
-        let known = match of_slot {
-            Some(known) => Some(known),
-            None if target.slot.is_some() && config.targets.len() == 1 => None,
-            None => self.parts.iter().position(|part| config.is_same(part.target, target)),
-        };
-        let owner = known.unwrap_or_else(|| {
-            self.parts.push(SubCommand { target, keys: Vec::new() });
-            self.parts.len() - 1
-        });
-        if let Some(slot) = target.slot {
-            self.by_slot.insert((target.target, slot), owner);
-        }
+        let known = self.by_place.get(&(target.target, target.slot)).copied();
+        let owner = known.unwrap_or_else(|| self.part(config, target));
         self.owners.push(owner);
         if let Some(part) = self.parts.get_mut(owner) {
             part.keys.push(edit);
         }
+    }
+
+    /// The part of a target that had no key yet: that of another target which is the same place, or
+    /// a new one.
+    fn part(&mut self, config: &HostConfig, target: RouteTarget) -> usize {
+        let others = (0..config.targets.len()).map(|other| RouteTarget { target: other, ..target });
+        let same = others.filter(|other| config.is_same(*other, target));
+        let known = same.filter_map(|other| self.by_place.get(&(other.target, other.slot)).copied()).next();
+        let part = known.unwrap_or(self.parts.len());
+        if known.is_none() {
+            self.parts.push(SubCommand { target, keys: Vec::new() });
+        }
+        self.by_place.insert((target.target, target.slot), part);
+        part
     }
 
     fn finish(mut self) -> Routing {

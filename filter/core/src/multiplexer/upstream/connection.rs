@@ -191,25 +191,35 @@ impl UpstreamConnection {
         out.splice(from..from, probe);
     }
 
-    /// Takes back a command that is staged, with what belongs to it: it won't be sent.
-    pub fn withdraw(&mut self, place: usize) {
-        let is_prelude = |place: &usize| self.pending.get(*place).is_some_and(|before| before.what.is_prelude());
-        let first = (0..place).rev().take_while(is_prelude).last().unwrap_or(place);
-        let (mut written, mut kept) = ((0, 0), (0, 0));
-        for (index, in_flight) in self.pending.iter().enumerate().take(place + 1) {
+    /// Takes back staged commands, with what belongs to them: they won't be sent. `places` are those
+    /// in `pending`, in ascending order.
+    pub fn withdraw(&mut self, places: &[usize]) {
+        let mut is_withdrawn = vec![false; self.pending.len()];
+        for place in places {
+            let is_prelude = |place: &usize| self.pending.get(*place).is_some_and(|before| before.what.is_prelude());
+            for place in std::iter::once(*place).chain((0..*place).rev().take_while(is_prelude)) {
+                if let Some(withdrawn) = is_withdrawn.get_mut(place) {
+                    *withdrawn = true;
+                }
+            }
+        }
+        let (mut staged, mut kept) = (0, 0);
+        let (mut of_staged, mut of_kept) = (Vec::new(), Vec::new());
+        for (in_flight, is_withdrawn) in self.pending.iter().zip(&is_withdrawn) {
             // The handshake isn't staged.
             let is_staged = !matches!(in_flight.what, PendingReply::Handshake(_));
-            let (bytes, replay) = (if is_staged { in_flight.written as usize } else { 0 }, in_flight.replay as usize);
-            let (to_written, to_kept) = match index < first {
-                true => (&mut written.0, &mut kept.0),
-                false => (&mut written.1, &mut kept.1),
-            };
-            *to_written += bytes;
-            *to_kept += replay;
+            let (written, replay) = (if is_staged { in_flight.written as usize } else { 0 }, in_flight.replay as usize);
+            if *is_withdrawn {
+                of_staged.push(staged..staged + written);
+                of_kept.push(kept..kept + replay);
+            }
+            staged += written;
+            kept += replay;
         }
-        self.send.withdraw(written.0, written.1);
-        self.replay.remove(kept.0, kept.1);
-        self.pending.drain(first..=place);
+        self.send.withdraw(&of_staged);
+        self.replay.remove(&of_kept);
+        let mut is_withdrawn = is_withdrawn.into_iter();
+        self.pending.retain(|_| !is_withdrawn.next().unwrap_or_default());
     }
 
     /// Reads from the front of `input`, which isn't empty and is shortened by what was read.

@@ -1,6 +1,8 @@
 //! The replay buffer of a connection: the commands in flight that may have to be sent again, to
 //! another node or over another connection.
 
+use std::ops::Range;
+
 /// The capacity in bytes above which an empty buffer is freed.
 const CAPACITY: usize = 256 * 1024;
 /// The number of dropped bytes from which on their room is used again.
@@ -42,17 +44,32 @@ impl ReplayBuffer {
         }
     }
 
-    /// Removes `length` bytes behind the `older` oldest ones.
-    pub fn remove(&mut self, older: usize, length: usize) {
-        let from = (self.start + older).min(self.bytes.len());
-        let end = (from + length).min(self.bytes.len());
-        self.bytes.drain(from..end);
+    /// Removes these ranges, in ascending order and counted from the oldest command's first byte.
+    pub fn remove(&mut self, ranges: &[Range<usize>]) {
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        remove_ranges(&mut self.bytes, ranges);
     }
 
     /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         self.bytes.len() - self.start
     }
+}
+
+/// Removes ranges, which are in ascending order and don't overlap. What reaches beyond the end is
+/// ignored.
+pub fn remove_ranges(bytes: &mut Vec<u8>, ranges: &[Range<usize>]) {
+    let length = bytes.len();
+    let (mut kept, mut from) = (0, 0);
+    let end = std::iter::once(length..length);
+    for range in ranges.iter().cloned().chain(end) {
+        let start = range.start.clamp(from, length);
+        bytes.copy_within(from..start, kept);
+        kept += start - from;
+        from = range.end.clamp(start, length);
+    }
+    bytes.truncate(kept);
 }
 
 #[cfg(test)]
@@ -95,5 +112,18 @@ mod tests {
         assert_eq!(buffer.behind(0, 9), b"x");
         buffer.drop_oldest(1);
         assert!(buffer.bytes.capacity() > 0);
+    }
+
+    #[test]
+    fn ranges_are_removed_from_anywhere() {
+        let mut buffer = ReplayBuffer::default();
+        buffer.push(b"dropped0123456789");
+        buffer.drop_oldest(7);
+        buffer.remove(&[0..2, 4..4, 5..6, 9..30]);
+        assert_eq!(buffer.behind(0, 20), b"234678");
+        buffer.remove(&[]);
+        assert_eq!((buffer.behind(0, 20), buffer.len()), (&b"234678"[..], 6));
+        buffer.remove(&[0..3, 3..6]);
+        assert_eq!(buffer.len(), 0);
     }
 }

@@ -1,5 +1,8 @@
 //! Bytes that wait to be sent to Redis.
 
+use super::replay_buffer::remove_ranges;
+use std::ops::Range;
+
 /// More waiting bytes than this make clients wait before they add to them.
 const HIGH_WATERMARK: usize = 1024 * 1024;
 
@@ -35,10 +38,9 @@ impl SendBuffer {
         self.staged.append(&mut other.staged);
     }
 
-    /// Removes `length` staged bytes behind the first `before`.
-    pub fn withdraw(&mut self, before: usize, length: usize) {
-        let end = (before + length).min(self.staged.len());
-        self.staged.drain(before.min(end)..end);
+    /// Removes these ranges, in ascending order, of what was staged.
+    pub fn withdraw(&mut self, ranges: &[Range<usize>]) {
+        remove_ranges(&mut self.staged, ranges);
     }
 
     /// Makes what was staged ready to be sent.

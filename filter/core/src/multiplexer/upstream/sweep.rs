@@ -129,11 +129,13 @@ fn expire(upstreams: &mut Upstreams, id: ConnectionId, is_busy: bool, effects: &
             is_of_no_use |= in_flight.what.is_awaited();
         }
     }
-    for (place, _) in expired.iter().rev() {
-        match connection.pending.get_mut(*place).filter(|_| is_sent) {
-            Some(in_flight) => in_flight.what = PendingReply::Ignored,
-            None => connection.withdraw(*place),
+    let places = expired.iter().map(|(place, _)| *place);
+    if is_sent {
+        for place in places {
+            connection.pending.get_mut(place).into_iter().for_each(|sent| sent.what = PendingReply::Ignored);
         }
+    } else {
+        connection.withdraw(&places.collect::<Vec<_>>());
     }
     let has_expired = !expired.is_empty();
     upstreams.pool.events.extend(expired.into_iter().filter_map(|(place, what)| {
