@@ -160,6 +160,7 @@ impl World {
                 }
                 Output::Resume(_) => self.offer(),
                 Output::PauseUpstream(_) | Output::ResumeUpstream(_) | Output::FindMembers(_) => {}
+                Output::Ask(..) | Output::Tell(..) => panic!("nobody asks about clients"),
                 Output::CloseUpstream(id) => drop(self.connections.remove(&id)),
                 Output::CloseDownstream(_) | Output::AbortDownstream(_) => panic!("the client is closed"),
             }

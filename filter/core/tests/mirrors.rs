@@ -125,7 +125,7 @@ impl World {
                 Output::Resume(_) => self.offer(),
                 Output::CloseUpstream(id) => drop(self.connections.remove(&id)),
                 Output::PauseUpstream(_) | Output::ResumeUpstream(_) => {}
-                Output::FindMembers(_) => {}
+                Output::FindMembers(_) | Output::Ask(..) | Output::Tell(..) => {}
                 Output::CloseDownstream(_) | Output::AbortDownstream(_) => panic!("the client is closed"),
             }
         }

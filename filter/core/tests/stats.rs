@@ -71,7 +71,9 @@ impl World {
                 Output::PauseUpstream(_)
                 | Output::ResumeUpstream(_)
                 | Output::CloseUpstream(_)
-                | Output::FindMembers(_) => {}
+                | Output::FindMembers(_)
+                | Output::Tell(..) => {}
+                Output::Ask(inquiry, _) => self.multiplexer.desk(self.now).sent(inquiry, 0),
             }
         }
     }

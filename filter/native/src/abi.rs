@@ -128,6 +128,16 @@ unsafe extern "C" {
         degraded: *mut usize,
     ) -> bool;
 
+    pub fn envoy_dynamic_module_callback_network_filter_get_remote_address(
+        filter: Opaque,
+        address: *mut Buffer,
+        port: *mut u32,
+    ) -> bool;
+    pub fn envoy_dynamic_module_callback_network_filter_get_local_address(
+        filter: Opaque,
+        address: *mut Buffer,
+        port: *mut u32,
+    ) -> bool;
     pub fn envoy_dynamic_module_callback_network_filter_get_upstream_host_address(
         filter: Opaque,
         address: *mut Buffer,

@@ -44,7 +44,20 @@ impl Default for WorkerTimer {
     }
 }
 
+/// Wakes the worker whose timer has this key, from any thread, if the timer has a waker.
+pub fn wake(key: u64) {
+    // The lock is held, so `detach` waits until the waker is no longer in use.
+    if let Some(registration) = timers().registrations.get(&key) {
+        registration.waker.wake();
+    }
+}
+
 impl WorkerTimer {
+    /// Names the timer among those of all workers.
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
     /// Takes the waker that fires the timer; [`WorkerTimer::detach`] drops it. False: the thread
     /// can't be started, and the timer never fires.
     pub fn attach(&self, waker: Waker) -> bool {

@@ -1,5 +1,6 @@
 //! The native data path on a real Envoy.
 
+mod clients;
 mod cluster;
 mod half_closed;
 mod hello;

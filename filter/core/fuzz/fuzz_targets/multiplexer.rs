@@ -127,6 +127,8 @@ impl World {
                     self.proxy.recycle(bytes);
                 }
                 Output::PauseUpstream(_) | Output::ResumeUpstream(_) | Output::FindMembers(_) => {}
+                Output::Ask(inquiry, _) => self.proxy.desk(self.now).sent(inquiry, 0),
+                Output::Tell(..) => {}
                 Output::CloseUpstream(id) => self.connections.retain(|connection| *connection != id),
                 Output::Write(id) => {
                     let bytes = self.proxy.take_downstream(id);

@@ -1,6 +1,7 @@
 //! CLIENT INFO (<https://redis.io/docs/latest/commands/client-info/>), where no Redis is asked.
 
-use std::fmt;
+use std::fmt::{self, Write};
+use std::net::SocketAddr;
 
 /// What a machine knows of a client. [`fmt::Display`] writes the line of CLIENT INFO with its line
 /// feed.
@@ -8,14 +9,30 @@ use std::fmt;
 pub struct ClientInfo<'a> {
     /// The number that CLIENT ID answers.
     pub id: u64,
+    /// The address from which the client has connected, if it is known.
+    pub remote: Option<SocketAddr>,
+    /// The address to which the client has connected, if it is known.
+    pub local: Option<SocketAddr>,
     /// The name that the client gave itself; empty: none.
     pub name: &'a [u8],
+    /// For how many seconds the client has been connected.
+    pub age: u64,
+    /// For how many seconds the client hasn't sent anything.
+    pub idle: u64,
+    /// The client is told of all commands (MONITOR).
+    pub is_monitor: bool,
+    /// A server lets the client's command wait.
+    pub is_blocked: bool,
     /// The database that the client has selected.
     pub database: u32,
     /// Numbers of subscriptions to channels, patterns and shard channels.
     pub subscriptions: [usize; 3],
     /// Number of commands in the transaction that the client has opened; `None`: no transaction.
     pub queued: Option<usize>,
+    /// The client's last command; empty: CLIENT INFO.
+    pub command: &'a str,
+    /// The user as whom the client has logged in; empty: the default one.
+    pub user: &'a [u8],
     /// The client speaks RESP3.
     pub resp3: bool,
 }
@@ -24,12 +41,26 @@ impl fmt::Display for ClientInfo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [channels, patterns, shards] = self.subscriptions;
         let (name, resp) = (String::from_utf8_lossy(self.name), if self.resp3 { 3 } else { 2 });
-        let flag = match (self.queued, channels + patterns + shards) {
-            (Some(_), _) => 'x',
-            (None, 0) => 'N',
-            (None, _) => 'P',
+        let address = |f: &mut fmt::Formatter<'_>, address: Option<SocketAddr>| match address {
+            Some(address) => write!(f, "{address}"),
+            None => f.write_str("0.0.0.0:0"),
         };
-        write!(f, "id={} addr=0.0.0.0:0 laddr=0.0.0.0:0 fd=0 name={name} age=0 idle=0 flags={flag}", self.id)?;
+        write!(f, "id={} addr=", self.id)?;
+        address(f, self.remote)?;
+        f.write_str(" laddr=")?;
+        address(f, self.local)?;
+        write!(f, " fd=0 name={name} age={} idle={} flags=", self.age, self.idle)?;
+        let flags = [
+            ('O', self.is_monitor),
+            ('P', channels + patterns + shards > 0),
+            ('x', self.queued.is_some()),
+            ('b', self.is_blocked),
+        ];
+        let mut flags = flags.iter().filter(|(_, is_set)| *is_set).peekable();
+        if flags.peek().is_none() {
+            f.write_char('N')?;
+        }
+        flags.try_for_each(|(flag, _)| f.write_char(*flag))?;
         write!(f, " db={} sub={channels} psub={patterns} ssub={shards} multi=", self.database)?;
         match self.queued {
             Some(queued) => write!(f, "{queued}")?,
@@ -37,7 +68,13 @@ impl fmt::Display for ClientInfo<'_> {
         }
         // What buffers a Redis would have is unknown; clients parse the fields.
         f.write_str(" watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0")?;
-        writeln!(f, " events=r cmd=client|info user=default redir=-1 resp={resp} lib-name= lib-ver=")
+        let command = if self.command.is_empty() { "client|info" } else { self.command };
+        write!(f, " events=r cmd={command} user=")?;
+        match self.user {
+            b"" => f.write_str("default")?,
+            user => f.write_str(&String::from_utf8_lossy(user))?,
+        }
+        writeln!(f, " redir=-1 resp={resp} lib-name= lib-ver=")
     }
 }
 
@@ -49,12 +86,28 @@ mod tests {
 
     #[test]
     fn a_line() {
-        let info =
-            ClientInfo { id: 7, name: b"me", database: 1, subscriptions: [1, 2, 3], queued: Some(4), resp3: true };
-        let line = "id=7 addr=0.0.0.0:0 laddr=0.0.0.0:0 fd=0 name=me age=0 idle=0 flags=x db=1 sub=1 psub=2 ssub=3 \
+        let info = ClientInfo {
+            id: 7,
+            remote: "[::1]:5".parse().ok(),
+            local: "127.0.0.1:6".parse().ok(),
+            name: b"me",
+            age: 9,
+            idle: 8,
+            is_blocked: true,
+            database: 1,
+            subscriptions: [1, 2, 3],
+            queued: Some(4),
+            command: "blpop",
+            user: b"app",
+            resp3: true,
+            ..ClientInfo::default()
+        };
+        let line = "id=7 addr=[::1]:5 laddr=127.0.0.1:6 fd=0 name=me age=9 idle=8 flags=Pxb db=1 sub=1 psub=2 ssub=3 \
                     multi=4 watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 \
-                    events=r cmd=client|info user=default redir=-1 resp=3 lib-name= lib-ver=\n";
+                    events=r cmd=blpop user=app redir=-1 resp=3 lib-name= lib-ver=\n";
         assert_eq!(info.to_string(), line);
-        assert!(ClientInfo::default().to_string().contains(" multi=-1 "));
+        let default = ClientInfo::default().to_string();
+        assert!(default.starts_with("id=0 addr=0.0.0.0:0 laddr=0.0.0.0:0 ") && default.contains(" multi=-1 "));
+        assert!(default.contains(" flags=N ") && default.contains(" cmd=client|info user=default "));
     }
 }

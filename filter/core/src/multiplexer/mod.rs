@@ -27,6 +27,7 @@ pub mod config;
 mod effects;
 mod execute;
 mod ids;
+mod inquiry;
 mod latency;
 mod limits;
 mod load;
@@ -43,6 +44,8 @@ mod unfinished;
 mod upstream;
 
 pub use ids::{ClientId, ConnectionId};
+pub use inquiry::Desk;
+pub use inquiry::question::{Answer, Inquiry, InquiryId, Origin};
 pub use load::Load;
 pub use outbox::{Address, Output};
 pub use stats::{AnsweredCommand, HostStats, LoginVerdict, Tally};
@@ -54,6 +57,7 @@ use config::HostConfig;
 use effects::Effects;
 use execute::context::Context;
 use execute::{backlog, dedicated};
+use inquiry::table::InquiryTable;
 use placement::Placements;
 use reply::{Clients, EventDelivery};
 use stats::StatsTable;
@@ -78,6 +82,7 @@ pub struct Multiplexer {
     effects: Effects,
     stats: StatsTable,
     placements: Placements,
+    inquiries: InquiryTable,
 }
 
 impl Multiplexer {
@@ -90,6 +95,7 @@ impl Multiplexer {
             effects: Effects::new(seed),
             stats: StatsTable::default(),
             placements: Placements::default(),
+            inquiries: InquiryTable::default(),
         }
     }
 
@@ -109,7 +115,7 @@ impl Multiplexer {
     /// members keys are placed, as soon as it is known and whenever it changes.
     pub fn set_members(&mut self, cluster: &str, members: Vec<Member>, now: Duration) {
         self.effects.now = now;
-        let Multiplexer { clients, upstreams, effects, stats, placements } = self;
+        let Multiplexer { clients, upstreams, effects, stats, placements, .. } = self;
         if !placements.set(cluster, members) {
             return;
         }
@@ -149,10 +155,10 @@ impl Multiplexer {
     /// [`Output::Resume`], and no less of it.
     pub fn read(&mut self, id: ClientId, data: &[u8], now: Duration) -> usize {
         self.effects.now = now;
-        let Multiplexer { clients, upstreams, effects, stats, .. } = self;
+        let Multiplexer { clients, upstreams, effects, stats, inquiries, .. } = self;
         let Some(client) = clients.get_mut(id) else { return data.len() };
         let held = unfinished::held(client);
-        let taken = take::take(&mut Context { upstreams, effects, stats }, client, data);
+        let taken = take::take(&mut Context { upstreams, effects, stats, inquiries }, client, data);
         unfinished::bound(clients, (id, held), stats, effects);
         self.deliver_events();
         taken
@@ -167,26 +173,7 @@ impl Multiplexer {
             Life::Closing => {}
             Life::HalfClosed | Life::Closed => return,
         }
-        self.see_off(id, now);
-    }
-
-    /// Closes a half-closed client's connection when nothing is left to be told. As at Redis, a
-    /// command that waits doesn't keep it: a client that has closed its sending side may have gone
-    /// altogether, and would take something that another one waits for.
-    fn see_off(&mut self, id: ClientId, now: Duration) {
-        let Multiplexer { clients, upstreams, effects, stats, .. } = self;
-        let Some(client) = clients.get_mut(id) else { return };
-        client.announce(&mut effects.outbox, stats, effects.now);
-        if client.life == Life::Closed {
-            return;
-        }
-        let own = client.dedicated_connections().filter_map(|own| upstreams.pool.get(own.id()));
-        let since = own.filter(|own| !own.pending.is_empty()).map(|own| own.last_activity).min();
-        if since.is_some_and(|since| since + IMMEDIATE <= now) {
-            client.cut_off(&mut effects.outbox);
-        } else {
-            effects.timers.add(now + IMMEDIATE, Timer::HalfClosed(id));
-        }
+        see_off(self, id, now);
     }
 
     /// A client is gone. Replies to what it asked for go to no client.
@@ -222,7 +209,7 @@ impl Multiplexer {
     /// Bytes of Redis.
     pub fn reply(&mut self, id: ConnectionId, data: &[u8], now: Duration) {
         self.effects.now = now;
-        let Multiplexer { clients, upstreams, effects, stats, .. } = self;
+        let Multiplexer { clients, upstreams, effects, stats, inquiries, .. } = self;
         let Some(mut receipt) = receive::begin(upstreams, id, data, effects) else { return };
         // The client that has got replies and hasn't been told: replies to one client come one
         // after another.
@@ -235,7 +222,7 @@ impl Multiplexer {
             if untold != next
                 && let Some(before) = std::mem::replace(&mut untold, next)
             {
-                EventDelivery { clients, upstreams, effects, stats }.announce(before);
+                EventDelivery { clients, upstreams, effects, stats, inquiries }.announce(before);
             }
             match event {
                 Event::Piece { owner, bytes, is_complete } => {
@@ -243,11 +230,11 @@ impl Multiplexer {
                         client.output.reply(owner.sequence, bytes, is_complete);
                     }
                 }
-                event => EventDelivery { clients, upstreams, effects, stats }.deliver(event),
+                event => EventDelivery { clients, upstreams, effects, stats, inquiries }.deliver(event),
             }
         }
         if let Some(id) = untold {
-            EventDelivery { clients, upstreams, effects, stats }.announce(id);
+            EventDelivery { clients, upstreams, effects, stats, inquiries }.announce(id);
         }
         receive::end(upstreams, receipt, effects);
         if let Some(client) = untold.filter(|id| clients.get(*id).is_some_and(|client| client.output.is_full)) {
@@ -276,7 +263,8 @@ impl Multiplexer {
                         client.wake(&mut self.effects.outbox);
                     }
                 }
-                Timer::HalfClosed(id) => self.see_off(id, now),
+                Timer::HalfClosed(id) => see_off(self, id, now),
+                Timer::Inquiries => self.inquiries.resume(),
                 Timer::Backlog(id) => {
                     if let Some(client) = self.clients.get_mut(id) {
                         backlog::on_timer(&mut self.upstreams, client, &mut self.effects);
@@ -288,11 +276,24 @@ impl Multiplexer {
         }
     }
 
+    /// Tells clients what has happened, and does what that brings about.
     fn deliver_events(&mut self) {
-        let Multiplexer { clients, upstreams, effects, stats, .. } = self;
-        while let Some(event) = upstreams.next_event() {
-            EventDelivery { clients, upstreams, effects, stats }.deliver(event);
+        let mut worker = self.delivery();
+        worker.deliver_all();
+        while inquiry::examine::proceed(&mut worker) {
+            worker.deliver_all();
         }
+    }
+
+    fn delivery(&mut self) -> EventDelivery<'_> {
+        let Multiplexer { clients, upstreams, effects, stats, inquiries, .. } = self;
+        EventDelivery { clients, upstreams, effects, stats, inquiries }
+    }
+
+    /// What workers ask and answer each other about their clients.
+    pub fn desk(&mut self, now: Duration) -> Desk<'_> {
+        self.effects.now = now;
+        Desk { worker: self.delivery() }
     }
 
     /// When [`Multiplexer::tick`] is to be called next.
@@ -358,5 +359,24 @@ impl Multiplexer {
     /// What the multiplexer holds.
     pub fn load(&self) -> Load {
         load::of(&self.clients, &self.upstreams)
+    }
+}
+
+/// Closes a half-closed client's connection when nothing is left to be told. As at Redis, a
+/// command that waits doesn't keep it: a client that has closed its sending side may have gone
+/// altogether, and would take something that another one waits for.
+fn see_off(multiplexer: &mut Multiplexer, id: ClientId, now: Duration) {
+    let Multiplexer { clients, upstreams, effects, stats, .. } = multiplexer;
+    let Some(client) = clients.get_mut(id) else { return };
+    client.announce(&mut effects.outbox, stats, effects.now);
+    if client.life == Life::Closed {
+        return;
+    }
+    let own = client.dedicated_connections().filter_map(|own| upstreams.pool.get(own.id()));
+    let since = own.filter(|own| !own.pending.is_empty()).map(|own| own.last_activity).min();
+    if since.is_some_and(|since| since + IMMEDIATE <= now) {
+        client.cut_off(&mut effects.outbox);
+    } else {
+        effects.timers.add(now + IMMEDIATE, Timer::HalfClosed(id));
     }
 }

@@ -142,6 +142,17 @@ impl<K, T> SlotMap<K, T> {
         slots.filter_map(|(index, slot)| Some((Id::new(index as u32, slot.generation), slot.value.as_deref_mut()?)))
     }
 
+    /// Visits the values among the `count` slots from `first`, with their numbers.
+    pub fn part(&self, first: usize, count: usize) -> impl Iterator<Item = (Id<K>, &T)> {
+        let slots = self.slots.iter().enumerate().skip(first).take(count);
+        slots.filter_map(|(index, slot)| Some((Id::new(index as u32, slot.generation), slot.value.as_deref()?)))
+    }
+
+    /// The number of slots, of which some may be free.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Returns the numbers of all values, so that the map can change while they are gone through.
     pub fn ids(&self) -> Vec<Id<K>> {
         self.iter().map(|(id, _)| id).collect()

@@ -23,6 +23,7 @@ pub fn take(context: &mut Context<'_>, client: &mut Client, data: &[u8]) -> usiz
     if client.pause.until.is_some_and(|until| until <= context.effects.now) {
         client.pause.until = None;
     }
+    client.presence.heard = context.effects.now;
     backlog::on_input(context, client);
     if !client.is_closing() && !client.may_go_on() && !data.is_empty() {
         // What it sends waits where the client feels it.

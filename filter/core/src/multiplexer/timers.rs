@@ -14,6 +14,8 @@ pub enum Timer {
     Backlog(ClientId),
     /// A client closed its sending side a while ago.
     HalfClosed(ClientId),
+    /// Inquiries are gone on with, or given up.
+    Inquiries,
     /// The nodes of a Redis Cluster are asked for its slots.
     Discovery(ClusterId),
     /// The nodes of a Redis Cluster are asked although nothing is amiss.

@@ -63,6 +63,11 @@ pub fn one() -> wire::Host {
     host(&[(wire::KeyMatch::Any, 0)], &["one"])
 }
 
+/// A host whose clients log in at its only destination, the server `two`, themselves.
+pub fn without_login() -> wire::Host {
+    host(&[(wire::KeyMatch::Any, 0)], &["two"])
+}
+
 /// A host whose only destination is the cluster `three`, on whose members keys are placed.
 pub fn placed() -> wire::Host {
     let mut host = host(&[(wire::KeyMatch::Any, 0)], &["three"]);

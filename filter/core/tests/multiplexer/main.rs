@@ -7,6 +7,7 @@ mod backlog;
 mod commands;
 mod config;
 mod connections;
+mod inquiries;
 mod placement;
 mod redis;
 mod scripts;

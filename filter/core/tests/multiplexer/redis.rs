@@ -14,6 +14,10 @@ pub struct Redis {
     /// The bodies of scripts by their hexadecimal digests. Any script appends its argument to its
     /// key.
     pub scripts: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The names of connections by their numbers.
+    pub names: BTreeMap<u64, Vec<u8>>,
+    /// The numbers of connections that CLIENT UNBLOCK has named, and how.
+    pub unblocked: Vec<(u64, String)>,
     /// True if connections to the server fail.
     pub is_down: bool,
 }
@@ -28,6 +32,8 @@ pub struct Connection {
     /// Bytes of the server that haven't arrived at the multiplexer.
     pub output: VecDeque<u8>,
     is_authenticated: bool,
+    /// What CLIENT ID answers.
+    pub number: u64,
     /// The commands since MULTI.
     queued: Option<Vec<Vec<Vec<u8>>>>,
 }
@@ -59,7 +65,7 @@ impl Redis {
     fn answer(&mut self, connection: &mut Connection, args: Vec<Vec<u8>>, out: &mut Vec<u8>) {
         let name = args[0].to_ascii_lowercase();
         match name.as_slice() {
-            b"auth" if Some(&args[1]) == self.password.as_ref() => {
+            b"auth" if args.last() == self.password.as_ref() => {
                 connection.is_authenticated = true;
                 out.extend_from_slice(b"+OK\r\n");
             }
@@ -73,8 +79,15 @@ impl Redis {
             b"hello" => out.extend_from_slice(b"%1\r\n+version\r\n+7.4.1\r\n"),
             b"acl" => out.extend_from_slice(b"-NOPERM no\r\n"),
             b"ping" => out.extend_from_slice(b"+PONG\r\n"),
+            b"client" => self.client(connection, &args, out),
             // No replica ever confirms, and no list gets an element.
             b"wait" | b"blpop" => {}
+            b"subscribe" => {
+                encode::array(out, 3);
+                encode::bulk(out, &args[0]);
+                encode::bulk(out, &args[1]);
+                encode::integer(out, 1);
+            }
             b"watch" => out.extend_from_slice(b"+OK\r\n"),
             b"multi" => {
                 connection.queued = Some(Vec::new());
@@ -92,6 +105,30 @@ impl Redis {
                 }
                 None => self.execute(&args, out),
             },
+        }
+    }
+
+    /// CLIENT, as far as the multiplexer uses it.
+    fn client(&mut self, connection: &mut Connection, args: &[Vec<u8>], out: &mut Vec<u8>) {
+        let number = |index: usize| String::from_utf8_lossy(&args[index]).parse::<u64>().unwrap();
+        match args[1].as_slice() {
+            b"SETNAME" => {
+                if connection.number == 0 {
+                    connection.number = 1 + self.names.len() as u64;
+                }
+                self.names.insert(connection.number, args[2].clone());
+                out.extend_from_slice(b"+OK\r\n");
+            }
+            b"ID" => encode::integer(out, connection.number),
+            b"LIST" => {
+                let name = self.names.get(&number(3)).map(|name| String::from_utf8_lossy(name).into_owned());
+                let line = name.map(|name| format!("id={} addr=a name={name} age=0\n", number(3)));
+                encode::bulk(out, line.unwrap_or_default().as_bytes());
+            }
+            _ => {
+                self.unblocked.push((number(2), String::from_utf8_lossy(&args[3]).into_owned()));
+                out.extend_from_slice(b":1\r\n");
+            }
         }
     }
 

@@ -3,7 +3,9 @@
 use crate::config::{compiled, two};
 use crate::redis::{Connection, Redis};
 use redis_mesh_core::multiplexer::config::HostConfig;
-use redis_mesh_core::multiplexer::{Address, ClientId, ConnectionId, Multiplexer, Output};
+use redis_mesh_core::multiplexer::{
+    Address, Answer, ClientId, ConnectionId, Inquiry, InquiryId, Multiplexer, Origin, Output,
+};
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +23,10 @@ pub struct World {
     /// The connections over which Redis is kept from sending.
     pub paused: BTreeSet<ConnectionId>,
     pub clients: BTreeMap<ClientId, Caller>,
+    /// What other workers are asked.
+    pub asked: Vec<(InquiryId, Arc<Inquiry>)>,
+    /// What other workers are answered.
+    pub told: Vec<(Origin, Answer)>,
     /// The number of connections that have been opened.
     pub opened: usize,
     pub now: Duration,
@@ -47,6 +53,8 @@ impl World {
             connections: BTreeMap::new(),
             paused: BTreeSet::new(),
             clients: BTreeMap::new(),
+            asked: Vec::new(),
+            told: Vec::new(),
             opened: 0,
             now: Duration::from_secs(1),
         }
@@ -116,6 +124,8 @@ impl World {
                 Output::PauseUpstream(id) => drop(self.paused.insert(id)),
                 Output::ResumeUpstream(id) => drop(self.paused.remove(&id)),
                 Output::FindMembers(_) => {}
+                Output::Ask(inquiry, question) => self.asked.push((inquiry, question)),
+                Output::Tell(origin, answer) => self.told.push((origin, answer)),
                 Output::CloseUpstream(id) => drop(self.connections.remove(&id)),
             }
         }

@@ -158,6 +158,8 @@ impl Servers {
             b"acl" => self.reply(id, b"-NOPERM no\r\n"),
             b"select" => self.select(id, &args),
             b"ping" => self.reply(id, b"+PONG\r\n"),
+            b"client" if args[1] == b"ID" => self.reply(id, b":7\r\n"),
+            b"client" => self.reply(id, b"+OK\r\n"),
             b"readonly" => {
                 connection.is_readonly = true;
                 self.reply(id, b"+OK\r\n");

@@ -327,7 +327,8 @@ impl World {
                         self.at(self.now, Event::Resumed(id));
                     }
                 }
-                Output::FindMembers(_) => {}
+                Output::FindMembers(_) | Output::Tell(..) => {}
+                Output::Ask(inquiry, _) => self.multiplexer.desk(self.now).sent(inquiry, 0),
                 Output::CloseUpstream(id) => {
                     self.log(|| format!("{id:?} is closed"));
                     if let Some(transport) = self.transports.remove(&id) {

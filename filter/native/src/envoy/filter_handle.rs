@@ -290,17 +290,27 @@ impl FilterHandle {
         });
     }
 
+    /// The addresses from which and to which the connection's peer has connected, as far as they are
+    /// of the Internet.
+    pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        (
+            self.address(abi::envoy_dynamic_module_callback_network_filter_get_remote_address),
+            self.address(abi::envoy_dynamic_module_callback_network_filter_get_local_address),
+        )
+    }
+
     /// The host that `tcp_proxy` has chosen for this connection, as far as Envoy tells it.
     pub fn upstream_host(&self) -> Option<SocketAddr> {
+        self.address(abi::envoy_dynamic_module_callback_network_filter_get_upstream_host_address)
+    }
+
+    /// An address, by one of the functions of the ABI that tell an address of a filter's connection.
+    fn address(&self, tell: unsafe extern "C" fn(Opaque, *mut Buffer, *mut u32) -> bool) -> Option<SocketAddr> {
         let (mut address, mut port) = (EMPTY, 0);
         // SAFETY: `call` has a filter that is alive. The address is valid until Envoy is called
         // again, which doesn't happen before it is parsed.
         self.call(|raw| unsafe {
-            let is_known = abi::envoy_dynamic_module_callback_network_filter_get_upstream_host_address(
-                raw,
-                &mut address,
-                &mut port,
-            );
+            let is_known = tell(raw, &mut address, &mut port);
             let text = std::str::from_utf8(bytes(address)).ok().filter(|_| is_known)?;
             let ip: Option<IpAddr> = text.parse().ok();
             ip.zip(u16::try_from(port).ok()).map(SocketAddr::from).or_else(|| text.parse().ok())

@@ -195,6 +195,30 @@ unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_get_upstream_h
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_get_remote_address(
+    _filter: Opaque,
+    address: *mut Buffer,
+    port: *mut u32,
+) -> bool {
+    let ip = "10.0.0.1";
+    // SAFETY: the crate passes places for the results.
+    unsafe { (*address, *port) = (Buffer { data: ip.as_ptr(), len: ip.len() }, 5000) };
+    true
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_get_local_address(
+    _filter: Opaque,
+    address: *mut Buffer,
+    port: *mut u32,
+) -> bool {
+    let ip = "10.0.0.2";
+    // SAFETY: the crate passes places for the results.
+    unsafe { (*address, *port) = (Buffer { data: ip.as_ptr(), len: ip.len() }, 6379) };
+    true
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_callback_lb_get_priority_set_size(_lb: Opaque) -> usize {
     HOSTS.with_borrow(|(_, hosts)| hosts.len())
 }

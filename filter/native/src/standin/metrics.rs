@@ -5,40 +5,54 @@ use super::state::{CONFIGS, text};
 use crate::abi::{self, Buffer, Opaque};
 use crate::config::FilterKind;
 use crate::hooks;
-use std::cell::{Cell, RefCell};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-thread_local! {
+/// What configurations have defined. All threads share it, as in Envoy.
+struct Metrics {
     /// Names, in the order of their numbers, with values; that of a histogram is the number of
     /// recorded values.
-    static METRICS: RefCell<Vec<(String, u64)>> = const { RefCell::new(Vec::new()) };
+    values: Vec<(String, u64)>,
     /// The number of the newest configuration.
-    static MADE: Cell<usize> = const { Cell::new(0) };
+    made: usize,
     /// The numbers of destroyed configurations.
-    static GONE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    gone: Vec<usize>,
     /// The numbers of metrics, each with the configuration that has defined it.
-    static OF: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
+    of: Vec<(usize, usize)>,
+}
+
+static METRICS: Mutex<Metrics> = Mutex::new(Metrics { values: Vec::new(), made: 0, gone: Vec::new(), of: Vec::new() });
+
+fn metrics() -> MutexGuard<'static, Metrics> {
+    METRICS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Forgets the metrics of tests before.
+pub fn reset() {
+    let mut metrics = metrics();
+    (metrics.values, metrics.of, metrics.gone) = (Vec::new(), Vec::new(), Vec::new());
 }
 
 /// Envoy's side of a new configuration.
 pub fn configuration() -> Opaque {
-    MADE.set(MADE.get() + 1);
-    std::ptr::without_provenance_mut(MADE.get())
+    let mut metrics = metrics();
+    metrics.made += 1;
+    std::ptr::without_provenance_mut(metrics.made)
 }
 
 /// The value of the metrics of a name.
 pub fn metric(name: &str) -> u64 {
     let name = format!("redis_mesh.{name}");
-    METRICS.with_borrow(|all| all.iter().filter(|(of, _)| *of == name).map(|(_, value)| value).sum())
+    metrics().values.iter().filter(|(of, _)| *of == name).map(|(_, value)| value).sum()
 }
 
 /// The number of the newest configuration.
 pub fn newest() -> usize {
-    MADE.get()
+    metrics().made
 }
 
 /// Destroys the configuration of this number.
 pub fn forget(config: *const FilterKind, number: usize) {
-    GONE.with_borrow_mut(|gone| gone.push(number));
+    metrics().gone.push(number);
     CONFIGS.with_borrow_mut(|all| all.retain(|other| *other != config));
     // SAFETY: a test gives each configuration back once.
     unsafe { hooks::envoy_dynamic_module_on_network_filter_config_destroy(config.cast_mut()) };
@@ -47,25 +61,21 @@ pub fn forget(config: *const FilterKind, number: usize) {
 /// # Safety
 /// `id` can be written to.
 unsafe fn define(config: Opaque, name: Buffer, id: *mut usize) -> u32 {
-    let number = METRICS.with_borrow_mut(|all| {
-        all.push((text(name), 0));
-        all.len()
-    });
-    OF.with_borrow_mut(|of| of.push((number, config.addr())));
+    let mut metrics = metrics();
+    metrics.values.push((text(name), 0));
+    let number = metrics.values.len();
+    metrics.of.push((number, config.addr()));
     // SAFETY: the caller vouches for it.
     unsafe { *id = number };
     abi::METRICS_SUCCESS
 }
 
 fn change(config: Opaque, id: usize, change: impl FnOnce(u64) -> u64) -> u32 {
-    let is_gone = GONE.with_borrow(|gone| gone.contains(&config.addr()));
-    assert!(!is_gone, "a configuration that was destroyed is used");
-    let is_its = OF.with_borrow(|of| of.contains(&(id, config.addr())));
-    assert!(is_its, "the number of another configuration's metric");
-    METRICS.with_borrow_mut(|all| {
-        let value = &mut all[id - 1].1;
-        *value = change(*value);
-    });
+    let mut metrics = metrics();
+    assert!(!metrics.gone.contains(&config.addr()), "a configuration that was destroyed is used");
+    assert!(metrics.of.contains(&(id, config.addr())), "the number of another configuration's metric");
+    let value = &mut metrics.values[id - 1].1;
+    *value = change(*value);
     abi::METRICS_SUCCESS
 }
 

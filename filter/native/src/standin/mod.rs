@@ -1,7 +1,7 @@
 //! A stand-in for Envoy in the process of the unit tests, with which the crate's use of the ABI
 //! can be tested and checked for undefined behaviour: connections with buffers, callouts that open
-//! connections, metrics. Each thread has its own; the module's configurations and its timer thread
-//! are shared, so one test uses the stand-in at a time ([`begin`]).
+//! connections, metrics. Each thread has its own connections; metrics, the module's configurations and
+//! its timer thread are shared, so one test uses the stand-in at a time ([`begin`]).
 //!
 //! As in Envoy, requests have no effect before the event loop's next turn ([`turn`]), except for
 //! those that Envoy carries out at once: closing a connection calls its event hook, and a callout
@@ -149,7 +149,9 @@ pub struct End(#[expect(dead_code, reason = "held until the test has ended")] Mu
 pub fn begin() -> End {
     static RUNNING: Mutex<()> = Mutex::new(());
     // A test that has failed leaves nothing behind in other threads but its configurations.
-    End(RUNNING.lock().unwrap_or_else(PoisonError::into_inner))
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    metrics::reset();
+    End(running)
 }
 
 impl Drop for End {

@@ -22,6 +22,11 @@ impl WorkerAlarm {
         WorkerAlarm { timer: WorkerTimer::default(), epoch, filter: Cell::new(None), due: Cell::new(None) }
     }
 
+    /// The key of its timer.
+    pub fn key(&self) -> u64 {
+        self.timer.key()
+    }
+
     /// True if the alarm has to be set so that it goes off at this time. One that is set for an
     /// earlier time need not: going off early does no harm.
     pub fn is_later_than(&self, due: Duration) -> bool {

@@ -9,6 +9,7 @@
 mod alarm;
 mod dialer;
 mod flow;
+mod mail;
 mod opening;
 mod report;
 mod stalls;
@@ -25,6 +26,7 @@ use crate::metrics::FilterMetrics;
 use alarm::WorkerAlarm;
 use dialer::Dialer;
 use flow::FlowControl;
+use mail::Mail;
 use opening::OpeningQueue;
 use redis_mesh_core::multiplexer::{Address, ClientId, ConnectionId, Multiplexer, Output};
 use report::Reporter;
@@ -62,6 +64,7 @@ struct Worker {
     /// True while the outputs are being performed.
     performing: Cell<bool>,
     alarm: WorkerAlarm,
+    mail: Mail,
 }
 
 /// Sets the flag to false when dropped, also while a panic unwinds: otherwise no output would ever
@@ -99,7 +102,10 @@ pub fn downstream_opened(downstream: &Rc<DownstreamFilter>) -> Option<ClientId> 
         let (config, metrics) = downstream.config();
         worker.reporter.register(metrics);
         let id = worker.multiplexer.borrow_mut().open(config);
+        let (remote, local) = downstream.handle.addresses();
+        worker.multiplexer.borrow_mut().desk(now()).arrived(id, remote, local);
         worker.downstreams.borrow_mut().insert(id, downstream.clone());
+        worker.mail.open();
         // Connections may wait that had no client to ask for a dialer.
         worker.ask_for_dialer();
         worker.perform();
@@ -112,6 +118,9 @@ pub fn downstream_closed(downstream: &Rc<DownstreamFilter>, id: ClientId) {
     with(|worker| {
         worker.downstreams.borrow_mut().remove(&id);
         worker.multiplexer.borrow_mut().closed(id);
+        if worker.downstreams.borrow().is_empty() {
+            worker.mail.close(&worker.multiplexer, now());
+        }
         if worker.dialer.requester_lost(downstream) {
             worker.ask_for_dialer();
         }
@@ -199,6 +208,7 @@ pub fn tick() {
         worker.alarm.went_off();
         worker.follow_config();
         let now = now();
+        worker.mail.read(&worker.multiplexer, now);
         let is_due = worker.multiplexer.borrow().next_tick().is_some_and(|due| due <= now);
         if is_due {
             worker.multiplexer.borrow_mut().tick(now);
@@ -231,6 +241,7 @@ fn seed() -> [u8; 32] {
 
 impl Worker {
     fn new() -> Worker {
+        let alarm = WorkerAlarm::new(*START);
         Worker {
             multiplexer: RefCell::new(Multiplexer::new(seed())),
             downstreams: RefCell::default(),
@@ -242,7 +253,8 @@ impl Worker {
             reporter: Reporter::default(),
             generation: Cell::new(0),
             performing: Cell::new(false),
-            alarm: WorkerAlarm::new(*START),
+            mail: Mail::new(alarm.key()),
+            alarm,
         }
     }
 
@@ -286,6 +298,8 @@ impl Worker {
                         downstream.handle.use_cluster(&cluster);
                     }
                 }
+                Some(Output::Ask(id, inquiry)) => self.mail.ask(id, &inquiry, &self.multiplexer, now()),
+                Some(Output::Tell(origin, answer)) => mail::tell(origin, answer),
                 Some(Output::Send(id)) => self.send(id),
                 Some(Output::PauseUpstream(id)) => {
                     if let Some(upstream) = self.dialer.upstream(id) {
@@ -380,8 +394,26 @@ impl Worker {
         }
     }
 
+    /// Sees to it that the worker can be woken while it has clients.
+    fn attach_alarm(&self) {
+        if self.alarm.is_attached() {
+            return;
+        }
+        // The dialer by preference: it stays when clients go.
+        if let Some(dialer) = self.dialer.ready() {
+            self.alarm.attach(&dialer.handle);
+        } else if let Some(downstream) = self.any_downstream() {
+            self.alarm.attach(&downstream.handle);
+        }
+        if self.mail.is_waiting() {
+            // What came meanwhile has woken nobody.
+            self.alarm.set(now());
+        }
+    }
+
     /// Sets the alarm to the earliest time at which something is to be done without an input.
     fn set_alarm(&self) {
+        self.attach_alarm();
         let due = {
             let multiplexer = self.multiplexer.borrow();
             let full = (!self.full.borrow().is_empty()).then(|| now() + FULL_RETRY);
@@ -397,15 +429,8 @@ impl Worker {
             .flatten()
             .min()
         };
-        let Some(due) = due.filter(|due| self.alarm.is_later_than(*due)) else { return };
-        if !self.alarm.is_attached() {
-            // The dialer by preference: it stays when clients go.
-            if let Some(dialer) = self.dialer.ready() {
-                self.alarm.attach(&dialer.handle);
-            } else if let Some(downstream) = self.any_downstream() {
-                self.alarm.attach(&downstream.handle);
-            }
+        if let Some(due) = due.filter(|due| self.alarm.is_later_than(*due)) {
+            self.alarm.set(due);
         }
-        self.alarm.set(due);
     }
 }

@@ -1,7 +1,7 @@
 //! A client's own login, where the configuration neither asks clients for one nor brings one:
 //! servers decide, and the client's commands go over connections that were logged in the same way.
 
-use crate::command::Args;
+use crate::command::{Args, each_command};
 use crate::resp::encode;
 use std::sync::Arc;
 
@@ -56,5 +56,29 @@ impl PresentedLogin {
         let mut command = Vec::new();
         encode::command(&mut command, &[&[&b"AUTH"[..]], words].concat());
         PresentedLogin { login: command.into(), hello: None, is_accepted: false }
+    }
+}
+
+/// The name of the user as whom a client has logged in with this AUTH.
+pub fn user_of(login: &[u8]) -> Vec<u8> {
+    let mut user = b"default".to_vec();
+    each_command(login, |args| {
+        if args.count == 3 {
+            user = args.get(1).to_vec();
+        }
+    });
+    user
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn users() {
+        assert_eq!(user_of(&PresentedLogin::new(&[b"password"]).login), b"default");
+        assert_eq!(user_of(&PresentedLogin::new(&[b"me", b"password"]).login), b"me");
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod backlog;
 pub mod login;
+pub mod presence;
 pub mod reply_queue;
 pub mod subscription;
 pub mod transaction;
@@ -22,17 +23,13 @@ use crate::resp::request::Parser;
 use crate::stats::Stat;
 use backlog::UnreadBacklog;
 use login::{HelloChange, PresentedLogin};
+use presence::Presence;
 use reply_queue::{ReplyQueue, Sequence};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use subscription::Subscriptions;
 use transaction::Transaction;
 use window::Window;
-
-/// The next number for CLIENT ID. No connection of a server has one that large, so a client that ends
-/// connections by number never ends a stranger's; and it is exact where numbers are doubles.
-static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1 << 52);
 
 /// Bytes of replies that may wait for replies before them.
 const MAX_HELD: usize = 1024 * 1024;
@@ -42,8 +39,8 @@ const MAX_HELD: usize = 1024 * 1024;
 pub struct Client {
     /// Its number in this multiplexer.
     pub id: ClientId,
-    /// What CLIENT ID answers: no other client of this process has had it.
-    pub number: u64,
+    /// What it is to others.
+    pub presence: Presence,
     /// The rules for it.
     pub rules: ClientRules,
     /// What it has said of itself.
@@ -250,6 +247,8 @@ pub enum Wait {
     Topology(ClusterId),
     /// It isn't known which protocols a server speaks.
     Introduction,
+    /// Many clients ask about others already.
+    Inquiry,
     /// All commands before it are to be answered, so that nothing overtakes what goes over another
     /// connection.
     Answers,
@@ -285,7 +284,7 @@ impl Client {
         let lookups = vec![TargetLookup::Unknown; config.targets.len()];
         let mut client = Client {
             id,
-            number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
+            presence: Presence::new(),
             rules: ClientRules { config, stats, lookups },
             session: Session::default(),
             input: ClientInput::default(),
@@ -340,7 +339,7 @@ impl Client {
     fn is_waiting(&self) -> bool {
         match self.pause.wait {
             None => false,
-            Some(Wait::Connection(_) | Wait::Topology(_) | Wait::Introduction) => true,
+            Some(Wait::Connection(_) | Wait::Topology(_) | Wait::Introduction | Wait::Inquiry) => true,
             Some(Wait::Answers) => !self.output.queue.is_empty(),
             Some(Wait::AnswersBefore(sequence)) => self.output.queue.next() < sequence,
         }

@@ -102,6 +102,11 @@ impl Subscriptions {
         self.active.keys().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect()
     }
 
+    /// Returns the number of subscriptions of a kind.
+    pub fn number_of(&self, kind: SubscriptionKind) -> usize {
+        self.active.keys().filter(|(of, _)| *of == kind).count()
+    }
+
     /// Returns the connection that a subscription uses.
     pub fn connection(&self, kind: SubscriptionKind, name: &[u8]) -> Option<ConnectionId> {
         self.active.get(&(kind, name.to_vec())).copied()

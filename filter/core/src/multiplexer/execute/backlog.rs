@@ -186,6 +186,7 @@ fn may_be_separate(client: &Client, decision: &Decision) -> bool {
         | Decision::Deny(_)
         | Decision::Split(..)
         | Decision::Exec(_)
+        | Decision::Inquire(_)
         | Decision::Unwatch(_) => true,
         Decision::Hello(_)
         | Decision::Present(_)

@@ -5,6 +5,7 @@ use crate::command::Known;
 use crate::command::script::{self, ScriptDigest};
 use crate::multiplexer::client::{Client, Wait};
 use crate::multiplexer::effects::Effects;
+use crate::multiplexer::inquiry::table::InquiryTable;
 use crate::multiplexer::reply::key_rewrite::KeyRewrite;
 use crate::multiplexer::routing::target::{KeyEdit, write};
 use crate::multiplexer::stats::StatsTable;
@@ -20,6 +21,8 @@ pub struct Context<'a> {
     pub effects: &'a mut Effects,
     /// Counters.
     pub stats: &'a mut StatsTable,
+    /// What workers ask each other.
+    pub inquiries: &'a mut InquiryTable,
 }
 
 /// What became of a command.

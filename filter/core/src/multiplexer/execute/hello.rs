@@ -22,7 +22,7 @@ pub fn hello(context: &mut Context<'_>, client: &mut Client, request: HelloReque
         Some(Spoken::Resp3(release)) => release,
         Some(Spoken::Resp2(_)) | None => ServerRelease::default(),
     };
-    let reply = hello::reply(resp3, client.number, &release);
+    let reply = hello::reply(resp3, client.presence.number, &release);
     if let Some(presented) = presented {
         let hello = Some(HelloChange { resp3, name, reply });
         return login::present(context, client, PresentedLogin { hello, ..presented });

@@ -7,6 +7,7 @@ pub mod dedicated;
 pub mod fan_out;
 pub mod forward;
 pub mod hello;
+pub mod inquire;
 pub mod login;
 pub mod mirror;
 pub mod subscribe;
@@ -31,6 +32,7 @@ use context::{Context, Obstacle, Request, Step};
 pub fn command(context: &mut Context<'_>, client: &mut Client, args: &Args<'_>, raw: Option<&[u8]>) -> Step {
     client.pause.wait = None;
     let known = Known::of(args);
+    client.presence.command = known.map_or("NULL", |known| known.command.name);
     if client.is_subscribing() && known.is_none_or(|known| SubscriptionChange::of(known.command.name).is_none()) {
         // It goes over another connection than the subscriptions before it.
         client.pause.wait = Some(Wait::Answers);
@@ -194,7 +196,7 @@ fn wait_for(context: &mut Context<'_>, client: &mut Client, wait: Wait) {
             }
         }
         Wait::Topology(cluster) => context.upstreams.discovery.await_topology(cluster),
-        Wait::Introduction | Wait::Answers | Wait::AnswersBefore(_) => {}
+        Wait::Introduction | Wait::Inquiry | Wait::Answers | Wait::AnswersBefore(_) => {}
     }
 }
 
@@ -244,6 +246,7 @@ fn perform(
             dedicated::unwatch(context, client);
             client.answer(&reply);
         }
+        Decision::Inquire(question) => return inquire::inquire(context, client, question),
         Decision::Hello(hello) => return hello::hello(context, client, *hello),
         Decision::Present(presented) => return login::present(context, client, presented),
         Decision::Select(index) => return login::select(context, client, index),

@@ -37,8 +37,6 @@ pub enum ResponsePolicy {
     Any,
     /// The elements of all arrays, each of them once (PUBSUB CHANNELS).
     Union,
-    /// The texts, one after the other (CLIENT LIST).
-    Text,
     /// The keys in all arrays, by the names that the client has for them (KEYS).
     KeyNames(Box<KeyNames>),
     /// The cursor and the keys of one server, by the names that the client has for them (SCAN).
@@ -119,7 +117,6 @@ impl Aggregation {
             ResponsePolicy::Least => fold(replies, i64::min),
             ResponsePolicy::All => fold(replies, |a, b| i64::from(a != 0 && b != 0)),
             ResponsePolicy::Union => union(replies),
-            ResponsePolicy::Text => concat_text(replies, self.resp3),
             ResponsePolicy::KeyNames(key_names) => key_names.keys(replies),
             ResponsePolicy::Scan(key_names) => key_names.scan(replies),
             ResponsePolicy::Random(key_names) => key_names.one(replies, self.resp3),
@@ -195,17 +192,6 @@ fn union(replies: &[Vec<u8>]) -> Option<Vec<u8>> {
     let kind = *replies.first()?.first()?;
     encode::header(&mut out, kind, all.len() as u64);
     out.extend(all.concat());
-    Some(out)
-}
-
-/// Returns the texts one after the other.
-fn concat_text(replies: &[Vec<u8>], resp3: bool) -> Option<Vec<u8>> {
-    let mut all = String::new();
-    for reply in replies {
-        all.push_str(&String::from_utf8_lossy(Value::parse(reply)?.text()?));
-    }
-    let mut out = Vec::new();
-    encode::text(&mut out, resp3, &all);
     Some(out)
 }
 
@@ -330,12 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn text() {
-        assert_eq!(aggregated(ResponsePolicy::Text, &["$1 a ", "=6 txt:b. "]), "$3 ab. ");
-        assert_eq!(aggregated_in(true, ResponsePolicy::Text, &["$1 a ", "$1 b "]), "=6 txt:ab ");
-        assert_eq!(aggregated(ResponsePolicy::Text, &["$1 a ", ":1 "]), MISFIT);
-        assert_eq!(aggregated(ResponsePolicy::Text, &["$1 a ", "$-1 "]), MISFIT);
-    }
+    fn text() {}
 
     #[test]
     fn key_names_of_all_servers() {
@@ -411,7 +392,6 @@ mod tests {
             ResponsePolicy::All,
             ResponsePolicy::SumPairs,
             ResponsePolicy::Union,
-            ResponsePolicy::Text,
             ResponsePolicy::KeyNames(key_names(&[0, 1], None, (0, 1))),
             ResponsePolicy::Scan(key_names(&[0], None, (0, 2))),
             ResponsePolicy::Random(key_names(&[0, 1], None, (0, 1))),

@@ -9,6 +9,7 @@ use super::client::{Client, Life, TargetLookup, Wait};
 use super::effects::Effects;
 use super::execute::{backlog, dedicated};
 use super::ids::{ClientId, ClientTag, ClusterId, ConnectionId};
+use super::inquiry::table::InquiryTable;
 use super::outbox::Output;
 use super::slot_map::SlotMap;
 use super::stats::StatsTable;
@@ -40,9 +41,18 @@ pub struct EventDelivery<'a> {
     pub effects: &'a mut Effects,
     /// Counters.
     pub stats: &'a mut StatsTable,
+    /// What workers ask each other.
+    pub inquiries: &'a mut InquiryTable,
 }
 
 impl EventDelivery<'_> {
+    /// Delivers all that has happened.
+    pub fn deliver_all(&mut self) {
+        while let Some(event) = self.upstreams.next_event() {
+            self.deliver(event);
+        }
+    }
+
     /// Delivers an event.
     pub fn deliver(&mut self, event: Event<'_>) {
         match event {
@@ -92,6 +102,7 @@ impl EventDelivery<'_> {
             Event::SlotsMoved(cluster) => self.slots_moved(cluster),
             Event::Introduced(endpoint) => self.introduced(*endpoint),
             Event::LoginRefused(endpoint) => self.login_refused(&endpoint),
+            Event::ServerAnswered(question, reply) => self.inquiries.server_answers.push_back((question, Ok(reply))),
             Event::Copies(host, fate, times) => self.stats.count_copies(host, fate, times),
         }
     }
@@ -108,6 +119,9 @@ impl EventDelivery<'_> {
 
     /// No reply will come.
     fn failed(&mut self, to: PendingReply, outage: &Outage) {
+        if let PendingReply::Inquiry(question) = to {
+            self.inquiries.server_answers.push_back((question, Err(outage.text().to_owned())));
+        }
         let Some(owner) = to.command() else { return };
         if let PendingReply::Exec(_) = to {
             copies::exec_failed(self.upstreams, owner);
@@ -317,7 +331,9 @@ mod tests {
         while !is_aborted(&mut effects) {
             let push = Event::Push { client: id, connection: ConnectionId::of_number(1), frame: frame.clone() };
             let (clients, upstreams, effects) = (&mut clients, &mut upstreams, &mut effects);
-            EventDelivery { clients, upstreams, effects, stats: &mut stats }.deliver(push);
+            let mut inquiries = InquiryTable::default();
+            let (stats, inquiries) = (&mut stats, &mut inquiries);
+            EventDelivery { clients, upstreams, effects, stats, inquiries }.deliver(push);
             pushed += frame.len();
             assert!(pushed <= MAX_UNREAD + 2 * frame.len());
         }

@@ -28,7 +28,7 @@ const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
 
 /// Whether a command exists for clients.
 fn is_served(command: &Command) -> bool {
-    !OF_A_REPLICA.contains(&command.name) && command.name != "client|unblock"
+    !OF_A_REPLICA.contains(&command.name)
 }
 
 /// Where a command goes whose one key decides everything, so that nothing else has to be looked
@@ -105,7 +105,9 @@ fn refuse(
     if !command.accepts(args.count) {
         return Some(doom(client, Decision::Deny(errors::wrong_arity(command.name))));
     }
-    if let Some(text) = config.auth.guard.error(Known { container, command }, args) {
+    // These are about clients of this proxy.
+    let is_about_clients = matches!(command.name, "client|kill" | "client|unblock");
+    if let Some(text) = config.auth.guard.error(Known { container, command }, args).filter(|_| !is_about_clients) {
         return Some(doom(client, Decision::Refuse(text)));
     }
     let is_of_subscribers = SubscriptionChange::of(name).is_some() || matches!(name, "ping" | "quit" | "reset");

@@ -45,8 +45,6 @@ pub enum RequestPolicy {
     Scan,
     /// All; one of the keys (RANDOMKEY).
     Random,
-    /// All; their texts one after the other.
-    Text,
     /// Any one. What INFO says of being part of a Redis Cluster is left out.
     One,
 }
@@ -61,7 +59,6 @@ impl RequestPolicy {
             "pubsub|channels" | "pubsub|shardchannels" => return RequestPolicy::Union,
             "pubsub|numsub" | "pubsub|shardnumsub" => return RequestPolicy::SumPairs,
             "pubsub|numpat" => return RequestPolicy::Sum,
-            "client|list" => return RequestPolicy::Text,
             "client|pause" | "client|unpause" => return RequestPolicy::Same,
             // Tips say nothing of these; one server of several would be saved, loaded or swapped.
             "save" | "bgsave" | "bgrewriteaof" | "acl|load" | "swapdb" => return RequestPolicy::Same,
@@ -105,13 +102,6 @@ impl HostConfig {
 }
 
 impl FanOut {
-    /// CLIENT KILL: connections to several servers.
-    pub fn kill(command: &'static Command, args: &Args<'_>) -> FanOut {
-        // An address alone is that of one connection.
-        let policy = if args.count == 3 { RequestPolicy::Any } else { RequestPolicy::Sum };
-        FanOut { command, policy, sharing: sharing(command, args) }
-    }
-
     /// A command about connections to several servers.
     pub fn of_clients(command: &'static Command, args: &Args<'_>) -> FanOut {
         FanOut { command, policy: RequestPolicy::of(command), sharing: sharing(command, args) }
@@ -162,7 +152,6 @@ impl FanOut {
                 ResponsePolicy::Scan(names(scan_pattern(args).map(|index| args.get(index).to_vec())))
             }
             RequestPolicy::Random => ResponsePolicy::Random(names(None)),
-            RequestPolicy::Text => ResponsePolicy::Text,
             RequestPolicy::One if self.command.name == "info" => ResponsePolicy::Standalone,
             RequestPolicy::One => ResponsePolicy::Same,
         }

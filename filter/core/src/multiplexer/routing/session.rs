@@ -6,13 +6,14 @@ use super::target::{KeyEdit, RouteTarget};
 use crate::command::sharing::sharing;
 use crate::command::{Args, Command};
 use crate::downstream::auth::{self, Credentials};
-use crate::downstream::client_info::ClientInfo;
 use crate::downstream::client_name;
 use crate::downstream::hello::{self, Hello};
 use crate::downstream::maintenance;
 use crate::multiplexer::client::Client;
-use crate::multiplexer::client::login::{HelloRequest, PresentedLogin};
-use crate::multiplexer::client::subscription::SubscriptionKind;
+use crate::multiplexer::client::login::{HelloRequest, PresentedLogin, user_of};
+use crate::multiplexer::inquiry::grammar;
+use crate::multiplexer::inquiry::line::line;
+use crate::multiplexer::inquiry::question::{ClientFilter, NumberList, Question};
 use crate::multiplexer::stats::StatsTable;
 use crate::resp::encode;
 use crate::stats::Stat;
@@ -87,13 +88,16 @@ pub fn select(client: &Client, args: &Args<'_>) -> Decision {
     }
 }
 
+/// The error of CLIENT KILL of others where the sidecar logs in.
+const KILLS_OTHERS: &str = "NOPERM redis-mesh: CLIENT KILL ends connections of other clients; allowAdminCommands of the RedisService would permit it";
+
 /// CLIENT and its subcommands (<https://redis.io/docs/latest/commands/client/>).
 pub fn client_command(client: &mut Client, command: &'static Command, args: &Args<'_>) -> Decision {
     if let Some(text) = maintenance::refusal(args) {
         return Decision::Deny(text);
     }
     match command.own_name() {
-        "id" => Decision::integer(client.number),
+        "id" => Decision::integer(client.presence.number),
         "getname" if client.session.name.is_empty() => Decision::Answer(client.session.nil().to_vec()),
         "getname" => Decision::bulk(&client.session.name),
         "setname" => match client_name::check(args.get(2)) {
@@ -116,10 +120,42 @@ pub fn client_command(client: &mut Client, command: &'static Command, args: &Arg
         },
         "info" => {
             let mut out = Vec::new();
-            encode::text(&mut out, client.session.resp3, &client_line(client));
+            encode::text(&mut out, client.session.resp3, &line(client, client.presence.heard, false));
             Decision::Answer(out)
         }
+        "list" => inquiry(grammar::list(args)),
+        "kill" => kill(client, args),
+        "unblock" => inquiry(grammar::unblock(args)),
         _ => at_server(client, command, args),
+    }
+}
+
+fn inquiry(question: Result<Question, String>) -> Decision {
+    match question {
+        Ok(question) => Decision::Inquire(question),
+        Err(text) => Decision::Deny(text),
+    }
+}
+
+/// CLIENT KILL. Where clients don't know the server's password, none may end the connections of others.
+fn kill(client: &Client, args: &Args<'_>) -> Decision {
+    let presence = &client.presence;
+    let user = client.session.login.as_deref().map(user_of);
+    let question = grammar::kill(args, presence.number, user.as_deref().unwrap_or(b"default"));
+    if !client.rules.config.auth.guard.credentials {
+        return inquiry(question);
+    }
+    match question {
+        Ok(Question::Kill(filter, form)) => {
+            let is_own = filter.numbers.as_ref().is_some_and(|numbers| numbers.named() == [presence.number])
+                || filter.remote.is_some() && filter.remote == presence.remote;
+            if !is_own {
+                return Decision::Refuse(KILLS_OTHERS.into());
+            }
+            let numbers = Some(NumberList::new(vec![presence.number]));
+            Decision::Inquire(Question::Kill(ClientFilter { numbers, ..filter }, form))
+        }
+        other => inquiry(other),
     }
 }
 
@@ -152,18 +188,10 @@ fn at_server(client: &Client, command: &'static Command, args: &Args<'_>) -> Dec
             "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled"
                 .into(),
         ),
-        "unblock" => refuse("isn't served: the numbers of connections are not those of Redis"),
         // Clients track only where there is one server.
         "getredir" if one.is_none() => Decision::Answer(b":-1\r\n".to_vec()),
         "trackinginfo" if one.is_none() => Decision::Answer(not_tracking(client.session.resp3)),
-        "kill" if one.is_none() => {
-            let names_id = (2..args.count).step_by(2).any(|index| args.is_word(index, b"id"));
-            match names_id && args.count > 3 {
-                true => refuse("by ID isn't served where there are several servers: each has numbers of its own"),
-                false => Decision::FanOut(FanOut::kill(command, args)),
-            }
-        }
-        "list" | "pause" | "unpause" if one.is_none() => Decision::FanOut(FanOut::of_clients(command, args)),
+        "pause" | "unpause" if one.is_none() => Decision::FanOut(FanOut::of_clients(command, args)),
         _ => forward(Vec::new()),
     }
 }
@@ -198,18 +226,4 @@ fn not_tracking(resp3: bool) -> Vec<u8> {
     encode::bulk(&mut out, b"prefixes");
     encode::array(&mut out, 0);
     out
-}
-
-/// The line of CLIENT INFO, with those fields that the multiplexer knows.
-fn client_line(client: &Client) -> String {
-    let count = |kind| client.subscriptions.names(kind).len();
-    let info = ClientInfo {
-        id: client.number,
-        name: &client.session.name,
-        database: client.session.database,
-        subscriptions: [SubscriptionKind::Channel, SubscriptionKind::Pattern, SubscriptionKind::Shard].map(count),
-        queued: client.transaction.as_ref().map(|transaction| transaction.len()),
-        resp3: client.session.resp3,
-    };
-    info.to_string()
 }

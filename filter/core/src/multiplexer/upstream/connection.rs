@@ -1,6 +1,7 @@
 //! One connection to Redis: what it is for, what is to come over it, and in which state it is.
 
 use super::handshake::{self, HandshakeStep, Refusal};
+use super::identity::ServerIdentity;
 use super::patience::{Patience, Sent};
 use super::pending::{Control, InFlight, Owner, PendingReply};
 use super::pool_key::{PoolKey, Purpose};
@@ -95,6 +96,8 @@ pub struct Memory {
     pub probe: Option<Redirect>,
     /// The error with which Redis refused MULTI of the transaction under way.
     pub multi_refused: Option<Vec<u8>>,
+    /// How the server knows it, if a client was to wait over it.
+    pub identity: Option<ServerIdentity>,
     /// Scripts that were loaded over the connection.
     pub scripts: HashSet<ScriptDigest>,
 }
@@ -357,6 +360,11 @@ impl UpstreamConnection {
     /// True if nothing is to be sent and no reply is to come.
     pub fn is_quiet(&self) -> bool {
         self.pending.is_empty() && self.send.len() == 0
+    }
+
+    /// True if the server lets the command wait whose reply is to come next.
+    pub fn is_blocked(&self) -> bool {
+        matches!(self.stage, Stage::Ready) && self.pending.front().is_some_and(|next| next.patience == Patience::WAITS)
     }
 
     /// True if it is in the state of a new connection, so that any client may have it for itself.

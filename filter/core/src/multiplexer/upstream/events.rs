@@ -103,6 +103,8 @@ pub enum Event<'d> {
     Introduced(Box<UpstreamEndpoint>),
     /// Redis has refused a login of the configuration.
     LoginRefused(Box<UpstreamEndpoint>),
+    /// A server has answered the question of this number about a client's connection.
+    ServerAnswered(u64, Vec<u8>),
     /// What became of so many copies of commands for mirrors, and where that is counted.
     Copies(StatsKey, CopyFate, u64),
 }

@@ -122,7 +122,7 @@ fn fail_pending(
                     let (purpose, reply) = (connection.purpose, error.clone());
                     let refused = Refused { from: id, purpose, why: Why::Unreached, reply, retry };
                     redirect_gate::unreached(upstreams, refused, effects);
-                } else if what.command().is_some() {
+                } else if what.command().is_some() || matches!(what, PendingReply::Inquiry(_)) {
                     upstreams.pool.events.push_back(Event::Failed { to: what, outage: outage.clone() });
                 }
             }

@@ -14,6 +14,7 @@ pub mod events;
 pub mod handshake;
 pub mod health;
 mod held;
+mod identity;
 pub mod introduction;
 pub mod loss;
 mod max_age;

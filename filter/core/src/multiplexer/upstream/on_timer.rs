@@ -19,6 +19,6 @@ pub fn on_timer(upstreams: &mut Upstreams, timer: Timer, effects: &mut Effects) 
             }
         }
         // These are the client side's.
-        Timer::Delay(_) | Timer::Backlog(_) | Timer::HalfClosed(_) => {}
+        Timer::Delay(_) | Timer::Backlog(_) | Timer::HalfClosed(_) | Timer::Inquiries => {}
     }
 }

@@ -34,6 +34,8 @@ pub enum PendingReply {
     Exec(Owner),
     /// A question about a Redis Cluster.
     Topology,
+    /// The question of this number about a connection over which a client waits.
+    Inquiry(u64),
     /// A command that the multiplexer sends by itself, and whose failure matters.
     Control(Control),
     /// A copy of a command for a mirror, which is counted there if it fails.
@@ -69,6 +71,11 @@ pub enum Control {
     /// PING before WAIT, so that WAIT counts from a command of this connection. What it answers
     /// doesn't matter.
     Ping,
+    /// CLIENT SETNAME of a connection over which a client is about to wait. If it is refused, the client
+    /// can't be unblocked.
+    Name,
+    /// CLIENT ID over that connection.
+    Number,
     /// PING over a new connection to a Redis that is silent over others.
     HealthCheck,
     /// A question to a server about itself or about the login.
@@ -149,6 +156,7 @@ impl PendingReply {
             | PendingReply::Subscription(..)
             | PendingReply::Queued
             | PendingReply::Topology
+            | PendingReply::Inquiry(_)
             | PendingReply::Control(_)
             | PendingReply::Copy(_)
             | PendingReply::CopiedExec(_)
@@ -164,6 +172,7 @@ impl PendingReply {
             | PendingReply::Part(..)
             | PendingReply::Subscription(..)
             | PendingReply::Exec(_)
+            | PendingReply::Inquiry(_)
             | PendingReply::Topology => true,
             PendingReply::Queued
             | PendingReply::Control(_)

@@ -7,6 +7,7 @@ use super::copies;
 use super::events::{Confirmation, Event};
 use super::handshake::{HandshakeStep, Refusal};
 use super::health::health_of;
+use super::identity;
 use super::loss::{self, Loss};
 use super::max_age;
 use super::pending::{Control, PendingReply};
@@ -127,6 +128,7 @@ fn on_reply(upstreams: &mut Upstreams, id: ConnectionId, reply: Vec<u8>, effects
                 loss::give_up_replaced(upstreams, effects);
             }
         }
+        PendingReply::Inquiry(question) => upstreams.pool.events.push_back(Event::ServerAnswered(question, reply)),
         PendingReply::Control(control) => on_control(upstreams, id, control, &reply, effects),
         PendingReply::Command(_) | PendingReply::Part(..) => {
             if in_flight.names_scripts && scripts::is_unknown(&reply) {
@@ -195,6 +197,7 @@ fn on_control(upstreams: &mut Upstreams, id: ConnectionId, control: Control, rep
             }
         }
         Control::HealthCheck => upstreams.health.answered(id, health_of(reply), effects),
+        Control::Name | Control::Number => identity::answered(connection, control, reply),
         Control::Probe => connection.memory.probe = Redirect::parse(reply, connection.key.node),
         _ if !is_error => {}
         // What comes over it next would be in another form than the client expects, or would go to

@@ -111,6 +111,7 @@ pub fn mode_of(in_flight: Option<&InFlight>, first: u8) -> ReadMode {
         | PendingReply::Subscription(..)
         | PendingReply::Queued
         | PendingReply::Topology
+        | PendingReply::Inquiry(_)
         | PendingReply::Control(_) => true,
     };
     if is_collected { ReadMode::Collect } else { ReadMode::Stream }

@@ -7,7 +7,9 @@ use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
 use super::health::HealthChecks;
 use super::held::HeldCommands;
+use super::identity;
 use super::introduction::{Introductions, Spoken};
+use super::patience::Patience;
 use super::pending::{Control, InFlight, Owner, PendingReply};
 use super::pool::{DedicatedConnection, Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
@@ -180,6 +182,9 @@ impl Upstreams {
         effects: &mut Effects,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
+        if in_flight.patience == Patience::WAITS {
+            identity::establish(&mut self.pool, connection.id(), effects);
+        }
         self.pool.send(connection.id(), in_flight, effects, write);
     }
 
@@ -273,6 +278,9 @@ impl Upstreams {
     pub fn resend_over(&mut self, connection: ConnectionId, retry: Retry, asks: bool, effects: &mut Effects) {
         self.scripts.ensure_all_loaded(connection, &retry, &mut self.pool, effects);
         let Retry { in_flight, bytes, .. } = retry;
+        if in_flight.patience == Patience::WAITS {
+            identity::establish(&mut self.pool, connection, effects);
+        }
         if asks {
             let asking = PendingReply::Control(Control::Asking).into();
             self.pool.send(connection, asking, effects, |out| encode::command(out, &[b"ASKING"]));
