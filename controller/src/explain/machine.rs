@@ -123,11 +123,13 @@ fn serve(host: &Arc<HostConfig>, arguments: &[&[u8]]) -> Result<Explanation, Str
             }
             Output::Write(id) => replied.extend(proxy.take_downstream(id)),
             Output::Resume(_) => offer(&mut proxy),
+            Output::Ask(inquiry, _) => proxy.desk(Duration::ZERO).sent(inquiry, 0),
             Output::CloseDownstream(_)
             | Output::AbortDownstream(_)
             | Output::PauseUpstream(_)
             | Output::ResumeUpstream(_)
             | Output::FindMembers(_)
+            | Output::Tell(..)
             | Output::CloseUpstream(_) => {}
         }
     }
@@ -144,6 +146,9 @@ fn stands_for_redis(command: &[Vec<u8>], arguments: &[&[u8]]) -> Option<&'static
     let words: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
     match words[..] {
         [b"AUTH", ..] | [b"READONLY"] => Some(b"+OK\r\n"),
+        // By which it names a connection over which a client waits; clients are answered these here.
+        [b"CLIENT", b"SETNAME", _] => Some(b"+OK\r\n"),
+        [b"CLIENT", b"ID"] => Some(b":1\r\n"),
         [b"HELLO", b"3"] => Some(b"%0\r\n"),
         [b"ACL", b"DRYRUN", ..] if words != arguments => Some(b"-NOPERM\r\n"),
         [b"PING"] => Some(b"+PONG\r\n"),

@@ -194,7 +194,7 @@ fn a_client_that_waits_is_unblocked() -> Result<()> {
     let mut first = clients.remove(0);
     let waiting = [
         ("BLPOP none 0", Reply::NullArray),
-        ("BLMOVE none other LEFT RIGHT 0", Reply::Null),
+        ("BLMOVE none other LEFT RIGHT 0", Reply::NullArray),
         ("XREAD BLOCK 0 STREAMS none $", Reply::NullArray),
         ("BZPOPMIN none 0", Reply::NullArray),
         ("WAIT 3 0", Reply::Integer(0)),
@@ -306,7 +306,8 @@ fn where_the_sidecar_logs_in_nobody_ends_others_connections() -> Result<()> {
     let mut clients: Vec<Client> = (0..8).map(|_| connect()).collect::<Result<_>>()?;
     let mut first = clients.remove(0);
     let own = number(&mut first)?;
-    let other = number(&mut clients[0])?;
+    let numbers = clients.iter_mut().map(number).collect::<Result<Vec<_>>>()?;
+    let other = numbers[0];
     assert_eq!(list(&mut first, "CLIENT LIST")?.len(), 8);
     for line in [
         format!("CLIENT KILL ID {other}"),

@@ -9,16 +9,12 @@ use std::net::SocketAddr;
 pub struct ClientInfo<'a> {
     /// The number that CLIENT ID answers.
     pub id: u64,
-    /// The address from which the client has connected, if it is known.
-    pub remote: Option<SocketAddr>,
-    /// The address to which the client has connected, if it is known.
-    pub local: Option<SocketAddr>,
+    /// The addresses from which and to which the client has connected, as far as they are known.
+    pub addresses: [Option<SocketAddr>; 2],
     /// The name that the client gave itself; empty: none.
     pub name: &'a [u8],
-    /// For how many seconds the client has been connected.
-    pub age: u64,
-    /// For how many seconds the client hasn't sent anything.
-    pub idle: u64,
+    /// For how many seconds the client has been connected, and hasn't sent anything.
+    pub seconds: [u64; 2],
     /// The client is told of all commands (MONITOR).
     pub is_monitor: bool,
     /// A server lets the client's command wait.
@@ -41,15 +37,16 @@ impl fmt::Display for ClientInfo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [channels, patterns, shards] = self.subscriptions;
         let (name, resp) = (String::from_utf8_lossy(self.name), if self.resp3 { 3 } else { 2 });
+        let ([remote, local], [age, idle]) = (self.addresses, self.seconds);
         let address = |f: &mut fmt::Formatter<'_>, address: Option<SocketAddr>| match address {
             Some(address) => write!(f, "{address}"),
             None => f.write_str("0.0.0.0:0"),
         };
         write!(f, "id={} addr=", self.id)?;
-        address(f, self.remote)?;
+        address(f, remote)?;
         f.write_str(" laddr=")?;
-        address(f, self.local)?;
-        write!(f, " fd=0 name={name} age={} idle={} flags=", self.age, self.idle)?;
+        address(f, local)?;
+        write!(f, " fd=0 name={name} age={age} idle={idle} flags=")?;
         let flags = [
             ('O', self.is_monitor),
             ('P', channels + patterns + shards > 0),
@@ -88,11 +85,9 @@ mod tests {
     fn a_line() {
         let info = ClientInfo {
             id: 7,
-            remote: "[::1]:5".parse().ok(),
-            local: "127.0.0.1:6".parse().ok(),
+            addresses: ["[::1]:5", "127.0.0.1:6"].map(|address| address.parse().ok()),
             name: b"me",
-            age: 9,
-            idle: 8,
+            seconds: [9, 8],
             is_blocked: true,
             database: 1,
             subscriptions: [1, 2, 3],

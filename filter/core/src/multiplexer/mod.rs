@@ -45,7 +45,7 @@ mod upstream;
 
 pub use ids::{ClientId, ConnectionId};
 pub use inquiry::Desk;
-pub use inquiry::question::{Answer, Inquiry, InquiryId, Origin};
+pub use inquiry::question::{Answer, ClientInquiry, InquiryId, InquiryOrigin};
 pub use load::Load;
 pub use outbox::{Address, Output};
 pub use stats::{AnsweredCommand, HostStats, LoginVerdict, Tally};
@@ -108,7 +108,11 @@ impl Multiplexer {
     pub fn open(&mut self, config: Arc<HostConfig>) -> ClientId {
         let host = self.stats.enter(&config);
         let config = self.placements.place(&config, &mut self.effects.outbox);
-        self.clients.insert_with(|id| Client::new(id, config, host))
+        let id = self.clients.insert_with(|id| Client::new(id, config, host));
+        if let Some(client) = self.clients.get(id) {
+            self.inquiries.numbers.insert(client.presence.number, id);
+        }
+        id
     }
 
     /// A cluster in Envoy has these healthy members from now on. To be told of every cluster on whose
@@ -180,6 +184,7 @@ impl Multiplexer {
     pub fn closed(&mut self, id: ClientId) {
         if let Some(mut client) = self.clients.remove(id) {
             self.stats.leave(client.rules.stats);
+            self.inquiries.numbers.remove(&client.presence.number);
             dedicated::disown(&mut self.upstreams, &mut client, &mut self.effects);
             copies::client_gone(&mut self.upstreams, id);
             self.deliver_events();
@@ -278,22 +283,17 @@ impl Multiplexer {
 
     /// Tells clients what has happened, and does what that brings about.
     fn deliver_events(&mut self) {
-        let mut worker = self.delivery();
+        let mut worker = delivery(self);
         worker.deliver_all();
         while inquiry::examine::proceed(&mut worker) {
             worker.deliver_all();
         }
     }
 
-    fn delivery(&mut self) -> EventDelivery<'_> {
-        let Multiplexer { clients, upstreams, effects, stats, inquiries, .. } = self;
-        EventDelivery { clients, upstreams, effects, stats, inquiries }
-    }
-
     /// What workers ask and answer each other about their clients.
     pub fn desk(&mut self, now: Duration) -> Desk<'_> {
         self.effects.now = now;
-        Desk { worker: self.delivery() }
+        Desk { worker: delivery(self) }
     }
 
     /// When [`Multiplexer::tick`] is to be called next.
@@ -379,4 +379,9 @@ fn see_off(multiplexer: &mut Multiplexer, id: ClientId, now: Duration) {
     } else {
         effects.timers.add(now + IMMEDIATE, Timer::HalfClosed(id));
     }
+}
+
+fn delivery(multiplexer: &mut Multiplexer) -> EventDelivery<'_> {
+    let Multiplexer { clients, upstreams, effects, stats, inquiries, .. } = multiplexer;
+    EventDelivery { clients, upstreams, effects, stats, inquiries }
 }

@@ -1,7 +1,7 @@
 //! What a host has to do, in the order in which it has to be done.
 
 use super::ids::{ClientId, ConnectionId};
-use super::inquiry::question::{Answer, Inquiry, InquiryId, Origin};
+use super::inquiry::question::{Answer, ClientInquiry, InquiryId, InquiryOrigin};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,9 +33,9 @@ pub enum Output {
     FindMembers(Arc<str>),
     /// Carry a question to all other workers of the process, and tell their number by
     /// [`Desk::sent`](super::Desk::sent).
-    Ask(InquiryId, Arc<Inquiry>),
+    Ask(InquiryId, Arc<ClientInquiry>),
     /// Carry an answer to the worker that has asked.
-    Tell(Origin, Answer),
+    Tell(InquiryOrigin, Answer),
     /// Send to Redis what [`take_upstream`](super::Multiplexer::take_upstream) returns.
     Send(ConnectionId),
     /// Take no more bytes of Redis over a connection, so that Redis keeps them. What the host has

@@ -3,7 +3,7 @@
 use crate::config::{compiled, two, without_login};
 use crate::world::World;
 use redis_mesh_core::multiplexer::config::HostConfig;
-use redis_mesh_core::multiplexer::{ClientId, Origin};
+use redis_mesh_core::multiplexer::{ClientId, InquiryOrigin};
 use redis_mesh_core::wire;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,10 @@ impl Process {
                     is_idle = false;
                     for other in (0..self.0.len()).filter(|other| *other != asking) {
                         let world = &mut self.0[other];
-                        world.multiplexer.desk(world.now).asked(Origin { worker: asking as u64, id }, inquiry.clone());
+                        world
+                            .multiplexer
+                            .desk(world.now)
+                            .asked(InquiryOrigin { worker: asking as u64, id }, inquiry.clone());
                         world.drain();
                     }
                     let others = self.0.len() - 1;

@@ -4,7 +4,7 @@ use crate::config::{compiled, two};
 use crate::redis::{Connection, Redis};
 use redis_mesh_core::multiplexer::config::HostConfig;
 use redis_mesh_core::multiplexer::{
-    Address, Answer, ClientId, ConnectionId, Inquiry, InquiryId, Multiplexer, Origin, Output,
+    Address, Answer, ClientId, ClientInquiry, ConnectionId, InquiryId, InquiryOrigin, Multiplexer, Output,
 };
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
@@ -24,9 +24,9 @@ pub struct World {
     pub paused: BTreeSet<ConnectionId>,
     pub clients: BTreeMap<ClientId, Caller>,
     /// What other workers are asked.
-    pub asked: Vec<(InquiryId, Arc<Inquiry>)>,
+    pub asked: Vec<(InquiryId, Arc<ClientInquiry>)>,
     /// What other workers are answered.
-    pub told: Vec<(Origin, Answer)>,
+    pub told: Vec<(InquiryOrigin, Answer)>,
     /// The number of connections that have been opened.
     pub opened: usize,
     pub now: Duration,

@@ -294,27 +294,14 @@ impl FilterHandle {
     /// of the Internet.
     pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
         (
-            self.address(abi::envoy_dynamic_module_callback_network_filter_get_remote_address),
-            self.address(abi::envoy_dynamic_module_callback_network_filter_get_local_address),
+            address(self, abi::envoy_dynamic_module_callback_network_filter_get_remote_address),
+            address(self, abi::envoy_dynamic_module_callback_network_filter_get_local_address),
         )
     }
 
     /// The host that `tcp_proxy` has chosen for this connection, as far as Envoy tells it.
     pub fn upstream_host(&self) -> Option<SocketAddr> {
-        self.address(abi::envoy_dynamic_module_callback_network_filter_get_upstream_host_address)
-    }
-
-    /// An address, by one of the functions of the ABI that tell an address of a filter's connection.
-    fn address(&self, tell: unsafe extern "C" fn(Opaque, *mut Buffer, *mut u32) -> bool) -> Option<SocketAddr> {
-        let (mut address, mut port) = (EMPTY, 0);
-        // SAFETY: `call` has a filter that is alive. The address is valid until Envoy is called
-        // again, which doesn't happen before it is parsed.
-        self.call(|raw| unsafe {
-            let is_known = tell(raw, &mut address, &mut port);
-            let text = std::str::from_utf8(bytes(address)).ok().filter(|_| is_known)?;
-            let ip: Option<IpAddr> = text.parse().ok();
-            ip.zip(u16::try_from(port).ok()).map(SocketAddr::from).or_else(|| text.parse().ok())
-        })?
+        address(self, abi::envoy_dynamic_module_callback_network_filter_get_upstream_host_address)
     }
 
     /// Sends `POST path` to a cluster, without a timeout, and returns the callout's number, with
@@ -356,6 +343,22 @@ impl FilterHandle {
         let raw = self.call(|raw| unsafe { abi::envoy_dynamic_module_callback_network_filter_scheduler_new(raw) })?;
         (!raw.is_null()).then_some(Waker { raw })
     }
+}
+
+/// An address, by one of the functions of the ABI that tell an address of a filter's connection.
+fn address(
+    handle: &FilterHandle,
+    tell: unsafe extern "C" fn(Opaque, *mut Buffer, *mut u32) -> bool,
+) -> Option<SocketAddr> {
+    let (mut address, mut port) = (EMPTY, 0);
+    // SAFETY: `call` has a filter that is alive. The address is valid until Envoy is called
+    // again, which doesn't happen before it is parsed.
+    handle.call(|raw| unsafe {
+        let is_known = tell(raw, &mut address, &mut port);
+        let text = std::str::from_utf8(bytes(address)).ok().filter(|_| is_known)?;
+        let ip: Option<IpAddr> = text.parse().ok();
+        ip.zip(u16::try_from(port).ok()).map(SocketAddr::from).or_else(|| text.parse().ok())
+    })?
 }
 
 /// Wakes a filter's worker from any thread; see [`FilterHandle::waker`].

@@ -2,7 +2,7 @@
 //! whoever puts something into it wakes the worker.
 
 use crate::timer;
-use redis_mesh_core::multiplexer::{Answer, Inquiry, InquiryId, Multiplexer, Origin};
+use redis_mesh_core::multiplexer::{Answer, ClientInquiry, InquiryId, InquiryOrigin, Multiplexer};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ const MAX_LETTERS: usize = 64 * 1024;
 
 /// A question, or an answer to one.
 enum Letter {
-    Question(Origin, Arc<Inquiry>),
+    Question(InquiryOrigin, Arc<ClientInquiry>),
     Answer(InquiryId, Answer),
 }
 
@@ -67,8 +67,8 @@ impl Mail {
     }
 
     /// Carries a question to all other workers, and tells how many these are.
-    pub fn ask(&self, id: InquiryId, inquiry: &Arc<Inquiry>, multiplexer: &RefCell<Multiplexer>, now: Duration) {
-        let origin = Origin { worker: self.key, id };
+    pub fn ask(&self, id: InquiryId, inquiry: &Arc<ClientInquiry>, multiplexer: &RefCell<Multiplexer>, now: Duration) {
+        let origin = InquiryOrigin { worker: self.key, id };
         let others: Vec<u64> = mailboxes().keys().copied().filter(|key| *key != self.key).collect();
         let is_sent = |key: &&u64| put(**key, Letter::Question(origin, inquiry.clone()));
         let sent = others.iter().filter(is_sent).count();
@@ -77,7 +77,7 @@ impl Mail {
 }
 
 /// Carries an answer to the worker that has asked, unless it has no clients any more.
-pub fn tell(origin: Origin, answer: Answer) {
+pub fn tell(origin: InquiryOrigin, answer: Answer) {
     put(origin.worker, Letter::Answer(origin.id, answer));
 }
 

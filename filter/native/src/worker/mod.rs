@@ -1,5 +1,5 @@
 //! What the connections of one worker share: the multiplexer, the dialer and the upstream
-//! connections. Workers share nothing with each other.
+//! connections. Workers share nothing with each other but what they ask about their clients (`mail.rs`).
 //!
 //! **Drain rule:** after every input the multiplexer's outputs are performed until there are none,
 //! with no borrow held while an output is performed: Envoy may call back into this module before a

@@ -1,7 +1,7 @@
 //! Where a host hands over what workers ask and answer each other.
 
 use super::examine::proceed;
-use super::question::{Answer, Inquiry, InquiryId, Origin};
+use super::question::{Answer, ClientInquiry, InquiryId, InquiryOrigin};
 use super::table::Asker;
 use crate::multiplexer::ids::ClientId;
 use crate::multiplexer::reply::EventDelivery;
@@ -30,7 +30,7 @@ impl Desk<'_> {
     }
 
     /// Another worker asks.
-    pub fn asked(&mut self, origin: Origin, inquiry: Arc<Inquiry>) {
+    pub fn asked(&mut self, origin: InquiryOrigin, inquiry: Arc<ClientInquiry>) {
         self.worker.inquiries.examine(Asker::Elsewhere(origin), inquiry);
         self.proceed();
     }

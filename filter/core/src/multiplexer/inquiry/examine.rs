@@ -2,11 +2,13 @@
 //! and answers.
 
 use super::line::line;
-use super::question::{Answer, ClientFilter, ClientKind, ClientScope, KillForm, Question, UnblockReason};
+use super::question::{
+    Answer, ClientFilter, ClientKind, ClientQuestion, InquiryScope, KillForm, NumberList, UnblockReason,
+};
 use super::table::{Asker, Examination, Gathering, MAX_LINES, ServerQuestion};
 use crate::multiplexer::client::login::user_of;
 use crate::multiplexer::client::{Client, Life, Wait};
-use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::ids::{ClientId, ConnectionId};
 use crate::multiplexer::outbox::Output;
 use crate::multiplexer::reply::EventDelivery;
 use crate::multiplexer::upstream::Upstreams;
@@ -22,8 +24,8 @@ const TOO_LONG: &str =
 const PART: usize = 1000;
 
 /// The scope of a client's inquiries.
-pub fn scope_of(client: &Client) -> ClientScope {
-    ClientScope { host: client.rules.config.host.clone(), user: client.session.login.as_deref().map(user_of) }
+pub fn scope_of(client: &Client) -> InquiryScope {
+    InquiryScope { host: client.rules.config.host.clone(), user: client.session.login.as_deref().map(user_of) }
 }
 
 /// Does what is to be done about inquiries. Returns false if there was nothing.
@@ -48,22 +50,22 @@ pub fn proceed(worker: &mut EventDelivery<'_>) -> bool {
 fn examine(worker: &mut EventDelivery<'_>, mut examination: Examination) {
     let (asker, inquiry) = (examination.asker, examination.inquiry.clone());
     match &inquiry.question {
-        Question::List(filter) => {
+        ClientQuestion::List(filter) => {
             if let Some(answer) = list(worker, &mut examination, filter) {
                 return worker.inquiries.tell(asker, answer);
             }
             worker.inquiries.pause(examination, worker.effects);
         }
-        Question::Kill(filter, _) => {
+        ClientQuestion::Kill(filter, _) => {
             let killed = kill(worker, asker, &inquiry.scope, filter);
             worker.inquiries.tell(asker, Answer::Killed(killed));
         }
-        Question::Unblock(number, reason) => unblock(worker, asker, &inquiry.scope, (*number, *reason)),
+        ClientQuestion::Unblock(number, reason) => unblock(worker, asker, &inquiry.scope, (*number, *reason)),
     }
 }
 
 /// True if the client is one of those that an inquiry may be about.
-fn is_in(scope: &ClientScope, client: &Client) -> bool {
+fn is_in(scope: &InquiryScope, client: &Client) -> bool {
     client.rules.config.host == scope.host
         && client.life != Life::Closed
         && client.may_command()
@@ -87,10 +89,21 @@ fn is_meant(filter: &ClientFilter, client: &Client, now: Duration) -> bool {
         && filter.age.is_none_or(|wanted| wanted <= age())
 }
 
+/// The clients that are named by their numbers, if these are few; others are looked through.
+fn candidates(worker: &EventDelivery<'_>, filter: &ClientFilter) -> Option<Vec<ClientId>> {
+    let numbers = filter.numbers.as_ref().map(NumberList::sorted).filter(|numbers| numbers.len() <= PART)?;
+    Some(numbers.iter().filter_map(|number| worker.inquiries.numbers.get(number).copied()).collect())
+}
+
 /// Adds the lines of the next clients; `None`: there are more clients.
 fn list(worker: &EventDelivery<'_>, examination: &mut Examination, filter: &ClientFilter) -> Option<Answer> {
     let (now, scope) = (worker.effects.now, &examination.inquiry.scope);
-    for (_, client) in worker.clients.part(examination.next, PART) {
+    let candidates = candidates(worker, filter);
+    let is_end = candidates.is_some() || examination.next + PART >= worker.clients.slots();
+    let named = candidates.iter().flatten().filter_map(|id| worker.clients.get(*id));
+    let all = if candidates.is_some() { 0 } else { PART };
+    let others = worker.clients.part(examination.next, all).map(|(_, client)| client);
+    for client in named.chain(others) {
         if is_in(scope, client) && is_meant(filter, client, now) {
             let is_blocked = blocked(worker.upstreams, client).next().is_some();
             let line = line(client, now, is_blocked);
@@ -102,19 +115,19 @@ fn list(worker: &EventDelivery<'_>, examination: &mut Examination, filter: &Clie
     if examination.size > MAX_LINES {
         return Some(Answer::TooLong);
     }
-    let is_end = examination.next >= worker.clients.slots();
     is_end.then(|| Answer::Listed(std::mem::take(&mut examination.lines)))
 }
 
 /// Closes the connections of the clients that are meant. Returns their number.
-fn kill(worker: &mut EventDelivery<'_>, asker: Asker, scope: &ClientScope, filter: &ClientFilter) -> u64 {
+fn kill(worker: &mut EventDelivery<'_>, asker: Asker, scope: &InquiryScope, filter: &ClientFilter) -> u64 {
     let own = worker.inquiries.owner(asker).map(|owner| owner.client);
     let now = worker.effects.now;
     let mut killed = 0;
-    for (id, client) in worker.clients.iter_mut() {
-        if !is_in(scope, client) || !is_meant(filter, client, now) {
+    for id in candidates(worker, filter).unwrap_or_else(|| worker.clients.ids()) {
+        let client = worker.clients.get_mut(id);
+        let Some(client) = client.filter(|client| is_in(scope, client) && is_meant(filter, client, now)) else {
             continue;
-        }
+        };
         killed += 1;
         if own == Some(id) {
             // It gets its reply first.
@@ -137,8 +150,8 @@ fn blocked<'c>(
 }
 
 /// Asks the servers at which a client waits.
-fn unblock(worker: &mut EventDelivery<'_>, asker: Asker, scope: &ClientScope, (number, reason): (u64, UnblockReason)) {
-    let client = worker.clients.iter().map(|(_, client)| client).find(|client| client.presence.number == number);
+fn unblock(worker: &mut EventDelivery<'_>, asker: Asker, scope: &InquiryScope, (number, reason): (u64, UnblockReason)) {
+    let client = worker.inquiries.numbers.get(&number).and_then(|id| worker.clients.get(*id));
     let client = client.filter(|client| is_in(scope, client));
     let identified = |(id, known): (ConnectionId, &UpstreamConnection)| {
         let identity = known.memory.identity.as_ref()?;
@@ -234,21 +247,21 @@ fn finish(worker: &mut EventDelivery<'_>, gathering: Gathering, is_complete: boo
     if let Some(client) = worker.clients.get_mut(owner.client) {
         let mut reply = Vec::new();
         match outcome(&inquiry.question, answers, is_complete) {
-            Ok(Outcome::Lines(lines)) => encode::text(&mut reply, client.session.resp3, &lines),
-            Ok(Outcome::Number(number)) => encode::integer(&mut reply, number),
-            Ok(Outcome::Done) => reply.extend_from_slice(b"+OK\r\n"),
+            Ok(Gathered::Lines(lines)) => encode::text(&mut reply, client.session.resp3, &lines),
+            Ok(Gathered::Number(number)) => encode::integer(&mut reply, number),
+            Ok(Gathered::Done) => reply.extend_from_slice(b"+OK\r\n"),
             Err(text) => encode::error(&mut reply, text.as_bytes()),
         }
         client.output.replace(owner.sequence, &reply);
         worker.announce(owner.client);
     }
-    if matches!(inquiry.question, Question::List(_)) {
+    if matches!(inquiry.question, ClientQuestion::List(_)) {
         worker.wake_all(Wait::Inquiry);
     }
 }
 
 /// What a client is answered if it isn't an error.
-enum Outcome {
+enum Gathered {
     /// The lines of CLIENT LIST.
     Lines(String),
     /// So many connections.
@@ -258,7 +271,7 @@ enum Outcome {
 }
 
 /// What all answers come to.
-fn outcome(question: &Question, answers: Vec<Answer>, is_complete: bool) -> Result<Outcome, String> {
+fn outcome(question: &ClientQuestion, answers: Vec<Answer>, is_complete: bool) -> Result<Gathered, String> {
     let (mut lines, mut number, mut refusal, mut is_too_long) = (Vec::new(), 0, None, false);
     for answer in answers {
         match answer {
@@ -270,17 +283,17 @@ fn outcome(question: &Question, answers: Vec<Answer>, is_complete: bool) -> Resu
         }
     }
     match (question, refusal) {
-        (Question::Unblock(..), _) if number > 0 => Ok(Outcome::Number(1)),
+        (ClientQuestion::Unblock(..), _) if number > 0 => Ok(Gathered::Number(1)),
         (_, Some(refusal)) => Err(refusal),
-        (Question::Kill(_, KillForm::Address), _) if number > 0 => Ok(Outcome::Done),
+        (ClientQuestion::Kill(_, KillForm::Address), _) if number > 0 => Ok(Gathered::Done),
         _ if !is_complete => {
             Err("ERR redis-mesh: a worker of Envoy hasn't answered in time; the command may have been executed".into())
         }
-        (Question::Kill(_, KillForm::Address), _) => Err("ERR No such client".into()),
-        (Question::Kill(..) | Question::Unblock(..), _) => Ok(Outcome::Number(number)),
-        (Question::List(filter), _) => match is_too_long {
+        (ClientQuestion::Kill(_, KillForm::Address), _) => Err("ERR No such client".into()),
+        (ClientQuestion::Kill(..) | ClientQuestion::Unblock(..), _) => Ok(Gathered::Number(number)),
+        (ClientQuestion::List(filter), _) => match is_too_long {
             true => Err(TOO_LONG.into()),
-            false => in_order(filter, lines).map(Outcome::Lines),
+            false => in_order(filter, lines).map(Gathered::Lines),
         },
     }
 }

@@ -1,7 +1,7 @@
 //! The grammar of CLIENT LIST, KILL and UNBLOCK, with Redis's own errors
 //! (<https://redis.io/docs/latest/commands/client-kill/>).
 
-use super::question::{ClientFilter, ClientKind, KillForm, NumberList, Question, UnblockReason};
+use super::question::{ClientFilter, ClientKind, ClientQuestion, KillForm, NumberList, UnblockReason};
 use crate::command::Args;
 use crate::request::errors::SYNTAX;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,19 +15,22 @@ const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPE
 ///
 /// # Errors
 /// Redis's own answer.
-pub fn list(args: &Args<'_>) -> Result<Question, String> {
+pub fn list(args: &Args<'_>) -> Result<ClientQuestion, String> {
     if args.count == 4 && args.is_word(2, b"type") {
         let kind = Some(kind(args, 3)?);
-        return Ok(Question::List(ClientFilter { kind, ..ClientFilter::default() }));
+        return Ok(ClientQuestion::List(ClientFilter { kind, ..ClientFilter::default() }));
     }
     if args.count > 3 && args.is_word(2, b"id") {
         let number = |index| integer(args.get(index)).ok_or("ERR Invalid client ID");
         let numbers = (3..args.count).map(number).collect::<Result<Vec<i64>, _>>()?;
         let named = numbers.into_iter().filter_map(|number| u64::try_from(number).ok()).collect();
-        return Ok(Question::List(ClientFilter { numbers: Some(NumberList::new(named)), ..ClientFilter::default() }));
+        return Ok(ClientQuestion::List(ClientFilter {
+            numbers: Some(NumberList::new(named)),
+            ..ClientFilter::default()
+        }));
     }
     match args.count {
-        2 => Ok(Question::List(ClientFilter::default())),
+        2 => Ok(ClientQuestion::List(ClientFilter::default())),
         _ => Err(SYNTAX.into()),
     }
 }
@@ -37,10 +40,10 @@ pub fn list(args: &Args<'_>) -> Result<Question, String> {
 ///
 /// # Errors
 /// Redis's own answer.
-pub fn kill(args: &Args<'_>, own: u64, user: &[u8]) -> Result<Question, String> {
+pub fn kill(args: &Args<'_>, own: u64, user: &[u8]) -> Result<ClientQuestion, String> {
     if args.count == 3 {
         let filter = ClientFilter { remote: Some(address(args.get(2))), ..ClientFilter::default() };
-        return Ok(Question::Kill(filter, KillForm::Address));
+        return Ok(ClientQuestion::Kill(filter, KillForm::Address));
     }
     let mut filter = ClientFilter { except: Some(own), ..ClientFilter::default() };
     for index in (2..args.count).step_by(2) {
@@ -76,14 +79,14 @@ pub fn kill(args: &Args<'_>, own: u64, user: &[u8]) -> Result<Question, String> 
             return Err(SYNTAX.into());
         }
     }
-    Ok(Question::Kill(filter, KillForm::Filters))
+    Ok(ClientQuestion::Kill(filter, KillForm::Filters))
 }
 
 /// Reads `CLIENT UNBLOCK id [TIMEOUT | ERROR]`.
 ///
 /// # Errors
 /// Redis's own answer.
-pub fn unblock(args: &Args<'_>) -> Result<Question, String> {
+pub fn unblock(args: &Args<'_>) -> Result<ClientQuestion, String> {
     let reason = match args.count {
         3 => UnblockReason::Timeout,
         4 if args.is_word(3, b"timeout") => UnblockReason::Timeout,
@@ -97,7 +100,7 @@ pub fn unblock(args: &Args<'_>) -> Result<Question, String> {
     };
     let number = integer(args.get(2)).ok_or(NO_INTEGER)?;
     // No client has a number below 0.
-    Ok(Question::Unblock(u64::try_from(number).unwrap_or(0), reason))
+    Ok(ClientQuestion::Unblock(u64::try_from(number).unwrap_or(0), reason))
 }
 
 /// The kind of clients that an argument names.
@@ -131,7 +134,10 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    fn parse(line: &str, parse: impl Fn(&Args<'_>) -> Result<Question, String>) -> Result<Question, String> {
+    fn parse(
+        line: &str,
+        parse: impl Fn(&Args<'_>) -> Result<ClientQuestion, String>,
+    ) -> Result<ClientQuestion, String> {
         let (mut command, mut parsed) = (Vec::new(), Err(String::new()));
         encode::command(&mut command, &line.split(' ').map(str::as_bytes).collect::<Vec<_>>());
         each_command(&command, |args| parsed = parse(args));
@@ -189,7 +195,7 @@ mod tests {
     #[test]
     fn filters_are_read() {
         let filter = |line: &str| match parse(line, |args| kill(args, 7, b"me")) {
-            Ok(Question::Kill(filter, form)) => (filter, form),
+            Ok(ClientQuestion::Kill(filter, form)) => (filter, form),
             other => panic!("{line}: {other:?}"),
         };
         let (by_address, form) = filter("CLIENT KILL 127.0.0.1:5");

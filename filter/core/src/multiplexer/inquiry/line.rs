@@ -13,11 +13,9 @@ pub fn line(client: &Client, now: Duration, is_blocked: bool) -> String {
     let (presence, user) = (&client.presence, client.session.login.as_deref().map(user_of));
     let info = ClientInfo {
         id: presence.number,
-        remote: presence.remote,
-        local: presence.local,
+        addresses: [presence.remote, presence.local],
         name: &client.session.name,
-        age: now.saturating_sub(presence.since).as_secs(),
-        idle: now.saturating_sub(presence.heard).as_secs(),
+        seconds: [presence.since, presence.heard].map(|time| now.saturating_sub(time).as_secs()),
         is_monitor: client.subscriptions.is_monitor,
         is_blocked,
         database: client.session.database,

@@ -8,7 +8,7 @@ pub struct InquiryId(pub u64);
 
 /// Whom a worker answers: another worker, by the host's number of that, and its question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct InquiryOrigin {
     /// The host's number of the worker that asks.
     pub worker: u64,
     /// Its question.
@@ -17,16 +17,16 @@ pub struct Origin {
 
 /// A question about clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inquiry {
+pub struct ClientInquiry {
     /// The clients that it may be about. To whoever asks there are no others.
-    pub scope: ClientScope,
+    pub scope: InquiryScope,
     /// What is asked.
-    pub question: Question,
+    pub question: ClientQuestion,
 }
 
 /// The clients of one host that the servers take for one user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientScope {
+pub struct InquiryScope {
     /// The host.
     pub host: String,
     /// The user as whom they have logged in at the servers; `None`: as nobody, or with the login of
@@ -36,7 +36,7 @@ pub struct ClientScope {
 
 /// What is asked about clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
+pub enum ClientQuestion {
     /// The lines of CLIENT LIST.
     List(ClientFilter),
     /// Their connections are closed.
@@ -112,6 +112,11 @@ impl NumberList {
     /// True if the number is one of them.
     pub fn contains(&self, number: u64) -> bool {
         self.sorted.binary_search(&number).is_ok()
+    }
+
+    /// The numbers in their order, each once.
+    pub fn sorted(&self) -> &[u64] {
+        &self.sorted
     }
 
     /// The numbers in the order in which they were named.

@@ -1,12 +1,12 @@
 //! The inquiries of a worker: what it has asked, and what it has been asked.
 
-use super::question::{Answer, Inquiry, InquiryId, Origin, Question, UnblockReason};
+use super::question::{Answer, ClientInquiry, ClientQuestion, InquiryId, InquiryOrigin, UnblockReason};
 use crate::multiplexer::effects::Effects;
-use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::ids::{ClientId, ConnectionId};
 use crate::multiplexer::outbox::Output;
 use crate::multiplexer::timers::Timer;
 use crate::multiplexer::upstream::pending::Owner;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub const MAX_LINES: usize = 16 * 1024 * 1024;
 pub struct InquiryTable {
     /// The number of the last inquiry, or of the last question to a server.
     last: u64,
+    /// The clients of this worker by the numbers that CLIENT ID answers.
+    pub numbers: HashMap<u64, ClientId>,
     asked: BTreeMap<InquiryId, Gathering>,
     /// What this worker has been asked and hasn't answered yet.
     pub work: VecDeque<Examination>,
@@ -47,7 +49,7 @@ pub struct Gathering {
     /// The client's command.
     pub owner: Owner,
     /// The inquiry.
-    pub inquiry: Arc<Inquiry>,
+    pub inquiry: Arc<ClientInquiry>,
     /// What has been answered.
     pub answers: Vec<Answer>,
     /// How many workers are asked beside this one, as soon as the host has told it.
@@ -61,7 +63,7 @@ pub enum Asker {
     /// A client of its own.
     Here(InquiryId),
     /// Another worker.
-    Elsewhere(Origin),
+    Elsewhere(InquiryOrigin),
 }
 
 /// An inquiry that this worker is answering.
@@ -70,7 +72,7 @@ pub struct Examination {
     /// Who has asked.
     pub asker: Asker,
     /// The inquiry.
-    pub inquiry: Arc<Inquiry>,
+    pub inquiry: Arc<ClientInquiry>,
     /// The slot of the client that is looked at next.
     pub next: usize,
     /// The lines so far, by the clients' numbers.
@@ -111,17 +113,17 @@ struct Unblocking {
 
 impl InquiryTable {
     /// True if another client may ask for this.
-    pub fn has_room(&self, question: &Question) -> bool {
-        let is_list = |question: &Question| matches!(question, Question::List(_));
+    pub fn has_room(&self, question: &ClientQuestion) -> bool {
+        let is_list = |question: &ClientQuestion| matches!(question, ClientQuestion::List(_));
         let lists = self.asked.values().filter(|gathering| is_list(&gathering.inquiry.question)).count();
         !is_list(question) || lists < MAX_LISTS
     }
 
     /// A client's command asks all workers.
-    pub fn begin(&mut self, owner: Owner, inquiry: Inquiry, effects: &mut Effects) {
+    pub fn begin(&mut self, owner: Owner, inquiry: ClientInquiry, effects: &mut Effects) {
         self.last += 1;
         let id = InquiryId(self.last);
-        let limit = if matches!(inquiry.question, Question::Unblock(..)) { UNBLOCKING } else { LOOKING };
+        let limit = if matches!(inquiry.question, ClientQuestion::Unblock(..)) { UNBLOCKING } else { LOOKING };
         let (inquiry, due) = (Arc::new(inquiry), effects.now + limit);
         effects.timers.add(due, Timer::Inquiries);
         effects.outbox.push(Output::Ask(id, inquiry.clone()));
@@ -130,7 +132,7 @@ impl InquiryTable {
     }
 
     /// This worker has been asked.
-    pub fn examine(&mut self, asker: Asker, inquiry: Arc<Inquiry>) {
+    pub fn examine(&mut self, asker: Asker, inquiry: Arc<ClientInquiry>) {
         self.work.push_back(Examination { asker, inquiry, next: 0, lines: Vec::new(), size: 0 });
     }
 
@@ -187,6 +189,9 @@ impl InquiryTable {
         let id = self.asked.iter().find(|(_, gathering)| is_over(gathering)).map(|(id, _)| *id)?;
         let gathering = self.asked.remove(&id)?;
         let is_complete = is_complete(&gathering);
+        if self.paused.is_empty() && self.asked.values().all(|other| other.due != gathering.due) {
+            effects.timers.cancel(gathering.due, Timer::Inquiries);
+        }
         Some((gathering, is_complete))
     }
 

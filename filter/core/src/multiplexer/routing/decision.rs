@@ -6,7 +6,7 @@ use crate::command::sharing::{Shareable, Sharing};
 use crate::multiplexer::client::login::{HelloRequest, PresentedLogin};
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::client::transaction::Transaction;
-use crate::multiplexer::inquiry::question::Question;
+use crate::multiplexer::inquiry::question::ClientQuestion;
 use crate::resp::encode;
 
 /// What becomes of a command.
@@ -28,7 +28,7 @@ pub enum Decision {
     /// What was watched is watched no more; then this is answered.
     Unwatch(Vec<u8>),
     /// All workers are asked about their clients.
-    Inquire(Question),
+    Inquire(ClientQuestion),
     /// The client says who it is and in which protocol it goes on, which the servers have to speak.
     Hello(Box<HelloRequest>),
     /// The servers are asked whether they let the client in.

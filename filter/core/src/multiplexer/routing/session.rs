@@ -13,7 +13,7 @@ use crate::multiplexer::client::Client;
 use crate::multiplexer::client::login::{HelloRequest, PresentedLogin, user_of};
 use crate::multiplexer::inquiry::grammar;
 use crate::multiplexer::inquiry::line::line;
-use crate::multiplexer::inquiry::question::{ClientFilter, NumberList, Question};
+use crate::multiplexer::inquiry::question::{ClientFilter, ClientQuestion, NumberList};
 use crate::multiplexer::stats::StatsTable;
 use crate::resp::encode;
 use crate::stats::Stat;
@@ -130,7 +130,7 @@ pub fn client_command(client: &mut Client, command: &'static Command, args: &Arg
     }
 }
 
-fn inquiry(question: Result<Question, String>) -> Decision {
+fn inquiry(question: Result<ClientQuestion, String>) -> Decision {
     match question {
         Ok(question) => Decision::Inquire(question),
         Err(text) => Decision::Deny(text),
@@ -146,14 +146,14 @@ fn kill(client: &Client, args: &Args<'_>) -> Decision {
         return inquiry(question);
     }
     match question {
-        Ok(Question::Kill(filter, form)) => {
+        Ok(ClientQuestion::Kill(filter, form)) => {
             let is_own = filter.numbers.as_ref().is_some_and(|numbers| numbers.named() == [presence.number])
                 || filter.remote.is_some() && filter.remote == presence.remote;
             if !is_own {
                 return Decision::Refuse(KILLS_OTHERS.into());
             }
             let numbers = Some(NumberList::new(vec![presence.number]));
-            Decision::Inquire(Question::Kill(ClientFilter { numbers, ..filter }, form))
+            Decision::Inquire(ClientQuestion::Kill(ClientFilter { numbers, ..filter }, form))
         }
         other => inquiry(other),
     }

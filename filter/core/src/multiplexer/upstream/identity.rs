@@ -6,45 +6,53 @@
 //! can guess, and before it is unblocked, the server is asked whether the number is that of a
 //! connection with this name.
 
-use super::connection::UpstreamConnection;
-use super::pending::{Control, PendingReply};
-use super::pool::Pool;
 use crate::hex::to_hex;
-use crate::multiplexer::effects::Effects;
-use crate::multiplexer::ids::ConnectionId;
-use crate::resp::encode;
+use crate::random::Random;
 
 /// How a server knows a connection.
 #[derive(Clone, Debug)]
 pub struct ServerIdentity {
-    /// The name that it has got.
+    /// The name that it gets.
     pub name: String,
     /// Its number, or the server's error if it doesn't take the name or tell the number; `None`: it
     /// hasn't answered yet.
     pub number: Option<Result<u64, String>>,
 }
 
-/// Names a connection and asks for its number, unless that was done before.
-pub fn establish(pool: &mut Pool, id: ConnectionId, effects: &mut Effects) {
-    let Some(connection) = pool.get_mut(id).filter(|connection| connection.memory.identity.is_none()) else { return };
-    let name = format!("redis-mesh-{}", to_hex(&effects.random.secret()));
-    connection.memory.identity = Some(ServerIdentity { name: name.clone(), number: None });
-    for (control, words) in [
-        (Control::Name, &[&b"CLIENT"[..], b"SETNAME", name.as_bytes()][..]),
-        (Control::Number, &[&b"CLIENT"[..], b"ID"][..]),
-    ] {
-        let to = PendingReply::Control(control).into();
-        pool.send(id, to, effects, |out| encode::command(out, words));
+impl ServerIdentity {
+    /// A name, of which the server hasn't been told.
+    pub fn new(random: &mut Random) -> ServerIdentity {
+        ServerIdentity { name: format!("redis-mesh-{}", to_hex(&random.secret())), number: None }
+    }
+
+    /// The server has taken the name, or has told the number.
+    pub fn answered(&mut self, reply: &[u8]) {
+        let text = || String::from_utf8_lossy(reply.get(1..).unwrap_or_default().trim_ascii_end()).into_owned();
+        match reply.first() {
+            Some(b'-') => self.number = Some(Err(text())),
+            Some(b':') if self.number.is_none() => self.number = text().parse().ok().map(Ok),
+            _ => {}
+        }
     }
 }
 
-/// A server has answered one of the two.
-pub fn answered(connection: &mut UpstreamConnection, control: Control, reply: &[u8]) {
-    let Some(identity) = &mut connection.memory.identity else { return };
-    let text = || String::from_utf8_lossy(reply.get(1..).unwrap_or_default().trim_ascii_end()).into_owned();
-    if reply.first() == Some(&b'-') {
-        identity.number = Some(Err(text()));
-    } else if control == Control::Number && identity.number.is_none() {
-        identity.number = text().parse().ok().filter(|_| reply.first() == Some(&b':')).map(Ok);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn a_refusal_of_either_is_kept() {
+        let told = |replies: &[&str]| {
+            let mut identity = ServerIdentity::new(&mut Random::new([1; 32]));
+            replies.iter().for_each(|reply| identity.answered(reply.as_bytes()));
+            identity.number
+        };
+        assert_eq!(told(&["+OK\r\n"]), None);
+        assert_eq!(told(&["+OK\r\n", ":7\r\n"]), Some(Ok(7)));
+        assert_eq!(told(&["+OK\r\n", ":-7\r\n"]), None);
+        assert_eq!(told(&["-NOPERM no\r\n", ":7\r\n"]), Some(Err("NOPERM no".into())));
+        assert_eq!(told(&["+OK\r\n", "-NOPERM no\r\n"]), Some(Err("NOPERM no".into())));
     }
 }

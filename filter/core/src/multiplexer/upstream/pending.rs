@@ -71,11 +71,9 @@ pub enum Control {
     /// PING before WAIT, so that WAIT counts from a command of this connection. What it answers
     /// doesn't matter.
     Ping,
-    /// CLIENT SETNAME of a connection over which a client is about to wait. If it is refused, the client
-    /// can't be unblocked.
-    Name,
-    /// CLIENT ID over that connection.
-    Number,
+    /// CLIENT SETNAME or ID over a connection over which a client is about to wait. If one is refused,
+    /// the client can't be unblocked.
+    Identity,
     /// PING over a new connection to a Redis that is silent over others.
     HealthCheck,
     /// A question to a server about itself or about the login.

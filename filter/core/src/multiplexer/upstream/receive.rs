@@ -7,7 +7,6 @@ use super::copies;
 use super::events::{Confirmation, Event};
 use super::handshake::{HandshakeStep, Refusal};
 use super::health::health_of;
-use super::identity;
 use super::loss::{self, Loss};
 use super::max_age;
 use super::pending::{Control, PendingReply};
@@ -197,7 +196,11 @@ fn on_control(upstreams: &mut Upstreams, id: ConnectionId, control: Control, rep
             }
         }
         Control::HealthCheck => upstreams.health.answered(id, health_of(reply), effects),
-        Control::Name | Control::Number => identity::answered(connection, control, reply),
+        Control::Identity => {
+            if let Some(identity) = &mut connection.memory.identity {
+                identity.answered(reply);
+            }
+        }
         Control::Probe => connection.memory.probe = Redirect::parse(reply, connection.key.node),
         _ if !is_error => {}
         // What comes over it next would be in another form than the client expects, or would go to

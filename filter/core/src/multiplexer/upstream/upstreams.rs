@@ -7,7 +7,7 @@ use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
 use super::health::HealthChecks;
 use super::held::HeldCommands;
-use super::identity;
+use super::identity::ServerIdentity;
 use super::introduction::{Introductions, Spoken};
 use super::patience::Patience;
 use super::pending::{Control, InFlight, Owner, PendingReply};
@@ -183,7 +183,7 @@ impl Upstreams {
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         if in_flight.patience == Patience::WAITS {
-            identity::establish(&mut self.pool, connection.id(), effects);
+            identify(&mut self.pool, connection.id(), effects);
         }
         self.pool.send(connection.id(), in_flight, effects, write);
     }
@@ -279,7 +279,7 @@ impl Upstreams {
         self.scripts.ensure_all_loaded(connection, &retry, &mut self.pool, effects);
         let Retry { in_flight, bytes, .. } = retry;
         if in_flight.patience == Patience::WAITS {
-            identity::establish(&mut self.pool, connection, effects);
+            identify(&mut self.pool, connection, effects);
         }
         if asks {
             let asking = PendingReply::Control(Control::Asking).into();
@@ -320,5 +320,18 @@ impl Upstreams {
                 self.pool.close(id, effects);
             }
         }
+    }
+}
+
+/// Names a connection over which a client is about to wait, and asks for its number, unless that was
+/// done before.
+fn identify(pool: &mut Pool, id: ConnectionId, effects: &mut Effects) {
+    let Some(connection) = pool.get_mut(id).filter(|connection| connection.memory.identity.is_none()) else { return };
+    let identity = connection.memory.identity.insert(ServerIdentity::new(&mut effects.random));
+    let name = identity.name.clone();
+    let questions: [&[&[u8]]; 2] = [&[b"CLIENT", b"SETNAME", name.as_bytes()], &[b"CLIENT", b"ID"]];
+    for words in questions {
+        let to = PendingReply::Control(Control::Identity).into();
+        pool.send(id, to, effects, |out| encode::command(out, words));
     }
 }
