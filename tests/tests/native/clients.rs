@@ -347,3 +347,25 @@ fn a_server_may_refuse_to_unblock() -> Result<()> {
     assert_eq!(b.read()?, Reply::bulks(&["list", "x"]));
     Ok(())
 }
+
+#[test]
+fn where_clients_log_in_at_redis_it_says_what_they_may_do() -> Result<()> {
+    let config = vec!["user app on >app ~* &* +@all -client|list -client|kill".to_owned()];
+    let password = Some("secret".to_owned());
+    let scene = two_hosts(Options { config, password, ..Options::default() })?;
+    let (mut a, mut b) = (Client::connect(scene.subnet.redis(1))?, Client::connect(scene.subnet.redis(1))?);
+    let noauth = Reply::error("NOAUTH Authentication required.");
+    assert_eq!([a.line("CLIENT LIST")?, a.line("CLIENT KILL TYPE normal")?], [noauth.clone(), noauth]);
+    let mut direct = Client::connect(scene.servers[0].addr())?;
+    for client in [&mut a, &mut b, &mut direct] {
+        client.ok(&["AUTH", "app", "app"])?;
+    }
+    let number = number(&mut b)?;
+    for line in ["CLIENT LIST", &format!("CLIENT LIST ID {number}"), &format!("CLIENT KILL ID {number}")] {
+        let refused = a.line(line)?;
+        assert!(refused.is_error(), "{line}: {refused}");
+        assert_eq!(refused, direct.line(line)?, "{line}");
+    }
+    assert_eq!(b.line("ECHO x")?, Reply::bulk("x"));
+    Ok(())
+}

@@ -120,6 +120,8 @@ impl Redis {
                 out.extend_from_slice(b"+OK\r\n");
             }
             b"ID" => encode::integer(out, connection.number),
+            b"LIST" if args[2] == b"TYPE" => encode::bulk(out, b""),
+            b"KILL" => out.extend_from_slice(b":0\r\n"),
             b"LIST" => {
                 let name = self.names.get(&number(3)).map(|name| String::from_utf8_lossy(name).into_owned());
                 let line = name.map(|name| format!("id={} addr=a name={name} age=0\n", number(3)));

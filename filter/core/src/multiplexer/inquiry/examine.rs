@@ -189,6 +189,14 @@ fn ask(worker: &mut EventDelivery<'_>, question: ServerQuestion, words: &[&[u8]]
 
 /// A server has answered a question, or won't (`Err`).
 fn server_answered(worker: &mut EventDelivery<'_>, id: u64, reply: Result<Vec<u8>, String>) {
+    let refusal = match reply.as_deref() {
+        Ok([b'-', error @ ..]) => Some(String::from_utf8_lossy(error.trim_ascii_end()).into_owned()),
+        Ok(_) => None,
+        Err(text) => Some(text.clone()),
+    };
+    if worker.inquiries.permitted(id, refusal, worker.effects) {
+        return;
+    }
     let Some(question) = worker.inquiries.take_question(id) else { return };
     let unblocking = question.unblocking;
     let outcome = match reply.as_deref() {
@@ -286,9 +294,10 @@ fn outcome(question: &ClientQuestion, answers: Vec<Answer>, is_complete: bool) -
         (ClientQuestion::Unblock(..), _) if number > 0 => Ok(Gathered::Number(1)),
         (_, Some(refusal)) => Err(refusal),
         (ClientQuestion::Kill(_, KillForm::Address), _) if number > 0 => Ok(Gathered::Done),
-        _ if !is_complete => {
-            Err("ERR redis-mesh: a worker of Envoy hasn't answered in time; the command may have been executed".into())
-        }
+        _ if !is_complete => Err(
+            "ERR redis-mesh: a worker of Envoy, or Redis, hasn't answered in time; the command may have been executed"
+                .into(),
+        ),
         (ClientQuestion::Kill(_, KillForm::Address), _) => Err("ERR No such client".into()),
         (ClientQuestion::Kill(..) | ClientQuestion::Unblock(..), _) => Ok(Gathered::Number(number)),
         (ClientQuestion::List(filter), _) => match is_too_long {

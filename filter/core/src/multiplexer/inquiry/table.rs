@@ -12,8 +12,8 @@ use std::time::Duration;
 
 /// How long the workers may take to look through their clients.
 const LOOKING: Duration = Duration::from_secs(1);
-/// How long it may take until a server has unblocked a client.
-const UNBLOCKING: Duration = Duration::from_secs(10);
+/// How long it may take until a server has permitted an inquiry, or unblocked a client.
+const SERVER: Duration = Duration::from_secs(10);
 /// The time after which an inquiry is gone on with.
 const TURN: Duration = Duration::from_millis(1);
 /// How many clients of a worker may ask for CLIENT LIST at a time. Others wait.
@@ -29,6 +29,8 @@ pub struct InquiryTable {
     /// The clients of this worker by the numbers that CLIENT ID answers.
     pub numbers: HashMap<u64, ClientId>,
     asked: BTreeMap<InquiryId, Gathering>,
+    /// The questions to servers whether inquiries are permitted.
+    permissions: HashMap<u64, InquiryId>,
     /// What this worker has been asked and hasn't answered yet.
     pub work: VecDeque<Examination>,
     /// What it has begun to answer, and goes on with in a later turn.
@@ -121,14 +123,47 @@ impl InquiryTable {
 
     /// A client's command asks all workers.
     pub fn begin(&mut self, owner: Owner, inquiry: ClientInquiry, effects: &mut Effects) {
+        let limit = if matches!(inquiry.question, ClientQuestion::Unblock(..)) { SERVER } else { LOOKING };
+        let id = self.add(owner, inquiry, limit, effects);
+        self.ask_all(id, effects);
+    }
+
+    /// A client's command asks all workers as soon as a server permits it. Returns the number of the
+    /// question to the server.
+    pub fn begin_if_permitted(&mut self, owner: Owner, inquiry: ClientInquiry, effects: &mut Effects) -> u64 {
+        let id = self.add(owner, inquiry, LOOKING + SERVER, effects);
         self.last += 1;
-        let id = InquiryId(self.last);
-        let limit = if matches!(inquiry.question, ClientQuestion::Unblock(..)) { UNBLOCKING } else { LOOKING };
-        let (inquiry, due) = (Arc::new(inquiry), effects.now + limit);
+        self.permissions.insert(self.last, id);
+        self.last
+    }
+
+    fn add(&mut self, owner: Owner, inquiry: ClientInquiry, limit: Duration, effects: &mut Effects) -> InquiryId {
+        self.last += 1;
+        let (id, inquiry, due) = (InquiryId(self.last), Arc::new(inquiry), effects.now + limit);
         effects.timers.add(due, Timer::Inquiries);
-        effects.outbox.push(Output::Ask(id, inquiry.clone()));
-        self.examine(Asker::Here(id), inquiry.clone());
         self.asked.insert(id, Gathering { owner, inquiry, answers: Vec::new(), others: None, due });
+        id
+    }
+
+    fn ask_all(&mut self, id: InquiryId, effects: &mut Effects) {
+        let Some(gathering) = self.asked.get(&id) else { return };
+        let inquiry = gathering.inquiry.clone();
+        effects.outbox.push(Output::Ask(id, inquiry.clone()));
+        self.examine(Asker::Here(id), inquiry);
+    }
+
+    /// A server has answered a question of this number. Returns true if the question was whether an
+    /// inquiry is permitted; `refusal` is why not.
+    pub fn permitted(&mut self, question: u64, refusal: Option<String>, effects: &mut Effects) -> bool {
+        let Some(id) = self.permissions.remove(&question) else { return false };
+        match refusal {
+            None => self.ask_all(id, effects),
+            Some(refusal) => {
+                self.answered(id, Answer::Refused(refusal));
+                self.sent(id, 0);
+            }
+        }
+        true
     }
 
     /// This worker has been asked.
