@@ -55,6 +55,7 @@ transcripts! {
     proxy_several_endpoints
     proxy_resp3
     proxy_mirror
+    proxy_ping
     proxy_detour
     proxy_handshake_refused
     protocol_error
@@ -132,14 +133,14 @@ impl Run {
         };
         let mut got = Vec::new();
         for span in parser.args() {
-            let word = span.of(rest).to_vec();
-            let is_nonce = word.len() == 32 && word.iter().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(b));
-            if is_nonce {
-                self.nonces.push(word);
-                got.push(format!("<{}>", self.nonces.len()).into_bytes());
-            } else {
-                got.push(word);
+            let mut word = span.of(rest).to_vec();
+            let end = word.get(word.len().saturating_sub(32)..).unwrap_or_default();
+            if end.len() == 32 && end.iter().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(b)) {
+                self.nonces.push(end.to_vec());
+                word.truncate(word.len() - 32);
+                word.extend(format!("<{}>", self.nonces.len()).into_bytes());
             }
+            got.push(word);
         }
         assert_eq!(encode(&got).escape_ascii().to_string(), encode(words).escape_ascii().to_string(), "{at}");
         self.checked_next += length;

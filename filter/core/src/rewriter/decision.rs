@@ -10,6 +10,9 @@ pub(super) enum RewriterDecision {
     Forward,
     /// These bytes go on in the command's place; their one reply is the client's.
     Send(Vec<u8>),
+    /// These bytes, a read, go on in the place of PING, which is answered with `pong` unless the
+    /// read's reply says that Redis isn't there.
+    Ping { read: Vec<u8>, pong: Vec<u8> },
     /// The command is answered here with these bytes, which are no error.
     Answer(Vec<u8>),
     /// The command is refused with this error, which counts as a refusal.

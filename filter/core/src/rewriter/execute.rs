@@ -31,6 +31,14 @@ pub(super) fn execute(
             state.sent();
             return CommandStep::Edited;
         }
+        RewriterDecision::Ping { read, pong } => {
+            state.inject(env, MarkerForm::Echo, Vec::new(), Then::CaptureWhole, sink.write());
+            state.expect_plain();
+            sink.write().extend_from_slice(&read);
+            state.inject(env, MarkerForm::Echo, pong, Then::Pong, sink.write());
+            state.sent();
+            return CommandStep::Edited;
+        }
         RewriterDecision::Answer(reply) => state.answer(env, reply, sink),
         RewriterDecision::Refuse(text) => {
             env.stats.count(Stat::Refused);
@@ -75,7 +83,7 @@ fn forward(
             return CommandStep::Edited;
         }
         "info" if on_proxy => {
-            state.inject(env, MarkerForm::Echo, Vec::new(), Then::CaptureInfo, sink.write());
+            state.inject(env, MarkerForm::Echo, Vec::new(), Then::CaptureWhole, sink.write());
             state.expect_reply(command.known, command.args);
             sink.write().extend_from_slice(command.args.frame);
             state.inject(env, MarkerForm::Echo, Vec::new(), Then::Info, sink.write());

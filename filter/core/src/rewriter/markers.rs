@@ -57,10 +57,13 @@ pub enum Then {
     Close,
     /// Replies up to the next marker don't reach the client.
     Capture,
-    /// The reply up to the next marker is that to INFO.
-    CaptureInfo,
+    /// The reply up to the next marker doesn't reach the client as it is.
+    CaptureWhole,
     /// Ends the capture of the reply to INFO, which goes to the client as that of one Redis.
     Info,
+    /// Ends the capture of the reply to a read in place of PING. The marker's answer is for the client
+    /// unless the reply says that Redis isn't there.
+    Pong,
     /// Ends a capture whose last reply, that to a login, must be `+OK`. Commands that were held
     /// may go on.
     Verify,
@@ -117,6 +120,15 @@ struct Capture {
     bytes: Vec<u8>,
     /// All bytes are kept, not only the end that tells whether the last reply is `+OK`.
     whole: bool,
+}
+
+impl Capture {
+    /// The captured reply if it is an error that says that Redis can't be asked. Whoever may not read
+    /// a key is answered by a Redis that is there.
+    fn outage(&self) -> Option<&[u8]> {
+        let is_outage = self.bytes.starts_with(b"-") && !self.bytes.starts_with(b"-NOPERM");
+        is_outage.then_some(&self.bytes)
+    }
 }
 
 impl Replies {
@@ -271,13 +283,16 @@ impl Replies {
         };
         self.answers = self.answers.saturating_sub(pending.reply.len());
         let captured = self.capture.take();
-        out.extend_from_slice(&pending.reply);
+        match captured.as_ref().filter(|_| pending.then == Then::Pong).and_then(Capture::outage) {
+            Some(outage) => out.extend_from_slice(outage),
+            None => out.extend_from_slice(&pending.reply),
+        }
         match pending.then {
-            Then::Nothing => {}
+            Then::Nothing | Then::Pong => {}
             Then::OpenGate => outcome.open_gate = true,
             Then::Close => outcome.close = true,
             Then::Capture => self.capture = Some(Capture::default()),
-            Then::CaptureInfo => self.capture = Some(Capture { whole: true, ..Capture::default() }),
+            Then::CaptureWhole => self.capture = Some(Capture { whole: true, ..Capture::default() }),
             Then::Info => {
                 if let Some(captured) = captured {
                     out.extend_from_slice(&server_info::standalone(&captured.bytes));

@@ -10,6 +10,7 @@ use super::sink::Sink;
 use super::state::{ClientState, ConnectionState, OpenTransaction};
 use crate::command::{self, Args, Command, Known, Protocol, Proxy, Split};
 use crate::downstream::hello::REDIS_VERSION;
+use crate::hex::write_upper;
 use crate::request::errors::{self, CROSS_DESTINATION, EXECABORT};
 use crate::request::keys::KeyRefusal;
 use crate::resp::encode;
@@ -79,18 +80,15 @@ fn must_refuse_multi(client: &ClientState, env: &Env<'_>) -> bool {
 /// Decides commands about the connection.
 fn of_connection(
     client: &mut ClientState,
-    env: &Env<'_>,
+    env: &mut Env<'_>,
     container: &Command,
     args: &Args<'_>,
 ) -> Option<RewriterDecision> {
     let single = env.host.single_destination;
     let ok = RewriterDecision::Answer(b"+OK\r\n".to_vec());
     Some(match container.name {
-        "ping" if args.count == 2 => {
-            // redis_proxy forgets the argument; ECHO answers the same.
-            RewriterDecision::Send(encoded(&[b"ECHO", args.get(1)]))
-        }
-        "ping" | "echo" | "quit" => RewriterDecision::Forward,
+        "ping" => ping(env, args),
+        "echo" | "quit" => RewriterDecision::Forward,
         "select" => match args.get(1) {
             b"0" => ok,
             _ => RewriterDecision::Refuse(needs("SELECT other than 0")),
@@ -112,6 +110,27 @@ fn of_connection(
         "exec" | "discard" => RewriterDecision::Deny(errors::without_multi(&container.shown_name())),
         _ => return None,
     })
+}
+
+/// PING goes where commands without a key go. redis_proxy would answer it by itself, so a read of a
+/// key that nobody has stands for it. Where there is no such place, redis_proxy is all that answers.
+fn ping(env: &mut Env<'_>, args: &Args<'_>) -> RewriterDecision {
+    let mut pong = b"+PONG\r\n".to_vec();
+    if args.count == 2 {
+        pong.clear();
+        encode::bulk(&mut pong, args.get(1));
+    }
+    let host = env.host;
+    let tag: &[u8] = match host.router.default_route().and_then(|route| host.targets.get(route.target as usize)) {
+        Some(target) => target.tags.first().map(|tag| &**tag).unwrap_or_default(),
+        None if host.single_destination => b"",
+        None if args.count == 2 => return RewriterDecision::Send(encoded(&[b"ECHO", args.get(1)])),
+        None => return RewriterDecision::Forward,
+    };
+    let mut name = [0; 32];
+    write_upper(&env.random.secret()[..16], &mut name);
+    let key = [tag, b"redis-mesh:ping:", &name].concat();
+    RewriterDecision::Ping { read: encoded(&[b"GET", &key]), pong }
 }
 
 /// Decides commands about servers, as far as redis_proxy doesn't serve them as Redis does.
