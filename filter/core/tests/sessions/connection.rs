@@ -33,6 +33,8 @@ pub struct Connection {
     pub channels: BTreeSet<Vec<u8>>,
     pub is_asking: bool,
     pub is_readonly: bool,
+    /// The multiplexer knows that it is lost.
+    pub is_abandoned: bool,
 }
 
 impl Connection {
@@ -51,6 +53,7 @@ impl Connection {
             channels: BTreeSet::new(),
             is_asking: false,
             is_readonly: false,
+            is_abandoned: false,
         }
     }
 

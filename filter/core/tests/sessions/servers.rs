@@ -4,7 +4,7 @@
 use super::cluster::View;
 use super::connection::Connection;
 use super::journal::{Execution, Journal};
-use super::store::{Args, Key, Popped, Store, WRONG_TYPE, null_array};
+use super::store::{self, Args, Key, Popped, Store, WRONG_TYPE, null_array};
 use redis_mesh_core::multiplexer::ConnectionId;
 use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
@@ -139,6 +139,10 @@ impl Servers {
     /// Records the execution of a command.
     pub fn note(&mut self, number: u64, id: ConnectionId, args: &Args, reply: &[u8], transaction: Option<u64>) {
         let Some(connection) = self.connections.get(&id) else { return };
+        if connection.is_abandoned && store::is_read(args) {
+            // Nobody gets the reply, and the read may have been sent again before.
+            return;
+        }
         let node = connection.node;
         let execution = Execution {
             number,

@@ -165,6 +165,9 @@ impl World {
             Event::Opened(id) => self.opened(id),
             Event::ToServer(id, bytes) => {
                 self.log(|| format!("{id:?} → {}", bytes.escape_ascii()));
+                if let Some(connection) = self.servers.connections.get_mut(&id) {
+                    connection.is_abandoned = !self.transports.contains_key(&id);
+                }
                 self.servers.receive(id, &bytes);
             }
             Event::FromServer(id, bytes) => {

@@ -16,10 +16,14 @@ use crate::multiplexer::ids::ConnectionId;
 use crate::multiplexer::outbox::Output;
 use crate::multiplexer::stats::CopyFate;
 use crate::resp::encode;
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// How soon a connection that doesn't come about has to fail to be tried once more.
 const REOPENED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often a read is sent again since its connection was lost.
+const MAX_REPEATS: u8 = 4;
 
 /// How a connection was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,17 +86,52 @@ pub fn lost(upstreams: &mut Upstreams, id: ConnectionId, loss: Loss, effects: &m
     if connection.key.node.is_some() {
         upstreams.discovery.suspect(&connection.key.endpoint, effects);
     }
-    fail_pending(upstreams, id, &mut connection, outage, effects);
+    let repeated = repeated(upstreams, &connection, loss);
+    fail_pending(upstreams, (id, &mut connection, repeated), outage, effects);
+}
+
+/// Which pending commands are sent again. Reads of clients that have sent nothing behind them but reads
+/// are: the loss of a connection that clients share mustn't cost all of them what one has caused. So that
+/// one doesn't cause it again and again, whatever was the next to be answered is told when a second
+/// connection is lost.
+fn repeated(upstreams: &Upstreams, connection: &UpstreamConnection, loss: Loss) -> Vec<bool> {
+    let mut repeated = vec![false; connection.pending.len()];
+    let is_answered_elsewhere = matches!(loss, Loss::Ended | Loss::Dead | Loss::Replaced);
+    let is_ready = matches!(connection.stage, Stage::Ready | Stage::AwaitsPredecessor);
+    if connection.purpose != Purpose::Shared || !is_ready || !is_answered_elsewhere {
+        return repeated;
+    }
+    // What follows may wait for a connection's successor.
+    let others = upstreams.pool.iter().map(|(_, other)| other);
+    let others = others.filter(|other| other.key.endpoint == connection.key.endpoint);
+    let mut last_others = HashMap::new();
+    for in_flight in others.flat_map(|other| &other.pending).chain(&connection.pending) {
+        if let Some(owner) = in_flight.what.command().filter(|_| !in_flight.is_repeatable()) {
+            let last = last_others.entry(owner.client).or_insert(owner.sequence);
+            *last = owner.sequence.max(*last);
+        }
+    }
+    for (place, (in_flight, is_repeated)) in connection.pending.iter().zip(&mut repeated).enumerate() {
+        let Some(owner) = in_flight.what.command() else { continue };
+        let is_followed = last_others.get(&owner.client).is_some_and(|last| *last > owner.sequence);
+        let is_suspect = place == 0 && in_flight.redirects > 0;
+        *is_repeated = in_flight.is_repeatable()
+            && in_flight.replay > 0
+            && in_flight.redirects < MAX_REPEATS
+            && !is_followed
+            && !is_suspect;
+    }
+    repeated
 }
 
 /// What was to come over a lost connection won't come.
 fn fail_pending(
     upstreams: &mut Upstreams,
-    id: ConnectionId,
-    connection: &mut UpstreamConnection,
+    (id, connection, repeated): (ConnectionId, &mut UpstreamConnection, Vec<bool>),
     outage: Outage,
     effects: &mut Effects,
 ) {
+    let mut repeated = repeated.into_iter();
     let mut error = Vec::new();
     encode::error(&mut error, outage.text().as_bytes());
     // What a client waits for or has begun there is lost: it is told by the end of its own connection,
@@ -102,6 +141,7 @@ fn fail_pending(
     let mut is_truncated = connection.reader.has_passed_on_part();
     while let Some(in_flight) = connection.pending.pop_front() {
         let bytes = connection.take_replay(in_flight);
+        let is_repeated = repeated.next().unwrap_or_default();
         is_awaited |= in_flight.what.is_awaited() && !matches!(in_flight.what, PendingReply::Handshake(_));
         match in_flight.what {
             PendingReply::Command(owner) | PendingReply::Exec(owner) if std::mem::take(&mut is_truncated) => {
@@ -117,6 +157,9 @@ fn fail_pending(
                 is_truncated = false;
                 if let Some(retry) = redirect_gate::at_the_master(upstreams, connection, in_flight, &bytes) {
                     upstreams.resend(retry, false, effects);
+                } else if is_repeated {
+                    let in_flight = InFlight { redirects: in_flight.redirects + 1, ..in_flight };
+                    upstreams.resend(Retry { in_flight, bytes, key: connection.key.clone() }, false, effects);
                 } else if may_have_been_replaced(connection, in_flight, &bytes) {
                     let retry = Retry { in_flight, bytes, key: connection.key.clone() };
                     let (purpose, reply) = (connection.purpose, error.clone());

@@ -136,6 +136,12 @@ impl From<PendingReply> for InFlight {
 }
 
 impl InFlight {
+    /// True if it changes nothing, so that it may be executed twice. Nobody knows what code does.
+    #[inline]
+    pub fn is_repeatable(&self) -> bool {
+        self.is_read && !self.may_run_code
+    }
+
     /// When Redis will have been silent for too long, over a connection over which it was heard last
     /// at that time; `None`: there is no limit.
     pub fn due(&self, heard: Duration, now: Duration) -> Option<Duration> {

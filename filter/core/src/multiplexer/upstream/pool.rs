@@ -205,7 +205,9 @@ impl Pool {
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let keeps = (connection.key.node.is_some() || in_flight.names_scripts) && in_flight.what.is_replayable();
+        let is_repeatable = in_flight.is_repeatable() && connection.purpose == Purpose::Shared;
+        let is_known_again = connection.key.node.is_some() || in_flight.names_scripts || is_repeatable;
+        let keeps = is_known_again && in_flight.what.is_replayable();
         connection.send(in_flight, keeps, effects.now, write);
         if connection.send.announce() {
             effects.outbox.push(Output::Send(id));

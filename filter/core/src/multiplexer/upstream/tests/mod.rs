@@ -262,6 +262,61 @@ fn what_was_pending_over_a_lost_connection_fails() {
 }
 
 #[test]
+fn reads_over_a_lost_connection_are_sent_again() {
+    let mut side = Side::new();
+    let key = PoolKey::new(endpoint(None), false);
+    let connection = side.shared(key.clone());
+    let of = |client, sequence| {
+        let owner = Owner { client: ClientId::of_number(client), sequence };
+        InFlight { is_read: true, ..PendingReply::Command(owner).into() }
+    };
+    side.send(connection, of(2, 4), "GET a");
+    side.send(connection, of(3, 5), "GET b");
+    side.send(connection, of(4, 6), "GET c");
+    // What may have been executed by the write isn't read in its place, and code may do anything.
+    side.send(connection, InFlight { is_read: false, ..of(3, 7) }, "SET b x");
+    side.send(connection, InFlight { may_run_code: true, ..of(5, 8) }, "EVAL_RO code 0");
+    side.send(connection, of(3, 9), "GET d");
+    let lose = |side: &mut Side, id, loss| loss::lost(&mut side.upstreams, id, loss, &mut side.effects);
+    side.opened();
+    lose(&mut side, connection.id(), Loss::Ended);
+    let error = "-ERR redis-mesh: the connection to c was lost; the command may have been executed";
+    assert_eq!(side.events(), [5, 7, 8].map(|sequence| format!("{sequence}: {error}")));
+    let second = side.opened()[0];
+    let read = |key| format!("*2 $3 GET $1 {key} ");
+    assert_eq!(side.sent(second), "*1 $4 PING ");
+    assert_eq!(side.receive(second, "+PONG "), [""; 0]);
+    assert_eq!(side.sent(second), ["a", "c", "d"].map(read).concat());
+    // One of them may be why connections end.
+    lose(&mut side, second, Loss::Ended);
+    assert_eq!(side.events(), [format!("4: {error}")]);
+    let third = side.opened()[0];
+    assert_eq!(side.receive(third, "+PONG $1 x $1 y "), ["6: $1\r\nx", "9: $1\r\ny"]);
+    assert!(side.upstreams.pool.get(third).unwrap().pending.is_empty());
+}
+
+#[test]
+fn reads_are_not_sent_again_to_a_server_that_is_silent_or_behind_what_waits() {
+    let mut side = Side::new();
+    let key = PoolKey::new(endpoint(None), false);
+    let read = |sequence| InFlight { is_read: true, ..PendingReply::Command(owner(sequence)).into() };
+    let connection = side.shared(key.clone());
+    side.send(connection, read(1), "GET a");
+    loss::lost(&mut side.upstreams, connection.id(), Loss::Silent, &mut side.effects);
+    assert_eq!(side.events().len(), 1);
+    // What has been sent since goes over another connection.
+    let connection = side.shared(key.clone());
+    side.send(connection, read(2), "GET a");
+    side.upstreams.set_aside(connection.id());
+    side.events();
+    let successor = side.upstreams.shared(key, &mut side.effects).unwrap();
+    side.send(successor, PendingReply::Command(owner(3)).into(), "SET a x");
+    loss::lost(&mut side.upstreams, connection.id(), Loss::Dead, &mut side.effects);
+    let told = side.events();
+    assert!(told.len() == 1 && told[0].starts_with("2: -ERR"), "{told:?}");
+}
+
+#[test]
 fn a_read_whose_replica_is_lost_goes_to_the_master() {
     let mut side = Side::new();
     let cluster = side.cluster();
