@@ -169,7 +169,7 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_read(
     unsafe { on(module, abi::STOP, |instance| status(instance.read(len, end_stream))) }
 }
 
-/// The write buffer holds bytes for the peer.
+/// The write buffer holds bytes for the peer; `end_stream`: they are the last ones.
 ///
 /// # Safety
 /// See [`on`].
@@ -178,10 +178,10 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_write(
     _envoy: Opaque,
     module: Opaque,
     _len: usize,
-    _end_stream: bool,
+    end_stream: bool,
 ) -> u32 {
     // SAFETY: this hook has the contract of `on`.
-    unsafe { on(module, abi::STOP, |instance| status(instance.write())) }
+    unsafe { on(module, abi::STOP, |instance| status(instance.write(end_stream))) }
 }
 
 /// The connection has changed its state.

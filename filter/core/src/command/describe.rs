@@ -53,6 +53,9 @@ fn answer(arguments: &dyn Arguments, offered: Offered<'_>, mut writer: Writer<'_
         ("command|list", 5) => writer.filtered_list(arguments, offered),
         ("command|list", _) => writer.error("ERR syntax error"),
         ("command|info", 2) => writer.entries(offered),
+        ("command|info", count) if count - 2 > MAX_NAMES => {
+            writer.error("ERR redis-mesh: COMMAND INFO takes at most 1024 names");
+        }
         ("command|info", _) => {
             writer.array(count - 2);
             for index in 2..count {
@@ -71,6 +74,9 @@ fn answer(arguments: &dyn Arguments, offered: Offered<'_>, mut writer: Writer<'_
         }
     }
 }
+
+/// How many names COMMAND INFO takes: the reply is more than twenty times as long as they are.
+const MAX_NAMES: usize = 1024;
 
 const HELP: &[&str] = &[
     "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",

@@ -309,10 +309,10 @@ impl Multiplexer {
     /// Returns the bytes for a client.
     pub fn take_downstream(&mut self, id: ClientId) -> Vec<u8> {
         let spare = self.effects.outbox.spare();
-        match self.clients.get_mut(id) {
-            Some(client) => client.output.take(spare),
-            None => spare,
-        }
+        let Some(client) = self.clients.get_mut(id) else { return spare };
+        let out = client.output.take(spare);
+        client.wake(&mut self.effects.outbox);
+        out
     }
 
     /// Returns the bytes for Redis.
@@ -377,7 +377,7 @@ fn see_off(multiplexer: &mut Multiplexer, id: ClientId, now: Duration) {
     if since.is_some_and(|since| since + IMMEDIATE <= now) {
         client.cut_off(&mut effects.outbox);
     } else {
-        effects.timers.add(now + IMMEDIATE, Timer::HalfClosed(id));
+        effects.timers.add_about(now + IMMEDIATE, Timer::HalfClosed(id));
     }
 }
 

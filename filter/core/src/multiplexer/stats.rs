@@ -220,9 +220,17 @@ impl StatsTable {
     /// Tells what is known of a configuration's logins, or of one of them.
     fn tell_logins(&mut self, id: Id<StatsEntry>, only: Option<&UpstreamEndpoint>) {
         let Some(entry) = self.all.get(id) else { return };
+        // The rules don't know the servers of a destination that has several.
         let verdict = |(target, upstream): (usize, &UpstreamEndpoint)| {
-            let allowed = self.logins.get(upstream).filter(|_| only.is_none_or(|only| only == upstream))?;
-            Some(LoginVerdict { target, allowed: allowed.clone() })
+            let is_there = |endpoint: &UpstreamEndpoint| upstream.at(endpoint.member) == *endpoint;
+            if !only.is_none_or(is_there) {
+                return None;
+            }
+            let known: Vec<_> = self.logins.iter().filter(|(endpoint, _)| is_there(endpoint)).collect();
+            let mut allowed: Vec<&'static str> = known.iter().flat_map(|(_, allowed)| *allowed).copied().collect();
+            allowed.sort_unstable();
+            allowed.dedup();
+            (!known.is_empty()).then_some(LoginVerdict { target, allowed })
         };
         let targets = entry.config.targets.iter().map(|target| &target.upstream).enumerate();
         let verdicts: Vec<LoginVerdict> = targets.filter_map(verdict).collect();
@@ -337,6 +345,23 @@ mod tests {
 
     fn named(all: &[(&str, u64)]) -> Vec<(String, u64)> {
         all.iter().map(|(host, count)| ((*host).to_owned(), *count)).collect()
+    }
+
+    #[test]
+    fn what_logins_may_do_at_any_server_of_a_destination_is_told() {
+        use crate::multiplexer::upstream::endpoint::EndpointMember;
+        let mut config = (*config("a:6379")).clone();
+        let place = |number| EndpointMember::At(([10, 0, 0, number], 6379).into());
+        config.targets[0].upstream.member = EndpointMember::Unknown;
+        let upstream = config.targets[0].upstream.clone();
+        let mut table = StatsTable::default();
+        table.enter(&Arc::new(config));
+        table.examined(upstream.at(place(1)), &["migrate"]);
+        table.examined(upstream.at(place(2)), &["config", "migrate"]);
+        table.examined(UpstreamEndpoint { cluster: "other".into(), ..upstream }, &["replicaof"]);
+        let mut taken = HostStats::default();
+        assert!(table.take(&mut taken).is_some());
+        assert_eq!(taken.logins, [LoginVerdict { target: 0, allowed: vec!["config", "migrate"] }]);
     }
 
     #[test]

@@ -113,9 +113,9 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
     client.rules.forget_lookups();
     let endpoints = |config: &HostConfig| config.targets.iter().map(|to| to.upstream.clone()).collect::<Vec<_>>();
     let is_same = endpoints(&before) == endpoints(config);
-    if !is_same && !client.output.queue.is_empty() && client.pause.wait.is_none() {
+    if !is_same && !client.output.queue.is_empty() {
         // With a new login it may go over another connection to the same Redis, and must not
-        // overtake what it has sent.
+        // overtake what it has sent. What else it waits for is found out again then.
         client.pause.wait = Some(Wait::Answers);
     }
     if let Some(transaction) = &mut client.transaction {

@@ -28,6 +28,9 @@ pub enum Timer {
     Retry,
 }
 
+/// The times of timers that needn't be exact are multiples of this.
+const ABOUT: Duration = Duration::from_millis(100);
+
 /// Timers in the order of their times, which are durations on the host's monotonic clock.
 #[derive(Debug, Default)]
 pub struct Timers {
@@ -40,6 +43,14 @@ impl Timers {
     /// Adds a timer.
     pub fn add(&mut self, time: Duration, timer: Timer) {
         self.timers.insert((time, timer));
+    }
+
+    /// Adds a timer that may come up to 100 ms later, so that those of many clients come at once, and
+    /// several of one client are one.
+    pub fn add_about(&mut self, time: Duration, timer: Timer) {
+        let step = ABOUT.as_nanos();
+        let late = (step - time.as_nanos() % step) % step;
+        self.add(time + Duration::from_nanos(u64::try_from(late).unwrap_or_default()), timer);
     }
 
     /// Removes a timer, if it is still there.
@@ -95,6 +106,20 @@ mod tests {
         assert_eq!((timers.pop(at(9)), timers.pop(at(9))), (Some(Timer::Sweep), None));
         timers.sweep_by(Some(at(12)));
         assert_eq!(timers.next(), Some(at(12)));
+    }
+
+    #[test]
+    fn timers_that_need_not_be_exact_come_together() {
+        let at = Duration::from_millis;
+        let mut timers = Timers::default();
+        let [first, second] = [1, 2].map(ClientId::of_number);
+        for (time, client) in [(101, first), (150, first), (200, second), (201, first)] {
+            timers.add_about(at(time), Timer::Backlog(client));
+        }
+        assert_eq!(timers.timers.len(), 3);
+        assert_eq!((timers.pop(at(199)), timers.pop(at(200))), (None, Some(Timer::Backlog(first))));
+        assert_eq!(timers.pop(at(200)), Some(Timer::Backlog(second)));
+        assert_eq!(timers.next(), Some(at(300)));
     }
 
     #[test]

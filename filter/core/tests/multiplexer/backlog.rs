@@ -221,3 +221,80 @@ fn a_host_that_cannot_keep_redis_from_sending_holds_requests() {
     assert!(!world.clients[&id].waiting.is_empty());
     assert_eq!(world.opened, 1);
 }
+
+/// Connects a client that has a large value at the server `two`, and returns it with the shared
+/// connection.
+fn with_large_value(world: &mut World) -> (ClientId, ConnectionId) {
+    let id = world.client(&compiled(&two()));
+    world.send(id, &command(&["SET", "b", &"x".repeat(100_000)]));
+    world.settle();
+    world.received(id);
+    (id, *world.connections.keys().next().unwrap())
+}
+
+#[test]
+fn a_connection_is_not_taken_over_while_a_part_of_a_command_is_under_way_elsewhere() {
+    let mut world = World::new(7);
+    let (id, _) = with_large_value(&mut world);
+    world.send(id, &command(&["SET", "a:k", "old"]));
+    world.settle();
+    world.received(id);
+    let slow = *world.connections.iter().find(|(_, (name, _))| name == "one").unwrap().0;
+    world.paused.insert(slow);
+    let opened = world.opened;
+    world.send(id, &[command(&["GET", "b"]).repeat(16), command(&["MSET", "c", "new", "a:k", "new"])].concat());
+    while world.received(id).is_empty() {
+        world.arrive();
+    }
+    world.multiplexer.downstream_full(id, true);
+    world.drain();
+    world.settle();
+    world.send(id, &command(&["GET", "a:k"]));
+    later(&mut world, Duration::from_secs(1));
+    world.settle();
+    assert_eq!(world.opened, opened, "nothing overtakes");
+    world.paused.remove(&slow);
+    world.multiplexer.downstream_full(id, false);
+    world.drain();
+    world.settle();
+    assert!(world.received(id).ends_with("+OK $3 new "));
+}
+
+#[test]
+fn a_connection_for_whose_end_another_waits_goes_on() {
+    let mut world = World::new(8);
+    let (id, shared) = with_large_value(&mut world);
+    later(&mut world, Duration::from_millis(59_900));
+    world.send(id, &[command(&["GET", "b"]).repeat(16), command(&["ECHO", "x"])].concat());
+    world.paused.insert(shared);
+    world.settle();
+    // The connection has reached its greatest age, and has a successor.
+    later(&mut world, Duration::from_millis(200));
+    world.settle();
+    assert_eq!(world.opened, 2);
+    world.paused.remove(&shared);
+    while world.received(id).is_empty() {
+        world.arrive();
+    }
+    world.multiplexer.downstream_full(id, true);
+    world.drain();
+    let other = world.client(&compiled(&two()));
+    world.send(other, &command(&["GET", "c"]));
+    world.settle();
+    assert_eq!(world.received(other), "$-1 ");
+}
+
+#[test]
+fn answers_of_the_multiplexers_own_are_written_before_more_is_taken() {
+    let mut world = World::new(9);
+    let id = world.client(&compiled(&two()));
+    world.send(id, &command(&["COMMAND"]));
+    let one = world.received(id);
+    let many = command(&["COMMAND"]).repeat(200);
+    let taken = world.multiplexer.read(id, &many, world.now);
+    let held = world.multiplexer.load().bytes;
+    assert!(taken < many.len() && held < 2 * 1024 * 1024, "{taken} {held}");
+    world.drain();
+    world.send(id, &many[taken..]);
+    assert!(world.received(id) == one.repeat(200));
+}

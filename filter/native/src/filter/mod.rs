@@ -96,8 +96,8 @@ impl FilterInstance {
         }
     }
 
-    /// The write buffer holds bytes for the peer.
-    pub fn write(&self) -> Action {
+    /// The write buffer holds bytes for the peer; `is_end`: they are the last ones.
+    pub fn write(&self, is_end: bool) -> Action {
         match self {
             // No filter behind these two writes anything.
             FilterInstance::Downstream(_) | FilterInstance::Dialer(_) => {}
@@ -106,7 +106,7 @@ impl FilterInstance {
                     upstream.handle.drain_write();
                     upstream.handle.abort();
                 }
-                Some(_) if !upstream.takes_bytes() => return Action::Stop,
+                Some(_) if !upstream.takes_bytes(is_end) => return Action::Stop,
                 Some(id) => worker::upstream_replied(upstream, id),
                 None => upstream.handle.drain_write(),
             },

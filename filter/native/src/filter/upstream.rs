@@ -133,12 +133,20 @@ impl UpstreamFilter {
         }
     }
 
-    /// Redis has sent bytes. Returns true if they are to be taken, false if the write hook has to
-    /// leave them.
-    pub fn takes_bytes(&self) -> bool {
-        let is_paused = matches!(self.flow.get(), Flow::Paused(_));
-        self.flow.set(if is_paused { Flow::Paused(true) } else { Flow::Taken });
-        !is_paused
+    /// Redis has sent bytes; `is_end`: its last ones. Returns true if they are to be taken, false if
+    /// the write hook has to leave them. The last ones are taken in any case, since Envoy tells of the
+    /// end only once; its buffer bounds them.
+    pub fn takes_bytes(&self, is_end: bool) -> bool {
+        match self.flow.get() {
+            Flow::Paused(_) if !is_end => {
+                self.flow.set(Flow::Paused(true));
+                false
+            }
+            Flow::Paused(_) | Flow::Resumed(_) | Flow::Taken => {
+                self.flow.set(Flow::Taken);
+                true
+            }
+        }
     }
 
     /// Takes no bytes of Redis from now on.

@@ -156,11 +156,20 @@ impl StandinConnection {
 
     /// The next filter writes to the peer.
     pub fn replied(self: &Rc<Self>, data: &[u8]) {
+        self.write(data, false);
+    }
+
+    /// The next filter writes its last bytes to the peer.
+    pub fn replied_last(self: &Rc<Self>, data: &[u8]) {
+        self.write(data, true);
+    }
+
+    fn write(self: &Rc<Self>, data: &[u8], is_end: bool) {
         self.write.borrow_mut().extend_from_slice(data);
         let len = self.write.borrow().len();
         // SAFETY: the connection isn't destroyed.
         let status =
-            unsafe { hooks::envoy_dynamic_module_on_network_filter_write(self.raw(), self.module(), len, false) };
+            unsafe { hooks::envoy_dynamic_module_on_network_filter_write(self.raw(), self.module(), len, is_end) };
         if status == abi::CONTINUE {
             let rest = self.write.take();
             self.written.borrow_mut().extend_from_slice(&rest);

@@ -2,39 +2,45 @@
 //!
 //! Envoy has no call for the second. What is done in its place (see
 //! [`FilterHandle::cross_watermark`](crate::envoy::FilterHandle::cross_watermark)) depends on how
-//! `tcp_proxy` works, so it is watched: where it has no effect, the connection is closed, its
-//! clients are told, and no connection of the process is paused any more.
+//! `tcp_proxy` works, so it is watched: where it has no effect, the connection is closed and its
+//! clients are told. If that happens several times in a row, the worker pauses none any more.
 
 use crate::envoy::{self, LogLevel};
 use crate::filter::upstream::UpstreamFilter;
 use redis_mesh_core::multiplexer::{ConnectionId, Multiplexer};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long Envoy may take to give again what was left. It does in the next turn of its event loop.
 const RESUMES_WITHIN: Duration = Duration::from_secs(2);
 
-/// Envoy has once not given again what was left.
-static IS_BROKEN: AtomicBool = AtomicBool::new(false);
-
-/// Forgets that Envoy has once not given again what was left.
-#[cfg(test)]
-pub fn mend() {
-    IS_BROKEN.store(false, Ordering::Relaxed);
-}
+/// How often in a row Envoy may not give again what was left: a connection may be at fault.
+const TOLERATED: u32 = 2;
 
 /// The upstream connections that were resumed, until bytes come over them.
 #[derive(Default)]
 pub struct FlowControl {
     resumed: RefCell<Vec<Rc<UpstreamFilter>>>,
+    /// How often in a row Envoy hasn't given again what was left.
+    failures: Cell<u32>,
 }
 
 impl FlowControl {
+    fn is_broken(&self) -> bool {
+        self.failures.get() > TOLERATED
+    }
+
+    /// Envoy has given again what was left, or the connection has ended meanwhile.
+    fn went_on(&self, upstream: &UpstreamFilter) {
+        if upstream.id().is_some() && !self.is_broken() {
+            self.failures.set(0);
+        }
+    }
+
     /// Takes no bytes of Redis over a connection.
     pub fn pause(&self, upstream: &UpstreamFilter) {
-        if !IS_BROKEN.load(Ordering::Relaxed) {
+        if !self.is_broken() {
             upstream.pause();
         }
     }
@@ -43,7 +49,13 @@ impl FlowControl {
     pub fn resume(&self, upstream: &Rc<UpstreamFilter>, now: Duration) {
         if upstream.resume(now) {
             let mut resumed = self.resumed.borrow_mut();
-            resumed.retain(|other| other.resumed_at().is_some() && !Rc::ptr_eq(other, upstream));
+            resumed.retain(|other| {
+                let is_awaited = other.resumed_at().is_some();
+                if !is_awaited {
+                    self.went_on(other);
+                }
+                is_awaited && !Rc::ptr_eq(other, upstream)
+            });
             resumed.push(upstream.clone());
         }
     }
@@ -64,15 +76,25 @@ impl FlowControl {
                 false
             }
             (Some(_), Some(_)) => true,
-            _ => false,
+            _ => {
+                self.went_on(upstream);
+                false
+            }
         });
-        if IS_BROKEN.load(Ordering::Relaxed) || !lost.is_empty() {
-            multiplexer.borrow_mut().backlogs().turn_off();
-        }
-        if !lost.is_empty() && !IS_BROKEN.swap(true, Ordering::Relaxed) {
-            let text = "redis-mesh: Envoy doesn't go on with a connection to Redis that was paused; from now on \
-                        requests of clients that don't read their replies are held back";
+        if !lost.is_empty() {
+            let failures = u32::try_from(lost.len()).unwrap_or(u32::MAX);
+            self.failures.set(self.failures.get().saturating_add(failures));
+            let text = match self.is_broken() {
+                false => "redis-mesh: Envoy doesn't go on with a connection to Redis that was paused; it is closed",
+                true => {
+                    "redis-mesh: Envoy doesn't go on with connections to Redis that were paused; from now on \
+                     requests of clients that don't read their replies are held back"
+                }
+            };
             envoy::log(LogLevel::Error, text);
+        }
+        if self.is_broken() {
+            multiplexer.borrow_mut().backlogs().turn_off();
         }
         lost.iter().for_each(|(_, upstream)| upstream.handle.abort());
         lost.into_iter().map(|(id, _)| id).collect()

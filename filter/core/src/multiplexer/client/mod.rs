@@ -330,10 +330,11 @@ impl Client {
     #[inline]
     fn has_room(&self) -> bool {
         let (output, under_way) = (&self.output, self.output.queue.len());
-        match self.dedicated.backlog.is_begun() {
-            true => self.dedicated.backlog.has_room(under_way),
-            false => !output.is_full && output.window.has_room(under_way) && output.queue.held() < MAX_HELD,
-        }
+        output.out.len() < MAX_HELD
+            && match self.dedicated.backlog.is_begun() {
+                true => self.dedicated.backlog.has_room(under_way),
+                false => !output.is_full && output.window.has_room(under_way) && output.queue.held() < MAX_HELD,
+            }
     }
 
     fn is_waiting(&self) -> bool {

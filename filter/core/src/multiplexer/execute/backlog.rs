@@ -9,7 +9,9 @@ use crate::multiplexer::ids::{ClientId, ClientTag, ConnectionId};
 use crate::multiplexer::routing::decision::Decision;
 use crate::multiplexer::slot_map::SlotMap;
 use crate::multiplexer::timers::Timer;
-use crate::multiplexer::upstream::backlogs::pause;
+use crate::multiplexer::upstream::backlogs::{COMMAND_COST, pause};
+use crate::multiplexer::upstream::connection::Retirement;
+use crate::multiplexer::upstream::pending::PendingReply;
 use crate::multiplexer::upstream::pool_key::Purpose;
 use crate::multiplexer::upstream::{ConnectionRoute, Upstreams};
 use std::time::Duration;
@@ -117,14 +119,20 @@ pub fn regulate(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Ef
         return leave(upstreams, client, effects);
     }
     let sent = |upstreams: &Upstreams, id: ConnectionId| {
-        upstreams.pool.get(id).map_or(0, |own| own.replay.len() + own.send.len() + own.reader.held())
+        upstreams
+            .pool
+            .get(id)
+            .map_or((0, 0), |own| (own.replay.len() + own.send.len() + own.reader.held(), own.pending.len()))
     };
-    let own = client.dedicated.backlog.connections.iter().map(|(_, own)| sent(upstreams, own.id())).sum::<usize>();
-    let held = own + client.output.queue.held() + client.output.out.len() + client.output.unread;
+    let own = client.dedicated.backlog.connections.iter().map(|(_, own)| sent(upstreams, own.id()));
+    let (own, under_way) = own.fold((0, 0), |(a, b), (bytes, replies)| (a + bytes, b + replies));
+    // A command that was sent in parts costs as much as several.
+    let parts = COMMAND_COST * under_way.saturating_sub(client.output.queue.len());
+    let held = own + parts + client.output.queue.held() + client.output.out.len() + client.output.unread;
     client.dedicated.backlog.limit = upstreams.backlogs.account(client.dedicated.backlog.held, held);
     client.dedicated.backlog.held = held;
     if client.input.is_stalled && !client.dedicated.backlog.has_room(client.output.queue.len()) {
-        effects.timers.add(effects.now + RECHECK, Timer::Backlog(client.id));
+        effects.timers.add_about(effects.now + RECHECK, Timer::Backlog(client.id));
     }
     // Where replies wait for those of another server, that one isn't stopped.
     let next = client.output.queue.next();
@@ -223,11 +231,17 @@ pub fn leave_shared(
     let Some(known) = upstreams.pool.get(shared).filter(|known| is_allowed && known.purpose == Purpose::Shared) else {
         return;
     };
-    let mut own = 0;
+    // A client that waits for this connection's end waits for whoever doesn't read, too.
+    let is_awaited = matches!(known.retirement, Retirement::Draining { successor: Some(_) });
+    // Of a command that was sent in parts, others are under way elsewhere.
+    let (mut own, mut is_whole) = (0, true);
     let (mut is_for_others, mut others) = (false, Vec::new());
     for in_flight in &known.pending {
         match in_flight.what.command() {
-            Some(owner) if owner.client == id => own += 1,
+            Some(owner) if owner.client == id => {
+                own += 1;
+                is_whole &= !matches!(in_flight.what, PendingReply::Part(..));
+            }
             Some(owner) if others.last() != Some(&owner.client) => others.push(owner.client),
             Some(_) => {}
             None => is_for_others |= in_flight.what.is_awaited(),
@@ -238,14 +252,15 @@ pub fn leave_shared(
         return;
     }
     // What goes over other connections would be overtaken.
-    let is_all = own == client.output.queue.len() && !client.dedicated.backlog.is_begun() && is_free(client);
+    let is_all =
+        is_whole && own == client.output.queue.len() && !client.dedicated.backlog.is_begun() && is_free(client);
     if others.is_empty() && !is_for_others && is_all {
         return take_over(upstreams, clients, (id, shared), effects);
     }
     upstreams.set_aside(shared);
     others.push(id);
     let reads = |id: &ClientId| clients.get(*id).is_some_and(|client| !client.output.is_full);
-    if is_for_others || others.iter().any(reads) {
+    if is_awaited || is_for_others || others.iter().any(reads) {
         return;
     }
     for id in others {

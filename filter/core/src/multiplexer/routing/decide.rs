@@ -19,6 +19,7 @@ use crate::request::needs_no_login;
 
 use crate::resp::encode;
 use crate::stats::Stat;
+use std::sync::OnceLock;
 
 /// Commands by which a replica speaks to its master.
 const OF_A_REPLICA: &[&str] = &["psync", "replconf", "sync"];
@@ -205,13 +206,7 @@ fn alone(
         "ping" => ping(client, command, args),
         "echo" => Decision::bulk(args.get(1)),
         "client" => session::client_command(client, command, args),
-        "command" => {
-            let resp3 = client.session.resp3;
-            let protocol = if resp3 { command::Protocol::Resp3 } else { command::Protocol::Resp2 };
-            let mut out = Vec::new();
-            command::describe(args, protocol, is_served, &mut out);
-            Decision::Answer(out)
-        }
+        "command" => Decision::Answer(describe(args, client.session.resp3)),
         // What stands behind looks like one Redis.
         "asking" | "readonly" | "readwrite" => Decision::Deny(NO_CLUSTER.into()),
         "monitor" => Decision::Monitor,
@@ -228,6 +223,20 @@ fn ping(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision
         Some(_) => keyless(client, command, args),
         None => Decision::FanOut(FanOut { command, policy: RequestPolicy::Any, sharing: sharing(command, args) }),
     }
+}
+
+/// The reply to COMMAND. That about all commands is written once, since it takes a millisecond.
+fn describe(args: &Args<'_>, resp3: bool) -> Vec<u8> {
+    static ALL: [OnceLock<Vec<u8>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let write = || {
+        let protocol = if resp3 { command::Protocol::Resp3 } else { command::Protocol::Resp2 };
+        let mut out = Vec::new();
+        command::describe(args, protocol, is_served, &mut out);
+        out
+    };
+    let [resp2_all, resp3_all] = &ALL;
+    let all = if resp3 { resp3_all } else { resp2_all };
+    if args.count == 1 { all.get_or_init(write).clone() } else { write() }
 }
 
 fn error(text: &str) -> Vec<u8> {
