@@ -27,7 +27,7 @@ impl Library {
     pub fn python(script: &str) -> Result<Library> {
         let packages =
             cache::made_of(&clients().join("python"), "python-clients", &["requirements.txt"], |from, to| {
-                workspace::progress("getting the Redis clients for Python (PyPI: redis, rq)");
+                workspace::progress("getting the Redis clients for Python (PyPI: redis, celery, rq, dramatiq, huey)");
                 let mut pip = Command::new("python3");
                 pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-deps", "--quiet"]);
                 pip.arg("--target").arg(to).arg("-r").arg(from.join("requirements.txt"));
@@ -163,12 +163,17 @@ impl Library {
         Ok(text)
     }
 
-    /// Runs the program for at most this time and returns its exit status and its output.
-    pub fn run_for<S: AsRef<OsStr>>(&self, args: &[S], patience: Duration) -> Result<(ExitStatus, String)> {
+    /// Starts the program, which runs until the process is dropped.
+    pub fn start<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Process> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).args(args).envs(self.environment.iter().map(|(name, value)| (name, value)));
         let log = workspace::scratch("client")?.join("output");
-        let mut process = Process::start(&self.program.display().to_string(), command, &log)?;
+        Process::start(&self.program.display().to_string(), command, &log)
+    }
+
+    /// Runs the program for at most this time and returns its exit status and its output.
+    pub fn run_for<S: AsRef<OsStr>>(&self, args: &[S], patience: Duration) -> Result<(ExitStatus, String)> {
+        let mut process = self.start(args)?;
         let end = Instant::now() + patience;
         loop {
             match process.exited() {
