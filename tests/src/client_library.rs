@@ -135,16 +135,22 @@ impl Library {
         Ok(Some(Library { program: made.join(program), args: Vec::new(), environment: Vec::new() }))
     }
 
-    /// A Java program of one file with the libraries of `tests/clients/java/jars.txt`. `None` if
-    /// this machine has no JDK.
+    /// A Java program of one file with the libraries of `tests/clients/java/jars.txt` and, if that
+    /// exists, of the list that is named after the program. `None` if this machine has no JDK.
     pub fn java(file: &str) -> Result<Option<Library>> {
         let (Some(java), Some(javac)) = (wheel::on_path("java"), wheel::on_path("javac")) else { return Ok(None) };
-        let made = cache::made_of(&clients().join("java"), "java-clients", &["jars.txt", file], |from, to| {
-            workspace::progress("getting the Redis client for Java (Maven Central: lettuce)");
+        let own = file.replace(".java", ".jars.txt");
+        let lists: Vec<&str> =
+            ["jars.txt", &own].into_iter().filter(|list| clients().join("java").join(list).exists()).collect();
+        let files = [lists.as_slice(), &[file]].concat();
+        let made = cache::made_of(&clients().join("java"), "java-clients", &files, |from, to| {
+            workspace::progress("getting Redis clients for Java (Maven Central: lettuce, jedis, redisson)");
             std::fs::create_dir_all(to.join("jars"))?;
-            let mut get = Command::new("python3");
-            get.arg(from.join("jars.py")).arg(from.join("jars.txt")).arg(to.join("jars"));
-            finished(get, "python3, which fetches the Redis client for Java")?;
+            for list in &lists {
+                let mut get = Command::new("python3");
+                get.arg(from.join("jars.py")).arg(from.join(list)).arg(to.join("jars"));
+                finished(get, "python3, which fetches Redis clients for Java")?;
+            }
             let mut compile = Command::new(&javac);
             compile.arg("-cp").arg(to.join("jars/*")).arg("-d").arg(to.join("classes")).arg(from.join(file));
             finished(compile, "javac")
@@ -152,6 +158,19 @@ impl Library {
         let path = std::env::join_paths([made.join("jars/*"), made.join("classes")])?.into();
         let args = vec!["-XX:TieredStopAtLevel=1".into(), "-cp".into(), path, file.trim_end_matches(".java").into()];
         Ok(Some(Library { program: java, args, environment: Vec::new() }))
+    }
+
+    /// A Ruby script with the libraries of Debian's package `ruby-sidekiq`. `None` if this machine
+    /// doesn't have them.
+    pub fn ruby(script: &str) -> Result<Option<Library>> {
+        let Some(ruby) = wheel::on_path("ruby") else { return Ok(None) };
+        let mut needs = Command::new(&ruby);
+        needs.args(["-e", "require 'sidekiq'"]);
+        if finished(needs, "ruby").is_err() {
+            return Ok(None);
+        }
+        let args = vec![clients().join("ruby").join(script)];
+        Ok(Some(Library { program: ruby, args, environment: Vec::new() }))
     }
 
     /// Runs the program and returns its output. Fails with the output if the exit status isn't 0.

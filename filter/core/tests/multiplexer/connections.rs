@@ -211,7 +211,11 @@ fn left_after(config: &Arc<HostConfig>, lines: &[&str]) -> (String, bool) {
 #[test]
 fn what_a_client_has_begun_at_a_redis_that_is_lost_ends_its_connection() {
     let config = compiled(&two());
-    for lines in [["WATCH a:1", "PING"], ["BLPOP a:1 0", "PING"], ["PING", "BLPOP a:1 0"], ["PING", "WATCH a:1"]] {
+    let open = ["WATCH a:1\r\nMULTI", "MULTI\r\nGET a:1", "PING\r\nMULTI\r\nGET a:1"];
+    for lines in [["WATCH a:1", "PING"], ["BLPOP a:1 0", "PING"], ["PING", "BLPOP a:1 0"], ["PING", "WATCH a:1"]]
+        .into_iter()
+        .chain(open.map(|open| [open, "EXEC"]))
+    {
         let (received, is_closed) = left_after(&config, &lines);
         assert!(is_closed && !received.contains("redis-mesh"), "{lines:?}: {received}");
     }

@@ -60,9 +60,9 @@ pub fn command(context: &mut Context<'_>, client: &mut Client, args: &Args<'_>, 
         Decision::Forward(forward) => forward.route,
         _ => None,
     };
-    let begins_state = decision.begins_state();
+    let needs_connection = decision.needs_connection();
     let result = perform(context, client, request, decision);
-    let step = finish(context, client, result, begins_state);
+    let step = finish(context, client, result, needs_connection);
     match step {
         // It is decided again, without a second draw.
         Step::Waits => client.pause.injected_fault = client.pause.injected_fault.or(Some(None)),
@@ -166,16 +166,21 @@ fn routes(config: &HostConfig, parts: &[SubCommand], args: &Args<'_>) -> Vec<usi
     routes
 }
 
-/// A command that meets an obstacle waits, or is answered with an error. `begins_state`: it would
-/// begin something that ends with the connection to Redis.
-fn finish(context: &mut Context<'_>, client: &mut Client, result: Result<(), Obstacle>, begins_state: bool) -> Step {
+/// A command that meets an obstacle waits, or is answered with an error. `needs_connection`: it
+/// would begin, or finish, something that ends with the connection to Redis.
+fn finish(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    result: Result<(), Obstacle>,
+    needs_connection: bool,
+) -> Step {
     match result {
         Ok(()) => Step::Taken,
         Err(Obstacle::Wait(wait)) => {
             wait_for(context, client, wait);
             Step::Waits
         }
-        Err(Obstacle::Unreachable(_)) if begins_state || client.is_unserved() => {
+        Err(Obstacle::Unreachable(_)) if needs_connection || client.is_unserved() => {
             client.cut_off(&mut context.effects.outbox);
             Step::Taken
         }

@@ -123,11 +123,13 @@ impl EventDelivery<'_> {
             self.inquiries.server_answers.push_back((question, Err(outage.text().to_owned())));
         }
         let Some(owner) = to.command() else { return };
-        if let PendingReply::Exec(_) = to {
+        let is_exec = matches!(to, PendingReply::Exec(_));
+        if is_exec {
             copies::exec_failed(self.upstreams, owner);
         }
+        // Redis, too, ends the connection of a client whose transaction it can't tell the end of.
         if let Some(client) = self.clients.get_mut(owner.client)
-            && client.is_unserved()
+            && (is_exec || client.is_unserved())
             && matches!(outage, Outage::Unreachable(_))
         {
             return client.cut_off(&mut self.effects.outbox);

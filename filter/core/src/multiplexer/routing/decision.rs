@@ -63,13 +63,14 @@ impl Forward {
 }
 
 impl Decision {
-    /// True if it waits at a server or begins something that ends with the connection to it.
-    pub fn begins_state(&self) -> bool {
+    /// True if it waits at a server, begins something that ends with the connection to it, or is the
+    /// end of a transaction.
+    pub fn needs_connection(&self) -> bool {
         match self {
             Decision::Forward(Forward { sharing, .. }) | Decision::FanOut(FanOut { sharing, .. }) => {
                 !matches!(sharing, Sharing::Safe(_) | Sharing::Interrupts)
             }
-            Decision::Subscribe(_) | Decision::Monitor => true,
+            Decision::Exec(_) | Decision::Subscribe(_) | Decision::Monitor => true,
             _ => false,
         }
     }
