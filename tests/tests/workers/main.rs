@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use programs::{Outcome, PROGRAMS, Program, Running};
+use redis_mesh_tests::client::Client;
 use redis_mesh_tests::envoy::{Envoy, Options as EnvoyOptions};
 use redis_mesh_tests::net::Subnet;
+use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::redis::{Options, Redis};
 use redis_mesh_tests::scene::Scene;
 use redis_mesh_tests::{cli, native, workspace};
@@ -28,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(75);
 /// for longer where a library may lose a job.
 const REDELIVERY: Duration = Duration::from_secs(30);
 
-/// The number of jobs that are in a queue, confirmed and persisted, when Redis is lost.
+/// The number of jobs that are in a queue, confirmed and persisted, when Redis is lost, where workers
+/// are to be busy then.
 const JOBS: usize = 40;
 
 /// Redis without a proxy: what the runs on the data paths are compared with.
@@ -88,8 +91,15 @@ fn give(text: &str, count: usize, running: &mut [Running], at: SocketAddr) -> Re
     })
 }
 
-/// Runs programs while something happens to their servers. The servers keep what is in them.
-fn run(programs: &[Program], stage: &Stage, servers: &mut Servers, what: Disturbance) -> Result<Vec<Outcome>> {
+/// Runs programs while something happens to their servers, which keep what is in them. Workers have
+/// this many jobs then.
+fn run(
+    programs: &[Program],
+    stage: &Stage,
+    servers: &mut Servers,
+    what: Disturbance,
+    jobs: usize,
+) -> Result<Vec<Outcome>> {
     let mut running = Vec::new();
     for program in programs {
         running.extend(Running::start(program, stage.at)?);
@@ -99,8 +109,13 @@ fn run(programs: &[Program], stage: &Stage, servers: &mut Servers, what: Disturb
     for one in &mut running {
         ensure!(one.has_begun("before"), "{} doesn't begin:\n{}", one.name(), one.log_tail());
     }
-    give("during", JOBS, &mut running, stage.at)?;
+    give("during", jobs, &mut running, stage.at)?;
     servers.disturb(what)?;
+    // A data path may notice a moment later that Redis is back.
+    wait_until("an answer", PATIENCE, || {
+        let answer = Client::connect(stage.at).and_then(|mut client| client.cmd(&["EXISTS", "k"]));
+        answer.is_ok_and(|reply| !reply.is_error())
+    })?;
     give("after", 1, &mut running, stage.at)?;
     wait("after", &mut running, servers)?;
     if let Some(envoy) = &stage.envoy {
@@ -128,11 +143,11 @@ fn persistent(addr: SocketAddr) -> Result<Redis> {
     Redis::start_with(Options { addr: Some(addr), config, ..Options::default() })
 }
 
-fn restart(path: &str, programs: &[Program]) -> Result<Vec<Outcome>> {
+fn restart(path: &str, programs: &[Program], jobs: usize) -> Result<Vec<Outcome>> {
     let subnet = Subnet::claim()?;
     let mut servers = Servers::One(Box::new(persistent(subnet.redis(21))?));
     let stage = stage(&subnet, path, &[21], "")?;
-    run(programs, &stage, &mut servers, Disturbance::Restart)
+    run(programs, &stage, &mut servers, Disturbance::Restart, jobs)
 }
 
 fn cluster(programs: &[Program], what: Disturbance) -> Result<Vec<Outcome>> {
@@ -140,43 +155,65 @@ fn cluster(programs: &[Program], what: Disturbance) -> Result<Vec<Outcome>> {
     let mut servers = servers::cluster(&subnet)?;
     let stage = stage(&subnet, "native", &[31, 32, 33, 34, 35, 36], "mode: CLUSTER")?;
     let programs: Vec<Program> = programs.iter().filter(|one| one.fits_a_cluster).copied().collect();
-    run(&programs, &stage, &mut servers, what)
+    run(&programs, &stage, &mut servers, what, JOBS)
 }
 
-/// Those that ended, or never heard again, when a lost Redis was told as an error.
+/// Workers that wait for jobs, and a subscriber: those that ended, or never heard again, when a lost
+/// Redis was told as an error.
 #[test]
 fn workers_and_a_subscriber_go_on_after_a_restart() -> Result<()> {
     let few: Vec<Program> =
         PROGRAMS.iter().filter(|one| ["celery", "rq", "redis-py"].contains(&one.name)).copied().collect();
-    let (table, faults) = report("restart, native", &restart("native", &few)?, &[]);
+    let (table, faults) = report("restart, native", &restart("native", &few, 0)?, &[]);
     println!("{table}");
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())
 }
 
-#[test]
-#[ignore = "takes ten minutes: the step `workers` of tests/scripts/nightly"]
-fn all_workers_and_subscribers_go_on_as_without_a_proxy() -> Result<()> {
-    let mut tables = String::new();
-    let mut faults = Vec::new();
-    let mut note = |title: &str, outcomes: &[Outcome], reference: &[Outcome]| {
+/// Runs all programs, and prints and collects what came of it.
+#[derive(Default)]
+struct Report {
+    tables: String,
+    faults: Vec<String>,
+}
+
+impl Report {
+    fn add(&mut self, title: &str, outcomes: &[Outcome], reference: &[Outcome]) {
         let (table, found) = report(title, outcomes, reference);
+        // At once, too: the rest takes minutes.
         workspace::progress(&table);
-        tables += &table;
-        faults.extend(found);
-    };
-    let reference = restart(REFERENCE, &PROGRAMS)?;
+        self.tables += &table;
+        self.faults.extend(found);
+    }
+
+    fn finish(self) -> Result<()> {
+        println!("{}", self.tables);
+        ensure!(self.faults.is_empty(), "{}", self.faults.join("\n"));
+        Ok(())
+    }
+}
+
+#[test]
+#[ignore = "takes minutes: the step `workers` of tests/scripts/nightly"]
+fn all_workers_and_subscribers_go_on_after_a_restart_as_without_a_proxy() -> Result<()> {
+    let mut report = Report::default();
+    let reference = restart(REFERENCE, &PROGRAMS, JOBS)?;
     // What the reference does is no fault of ours.
-    note("restart, no proxy", &reference, &reference);
+    report.add("restart, no proxy", &reference, &reference);
     for path in ["direct", "native"] {
-        note(&format!("restart, {path}"), &restart(path, &PROGRAMS)?, &reference);
+        report.add(&format!("restart, {path}"), &restart(path, &PROGRAMS, JOBS)?, &reference);
     }
+    report.finish()
+}
+
+#[test]
+#[ignore = "takes minutes: the step `workers` of tests/scripts/nightly"]
+fn all_that_fit_a_cluster_go_on_while_its_masters_fail_over() -> Result<()> {
+    let mut report = Report::default();
     for what in [Disturbance::Failover, Disturbance::RollingRestart] {
-        note(&format!("{what:?} of a cluster, native"), &cluster(&PROGRAMS, what)?, &reference);
+        report.add(&format!("{what:?} of a cluster, native"), &cluster(&PROGRAMS, what)?, &[]);
     }
-    println!("{tables}");
-    ensure!(faults.is_empty(), "{}", faults.join("\n"));
-    Ok(())
+    report.finish()
 }
 
 /// Each library sets, gets and pipelines before a server without HELLO as it does directly.

@@ -54,7 +54,8 @@ const fn program(name: &'static str, language: Language, role: Role, fits_a_clus
 }
 
 pub const PROGRAMS: [Program; 16] = [
-    program("celery", Python, Worker { may_lose: 0 }, true),
+    // A job is noted as taken only after the BRPOP that has taken it.
+    program("celery", Python, Worker { may_lose: 1 }, true),
     program("rq", Python, Worker { may_lose: 1 }, false),
     program("dramatiq", Python, Worker { may_lose: 2 }, true),
     program("huey", Python, Worker { may_lose: 1 }, false),
