@@ -111,9 +111,9 @@ fn run(
     }
     give("during", jobs, &mut running, stage.at)?;
     servers.disturb(what)?;
-    // A data path may notice a moment later that Redis is back.
+    // A data path may notice a moment later that Redis is back. The keys are of all three shards.
     wait_until("an answer", PATIENCE, || {
-        let answer = Client::connect(stage.at).and_then(|mut client| client.cmd(&["EXISTS", "k"]));
+        let answer = Client::connect(stage.at).and_then(|mut client| client.cmd(&["EXISTS", "a", "b", "c"]));
         answer.is_ok_and(|reply| !reply.is_error())
     })?;
     give("after", 1, &mut running, stage.at)?;
