@@ -209,6 +209,24 @@ fn a_worker_that_does_not_answer_is_not_waited_for() {
 }
 
 #[test]
+fn few_clients_of_a_host_are_told_lists_at_a_time() {
+    let (mut process, config) = (Process::new(), compiled(&two()));
+    let of_other_host = compiled(&wire::Host { host: "other.test:6379".into(), ..two() });
+    let clients: Vec<ClientId> = (0..6).map(|_| process.client(0, &config)).collect();
+    let other = process.client(0, &of_other_host);
+    for id in clients.iter().chain([&other]) {
+        process.0[0].send(*id, b"CLIENT LIST\r\nECHO x\r\n");
+    }
+    assert_eq!(process.0[0].asked.len(), 5, "four of the host, and one of another");
+    process.settle();
+    for id in clients {
+        let told = process.0[0].received(id);
+        assert!(told.matches("id=").count() == 6 && told.ends_with("$1 x "), "{told}");
+    }
+    assert!(process.0[0].received(other).ends_with("$1 x "));
+}
+
+#[test]
 fn many_clients_are_listed_in_parts() {
     let (mut process, config) = (Process::new(), compiled(&two()));
     let a = process.client(0, &config);

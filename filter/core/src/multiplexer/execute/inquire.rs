@@ -14,7 +14,7 @@ use crate::resp::encode;
 /// Asks all workers. The client's next command waits for the answer, so that a client asks for one
 /// thing at a time.
 pub fn inquire(context: &mut Context<'_>, client: &mut Client, question: ClientQuestion) -> Result<(), Obstacle> {
-    if !context.inquiries.has_room(&question) {
+    if !context.inquiries.has_room(&question, &client.rules.config.host) {
         return Err(Obstacle::Wait(Wait::Inquiry));
     }
     let permission = permission(client, &question);

@@ -16,8 +16,8 @@ const LOOKING: Duration = Duration::from_secs(1);
 const SERVER: Duration = Duration::from_secs(10);
 /// The time after which an inquiry is gone on with.
 const TURN: Duration = Duration::from_millis(1);
-/// How many clients of a worker may ask for CLIENT LIST at a time. Others wait.
-const MAX_LISTS: usize = 8;
+/// How many clients of a host may ask a worker for CLIENT LIST at a time. Others wait.
+const MAX_LISTS: usize = 4;
 /// How many bytes the lines of CLIENT LIST may have.
 pub const MAX_LINES: usize = 16 * 1024 * 1024;
 
@@ -114,10 +114,11 @@ struct Unblocking {
 }
 
 impl InquiryTable {
-    /// True if another client may ask for this.
-    pub fn has_room(&self, question: &ClientQuestion) -> bool {
+    /// True if another client of the host may ask for this.
+    pub fn has_room(&self, question: &ClientQuestion, host: &str) -> bool {
         let is_list = |question: &ClientQuestion| matches!(question, ClientQuestion::List(_));
-        let lists = self.asked.values().filter(|gathering| is_list(&gathering.inquiry.question)).count();
+        let is_same = |inquiry: &ClientInquiry| is_list(&inquiry.question) && inquiry.scope.host == host;
+        let lists = self.asked.values().filter(|gathering| is_same(&gathering.inquiry)).count();
         !is_list(question) || lists < MAX_LISTS
     }
 
