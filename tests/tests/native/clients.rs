@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redis_mesh_core::wire::{Host, KeyMatch};
+use redis_mesh_core::wire::{Host, KeyMatch, ReadPolicy};
 use redis_mesh_tests::client::Client;
 use redis_mesh_tests::listener::{self, Config, route};
 use redis_mesh_tests::native;
@@ -13,7 +13,7 @@ use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::redis::{Options, Redis};
 use redis_mesh_tests::reply::Reply;
 
-use crate::{PATIENCE, Scene};
+use crate::{PATIENCE, Scene, cluster};
 
 const WORKERS: u32 = 2;
 
@@ -367,5 +367,35 @@ fn where_clients_log_in_at_redis_it_says_what_they_may_do() -> Result<()> {
         assert_eq!(refused, direct.line(line)?, "{line}");
     }
     assert_eq!(b.line("ECHO x")?, Reply::bulk("x"));
+    Ok(())
+}
+
+#[test]
+fn a_client_that_waits_at_the_nodes_of_a_cluster_is_unblocked() -> Result<()> {
+    let scene = cluster::Scene::start(0, ReadPolicy::Master)?;
+    let (mut first, mut other) = (scene.client()?, scene.client()?);
+    let number = number(&mut other)?;
+    let error = Reply::error("UNBLOCKED client unblocked via CLIENT UNBLOCK");
+    // The keys are at one node each, and WAIT waits at all of them.
+    for (line, nothing) in [
+        ("BLPOP a 0", Reply::NullArray),
+        ("BLPOP b 0", Reply::NullArray),
+        ("BLPOP c 0", Reply::NullArray),
+        ("WAIT 1 0", Reply::Integer(0)),
+    ] {
+        for (how, expected) in [("TIMEOUT", &nothing), ("ERROR", &error)] {
+            other.line("SET k v")?;
+            other.send(&line.split(' ').collect::<Vec<_>>())?;
+            let unblock = format!("CLIENT UNBLOCK {number} {how}");
+            // It may not wait at all of the nodes yet.
+            let mut answered = None;
+            wait_until("an unblocked client", PATIENCE, || {
+                answered =
+                    first.line(&unblock).and_then(|_| other.read_within(Duration::from_millis(50))).ok().flatten();
+                answered.is_some()
+            })?;
+            assert_eq!(answered.as_ref(), Some(expected), "{line}: {how}");
+        }
+    }
     Ok(())
 }
