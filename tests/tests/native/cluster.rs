@@ -22,7 +22,10 @@ pub struct Scene {
 
 impl Scene {
     pub fn start(replicas: usize, policy: ReadPolicy) -> Result<Scene> {
-        let shape = Shape { replicas, node_timeout: Duration::from_millis(1000), ..Shape::default() };
+        Scene::of(Shape { replicas, node_timeout: Duration::from_millis(1000), ..Shape::default() }, policy)
+    }
+
+    pub fn of(shape: Shape, policy: ReadPolicy) -> Result<Scene> {
         let cluster = Cluster::start_with(shape)?;
         let subnet = Subnet::claim()?;
         let mut host = native::host(&["one"], vec![route(KeyMatch::Any, 0)]);

@@ -203,7 +203,30 @@ fn redis_proxy_and_the_module_see_the_same_data() -> Result<()> {
             ensure!(client.read()?.items().last() == Some(&Reply::bulk("hello")));
         }
     }
-    let refusal = client.line("PSUBSCRIBE *")?;
-    ensure!(refusal.is_error() && refusal.text().contains("several"), "{refusal:?}");
+    // Patterns are at all servers.
+    let mut listener = scene.client(3)?;
+    listener.send(&["PSUBSCRIBE", "channel:*", "*"])?;
+    ensure!(listener.read()?.items().len() == 3 && listener.read()?.items().last() == Some(&Reply::Integer(2)));
+    for channel in (0..20).map(|channel| format!("channel:{channel}")) {
+        scene.client(1)?.cmd(&["PUBLISH", &channel, "hello"])?;
+        // A server tells its patterns in no order.
+        let mut heard: Vec<Vec<String>> = Vec::new();
+        for _ in 0..2 {
+            heard.push(listener.read()?.items()[1..3].iter().map(Reply::text).collect());
+        }
+        heard.sort();
+        ensure!(heard == [["*", &*channel], ["channel:*", &*channel]], "{heard:?}");
+    }
+    // So are notifications of keys.
+    for server in &scene.servers {
+        server.cmd(&["CONFIG", "SET", "notify-keyspace-events", "KEA"])?;
+    }
+    let mut listener = scene.client(3)?;
+    listener.send(&["SUBSCRIBE", "__keyevent@0__:set"])?;
+    listener.read()?;
+    for key in (0..20).map(|key| format!("key:{key}")) {
+        scene.client(1)?.ok(&["SET", &key, "v"])?;
+        ensure!(listener.read()?.items().last() == Some(&Reply::bulk(&key)));
+    }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::execute::{backlog, command};
 use super::routing::target::RouteTarget;
 use super::upstream::Upstreams;
 use super::upstream::endpoint::{EndpointMember, UpstreamEndpoint};
+use super::upstream::events::Event;
 use super::upstream::pool::DedicatedConnection;
 use crate::command::Args;
 use crate::resp::encode;
@@ -153,6 +154,9 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
     let is_lost = stays.is_none() && own.is_some_and(|own| own.is_held() || is_owed(own.connection));
     if is_lost || is_abandoned || is_cut {
         client.cut_off(&mut effects.outbox);
+    }
+    if client.subscriptions.has_several() {
+        upstreams.pool.events.push_back(Event::RulesChanged(client.id));
     }
     if let Some(own) = own.filter(|_| stays.is_none()) {
         upstreams.pool.close(own.connection.id(), effects);

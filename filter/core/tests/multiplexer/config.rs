@@ -58,6 +58,13 @@ pub fn two() -> wire::Host {
     host(&[(wire::KeyMatch::Prefix("a:".into()), 0), (wire::KeyMatch::Any, 1)], &["one", "two"])
 }
 
+/// The same, where `a:` is removed from keys.
+pub fn stripped() -> wire::Host {
+    let mut host = two();
+    host.routes[0].remove_prefix = true;
+    host
+}
+
 /// A host whose only destination is the server `one`.
 pub fn one() -> wire::Host {
     host(&[(wire::KeyMatch::Any, 0)], &["one"])

@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod connections;
 mod inquiries;
+mod notifications;
 mod placement;
 mod redis;
 mod scripts;

@@ -4,7 +4,7 @@ use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::wire;
 use sha1::Digest;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A server. It executes the commands of a connection in order, as Redis does.
 #[derive(Default)]
@@ -34,6 +34,9 @@ pub struct Connection {
     is_authenticated: bool,
     /// What CLIENT ID answers.
     pub number: u64,
+    resp3: bool,
+    /// The channels and patterns to which it has subscribed.
+    pub subscriptions: BTreeSet<Vec<u8>>,
     /// The commands since MULTI.
     queued: Option<Vec<Vec<Vec<u8>>>>,
 }
@@ -76,18 +79,28 @@ impl Redis {
             _ if self.password.is_some() && !connection.is_authenticated => {
                 out.extend_from_slice(b"-NOAUTH Authentication required.\r\n");
             }
-            b"hello" => out.extend_from_slice(b"%1\r\n+version\r\n+7.4.1\r\n"),
+            b"hello" => {
+                connection.resp3 = args.get(1).is_some_and(|version| version == b"3");
+                out.extend_from_slice(b"%1\r\n+version\r\n+7.4.1\r\n");
+            }
+            b"subscribe" | b"psubscribe" | b"unsubscribe" | b"punsubscribe" => {
+                for subscription in &args[1..] {
+                    match name.ends_with(b"unsubscribe") {
+                        true => drop(connection.subscriptions.remove(subscription)),
+                        false => drop(connection.subscriptions.insert(subscription.clone())),
+                    }
+                    out.push(if connection.resp3 { b'>' } else { b'*' });
+                    out.extend_from_slice(b"3\r\n");
+                    encode::bulk(out, &name);
+                    encode::bulk(out, subscription);
+                    encode::integer(out, connection.subscriptions.len() as u64);
+                }
+            }
             b"acl" => out.extend_from_slice(b"-NOPERM no\r\n"),
             b"ping" => out.extend_from_slice(b"+PONG\r\n"),
             b"client" => self.client(connection, &args, out),
             // No replica ever confirms, and no list gets an element.
             b"wait" | b"blpop" => {}
-            b"subscribe" => {
-                encode::array(out, 3);
-                encode::bulk(out, &args[0]);
-                encode::bulk(out, &args[1]);
-                encode::integer(out, 1);
-            }
             b"watch" => out.extend_from_slice(b"+OK\r\n"),
             b"multi" => {
                 connection.queued = Some(Vec::new());

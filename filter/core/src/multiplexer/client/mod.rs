@@ -2,11 +2,17 @@
 
 pub mod backlog;
 pub mod login;
+pub mod notification;
 pub mod presence;
+pub mod pubsub_frame;
 pub mod reply_queue;
+mod rules;
+pub mod source;
 pub mod subscription;
 pub mod transaction;
 mod window;
+
+pub use rules::{ClientRules, TargetLookup};
 
 use super::config::HostConfig;
 use super::ids::{ClientId, ClusterId, ConnectionId};
@@ -14,7 +20,7 @@ use super::latency::LatencyTracker;
 use super::outbox::{Outbox, Output};
 use super::routing::target::RouteTarget;
 use super::stats::{CommandRun, StatsKey, StatsTable};
-use super::upstream::pool::{DedicatedConnection, SharedConnection};
+use super::upstream::pool::DedicatedConnection;
 use crate::downstream::auth::has_no_password;
 use crate::downstream::client_reply::ReplyMode;
 use crate::fault::Injected;
@@ -61,24 +67,6 @@ pub struct Client {
     pub activity: Activity,
     /// Whether more is to come of it, or for it.
     pub life: Life,
-}
-
-/// The rules for a client.
-#[derive(Debug)]
-pub struct ClientRules {
-    /// The configuration of its host.
-    pub config: Arc<HostConfig>,
-    /// Where it is counted.
-    pub stats: StatsKey,
-    /// How each target is reached, as far as it was looked up; indexes are the configuration's.
-    pub lookups: Vec<TargetLookup>,
-}
-
-impl ClientRules {
-    /// Forgets how targets are reached.
-    pub fn forget_lookups(&mut self) {
-        self.lookups = vec![TargetLookup::Unknown; self.config.targets.len()];
-    }
 }
 
 /// What a client has said of itself.
@@ -177,17 +165,6 @@ impl ClientOutput {
         }
         std::mem::replace(&mut self.out, spare)
     }
-}
-
-/// How a target is reached.
-#[derive(Clone, Copy, Debug)]
-pub enum TargetLookup {
-    /// It wasn't looked up.
-    Unknown,
-    /// Over this shared connection.
-    Connection(SharedConnection),
-    /// It is this Redis Cluster.
-    Cluster(ClusterId),
 }
 
 /// The connection that a client has for itself, if any.

@@ -1,11 +1,10 @@
 //! The Pub/Sub subscriptions of a client (<https://redis.io/docs/latest/develop/pubsub/>).
 
+use super::source::{MovingChannel, SubscriptionSource};
 use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::ids::ConnectionId;
-use crate::resp::elements::Elements;
 use crate::resp::encode;
-use crate::resp::value::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A kind of subscription. A name can be subscribed to once for each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,13 +55,21 @@ impl SubscriptionChange {
 }
 
 /// The subscriptions of one client, which may be spread over several connections: shard channels
-/// live on the nodes that serve their slots.
+/// live on the nodes that serve their slots, and each server tells of its own keys.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
-    /// The connection over which the messages of each subscription arrive.
-    active: BTreeMap<(SubscriptionKind, Vec<u8>), ConnectionId>,
+    /// Where the messages of each subscription come from.
+    active: BTreeMap<(SubscriptionKind, Vec<u8>), SubscriptionSource>,
     /// How many of them are to shard channels.
     shard_channels: usize,
+    /// The subscriptions that are kept at several servers, by their names there.
+    at_servers: BTreeMap<(SubscriptionKind, Vec<u8>), BTreeSet<Vec<u8>>>,
+    /// The command that several servers have to confirm.
+    joint: Option<JointChange>,
+    /// The shard channels that move.
+    moving: BTreeSet<Vec<u8>>,
+    /// Servers have changed while they couldn't be told apart.
+    pub is_stale: bool,
     /// The connections that this client uses for subscriptions.
     pub connections: Vec<ConnectionId>,
     /// The end of the client's reply queue when a subscription last began or ended.
@@ -79,7 +86,8 @@ impl Subscriptions {
 
     /// Returns true if no subscription uses this connection.
     pub fn spares(&self, connection: ConnectionId) -> bool {
-        !self.active.values().any(|used| *used == connection)
+        !self.active.values().any(|source| source.uses(connection))
+            && !self.joint.as_ref().is_some_and(|joint| joint.uses(connection))
     }
 
     /// Returns true if anything that answers no command may come for the client.
@@ -107,9 +115,99 @@ impl Subscriptions {
         self.active.keys().filter(|(of, _)| *of == kind).count()
     }
 
-    /// Returns the connection that a subscription uses.
-    pub fn connection(&self, kind: SubscriptionKind, name: &[u8]) -> Option<ConnectionId> {
-        self.active.get(&(kind, name.to_vec())).copied()
+    /// Returns where the messages of a subscription come from.
+    pub fn source(&self, kind: SubscriptionKind, name: &[u8]) -> Option<&SubscriptionSource> {
+        self.active.get(&(kind, name.to_vec()))
+    }
+
+    /// Returns true if subscriptions are kept at several servers.
+    pub fn has_several(&self) -> bool {
+        !self.at_servers.is_empty()
+    }
+
+    /// Returns the names of the subscriptions that are kept at several servers under a name.
+    pub fn of_server_name(&self, kind: SubscriptionKind, name: &[u8]) -> Option<&BTreeSet<Vec<u8>>> {
+        self.at_servers.get(&(kind, name.to_vec()))
+    }
+
+    /// Returns the subscriptions that are kept at several servers.
+    pub fn of_several(&self) -> Vec<(SubscriptionKind, Vec<u8>)> {
+        let all = self.at_servers.iter();
+        all.flat_map(|((kind, _), names)| names.iter().map(|name| (*kind, name.clone()))).collect()
+    }
+
+    /// Returns true if a subscription is kept under this name at the server of a connection, besides
+    /// others.
+    pub fn is_kept_at(&self, connection: ConnectionId, kind: SubscriptionKind, server_name: &[u8]) -> bool {
+        let uses = |name: &Vec<u8>| match self.source(kind, name) {
+            Some(SubscriptionSource::Several(servers)) => servers.uses(connection),
+            Some(SubscriptionSource::One(_) | SubscriptionSource::Moving(_)) | None => false,
+        };
+        self.of_server_name(kind, server_name).is_some_and(|names| names.iter().any(uses))
+    }
+
+    /// Notes that nothing more is taken of a subscription that several servers keep.
+    pub fn silence(&mut self, kind: SubscriptionKind, name: &[u8]) {
+        let Some(SubscriptionSource::Several(servers)) = self.active.get(&(kind, name.to_vec())) else { return };
+        let at_server = (kind, servers.name.clone());
+        if let Some(names) = self.at_servers.get_mut(&at_server) {
+            names.remove(name);
+            if names.is_empty() {
+                self.at_servers.remove(&at_server);
+            }
+        }
+    }
+
+    /// Notes where the messages of a subscription come from; `None`: the subscription has ended.
+    pub fn set_source(&mut self, kind: SubscriptionKind, name: &[u8], source: Option<SubscriptionSource>) {
+        let key = (kind, name.to_vec());
+        self.silence(kind, name);
+        let (is_new, is_known) = (source.is_some(), self.active.contains_key(&key));
+        if kind == SubscriptionKind::Shard {
+            self.shard_channels = self.shard_channels + usize::from(is_new) - usize::from(is_known);
+            self.moving.remove(name);
+        }
+        match source {
+            Some(source) => {
+                if let SubscriptionSource::Several(servers) = &source {
+                    let names = self.at_servers.entry((kind, servers.name.clone())).or_default();
+                    names.insert(name.to_vec());
+                }
+                if let SubscriptionSource::Moving(_) = source {
+                    self.moving.insert(name.to_vec());
+                }
+                self.active.insert(key, source);
+            }
+            None => drop(self.active.remove(&key)),
+        }
+    }
+
+    /// Returns true if shard channels move.
+    pub fn has_moving(&self) -> bool {
+        !self.moving.is_empty()
+    }
+
+    /// Returns the shard channels that move.
+    pub fn moving(&self) -> Vec<(Vec<u8>, MovingChannel)> {
+        let of = |name: &Vec<u8>| match self.source(SubscriptionKind::Shard, name)? {
+            SubscriptionSource::Moving(moving) => Some((name.clone(), *moving)),
+            SubscriptionSource::One(_) | SubscriptionSource::Several(_) => None,
+        };
+        self.moving.iter().filter_map(of).collect()
+    }
+
+    /// Notes that the shard channels that were asked for over a connection aren't kept there. Returns
+    /// true if there were such.
+    pub fn has_not_moved_to(&mut self, connection: ConnectionId) -> bool {
+        let mut is_any = false;
+        for (name, moving) in self.moving() {
+            if moving.at == Some(connection) {
+                let source = SubscriptionSource::Moving(MovingChannel { at: None, ..moving });
+                self.set_source(SubscriptionKind::Shard, &name, Some(source));
+                is_any = true;
+            }
+        }
+        is_any
     }
 
     /// Returns the number of subscriptions that Redis reports when one of this kind changes:
@@ -122,9 +220,9 @@ impl Subscriptions {
         count as u64
     }
 
-    /// Notes that a subscription has begun over `connection`, or has ended, and returns the
-    /// confirmation for the client. `name` is absent if the client has ended all subscriptions
-    /// of a kind and had none.
+    /// Notes that a subscription has begun, with where its messages come from, or has ended, and
+    /// returns the confirmation for the client. `name` is absent if the client has ended all
+    /// subscriptions of a kind and had none.
     ///
     /// The server's own confirmation would contain the number of subscriptions of one connection,
     /// which is wrong for a client that uses several.
@@ -132,23 +230,17 @@ impl Subscriptions {
         &mut self,
         change: SubscriptionChange,
         name: Option<&[u8]>,
-        connection: Option<ConnectionId>,
+        source: Option<SubscriptionSource>,
         resp3: bool,
     ) -> Vec<u8> {
         if let Some(name) = name {
-            let key = (change.kind, name.to_vec());
-            let is_shard = change.kind == SubscriptionKind::Shard;
-            match connection.filter(|_| change.begins) {
-                Some(connection) => {
-                    let is_new = self.active.insert(key, connection).is_none();
-                    self.shard_channels += usize::from(is_new && is_shard);
-                }
-                None => {
-                    let is_gone = self.active.remove(&key).is_some();
-                    self.shard_channels -= usize::from(is_gone && is_shard);
-                }
-            }
+            self.set_source(change.kind, name, source.filter(|_| change.begins));
         }
+        self.confirmation(change, name, resp3)
+    }
+
+    /// Returns the confirmation of a change that was noted.
+    fn confirmation(&self, change: SubscriptionChange, name: Option<&[u8]>, resp3: bool) -> Vec<u8> {
         let mut out = Vec::new();
         encode::header(&mut out, if resp3 { b'>' } else { b'*' }, 3);
         encode::bulk(&mut out, change.name().as_bytes());
@@ -159,41 +251,89 @@ impl Subscriptions {
         encode::integer(&mut out, self.count(change.kind));
         out
     }
-}
 
-/// The kinds of frames that arrive over a connection on which a client has subscribed.
-#[derive(Debug)]
-pub enum PubSubFrame<'a> {
-    /// The confirmation that the subscription of this name has begun or ended.
-    Confirmed(SubscriptionChange, Option<&'a [u8]>),
-    /// A published message, or in RESP3 another push.
-    Push,
-    /// The reply to a command.
-    Reply,
-}
+    /// Notes a command that several servers have to confirm.
+    pub fn begin_joint(&mut self, joint: JointChange) {
+        self.joint = Some(joint);
+    }
 
-impl<'a> PubSubFrame<'a> {
-    /// Returns the kind of a complete frame. In RESP2 a message and a confirmation are arrays
-    /// like other replies; their first element tells them apart.
-    pub fn of(frame: &'a [u8], resp3: bool) -> PubSubFrame<'a> {
-        let other = if resp3 { PubSubFrame::Push } else { PubSubFrame::Reply };
-        if frame.first() != Some(if resp3 { &b'>' } else { &b'*' }) {
-            return PubSubFrame::Reply;
-        }
-        // A message may be large, so only the elements that decide are parsed.
-        let mut elements = Elements::of_push(frame);
-        let Some(Value::Text(kind)) = elements.next().and_then(Value::parse) else { return other };
-        let change = std::str::from_utf8(kind).ok().and_then(SubscriptionChange::of);
-        match change {
-            Some(change) => PubSubFrame::Confirmed(change, elements.next().and_then(|name| Value::parse(name)?.text())),
-            None if matches!(kind, b"message" | b"pmessage" | b"smessage") => PubSubFrame::Push,
-            None => other,
+    /// Returns the place in the reply queue of the command that several servers have to confirm.
+    pub fn joint(&self) -> Option<Sequence> {
+        self.joint.as_ref().map(|joint| joint.sequence)
+    }
+
+    /// Notes that a server has answered the command that several servers have to confirm, with this
+    /// error if it has refused.
+    pub fn answer_joint(&mut self, error: Option<&[u8]>) {
+        if let Some(joint) = &mut self.joint {
+            joint.left = joint.left.saturating_sub(1);
+            if joint.error.is_none() {
+                joint.error = error.map(<[u8]>::to_vec);
+            }
         }
     }
+
+    /// Returns what the client is told of the command that several servers had to confirm, when all
+    /// have answered, with the sources of subscriptions that didn't come about, since a server has
+    /// refused.
+    pub fn finish_joint(&mut self, resp3: bool) -> Option<FinishedChange> {
+        let JointChange { sequence, change, names, error, .. } = self.joint.take_if(|joint| joint.left == 0)?;
+        if let Some(reply) = error {
+            let undone = names.into_iter().filter_map(|(_, source)| source).collect();
+            return Some(FinishedChange { sequence, change, reply, undone });
+        }
+        let mut reply = Vec::new();
+        for (name, source) in names {
+            let is_there = change.begins && source.is_none();
+            reply.append(&mut match is_there {
+                true => self.confirmation(change, Some(&name), resp3),
+                false => self.confirm(change, Some(&name), source, resp3),
+            });
+        }
+        Some(FinishedChange { sequence, change, reply, undone: Vec::new() })
+    }
+}
+
+/// A command that begins or ends subscriptions, which several servers have to confirm. The client
+/// gets the confirmations of all names when they have.
+#[derive(Debug)]
+pub struct JointChange {
+    /// Its place in the client's reply queue.
+    pub sequence: Sequence,
+    /// What it changes.
+    pub change: SubscriptionChange,
+    /// The names, each with where its messages will come from; without that, nothing changes if the
+    /// subscription begins, since it is there.
+    pub names: Vec<(Vec<u8>, Option<SubscriptionSource>)>,
+    /// How many confirmations of servers are to come.
+    pub left: usize,
+    /// What the first server answered that has refused.
+    pub error: Option<Vec<u8>>,
+}
+
+impl JointChange {
+    /// Returns true if a connection is to stay open for it.
+    pub fn uses(&self, connection: ConnectionId) -> bool {
+        self.names.iter().filter_map(|(_, source)| source.as_ref()).any(|source| source.uses(connection))
+    }
+}
+
+/// A command that several servers had to confirm, and have answered.
+#[derive(Debug)]
+pub struct FinishedChange {
+    /// Its place in the client's reply queue.
+    pub sequence: Sequence,
+    /// What it was to change.
+    pub change: SubscriptionChange,
+    /// What the client is told.
+    pub reply: Vec<u8>,
+    /// The sources of subscriptions that servers may keep and that the client doesn't have.
+    pub undone: Vec<SubscriptionSource>,
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::source::SeveralServers;
     use super::*;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -225,7 +365,8 @@ mod tests {
             let mut last = Vec::new();
             for number in 0..channels {
                 let name = number.to_string();
-                last = subscriptions.confirm(change(command), Some(name.as_bytes()), Some(connection), false);
+                let source = Some(SubscriptionSource::One(connection));
+                last = subscriptions.confirm(change(command), Some(name.as_bytes()), source, false);
             }
             assert!(last.ends_with(format!(":{count}\r\n").as_bytes()), "{}", last.escape_ascii());
         }
@@ -233,46 +374,11 @@ mod tests {
     }
 
     #[test]
-    fn frames_have_kinds() {
-        let show = |frame: &str| match PubSubFrame::of(frame.replace(' ', "\r\n").as_bytes(), frame.starts_with('>')) {
-            PubSubFrame::Confirmed(change, name) => {
-                format!("{} {:?}", change.name(), name.map(<[u8]>::escape_ascii).map(|name| name.to_string()))
-            }
-            PubSubFrame::Push => "push".to_owned(),
-            PubSubFrame::Reply => "reply".to_owned(),
-        };
-        assert_eq!(show("*3 $9 subscribe $1 a :1 "), "subscribe Some(\"a\")");
-        assert_eq!(show(">3 $12 sunsubscribe $-1 :0 "), "sunsubscribe None");
-        assert_eq!(show("*3 $7 message $1 a $1 x "), "push");
-        assert_eq!(show("*4 $8 pmessage $1 * $1 a $1 x "), "push");
-        assert_eq!(show(">3 $8 smessage $1 a $1 x "), "push");
-        assert_eq!(show(">2 $10 invalidate *1 $1 a "), "push");
-        assert_eq!(show("*2 $4 pong $0  "), "reply");
-        assert_eq!(show("*2 $9 SUBSCRIBE $1 a "), "reply");
-        assert_eq!(show("$1 a "), "reply");
-        assert_eq!(show("-ERR x "), "reply");
-    }
-
-    #[test]
-    fn incomplete_frames_have_a_kind_too() {
-        assert!(matches!(PubSubFrame::of(b"", false), PubSubFrame::Reply));
-        assert!(matches!(PubSubFrame::of(b"", true), PubSubFrame::Reply));
-        assert!(matches!(PubSubFrame::of(b"*0\r\n", false), PubSubFrame::Reply));
-        assert!(matches!(PubSubFrame::of(b">0\r\n", true), PubSubFrame::Push));
-        assert!(matches!(PubSubFrame::of(b">1\r\n:1\r\n", true), PubSubFrame::Push));
-        assert!(matches!(PubSubFrame::of(b">1\r\n$2\r\n\xff\xfe\r\n", true), PubSubFrame::Push));
-        // An array isn't a push in RESP3.
-        assert!(matches!(PubSubFrame::of(b"*1\r\n$7\r\nmessage\r\n", true), PubSubFrame::Reply));
-        let confirmed = PubSubFrame::of(b"*1\r\n$9\r\nsubscribe\r\n", false);
-        assert!(matches!(confirmed, PubSubFrame::Confirmed(SubscriptionChange { begins: true, .. }, None)));
-    }
-
-    #[test]
     fn confirmations_count_all_subscriptions_of_the_client() {
         let mut all = Subscriptions::default();
-        let connection = Some(ConnectionId::of_number(1));
+        let source = Some(SubscriptionSource::One(ConnectionId::of_number(1)));
         let mut confirm = |name: &str, of: Option<&str>| {
-            let reply = all.confirm(change(name), of.map(str::as_bytes), connection, false);
+            let reply = all.confirm(change(name), of.map(str::as_bytes), source.clone(), false);
             String::from_utf8_lossy(&reply).replace("\r\n", " ")
         };
         assert_eq!(confirm("subscribe", Some("a")), "*3 $9 subscribe $1 a :1 ");
@@ -287,11 +393,77 @@ mod tests {
         );
     }
 
+    fn kept_at(name: &str, published: &[ConnectionId], notified: &[ConnectionId]) -> SubscriptionSource {
+        let servers = SeveralServers {
+            name: name.as_bytes().to_vec(),
+            published: published.to_vec(),
+            notified: notified.to_vec(),
+        };
+        SubscriptionSource::Several(Box::new(servers))
+    }
+
+    #[test]
+    fn a_client_is_told_when_all_servers_have_confirmed() {
+        let mut all = Subscriptions::default();
+        let [one, two] = [1, 2].map(ConnectionId::of_number);
+        let names = || {
+            let source = kept_at("__key*", &[], &[one, two]);
+            vec![(b"__keye*".to_vec(), Some(source)), (b"c*".to_vec(), Some(SubscriptionSource::One(one)))]
+        };
+        let joint = |change, names, left| JointChange { sequence: 7, change, names, left, error: None };
+        all.begin_joint(joint(change("psubscribe"), names(), 3));
+        assert!(all.joint() == Some(7) && !all.spares(one) && !all.spares(two) && all.is_empty());
+        for _ in 0..2 {
+            all.answer_joint(None);
+            assert!(all.finish_joint(false).is_none());
+        }
+        all.answer_joint(None);
+        let finished = all.finish_joint(false).unwrap();
+        let told = String::from_utf8(finished.reply).unwrap().replace("\r\n", " ");
+        assert_eq!(told, "*3 $10 psubscribe $7 __keye* :1 *3 $10 psubscribe $2 c* :2 ");
+        let pattern = SubscriptionKind::Pattern;
+        assert!(all.has_several() && all.is_kept_at(two, pattern, b"__key*") && !all.is_kept_at(two, pattern, b"c*"));
+        assert_eq!(all.of_several(), [(pattern, b"__keye*".to_vec())]);
+        // The same name again changes nothing; a name that ends is silent at once.
+        all.begin_joint(joint(change("psubscribe"), vec![(b"__keye*".to_vec(), None)], 0));
+        assert!(all.finish_joint(true).unwrap().reply.ends_with(b":2\r\n") && all.has_several());
+        all.silence(pattern, b"__keye*");
+        assert!(!all.has_several() && all.names(pattern).len() == 2 && !all.spares(two));
+        all.begin_joint(joint(change("punsubscribe"), vec![(b"__keye*".to_vec(), None)], 0));
+        assert!(all.finish_joint(true).unwrap().reply.ends_with(b":1\r\n") && all.spares(two));
+        // One server refuses, and others may have begun it.
+        all.begin_joint(joint(change("psubscribe"), names(), 2));
+        all.answer_joint(Some(b"-NOPERM\r\n"));
+        all.answer_joint(None);
+        let refused = all.finish_joint(false).unwrap();
+        assert_eq!((refused.reply.as_slice(), refused.undone.len()), (&b"-NOPERM\r\n"[..], 2));
+        assert!(!all.has_several() && all.joint().is_none());
+    }
+
+    #[test]
+    fn a_shard_channel_that_moves_stays_the_clients() {
+        let mut all = Subscriptions::default();
+        let [one, two] = [1, 2].map(ConnectionId::of_number);
+        let shard = SubscriptionKind::Shard;
+        drop(all.confirm(change("ssubscribe"), Some(b"c"), Some(SubscriptionSource::One(one)), false));
+        let moving = |at| Some(SubscriptionSource::Moving(MovingChannel { attempts: 1, at }));
+        all.set_source(shard, b"c", moving(Some(two)));
+        assert!(all.has_moving() && all.spares(one) && all.spares(two) && !all.is_empty());
+        assert!(!all.has_not_moved_to(one) && all.has_not_moved_to(two) && !all.has_not_moved_to(two));
+        assert_eq!(all.moving(), [(b"c".to_vec(), MovingChannel { attempts: 1, at: None })]);
+        all.set_source(shard, b"c", Some(SubscriptionSource::One(two)));
+        assert!(!all.has_moving() && !all.spares(two));
+        all.set_source(shard, b"c", moving(None));
+        let told = all.confirm(change("sunsubscribe"), Some(b"c"), None, false);
+        assert!(told.ends_with(b":0\r\n") && !all.has_moving() && all.is_empty());
+    }
+
     #[test]
     fn confirmations_are_pushes_in_resp3() {
         let mut all = Subscriptions::default();
         let mut confirm = |name: &str, of: Option<&[u8]>| {
-            let reply = all.confirm(change(name), of, Some(ConnectionId::of_number(1)), true);
+            let source = Some(SubscriptionSource::One(ConnectionId::of_number(1)));
+            let reply = all.confirm(change(name), of, source, true);
             String::from_utf8_lossy(&reply).replace("\r\n", " ")
         };
         assert_eq!(confirm("sunsubscribe", None), ">3 $12 sunsubscribe _ :0 ");
@@ -304,8 +476,8 @@ mod tests {
     fn each_subscription_uses_one_connection() {
         let mut all = Subscriptions::default();
         let (one, two) = (ConnectionId::of_number(1), ConnectionId::of_number(2));
-        let mut confirm = |name: &str, of: &str, connection| {
-            drop(all.confirm(change(name), Some(of.as_bytes()), connection, false));
+        let mut confirm = |name: &str, of: &str, connection: Option<ConnectionId>| {
+            drop(all.confirm(change(name), Some(of.as_bytes()), connection.map(SubscriptionSource::One), false));
             let shards = all.names(SubscriptionKind::Shard).concat();
             (String::from_utf8(shards).unwrap(), all.spares(one), all.spares(two))
         };
@@ -317,9 +489,10 @@ mod tests {
         assert_eq!(confirm("ssubscribe", "b", None), ("a".into(), true, false));
         assert_eq!(confirm("sunsubscribe", "a", Some(one)), ("".into(), true, true));
         assert!(all.is_empty());
-        drop(all.confirm(change("subscribe"), Some(b"c"), Some(two), false));
-        assert_eq!(all.connection(SubscriptionKind::Channel, b"c"), Some(two));
-        assert_eq!(all.connection(SubscriptionKind::Pattern, b"c"), None);
+        let source = SubscriptionSource::One(two);
+        drop(all.confirm(change("subscribe"), Some(b"c"), Some(source.clone()), false));
+        assert_eq!(all.source(SubscriptionKind::Channel, b"c"), Some(&source));
+        assert_eq!(all.source(SubscriptionKind::Pattern, b"c"), None);
         assert!(!all.is_empty());
     }
 }

@@ -1,16 +1,19 @@
 //! Doing what was decided about a command.
 
+mod at_servers;
 pub mod backlog;
 pub mod connect;
 pub mod context;
 pub mod dedicated;
 pub mod fan_out;
+pub mod follow;
 pub mod forward;
 pub mod hello;
 pub mod inquire;
 pub mod login;
 pub mod mirror;
 pub mod subscribe;
+mod subscriber;
 
 use super::client::{Client, Wait};
 use super::config::HostConfig;

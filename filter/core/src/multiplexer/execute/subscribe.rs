@@ -1,9 +1,11 @@
 //! Subscriptions and MONITOR: connections over which servers send what answers no command.
 
+use super::at_servers::{self, is_of_several};
 use super::connect::{dedicated_key, shards};
 use super::context::{Context, Obstacle};
-use crate::cluster::slot::slot;
+use super::subscriber::{connect_to_home, is_spread};
 use crate::command::Args;
+use crate::multiplexer::client::source::SubscriptionSource;
 use crate::multiplexer::client::subscription::{SubscriptionChange, SubscriptionKind};
 use crate::multiplexer::client::{Client, TargetLookup, Wait};
 use crate::multiplexer::ids::ConnectionId;
@@ -12,7 +14,6 @@ use crate::multiplexer::routing::target::RouteTarget;
 use crate::multiplexer::upstream::discovery::Missing;
 use crate::multiplexer::upstream::pending::{Owner, PendingReply};
 use crate::multiplexer::upstream::pool_key::PoolKey;
-use crate::request::errors::CROSSSLOT;
 use crate::resp::encode;
 
 /// SUBSCRIBE and its like (<https://redis.io/docs/latest/develop/pubsub/>).
@@ -24,7 +25,8 @@ pub fn subscribe(
 ) -> Result<(), Obstacle> {
     let is_first = change.begins && client.subscriptions.connections.is_empty();
     let is_for_all = !change.begins && args.count == 1;
-    let is_alone = is_first || is_for_all || change.kind == SubscriptionKind::Shard;
+    let is_joint = client.subscriptions.joint().is_some() || concerns_several(client, change, args);
+    let is_alone = is_first || is_for_all || is_joint || change.kind == SubscriptionKind::Shard;
     let has_pending = !client.output.queue.is_empty();
     if has_pending && (is_alone || !client.is_subscribing()) {
         // Nothing overtakes anything; by then it is known what there is; and a client of RESP2
@@ -34,6 +36,19 @@ pub fn subscribe(
     change_all(context, client, change, args)?;
     client.subscriptions.last_change = client.output.queue.end();
     Ok(())
+}
+
+/// True if the command is about a subscription that is kept at several servers.
+fn concerns_several(client: &Client, change: SubscriptionChange, args: &Args<'_>) -> bool {
+    let config = &client.rules.config;
+    (1..args.count).map(|index| args.get(index)).any(|name| match change.begins {
+        true => is_of_several(config, change.kind, name),
+        false => is_kept_at_several(client, change, name),
+    })
+}
+
+fn is_kept_at_several(client: &Client, change: SubscriptionChange, name: &[u8]) -> bool {
+    matches!(client.subscriptions.source(change.kind, name), Some(SubscriptionSource::Several(_)))
 }
 
 fn change_all(
@@ -56,19 +71,33 @@ fn change_all(
         client.answer(&reply);
         return Ok(());
     }
+    let config = client.rules.config.clone();
+    if change.begins && names.iter().any(|name| is_of_several(&config, change.kind, name)) {
+        return at_servers::begin(context, client, change, names);
+    }
+    if !change.begins && names.iter().any(|name| is_kept_at_several(client, change, name)) {
+        at_servers::end(context, client, change, names);
+        return Ok(());
+    }
     if change.begins {
         // Channels of one server are asked for in one piece, and nothing is asked for before it is
         // known that all can be.
         let size = if is_spread(client) { 1 } else { names.len() };
-        let pieces = names.chunks(size).map(|piece| Ok((piece, subscriber(context, client, change, piece)?)));
+        let pieces = names.chunks(size).map(|piece| Ok((piece, connect_to_home(context, client, change, piece)?)));
         for (piece, connection) in pieces.collect::<Result<Vec<_>, Obstacle>>()? {
             send(context, client, change, piece, connection);
         }
         return Ok(());
     }
     for name in names {
-        let kept = client.subscriptions.connection(change.kind, &name);
-        match kept.or(client.subscriptions.connections.first().copied()) {
+        let any = client.subscriptions.connections.first().copied();
+        let at = match client.subscriptions.source(change.kind, &name) {
+            Some(SubscriptionSource::One(connection)) => Some(*connection),
+            // Another node would say where its slot is.
+            _ if change.kind == SubscriptionKind::Shard => None,
+            _ => any,
+        };
+        match at {
             Some(connection) => send(context, client, change, &[name], connection),
             None => {
                 let reply = client.subscriptions.confirm(change, Some(&name), None, resp3);
@@ -92,60 +121,13 @@ fn send(
         // Each channel is confirmed by itself, also after CLIENT REPLY OFF.
         let sequence = client.output.queue.expect(false);
         let owner = Owner { client: client.id, sequence };
-        let to = PendingReply::Subscription(owner, (names.len() - 1 - index) as u32);
+        let to = PendingReply::Subscription(owner, (names.len() - 1 - index) as u32, change);
         context.upstreams.pool.send(connection, to.into(), context.effects, |out| {
             if index == 0 {
                 encode::command(out, &words);
             }
         });
     }
-}
-
-/// True if each channel is on one of several servers, by its hash as a key's.
-fn is_spread(client: &Client) -> bool {
-    let config = &client.rules.config;
-    config.home().is_some_and(|home| config.has_servers(home))
-}
-
-/// The connection on which a client subscribes: one for the channels and patterns of a server, and
-/// in a Redis Cluster one for each node that has shard channels.
-fn subscriber(
-    context: &mut Context<'_>,
-    client: &mut Client,
-    change: SubscriptionChange,
-    names: &[Vec<u8>],
-) -> Result<ConnectionId, Obstacle> {
-    let Some(target) = client.rules.config.home() else {
-        return Err(Obstacle::Error(format!(
-            "ERR redis-mesh: {} needs a destination that is the one for all other keys, and there is none",
-            change.name().to_ascii_uppercase()
-        )));
-    };
-    if is_spread(client) && change.kind == SubscriptionKind::Pattern {
-        return Err(Obstacle::Error(format!(
-            "ERR redis-mesh: {} needs a destination with one server, and channels are on several here",
-            change.name().to_ascii_uppercase()
-        )));
-    }
-    let is_sharded = client.rules.config.is_cluster(target) && change.kind == SubscriptionKind::Shard;
-    let of = names.first().filter(|_| is_sharded).map(|name| slot(name));
-    if is_sharded && names.iter().any(|name| Some(slot(name)) != of) {
-        return Err(Obstacle::Error(CROSSSLOT.into()));
-    }
-    let of_first = names.first().map(|name| client.rules.config.target_of(target, name));
-    let to = of_first.filter(|_| is_sharded || is_spread(client)).unwrap_or(RouteTarget { target, slot: None });
-    let key = dedicated_key(context, client, to)?;
-    let fits = |connection: &&ConnectionId| {
-        let is_node = |known: &PoolKey| of.is_none() || known.node == key.node;
-        let known = context.upstreams.pool.get(**connection).map(|connection| &connection.key);
-        known.is_some_and(|known| known.endpoint.is_same_place(&key.endpoint) && is_node(known))
-    };
-    if let Some(known) = client.subscriptions.connections.iter().find(fits) {
-        return Ok(*known);
-    }
-    let connection = context.upstreams.dedicated(client.id, key, true, context.effects)?.id();
-    client.subscriptions.connections.push(connection);
-    Ok(connection)
 }
 
 /// MONITOR: all servers tell.

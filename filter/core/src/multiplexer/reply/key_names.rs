@@ -47,6 +47,13 @@ impl KeyNames {
         !matches!(&*config.routes, [route] if !route.remove_prefix && config.router.any() == Some(0))
     }
 
+    /// Returns the names by which the client reaches a key of a target.
+    pub fn of_key(config: Arc<HostConfig>, target: usize, key: &[u8]) -> Vec<Vec<u8>> {
+        let mut names = Vec::new();
+        KeyNames::new(config, Vec::new(), None, (0, 0)).visible(target, key, |name| names.push(name.to_vec()));
+        names
+    }
+
     /// Calls `each` with the names by which the client reaches a key of a target.
     fn visible(&self, target: usize, key: &[u8], mut each: impl FnMut(&[u8])) {
         let matches = |name: &[u8]| self.pattern.as_ref().is_none_or(|pattern| glob(pattern, name, Case::Sensitive));
@@ -56,7 +63,8 @@ impl KeyNames {
             }
             return;
         }
-        let upstream = |target: usize| self.config.targets.get(target).map(|target| &target.upstream);
+        // The servers of one destination have the keys of the same routes.
+        let upstream = |target| self.config.targets.get(self.config.origin(target)).map(|target| &target.upstream);
         for (index, route) in self.config.routes.iter().enumerate() {
             // The upstreams are compared, since targets may differ in nothing but their mirrors.
             if upstream(route.target) != upstream(target) {

@@ -4,11 +4,13 @@
 pub mod aggregate;
 pub mod key_names;
 pub mod key_rewrite;
+mod pubsub;
 
-use super::client::{Client, Life, TargetLookup, Wait};
+use super::client::{Client, Life, Wait};
 use super::effects::Effects;
-use super::execute::{backlog, dedicated};
-use super::ids::{ClientId, ClientTag, ClusterId, ConnectionId};
+use super::execute::context::Context;
+use super::execute::{backlog, dedicated, follow};
+use super::ids::{ClientId, ClientTag, ClusterId};
 use super::inquiry::table::InquiryTable;
 use super::outbox::Output;
 use super::slot_map::SlotMap;
@@ -17,12 +19,11 @@ use super::upstream::Upstreams;
 use super::upstream::availability::Outage;
 use super::upstream::copies;
 use super::upstream::endpoint::UpstreamEndpoint;
-use super::upstream::events::{Confirmation, Event, LostConnection};
+use super::upstream::events::{Event, LostConnection};
 use super::upstream::pending::{Owner, PendingReply};
 use super::upstream::redirect_gate;
 use crate::resp::encode;
 use crate::stats::Stat;
-use key_names::KeyNames;
 
 /// Bytes of pushes that may wait for a client that doesn't read, or behind a reply whose rest doesn't
 /// come.
@@ -65,7 +66,9 @@ impl EventDelivery<'_> {
             Event::Reply { to, reply } => self.reply(to, reply),
             Event::Failed { to, outage } => self.failed(to, &outage),
             Event::Truncated { owner, error } => self.truncated(owner, &error),
-            Event::SubscriptionChanged(id, confirmation) => self.subscription_changed(id, *confirmation),
+            Event::SubscriptionChanged(id, confirmation) => self.subscription_changed(id, &confirmation),
+            Event::ChangedSilently(id, confirmation) => self.changed_silently(id, &confirmation),
+            Event::SilentChangeFailed { client, connection } => self.silent_change_failed(client, connection),
             Event::SubscriptionFailed { owner, more, reply } => self.subscription_failed(owner, more, &reply),
             Event::Push { client, connection, frame } => {
                 self.rename_and_push(client, connection, &frame);
@@ -98,8 +101,10 @@ impl EventDelivery<'_> {
                 redirect_gate::release(self.upstreams, cluster, self.effects);
                 copies::release(self.upstreams, cluster, self.effects);
                 self.wake_all(Wait::Topology(cluster));
+                self.cluster_answered(cluster);
             }
             Event::SlotsMoved(cluster) => self.slots_moved(cluster),
+            Event::RulesChanged(client) => self.follow(client),
             Event::Introduced(endpoint) => self.introduced(*endpoint),
             Event::LoginRefused(endpoint) => self.login_refused(&endpoint),
             Event::ServerAnswered(question, reply) => self.inquiries.server_answers.push_back((question, Ok(reply))),
@@ -179,43 +184,6 @@ impl EventDelivery<'_> {
         }
     }
 
-    fn subscription_changed(&mut self, id: ClientId, confirmation: Confirmation) {
-        let Confirmation { connection, sequence, change, name } = confirmation;
-        let Some(client) = self.clients.get_mut(id) else { return };
-        let kept_by = sequence.map(|_| connection);
-        let resp3 = client.session.resp3;
-        let told = client.subscriptions.confirm(change, name.as_deref(), kept_by, resp3);
-        match sequence {
-            Some(sequence) => client.output.queue.reply(sequence, &told, true, &mut client.output.out),
-            None => self.push(id, &told),
-        }
-        self.announce(id);
-    }
-
-    fn subscription_failed(&mut self, owner: Owner, more: u32, reply: &[u8]) {
-        if let Some(client) = self.clients.get_mut(owner.client) {
-            let output = &mut client.output;
-            output.queue.replace(owner.sequence, reply, &mut output.out);
-            for next in 1..=u64::from(more) {
-                output.queue.reply(owner.sequence + next, b"", true, &mut output.out);
-            }
-        }
-        self.announce(owner.client);
-    }
-
-    /// Sends a client what a server pushes, with the names of keys that the client knows.
-    fn rename_and_push(&mut self, id: ClientId, connection: ConnectionId, frame: &[u8]) {
-        let Some(client) = self.clients.get(id) else { return };
-        let config = &client.rules.config;
-        let dedicated = client.dedicated.connection.filter(|own| own.connection.id() == connection);
-        let names = dedicated.filter(|_| KeyNames::decide(config));
-        let names = names.map(|own| KeyNames::new(config.clone(), vec![own.target.target], None, (0, 0)));
-        match names.and_then(|names| names.invalidated(frame)) {
-            Some(renamed) => self.push(id, &renamed),
-            None => self.push(id, frame),
-        }
-    }
-
     /// Sends a client something that answers no command.
     fn push(&mut self, id: ClientId, frame: &[u8]) {
         let Some(client) = self.clients.get_mut(id) else { return };
@@ -248,6 +216,15 @@ impl EventDelivery<'_> {
             return client.cut_off(&mut self.effects.outbox);
         }
         client.dedicated.others.retain(|other| other.id() != lost.connection);
+        if client.subscriptions.has_not_moved_to(lost.connection) {
+            let context = &mut Context {
+                upstreams: self.upstreams,
+                effects: self.effects,
+                stats: self.stats,
+                inquiries: self.inquiries,
+            };
+            follow::ask(context, client);
+        }
         if let Some(dedicated) = dedicated {
             client.dedicated.lost_watch |= dedicated.is_watching;
             client.dedicated.connection = None;
@@ -257,23 +234,32 @@ impl EventDelivery<'_> {
         // One error answers a command for several channels.
         let mut is_told = false;
         for (sequence, more) in &lost.subscriptions {
+            if client.subscriptions.joint() == Some(*sequence) {
+                client.subscriptions.answer_joint(Some(&error));
+                continue;
+            }
             let is_of_same_command = std::mem::replace(&mut is_told, *more > 0);
             let reply: &[u8] = if is_of_same_command { b"" } else { &error };
             client.output.queue.replace(*sequence, reply, &mut client.output.out);
         }
+        self.finish_joint(id);
         self.announce(id);
     }
 
     /// Commands lead to other nodes from now on. Those under way may have to follow there, and
     /// must not be overtaken.
     fn slots_moved(&mut self, cluster: ClusterId) {
-        for (_, client) in self.clients.iter_mut() {
-            let lookups = &client.rules.lookups;
-            let leads_there = |lookup: &TargetLookup| matches!(lookup, TargetLookup::Cluster(of) if *of == cluster);
-            if !client.output.queue.is_empty() && lookups.iter().any(leads_there) {
+        let mut followers = Vec::new();
+        for (id, client) in self.clients.iter_mut() {
+            if !client.rules.lead_to(cluster) {
+                continue;
+            }
+            if !client.output.queue.is_empty() {
                 client.wait_for_answers_so_far();
             }
+            followers.extend(client.subscriptions.has_several().then_some(id));
         }
+        followers.into_iter().for_each(|client| self.follow(client));
     }
 
     /// Clients that have waited for something go on.
@@ -307,6 +293,7 @@ impl EventDelivery<'_> {
 mod tests {
     use super::*;
     use crate::multiplexer::config::ListenerConfig;
+    use crate::multiplexer::ids::ConnectionId;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

@@ -10,6 +10,7 @@ use super::redirect::Redirect;
 use super::replay_buffer::ReplayBuffer;
 use super::reply_reader::{Frame, NotResp, ReadMode, ReplyReader, mode_of};
 use super::send_buffer::SendBuffer;
+use crate::command::each_command;
 use crate::command::script::ScriptDigest;
 use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::ids::{ClientId, ConnectionId};
@@ -264,10 +265,22 @@ impl UpstreamConnection {
         let Purpose::Pushes(client) = self.purpose else { return None };
         let is_pushed = match next.map(|next| next.what) {
             Some(PendingReply::Handshake(_)) => false,
-            None | Some(PendingReply::Subscription(..)) => true,
+            None | Some(PendingReply::Subscription(..) | PendingReply::SilentChange(_)) => true,
             Some(_) => self.key.resp3 && first == b'>',
         };
         is_pushed.then_some(client)
+    }
+
+    /// True if the next reply, to a command that ends a subscription to a shard channel, may be about
+    /// this one: a node ends such subscriptions by itself, too.
+    pub fn next_names(&self, channel: Option<&[u8]>) -> bool {
+        let bytes = self.pending.front().map_or(0, |next| next.replay as usize);
+        let (Some(channel), 1..) = (channel, bytes) else { return true };
+        let mut is_named = true;
+        each_command(self.replay.behind(0, bytes), |args| {
+            is_named = !args.get(0).eq_ignore_ascii_case(b"sunsubscribe") || args.get(1) == channel;
+        });
+        is_named
     }
 
     /// Drops the next `count` pending replies: they have come.

@@ -46,6 +46,15 @@ pub enum Event<'d> {
     },
     /// A subscription of this client has begun or ended.
     SubscriptionChanged(ClientId, Box<Confirmation>),
+    /// A subscription has begun or ended where it has to be by now, without a command of this client.
+    ChangedSilently(ClientId, Box<Confirmation>),
+    /// A server has refused that.
+    SilentChangeFailed {
+        /// The client.
+        client: ClientId,
+        /// The connection to the server.
+        connection: ConnectionId,
+    },
     /// A command that begins or ends subscriptions has failed as a whole.
     SubscriptionFailed {
         /// The command's place for its first channel.
@@ -99,6 +108,8 @@ pub enum Event<'d> {
     ClusterAnswered(ClusterId),
     /// Slots of a Redis Cluster are served by other nodes from now on.
     SlotsMoved(ClusterId),
+    /// This client has new rules.
+    RulesChanged(ClientId),
     /// A server has said which protocols it speaks and what the login may do, or won't.
     Introduced(Box<UpstreamEndpoint>),
     /// Redis has refused a login of the configuration.

@@ -147,7 +147,7 @@ fn fail_pending(
             PendingReply::Command(owner) | PendingReply::Exec(owner) if std::mem::take(&mut is_truncated) => {
                 upstreams.pool.events.push_back(Event::Truncated { owner, error: error.clone() });
             }
-            PendingReply::Subscription(owner, more) => subscriptions.push((owner.sequence, more)),
+            PendingReply::Subscription(owner, more, _) => subscriptions.push((owner.sequence, more)),
             PendingReply::Copy(host) | PendingReply::CopiedExec(host) => {
                 copies::tell(upstreams, host, CopyFate::Failed, 1);
             }

@@ -3,6 +3,7 @@
 use super::handshake::HandshakeStep;
 use super::patience::{Patience, Sent};
 use crate::multiplexer::client::reply_queue::Sequence;
+use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::ids::ClientId;
 use crate::multiplexer::stats::StatsKey;
 use std::time::Duration;
@@ -27,7 +28,10 @@ pub enum PendingReply {
     Part(Owner, u32),
     /// A client's command that begins or ends subscriptions, of which so many more are to be
     /// confirmed. In RESP3 a push confirms each.
-    Subscription(Owner, u32),
+    Subscription(Owner, u32, SubscriptionChange),
+    /// A command that begins or ends a subscription where it has to be by now, without a word to its
+    /// client.
+    SilentChange(SubscriptionChange),
     /// A command that waits in a transaction; Redis queues or refuses it.
     Queued,
     /// A client's transaction: the reply is that of EXEC.
@@ -158,6 +162,7 @@ impl PendingReply {
             PendingReply::Command(owner) | PendingReply::Exec(owner) | PendingReply::Part(owner, _) => Some(owner),
             PendingReply::Handshake(_)
             | PendingReply::Subscription(..)
+            | PendingReply::SilentChange(_)
             | PendingReply::Queued
             | PendingReply::Topology
             | PendingReply::Inquiry(_)
@@ -178,7 +183,8 @@ impl PendingReply {
             | PendingReply::Exec(_)
             | PendingReply::Inquiry(_)
             | PendingReply::Topology => true,
-            PendingReply::Queued
+            PendingReply::SilentChange(_)
+            | PendingReply::Queued
             | PendingReply::Control(_)
             | PendingReply::Copy(_)
             | PendingReply::CopiedExec(_)

@@ -15,7 +15,7 @@ use super::pool_key::Purpose;
 use super::redirect::Redirect;
 use super::redirect_gate;
 use super::scripts;
-use crate::multiplexer::client::subscription::PubSubFrame;
+use crate::multiplexer::client::pubsub_frame::PubSubFrame;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClientId, ConnectionId};
 use crate::resp::encode;
@@ -153,7 +153,9 @@ fn on_reply(upstreams: &mut Upstreams, id: ConnectionId, reply: Vec<u8>, effects
         PendingReply::Copy(_) | PendingReply::CopiedExec(_) => {
             copies::answered(upstreams, id, in_flight, &reply, effects);
         }
-        PendingReply::Subscription(..) | PendingReply::Ignored => connection.drop_replay(in_flight),
+        PendingReply::Subscription(..) | PendingReply::SilentChange(_) | PendingReply::Ignored => {
+            connection.drop_replay(in_flight);
+        }
     }
 }
 
@@ -223,23 +225,26 @@ fn on_push(upstreams: &mut Upstreams, id: ConnectionId, client: ClientId, frame:
         // The client is told so, and finds the right node the next time.
         frame = b"-TRYAGAIN redis-mesh: the channel's slot has just moved\r\n".to_vec();
     }
+    let Some(connection) = upstreams.pool.get(id) else { return };
     let (event, answered) = match (PubSubFrame::of(&frame, resp3), pending) {
         (PubSubFrame::Confirmed(change, name), pending) => {
-            let name = name.map(<[u8]>::to_vec);
-            let sequence = match pending {
-                Some(PendingReply::Subscription(owner, _)) => Some(owner.sequence),
+            let confirmed = name.map(<[u8]>::to_vec);
+            let told = |sequence| Box::new(Confirmation { connection: id, sequence, change, name: confirmed });
+            match pending {
+                Some(PendingReply::Subscription(owner, _, of)) if of == change && connection.next_names(name) => {
+                    (Event::SubscriptionChanged(client, told(Some(owner.sequence))), 1)
+                }
+                Some(PendingReply::SilentChange(of)) if of == change => (Event::ChangedSilently(client, told(None)), 1),
                 // A node has given away a slot, and with it the channels in it.
-                _ => None,
-            };
-            let connection = id;
-            (
-                Event::SubscriptionChanged(client, Box::new(Confirmation { connection, sequence, change, name })),
-                usize::from(sequence.is_some()),
-            )
+                _ => (Event::SubscriptionChanged(client, told(None)), 0),
+            }
         }
         // The only answer for all channels of the command.
-        (PubSubFrame::Reply, Some(PendingReply::Subscription(owner, more))) => {
+        (PubSubFrame::Reply, Some(PendingReply::Subscription(owner, more, _))) => {
             (Event::SubscriptionFailed { owner, more, reply: frame }, 1 + more as usize)
+        }
+        (PubSubFrame::Reply, Some(PendingReply::SilentChange(_))) => {
+            (Event::SilentChangeFailed { client, connection: id }, 1)
         }
         (PubSubFrame::Push | PubSubFrame::Reply, _) => (Event::Push { client, connection: id, frame }, 0),
     };

@@ -109,6 +109,7 @@ pub fn mode_of(in_flight: Option<&InFlight>, first: u8) -> ReadMode {
         PendingReply::Handshake(_)
         | PendingReply::Part(..)
         | PendingReply::Subscription(..)
+        | PendingReply::SilentChange(_)
         | PendingReply::Queued
         | PendingReply::Topology
         | PendingReply::Inquiry(_)

@@ -23,8 +23,8 @@ use crate::multiplexer::timers::Timer;
 use crate::resp::encode;
 use crate::wire::ReadPolicy;
 pub use access::{Missing, NodeAccess};
-use redis_cluster::REFRESH_SOON;
 pub use redis_cluster::RedisCluster;
+use redis_cluster::{GONE_AFTER, REFRESH_SOON};
 use roles::Roles;
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -443,14 +443,22 @@ impl ClusterDiscovery {
         let all = pool.iter().filter(|(_, connection)| is_of_no_use(connection));
         let all = all.map(|(id, _)| id).collect::<Vec<_>>();
         // Clients that wait or have subscribed at a node that has left would hear nothing more.
-        let has_left = |connection: &UpstreamConnection| {
-            connection.purpose.client().is_some()
-                && connection.key.endpoint == *endpoint
-                && connection.key.node.is_some_and(|node| !roles.nodes.contains(&node))
+        let absent = |connection: &UpstreamConnection| {
+            let is_clients = connection.purpose.client().is_some() && connection.key.endpoint == *endpoint;
+            connection.key.node.filter(|node| is_clients && !roles.nodes.contains(node))
         };
-        let left = pool.iter().filter(|(_, connection)| has_left(connection)).map(|(id, _)| id);
-        let left = left.collect::<Vec<_>>();
-        pool.replaced.extend(left);
+        let absent = pool.iter().filter_map(|(id, connection)| Some((id, absent(connection)?)));
+        let absent = absent.collect::<Vec<_>>();
+        if let Some(index) = self.find(endpoint)
+            && let Some(cluster) = self.clusters.get_mut(index)
+        {
+            let may_come_back = cluster.note_absent(&absent.iter().map(|(_, node)| *node).collect(), effects.now);
+            let gone = absent.iter().filter(|(_, node)| cluster.is_gone(node, effects.now));
+            pool.replaced.extend(gone.map(|(id, _)| *id));
+            if may_come_back {
+                effects.timers.add(effects.now + GONE_AFTER, Timer::Discovery(index));
+            }
+        }
         for id in all {
             let is_stalled =
                 pool.get(id).is_some_and(|connection| effects.now.saturating_sub(connection.last_activity) > STALLED);

@@ -5,7 +5,7 @@ use crate::cluster::topology::Topology;
 use crate::multiplexer::ids::ConnectionId;
 use crate::multiplexer::upstream::availability::Outage;
 use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -18,6 +18,10 @@ const EXPIRES: Duration = Duration::from_secs(20);
 const REPLACED: Duration = Duration::from_secs(5);
 /// The longest wait while no node can tell.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a node that isn't told of any more may come back before it counts as gone: during a
+/// failover, and while they find each other slow, nodes leave one another out for a moment.
+pub const GONE_AFTER: Duration = Duration::from_secs(2);
 
 /// A Redis Cluster.
 pub struct RedisCluster {
@@ -41,6 +45,9 @@ pub struct RedisCluster {
     pub inquiry: Inquiry,
     /// The time of the periodic refresh, if one is due.
     pub periodic_refresh: Option<Duration>,
+    /// Nodes at which clients have something of their own and that aren't told of any more, with when
+    /// that was noticed.
+    absent: HashMap<SocketAddr, Duration>,
     links: Links,
 }
 
@@ -114,6 +121,7 @@ impl RedisCluster {
             is_wanted: true,
             inquiry: Inquiry::default(),
             periodic_refresh: None,
+            absent: HashMap::new(),
             links: Links::default(),
         }
     }
@@ -206,6 +214,21 @@ impl RedisCluster {
         told.is_ok && (doubted >= EXPIRES || doubted >= REPLACED && told.is_another(known))
     }
 
+    /// Takes in which nodes aren't told of any more of those at which clients have something of their
+    /// own. Returns true if any of them may come back.
+    pub fn note_absent(&mut self, absent: &HashSet<SocketAddr>, now: Duration) -> bool {
+        self.absent.retain(|node, _| absent.contains(node));
+        for node in absent {
+            self.absent.entry(*node).or_insert(now);
+        }
+        absent.iter().any(|node| !self.is_gone(node, now))
+    }
+
+    /// True if a node hasn't been told of for so long that it counts as gone.
+    pub fn is_gone(&self, node: &SocketAddr, now: Duration) -> bool {
+        self.absent.get(node).is_some_and(|since| now.saturating_sub(*since) >= GONE_AFTER)
+    }
+
     /// What clients are told while nothing is known.
     pub fn outage(&self) -> Outage {
         let Inquiry { why, .. } = &self.inquiry;
@@ -276,6 +299,17 @@ mod tests {
         assert!(!cluster.believes(&with(1, "b"), seconds(210)));
         assert!(!cluster.believes(&with(1, "a"), seconds(215)));
         assert!(cluster.believes(&with(1, "b"), seconds(215)));
+    }
+
+    #[test]
+    fn a_node_that_is_left_out_for_a_moment_is_not_gone() {
+        let (mut cluster, at) = (cluster(), Duration::from_millis);
+        let node = SocketAddr::from(([10, 0, 0, 1], 1));
+        let (absent, none) = (HashSet::from([node]), HashSet::new());
+        assert!(cluster.note_absent(&absent, at(5000)) && cluster.note_absent(&absent, at(6000)));
+        assert!(!cluster.note_absent(&none, at(6500)) && cluster.note_absent(&absent, at(7000)));
+        assert!(!cluster.is_gone(&node, at(8999)) && cluster.is_gone(&node, at(9000)));
+        assert!(!cluster.note_absent(&absent, at(9000)));
     }
 
     #[test]
