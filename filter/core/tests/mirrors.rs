@@ -3,6 +3,8 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by it")]
 
 use redis_mesh_core::cluster::slot::slot;
+use redis_mesh_core::maglev::key_hash::key_hash;
+use redis_mesh_core::maglev::table::{MaglevTable, Member};
 use redis_mesh_core::multiplexer::config::{HostConfig, ListenerConfig};
 use redis_mesh_core::multiplexer::{ClientId, ConnectionId, HostStats, Multiplexer, Output};
 use redis_mesh_core::resp::encode;
@@ -16,13 +18,17 @@ use std::time::Duration;
 
 /// A host whose destination `main` has the mirror `copy`; the arguments are further fields of both.
 fn host(target: Value, mirror: Value) -> Arc<HostConfig> {
+    host_with_routes(target, mirror, json!([{"match": "any", "target": 0}]))
+}
+
+fn host_with_routes(target: Value, mirror: Value, routes: Value) -> Arc<HostConfig> {
     let mut of_mirror = json!({"destination": "copy:6379", "perMillion": 1_000_000, "upstream": {"cluster": "copy"}});
     of_mirror.as_object_mut().unwrap().extend(mirror.as_object().unwrap().clone());
     let mut of_target = json!({"destination": "main:6379", "upstream": {"cluster": "main"}, "mirrors": [of_mirror]});
     of_target.as_object_mut().unwrap().extend(target.as_object().unwrap().clone());
     let document = json!({"name": "n", "revision": 1, "hosts": [{
         "host": "h:6379", "path": "native", "targets": [of_target],
-        "routes": [{"match": "any", "target": 0}],
+        "routes": routes,
     }]});
     ListenerConfig::from_json(document.to_string().as_bytes()).unwrap().host
 }
@@ -241,6 +247,103 @@ fn to_a_redis_cluster_as_well_as_from_one() {
     assert_eq!(world.at("copy 7002"), ["MSET a 1", "DEL a", "GET a"]);
     // RENAME can't be executed there.
     assert_eq!(world.counted(), (3, 0, 1));
+}
+
+/// A server with these ports, on whose members keys are placed, and the key of each that is the
+/// first number there.
+fn placed(ports: [u16; 2]) -> (Vec<Member>, [String; 2]) {
+    let member = |port: u16| Member { address: ([127, 0, 0, 1], port).into(), weight: 1 };
+    let members = ports.map(member).to_vec();
+    let table = MaglevTable::new(&members).unwrap();
+    let is_at = |key: &String, index| table.member(key_hash(wire::KeyHash::Key, key.as_bytes())) == index;
+    let key = |index| (0..).map(|key: u32| key.to_string()).find(|key| is_at(key, index)).unwrap();
+    (members, [key(0), key(1)])
+}
+
+#[test]
+fn to_several_servers_that_are_no_redis_cluster() {
+    let (members, [a, b]) = placed([7001, 7002]);
+    let placed_copy = json!({"includeAdmin": true, "upstream": {"cluster": "copy", "keyHash": "key"}});
+    let place = |world: &mut World| world.multiplexer.set_members("copy", members.clone(), world.now);
+    let both = |world: &mut World| (world.at("copy 7001"), world.at("copy 7002"));
+    let mut world = World::new(&host(json!({}), placed_copy.clone()));
+    place(&mut world);
+    // All of them, if all are concerned; else the one that a client's command without a key goes to.
+    let all = ["FLUSHALL", "SCRIPT LOAD x", "FUNCTION FLUSH", "CONFIG SET a b"];
+    world.send(&all);
+    assert_eq!(both(&mut world), (all.map(String::from).to_vec(), all.map(String::from).to_vec()));
+    world.send(&["EVAL x 0"]);
+    assert_eq!(both(&mut world), (vec!["EVAL x 0".into()], vec![]));
+    assert_eq!(world.counted(), (5, 0, 0));
+    // In parts.
+    world.send(&[&format!("MSET {a} 1 {b} 2"), &format!("DEL {a} {b}"), &format!("RENAME {a} {b}")]);
+    assert_eq!(
+        both(&mut world),
+        (vec![format!("MSET {a} 1"), format!("DEL {a}")], vec![format!("MSET {b} 2"), format!("DEL {b}")])
+    );
+    assert_eq!(world.counted(), (2, 0, 1));
+    // Where those are who have subscribed.
+    let publish = |channel: &str| format!("PUBLISH {channel} m");
+    world.send(&[&publish(&a), &publish(&b), &format!("SPUBLISH {b} m")]);
+    assert_eq!(both(&mut world), (vec![publish(&a)], vec![publish(&b), format!("SPUBLISH {b} m")]));
+    // A transaction is copied where all of it belongs.
+    world.counted();
+    let set = format!("SET {b} 1");
+    world.send(&["MULTI", "FLUSHALL", "EXEC", "MULTI", &set, "EXEC", "MULTI", &publish(&b), "EXEC"]);
+    let transaction = |line: &str| ["MULTI", line, "EXEC"].map(String::from);
+    let of_b = [transaction("FLUSHALL"), transaction(&set), transaction(&publish(&b))].concat();
+    assert_eq!(both(&mut world), (transaction("FLUSHALL").to_vec(), of_b));
+    assert_eq!(world.counted(), (3, 0, 0));
+    world.send(&["MULTI", "FLUSHALL", &set, "EXEC", "MULTI", &publish(&a), &set, "EXEC"]);
+    assert_eq!((both(&mut world), world.counted()), ((vec![], vec![]), (0, 0, 2)));
+    // Without one of them, what concerns all is dropped.
+    let mut world = World::new(&host(json!({}), placed_copy.clone()));
+    world.multiplexer.set_members("copy", members[..1].to_vec(), world.now);
+    world.send(&["FLUSHALL", &publish(&b), &format!("MSET {a} 1 {b} 2"), "MULTI", "FLUSHALL", &set, "EXEC"]);
+    let whole = ["FLUSHALL", &publish(&b), &format!("MSET {a} 1 {b} 2"), "MULTI", "FLUSHALL", &set, "EXEC"];
+    assert_eq!(both(&mut world), (whole.map(String::from).to_vec(), vec![]));
+    // From several servers, too, which have the keys in other ways.
+    let (sources, [c, d]) = placed([8001, 8002]);
+    let mut world = World::new(&host(json!({"upstream": {"cluster": "main", "keyHash": "key"}}), placed_copy));
+    place(&mut world);
+    world.multiplexer.set_members("main", sources, world.now);
+    world.drain();
+    world.send(&["FLUSHALL", "EVAL x 0", &publish(&b)]);
+    assert_eq!(both(&mut world), (vec!["FLUSHALL".into(), "EVAL x 0".into()], vec!["FLUSHALL".into(), publish(&b)]));
+    world.send(&[&format!("MSET {a} 1 {b} 2 {c} 3 {d} 4")]);
+    let (at_a, at_b) = both(&mut world);
+    let keys = |lines: Vec<String>| {
+        let words: Vec<String> = lines.iter().flat_map(|line| line.split(' ').skip(1)).map(String::from).collect();
+        words.chunks(2).map(|pair| pair[0].clone()).collect::<BTreeSet<String>>()
+    };
+    assert_eq!(keys([at_a.clone(), at_b.clone()].concat()), BTreeSet::from([a.clone(), b.clone(), c, d]));
+    assert!(keys(at_a).contains(&a) && keys(at_b).contains(&b));
+}
+
+#[test]
+fn a_command_with_very_many_keys_is_copied() {
+    // A look through all keys, or all slots, for each key would take minutes.
+    const COUNT: usize = 300_000;
+    let route = json!([{"match": {"prefix": "p:"}, "target": 0, "removePrefix": true}, {"match": "any", "target": 0}]);
+    let line = |prefix: &str| "DEL".to_owned() + &(0..COUNT).map(|key| format!(" {prefix}{key}")).collect::<String>();
+    for mirror in [json!({}), json!({"cluster": true})] {
+        let is_cluster = mirror != json!({});
+        let mut world = World::new(&host_with_routes(json!({}), mirror, route.clone()));
+        // Its nodes are known.
+        world.send(&["SET k v"]);
+        world.arrived.clear();
+        world.send(&[&line("p:")]);
+        match is_cluster {
+            false => assert!(world.at("copy") == [line("")]),
+            true => {
+                let copies = [world.at("copy 7001"), world.at("copy 7002")].concat();
+                // Some are dropped where more would wait for the server than may.
+                let (_, _, dropped) = world.counted();
+                assert_eq!(copies.len() as u64 + dropped, 16_384);
+                assert!(copies.len() > 8_000 && copies.iter().all(|copy| !copy.contains("p:")));
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! The slots of a Redis Cluster and the nodes that serve them.
 
 use super::slot::SLOTS;
+use crate::maglev::xx_hash::xx_hash;
 use crate::resp::value::Value;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
 
 /// A master with its replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct Topology {
     ids: HashSet<Box<[u8]>>,
     /// The addresses of nodes by the names that they are announced by.
     names: Vec<(Box<[u8]>, IpAddr)>,
+    /// See [`Topology::slots_digest`].
+    slots_digest: OnceLock<u64>,
 }
 
 /// Returns the address of a node that a node names. An empty host is that of the node `from`, which
@@ -94,6 +98,7 @@ impl Topology {
             is_ok: field("cluster_state") == Some(b"ok"),
             ids: HashSet::new(),
             names: Vec::new(),
+            slots_digest: OnceLock::new(),
         };
         let value = Value::parse(slots);
         let Some(ranges) = value.as_ref().and_then(Value::array) else {
@@ -184,6 +189,22 @@ impl Topology {
         (0..SLOTS).any(|slot| self.master(slot) != other.master(slot))
     }
 
+    /// Returns a number that follows from which masters have which slots, and from nothing else.
+    pub fn slots_digest(&self) -> u64 {
+        *self.slots_digest.get_or_init(|| {
+            let mut runs = String::new();
+            for (slot, pair) in self.owners.windows(2).enumerate() {
+                if let [owner, next] = pair
+                    && (slot == 0 || owner != next)
+                {
+                    let master = |slot: usize| self.master(slot as u16);
+                    runs += &format!("{:?} {slot} {:?}\n", master(slot), master(slot + 1));
+                }
+            }
+            xx_hash(runs.as_bytes(), 0)
+        })
+    }
+
     /// Returns all shards.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
@@ -212,6 +233,7 @@ impl Topology {
         if let Some(owner) = self.owners.get_mut(usize::from(slot)) {
             *owner = index as u16 + 1;
         }
+        self.slots_digest = OnceLock::new();
     }
 }
 
@@ -284,6 +306,33 @@ mod tests {
         assert_eq!(topology.shards()[0].replicas, [at("10.0.0.1:1")]);
         topology.move_slot(7, at("10.0.0.4:1"));
         assert_eq!((topology.owner(7), topology.nodes().count()), (Some(2), 4));
+    }
+
+    #[test]
+    fn a_digest_tells_who_has_which_slots() {
+        let of = |slots: &str| parse(slots).unwrap();
+        let (a, b) = ("*2 $8 10.0.0.1 :1 ", "*2 $8 10.0.0.2 :1 ");
+        let first = of(&format!("*2 *3 :0 :99 {a}*3 :100 :199 {b}"));
+        // Whoever tells it, and in which pieces.
+        let same = of(&format!("*3 *3 :150 :199 {b}*4 :0 :99 {a}*2 $8 10.0.0.3 :1 *3 :100 :149 {b}"));
+        assert_eq!(first.slots_digest(), same.slots_digest());
+        for other in [
+            format!("*2 *3 :0 :98 {a}*3 :99 :199 {b}"),
+            format!("*2 *3 :0 :99 {b}*3 :100 :199 {a}"),
+            format!("*2 *3 :0 :99 {a}*3 :101 :199 {b}"),
+            format!("*1 *3 :0 :199 {a}"),
+        ] {
+            assert_ne!(first.slots_digest(), of(&other).slots_digest(), "{other}");
+        }
+        let mut moved = first.clone();
+        moved.move_slot(0, at("10.0.0.2:1"));
+        assert_ne!(first.slots_digest(), moved.slots_digest());
+        moved.move_slot(0, at("10.0.0.1:1"));
+        assert_eq!(first.slots_digest(), moved.slots_digest());
+        // A replica in its master's place.
+        let mut promoted = same.clone();
+        promoted.move_slot(0, at("10.0.0.3:1"));
+        assert_ne!(same.slots_digest(), promoted.slots_digest());
     }
 
     #[test]

@@ -8,4 +8,4 @@
 pub mod key_hash;
 mod murmur_hash;
 pub mod table;
-mod xx_hash;
+pub mod xx_hash;

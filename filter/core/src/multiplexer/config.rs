@@ -83,6 +83,8 @@ pub struct TargetConfig {
     pub key_hash: Option<KeyHash>,
     /// The targets that are the servers of the destination, if there are several.
     pub servers: Option<ServerTargets>,
+    /// True if the destination has several servers, or has had them.
+    pub has_had_servers: bool,
     /// The target whose keys it has some of, if that is another one.
     pub origin: Option<usize>,
 }
@@ -302,6 +304,7 @@ impl TargetConfig {
             mirrors,
             key_hash: target.upstream.as_ref().and_then(|upstream| upstream.key_hash),
             servers: None,
+            has_had_servers: false,
             origin: None,
         })
     }

@@ -12,15 +12,23 @@ use std::sync::{Arc, OnceLock};
 pub struct Members {
     /// In the order of their addresses.
     all: Vec<Member>,
+    /// They are several, or were before.
+    were_several: bool,
     /// Only who places keys needs it.
     table: OnceLock<Option<MaglevTable>>,
 }
 
 impl Members {
-    /// Returns these members; `None` if there are none.
-    pub fn new(mut all: Vec<Member>) -> Option<Members> {
+    /// Returns these members; `None` if there are none. `before` are those in whose place they come.
+    pub fn new(mut all: Vec<Member>, before: Option<&Members>) -> Option<Members> {
         all.sort_unstable_by_key(|member| member.address);
-        (!all.is_empty()).then(|| Members { all, table: OnceLock::new() })
+        let were_several = all.len() > 1 || before.is_some_and(Members::were_several);
+        (!all.is_empty()).then(|| Members { all, were_several, table: OnceLock::new() })
+    }
+
+    /// Returns true if there are several members, or were before.
+    pub fn were_several(&self) -> bool {
+        self.were_several
     }
 
     /// Returns true if these are the same members.
@@ -55,9 +63,13 @@ impl Placement {
         self.members.with_hash(key_hash(self.hashed, key))
     }
 
-    /// The endpoint of the member that has a key; without a key, of the first one.
-    pub fn endpoint(&self, upstream: &UpstreamEndpoint, key: Option<&[u8]>) -> UpstreamEndpoint {
-        let index = key.map_or(0, |key| self.index(key));
+    /// The number of members.
+    pub fn count(&self) -> usize {
+        self.members.all.len()
+    }
+
+    /// The endpoint of the member with an index.
+    pub fn endpoint(&self, upstream: &UpstreamEndpoint, index: usize) -> UpstreamEndpoint {
         let member = self.members.all.get(index);
         upstream.at(member.map_or(EndpointMember::Unknown, |member| EndpointMember::At(member.address)))
     }

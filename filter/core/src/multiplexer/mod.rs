@@ -129,6 +129,8 @@ impl Multiplexer {
                 take::change_rules(client, &placements.place(&config, &mut effects.outbox), upstreams, effects);
             }
         }
+        upstreams.introductions.retain(|endpoint| placements.has_member(endpoint));
+        stats.retain_logins(&upstreams.introductions.endpoints());
         upstreams.retire(|endpoint| placements.has_member(endpoint), effects);
         self.deliver_events();
     }
@@ -150,7 +152,7 @@ impl Multiplexer {
         }
         self.stats.retain_logins(&wanted);
         self.upstreams.discovery.retire_unused(&wanted);
-        self.upstreams.introductions.retain(&wanted);
+        self.upstreams.introductions.retain(|endpoint| wanted.contains(endpoint));
         self.upstreams.retire(|endpoint| wanted.contains(&endpoint.of_rules()), &mut self.effects);
         self.deliver_events();
     }

@@ -44,6 +44,12 @@ impl HostConfig {
         self.targets.get(target).is_some_and(|target| target.servers.is_some())
     }
 
+    /// True if a destination has several servers or has had them, so that clients may have cursors of
+    /// a SCAN over these.
+    pub fn has_had_servers(&self, target: usize) -> bool {
+        self.targets.get(target).is_some_and(|target| target.has_had_servers)
+    }
+
     /// The upstreams of all servers of a target's destination.
     pub fn servers(&self, target: usize) -> Vec<&UpstreamEndpoint> {
         let servers = self.targets.get(target).and_then(|target| target.servers.as_ref());
@@ -65,7 +71,7 @@ impl HostConfig {
         for index in 0..self.targets.len() {
             let Some(target) = placed.targets.get(index).cloned() else { continue };
             let Some(placement) = placement(target.key_hash, &target.upstream) else { continue };
-            let mut targets = vec![index];
+            let (mut targets, has_had_servers) = (vec![index], placement.members.were_several());
             let mut endpoints = placement.endpoints(&target.upstream).into_iter();
             let first = endpoints.next();
             for upstream in endpoints {
@@ -73,7 +79,7 @@ impl HostConfig {
                 placed.targets.push(TargetConfig { upstream, origin: Some(index), ..target.clone() });
             }
             if let Some((target, first)) = placed.targets.get_mut(index).zip(first) {
-                target.upstream = first;
+                (target.upstream, target.has_had_servers) = (first, has_had_servers);
                 target.servers = (targets.len() > 1).then_some(ServerTargets { placement, targets });
             }
         }
@@ -96,8 +102,9 @@ impl Placements {
     /// Takes in the healthy members of a cluster. Returns false if nothing changes by it. While a
     /// cluster has none, keys stay where they are: they have no other place.
     pub fn set(&mut self, cluster: &str, members: Vec<Member>) -> bool {
-        let Some(members) = Members::new(members) else { return false };
-        if self.members.get(cluster).is_some_and(|known| known.is_same(&members)) {
+        let known = self.members.get(cluster);
+        let Some(members) = Members::new(members, known.map(|known| &**known)) else { return false };
+        if known.is_some_and(|known| known.is_same(&members)) {
             return false;
         }
         self.members.insert(cluster.into(), Arc::new(members));
@@ -135,5 +142,41 @@ impl Placements {
         let members = &self.members;
         let place = || (config.clone(), Arc::new(config.placed(members)));
         self.configs.entry(address).or_insert_with(place).1.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::multiplexer::Multiplexer;
+    use std::time::Duration;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn what_a_member_has_said_is_forgotten_with_it() {
+        let mut multiplexer = Multiplexer::new([1; 32]);
+        let member = |number: u8| Member { address: ([10, 0, 0, number], 6379).into(), weight: 1 };
+        let tell = |multiplexer: &mut Multiplexer, numbers: &[u8]| {
+            let members = numbers.iter().map(|number| member(*number)).collect();
+            multiplexer.set_members("c", members, Duration::ZERO);
+        };
+        tell(&mut multiplexer, &[1, 2]);
+        let endpoint =
+            UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None, member: EndpointMember::default() };
+        for number in [1, 2] {
+            let endpoint = endpoint.at(EndpointMember::At(member(number).address));
+            let asked = multiplexer.upstreams.spoken(&endpoint, &mut multiplexer.effects);
+            assert!(matches!(asked, Ok(None)));
+            let mut opened = Vec::new();
+            while let Some(output) = multiplexer.poll() {
+                opened.extend(if let Output::Open(id, _) = output { Some(id) } else { None });
+            }
+            multiplexer.lost(opened[0], Duration::ZERO);
+        }
+        let known = |multiplexer: &Multiplexer| multiplexer.upstreams.introductions.endpoints().len();
+        assert_eq!(known(&multiplexer), 2);
+        tell(&mut multiplexer, &[2, 3]);
+        assert_eq!(known(&multiplexer), 1);
     }
 }

@@ -92,6 +92,64 @@ fn keys_move_when_a_member_leaves() {
     assert_eq!(ask(&mut world, client, &format!("GET {key}")), "$5 after ");
 }
 
+/// Sends SCAN with a cursor. Returns the next cursor and the names, or the error.
+fn scan(world: &mut World, client: ClientId, cursor: &str) -> Result<(String, Vec<String>), String> {
+    let reply = ask(world, client, &format!("SCAN {cursor}"));
+    let words: Vec<String> = reply.split(' ').map(str::to_owned).collect();
+    match words[0].as_str() {
+        "*2" => Ok((words[2].clone(), words.iter().skip(5).step_by(2).filter(|name| **name != *"").cloned().collect())),
+        _ => Err(reply),
+    }
+}
+
+/// Goes on with a SCAN to its end.
+fn scan_on(world: &mut World, client: ClientId, cursor: &str) -> Result<Vec<String>, String> {
+    let (mut cursor, mut all) = scan(world, client, cursor)?;
+    while cursor != "0" {
+        let (next, names) = scan(world, client, &cursor)?;
+        all.extend(names);
+        cursor = next;
+    }
+    all.sort();
+    Ok(all)
+}
+
+#[test]
+fn a_scan_finds_all_keys_or_says_that_the_servers_have_changed() {
+    let mut world = world(&[1, 2, 3]);
+    let client = world.client(&compiled(&placed()));
+    let mut keys: Vec<String> = (0..90).map(|key| key.to_string()).collect();
+    keys.sort();
+    for key in &keys {
+        ask(&mut world, client, &format!("SET {key} v"));
+    }
+    assert_eq!(scan_on(&mut world, client, "0"), Ok(keys.clone()));
+    // The second server of three is asked when the first one goes: the third one isn't left out.
+    let (mut cursor, mut found) = scan(&mut world, client, "0").unwrap();
+    while found.len() < 35 {
+        let (next, names) = scan(&mut world, client, &cursor).unwrap();
+        found.extend(names);
+        cursor = next;
+    }
+    let now = world.now;
+    let changed =
+        "-ERR redis-mesh: the servers behind this SCAN, or what they hold, have changed; begin again with cursor 0 ";
+    for left in [&[2, 3][..], &[1, 3], &[3]] {
+        world.multiplexer.set_members("three", members(left), now);
+        world.drain();
+        assert_eq!(scan(&mut world, client, &cursor), Err(changed.to_owned()), "{left:?}");
+    }
+    let expected: Vec<String> = keys.iter().filter(|key| holders(&world, key) == ["10.0.0.3:6379"]).cloned().collect();
+    assert_eq!(scan_on(&mut world, client, "0"), Ok(expected));
+    // They are the same again.
+    world.multiplexer.set_members("three", members(&[1, 2, 3]), now);
+    world.drain();
+    found.extend(scan_on(&mut world, client, &cursor).unwrap());
+    found.sort();
+    found.dedup();
+    assert_eq!(found.len(), 90);
+}
+
 #[test]
 fn a_single_member_has_all_keys() {
     let mut world = world(&[2]);

@@ -157,6 +157,15 @@ impl Redis {
                 self.keys.insert(args[1].clone(), args[2].clone());
                 out.extend_from_slice(b"+OK\r\n");
             }
+            // Ten keys at a time.
+            b"scan" => {
+                let at: usize = std::str::from_utf8(&args[1]).unwrap().parse().unwrap();
+                let rest = self.keys.len().saturating_sub(at);
+                encode::array(out, 2);
+                encode::bulk(out, if rest > 10 { at + 10 } else { 0 }.to_string().as_bytes());
+                encode::array(out, rest.min(10));
+                self.keys.keys().skip(at).take(10).for_each(|key| encode::bulk(out, key));
+            }
             b"get" => value(self.keys.get(&args[1]), out),
             b"append" => {
                 let held = self.keys.entry(args[1].clone()).or_default();

@@ -282,11 +282,11 @@ impl ReplyQueue {
 mod tests {
     use super::*;
     use crate::multiplexer::reply::aggregate::ResponsePolicy;
-    use crate::multiplexer::reply::key_rewrite::KeyPositions;
+    use crate::multiplexer::reply::key_rewrite::{ClientNames, KeyPositions};
 
     /// Rewrites the key `k` at the beginning of an array.
     fn rewrite() -> KeyRewrite {
-        KeyRewrite::Of(KeyPositions::First, vec![(b"k".to_vec(), b"r:k".to_vec())])
+        KeyRewrite::Of(KeyPositions::First, ClientNames::new(vec![(b"k".to_vec(), b"r:k".to_vec())]))
     }
 
     fn sum(parts: usize) -> Aggregation {

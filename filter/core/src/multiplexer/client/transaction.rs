@@ -104,7 +104,7 @@ fn agree(config: &HostConfig, a: RouteTarget, b: RouteTarget) -> bool {
 mod tests {
     use super::*;
     use crate::multiplexer::config::ListenerConfig;
-    use crate::multiplexer::reply::key_rewrite::KeyPositions;
+    use crate::multiplexer::reply::key_rewrite::{ClientNames, KeyPositions};
     use crate::request::errors::{CROSS_DESTINATION, CROSSSLOT};
     use std::sync::Arc;
     #[cfg(target_arch = "wasm32")]
@@ -193,7 +193,8 @@ mod tests {
     #[test]
     fn rewrites_have_the_numbers_of_their_commands() {
         let (config, mut transaction) = (config(), Transaction::default());
-        let rewrite = || KeyRewrite::Of(KeyPositions::First, vec![(b"k".to_vec(), b"r:k".to_vec())]);
+        let names = || ClientNames::new(vec![(b"k".to_vec(), b"r:k".to_vec())]);
+        let rewrite = || KeyRewrite::Of(KeyPositions::First, names());
         for rewrite in [None, Some(rewrite()), None, Some(rewrite())] {
             assert_eq!(transaction.queue(&config, at(0, None), b"x", rewrite), Ok(()));
         }

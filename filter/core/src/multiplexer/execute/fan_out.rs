@@ -3,12 +3,13 @@
 use super::connect::{connect_to_shard, dedicated_key_of_shard, shards};
 use super::context::{Context, Obstacle, wait_for_room};
 use super::mirror::mirror_fan_out;
+use crate::cluster::topology::Topology;
 use crate::command::Args;
 use crate::command::script;
 use crate::command::sharing::{Shareable, Sharing};
 use crate::multiplexer::client::{Client, TargetLookup, Wait};
 use crate::multiplexer::reply::aggregate::Aggregation;
-use crate::multiplexer::reply::key_names::cursor;
+use crate::multiplexer::reply::scan_cursor::{ClientCursor, ScanPosition, ScannedServers};
 use crate::multiplexer::routing::fan_out::{FanOut, RequestPolicy};
 use crate::multiplexer::routing::target;
 use crate::multiplexer::upstream::ConnectionRoute;
@@ -18,6 +19,10 @@ use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
 
 /// A server that gets the command: a target, or a shard of it.
 type Server = (usize, Option<usize>);
+
+/// What a client is told whose cursor is of other servers, or of none.
+const SERVERS_CHANGED: &str =
+    "ERR redis-mesh: the servers behind this SCAN, or what they hold, have changed; begin again with cursor 0";
 
 /// Sends a command to all servers that it concerns.
 pub fn fan_out(
@@ -34,17 +39,12 @@ pub fn fan_out(
         return Err(Obstacle::Wait(Wait::Answers));
     }
     let mut servers = servers(context, client, fan_out)?;
-    let (mut asked, mut position) = (0, (0, 0));
-    if fan_out.policy == RequestPolicy::Scan {
-        let Some((next, cursor)) = cursor(args.get(1)) else { return Ok(()) };
-        position = (next, servers.len() as u64);
-        asked = cursor;
-        // Fewer servers than when the cursor was given: there is nothing more to be found.
-        let Some(server) = servers.get(next as usize).copied() else {
-            client.answer(b"*2\r\n$1\r\n0\r\n*0\r\n");
-            return Ok(());
-        };
-        servers = vec![server];
+    let mut position = ScanPosition::default();
+    if fan_out.policy == RequestPolicy::Scan && !servers.is_empty() {
+        let Some(cursor) = ClientCursor::parse(args.get(1)) else { return Ok(()) };
+        let scanned = scanned(context, client, &mut servers);
+        position = scanned.position(cursor).ok_or_else(|| Obstacle::Error(SERVERS_CHANGED.into()))?;
+        servers = servers.get(position.server).copied().into_iter().collect();
     }
     if servers.is_empty() {
         return Err(Obstacle::Error("ERR redis-mesh: no route leads anywhere".into()));
@@ -67,7 +67,7 @@ pub fn fan_out(
         let patience = if is_waiting { Patience::WAITS } else { config.patience };
         let in_flight = InFlight { names_scripts: script.is_some(), may_run_code, patience, ..to.into() };
         send(context, fan_out, (connection, in_flight), |out| match fan_out.policy {
-            RequestPolicy::Keys | RequestPolicy::Scan => fan_out.write(&config, args, asked, out),
+            RequestPolicy::Keys | RequestPolicy::Scan => fan_out.write(&config, args, position.cursor, out),
             _ => target::write(args, &[], None, out),
         });
     }
@@ -92,6 +92,25 @@ fn servers(context: &mut Context<'_>, client: &mut Client, fan_out: &FanOut) -> 
         }
     }
     Ok(servers)
+}
+
+/// Puts the servers into the order in which a SCAN asks them, which is the same for all workers. Its
+/// cursors depend on who they are and, in a Redis Cluster, on which of them has which slots.
+fn scanned(context: &mut Context<'_>, client: &Client, servers: &mut [Server]) -> ScannedServers {
+    let described = |(target, shard): &Server| {
+        let upstream = client.rules.config.targets.get(*target).map(|target| &target.upstream);
+        let place = upstream.map(|upstream| (upstream.cluster.clone(), upstream.member));
+        let cluster = match client.rules.lookups.get(*target) {
+            Some(TargetLookup::Cluster(cluster)) => Some(*cluster),
+            _ => None,
+        };
+        let topology = cluster.and_then(|cluster| context.upstreams.discovery.known_topology(cluster));
+        let shard = topology.zip(*shard).and_then(|(topology, shard)| topology.shards().get(shard));
+        let (master, slots) = (shard.map(|shard| shard.master), topology.map(Topology::slots_digest));
+        format!("{place:?} {master:?} {slots:?}\n")
+    };
+    servers.sort_by_cached_key(described);
+    ScannedServers::new(servers.len(), servers.iter().map(described).collect::<String>().as_bytes())
 }
 
 /// A shard of a target that can answer a command without a key.

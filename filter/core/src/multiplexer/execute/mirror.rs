@@ -2,7 +2,7 @@
 //! up misses copies.
 
 use super::context::{Context, Request};
-use crate::cluster::slot::slot;
+use super::mirror_servers::{MirrorServers, Places};
 use crate::command::mirroring::Mirroring;
 use crate::command::script;
 use crate::command::sharing::{Shareable, Sharing};
@@ -14,7 +14,6 @@ use crate::multiplexer::routing::fan_out::{FanOut, RequestPolicy};
 use crate::multiplexer::routing::target::{self, KeyEdit, RouteTarget, SubCommand, write_part};
 use crate::multiplexer::upstream::copies;
 use crate::multiplexer::upstream::pending::Owner;
-use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::multiplexer::upstream::unsent_copies::{CopyHeader, CopyRoute, MirrorCopy};
 use crate::resp::encode;
 use crate::stats::Stat;
@@ -24,7 +23,7 @@ use crate::stats::Stat;
 struct Original<'a> {
     command: &'static Command,
     args: &'a Args<'a>,
-    /// What is removed from its keys.
+    /// What is removed from its keys, in the order of the arguments.
     edits: &'a [KeyEdit],
     /// The keys, if it is a part of a command.
     part: Option<&'a [KeyEdit]>,
@@ -146,24 +145,21 @@ fn copy(
         host: client.rules.stats,
         shareable,
     };
-    let endpoint = mirror.upstream.clone();
-    if !mirror.is_cluster {
-        let keys = keys(original);
-        let keys = keys.iter().map(|(index, strip)| args.get(*index).get(*strip..).unwrap_or_default());
-        let route = plain_route(client, mirror, keys);
-        return copies::send(context.upstreams, header(route), write, context.effects);
+    let servers = MirrorServers::of(client, mirror);
+    let mut places = Places::default();
+    if servers.are_several() {
+        servers.add_places(command, args, &keys(original), &mut places);
     }
-    let route = match slots(original).as_slice() {
-        [] if RequestPolicy::of(command).is_for_all() => CopyRoute::AllShards(endpoint),
-        [] => CopyRoute::Slot(endpoint, None),
-        [(slot, _)] => CopyRoute::Slot(endpoint, Some(*slot)),
+    let route = match places.parts.as_mut_slice() {
+        [] => servers.keyless(command),
+        [(place, _)] => servers.at(Some(*place)),
         parts if command.split != Split::No => {
             let mut is_sent = false;
-            for (slot, keys) in parts {
-                let part = SubCommand { target: RouteTarget { target: 0, slot: Some(*slot) }, keys: keys.clone() };
-                let header = header(CopyRoute::Slot(endpoint.clone(), Some(*slot)));
+            for (place, keys) in parts {
+                let target = RouteTarget { target: 0, slot: None };
+                let part = SubCommand { target, keys: std::mem::take(keys) };
                 let write = |out: &mut Vec<u8>| write_part(command, args, &part, out);
-                is_sent |= copies::send(context.upstreams, header, write, context.effects);
+                is_sent |= copies::send(context.upstreams, header(servers.at(Some(*place))), write, context.effects);
             }
             return is_sent;
         }
@@ -172,49 +168,15 @@ fn copy(
     copies::send(context.upstreams, header(route), write, context.effects)
 }
 
-/// Where a copy with these keys goes at a mirror that is no Redis Cluster.
-fn plain_route<'k>(client: &Client, mirror: &MirrorConfig, keys: impl Iterator<Item = &'k [u8]>) -> CopyRoute {
-    let plain =
-        |endpoint| CopyRoute::Plain(PoolKey { database: client.session.database, ..PoolKey::new(endpoint, false) });
-    let Some(placement) = &mirror.placement else { return plain(mirror.upstream.clone()) };
-    let mut endpoints: Vec<_> = keys.map(|key| placement.endpoint(&mirror.upstream, Some(key))).collect();
-    endpoints.dedup();
-    match endpoints.as_slice() {
-        [] => plain(placement.endpoint(&mirror.upstream, None)),
-        [endpoint] => plain(endpoint.clone()),
-        _ => CopyRoute::Apart,
-    }
-}
-
-/// The places of the keys of a command, with what is removed of them.
+/// The keys of a command, with what is removed of them.
 fn keys(original: Original<'_>) -> Vec<KeyEdit> {
     let Original { command, args, edits, part, .. } = original;
-    let strip = |index| edits.iter().find(|(of, _)| *of == index).map_or(0, |(_, strip)| *strip);
-    match part {
-        Some(keys) => keys.to_vec(),
-        None => {
-            let keys = command.keys(args).ok();
-            keys.iter().flat_map(|keys| keys.iter()).map(|key| (key.index, strip(key.index))).collect()
-        }
+    if let Some(keys) = part {
+        return keys.to_vec();
     }
-}
-
-/// The keys of a command by their slots, with the names that they have at the mirror.
-fn slots(original: Original<'_>) -> Vec<(u16, Vec<KeyEdit>)> {
-    let Original { command, args, .. } = original;
-    if command.name == "spublish" {
-        return vec![(slot(args.get(1)), Vec::new())];
-    }
-    let keys = keys(original);
-    let mut slots: Vec<(u16, Vec<KeyEdit>)> = Vec::new();
-    for (index, strip) in keys {
-        let of = slot(args.get(index).get(strip..).unwrap_or_default());
-        match slots.iter_mut().find(|(known, _)| *known == of) {
-            Some((_, keys)) => keys.push((index, strip)),
-            None => slots.push((of, vec![(index, strip)])),
-        }
-    }
-    slots
+    let edit = |index| edits.binary_search_by_key(&index, |(of, _)| *of).ok().and_then(|at| edits.get(at)).copied();
+    let keys = command.keys(args).ok();
+    keys.iter().flat_map(|keys| keys.iter()).map(|key| edit(key.index).unwrap_or((key.index, 0))).collect()
 }
 
 /// Makes the copies of a transaction, which are sent when EXEC has been answered. Returns true if
@@ -238,8 +200,9 @@ pub fn mirror_transaction(
 
 /// The copy of a transaction with those of its commands that a mirror gets; `None` if it gets none.
 fn transaction_for(client: &Client, transaction: &Transaction, mirror: &MirrorConfig) -> Option<MirrorCopy> {
+    let servers = MirrorServers::of(client, mirror);
     let (mut bytes, mut queued, mut scripts) = (Vec::new(), 0usize, Vec::new());
-    let (mut slots, mut names): (Vec<u16>, Vec<Vec<u8>>) = Default::default();
+    let (mut places, mut for_all) = (Places::default(), 0);
     encode::command(&mut bytes, &[b"MULTI"]);
     each_command(transaction.commands(), |args| {
         let Some(Known { command, .. }) = Known::of(args) else { return };
@@ -249,23 +212,19 @@ fn transaction_for(client: &Client, transaction: &Transaction, mirror: &MirrorCo
         }
         queued += 1;
         scripts.extend(script::named(command, args));
-        let keys = command.keys(args).ok();
-        let keys = keys.iter().flat_map(|keys| keys.iter()).map(|key| args.get(key.index));
-        match mirror.is_cluster {
-            true => slots.extend(keys.map(slot)),
-            false if mirror.placement.is_some() => names.extend(keys.map(<[u8]>::to_vec)),
-            false => {}
+        if servers.are_several() {
+            let original = Original { command, args, edits: &[], part: None, shareable: Shareable::of_transaction() };
+            servers.add_places(command, args, &keys(original), &mut places);
+            for_all += usize::from(!command.has_keys() && RequestPolicy::of(command).is_for_all());
         }
         target::write(args, &[], None, &mut bytes);
     });
     encode::command(&mut bytes, &[b"EXEC"]);
-    slots.sort_unstable();
-    slots.dedup();
-    let endpoint = mirror.upstream.clone();
-    let route = match slots.as_slice() {
-        _ if !mirror.is_cluster => plain_route(client, mirror, names.iter().map(Vec::as_slice)),
-        [] => CopyRoute::Slot(endpoint, None),
-        [slot] => CopyRoute::Slot(endpoint, Some(*slot)),
+    let route = match places.parts.as_slice() {
+        [] if for_all == 0 => servers.at(None),
+        [] if for_all == queued => servers.all(),
+        [(place, _)] if for_all == 0 => servers.at(Some(*place)),
+        // One server would execute what concerns all, or others what concerns one.
         _ => CopyRoute::Apart,
     };
     let header = CopyHeader {

@@ -12,6 +12,7 @@ pub mod hello;
 pub mod inquire;
 pub mod login;
 pub mod mirror;
+pub mod mirror_servers;
 pub mod subscribe;
 mod subscriber;
 

@@ -210,6 +210,7 @@ fn login(replies: &[Vec<u8>], hello: Option<&Vec<u8>>) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::multiplexer::config::ListenerConfig;
+    use crate::multiplexer::reply::scan_cursor::ScanPosition;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -233,7 +234,7 @@ mod tests {
     const MISFIT: &str = "-ERR redis-mesh: the answers of several servers don't fit together ";
 
     /// Two servers: keys at the first are known to clients with `a:` before them.
-    fn key_names(targets: &[usize], pattern: Option<&[u8]>, node: (u64, u64)) -> Box<KeyNames> {
+    fn key_names(targets: &[usize], pattern: Option<&[u8]>) -> Box<KeyNames> {
         let document = serde_json::json!({"name": "n", "revision": 1, "hosts": [{
             "host": "h:6379", "path": "native",
             "targets": [
@@ -246,7 +247,7 @@ mod tests {
             ],
         }]});
         let config = ListenerConfig::from_json(document.to_string().as_bytes()).unwrap().host;
-        Box::new(KeyNames::new(config, targets.to_vec(), pattern.map(<[u8]>::to_vec), node))
+        Box::new(KeyNames::new(config, targets.to_vec(), pattern.map(<[u8]>::to_vec), ScanPosition::default()))
     }
 
     #[test]
@@ -320,7 +321,7 @@ mod tests {
 
     #[test]
     fn key_names_of_all_servers() {
-        let policy = |pattern| ResponsePolicy::KeyNames(key_names(&[0, 1], pattern, (0, 1)));
+        let policy = |pattern| ResponsePolicy::KeyNames(key_names(&[0, 1], pattern));
         assert_eq!(aggregated(policy(None), &["*2 $1 k $1 l ", "*1 $1 k "]), "*3 $3 a:k $3 a:l $1 k ");
         assert_eq!(aggregated(policy(Some(b"*k")), &["*2 $1 k $1 l ", "*1 $1 k "]), "*2 $3 a:k $1 k ");
         // No key routes to the second server under this name.
@@ -330,15 +331,14 @@ mod tests {
 
     #[test]
     fn scan() {
-        let policy = |node| ResponsePolicy::Scan(key_names(&[0], None, node));
-        assert_eq!(aggregated(policy((0, 2)), &["*2 $1 0 *1 $1 k "]), "*2 $1 1 *1 $3 a:k ");
-        assert_eq!(aggregated(policy((1, 2)), &["*2 $1 0 *0 "]), "*2 $1 0 *0 ");
-        assert_eq!(aggregated(policy((0, 2)), &["*1 $1 0 "]), MISFIT);
+        let policy = || ResponsePolicy::Scan(key_names(&[0], None));
+        assert_eq!(aggregated(policy(), &["*2 $1 0 *1 $1 k "]), "*2 $1 0 *1 $3 a:k ");
+        assert_eq!(aggregated(policy(), &["*1 $1 0 "]), MISFIT);
     }
 
     #[test]
     fn random() {
-        let policy = || ResponsePolicy::Random(key_names(&[0, 1], None, (0, 1)));
+        let policy = || ResponsePolicy::Random(key_names(&[0, 1], None));
         assert_eq!(aggregated(policy(), &["$1 k ", "$1 l "]), "$3 a:k ");
         assert_eq!(aggregated(policy(), &["$-1 ", "$1 l "]), "$1 l ");
         assert_eq!(aggregated(policy(), &["$-1 ", "$3 a:l "]), "$-1 ");
@@ -392,9 +392,9 @@ mod tests {
             ResponsePolicy::All,
             ResponsePolicy::SumPairs,
             ResponsePolicy::Union,
-            ResponsePolicy::KeyNames(key_names(&[0, 1], None, (0, 1))),
-            ResponsePolicy::Scan(key_names(&[0], None, (0, 2))),
-            ResponsePolicy::Random(key_names(&[0, 1], None, (0, 1))),
+            ResponsePolicy::KeyNames(key_names(&[0, 1], None)),
+            ResponsePolicy::Scan(key_names(&[0], None)),
+            ResponsePolicy::Random(key_names(&[0, 1], None)),
             ResponsePolicy::Standalone,
         ];
         for policy in policies {

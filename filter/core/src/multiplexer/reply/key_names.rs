@@ -6,6 +6,7 @@
 
 use crate::command::glob::{Case, glob};
 use crate::multiplexer::config::HostConfig;
+use crate::multiplexer::reply::scan_cursor::ScanPosition;
 use crate::resp::elements::Elements;
 use crate::resp::encode;
 use crate::resp::value::Value;
@@ -19,26 +20,20 @@ pub struct KeyNames {
     targets: Vec<usize>,
     /// The pattern that the client's names have to match (MATCH of SCAN, the argument of KEYS).
     pattern: Option<Vec<u8>>,
-    /// SCAN: the index of the server that is asked, and the number of servers.
-    server: (u64, u64),
-}
-
-/// The number of low bits of a client's SCAN cursor that hold the index of a server. The bits
-/// above them hold the cursor of that server.
-const SERVER_BITS: u32 = 12;
-
-/// Splits a client's SCAN cursor into the index of the server that is asked next, and the cursor
-/// of that server.
-pub fn cursor(text: &[u8]) -> Option<(u64, u64)> {
-    let number: u64 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    Some((number & ((1 << SERVER_BITS) - 1), number >> SERVER_BITS))
+    /// Where a SCAN stands.
+    position: ScanPosition,
 }
 
 impl KeyNames {
     /// Returns the names for the replies of these targets, one for each part of a command.
-    /// `server` is the index of the server that a SCAN asks, and the number of servers.
-    pub fn new(config: Arc<HostConfig>, targets: Vec<usize>, pattern: Option<Vec<u8>>, server: (u64, u64)) -> KeyNames {
-        KeyNames { config, targets, pattern, server }
+    /// `position` is where a SCAN stands.
+    pub fn new(
+        config: Arc<HostConfig>,
+        targets: Vec<usize>,
+        pattern: Option<Vec<u8>>,
+        position: ScanPosition,
+    ) -> KeyNames {
+        KeyNames { config, targets, pattern, position }
     }
 
     /// Returns true if each key has to be looked at, since servers may hold keys that no route
@@ -50,7 +45,8 @@ impl KeyNames {
     /// Returns the names by which the client reaches a key of a target.
     pub fn of_key(config: Arc<HostConfig>, target: usize, key: &[u8]) -> Vec<Vec<u8>> {
         let mut names = Vec::new();
-        KeyNames::new(config, Vec::new(), None, (0, 0)).visible(target, key, |name| names.push(name.to_vec()));
+        KeyNames::new(config, Vec::new(), None, ScanPosition::default())
+            .visible(target, key, |name| names.push(name.to_vec()));
         names
     }
 
@@ -112,13 +108,7 @@ impl KeyNames {
         let mut elements = Elements::of(replies.first()?);
         let Value::Text(cursor) = Value::parse(elements.next()?)? else { return None };
         let cursor: u64 = std::str::from_utf8(cursor).ok()?.parse().ok()?;
-        let (server, servers) = self.server;
-        let next = match cursor {
-            0 if server + 1 < servers => server + 1,
-            0 => 0,
-            cursor if cursor >> (u64::BITS - SERVER_BITS) != 0 => return None,
-            cursor => cursor << SERVER_BITS | server,
-        };
+        let next = self.position.next(cursor)?;
         let mut out = Vec::new();
         encode::array(&mut out, 2);
         encode::bulk(&mut out, next.to_string().as_bytes());
@@ -166,6 +156,7 @@ impl KeyNames {
 mod tests {
     use super::*;
     use crate::multiplexer::config::ListenerConfig;
+    use crate::multiplexer::reply::scan_cursor::{ClientCursor, ScannedServers};
     use serde_json::json;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -194,7 +185,12 @@ mod tests {
     }
 
     fn names(config: Arc<HostConfig>, targets: &[usize], pattern: Option<&str>) -> KeyNames {
-        KeyNames::new(config, targets.to_vec(), pattern.map(|pattern| pattern.as_bytes().to_vec()), (0, 1))
+        KeyNames::new(
+            config,
+            targets.to_vec(),
+            pattern.map(|pattern| pattern.as_bytes().to_vec()),
+            ScanPosition::default(),
+        )
     }
 
     /// A reply in which a space stands for CRLF.
@@ -204,16 +200,6 @@ mod tests {
 
     fn shown(reply: Option<Vec<u8>>) -> Option<String> {
         reply.map(|reply| String::from_utf8(reply).unwrap().replace("\r\n", " "))
-    }
-
-    #[test]
-    fn cursors() {
-        assert_eq!(cursor(b"0"), Some((0, 0)));
-        assert_eq!(cursor(((7u64 << SERVER_BITS) + 3).to_string().as_bytes()), Some((3, 7)));
-        assert_eq!(cursor(u64::MAX.to_string().as_bytes()), Some((4095, u64::MAX >> SERVER_BITS)));
-        for text in ["x", "", "-1", "18446744073709551616", " 1"] {
-            assert_eq!(cursor(text.as_bytes()), None, "{text}");
-        }
     }
 
     #[test]
@@ -267,16 +253,21 @@ mod tests {
 
     #[test]
     fn a_scan_goes_from_server_to_server() {
-        let scan = |server, text: &str| shown(KeyNames::new(several(), vec![0], None, server).scan(&[reply(text)]));
-        assert_eq!(scan((0, 3), "*2 $1 0 *1 $1 k ").unwrap(), "*2 $1 1 *2 $3 x:k $3 y:k ");
-        assert_eq!(scan((1, 3), "*2 $1 5 *0 ").unwrap(), format!("*2 $5 {} *0 ", (5 << SERVER_BITS) + 1));
-        assert_eq!(scan((2, 3), "*2 $1 0 *0 ").unwrap(), "*2 $1 0 *0 ");
-        let cursor = |cursor: u64| format!("*2 ${} {cursor} *0 ", cursor.to_string().len());
-        let largest = u64::MAX >> SERVER_BITS;
-        assert_eq!(scan((2, 3), &cursor(largest)).unwrap(), cursor(largest << SERVER_BITS | 2));
-        assert_eq!(scan((2, 3), &cursor(largest + 1)), None);
-        for text in ["*2 :0 *0 ", "*2 $1 x *0 ", "*1 $1 0 ", "*2 $1 0 *1 :1 ", "*0 ", "+OK ", ""] {
-            assert_eq!(scan((0, 3), text), None, "{text}");
+        let servers = ScannedServers::new(2, b"");
+        let at = |cursor: &str| servers.position(ClientCursor::parse(cursor.as_bytes()).unwrap()).unwrap();
+        let scan = |cursor: &str, text: &str| {
+            let reply = shown(KeyNames::new(several(), vec![0], None, at(cursor)).scan(&[reply(text)]))?;
+            let (_, rest) = reply.split_once(' ')?.1.split_once(' ')?;
+            rest.split_once(' ').map(|(next, keys)| (next.to_owned(), keys.to_owned()))
+        };
+        let (next, keys) = scan("0", "*2 $1 5 *1 $1 k ").unwrap();
+        assert_eq!((at(&next).server, at(&next).cursor, &*keys), (0, 5, "*2 $3 x:k $3 y:k "));
+        let (next, _) = scan(&next, "*2 $1 0 *0 ").unwrap();
+        assert_eq!((at(&next).server, at(&next).cursor), (1, 0));
+        assert_eq!(scan(&next, "*2 $1 0 *0 ").unwrap(), ("0".to_owned(), "*0 ".to_owned()));
+        let largest = "*2 $20 18446744073709551615 *0 ";
+        for text in ["*2 :0 *0 ", "*2 $1 x *0 ", "*1 $1 0 ", "*2 $1 0 *1 :1 ", "*0 ", "+OK ", "", largest] {
+            assert_eq!(scan("0", text), None, "{text}");
         }
     }
 

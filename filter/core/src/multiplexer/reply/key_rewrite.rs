@@ -19,11 +19,35 @@ pub enum KeyPositions {
     Each,
 }
 
+/// The names of a command's keys: the server's and the client's.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClientNames {
+    /// In the order of the server's names, each of them once: of very many keys, a reply may contain
+    /// each.
+    names: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl ClientNames {
+    /// Returns the names, given the server's and the client's of each key. Where several of the
+    /// client's names stand for one key, the first one counts.
+    pub fn new(mut names: Vec<(Vec<u8>, Vec<u8>)>) -> ClientNames {
+        names.sort_by(|(a, _), (b, _)| a.cmp(b));
+        names.dedup_by(|(next, _), (known, _)| next == known);
+        ClientNames { names }
+    }
+
+    /// Returns the client's name of a key, or the key itself if the command didn't have it.
+    fn of<'a>(&'a self, key: &'a [u8]) -> &'a [u8] {
+        let found = self.names.binary_search_by(|(server_name, _)| server_name.as_slice().cmp(key));
+        found.ok().and_then(|at| self.names.get(at)).map_or(key, |(_, name)| name)
+    }
+}
+
 /// A rewrite of the keys in a reply.
 #[derive(Debug)]
 pub enum KeyRewrite {
-    /// The reply to one command. For each of its keys, the server's name and the client's.
-    Of(KeyPositions, Vec<(Vec<u8>, Vec<u8>)>),
+    /// The reply to one command.
+    Of(KeyPositions, ClientNames),
     /// The reply to EXEC. The rewrites of the replies in it, with their indexes, in ascending
     /// order.
     Exec(Vec<(usize, KeyRewrite)>),
@@ -50,7 +74,7 @@ impl KeyRewrite {
             let key = args.get(*index);
             (key.get(*strip..).unwrap_or_default().to_vec(), key.to_vec())
         };
-        Some(KeyRewrite::Of(positions, edits.iter().map(names).collect()))
+        Some(KeyRewrite::Of(positions, ClientNames::new(edits.iter().map(names).collect())))
     }
 
     /// Returns a complete reply with the client's names. A reply of another type, such as null,
@@ -63,8 +87,8 @@ impl KeyRewrite {
 
     fn write(&self, reply: &[u8], out: &mut Vec<u8>) {
         match self {
-            KeyRewrite::Of(..) if reply.first() == Some(&b'-') => self.write_error(reply, out),
-            KeyRewrite::Of(positions, _) => self.write_reply(*positions, reply, out),
+            KeyRewrite::Of(_, names) if reply.first() == Some(&b'-') => write_error(names, reply, out),
+            KeyRewrite::Of(positions, names) => write_reply((*positions, names), reply, out),
             KeyRewrite::Exec(commands) => {
                 let mut commands = commands.iter().peekable();
                 write_elements(reply, out, |index, element, out| match commands.next_if(|(at, _)| *at == index) {
@@ -74,41 +98,31 @@ impl KeyRewrite {
             }
         }
     }
+}
 
-    fn write_reply(&self, positions: KeyPositions, reply: &[u8], out: &mut Vec<u8>) {
-        let is_map = reply.first() == Some(&b'%');
-        write_elements(reply, out, |index, element, out| {
-            let is_key = match positions {
-                KeyPositions::Nowhere => false,
-                KeyPositions::First => index == 0,
-                KeyPositions::Each if is_map => index % 2 == 0,
-                KeyPositions::Each => return self.write_reply(KeyPositions::First, element, out),
-            };
-            match Value::parse(element).filter(|_| is_key) {
-                Some(Value::Text(key)) => encode::bulk(out, self.client_name(key)),
-                _ => out.extend_from_slice(element),
-            }
-        });
-    }
-
-    fn write_error(&self, reply: &[u8], out: &mut Vec<u8>) {
-        match key_in_error(reply) {
-            Some((before, key, after)) => {
-                let text =
-                    [before.get(1..).unwrap_or_default(), self.client_name(key), after.trim_ascii_end()].concat();
-                encode::error(out, &text);
-            }
-            None => out.extend_from_slice(reply),
-        }
-    }
-
-    /// Returns the client's name of a key, or the key itself if the command didn't have it.
-    fn client_name<'a>(&'a self, key: &'a [u8]) -> &'a [u8] {
-        let names = match self {
-            KeyRewrite::Of(_, names) => names.as_slice(),
-            KeyRewrite::Exec(_) => &[],
+fn write_reply((positions, names): (KeyPositions, &ClientNames), reply: &[u8], out: &mut Vec<u8>) {
+    let is_map = reply.first() == Some(&b'%');
+    write_elements(reply, out, |index, element, out| {
+        let is_key = match positions {
+            KeyPositions::Nowhere => false,
+            KeyPositions::First => index == 0,
+            KeyPositions::Each if is_map => index % 2 == 0,
+            KeyPositions::Each => return write_reply((KeyPositions::First, names), element, out),
         };
-        names.iter().find(|(server_name, _)| server_name == key).map_or(key, |(_, name)| name)
+        match is_key.then(|| Value::parse(element)).flatten() {
+            Some(Value::Text(key)) => encode::bulk(out, names.of(key)),
+            _ => out.extend_from_slice(element),
+        }
+    });
+}
+
+fn write_error(names: &ClientNames, reply: &[u8], out: &mut Vec<u8>) {
+    match key_in_error(reply) {
+        Some((before, key, after)) => {
+            let text = [before.get(1..).unwrap_or_default(), names.of(key), after.trim_ascii_end()].concat();
+            encode::error(out, &text);
+        }
+        None => out.extend_from_slice(reply),
     }
 }
 
@@ -152,7 +166,8 @@ mod tests {
     fn keys_have_the_clients_names() {
         let names = vec![(b"k".to_vec(), b"r:k".to_vec())];
         let check = |positions: KeyPositions, reply: &str, expected: &str| {
-            let out = KeyRewrite::Of(positions, names.clone()).apply(reply.replace(' ', "\r\n").as_bytes());
+            let out =
+                KeyRewrite::Of(positions, ClientNames::new(names.clone())).apply(reply.replace(' ', "\r\n").as_bytes());
             assert_eq!(String::from_utf8_lossy(&out).replace("\r\n", " "), expected);
         };
         check(KeyPositions::First, "*2 $1 k $1 k ", "*2 $3 r:k $1 k ");
@@ -182,10 +197,8 @@ mod tests {
     #[test]
     fn commands_whose_replies_contain_keys() {
         let names = |pairs: &[(&str, &str)]| {
-            pairs
-                .iter()
-                .map(|(server, client)| (server.as_bytes().to_vec(), client.as_bytes().to_vec()))
-                .collect::<Vec<_>>()
+            let pair = |(server, client): &(&str, &str)| (server.as_bytes().to_vec(), client.as_bytes().to_vec());
+            ClientNames::new(pairs.iter().map(pair).collect())
         };
         for (line, positions, expected) in [
             ("BLPOP r:a r:b 0", KeyPositions::First, names(&[("a", "r:a"), ("b", "r:b")])),
@@ -204,9 +217,22 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_with_very_many_keys() {
+        // As XREAD of many streams that aren't there, and very often of one that is. A look through
+        // all names for each key would take minutes.
+        const COUNT: usize = 200_000;
+        let name = |number: usize| (number.to_string().into_bytes(), format!("r:{number}").into_bytes());
+        let names = ClientNames::new((0..COUNT).map(name).chain([(b"0".to_vec(), b"x:0".to_vec())]).collect());
+        let reply = |key: &str| format!("*{COUNT}\r\n{}", format!("*1\r\n{key}").repeat(COUNT)).into_bytes();
+        let rewrite = KeyRewrite::Of(KeyPositions::Each, names);
+        assert!(rewrite.apply(&reply("$6\r\n199999\r\n")) == reply("$8\r\nr:199999\r\n"));
+        assert!(rewrite.apply(&reply("$1\r\n0\r\n")) == reply("$3\r\nr:0\r\n"));
+    }
+
+    #[test]
     fn each_reply_of_a_transaction_has_a_rewrite_for_itself() {
         let first =
-            |client: &str| KeyRewrite::Of(KeyPositions::First, vec![(b"k".to_vec(), client.as_bytes().to_vec())]);
+            |client: &str| KeyRewrite::Of(KeyPositions::First, ClientNames::new(vec![(b"k".to_vec(), client.into())]));
         let exec = KeyRewrite::Exec(vec![(0, first("a:k")), (2, first("b:k"))]);
         let check = |reply: &str, expected: &str| {
             let out = exec.apply(reply.replace(' ', "\r\n").as_bytes());
@@ -222,7 +248,8 @@ mod tests {
 
     #[test]
     fn errors_have_the_clients_names_too() {
-        let of = || KeyRewrite::Of(KeyPositions::Each, vec![(b"k".to_vec(), b"r:k".to_vec())]);
+        let names = || ClientNames::new(vec![(b"k".to_vec(), b"r:k".to_vec())]);
+        let of = || KeyRewrite::Of(KeyPositions::Each, names());
         let check = |text: &str, expected: &str| {
             let reply = |text: &str| format!("-{text}\r\n");
             assert_eq!(String::from_utf8_lossy(&of().apply(reply(text).as_bytes())), reply(expected));

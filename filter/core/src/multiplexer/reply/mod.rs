@@ -5,6 +5,7 @@ pub mod aggregate;
 pub mod key_names;
 pub mod key_rewrite;
 mod pubsub;
+pub mod scan_cursor;
 
 use super::client::{Client, Life, Wait};
 use super::effects::Effects;

@@ -11,6 +11,7 @@ use crate::multiplexer::client::subscription::{SubscriptionChange, SubscriptionK
 use crate::multiplexer::execute::context::Context;
 use crate::multiplexer::execute::{dedicated, follow};
 use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
+use crate::multiplexer::reply::scan_cursor::ScanPosition;
 use crate::multiplexer::upstream::Upstreams;
 use crate::multiplexer::upstream::events::Confirmation;
 use crate::multiplexer::upstream::pending::Owner;
@@ -162,7 +163,8 @@ impl EventDelivery<'_> {
         let config = &client.rules.config;
         let dedicated = client.dedicated.connection.filter(|own| own.connection.id() == connection);
         let names = dedicated.filter(|_| KeyNames::decide(config));
-        let names = names.map(|own| KeyNames::new(config.clone(), vec![own.target.target], None, (0, 0)));
+        let names =
+            names.map(|own| KeyNames::new(config.clone(), vec![own.target.target], None, ScanPosition::default()));
         if let Some(renamed) = names.and_then(|names| names.invalidated(frame)) {
             return self.push(id, &renamed);
         }

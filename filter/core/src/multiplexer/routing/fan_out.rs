@@ -8,6 +8,7 @@ use crate::command::{Args, Command, Tips};
 use crate::multiplexer::config::HostConfig;
 use crate::multiplexer::reply::aggregate::ResponsePolicy;
 use crate::multiplexer::reply::key_names::KeyNames;
+use crate::multiplexer::reply::scan_cursor::ScanPosition;
 use crate::resp::encode;
 use std::sync::Arc;
 
@@ -128,14 +129,13 @@ impl FanOut {
         targets
     }
 
-    /// How the replies of these targets become one. `position`: of SCAN, which of how many servers is
-    /// asked.
+    /// How the replies of these targets become one. `position` is where a SCAN stands.
     pub fn response_policy(
         &self,
         config: &Arc<HostConfig>,
         targets: Vec<usize>,
         args: &Args<'_>,
-        position: (u64, u64),
+        position: ScanPosition,
     ) -> ResponsePolicy {
         let names =
             |pattern: Option<Vec<u8>>| Box::new(KeyNames::new(config.clone(), targets.clone(), pattern, position));

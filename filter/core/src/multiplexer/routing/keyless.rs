@@ -7,7 +7,8 @@ use super::target::RouteTarget;
 use crate::command::sharing::sharing;
 use crate::command::{Args, Command};
 use crate::multiplexer::client::Client;
-use crate::multiplexer::reply::key_names::{KeyNames, cursor};
+use crate::multiplexer::reply::key_names::KeyNames;
+use crate::multiplexer::reply::scan_cursor::ClientCursor;
 
 /// What becomes of a command without a key.
 pub fn keyless(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
@@ -26,6 +27,7 @@ pub fn keyless(client: &Client, command: &'static Command, args: &Args<'_>) -> D
         && !has_names
         && (config.single || !policy.is_for_all())
         && (policy == RequestPolicy::One || !config.has_servers(target))
+        && (policy != RequestPolicy::Scan || !config.has_had_servers(target))
     {
         let route = config.router.any().map(|any| any as usize);
         return Decision::Forward(Forward::keyless(RouteTarget { target, slot: None }, route, sharing));
@@ -36,7 +38,7 @@ pub fn keyless(client: &Client, command: &'static Command, args: &Args<'_>) -> D
             command.shown_name()
         ));
     }
-    if policy == RequestPolicy::Scan && cursor(args.get(1)).is_none() {
+    if policy == RequestPolicy::Scan && ClientCursor::parse(args.get(1)).is_none() {
         return Decision::Deny("ERR invalid cursor".into());
     }
     Decision::FanOut(FanOut { command, policy, sharing })

@@ -60,19 +60,34 @@ fn try_to_send(
             let shard = upstreams.shard(cluster, *slot, effects)?;
             upstreams.node(cluster, shard, NodeAccess::Write, false, effects)?
         }
+        CopyRoute::AllMembers(keys) => {
+            let connections = keys.iter().map(|key| upstreams.shared(key.clone(), effects));
+            let connections = connections.collect::<Result<Vec<_>, _>>()?;
+            return Ok(send_to_all(upstreams, connections, header, write, effects));
+        }
         CopyRoute::AllShards(endpoint) => {
             let cluster = upstreams.discovery.cluster_of(endpoint);
             let mut connections = Vec::new();
             for shard in 0..upstreams.shard_count(cluster, effects)? {
                 connections.push(upstreams.node(cluster, shard, NodeAccess::Write, false, effects)?);
             }
-            let sent =
-                connections.into_iter().map(|connection| send_over(upstreams, connection, header, write, effects));
-            return Ok(sent.fold(false, |any, is_sent| any | is_sent));
+            return Ok(send_to_all(upstreams, connections, header, write, effects));
         }
         CopyRoute::Apart => return Err(Missing::Error(String::new())),
     };
     Ok(send_over(upstreams, connection, header, write, effects))
+}
+
+/// Sends a copy over several connections. Returns true if any of them takes it.
+fn send_to_all(
+    upstreams: &mut Upstreams,
+    connections: Vec<SharedConnection>,
+    header: &CopyHeader,
+    write: &dyn Fn(&mut Vec<u8>),
+    effects: &mut Effects,
+) -> bool {
+    let sent = connections.into_iter().map(|connection| send_over(upstreams, connection, header, write, effects));
+    sent.fold(false, |any, is_sent| any | is_sent)
 }
 
 fn send_over(

@@ -168,12 +168,20 @@ impl Introductions {
         known.connection = None;
         let hello = PendingReply::Control(Control::Introduction(Asked::Hello));
         let was_asked = connection.pending.iter().any(|in_flight| in_flight.what == hello);
+        let mut outage = outage;
         if connection.is_established() && has_ended && was_asked {
-            if !std::mem::replace(&mut known.has_closed, true) && known.ask(endpoint, pool, effects).is_ok() {
+            if known.has_closed {
+                known.spoken = Some((Spoken::Resp2(UNKNOWN.to_owned()), effects.now));
                 return;
             }
-            known.spoken = Some((Spoken::Resp2(UNKNOWN.to_owned()), effects.now));
-        } else if known.spoken.is_none() {
+            known.has_closed = true;
+            match known.ask(endpoint, pool, effects) {
+                Ok(()) => return,
+                // Whether that was chance isn't known: it may have been the end of the server.
+                Err(unreachable) => (known.has_closed, outage) = (false, unreachable),
+            }
+        }
+        if known.spoken.is_none() {
             self.failures.insert(endpoint.clone(), (outage, effects.now));
         }
     }
@@ -185,9 +193,14 @@ impl Introductions {
         }
     }
 
-    /// Forgets endpoints that nobody's rules name any more.
-    pub fn retain(&mut self, wanted: &HashSet<UpstreamEndpoint>) {
-        self.known.retain(|endpoint, known| known.connection.is_some() || wanted.contains(endpoint));
+    /// Forgets endpoints that aren't wanted any more.
+    pub fn retain(&mut self, is_wanted: impl Fn(&UpstreamEndpoint) -> bool) {
+        self.known.retain(|endpoint, known| known.connection.is_some() || is_wanted(endpoint));
+    }
+
+    /// The endpoints that have been asked, or are being asked.
+    pub fn endpoints(&self) -> HashSet<UpstreamEndpoint> {
+        self.known.keys().cloned().collect()
     }
 }
 

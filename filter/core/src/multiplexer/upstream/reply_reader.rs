@@ -10,8 +10,8 @@ pub enum ReadMode {
     /// Its bytes are passed on as they arrive.
     #[default]
     Stream,
-    /// It is collected: something in it has to be looked at.
-    Collect,
+    /// It is collected: something in it has to be looked at. It may have this many bytes.
+    Collect(usize),
     /// It is collected, and is no reply, or a reply that says so itself: for this client.
     Push(ClientId),
 }
@@ -29,9 +29,16 @@ pub enum Frame<'d> {
     Incomplete,
 }
 
-/// The bytes are not RESP.
+/// The bytes are not RESP, or no reply to what was asked can be as large.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotResp;
+
+/// The bytes that a reply may have to a command of the multiplexer's own, such as HELLO, or to a
+/// command in a transaction, which is queued.
+const MAX_OWN: usize = 64 * 1024;
+/// The bytes that an answer about a Redis Cluster may have. CLUSTER SLOTS of one whose slots are all
+/// apart from each other has 6 MB.
+const MAX_TOPOLOGY: usize = 32 * 1024 * 1024;
 
 /// Reads frames from the bytes of one connection.
 #[derive(Debug, Default)]
@@ -70,7 +77,7 @@ impl ReplyReader {
     /// Reads from the front of `input`, which is shortened by what was read.
     ///
     /// # Errors
-    /// The bytes are not RESP.
+    /// The bytes are not RESP, or what is collected is too large.
     #[inline]
     pub fn read<'d>(&mut self, input: &mut &'d [u8]) -> Result<Frame<'d>, NotResp> {
         let data = *input;
@@ -80,6 +87,11 @@ impl ReplyReader {
         if self.mode == ReadMode::Stream {
             return Ok(Frame::Piece(piece, is_complete));
         }
+        if let ReadMode::Collect(most) = self.mode
+            && self.collected.len() + piece.len() > most
+        {
+            return Err(NotResp);
+        }
         self.collected.extend_from_slice(piece);
         if !is_complete {
             return Ok(Frame::Incomplete);
@@ -87,7 +99,7 @@ impl ReplyReader {
         let frame = std::mem::take(&mut self.collected);
         Ok(match self.mode {
             ReadMode::Push(client) => Frame::Push(client, frame),
-            ReadMode::Collect | ReadMode::Stream => Frame::Whole(frame),
+            ReadMode::Collect(_) | ReadMode::Stream => Frame::Whole(frame),
         })
     }
 }
@@ -104,18 +116,15 @@ pub fn mode_of(in_flight: Option<&InFlight>, first: u8) -> ReadMode {
         // In the answers of a transaction there may be such errors, too.
         PendingReply::Exec(_) => is_error || in_flight.names_scripts || in_flight.is_mirrored,
         PendingReply::Copy(_) => is_error,
-        PendingReply::CopiedExec(_) => true,
+        PendingReply::CopiedExec(_) | PendingReply::Part(..) | PendingReply::Subscription(..) => true,
         PendingReply::Ignored => false,
-        PendingReply::Handshake(_)
-        | PendingReply::Part(..)
-        | PendingReply::Subscription(..)
-        | PendingReply::SilentChange(_)
-        | PendingReply::Queued
-        | PendingReply::Topology
-        | PendingReply::Inquiry(_)
-        | PendingReply::Control(_) => true,
+        PendingReply::SilentChange(_) | PendingReply::Inquiry(_) => true,
+        PendingReply::Handshake(_) | PendingReply::Queued | PendingReply::Control(_) => {
+            return ReadMode::Collect(MAX_OWN);
+        }
+        PendingReply::Topology => return ReadMode::Collect(MAX_TOPOLOGY),
     };
-    if is_collected { ReadMode::Collect } else { ReadMode::Stream }
+    if is_collected { ReadMode::Collect(usize::MAX) } else { ReadMode::Stream }
 }
 
 #[cfg(test)]
@@ -134,7 +143,7 @@ mod tests {
         input = b"lo\r\n+OK\r\n";
         assert_eq!(reader.read(&mut input), Ok(Frame::Piece(b"lo\r\n", true)));
         assert!(reader.is_between_frames());
-        reader.begin(ReadMode::Collect);
+        reader.begin(ReadMode::Collect(5));
         let mut begun: &[u8] = b"+O";
         assert_eq!(reader.read(&mut begun), Ok(Frame::Incomplete));
         assert!(!reader.has_passed_on_part() && !reader.is_between_frames());
@@ -144,6 +153,12 @@ mod tests {
         let mut push: &[u8] = b">1\r\n+x\r\n";
         let expected = Frame::Push(ClientId::of_number(3), b">1\r\n+x\r\n".to_vec());
         assert_eq!(reader.read(&mut push), Ok(expected));
+        reader.begin(ReadMode::Collect(4));
+        let mut large: &[u8] = b"+O";
+        assert_eq!(reader.read(&mut large), Ok(Frame::Incomplete));
+        large = b"K\r\n";
+        assert_eq!(reader.read(&mut large), Err(NotResp));
+        reader = ReplyReader::default();
         let mut bad: &[u8] = b"?\r\n";
         assert_eq!(reader.read(&mut bad), Err(NotResp));
     }

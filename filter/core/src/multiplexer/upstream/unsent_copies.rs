@@ -6,6 +6,7 @@ use super::pending::Owner;
 use super::pool_key::PoolKey;
 use crate::command::script::ScriptDigest;
 use crate::command::sharing::Shareable;
+use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::ids::{ClientId, ClusterId};
 use crate::multiplexer::stats::StatsKey;
 use std::collections::HashMap;
@@ -22,11 +23,13 @@ const MAX_WAITS: u8 = 3;
 pub enum CopyRoute {
     /// To a Redis that is no Redis Cluster.
     Plain(PoolKey),
+    /// To all servers of a mirror that is no Redis Cluster.
+    AllMembers(Vec<PoolKey>),
     /// To the master of this slot in a Redis Cluster; without a slot to any master.
     Slot(UpstreamEndpoint, Option<u16>),
     /// To all masters of a Redis Cluster.
     AllShards(UpstreamEndpoint),
-    /// Nowhere: its keys belong to several slots, and it can't be split.
+    /// Nowhere: it concerns several servers or slots, and can't be split.
     Apart,
 }
 
@@ -73,30 +76,33 @@ pub struct UnsentCopies {
     waiting: Vec<WaitingCopy>,
     waiting_bytes: usize,
     /// Those of transactions whose EXEC isn't answered. A client has one such transaction at most.
-    of_transactions: HashMap<Owner, Vec<MirrorCopy>>,
+    of_transactions: HashMap<ClientId, (Sequence, Vec<MirrorCopy>)>,
 }
 
 impl UnsentCopies {
     /// Keeps the copies of a transaction until EXEC is answered.
     pub fn await_exec(&mut self, owner: Owner, copies: Vec<MirrorCopy>) {
-        self.of_transactions.insert(owner, copies);
+        self.of_transactions.insert(owner.client, (owner.sequence, copies));
     }
 
     /// How many copies there are, and the bytes that they have.
     pub fn held(&self) -> (usize, usize) {
         let waiting = self.waiting.iter().map(|waiting| &waiting.copy);
-        let all = waiting.chain(self.of_transactions.values().flatten());
+        let all = waiting.chain(self.of_transactions.values().flat_map(|(_, copies)| copies));
         all.fold((0, 0), |(count, bytes), copy| (count + 1, bytes + copy.bytes.len()))
     }
 
     /// Takes the copies of a transaction.
     pub fn of_exec(&mut self, owner: Owner) -> Option<Vec<MirrorCopy>> {
-        self.of_transactions.remove(&owner)
+        let is_its = |(sequence, _): &(Sequence, _)| *sequence == owner.sequence;
+        self.of_transactions.get(&owner.client).filter(|known| is_its(known))?;
+        self.of_transactions.remove(&owner.client).map(|(_, copies)| copies)
     }
 
     /// The transaction of a client that has copies.
     pub fn owned_by(&self, client: ClientId) -> Option<Owner> {
-        self.of_transactions.keys().find(|owner| owner.client == client).copied()
+        let (sequence, _) = self.of_transactions.get(&client)?;
+        Some(Owner { client, sequence: *sequence })
     }
 
     /// Lets a copy wait. Returns it if there is no room, or if it has waited too often.

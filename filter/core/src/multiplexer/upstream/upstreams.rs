@@ -159,7 +159,7 @@ impl Upstreams {
 
     /// The master of a shard, as far as it is known.
     pub fn master(&self, cluster: ClusterId, shard: usize) -> Option<SocketAddr> {
-        self.discovery.master(cluster, shard)
+        Some(self.discovery.known_topology(cluster)?.shards().get(shard)?.master)
     }
 
     /// Sends a client's command over a shared connection. `write` appends it.

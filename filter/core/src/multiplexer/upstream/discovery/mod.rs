@@ -71,9 +71,9 @@ impl ClusterDiscovery {
         self.clusters.get(cluster)?.cached(slot, resp3)
     }
 
-    /// The master of a shard.
-    pub fn master(&self, cluster: ClusterId, shard: usize) -> Option<SocketAddr> {
-        self.clusters.get(cluster)?.master(shard)
+    /// What is known of a cluster, without asking for it.
+    pub fn known_topology(&self, cluster: ClusterId) -> Option<&Topology> {
+        self.clusters.get(cluster)?.topology.as_ref()
     }
 
     /// A client waits for a cluster's topology.

@@ -131,11 +131,6 @@ impl RedisCluster {
         self.topology.as_ref()?.master(slot)
     }
 
-    /// The master of a shard.
-    pub fn master(&self, shard: usize) -> Option<SocketAddr> {
-        self.topology.as_ref()?.shards().get(shard).map(|shard| shard.master)
-    }
-
     /// The shared connection to the master of a slot, if it was looked up.
     #[inline]
     pub fn cached(&self, slot: u16, resp3: bool) -> Option<ConnectionId> {
@@ -323,7 +318,8 @@ mod tests {
         assert_eq!(cluster.cached(7, true), Some(connection));
         assert!(cluster.move_slot(7, node(2)));
         assert_eq!((cluster.cached(7, true), cluster.cached(8, true)), (None, None));
-        assert_eq!((cluster.master(0), cluster.master(1)), (Some(node(1)), Some(node(2))));
+        let masters: Vec<_> = cluster.topology.iter().flat_map(Topology::shards).map(|shard| shard.master).collect();
+        assert_eq!(masters.get(..2), Some(&[node(1), node(2)][..]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The Redis side alone: bytes of servers in, events and bytes for servers out.
 
+mod introductions;
 mod pubsub;
 mod redirections;
 mod silence;
