@@ -8,8 +8,8 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `RUNS=20000` | the number of runs, 2,500 if absent (about a minute and a half) |
-//! | `FIRST=2500` | the seed of the first run, 0 if absent |
+//! | `RUNS=20000` | the number of runs, 1,000 if absent (about a minute) |
+//! | `FIRST=1000` | the seed of the first run, 0 if absent |
 //! | `SEED=7` | one run with this seed, which prints each event |
 //!
 //! A run that fails prints the command that replays it:
@@ -40,7 +40,7 @@ use std::time::Duration;
 use world::World;
 
 /// The number of runs.
-const RUNS: u64 = 2_500;
+const RUNS: u64 = 1_000;
 
 /// Prints how to replay the run if it panics.
 struct ReplayHint(u64);
@@ -105,6 +105,6 @@ fn random_sessions() {
         // The bounds below are for the usual number of runs.
         return;
     }
-    assert!(totals.commands > 100_000 && totals.executions > 50_000 && totals.replies > 100_000, "{totals:?}");
-    assert!(totals.messages > 500 && totals.errors > 1_000 && totals.copies > 1_000, "{totals:?}");
+    assert!(totals.commands > 40_000 && totals.executions > 20_000 && totals.replies > 40_000, "{totals:?}");
+    assert!(totals.messages > 200 && totals.errors > 400 && totals.copies > 400, "{totals:?}");
 }
