@@ -41,7 +41,7 @@ fn protocol_errors_are_told_and_end_the_connection() -> Result<()> {
     for at in [DIRECT, SINGLE, SEVERAL, LOGIN_DIRECT, LOGIN_PROXY] {
         for (bytes, text) in [
             ("*1\r\n:5\r\n", "ERR Protocol error: expected '$', got ':'"),
-            ("*1000000000\r\n", "ERR Protocol error: invalid multibulk length"),
+            ("*3000000000\r\n", "ERR Protocol error: invalid multibulk length"),
             ("*2\r\n$3\r\nGET\r\n$9999999999\r\n", "ERR Protocol error: invalid bulk length"),
             ("GET \"open\r\n", "ERR Protocol error: unbalanced quotes in request"),
         ] {
