@@ -126,13 +126,14 @@ impl Run {
         Ok(())
     }
 
-    fn name_nonce(&mut self, word: Vec<u8>) -> Vec<u8> {
-        let is_nonce = word.len() == 32 && word.iter().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(b));
-        if !is_nonce {
-            return word;
+    fn name_nonce(&mut self, mut word: Vec<u8>) -> Vec<u8> {
+        let end = word.get(word.len().saturating_sub(32)..).unwrap_or_default();
+        if end.len() == 32 && end.iter().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(b)) {
+            self.nonces.push(end.to_vec());
+            word.truncate(word.len() - 32);
+            word.extend(format!("<{}>", self.nonces.len()).into_bytes());
         }
-        self.nonces.push(word);
-        format!("<{}>", self.nonces.len()).into_bytes()
+        word
     }
 
     fn client_gets(&mut self, bytes: &[u8]) -> Result<()> {

@@ -139,16 +139,22 @@ mod tests {
         });
         hear.recv().unwrap();
         client.received(b"CLIENT LIST\r\n");
+        settle();
+        // Clients log in at the server here, so it is asked what they may do.
+        let server = standin::connections("redis_carrier").pop().unwrap();
+        server.replied(b"+PONG\r\n$0\r\n\r\n");
         assert!(client.written.borrow().is_empty(), "the other worker is asked");
         until(&client, || !client.written.borrow().is_empty());
         let lines = String::from_utf8(client.written.take()).unwrap();
         assert!(lines.contains("addr=10.0.0.1:5000 laddr=10.0.0.2:6379 fd=0 name=other "), "{lines}");
         assert_eq!(lines.matches("id=").count(), 2);
         client.received(b"CLIENT KILL TYPE normal\r\n");
+        server.replied(b":0\r\n");
         until(&client, || !client.written.borrow().is_empty());
         assert_eq!(client.written.take(), b":1\r\n");
         other.join().unwrap();
         client.received(b"CLIENT KILL TYPE normal\r\n");
+        server.replied(b":0\r\n");
         assert_eq!(client.written.take(), b":0\r\n", "no other worker has clients");
     }
 }
