@@ -14,7 +14,7 @@ use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::wire::Limits;
 use redis_mesh_tests::listener::{Config, tcp_proxy, wasm_text};
 use redis_mesh_tests::net::free_port;
-use transcript::{Step, Transcript, encode, replace};
+use transcript::{Nonces, Step, Transcript, encode};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -59,7 +59,7 @@ struct Run {
     behind: TcpStream,
     piece: usize,
     came: Vec<u8>,
-    nonces: Vec<Vec<u8>>,
+    nonces: Nonces,
 }
 
 impl Run {
@@ -70,7 +70,7 @@ impl Run {
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_nodelay(true)?;
         }
-        Ok(Run { client, behind, piece, came: Vec::new(), nonces: Vec::new() })
+        Ok(Run { client, behind, piece, came: Vec::new(), nonces: Nonces::default() })
     }
 
     fn all(&mut self, steps: &[Step]) -> Result<()> {
@@ -83,12 +83,7 @@ impl Run {
     fn step(&mut self, step: &Step) -> Result<()> {
         match step {
             Step::ClientSends(bytes) => send(&mut self.client, bytes, self.piece),
-            Step::NextAnswers(bytes) => {
-                let nonces = self.nonces.iter().enumerate();
-                let bytes =
-                    nonces.fold(bytes.clone(), |text, (i, n)| replace(&text, format!("<{}>", i + 1).as_bytes(), n));
-                send(&mut self.behind, &bytes, self.piece)
-            }
+            Step::NextAnswers(bytes) => send(&mut self.behind, &self.nonces.fill(bytes), self.piece),
             Step::NextGets(words) => self.next_gets(words),
             Step::ClientGets(bytes) => self.client_gets(bytes),
             Step::Wait(ms) => {
@@ -121,19 +116,9 @@ impl Run {
             self.came.extend_from_slice(&piece[..n]);
         };
         self.came.drain(..length);
-        let got: Vec<Vec<u8>> = got.into_iter().map(|word| self.name_nonce(word)).collect();
+        let got: Vec<Vec<u8>> = got.into_iter().map(|word| self.nonces.name(word)).collect();
         ensure!(got == words, "got {}", encode(&got).escape_ascii());
         Ok(())
-    }
-
-    fn name_nonce(&mut self, mut word: Vec<u8>) -> Vec<u8> {
-        let end = word.get(word.len().saturating_sub(32)..).unwrap_or_default();
-        if end.len() == 32 && end.iter().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(b)) {
-            self.nonces.push(end.to_vec());
-            word.truncate(word.len() - 32);
-            word.extend(format!("<{}>", self.nonces.len()).into_bytes());
-        }
-        word
     }
 
     fn client_gets(&mut self, bytes: &[u8]) -> Result<()> {

@@ -12,7 +12,7 @@ use harness::Harness;
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::wire::Limits;
 use std::time::Duration;
-use transcript::{Step, Transcript, encode, replace};
+use transcript::{Nonces, Step, Transcript, encode, replace};
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -85,7 +85,7 @@ struct Run {
     name: String,
     piece: usize,
     harness: Harness,
-    nonces: Vec<Vec<u8>>,
+    nonces: Nonces,
     checked_next: usize,
     checked_client: usize,
 }
@@ -94,7 +94,7 @@ impl Run {
     fn new(name: &str, transcript: &Transcript, piece: usize) -> Run {
         let harness = Harness::new(Harness::config(&transcript.host));
         let name = format!("{name} in pieces of {piece}");
-        Run { name, piece, harness, nonces: Vec::new(), checked_next: 0, checked_client: 0 }
+        Run { name, piece, harness, nonces: Nonces::default(), checked_next: 0, checked_client: 0 }
     }
 
     fn all(mut self, steps: &[Step]) {
@@ -103,7 +103,7 @@ impl Run {
             match step {
                 Step::ClientSends(bytes) => bytes.chunks(self.piece).for_each(|piece| self.harness.send(piece)),
                 Step::NextAnswers(bytes) => {
-                    let bytes = self.with_nonces(bytes);
+                    let bytes = self.nonces.fill(bytes);
                     bytes.chunks(self.piece).for_each(|piece| self.harness.answer(piece));
                 }
                 Step::NextGets(words) => self.next_gets(words, &at),
@@ -124,31 +124,17 @@ impl Run {
         self.nothing_more(&self.name);
     }
 
-    /// Checks the next command that went out. Nonces are recognised by their form and numbered.
+    /// Checks the next command that went out.
     fn next_gets(&mut self, words: &[Vec<u8>], at: &str) {
         let rest = &self.harness.next[self.checked_next..];
         let mut parser = Parser::default();
         let Ok(Progress::Complete(length)) = parser.parse(rest, &Limits::default()) else {
             panic!("{at}: no command went out, but {:?}", rest.escape_ascii().to_string());
         };
-        let mut got = Vec::new();
-        for span in parser.args() {
-            let mut word = span.of(rest).to_vec();
-            let end = word.get(word.len().saturating_sub(32)..).unwrap_or_default();
-            if end.len() == 32 && end.iter().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(b)) {
-                self.nonces.push(end.to_vec());
-                word.truncate(word.len() - 32);
-                word.extend(format!("<{}>", self.nonces.len()).into_bytes());
-            }
-            got.push(word);
-        }
+        let words_out = parser.args().iter().map(|span| span.of(rest).to_vec());
+        let got: Vec<Vec<u8>> = words_out.map(|word| self.nonces.name(word)).collect();
         assert_eq!(encode(&got).escape_ascii().to_string(), encode(words).escape_ascii().to_string(), "{at}");
         self.checked_next += length;
-    }
-
-    fn with_nonces(&self, bytes: &[u8]) -> Vec<u8> {
-        let nonces = self.nonces.iter().enumerate();
-        nonces.fold(bytes.to_vec(), |text, (i, nonce)| replace(&text, format!("<{}>", i + 1).as_bytes(), nonce))
     }
 
     fn nothing_more(&self, at: &str) {

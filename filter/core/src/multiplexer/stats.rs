@@ -220,13 +220,11 @@ impl StatsTable {
     /// Tells what is known of a configuration's logins, or of one of them.
     fn tell_logins(&mut self, id: Id<StatsEntry>, only: Option<&UpstreamEndpoint>) {
         let Some(entry) = self.all.get(id) else { return };
-        // The rules don't know the servers of a destination that has several.
         let verdict = |(target, upstream): (usize, &UpstreamEndpoint)| {
-            let is_there = |endpoint: &UpstreamEndpoint| upstream.at(endpoint.member) == *endpoint;
-            if !only.is_none_or(is_there) {
+            if !only.is_none_or(|only| upstream.leads_to(only)) {
                 return None;
             }
-            let known: Vec<_> = self.logins.iter().filter(|(endpoint, _)| is_there(endpoint)).collect();
+            let known: Vec<_> = self.logins.iter().filter(|(endpoint, _)| upstream.leads_to(endpoint)).collect();
             let mut allowed: Vec<&'static str> = known.iter().flat_map(|(_, allowed)| *allowed).copied().collect();
             allowed.sort_unstable();
             allowed.dedup();

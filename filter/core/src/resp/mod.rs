@@ -13,3 +13,10 @@ pub mod request;
 pub mod resp3;
 pub mod shape;
 pub mod value;
+
+use std::borrow::Cow;
+
+/// Returns the words of an error reply, without its first byte and its line break.
+pub fn error_text(reply: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(reply.get(1..).unwrap_or_default().trim_ascii_end())
+}

@@ -32,12 +32,8 @@ pub(super) fn execute(
             return CommandStep::Edited;
         }
         RewriterDecision::Ping { read, pong } => {
-            state.inject(env, MarkerForm::Echo, Vec::new(), Then::CaptureWhole, sink.write());
-            state.expect_plain();
-            sink.write().extend_from_slice(&read);
-            state.inject(env, MarkerForm::Echo, pong, Then::Pong, sink.write());
-            state.sent();
-            return CommandStep::Edited;
+            let expect = ConnectionState::expect_plain;
+            return capture(state, env, (&read, expect), (pong, Then::Pong), sink);
         }
         RewriterDecision::Answer(reply) => state.answer(env, reply, sink),
         RewriterDecision::Refuse(text) => {
@@ -58,6 +54,23 @@ fn refuse(state: &mut ConnectionState, env: &mut Env<'_>, text: &str, sink: &mut
     let transaction = &mut state.client.transaction;
     transaction.dirty |= transaction.open;
     state.answer(env, reply, sink);
+}
+
+/// Sends a command between two markers, so that its reply doesn't reach the client as it is. `end` is
+/// what the second marker brings about.
+fn capture(
+    state: &mut ConnectionState,
+    env: &mut Env<'_>,
+    (sent, expect): (&[u8], impl FnOnce(&mut ConnectionState)),
+    (reply, end): (Vec<u8>, Then),
+    sink: &mut Sink<'_>,
+) -> CommandStep {
+    state.inject(env, MarkerForm::Echo, Vec::new(), Then::CaptureWhole, sink.write());
+    expect(state);
+    sink.write().extend_from_slice(sent);
+    state.inject(env, MarkerForm::Echo, reply, end, sink.write());
+    state.sent();
+    CommandStep::Edited
 }
 
 /// Sends a command on, and follows what the command does to the connection's state.
@@ -83,12 +96,8 @@ fn forward(
             return CommandStep::Edited;
         }
         "info" if on_proxy => {
-            state.inject(env, MarkerForm::Echo, Vec::new(), Then::CaptureWhole, sink.write());
-            state.expect_reply(command.known, command.args);
-            sink.write().extend_from_slice(command.args.frame);
-            state.inject(env, MarkerForm::Echo, Vec::new(), Then::Info, sink.write());
-            state.sent();
-            return CommandStep::Edited;
+            let expect = |state: &mut ConnectionState| state.expect_reply(command.known, command.args);
+            return capture(state, env, (command.args.frame, expect), (Vec::new(), Then::Info), sink);
         }
         _ => {}
     }

@@ -19,6 +19,30 @@
 //! `<id>` in what the client gets is the number of its connection.
 //! ```
 
+/// The nonces of a conversation, in the order in which they have gone out.
+#[derive(Default)]
+pub struct Nonces(Vec<Vec<u8>>);
+
+impl Nonces {
+    /// Returns a word of a command with `<n>` in the place of the nonce that ends it, if one does.
+    /// Nonces are recognised by their form.
+    pub fn name(&mut self, mut word: Vec<u8>) -> Vec<u8> {
+        let end = word.get(word.len().saturating_sub(32)..).unwrap_or_default();
+        if end.len() == 32 && end.iter().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(b)) {
+            self.0.push(end.to_vec());
+            word.truncate(word.len() - 32);
+            word.extend(format!("<{}>", self.0.len()).into_bytes());
+        }
+        word
+    }
+
+    /// Returns bytes with the nonces in the places of `<n>`.
+    pub fn fill(&self, bytes: &[u8]) -> Vec<u8> {
+        let nonces = self.0.iter().enumerate();
+        nonces.fold(bytes.to_vec(), |text, (i, nonce)| replace(&text, format!("<{}>", i + 1).as_bytes(), nonce))
+    }
+}
+
 /// A conversation.
 pub struct Transcript {
     /// The host's configuration, as JSON.

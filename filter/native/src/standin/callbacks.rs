@@ -178,6 +178,14 @@ extern "C" fn envoy_dynamic_module_callback_lb_get_healthy_host_weight(
     1
 }
 
+/// # Safety
+/// The places can be written to, and `ip` is valid for as long as they are read.
+unsafe fn tell_address((address, port): (*mut Buffer, *mut u32), ip: &str, number: u32) -> bool {
+    // SAFETY: the caller vouches for it.
+    unsafe { (*address, *port) = (Buffer { data: ip.as_ptr(), len: ip.len() }, number) };
+    true
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_get_upstream_host_address(
     _filter: Opaque,
@@ -187,8 +195,7 @@ unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_get_upstream_h
     CHOSEN.with_borrow(|chosen| match chosen {
         Some((ip, number)) => {
             // SAFETY: the crate passes places for the results.
-            unsafe { (*address, *port) = (Buffer { data: ip.as_ptr(), len: ip.len() }, *number) };
-            true
+            unsafe { tell_address((address, port), ip, *number) }
         }
         None => false,
     })
@@ -200,10 +207,8 @@ unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_get_remote_add
     address: *mut Buffer,
     port: *mut u32,
 ) -> bool {
-    let ip = "10.0.0.1";
     // SAFETY: the crate passes places for the results.
-    unsafe { (*address, *port) = (Buffer { data: ip.as_ptr(), len: ip.len() }, 5000) };
-    true
+    unsafe { tell_address((address, port), "10.0.0.1", 5000) }
 }
 
 #[unsafe(no_mangle)]
@@ -212,10 +217,8 @@ unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_get_local_addr
     address: *mut Buffer,
     port: *mut u32,
 ) -> bool {
-    let ip = "10.0.0.2";
     // SAFETY: the crate passes places for the results.
-    unsafe { (*address, *port) = (Buffer { data: ip.as_ptr(), len: ip.len() }, 6379) };
-    true
+    unsafe { tell_address((address, port), "10.0.0.2", 6379) }
 }
 
 #[unsafe(no_mangle)]

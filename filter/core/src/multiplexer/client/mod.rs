@@ -28,7 +28,7 @@ use crate::resp::encode;
 use crate::resp::request::Parser;
 use crate::stats::Stat;
 use backlog::UnreadBacklog;
-use login::{HelloChange, PresentedLogin};
+use login::{HelloChange, PresentedLogin, user_of};
 use presence::Presence;
 use reply_queue::{ReplyQueue, Sequence};
 use std::sync::Arc;
@@ -91,6 +91,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// The name of the user as whom the client has logged in at the servers; `None`: it hasn't.
+    pub fn user(&self) -> Option<Vec<u8>> {
+        self.login.as_deref().map(user_of)
+    }
+
     /// Nothing, in the client's protocol.
     pub fn nil(&self) -> &'static [u8] {
         if self.resp3 { b"_\r\n" } else { b"$-1\r\n" }

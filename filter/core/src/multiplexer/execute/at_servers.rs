@@ -3,7 +3,7 @@
 
 use super::connect::{dedicated_key, dedicated_key_of_shard, shards};
 use super::context::{Context, Obstacle};
-use super::subscriber::{connect_to, connect_to_home, home};
+use super::subscriber::{connect_to, connect_to_home, home, is_spread};
 use crate::multiplexer::client::Client;
 use crate::multiplexer::client::notification::{self, Hears};
 use crate::multiplexer::client::source::{SeveralServers, SubscriptionSource};
@@ -31,11 +31,10 @@ pub struct ServerKeys {
 
 /// Returns true if a subscription is kept at several servers, or under another name than the client's.
 pub fn is_of_several(config: &HostConfig, kind: SubscriptionKind, name: &[u8]) -> bool {
-    let is_spread = || config.home().is_some_and(|home| config.has_servers(home));
     config.plain().is_none()
         && match Hears::of(kind, name) {
             Hears::Notifications | Hears::Both => true,
-            Hears::Published => kind == SubscriptionKind::Pattern && is_spread(),
+            Hears::Published => kind == SubscriptionKind::Pattern && is_spread(config),
         }
 }
 

@@ -109,8 +109,14 @@ fn scanned(context: &mut Context<'_>, client: &Client, servers: &mut [Server]) -
         let (master, slots) = (shard.map(|shard| shard.master), topology.map(Topology::slots_digest));
         format!("{place:?} {master:?} {slots:?}\n")
     };
-    servers.sort_by_cached_key(described);
-    ScannedServers::new(servers.len(), servers.iter().map(described).collect::<String>().as_bytes())
+    let mut all: Vec<(String, Server)> = servers.iter().map(|server| (described(server), *server)).collect();
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut text = String::new();
+    for (place, (described, server)) in servers.iter_mut().zip(all) {
+        text.push_str(&described);
+        *place = server;
+    }
+    ScannedServers::new(servers.len(), text.as_bytes())
 }
 
 /// A shard of a target that can answer a command without a key.

@@ -27,9 +27,19 @@ pub fn send(context: &mut Context<'_>, change: SubscriptionChange, name: &[u8], 
 /// Takes back what was asked of servers for a subscription that didn't come about.
 pub fn undo(context: &mut Context<'_>, client: &Client, change: SubscriptionChange, source: &SubscriptionSource) {
     let SubscriptionSource::Several(servers) = source else { return };
-    for connection in servers.connections() {
-        if !client.subscriptions.is_kept_at(connection, change.kind, &servers.name) {
-            send(context, SubscriptionChange { begins: false, ..change }, &servers.name, connection);
+    end(context, client, (change.kind, &servers.name), servers.connections().into_iter());
+}
+
+/// Ends a subscription where no other one has the same name.
+fn end(
+    context: &mut Context<'_>,
+    client: &Client,
+    (kind, name): (SubscriptionKind, &[u8]),
+    connections: impl Iterator<Item = ConnectionId>,
+) {
+    for connection in connections {
+        if !client.subscriptions.is_kept_at(connection, kind, name) {
+            send(context, SubscriptionChange { kind, begins: false }, name, connection);
         }
     }
 }
@@ -83,14 +93,10 @@ fn move_to(
         notified.push(connection);
     }
     let now = SeveralServers { notified, ..before.clone() };
+    let source = SubscriptionSource::Several(Box::new(now.clone()));
+    client.subscriptions.set_source(change.kind, name, Some(source));
     let left = before.connections().into_iter().filter(|connection| !now.uses(*connection));
-    let left: Vec<ConnectionId> = left.collect();
-    client.subscriptions.set_source(change.kind, name, Some(SubscriptionSource::Several(Box::new(now))));
-    for connection in left {
-        if !client.subscriptions.is_kept_at(connection, change.kind, &before.name) {
-            send(context, SubscriptionChange { begins: false, ..change }, &before.name, connection);
-        }
-    }
+    end(context, client, (change.kind, &before.name), left);
     true
 }
 

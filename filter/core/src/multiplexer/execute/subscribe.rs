@@ -82,7 +82,7 @@ fn change_all(
     if change.begins {
         // Channels of one server are asked for in one piece, and nothing is asked for before it is
         // known that all can be.
-        let size = if is_spread(client) { 1 } else { names.len() };
+        let size = if is_spread(&config) { 1 } else { names.len() };
         let pieces = names.chunks(size).map(|piece| Ok((piece, connect_to_home(context, client, change, piece)?)));
         for (piece, connection) in pieces.collect::<Result<Vec<_>, Obstacle>>()? {
             send(context, client, change, piece, connection);

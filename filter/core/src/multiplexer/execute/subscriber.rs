@@ -14,8 +14,7 @@ use crate::request::errors::CROSSSLOT;
 use std::net::SocketAddr;
 
 /// True if each channel is on one of several servers, by its hash as a key's.
-pub fn is_spread(client: &Client) -> bool {
-    let config = &client.rules.config;
+pub fn is_spread(config: &HostConfig) -> bool {
     config.home().is_some_and(|home| config.has_servers(home))
 }
 
@@ -51,7 +50,9 @@ pub fn connect_to_home(
         return Err(Obstacle::Error(CROSSSLOT.into()));
     }
     let of_first = names.first().map(|name| client.rules.config.target_of(target, name));
-    let to = of_first.filter(|_| is_sharded || is_spread(client)).unwrap_or(RouteTarget { target, slot: None });
+    let to = of_first
+        .filter(|_| is_sharded || is_spread(&client.rules.config))
+        .unwrap_or(RouteTarget { target, slot: None });
     let key = dedicated_key(context, client, to)?;
     let node = if is_sharded { key.node } else { None };
     match known_connection(context, client, &key.endpoint, node) {

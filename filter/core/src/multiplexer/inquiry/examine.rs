@@ -6,7 +6,6 @@ use super::question::{
     Answer, ClientFilter, ClientKind, ClientQuestion, InquiryScope, KillForm, NumberList, UnblockReason,
 };
 use super::table::{Asker, Examination, Gathering, MAX_LINES, ServerQuestion};
-use crate::multiplexer::client::login::user_of;
 use crate::multiplexer::client::{Client, Life, Wait};
 use crate::multiplexer::ids::{ClientId, ConnectionId};
 use crate::multiplexer::outbox::Output;
@@ -14,7 +13,7 @@ use crate::multiplexer::reply::EventDelivery;
 use crate::multiplexer::upstream::Upstreams;
 use crate::multiplexer::upstream::connection::UpstreamConnection;
 use crate::multiplexer::upstream::pending::PendingReply;
-use crate::resp::encode;
+use crate::resp::{encode, error_text};
 use std::time::Duration;
 
 /// The error of CLIENT LIST where there would be too much to tell.
@@ -25,7 +24,7 @@ const PART: usize = 1000;
 
 /// The scope of a client's inquiries.
 pub fn scope_of(client: &Client) -> InquiryScope {
-    InquiryScope { host: client.rules.config.host.clone(), user: client.session.login.as_deref().map(user_of) }
+    InquiryScope { host: client.rules.config.host.clone(), user: client.session.user() }
 }
 
 /// Does what is to be done about inquiries. Returns false if there was nothing.
@@ -69,7 +68,7 @@ fn is_in(scope: &InquiryScope, client: &Client) -> bool {
     client.rules.config.host == scope.host
         && client.life != Life::Closed
         && client.may_command()
-        && client.session.login.as_deref().map(user_of) == scope.user
+        && client.session.user() == scope.user
 }
 
 /// True if the client is one of those that are meant.
@@ -190,20 +189,19 @@ fn ask(worker: &mut EventDelivery<'_>, question: ServerQuestion, words: &[&[u8]]
 /// A server has answered a question, or won't (`Err`).
 fn server_answered(worker: &mut EventDelivery<'_>, id: u64, reply: Result<Vec<u8>, String>) {
     let refusal = match reply.as_deref() {
-        Ok([b'-', error @ ..]) => Some(String::from_utf8_lossy(error.trim_ascii_end()).into_owned()),
-        Ok(_) => None,
+        Ok(reply) => reply.starts_with(b"-").then(|| error_text(reply).into_owned()),
         Err(text) => Some(text.clone()),
     };
-    if worker.inquiries.permitted(id, refusal, worker.effects) {
+    if worker.inquiries.permitted(id, refusal.clone(), worker.effects) {
         return;
     }
     let Some(question) = worker.inquiries.take_question(id) else { return };
     let unblocking = question.unblocking;
-    let outcome = match reply.as_deref() {
-        Err(text) => Err(text.clone()),
-        Ok([b'-', error @ ..]) => Err(refused(&String::from_utf8_lossy(error.trim_ascii_end()))),
-        Ok(reply) if question.is_told => Ok(reply == b":1\r\n"),
-        Ok(reply) => match tell_to_unblock(worker, question, reply) {
+    let outcome = match (reply.as_deref(), refusal) {
+        (Err(text), _) => Err(text.clone()),
+        (Ok(_), Some(refusal)) => Err(refused(&refusal)),
+        (Ok(reply), None) if question.is_told => Ok(reply == b":1\r\n"),
+        (Ok(reply), None) => match tell_to_unblock(worker, question, reply) {
             Some(outcome) => outcome,
             None => return,
         },

@@ -2,7 +2,6 @@
 
 use crate::downstream::client_info::ClientInfo;
 use crate::multiplexer::client::Client;
-use crate::multiplexer::client::login::user_of;
 use crate::multiplexer::client::subscription::SubscriptionKind;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use std::time::Duration;
 /// its command wait.
 pub fn line(client: &Client, now: Duration, is_blocked: bool) -> String {
     let count = |kind| client.subscriptions.number_of(kind);
-    let (presence, user) = (&client.presence, client.session.login.as_deref().map(user_of));
+    let (presence, user) = (&client.presence, client.session.user());
     let info = ClientInfo {
         id: presence.number,
         addresses: [presence.remote, presence.local],

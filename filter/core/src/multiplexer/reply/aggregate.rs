@@ -317,9 +317,6 @@ mod tests {
     }
 
     #[test]
-    fn text() {}
-
-    #[test]
     fn key_names_of_all_servers() {
         let policy = |pattern| ResponsePolicy::KeyNames(key_names(&[0, 1], pattern));
         assert_eq!(aggregated(policy(None), &["*2 $1 k $1 l ", "*1 $1 k "]), "*3 $3 a:k $3 a:l $1 k ");

@@ -48,6 +48,12 @@ pub struct EventDelivery<'a> {
 }
 
 impl EventDelivery<'_> {
+    /// The clients, and what is done for one of them works with.
+    fn split(&mut self) -> (&mut Clients, Context<'_>) {
+        let EventDelivery { clients, upstreams, effects, stats, inquiries } = self;
+        (clients, Context { upstreams, effects, stats, inquiries })
+    }
+
     /// Delivers all that has happened.
     pub fn deliver_all(&mut self) {
         while let Some(event) = self.upstreams.next_event() {
@@ -205,7 +211,8 @@ impl EventDelivery<'_> {
 
     /// A connection that belonged to a client was lost.
     fn lost(&mut self, id: ClientId, lost: &LostConnection) {
-        let Some(client) = self.clients.get_mut(id) else { return };
+        let (clients, mut context) = self.split();
+        let Some(client) = clients.get_mut(id) else { return };
         let dedicated = client.dedicated.connection.filter(|own| own.connection.id() == lost.connection);
         // Subscriptions, and what a client is to be told, are lost with the connection; the client
         // has to know.
@@ -214,17 +221,11 @@ impl EventDelivery<'_> {
         let is_held = lost.is_awaited || dedicated.is_some_and(|own| own.is_held());
         let is_gone = is_held && matches!(lost.outage, Outage::Unreachable(_));
         if is_gone || lost.is_for_pushes && has_pushes {
-            return client.cut_off(&mut self.effects.outbox);
+            return client.cut_off(&mut context.effects.outbox);
         }
         client.dedicated.others.retain(|other| other.id() != lost.connection);
         if client.subscriptions.has_not_moved_to(lost.connection) {
-            let context = &mut Context {
-                upstreams: self.upstreams,
-                effects: self.effects,
-                stats: self.stats,
-                inquiries: self.inquiries,
-            };
-            follow::ask(context, client);
+            follow::ask(&mut context, client);
         }
         if let Some(dedicated) = dedicated {
             client.dedicated.lost_watch |= dedicated.is_watching;
@@ -283,8 +284,8 @@ impl EventDelivery<'_> {
     fn login_refused(&mut self, endpoint: &UpstreamEndpoint) {
         self.stats.count_where(Stat::LoginFailures, |config| {
             config.targets.iter().any(|target| {
-                let is_there = |upstream: &UpstreamEndpoint| upstream.at(endpoint.member) == *endpoint;
-                is_there(&target.upstream) || target.mirrors.iter().any(|mirror| is_there(&mirror.upstream))
+                target.upstream.leads_to(endpoint)
+                    || target.mirrors.iter().any(|mirror| mirror.upstream.leads_to(endpoint))
             })
         });
     }

@@ -8,7 +8,6 @@ use crate::multiplexer::client::notification::Notification;
 use crate::multiplexer::client::pubsub_frame::PublishedMessage;
 use crate::multiplexer::client::source::{SeveralServers, SubscriptionSource};
 use crate::multiplexer::client::subscription::{SubscriptionChange, SubscriptionKind};
-use crate::multiplexer::execute::context::Context;
 use crate::multiplexer::execute::{dedicated, follow};
 use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
 use crate::multiplexer::reply::scan_cursor::ScanPosition;
@@ -20,24 +19,19 @@ impl EventDelivery<'_> {
     /// A subscription of a client has begun or ended.
     pub(super) fn subscription_changed(&mut self, id: ClientId, confirmation: &Confirmation) {
         let Confirmation { connection, sequence, change, name } = confirmation;
-        let Some(client) = self.clients.get_mut(id) else { return };
+        let (clients, mut context) = self.split();
+        let Some(client) = clients.get_mut(id) else { return };
         if sequence.is_some() && client.subscriptions.joint() == *sequence {
             client.subscriptions.answer_joint(None);
             self.finish_joint(id);
             return self.announce(id);
         }
         if sequence.is_none() && change.kind == SubscriptionKind::Shard && !change.begins {
-            let context = &mut Context {
-                upstreams: self.upstreams,
-                effects: self.effects,
-                stats: self.stats,
-                inquiries: self.inquiries,
-            };
             let is_of_node = context.upstreams.pool.get(*connection).is_some_and(|known| known.key.node.is_some());
             if is_of_node {
                 // The node has given the slot away; or the client has unsubscribed meanwhile.
-                follow::channel_moved(context, client, name.as_deref().unwrap_or_default(), *connection);
-                return dedicated::on_idle(self.upstreams, client, *connection, self.effects);
+                follow::channel_moved(&mut context, client, name.as_deref().unwrap_or_default(), *connection);
+                return dedicated::on_idle(context.upstreams, client, *connection, context.effects);
             }
         }
         let kept_by = sequence.map(|_| SubscriptionSource::One(*connection));
@@ -69,17 +63,12 @@ impl EventDelivery<'_> {
 
     /// Tells the client of a command that several servers had to confirm, if all have answered.
     pub(super) fn finish_joint(&mut self, id: ClientId) {
-        let Some(client) = self.clients.get_mut(id) else { return };
+        let (clients, mut context) = self.split();
+        let Some(client) = clients.get_mut(id) else { return };
         let Some(finished) = client.subscriptions.finish_joint(client.session.resp3) else { return };
         client.output.queue.replace(finished.sequence, &finished.reply, &mut client.output.out);
-        let context = &mut Context {
-            upstreams: self.upstreams,
-            effects: self.effects,
-            stats: self.stats,
-            inquiries: self.inquiries,
-        };
         for source in &finished.undone {
-            follow::undo(context, client, finished.change, source);
+            follow::undo(&mut context, client, finished.change, source);
         }
         if client.subscriptions.is_stale {
             self.follow(id);
@@ -88,50 +77,33 @@ impl EventDelivery<'_> {
 
     /// A client's subscriptions may have to be kept at other servers from now on.
     pub(super) fn follow(&mut self, id: ClientId) {
-        let Some(client) = self.clients.get_mut(id) else { return };
-        let context = &mut Context {
-            upstreams: self.upstreams,
-            effects: self.effects,
-            stats: self.stats,
-            inquiries: self.inquiries,
-        };
-        if !follow::follow(context, client) {
-            client.cut_off(&mut self.effects.outbox);
+        let (clients, mut context) = self.split();
+        let Some(client) = clients.get_mut(id) else { return };
+        if !follow::follow(&mut context, client) {
+            client.cut_off(&mut context.effects.outbox);
         }
     }
 
     /// A subscription has begun or ended without a command of its client.
     pub(super) fn changed_silently(&mut self, id: ClientId, confirmation: &Confirmation) {
         let Confirmation { connection, change, name, .. } = confirmation;
-        let Some(client) = self.clients.get_mut(id) else { return };
+        let (clients, mut context) = self.split();
+        let Some(client) = clients.get_mut(id) else { return };
         let name = name.as_deref().unwrap_or_default();
         if !follow::changed(client, *change, name, *connection) {
-            let context = &mut Context {
-                upstreams: self.upstreams,
-                effects: self.effects,
-                stats: self.stats,
-                inquiries: self.inquiries,
-            };
-            follow::send(context, SubscriptionChange { begins: false, ..*change }, name, *connection);
+            follow::send(&mut context, SubscriptionChange { begins: false, ..*change }, name, *connection);
         }
     }
 
     /// A server has refused a subscription that was to begin or end there without a command of its
     /// client.
     pub(super) fn silent_change_failed(&mut self, id: ClientId, connection: ConnectionId) {
-        let Some(client) = self.clients.get_mut(id) else { return };
+        let (clients, mut context) = self.split();
+        let Some(client) = clients.get_mut(id) else { return };
         match client.subscriptions.has_not_moved_to(connection) {
-            true => {
-                let context = &mut Context {
-                    upstreams: self.upstreams,
-                    effects: self.effects,
-                    stats: self.stats,
-                    inquiries: self.inquiries,
-                };
-                follow::ask(context, client);
-            }
+            true => follow::ask(&mut context, client),
             // The client would miss what that server tells.
-            false => client.cut_off(&mut self.effects.outbox),
+            false => client.cut_off(&mut context.effects.outbox),
         }
     }
 
@@ -143,15 +115,10 @@ impl EventDelivery<'_> {
             stale.extend((client.subscriptions.is_stale && client.subscriptions.has_several()).then_some(id));
         }
         for id in moving {
-            let Some(client) = self.clients.get_mut(id) else { continue };
-            let context = &mut Context {
-                upstreams: self.upstreams,
-                effects: self.effects,
-                stats: self.stats,
-                inquiries: self.inquiries,
-            };
-            if !follow::resettle(context, client) {
-                client.cut_off(&mut self.effects.outbox);
+            let (clients, mut context) = self.split();
+            let Some(client) = clients.get_mut(id) else { continue };
+            if !follow::resettle(&mut context, client) {
+                client.cut_off(&mut context.effects.outbox);
             }
         }
         stale.into_iter().for_each(|id| self.follow(id));

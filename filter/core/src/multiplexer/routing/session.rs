@@ -10,7 +10,7 @@ use crate::downstream::client_name;
 use crate::downstream::hello::{self, Hello};
 use crate::downstream::maintenance;
 use crate::multiplexer::client::Client;
-use crate::multiplexer::client::login::{HelloRequest, PresentedLogin, user_of};
+use crate::multiplexer::client::login::{HelloRequest, PresentedLogin};
 use crate::multiplexer::inquiry::grammar;
 use crate::multiplexer::inquiry::line::line;
 use crate::multiplexer::inquiry::question::{ClientFilter, ClientQuestion, NumberList};
@@ -140,7 +140,7 @@ fn inquiry(question: Result<ClientQuestion, String>) -> Decision {
 /// CLIENT KILL. Where clients don't know the server's password, none may end the connections of others.
 fn kill(client: &Client, args: &Args<'_>) -> Decision {
     let presence = &client.presence;
-    let user = client.session.login.as_deref().map(user_of);
+    let user = client.session.user();
     let question = grammar::kill(args, presence.number, user.as_deref().unwrap_or(b"default"));
     if !client.rules.config.auth.guard.credentials {
         return inquiry(question);

@@ -103,6 +103,12 @@ impl UpstreamEndpoint {
         UpstreamEndpoint { member, ..self.clone() }
     }
 
+    /// Returns true if an endpoint is this one with the member that it leads to: rules don't know the
+    /// members of a destination.
+    pub fn leads_to(&self, endpoint: &UpstreamEndpoint) -> bool {
+        self.at(endpoint.member) == *endpoint
+    }
+
     /// Returns true if connections to both lead to the same servers, whatever their logins.
     pub fn is_same_place(&self, other: &UpstreamEndpoint) -> bool {
         self.cluster == other.cluster && self.member == other.member

@@ -5,7 +5,7 @@
 use super::endpoint::UpstreamEndpoint;
 use super::pool_key::PoolKey;
 use crate::downstream::auth::has_no_password;
-use crate::resp::encode;
+use crate::resp::{encode, error_text};
 
 /// A command of the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub fn refusal(step: HandshakeStep, endpoint: &UpstreamEndpoint, reply: &[u8]) -
     let error = reply.strip_prefix(b"-")?;
     let cluster = endpoint.shown();
     let is_clients_login = endpoint.is_clients();
-    let as_said = || String::from_utf8_lossy(error.trim_ascii_end()).into_owned();
+    let as_said = || error_text(reply).into_owned();
     if GREETINGS.iter().any(|greeting| error.starts_with(greeting)) {
         return Some(Refusal { text: as_said(), is_general: true, concerns_login: false, concerns_database: false });
     }

@@ -8,6 +8,8 @@
 
 use crate::hex::to_hex;
 use crate::random::Random;
+use crate::resp::error_text;
+use crate::resp::value::Value;
 
 /// How a server knows a connection.
 #[derive(Clone, Debug)]
@@ -27,10 +29,13 @@ impl ServerIdentity {
 
     /// The server has taken the name, or has told the number.
     pub fn answered(&mut self, reply: &[u8]) {
-        let text = || String::from_utf8_lossy(reply.get(1..).unwrap_or_default().trim_ascii_end()).into_owned();
         match reply.first() {
-            Some(b'-') => self.number = Some(Err(text())),
-            Some(b':') if self.number.is_none() => self.number = text().parse().ok().map(Ok),
+            Some(b'-') => self.number = Some(Err(error_text(reply).into_owned())),
+            Some(b':') if self.number.is_none() => {
+                let number =
+                    Value::parse(reply).and_then(|value| value.integer()).and_then(|it| u64::try_from(it).ok());
+                self.number = number.map(Ok);
+            }
             _ => {}
         }
     }

@@ -206,8 +206,8 @@ impl Pool {
     ) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let is_repeatable = in_flight.is_repeatable() && connection.purpose == Purpose::Shared;
-        let is_known_again = connection.key.node.is_some() || in_flight.names_scripts || is_repeatable;
-        let keeps = is_known_again && in_flight.what.is_replayable();
+        let may_be_repeated = connection.key.node.is_some() || in_flight.names_scripts || is_repeatable;
+        let keeps = may_be_repeated && in_flight.what.is_replayable();
         connection.send(in_flight, keeps, effects.now, write);
         if connection.send.announce() {
             effects.outbox.push(Output::Send(id));

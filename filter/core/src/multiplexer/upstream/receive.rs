@@ -18,7 +18,7 @@ use super::scripts;
 use crate::multiplexer::client::pubsub_frame::PubSubFrame;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClientId, ConnectionId};
-use crate::resp::encode;
+use crate::resp::{encode, error_text};
 
 /// Bytes of one connection that are being taken in.
 #[derive(Debug)]
@@ -256,7 +256,7 @@ fn on_push(upstreams: &mut Upstreams, id: ConnectionId, client: ClientId, frame:
 
 /// What a client is told whose transaction was none.
 fn multi_refused(reply: &[u8]) -> Vec<u8> {
-    let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default().trim_ascii_end());
+    let text = error_text(reply);
     let text = format!("ERR redis-mesh: MULTI was refused ({text}); the commands may have been executed one by one");
     let mut told = Vec::new();
     encode::error(&mut told, text.as_bytes());

@@ -21,6 +21,7 @@ use super::redirect::Redirect;
 use super::retry::{MAX_RETRIES, Retry, has_several_keys, slot_of};
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClusterId, ConnectionId};
+use crate::resp::error_text;
 use std::net::SocketAddr;
 
 /// How many redirections a command follows.
@@ -82,7 +83,7 @@ fn note_condition(
     let bytes = connection.replay.behind(0, in_flight.replay as usize).to_vec();
     let peer = Peer::new(&connection.key.endpoint, connection.key.node);
     let retry = at_the_master(upstreams, connection, in_flight, &bytes);
-    let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default().trim_ascii_end()).into_owned();
+    let text = error_text(reply).into_owned();
     // Others answer reads for now.
     upstreams.pool.availability.back_off(peer, Outage::Refuses(text), effects.now);
     let Some(retry) = retry else { return false };
