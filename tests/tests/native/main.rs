@@ -18,6 +18,7 @@ mod sessions;
 mod shard_channels;
 mod silence;
 mod stats;
+mod tracking;
 mod unread;
 
 use std::io::Write;

@@ -144,7 +144,8 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
         servers.into_iter().map(|server| (server.cluster.clone(), server.member)).collect()
     };
     let is_moved = has_turned || home(&before) != home(config);
-    let is_cut = !client.subscriptions.connections.is_empty() && is_moved;
+    let is_cut =
+        !client.subscriptions.connections.is_empty() && is_moved || client.dedicated.tracking.is_some() && has_turned;
     let own = client.dedicated.connection.take();
     let stays = own.filter(|_| !has_turned).and_then(|own| {
         let target = destination(&place(&before, own.target.target)?)?;
@@ -155,7 +156,7 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
     if is_lost || is_abandoned || is_cut {
         client.cut_off(&mut effects.outbox);
     }
-    if client.subscriptions.has_several() {
+    if client.follows() {
         upstreams.pool.events.push_back(Event::RulesChanged(client.id));
     }
     if let Some(own) = own.filter(|_| stays.is_none()) {

@@ -9,6 +9,7 @@ pub mod reply_queue;
 mod rules;
 pub mod source;
 pub mod subscription;
+pub mod tracking;
 pub mod transaction;
 mod window;
 
@@ -34,6 +35,7 @@ use reply_queue::{ReplyQueue, Sequence};
 use std::sync::Arc;
 use std::time::Duration;
 use subscription::Subscriptions;
+use tracking::Tracking;
 use transaction::Transaction;
 use window::Window;
 
@@ -183,6 +185,15 @@ pub struct DedicatedSlot {
     pub backlog: UnreadBacklog,
     /// A connection over which keys were watched was lost, so that they may have changed unseen.
     pub lost_watch: bool,
+    /// The client tracks, and all its commands go over connections of its own.
+    pub tracking: Option<Box<Tracking>>,
+}
+
+impl DedicatedSlot {
+    /// True if a connection stays open because the client tracks.
+    pub fn tracks_over(&self, connection: ConnectionId) -> bool {
+        self.tracking.as_ref().is_some_and(|tracking| tracking.uses(connection))
+    }
 }
 
 /// A connection that a client has for itself.
@@ -196,7 +207,7 @@ pub struct Dedicated {
     pub is_watching: bool,
     /// It did before its last WATCH, which may be under way.
     pub has_watched: bool,
-    /// The client has changed its state for good (CLIENT TRACKING), so that all commands go over
+    /// The client has changed its state for good (CLIENT NO-EVICT), so that all commands go over
     /// it.
     pub is_special: bool,
 }
@@ -343,6 +354,17 @@ impl Client {
     /// True if it has subscribed to something by RESP2, so that it may do little else.
     pub fn is_subscriber(&self) -> bool {
         !self.session.resp3 && !self.subscriptions.is_empty()
+    }
+
+    /// True if servers tell it something of their own accord, and it is to be told so by those to which
+    /// its commands lead.
+    pub fn follows(&self) -> bool {
+        self.dedicated.tracking.is_some() || self.subscriptions.has_several()
+    }
+
+    /// True if it has connections whose state, or whose pushes, are in its protocol and database.
+    pub fn has_state(&self) -> bool {
+        self.dedicated.tracking.is_some() || self.dedicated.connection.is_some_and(|dedicated| dedicated.is_special)
     }
 
     /// True if what it is to be answered are subscriptions that begin or end, and nothing else.

@@ -1,7 +1,7 @@
 //! Subscriptions that are kept at several servers: to notifications of changes of keys, which each
 //! server sends for its own keys, and to patterns where channels are spread over servers.
 
-use super::connect::{dedicated_key, dedicated_key_of_shard, shards};
+use super::connect::{all_masters, dedicated_key};
 use super::context::{Context, Obstacle};
 use super::subscriber::{connect_to, connect_to_home, home, is_spread};
 use crate::multiplexer::client::Client;
@@ -87,28 +87,6 @@ fn publishers(
     };
     let key = |target| dedicated_key(context, client, RouteTarget { target, slot: None });
     targets.into_iter().map(key).collect()
-}
-
-/// The pool keys of all servers whose keys a route may lead to: in a Redis Cluster, all masters.
-fn all_masters(context: &mut Context<'_>, client: &mut Client) -> Result<Vec<PoolKey>, Obstacle> {
-    let config = client.rules.config.clone();
-    let (mut keys, mut known) = (Vec::new(), HashSet::new());
-    for target in 0..config.targets.len() {
-        if !config.routes.iter().any(|route| route.target == config.origin(target)) {
-            continue;
-        }
-        let all = match shards(context, client, target)? {
-            Some(shards) => (0..shards).map(Some).collect(),
-            None => vec![None],
-        };
-        for shard in all {
-            let key = dedicated_key_of_shard(context, client, target, shard)?;
-            if known.insert(key.clone()) {
-                keys.push(key);
-            }
-        }
-    }
-    Ok(keys)
 }
 
 /// Where a subscription that begins is to be kept.

@@ -2,13 +2,15 @@
 
 use super::backlog;
 use super::context::{Context, Obstacle};
-use crate::multiplexer::client::{Client, TargetLookup};
+use super::tracking;
+use crate::multiplexer::client::{Client, DedicatedSlot, TargetLookup};
 use crate::multiplexer::routing::target::RouteTarget;
 use crate::multiplexer::upstream::discovery::NodeAccess;
 use crate::multiplexer::upstream::pending::Control;
 use crate::multiplexer::upstream::pool::{DedicatedConnection, SharedConnection};
 use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::multiplexer::upstream::{ConnectionRoute, Upstreams};
+use std::collections::HashSet;
 
 /// The connection over which a command that may be shared goes: the client's own where that is
 /// held for the target.
@@ -26,15 +28,24 @@ pub fn connect(
         Some(connection) => Ok(ConnectionRoute::Shared(connection)),
         None => {
             let route = look_up(context, client, target, access)?;
-            backlog::separate(context, client, route)
+            own(context, client, route)
         }
+    }
+}
+
+/// The client's own connection in the place of a shared one, if it is to have its own.
+fn own(context: &mut Context<'_>, client: &mut Client, route: ConnectionRoute) -> Result<ConnectionRoute, Obstacle> {
+    match client.dedicated.tracking {
+        Some(_) => tracking::separate(context, client, route),
+        None => backlog::separate(context, client, route),
     }
 }
 
 /// The same, if nothing has to be found out or opened.
 #[inline]
 fn cached(upstreams: &Upstreams, client: &Client, target: RouteTarget, access: NodeAccess) -> Option<SharedConnection> {
-    if client.dedicated.connection.is_some() || client.dedicated.backlog.is_begun() || access != NodeAccess::Write {
+    let DedicatedSlot { connection, tracking, backlog, .. } = &client.dedicated;
+    if connection.is_some() || tracking.is_some() || backlog.is_begun() || access != NodeAccess::Write {
         return None;
     }
     let connection = match client.rules.lookups.get(target.target)? {
@@ -135,7 +146,7 @@ pub fn connect_to_shard(
         (TargetLookup::Cluster(cluster), Some(shard)) => {
             let resp3 = client.session.resp3;
             let connection = context.upstreams.node(cluster, shard, NodeAccess::Write, resp3, context.effects)?;
-            backlog::separate(context, client, ConnectionRoute::Shared(connection))
+            own(context, client, ConnectionRoute::Shared(connection))
         }
         _ => connect(context, client, RouteTarget { target, slot: None }, NodeAccess::Write),
     }
@@ -170,6 +181,32 @@ pub fn shards(context: &mut Context<'_>, client: &mut Client, target: usize) -> 
         TargetLookup::Cluster(cluster) => Ok(Some(context.upstreams.shard_count(cluster, context.effects)?)),
         TargetLookup::Connection(_) | TargetLookup::Unknown => Ok(None),
     }
+}
+
+/// The pool keys of all servers whose keys a route may lead to, each once: in a Redis Cluster, all
+/// masters.
+///
+/// # Errors
+/// The command waits, or the masters aren't known.
+pub fn all_masters(context: &mut Context<'_>, client: &mut Client) -> Result<Vec<PoolKey>, Obstacle> {
+    let config = client.rules.config.clone();
+    let (mut keys, mut known) = (Vec::new(), HashSet::new());
+    for target in 0..config.targets.len() {
+        if !config.routes.iter().any(|route| route.target == config.origin(target)) {
+            continue;
+        }
+        let all = match shards(context, client, target)? {
+            Some(shards) => (0..shards).map(Some).collect(),
+            None => vec![None],
+        };
+        for shard in all {
+            let key = dedicated_key_of_shard(context, client, target, shard)?;
+            if known.insert(key.clone()) {
+                keys.push(key);
+            }
+        }
+    }
+    Ok(keys)
 }
 
 /// The client may have chosen the other protocol since it has a connection of its own.

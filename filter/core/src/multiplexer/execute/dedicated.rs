@@ -1,8 +1,9 @@
-//! Connections that a client has for itself: to wait, to watch keys, to track.
+//! Connections that a client has for itself: to wait, to watch keys, to change their state.
 
 use super::backlog;
 use super::connect::{agree_on_protocol, dedicated_key};
 use super::context::{Context, Obstacle, Request, expect};
+use super::tracking;
 use crate::command::each_command;
 use crate::command::sharing::Sharing;
 use crate::multiplexer::client::{Client, Dedicated, Session, Wait};
@@ -11,7 +12,6 @@ use crate::multiplexer::ids::ConnectionId;
 use crate::multiplexer::routing::decision::Forward;
 use crate::multiplexer::routing::target::write;
 use crate::multiplexer::upstream::Upstreams;
-use crate::multiplexer::upstream::discovery::Missing;
 use crate::multiplexer::upstream::patience::Patience;
 use crate::multiplexer::upstream::pending::{Control, InFlight};
 use crate::multiplexer::upstream::retry::Retry;
@@ -62,13 +62,18 @@ fn choose(context: &mut Context<'_>, client: &mut Client, forward: &Forward) -> 
         _ if !client.output.queue.is_empty() => Err(Obstacle::Wait(Wait::Answers)),
         // A second connection would have to be kept beside this one.
         Some(dedicated) if dedicated.is_held() => Err(Obstacle::Error(
-            "ERR redis-mesh: a client that watches keys or tracks can't wait at another place".into(),
+            "ERR redis-mesh: a client that watches keys, or has another state of its connection, can't wait at another place".into(),
         )),
         _ => {
             let key = dedicated_key(context, client, target)?;
-            let key = if sharing == Sharing::Interrupts { key.heard_while_busy() } else { key };
-            let pushes = sharing == Sharing::ChangesConnection && client.session.resp3;
-            let connection = context.upstreams.dedicated(client.id, key, pushes, context.effects)?;
+            let connection = match client.dedicated.tracking {
+                Some(_) if sharing != Sharing::Interrupts => tracking::connection(context, client, key)?,
+                _ => {
+                    let key = if sharing == Sharing::Interrupts { key.heard_while_busy() } else { key };
+                    let pushes = sharing == Sharing::ChangesConnection && client.session.resp3;
+                    context.upstreams.dedicated(client.id, key, pushes, context.effects)?
+                }
+            };
             Ok(Dedicated { connection, target, is_watching: false, has_watched: false, is_special: false })
         }
     }
@@ -97,7 +102,8 @@ pub fn on_idle(upstreams: &mut Upstreams, client: &mut Client, connection: Conne
             return;
         }
         client.dedicated.connection = None;
-    } else if client.subscriptions.needs(connection) {
+    }
+    if client.dedicated.tracks_over(connection) || client.subscriptions.needs(connection) {
         return;
     }
     client.dedicated.others.retain(|other| other.id() != connection);
@@ -118,6 +124,7 @@ pub fn stay_in_database(upstreams: &mut Upstreams, client: &Client, effects: &mu
 /// Gives back what a client has for itself.
 pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
     backlog::disown(upstreams, client, effects);
+    tracking::disown(upstreams, client, effects);
     match client.dedicated.connection.take() {
         Some(dedicated) if dedicated.is_held() => upstreams.pool.close(dedicated.connection.id(), effects),
         Some(dedicated) => upstreams.abandon(dedicated.connection.id(), effects),
@@ -149,28 +156,36 @@ fn is_watch(retry: &Retry) -> bool {
 
 /// What the client does over a connection of its own has to be done at another node.
 pub fn follow_redirect(
-    upstreams: &mut Upstreams,
+    context: &mut Context<'_>,
     client: &mut Client,
     from: ConnectionId,
     (retry, asks): (Retry, bool),
-    effects: &mut Effects,
 ) {
     let dedicated = client.dedicated.connection;
     // What was sent before it may have led there already.
     if let Some(current) = dedicated.map(|dedicated| dedicated.connection.id())
-        && upstreams.pool.get(current).is_some_and(|known| known.key.node == retry.key.node)
+        && context.upstreams.pool.get(current).is_some_and(|known| known.key.node == retry.key.node)
     {
-        return upstreams.resend_over(current, retry, asks, effects);
+        return context.upstreams.resend_over(current, retry, asks, context.effects);
     }
-    let connection = match upstreams.dedicated(client.id, retry.key.clone(), false, effects) {
-        Ok(connection) => connection,
-        Err(Missing::Unreachable(_)) => return client.cut_off(&mut effects.outbox),
-        Err(Missing::Error(text)) => return upstreams.fail(retry.in_flight.what, &text),
-        Err(Missing::Topology(_)) => {
-            return upstreams.fail(retry.in_flight.what, "ERR redis-mesh: the cluster is changing; try again");
+    let is_tracked = client.dedicated.tracks_over(from);
+    let connection = match is_tracked {
+        true => tracking::redirected(context, client, (retry.key.clone(), retry.in_flight.what)),
+        false => {
+            context.upstreams.dedicated(client.id, retry.key.clone(), false, context.effects).map_err(Obstacle::from)
         }
     };
-    match dedicated {
+    let connection = match connection {
+        Ok(connection) => connection,
+        Err(Obstacle::Unreachable(_)) => return client.cut_off(&mut context.effects.outbox),
+        Err(Obstacle::Error(text)) => return context.upstreams.fail(retry.in_flight.what, &text),
+        Err(Obstacle::Wait(_)) => {
+            let text = "ERR redis-mesh: the cluster is changing; try again";
+            return context.upstreams.fail(retry.in_flight.what, text);
+        }
+    };
+    let Context { upstreams, effects, .. } = context;
+    match dedicated.filter(|own| !is_tracked || own.connection.id() == from) {
         Some(dedicated) => {
             // Keys that were watched before, if there were any, aren't watched there.
             let has_watched = if is_watch(&retry) { dedicated.has_watched } else { dedicated.is_watching };
@@ -181,10 +196,11 @@ pub fn follow_redirect(
             if let Some(before) = upstreams.pool.get_mut(from) {
                 before.is_tainted = true;
             }
-            if current != from {
+            if current != from && !is_tracked {
                 upstreams.retire_dedicated(current, effects);
             }
         }
+        None if is_tracked => {}
         // The connection was given back while this command was under way, so nothing depends on it.
         None => client.dedicated.others.push(connection),
     }

@@ -3,6 +3,7 @@
 use super::connect::connect;
 use super::context::{Context, Obstacle, Request, expect, wait_for_room};
 use super::mirror::{mirror, mirror_part, mirror_transaction};
+use super::tracking;
 use crate::command::Command;
 use crate::command::Known;
 use crate::command::script;
@@ -138,6 +139,9 @@ pub fn exec(context: &mut Context<'_>, client: &mut Client, transaction: &mut Tr
         Some(rewrite) => client.output.queue.expect_rewritten(rewrite, is_mute),
     };
     let id = connection.id();
+    if !transaction.scripts.is_empty() {
+        tracking::names_scripts(client, sequence);
+    }
     for script in &transaction.scripts {
         context.upstreams.ensure_loaded(id, *script, context.effects);
     }

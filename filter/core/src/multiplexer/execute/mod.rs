@@ -15,6 +15,7 @@ pub mod mirror;
 pub mod mirror_servers;
 pub mod subscribe;
 mod subscriber;
+pub mod tracking;
 
 use super::client::{Client, Wait};
 use super::config::HostConfig;
@@ -83,6 +84,7 @@ pub fn command(context: &mut Context<'_>, client: &mut Client, args: &Args<'_>, 
                 }
             }
             client.session.reply_mode.end();
+            tracking::taken(client, known, sequence);
         }
     }
     step
@@ -255,6 +257,7 @@ fn perform(
             dedicated::unwatch(context, client);
             client.answer(&reply);
         }
+        Decision::Track(change) => return tracking::track(context, client, change),
         Decision::Inquire(question) => return inquire::inquire(context, client, question),
         Decision::Hello(hello) => return hello::hello(context, client, *hello),
         Decision::Present(presented) => return login::present(context, client, presented),

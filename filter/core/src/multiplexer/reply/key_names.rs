@@ -118,17 +118,32 @@ impl KeyNames {
 
     /// Returns a server's push about changed keys with the client's names
     /// (<https://redis.io/docs/latest/develop/reference/client-side-caching/>). There is none if
-    /// the push is another one, or concerns all keys, so that it can be written as it is.
-    pub fn invalidated(&self, push: &[u8]) -> Option<Vec<u8>> {
+    /// the push is another one, or concerns all keys, so that it can be written as it is. It is empty
+    /// if the client wants none of the keys.
+    pub fn invalidated(&self, push: &[u8], is_wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let mut elements = Elements::of_push(push);
         let (kind, keys) = (elements.next()?, elements.next()?);
         if Value::parse(kind)?.text()? != b"invalidate" || keys.first() != Some(&b'*') {
             return None;
         }
+        let (target, mut count, mut names) = (self.targets.first()?, 0, Vec::new());
+        for element in Elements::of(keys) {
+            let Some(Value::Text(key)) = Value::parse(element) else { return None };
+            self.visible(*target, key, |name| {
+                if is_wanted(name) {
+                    count += 1;
+                    encode::bulk(&mut names, name);
+                }
+            });
+        }
+        if count == 0 {
+            return Some(Vec::new());
+        }
         let mut out = Vec::new();
         encode::header(&mut out, b'>', 2);
         out.extend_from_slice(kind);
-        self.collect(&[keys], &mut out)?;
+        encode::array(&mut out, count);
+        out.append(&mut names);
         Some(out)
     }
 
@@ -273,10 +288,10 @@ mod tests {
 
     #[test]
     fn changed_keys_have_all_names_that_lead_to_them() {
-        let push = |text: &str| shown(names(several(), &[0], None).invalidated(&reply(text)));
+        let push = |text: &str| shown(names(several(), &[0], None).invalidated(&reply(text), |_| true));
         assert_eq!(push(">2 $10 invalidate *1 $1 k ").unwrap(), ">2 $10 invalidate *2 $3 x:k $3 y:k ");
         assert_eq!(push(">2 $10 invalidate *2 $3 z:k $1 l ").unwrap(), ">2 $10 invalidate *3 $5 y:z:k $3 x:l $3 y:l ");
-        assert_eq!(push(">2 +invalidate *0 ").unwrap(), ">2 +invalidate *0 ");
+        assert_eq!(push(">2 +invalidate *0 ").unwrap(), "");
         for text in [
             ">2 $10 invalidate _ ",
             ">2 $10 invalidate *1 :1 ",
@@ -287,8 +302,10 @@ mod tests {
         ] {
             assert_eq!(push(text), None, "{text}");
         }
-        let other = names(several(), &[2], None).invalidated(&reply(">2 $10 invalidate *1 $1 k "));
-        assert_eq!(shown(other).unwrap(), ">2 $10 invalidate *0 ");
+        let other = names(several(), &[2], None).invalidated(&reply(">2 $10 invalidate *1 $1 k "), |_| true);
+        assert_eq!(shown(other).unwrap(), "");
+        let some = names(several(), &[0], None).invalidated(&reply(">2 $10 invalidate *1 $1 k "), |key| key == b"y:k");
+        assert_eq!(shown(some).unwrap(), ">2 $10 invalidate *1 $3 y:k ");
     }
 
     #[test]

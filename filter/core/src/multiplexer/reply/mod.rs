@@ -10,7 +10,7 @@ pub mod scan_cursor;
 use super::client::{Client, Life, Wait};
 use super::effects::Effects;
 use super::execute::context::Context;
-use super::execute::{backlog, dedicated, follow};
+use super::execute::{backlog, dedicated, follow, tracking};
 use super::ids::{ClientId, ClientTag, ClusterId};
 use super::inquiry::table::InquiryTable;
 use super::outbox::Output;
@@ -87,8 +87,9 @@ impl EventDelivery<'_> {
                 }
             }
             Event::RedirectedDedicated { client: id, from, retry, asks } => {
-                if let Some(client) = self.clients.get_mut(id) {
-                    dedicated::follow_redirect(self.upstreams, client, from, (*retry, asks), self.effects);
+                let (clients, mut context) = self.split();
+                if let Some(client) = clients.get_mut(id) {
+                    dedicated::follow_redirect(&mut context, client, from, (*retry, asks));
                     self.announce(id);
                 }
             }
@@ -123,6 +124,9 @@ impl EventDelivery<'_> {
     /// it.
     pub fn announce(&mut self, id: ClientId) {
         if let Some(client) = self.clients.get_mut(id) {
+            if client.dedicated.tracking.is_some() && tracking::settle(self.upstreams, client, self.effects) {
+                pubsub::forget_keys(client);
+            }
             client.announce(&mut self.effects.outbox, self.stats, self.effects.now);
             backlog::regulate(self.upstreams, client, self.effects);
             client.wake(&mut self.effects.outbox);
@@ -169,6 +173,9 @@ impl EventDelivery<'_> {
                 PendingReply::Part(_, part) => {
                     if client.note_part(&reply) {
                         dedicated::stay_in_database(self.upstreams, client, self.effects);
+                    }
+                    if let Some(tracking) = &mut client.dedicated.tracking {
+                        tracking.answered(owner.sequence, reply.first() == Some(&b'-'));
                     }
                     client.output.part(owner.sequence, part, reply);
                 }
@@ -217,7 +224,10 @@ impl EventDelivery<'_> {
         // Subscriptions, and what a client is to be told, are lost with the connection; the client
         // has to know.
         let subscriptions = &client.subscriptions;
-        let has_pushes = subscriptions.is_monitor || dedicated.is_some() || !subscriptions.spares(lost.connection);
+        let has_pushes = subscriptions.is_monitor
+            || dedicated.is_some()
+            || client.dedicated.tracks_over(lost.connection)
+            || !subscriptions.spares(lost.connection);
         let is_held = lost.is_awaited || dedicated.is_some_and(|own| own.is_held());
         let is_gone = is_held && matches!(lost.outage, Outage::Unreachable(_));
         if is_gone || lost.is_for_pushes && has_pushes {
@@ -259,7 +269,7 @@ impl EventDelivery<'_> {
             if !client.output.queue.is_empty() {
                 client.wait_for_answers_so_far();
             }
-            followers.extend(client.subscriptions.has_several().then_some(id));
+            followers.extend(client.follows().then_some(id));
         }
         followers.into_iter().for_each(|client| self.follow(client));
     }

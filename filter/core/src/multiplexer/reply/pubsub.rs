@@ -8,7 +8,7 @@ use crate::multiplexer::client::notification::Notification;
 use crate::multiplexer::client::pubsub_frame::PublishedMessage;
 use crate::multiplexer::client::source::{SeveralServers, SubscriptionSource};
 use crate::multiplexer::client::subscription::{SubscriptionChange, SubscriptionKind};
-use crate::multiplexer::execute::{dedicated, follow};
+use crate::multiplexer::execute::{dedicated, follow, tracking};
 use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
 use crate::multiplexer::reply::scan_cursor::ScanPosition;
 use crate::multiplexer::upstream::Upstreams;
@@ -79,9 +79,11 @@ impl EventDelivery<'_> {
     pub(super) fn follow(&mut self, id: ClientId) {
         let (clients, mut context) = self.split();
         let Some(client) = clients.get_mut(id) else { return };
-        if !follow::follow(&mut context, client) {
+        forget_keys(client);
+        if !tracking::follow(&mut context, client) || !follow::follow(&mut context, client) {
             client.cut_off(&mut context.effects.outbox);
         }
+        self.announce(id);
     }
 
     /// A subscription has begun or ended without a command of its client.
@@ -112,7 +114,9 @@ impl EventDelivery<'_> {
         let (mut moving, mut stale) = (Vec::new(), Vec::new());
         for (id, client) in self.clients.iter().filter(|(_, client)| client.rules.lead_to(cluster)) {
             moving.extend(client.subscriptions.has_moving().then_some(id));
-            stale.extend((client.subscriptions.is_stale && client.subscriptions.has_several()).then_some(id));
+            let is_stale = client.subscriptions.is_stale && client.subscriptions.has_several();
+            let tracks = client.dedicated.tracking.as_ref().is_some_and(|tracking| tracking.is_stale);
+            stale.extend((is_stale || tracks).then_some(id));
         }
         for id in moving {
             let (clients, mut context) = self.split();
@@ -128,12 +132,16 @@ impl EventDelivery<'_> {
     pub(super) fn rename_and_push(&mut self, id: ClientId, connection: ConnectionId, frame: &[u8]) {
         let Some(client) = self.clients.get(id) else { return };
         let config = &client.rules.config;
-        let dedicated = client.dedicated.connection.filter(|own| own.connection.id() == connection);
-        let names = dedicated.filter(|_| KeyNames::decide(config));
-        let names =
-            names.map(|own| KeyNames::new(config.clone(), vec![own.target.target], None, ScanPosition::default()));
-        if let Some(renamed) = names.and_then(|names| names.invalidated(frame)) {
-            return self.push(id, &renamed);
+        if let Some(tracking) = client.dedicated.tracking.as_ref().filter(|tracking| tracking.uses(connection)) {
+            let target = tracking::target_of(self.upstreams, config, connection);
+            let names = target.filter(|_| KeyNames::decide(config));
+            let names = names.map(|target| KeyNames::new(config.clone(), vec![target], None, ScanPosition::default()));
+            let is_wanted = |key: &[u8]| tracking.options.concern(key);
+            return match names.and_then(|names| names.invalidated(frame, is_wanted)) {
+                Some(renamed) if renamed.is_empty() => {}
+                Some(renamed) => self.push(id, &renamed),
+                None => self.push(id, frame),
+            };
         }
         let has_several = client.subscriptions.has_several() || client.subscriptions.joint().is_some();
         let message = PublishedMessage::parse(frame).filter(|_| has_several);
@@ -141,6 +149,13 @@ impl EventDelivery<'_> {
             None | Some(Told::AsItIs) => self.push(id, frame),
             Some(Told::These(frames)) => frames.iter().for_each(|frame| self.push(id, frame)),
         }
+    }
+}
+
+/// Tells a client that tracks to forget all keys that it has read: it may not be told of their changes.
+pub(super) fn forget_keys(client: &mut Client) {
+    if client.dedicated.tracking.is_some() && client.session.resp3 {
+        client.output.queue.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n", &mut client.output.out);
     }
 }
 
@@ -201,12 +216,7 @@ fn tell(
         return;
     }
     let config = &client.rules.config;
-    let endpoint = upstreams.pool.get(connection).map(|known| &known.key.endpoint);
-    let is_there = |place: &usize| {
-        let known = config.targets.get(*place).zip(endpoint);
-        known.is_some_and(|(target, endpoint)| target.upstream.is_same_place(endpoint))
-    };
-    let Some(target) = (0..config.targets.len()).find(is_there) else { return };
+    let Some(target) = tracking::target_of(upstreams, config, connection) else { return };
     for key in KeyNames::of_key(config.clone(), target, notification.key) {
         let (channel, text) = notification.with_key(&key);
         add(&channel, &text);

@@ -5,6 +5,7 @@ use super::target::{KeyEdit, RouteTarget, SubCommand};
 use crate::command::sharing::{Shareable, Sharing};
 use crate::multiplexer::client::login::{HelloRequest, PresentedLogin};
 use crate::multiplexer::client::subscription::SubscriptionChange;
+use crate::multiplexer::client::tracking::TrackingChange;
 use crate::multiplexer::client::transaction::Transaction;
 use crate::multiplexer::inquiry::question::ClientQuestion;
 use crate::resp::encode;
@@ -27,6 +28,8 @@ pub enum Decision {
     Exec(Transaction),
     /// What was watched is watched no more; then this is answered.
     Unwatch(Vec<u8>),
+    /// The client is told of changed keys from now on, or no more.
+    Track(TrackingChange),
     /// All workers are asked about their clients.
     Inquire(ClientQuestion),
     /// The client says who it is and in which protocol it goes on, which the servers have to speak.
@@ -70,7 +73,7 @@ impl Decision {
             Decision::Forward(Forward { sharing, .. }) | Decision::FanOut(FanOut { sharing, .. }) => {
                 !matches!(sharing, Sharing::Safe(_) | Sharing::Interrupts)
             }
-            Decision::Exec(_) | Decision::Subscribe(_) | Decision::Monitor => true,
+            Decision::Exec(_) | Decision::Subscribe(_) | Decision::Track(_) | Decision::Monitor => true,
             _ => false,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::decision::{Decision, Forward};
 use super::fan_out::FanOut;
-use super::target::{KeyEdit, RouteTarget};
+use super::target::RouteTarget;
 use crate::command::sharing::sharing;
 use crate::command::{Args, Command};
 use crate::downstream::auth::{self, Credentials};
@@ -11,6 +11,7 @@ use crate::downstream::hello::{self, Hello};
 use crate::downstream::maintenance;
 use crate::multiplexer::client::Client;
 use crate::multiplexer::client::login::{HelloRequest, PresentedLogin};
+use crate::multiplexer::client::tracking::{Tracking, TrackingChange};
 use crate::multiplexer::inquiry::grammar;
 use crate::multiplexer::inquiry::line::line;
 use crate::multiplexer::inquiry::question::{ClientFilter, ClientQuestion, NumberList};
@@ -55,8 +56,7 @@ pub fn hello(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> De
         client.count(Stat::Unauthenticated, stats);
         return Decision::Deny(hello::NOAUTH.into());
     }
-    let is_special = client.dedicated.connection.is_some_and(|dedicated| dedicated.is_special);
-    if client.session.resp3 != resp3 && (is_special || !client.subscriptions.is_empty()) {
+    if client.session.resp3 != resp3 && (client.has_state() || !client.subscriptions.is_empty()) {
         // What its own connections push is written in the protocol that they were opened with.
         return Decision::Refuse("ERR redis-mesh: HELLO can't change the protocol of a client that has subscriptions, CLIENT TRACKING or another state of its connection; RESET first".into());
     }
@@ -81,7 +81,7 @@ pub fn select(client: &Client, args: &Args<'_>) -> Decision {
         Some(Ok(_)) if client.rules.config.targets.iter().any(|target| target.is_cluster) => {
             Decision::Deny("ERR SELECT is not allowed in cluster mode".into())
         }
-        Some(Ok(_)) if client.dedicated.connection.is_some_and(|dedicated| dedicated.is_special) => {
+        Some(Ok(_)) if client.has_state() => {
             Decision::Refuse("ERR redis-mesh: SELECT isn't served to a client that has CLIENT TRACKING or another state of its connection".into())
         }
         Some(Ok(index)) => Decision::Select(index),
@@ -126,6 +126,16 @@ pub fn client_command(client: &mut Client, command: &'static Command, args: &Arg
         "list" => inquiry(grammar::list(args)),
         "kill" => kill(client, args),
         "unblock" => inquiry(grammar::unblock(args)),
+        "tracking" => track(client, args),
+        "caching" => match Tracking::set_caching(client.dedicated.tracking.as_deref_mut(), args) {
+            Ok(()) => Decision::ok(),
+            Err(text) => Decision::Deny(text),
+        },
+        "trackinginfo" => Decision::Answer(Tracking::info(client.dedicated.tracking.as_deref(), client.session.resp3)),
+        "getredir" => Decision::Answer(match client.dedicated.tracking {
+            Some(_) => b":0\r\n".to_vec(),
+            None => b":-1\r\n".to_vec(),
+        }),
         _ => at_server(client, command, args),
     }
 }
@@ -159,71 +169,29 @@ fn kill(client: &Client, args: &Args<'_>) -> Decision {
     }
 }
 
+/// CLIENT TRACKING.
+fn track(client: &Client, args: &Args<'_>) -> Decision {
+    let now = client.dedicated.tracking.as_ref().map(|tracking| &tracking.options);
+    match TrackingChange::parse(args, now) {
+        Ok(change) => Decision::Track(change),
+        Err(text) => Decision::Deny(text),
+    }
+}
+
 /// Subcommands that a server answers.
 fn at_server(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
     let config = &client.rules.config;
     let refuse = |why: &str| Decision::Refuse(format!("ERR redis-mesh: {} {why}", command.shown_name()));
-    let has_word = |from: usize, word: &[u8]| (from..args.count).any(|i| args.is_word(i, word));
-    let is_special = client.dedicated.connection.is_some_and(|dedicated| dedicated.is_special);
     let one = config.keyless().filter(|target| !config.is_cluster(*target));
     // What is said to one server, over a connection whose state it concerns.
-    let forward = |edits: Vec<KeyEdit>| match one {
-        Some(target) => {
-            let target = RouteTarget { target, slot: None };
-            Decision::Forward(Forward { edits, ..Forward::keyless(target, None, sharing(command, args)) })
-        }
-        None => refuse("is served only where all routes lead to one Redis that is no Redis Cluster"),
-    };
     match command.own_name() {
-        "tracking" if has_word(3, b"redirect") => {
-            refuse("REDIRECT isn't served: the numbers of connections are not those of Redis; use RESP3")
-        }
-        // It hasn't begun, and needs no connection of its own to end.
-        "tracking" if !is_special && args.count == 3 && args.is_word(2, b"off") => Decision::ok(),
-        "tracking" => match prefixes(client, args) {
-            Some(prefixes) => forward(prefixes),
-            None => refuse("can't serve a PREFIX of which a route removes more"),
-        },
-        "caching" if !is_special => Decision::Deny(
-            "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled"
-                .into(),
-        ),
-        // Clients track only where there is one server.
-        "getredir" if one.is_none() => Decision::Answer(b":-1\r\n".to_vec()),
-        "trackinginfo" if one.is_none() => Decision::Answer(not_tracking(client.session.resp3)),
         "pause" | "unpause" if one.is_none() => Decision::FanOut(FanOut::of_clients(command, args)),
-        _ => forward(Vec::new()),
+        _ => match one {
+            Some(target) => {
+                let target = RouteTarget { target, slot: None };
+                Decision::Forward(Forward::keyless(target, None, sharing(command, args)))
+            }
+            None => refuse("is served only where all routes lead to one Redis that is no Redis Cluster"),
+        },
     }
-}
-
-/// What is removed from the prefixes that CLIENT TRACKING names; `None`: keys of several prefixes
-/// would have to be told of.
-fn prefixes(client: &Client, args: &Args<'_>) -> Option<Vec<KeyEdit>> {
-    let config = &client.rules.config;
-    let mut edits = Vec::new();
-    for index in (4..args.count).filter(|index| args.is_word(index - 1, b"prefix")) {
-        let prefix = args.get(index);
-        let removed = config.routes.iter().filter_map(|route| route.removed_prefix.as_deref());
-        if removed.into_iter().any(|removed| removed.len() > prefix.len() && removed.starts_with(prefix)) {
-            return None;
-        }
-        if let Some((matched, _)) = config.route(prefix).filter(|(_, route)| route.remove_prefix) {
-            edits.push((index, matched.prefix as usize));
-        }
-    }
-    Some(edits)
-}
-
-/// CLIENT TRACKINGINFO of a client that doesn't track.
-fn not_tracking(resp3: bool) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode::header(&mut out, if resp3 { b'%' } else { b'*' }, if resp3 { 3 } else { 6 });
-    encode::bulk(&mut out, b"flags");
-    encode::header(&mut out, if resp3 { b'~' } else { b'*' }, 1);
-    encode::bulk(&mut out, b"off");
-    encode::bulk(&mut out, b"redirect");
-    out.extend_from_slice(b":-1\r\n");
-    encode::bulk(&mut out, b"prefixes");
-    encode::array(&mut out, 0);
-    out
 }
