@@ -1,5 +1,6 @@
 //! A Redis Cluster behind the native data path: clients see one Redis.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -37,8 +38,13 @@ impl Scene {
         Ok(Scene { _envoy: native::start(&config, 1)?, cluster, subnet })
     }
 
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.subnet.redis(1)
+    }
+
     pub fn client(&self) -> Result<Client> {
-        Client::connect(self.subnet.redis(1))
+        Client::connect(self.address())
     }
 }
 

@@ -22,6 +22,7 @@ mod tracking;
 mod unread;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -73,8 +74,13 @@ impl Scene {
         Scene::start(&["one", "two"], vec![route(KeyMatch::Prefix("b:".into()), 1), route(KeyMatch::Any, 0)], 1)
     }
 
+    /// Where clients connect.
+    fn address(&self) -> SocketAddr {
+        self.subnet.redis(1)
+    }
+
     fn client(&self) -> Result<Client> {
-        Client::connect(self.subnet.redis(1))
+        Client::connect(self.address())
     }
 
     /// Returns a stat of a destination's cluster.

@@ -1,7 +1,7 @@
 //! Several servers behind one destination that are no Redis Cluster: each key is where Envoy's
 //! `redis_proxy` with the load balancer MAGLEV puts it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use redis_mesh_tests::reply::Reply;
 use redis_mesh_tests::workspace;
 use serde_json::{Value, json};
 
-use super::PATIENCE;
+use super::{PATIENCE, tracking};
 
 /// The keys of a test.
 const KEYS: usize = 10_000;
@@ -228,5 +228,20 @@ fn redis_proxy_and_the_module_see_the_same_data() -> Result<()> {
         scene.client(1)?.ok(&["SET", &key, "v"])?;
         ensure!(listener.read()?.items().last() == Some(&Reply::bulk(&key)));
     }
+    Ok(())
+}
+
+#[test]
+fn clients_track_what_they_read_from_all_servers() -> Result<()> {
+    let scene = Scene::start(false)?;
+    let keys = tracking::keys();
+    tracking::every_mode_tells(&|| scene.client(3), &keys)?;
+    ensure!(scene.found()?.values().collect::<BTreeSet<_>>().len() > 1, "the keys are at several servers");
+    // Where there are other servers, keys are at others by now.
+    let mut client = tracking::tracker(scene.client(3)?, &["CLIENT TRACKING ON"])?;
+    write(&scene.endpoints, &scene.servers, &[(0, 1, true), (1, 1, true)])?;
+    wait_until("the end of all that is known", PATIENCE, || {
+        tracking::forgotten(&mut client).is_ok_and(|keys| keys.contains("*"))
+    })?;
     Ok(())
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use redis_mesh_core::wire::{KeyMatch, ReadPolicy, Route};
 use redis_mesh_tests::client::{Client, info_field};
+use redis_mesh_tests::client_library::Library;
 use redis_mesh_tests::listener::route;
 use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::redis::Redis;
 use redis_mesh_tests::reply::Reply;
+use redis_mesh_tests::workspace;
 
 use crate::{PATIENCE, Scene, cluster};
 
@@ -18,12 +20,12 @@ use crate::{PATIENCE, Scene, cluster};
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// Keys in slots of all masters.
-fn keys() -> Vec<String> {
+pub fn keys() -> Vec<String> {
     (0..12).map(|number| format!("k{number}")).collect()
 }
 
 /// The keys that a client is told to forget, until nothing comes any more; `*` stands for all.
-fn forgotten(client: &mut Client) -> Result<BTreeSet<String>> {
+pub fn forgotten(client: &mut Client) -> Result<BTreeSet<String>> {
     let mut keys = BTreeSet::new();
     while let Some(push) = client.read_within(SILENCE)? {
         let [kind, names] = push.items() else { anyhow::bail!("{push:?}") };
@@ -45,7 +47,7 @@ fn set_all(writer: &mut Client, keys: &[String]) -> Result<()> {
 }
 
 /// A client in RESP3 that has sent these commands, each answered with OK.
-fn tracker(mut client: Client, lines: &[&str]) -> Result<Client> {
+pub fn tracker(mut client: Client, lines: &[&str]) -> Result<Client> {
     client.line("HELLO 3")?;
     for line in lines {
         let reply = client.line(line)?;
@@ -55,7 +57,7 @@ fn tracker(mut client: Client, lines: &[&str]) -> Result<Client> {
 }
 
 /// What is read is told of once, whatever master has it, in every mode.
-fn every_mode_tells(connect: &dyn Fn() -> Result<Client>, keys: &[String]) -> Result<()> {
+pub fn every_mode_tells(connect: &dyn Fn() -> Result<Client>, keys: &[String]) -> Result<()> {
     let mut writer = connect()?;
     set_all(&mut writer, keys)?;
 
@@ -329,5 +331,22 @@ fn a_client_whose_server_is_lost_is_closed() -> Result<()> {
     keys().iter().try_for_each(|key| client.line(&format!("GET {key}")).map(drop))?;
     scene.cluster.nodes.truncate(2);
     ensure!(client.is_closed_within(PATIENCE), "what it has read there may change unseen");
+    Ok(())
+}
+
+/// A client library that keeps what it has read by default.
+#[test]
+fn rueidis_caches_before_a_cluster_and_several_destinations() -> Result<()> {
+    let cluster = cluster::Scene::start(0, ReadPolicy::Master)?;
+    let routes = vec![route(KeyMatch::Prefix("k1".into()), 1), route(KeyMatch::Any, 0)];
+    let several = Scene::start(&["one", "two"], routes, 2)?;
+    let Some(library) = Library::go("caching")? else {
+        workspace::progress("there is no Go on this machine: rueidis is left out");
+        return Ok(());
+    };
+    for address in [cluster.address(), several.address()] {
+        let said = library.run(&[address.ip().to_string(), address.port().to_string()])?;
+        ensure!(said.contains("all right"), "{said}");
+    }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! One client: its session, what it has asked for, and what its next command waits for.
 
 pub mod backlog;
+mod dedicated;
 pub mod login;
 pub mod notification;
 pub mod presence;
@@ -13,13 +14,13 @@ pub mod tracking;
 pub mod transaction;
 mod window;
 
+pub use dedicated::{Dedicated, DedicatedSlot};
 pub use rules::{ClientRules, TargetLookup};
 
 use super::config::HostConfig;
 use super::ids::{ClientId, ClusterId, ConnectionId};
 use super::latency::LatencyTracker;
 use super::outbox::{Outbox, Output};
-use super::routing::target::RouteTarget;
 use super::stats::{CommandRun, StatsKey, StatsTable};
 use super::upstream::pool::DedicatedConnection;
 use crate::downstream::auth::has_no_password;
@@ -28,14 +29,12 @@ use crate::fault::Injected;
 use crate::resp::encode;
 use crate::resp::request::Parser;
 use crate::stats::Stat;
-use backlog::UnreadBacklog;
 use login::{HelloChange, PresentedLogin, user_of};
 use presence::Presence;
 use reply_queue::{ReplyQueue, Sequence};
 use std::sync::Arc;
 use std::time::Duration;
 use subscription::Subscriptions;
-use tracking::Tracking;
 use transaction::Transaction;
 use window::Window;
 
@@ -171,51 +170,6 @@ impl ClientOutput {
             self.unread += self.out.len();
         }
         std::mem::replace(&mut self.out, spare)
-    }
-}
-
-/// The connection that a client has for itself, if any.
-#[derive(Debug, Default)]
-pub struct DedicatedSlot {
-    /// The connection.
-    pub connection: Option<Dedicated>,
-    /// Further ones, until what was sent over them is answered: WAIT waits at several servers.
-    pub others: Vec<DedicatedConnection>,
-    /// Those that it has because it doesn't read.
-    pub backlog: UnreadBacklog,
-    /// A connection over which keys were watched was lost, so that they may have changed unseen.
-    pub lost_watch: bool,
-    /// The client tracks, and all its commands go over connections of its own.
-    pub tracking: Option<Box<Tracking>>,
-}
-
-impl DedicatedSlot {
-    /// True if a connection stays open because the client tracks.
-    pub fn tracks_over(&self, connection: ConnectionId) -> bool {
-        self.tracking.as_ref().is_some_and(|tracking| tracking.uses(connection))
-    }
-}
-
-/// A connection that a client has for itself.
-#[derive(Clone, Copy, Debug)]
-pub struct Dedicated {
-    /// The connection.
-    pub connection: DedicatedConnection,
-    /// For which target it was opened.
-    pub target: RouteTarget,
-    /// The client watches keys over it.
-    pub is_watching: bool,
-    /// It did before its last WATCH, which may be under way.
-    pub has_watched: bool,
-    /// The client has changed its state for good (CLIENT NO-EVICT), so that all commands go over
-    /// it.
-    pub is_special: bool,
-}
-
-impl Dedicated {
-    /// True if the client's commands for that target go over it.
-    pub fn is_held(&self) -> bool {
-        self.is_watching || self.is_special
     }
 }
 
@@ -360,11 +314,6 @@ impl Client {
     /// its commands lead.
     pub fn follows(&self) -> bool {
         self.dedicated.tracking.is_some() || self.subscriptions.has_several()
-    }
-
-    /// True if it has connections whose state, or whose pushes, are in its protocol and database.
-    pub fn has_state(&self) -> bool {
-        self.dedicated.tracking.is_some() || self.dedicated.connection.is_some_and(|dedicated| dedicated.is_special)
     }
 
     /// True if what it is to be answered are subscriptions that begin or end, and nothing else.

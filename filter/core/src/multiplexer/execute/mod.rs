@@ -15,6 +15,7 @@ pub mod mirror;
 pub mod mirror_servers;
 pub mod subscribe;
 mod subscriber;
+pub mod track;
 pub mod tracking;
 
 use super::client::{Client, Wait};
@@ -257,7 +258,7 @@ fn perform(
             dedicated::unwatch(context, client);
             client.answer(&reply);
         }
-        Decision::Track(change) => return tracking::track(context, client, change),
+        Decision::Track(change) => return track::track(context, client, change),
         Decision::Inquire(question) => return inquire::inquire(context, client, question),
         Decision::Hello(hello) => return hello::hello(context, client, *hello),
         Decision::Present(presented) => return login::present(context, client, presented),

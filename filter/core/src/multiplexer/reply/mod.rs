@@ -125,7 +125,7 @@ impl EventDelivery<'_> {
     pub fn announce(&mut self, id: ClientId) {
         if let Some(client) = self.clients.get_mut(id) {
             if client.dedicated.tracking.is_some() && tracking::settle(self.upstreams, client, self.effects) {
-                pubsub::forget_keys(client);
+                tracking::forget_keys(client);
             }
             client.announce(&mut self.effects.outbox, self.stats, self.effects.now);
             backlog::regulate(self.upstreams, client, self.effects);

@@ -8,7 +8,7 @@ use crate::multiplexer::client::notification::Notification;
 use crate::multiplexer::client::pubsub_frame::PublishedMessage;
 use crate::multiplexer::client::source::{SeveralServers, SubscriptionSource};
 use crate::multiplexer::client::subscription::{SubscriptionChange, SubscriptionKind};
-use crate::multiplexer::execute::{dedicated, follow, tracking};
+use crate::multiplexer::execute::{dedicated, follow, track, tracking};
 use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
 use crate::multiplexer::reply::scan_cursor::ScanPosition;
 use crate::multiplexer::upstream::Upstreams;
@@ -79,8 +79,8 @@ impl EventDelivery<'_> {
     pub(super) fn follow(&mut self, id: ClientId) {
         let (clients, mut context) = self.split();
         let Some(client) = clients.get_mut(id) else { return };
-        forget_keys(client);
-        if !tracking::follow(&mut context, client) || !follow::follow(&mut context, client) {
+        tracking::forget_keys(client);
+        if !track::follow(&mut context, client) || !follow::follow(&mut context, client) {
             client.cut_off(&mut context.effects.outbox);
         }
         self.announce(id);
@@ -149,13 +149,6 @@ impl EventDelivery<'_> {
             None | Some(Told::AsItIs) => self.push(id, frame),
             Some(Told::These(frames)) => frames.iter().for_each(|frame| self.push(id, frame)),
         }
-    }
-}
-
-/// Tells a client that tracks to forget all keys that it has read: it may not be told of their changes.
-pub(super) fn forget_keys(client: &mut Client) {
-    if client.dedicated.tracking.is_some() && client.session.resp3 {
-        client.output.queue.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n", &mut client.output.out);
     }
 }
 

@@ -56,7 +56,7 @@ pub fn hello(client: &mut Client, args: &Args<'_>, stats: &mut StatsTable) -> De
         client.count(Stat::Unauthenticated, stats);
         return Decision::Deny(hello::NOAUTH.into());
     }
-    if client.session.resp3 != resp3 && (client.has_state() || !client.subscriptions.is_empty()) {
+    if client.session.resp3 != resp3 && (client.dedicated.has_state() || !client.subscriptions.is_empty()) {
         // What its own connections push is written in the protocol that they were opened with.
         return Decision::Refuse("ERR redis-mesh: HELLO can't change the protocol of a client that has subscriptions, CLIENT TRACKING or another state of its connection; RESET first".into());
     }
@@ -81,7 +81,7 @@ pub fn select(client: &Client, args: &Args<'_>) -> Decision {
         Some(Ok(_)) if client.rules.config.targets.iter().any(|target| target.is_cluster) => {
             Decision::Deny("ERR SELECT is not allowed in cluster mode".into())
         }
-        Some(Ok(_)) if client.has_state() => {
+        Some(Ok(_)) if client.dedicated.has_state() => {
             Decision::Refuse("ERR redis-mesh: SELECT isn't served to a client that has CLIENT TRACKING or another state of its connection".into())
         }
         Some(Ok(index)) => Decision::Select(index),
