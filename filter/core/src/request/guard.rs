@@ -9,7 +9,7 @@
 use crate::command::glob::{Case, glob};
 use crate::command::script::may_run_code;
 use crate::command::{Args, Command, Flags, Known};
-use crate::wire::Host;
+use crate::wire::{DataPath, Host};
 
 /// Parameters of Redis whose values are credentials or lead to them.
 const SECRET_PARAMETERS: &[&[u8]] = &[
@@ -33,12 +33,28 @@ pub struct Guard {
     pub credentials: bool,
     /// Those that run scripts or functions, or load them.
     pub scripts: bool,
+    /// Who carries out commands about clients.
+    pub clients: ClientCommands,
+}
+
+/// Who carries out `CLIENT KILL` and `CLIENT UNBLOCK`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCommands {
+    /// Redis, for which all connections of the proxy have one user.
+    AtRedis,
+    /// The proxy, which shows a client only clients of the same host and user.
+    AtProxy,
 }
 
 impl Guard {
     /// The guard of a host.
     pub fn of(host: &Host) -> Guard {
-        Guard { credentials: host.guard_credentials && !host.allow_admin_commands, scripts: host.refuse_scripts }
+        let clients = match host.path {
+            DataPath::Native => ClientCommands::AtProxy,
+            DataPath::Direct | DataPath::Proxy => ClientCommands::AtRedis,
+        };
+        let credentials = host.guard_credentials && !host.allow_admin_commands;
+        Guard { credentials, scripts: host.refuse_scripts, clients }
     }
 
     /// Returns the error of a command that is refused; `None`: the command may pass.
@@ -46,12 +62,47 @@ impl Guard {
         let (reason, setting) = if self.scripts && brings_code(known.command) {
             ("runs or loads a script", "settings.scripts: Allow of the RedisService")
         } else if self.credentials {
-            (refusal(known.container, known.command, args)?, remedy(known.command, args))
+            (self.refusal(known.container, known.command, args)?, remedy(known.command, args))
         } else {
             return None;
         };
         let name = known.command.shown_name();
         Some(format!("NOPERM redis-mesh: {name} {reason}; {setting} would permit it"))
+    }
+
+    /// Returns the reason why a command is refused; `None`: the command may pass. `container` is the
+    /// row of the command's name, `command` that of its subcommand if there is one, else the same.
+    fn refusal(self, container: &Command, command: &Command, args: &Args<'_>) -> Option<&'static str> {
+        match container.name {
+            "config" => {
+                if args.get(1).eq_ignore_ascii_case(b"get") {
+                    let secret = !args.complete() || (2..args.spans.len()).any(|i| reveals(args.get(i)));
+                    return secret.then_some("would reveal credentials");
+                }
+                let harmless = [&b"help"[..], b"resetstat"].iter().any(|s| args.get(1).eq_ignore_ascii_case(s));
+                return (!harmless).then_some("changes the server");
+            }
+            "acl" => {
+                let harmless =
+                    [&b"whoami"[..], b"cat", b"help", b"genpass"].iter().any(|s| args.get(1).eq_ignore_ascii_case(s));
+                return (!harmless).then_some("reveals or changes credentials");
+            }
+            "migrate" => return Some("sends keys elsewhere"),
+            // They have the `admin` flag, but reveal no secret.
+            "slowlog" | "latency" | "lastsave" | "commandlog" => return None,
+            _ => {}
+        }
+        let admin = |command: &Command| command.flags.contains(Flags::ADMIN);
+        // A subcommand that the table doesn't know could be an administrative one, too.
+        let unknown = args.count > 1 && container.name == command.name && container.subcommands.iter().any(admin);
+        if !(admin(container) || admin(command) || unknown) {
+            return None;
+        }
+        match command.name {
+            "client|kill" | "client|unblock" if self.clients == ClientCommands::AtProxy => None,
+            "client|list" | "client|info" | "cluster|links" | "module|list" => None,
+            _ => Some("administers the server"),
+        }
     }
 }
 
@@ -68,40 +119,6 @@ fn remedy(command: &Command, args: &Args<'_>) -> &'static str {
 /// Whether a command runs code of clients, or loads it to be run.
 fn brings_code(command: &Command) -> bool {
     may_run_code(command) || matches!(command.name, "script|load" | "function|load" | "function|restore")
-}
-
-/// Returns the reason why a command is refused; `None`: the command may pass. `container` is the
-/// row of the command's name, `command` that of its subcommand if there is one, else the same.
-fn refusal(container: &Command, command: &Command, args: &Args<'_>) -> Option<&'static str> {
-    match container.name {
-        "config" => {
-            if args.get(1).eq_ignore_ascii_case(b"get") {
-                let secret = !args.complete() || (2..args.spans.len()).any(|i| reveals(args.get(i)));
-                return secret.then_some("would reveal credentials");
-            }
-            let harmless = [&b"help"[..], b"resetstat"].iter().any(|s| args.get(1).eq_ignore_ascii_case(s));
-            return (!harmless).then_some("changes the server");
-        }
-        "acl" => {
-            let harmless =
-                [&b"whoami"[..], b"cat", b"help", b"genpass"].iter().any(|s| args.get(1).eq_ignore_ascii_case(s));
-            return (!harmless).then_some("reveals or changes credentials");
-        }
-        "migrate" => return Some("sends keys elsewhere"),
-        // They have the `admin` flag, but reveal no secret.
-        "slowlog" | "latency" | "lastsave" | "commandlog" => return None,
-        _ => {}
-    }
-    let admin = |command: &Command| command.flags.contains(Flags::ADMIN);
-    // A subcommand that the table doesn't know could be an administrative one, too.
-    let unknown = args.count > 1 && container.name == command.name && container.subcommands.iter().any(admin);
-    if !(admin(container) || admin(command) || unknown) {
-        return None;
-    }
-    match command.name {
-        "client|list" | "client|info" | "cluster|links" | "module|list" => None,
-        _ => Some("administers the server"),
-    }
 }
 
 /// A pattern of more bytes than this is refused unseen: no parameter has such a name.
@@ -134,7 +151,8 @@ mod tests {
 
     #[test]
     fn scripts_are_refused_where_none_are_wanted() {
-        let (none, guard) = (Guard { credentials: false, scripts: false }, Guard { credentials: false, scripts: true });
+        let none = Guard { credentials: false, scripts: false, clients: ClientCommands::AtRedis };
+        let guard = Guard { scripts: true, ..none };
         for words in [
             &["EVAL", "return 1", "0"][..],
             &["eval_ro", "return 1", "0"],
@@ -158,13 +176,26 @@ mod tests {
 
     #[test]
     fn what_clients_ask_for_when_they_start() {
-        let guard = Guard { credentials: true, scripts: false };
+        let guard = Guard { credentials: true, scripts: false, clients: ClientCommands::AtRedis };
         assert_eq!(error(guard, &["MODULE", "LIST"]), None);
         assert!(error(guard, &["MODULE", "LOAD", "/x.so"]).unwrap().contains("administers the server"));
         let events = error(guard, &["config", "set", "Notify-Keyspace-Events", "Egx"]).unwrap();
         assert!(events.contains("set notify-keyspace-events on the server"), "{events}");
         let other = error(guard, &["CONFIG", "SET", "maxmemory", "1"]).unwrap();
         assert!(!other.contains("events") && other.contains("allowAdminCommands of the RedisService"), "{other}");
+    }
+
+    #[test]
+    fn whoever_knows_the_clients_decides_about_them() {
+        let redis = Guard { credentials: true, scripts: false, clients: ClientCommands::AtRedis };
+        let proxy = Guard { clients: ClientCommands::AtProxy, ..redis };
+        for words in [&["CLIENT", "KILL", "ID", "1"][..], &["client", "unblock", "1"]] {
+            assert!(error(redis, words).unwrap().contains("administers the server"), "{words:?}");
+            assert_eq!(error(proxy, words), None, "{words:?}");
+        }
+        for words in [&["CLIENT", "PAUSE", "1"][..], &["CLIENT", "NONSENSE"]] {
+            assert_eq!(error(redis, words), error(proxy, words), "{words:?}");
+        }
     }
 
     #[test]

@@ -107,9 +107,7 @@ fn refuse(
     if !command.accepts(args.count) {
         return Some(doom(client, Decision::Deny(errors::wrong_arity(command.name))));
     }
-    // These are about clients of this proxy.
-    let is_about_clients = matches!(command.name, "client|kill" | "client|unblock");
-    if let Some(text) = config.auth.guard.error(Known { container, command }, args).filter(|_| !is_about_clients) {
+    if let Some(text) = config.auth.guard.error(Known { container, command }, args) {
         return Some(doom(client, Decision::Refuse(text)));
     }
     let is_of_subscribers = SubscriptionChange::of(name).is_some() || matches!(name, "ping" | "quit" | "reset");
