@@ -66,7 +66,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use timers::Timer;
 use upstream::Upstreams;
-use upstream::copies;
 use upstream::events::Event;
 use upstream::loss::{self, Loss};
 use upstream::on_timer::on_timer;
@@ -188,7 +187,6 @@ impl Multiplexer {
             self.stats.leave(client.rules.stats);
             self.inquiries.numbers.remove(&client.presence.number);
             dedicated::disown(&mut self.upstreams, &mut client, &mut self.effects);
-            copies::client_gone(&mut self.upstreams, id);
             self.deliver_events();
         }
     }

@@ -261,6 +261,38 @@ fn a_connection_is_not_taken_over_while_a_part_of_a_command_is_under_way_elsewhe
 }
 
 #[test]
+fn nothing_is_kept_for_a_client_that_is_cut_off() {
+    for is_full in [false, true] {
+        let mut world = World::new(10);
+        let (id, _) = with_large_value(&mut world);
+        world.send(id, &command(&["SET", "a:k", "value"]));
+        world.settle();
+        world.received(id);
+        let slow = *world.connections.iter().find(|(_, (name, _))| name == "one").unwrap().0;
+        world.paused.insert(slow);
+        world.send(id, &[command(&["GET", "a:k"]), command(&["GET", "b"]).repeat(5)].concat());
+        world.settle();
+        let half = world.connections.get_mut(&slow).unwrap().1.output.drain(..6).collect::<Vec<_>>();
+        world.multiplexer.reply(slow, &half, world.now);
+        world.drain();
+        assert_eq!(world.received(id), "$5 va");
+        // The beginning of a request stays, too.
+        world.send(id, &[b"*2\r\n$3\r\nGET\r\n$100000\r\n".to_vec(), vec![b'x'; 50_000]].concat());
+        assert!(world.multiplexer.load().bytes > 550_000);
+        world.multiplexer.downstream_full(id, is_full);
+        world.connections.remove(&slow);
+        world.multiplexer.lost(slow, world.now);
+        world.drain();
+        assert!(world.clients[&id].is_closed);
+        // The host hasn't told that it is gone.
+        let load = world.multiplexer.load();
+        assert_eq!((load.clients, load.bytes, world.received(id)), (1, 0, String::new()));
+        world.multiplexer.closed(id);
+        assert!(world.multiplexer.load().is_idle());
+    }
+}
+
+#[test]
 fn a_connection_for_whose_end_another_waits_goes_on() {
     let mut world = World::new(8);
     let (id, shared) = with_large_value(&mut world);

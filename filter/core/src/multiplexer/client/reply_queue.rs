@@ -238,6 +238,11 @@ impl ReplyQueue {
         self.is_begun && sequence == self.first
     }
 
+    /// Gives up the replies to all commands in flight.
+    pub fn abandon(&mut self) {
+        *self = ReplyQueue { first: self.end(), failed: std::mem::take(&mut self.failed), ..ReplyQueue::default() };
+    }
+
     /// Gives back the memory of a long queue that has become empty.
     pub fn shrink(&mut self) {
         if self.slots.is_empty() {

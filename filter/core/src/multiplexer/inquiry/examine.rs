@@ -8,7 +8,6 @@ use super::question::{
 use super::table::{Asker, Examination, Gathering, MAX_LINES, ServerQuestion};
 use crate::multiplexer::client::{Client, Life, Wait};
 use crate::multiplexer::ids::{ClientId, ConnectionId};
-use crate::multiplexer::outbox::Output;
 use crate::multiplexer::reply::EventDelivery;
 use crate::multiplexer::upstream::Upstreams;
 use crate::multiplexer::upstream::connection::UpstreamConnection;
@@ -132,8 +131,7 @@ fn kill(worker: &mut EventDelivery<'_>, asker: Asker, scope: &InquiryScope, filt
             // It gets its reply first.
             client.begin_closing();
         } else {
-            client.life = Life::Closed;
-            worker.effects.outbox.push(Output::AbortDownstream(id));
+            client.abort(&mut worker.effects.outbox);
         }
     }
     killed

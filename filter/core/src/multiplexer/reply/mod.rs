@@ -13,7 +13,6 @@ use super::execute::context::Context;
 use super::execute::{backlog, dedicated, follow, tracking};
 use super::ids::{ClientId, ClientTag, ClusterId};
 use super::inquiry::table::InquiryTable;
-use super::outbox::Output;
 use super::slot_map::SlotMap;
 use super::stats::StatsTable;
 use super::upstream::Upstreams;
@@ -116,6 +115,7 @@ impl EventDelivery<'_> {
             Event::Introduced(endpoint) => self.introduced(*endpoint),
             Event::LoginRefused(endpoint) => self.login_refused(&endpoint),
             Event::ServerAnswered(question, reply) => self.inquiries.server_answers.push_back((question, Ok(reply))),
+            Event::ExecAbandoned(owner) => copies::exec_failed(self.upstreams, owner),
             Event::Copies(host, fate, times) => self.stats.count_copies(host, fate, times),
         }
     }
@@ -206,12 +206,10 @@ impl EventDelivery<'_> {
         let unread = output.unread_pushes.max(output.queue.held_pushes());
         if unread > MAX_UNREAD && client.life != Life::Closed {
             // As Redis does with clients that don't read (`client-output-buffer-limit pubsub`).
-            client.life = Life::Closed;
             if let Some(host) = self.stats.host(client.rules.stats) {
                 host.cut_off += 1;
             }
-            self.effects.outbox.push(Output::AbortDownstream(id));
-            return;
+            return client.abort(&mut self.effects.outbox);
         }
         client.output.queue.push(frame, &mut client.output.out);
     }
@@ -306,6 +304,7 @@ mod tests {
     use super::*;
     use crate::multiplexer::config::ListenerConfig;
     use crate::multiplexer::ids::ConnectionId;
+    use crate::multiplexer::outbox::Output;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

@@ -3,7 +3,7 @@
 use super::handshake::{self, HandshakeStep, Refusal};
 use super::identity::ServerIdentity;
 use super::patience::{Patience, Sent};
-use super::pending::{Control, InFlight, Owner, PendingReply};
+use super::pending::{Control, InFlight, PendingReply};
 use super::pool_key::{PoolKey, Purpose};
 use super::probe;
 use super::redirect::Redirect;
@@ -328,16 +328,6 @@ impl UpstreamConnection {
         if self.key.node.is_some() && reply.first() == Some(&b'-') && self.memory.redirect.is_none() {
             self.memory.redirect = Redirect::parse(reply, self.key.node);
         }
-    }
-
-    /// True if the same client has sent a later command whose bytes `is_of_interest`.
-    pub fn has_later(&self, owner: Owner, is_of_interest: impl Fn(&[u8]) -> bool) -> bool {
-        let mut at = 0;
-        self.pending.iter().any(|next| {
-            let from = at;
-            at += next.replay as usize;
-            next.what.is_after(owner) && is_of_interest(self.replay.behind(from, next.replay as usize))
-        })
     }
 
     /// Sends what was staged.

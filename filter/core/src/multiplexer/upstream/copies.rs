@@ -10,7 +10,7 @@ use super::redirect::Redirect;
 use super::scripts;
 use super::unsent_copies::{CopyHeader, CopyRoute, MirrorCopy, WaitingCopy};
 use crate::multiplexer::effects::Effects;
-use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
+use crate::multiplexer::ids::{ClusterId, ConnectionId};
 use crate::multiplexer::stats::{CopyFate, StatsKey};
 use crate::resp::elements::Elements;
 
@@ -164,16 +164,6 @@ pub fn executed(upstreams: &mut Upstreams, owner: Owner, reply: &[u8], effects: 
 pub fn exec_failed(upstreams: &mut Upstreams, owner: Owner) {
     if let Some(copies) = upstreams.copies.of_exec(owner) {
         abandon(upstreams, copies);
-    }
-}
-
-/// A client is gone. Its transaction may still be executed, unless that was to be told over a
-/// connection that is closed.
-pub fn client_gone(upstreams: &mut Upstreams, client: ClientId) {
-    let Some(owner) = upstreams.copies.owned_by(client) else { return };
-    let is_exec = |in_flight: &InFlight| in_flight.what == PendingReply::Exec(owner);
-    if !upstreams.pool.iter().any(|(_, connection)| connection.pending.iter().any(is_exec)) {
-        exec_failed(upstreams, owner);
     }
 }
 

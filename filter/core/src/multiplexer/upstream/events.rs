@@ -116,6 +116,8 @@ pub enum Event<'d> {
     LoginRefused(Box<UpstreamEndpoint>),
     /// A server has answered the question of this number about a client's connection.
     ServerAnswered(u64, Vec<u8>),
+    /// A client's transaction won't be answered, and nobody waits for that but its copies for mirrors.
+    ExecAbandoned(Owner),
     /// What became of so many copies of commands for mirrors, and where that is counted.
     Copies(StatsKey, CopyFate, u64),
 }

@@ -1,9 +1,10 @@
 //! Commands that wait until the nodes of their clusters have said who executes them.
 
+use super::later::WaitingCommands;
 use super::pending::Owner;
 use super::pool_key::Purpose;
 use super::redirect::Redirect;
-use super::retry::{Retry, slot_of};
+use super::retry::Retry;
 use crate::multiplexer::ids::{ClusterId, ConnectionId};
 
 /// Why a node hasn't executed a command.
@@ -33,6 +34,7 @@ pub struct Refused {
 #[derive(Default)]
 pub struct HeldCommands {
     waiting: Vec<(ClusterId, Refused)>,
+    by_client: WaitingCommands,
 }
 
 impl HeldCommands {
@@ -43,17 +45,18 @@ impl HeldCommands {
 
     /// Adds a command, until the nodes of this cluster have answered.
     pub fn add(&mut self, cluster: ClusterId, refused: Refused) {
+        self.by_client.add(refused.retry.in_flight, &refused.retry.bytes);
         self.waiting.push((cluster, refused));
     }
 
     /// Removes and returns the commands that waited for this cluster, in order.
     pub fn take(&mut self, cluster: ClusterId) -> Vec<Refused> {
-        self.waiting.extract_if(.., |(of, _)| *of == cluster).map(|(_, refused)| refused).collect()
+        let taken = self.waiting.extract_if(.., |(of, _)| *of == cluster).map(|(_, refused)| refused);
+        taken.inspect(|refused| self.by_client.remove(refused.retry.in_flight, &refused.retry.bytes)).collect()
     }
 
     /// True if a later command of the same client for the same slot waits.
     pub fn has_later(&self, owner: Owner, slot: Option<u16>) -> bool {
-        let mut retries = self.waiting.iter().map(|(_, refused)| &refused.retry);
-        retries.any(|retry| retry.in_flight.what.is_after(owner) && slot_of(&retry.bytes) == slot)
+        self.by_client.has_later(owner, slot)
     }
 }

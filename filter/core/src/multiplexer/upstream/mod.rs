@@ -16,6 +16,7 @@ pub mod health;
 mod held;
 mod identity;
 pub mod introduction;
+mod later;
 pub mod loss;
 mod max_age;
 pub mod on_timer;

@@ -200,11 +200,6 @@ impl PendingReply {
         matches!(self, PendingReply::Queued | PendingReply::Control(Control::Multi | Control::Asking | Control::Probe))
     }
 
-    /// True if the same client has sent this command after `owner`'s.
-    pub fn is_after(self, owner: Owner) -> bool {
-        self.command().is_some_and(|other| other.client == owner.client && other.sequence > owner.sequence)
-    }
-
     /// True if the bytes of the command are kept until its reply has come, so that it can be sent
     /// again.
     #[inline]

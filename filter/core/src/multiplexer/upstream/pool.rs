@@ -2,15 +2,17 @@
 
 use super::availability::{Availability, Outage, Peer};
 use super::connection::{HANDSHAKE_TIMEOUT, Retirement, Stage, UpstreamConnection};
-use super::endpoint::EndpointMember;
+use super::endpoint::{EndpointMember, UpstreamEndpoint};
 use super::events::Event;
+use super::later::SentCommands;
 use super::patience::{Patience, SILENCE};
-use super::pending::InFlight;
+use super::pending::{InFlight, Owner, PendingReply};
 use super::pool_key::{PoolKey, Purpose};
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClientId, ConnectionId, ConnectionTag};
 use crate::multiplexer::outbox::Output;
 use crate::multiplexer::slot_map::SlotMap;
+use crate::multiplexer::stats::CopyFate;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
@@ -55,6 +57,8 @@ pub struct Pool {
     pub replaced: Vec<ConnectionId>,
     /// What clients have to be told.
     pub events: VecDeque<Event<'static>>,
+    /// What clients have sent to nodes last.
+    pub sent: SentCommands,
 }
 
 impl Pool {
@@ -209,6 +213,9 @@ impl Pool {
         let may_be_repeated = connection.key.node.is_some() || in_flight.names_scripts || is_repeatable;
         let keeps = may_be_repeated && in_flight.what.is_replayable();
         connection.send(in_flight, keeps, effects.now, write);
+        if keeps {
+            self.sent.note(connection);
+        }
         if connection.send.announce() {
             effects.outbox.push(Output::Send(id));
         }
@@ -235,6 +242,11 @@ impl Pool {
     #[inline]
     pub fn is_full(&self, id: ConnectionId) -> bool {
         self.get(id).is_some_and(|connection| connection.send.has_no_room())
+    }
+
+    /// True if a client has sent another command to a node for a slot since it has sent this one.
+    pub fn has_later(&mut self, command: (Owner, Option<u16>), endpoint: &UpstreamEndpoint) -> bool {
+        self.sent.has_later(command, endpoint, self.connections.iter().map(|(_, connection)| connection))
     }
 
     /// The number of replies that are to come over a connection.
@@ -281,11 +293,18 @@ impl Pool {
         connection.pending.is_empty()
     }
 
-    /// Closes a connection that nobody needs.
+    /// Closes a connection that nobody needs. What becomes of copies for mirrors is counted although
+    /// nobody waits for it.
     pub fn close(&mut self, id: ConnectionId, effects: &mut Effects) {
-        if self.remove(id, effects).is_some() {
-            effects.outbox.push(Output::CloseUpstream(id));
-        }
+        let Some(connection) = self.remove(id, effects) else { return };
+        effects.outbox.push(Output::CloseUpstream(id));
+        self.events.extend(connection.pending.iter().filter_map(|in_flight| match in_flight.what {
+            PendingReply::Copy(host) | PendingReply::CopiedExec(host) => {
+                Some(Event::Copies(host, CopyFate::Dropped, 1))
+            }
+            PendingReply::Exec(owner) if in_flight.is_mirrored => Some(Event::ExecAbandoned(owner)),
+            _ => None,
+        }));
     }
 
     /// Removes a connection, and tells those who wait for it. The host isn't told.
@@ -319,7 +338,6 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

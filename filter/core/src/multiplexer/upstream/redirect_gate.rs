@@ -225,12 +225,10 @@ fn try_again(upstreams: &mut Upstreams, refused: Refused, owner: Owner, effects:
 }
 
 /// True if the client has sent something else for the same slot since.
-fn is_followed(upstreams: &Upstreams, owner: Owner, retry: &Retry) -> bool {
+fn is_followed(upstreams: &mut Upstreams, owner: Owner, retry: &Retry) -> bool {
     let slot = slot_of(&retry.bytes);
-    let mut connections = upstreams.pool.iter().map(|(_, connection)| connection);
-    connections.any(|connection| {
-        connection.key.endpoint == retry.key.endpoint && connection.has_later(owner, |bytes| slot_of(bytes) == slot)
-    }) || upstreams.retries.has_later(owner, slot)
+    upstreams.pool.has_later((owner, slot), &retry.key.endpoint)
+        || upstreams.retries.has_later(owner, slot)
         || upstreams.held.has_later(owner, slot)
 }
 

@@ -32,6 +32,11 @@ impl ReplayBuffer {
         rest.get(..length).unwrap_or(rest)
     }
 
+    /// Returns the `length` newest bytes, or fewer if there are fewer.
+    pub fn newest(&self, length: usize) -> &[u8] {
+        self.bytes.get(self.bytes.len().saturating_sub(length).max(self.start)..).unwrap_or_default()
+    }
+
     /// Drops the `length` oldest bytes.
     pub fn drop_oldest(&mut self, length: usize) {
         self.start += length;

@@ -1,6 +1,7 @@
 //! Commands that are sent again: to another node, or a little later because their keys are on
 //! their way from node to node.
 
+use super::later::WaitingCommands;
 use super::pending::{InFlight, Owner};
 use super::pool_key::PoolKey;
 use crate::cluster::slot::slot;
@@ -32,18 +33,12 @@ impl PartialEq for Retry {
     }
 }
 
-impl Retry {
-    /// The slot of the first key in it.
-    fn slot(&self) -> Option<u16> {
-        slot_of(&self.bytes)
-    }
-}
-
 /// Commands that wait for their time.
 #[derive(Default)]
 pub struct RetryQueue {
     /// By time, and in the order in which they came.
     waiting: BTreeMap<(Duration, u64), Retry>,
+    by_client: WaitingCommands,
     added: u64,
 }
 
@@ -52,6 +47,7 @@ impl RetryQueue {
     pub fn add(&mut self, retry: Retry, effects: &mut Effects) {
         let time = effects.now + RETRY_DELAY;
         self.added += 1;
+        self.by_client.add(retry.in_flight, &retry.bytes);
         self.waiting.insert((time, self.added), retry);
         effects.timers.add(time, Timer::Retry);
     }
@@ -59,7 +55,9 @@ impl RetryQueue {
     /// Removes and returns a command whose time has come.
     pub fn pop(&mut self, now: Duration) -> Option<Retry> {
         let entry = self.waiting.first_entry().filter(|entry| entry.key().0 <= now)?;
-        Some(entry.remove())
+        let retry = entry.remove();
+        self.by_client.remove(retry.in_flight, &retry.bytes);
+        Some(retry)
     }
 
     /// The number of commands that wait.
@@ -69,7 +67,7 @@ impl RetryQueue {
 
     /// True if a later command of the same client for the same slot waits.
     pub fn has_later(&self, owner: Owner, slot: Option<u16>) -> bool {
-        self.waiting.values().any(|retry| retry.in_flight.what.is_after(owner) && retry.slot() == slot)
+        self.by_client.has_later(owner, slot)
     }
 }
 

@@ -21,6 +21,7 @@ const CODE_GRACE: Duration = Duration::from_secs(2);
 
 /// Looks through all connections.
 pub fn sweep(upstreams: &mut Upstreams, effects: &mut Effects) {
+    upstreams.pool.sent.forget();
     for id in upstreams.pool.ids() {
         let Some(connection) = upstreams.pool.get(id) else { continue };
         if connection.reader.is_paused {

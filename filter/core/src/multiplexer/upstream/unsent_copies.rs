@@ -99,12 +99,6 @@ impl UnsentCopies {
         self.of_transactions.remove(&owner.client).map(|(_, copies)| copies)
     }
 
-    /// The transaction of a client that has copies.
-    pub fn owned_by(&self, client: ClientId) -> Option<Owner> {
-        let (sequence, _) = self.of_transactions.get(&client)?;
-        Some(Owner { client, sequence: *sequence })
-    }
-
     /// Lets a copy wait. Returns it if there is no room, or if it has waited too often.
     pub fn wait(&mut self, waiting: WaitingCopy) -> Option<WaitingCopy> {
         let bytes = self.waiting_bytes + waiting.copy.bytes.len();

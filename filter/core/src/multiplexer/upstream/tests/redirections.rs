@@ -1,6 +1,7 @@
 //! What becomes of redirections.
 
 use super::{Side, answers, endpoint, node, owner};
+use crate::cluster::slot::slot;
 use crate::multiplexer::ids::{ClusterId, ConnectionId};
 use crate::multiplexer::upstream::discovery::{Missing, NodeAccess};
 use crate::multiplexer::upstream::loss::{self, Loss};
@@ -10,6 +11,7 @@ use crate::multiplexer::upstream::pool::SharedConnection;
 use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::multiplexer::upstream::redirect_gate;
 use crate::wire::ReadPolicy;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 #[cfg(target_arch = "wasm32")]
@@ -67,6 +69,34 @@ fn a_command_whose_keys_are_on_their_way_is_retried_unless_another_one_follows_i
     assert_eq!(side.sent(master.id()), "*3 $3 DEL $4 {a}1 $4 {a}2 ");
     side.send(master, PendingReply::Command(owner(2)).into(), "GET {a}1");
     assert_eq!(side.receive(master.id(), "-TRYAGAIN_x "), ["1: -TRYAGAIN x"]);
+}
+
+#[test]
+fn very_many_commands_whose_keys_are_on_their_way_take_no_time() {
+    let (mut side, _, master) = at_a_master();
+    let commands = 30_000;
+    let mut slots = HashSet::new();
+    for sequence in 1..=commands {
+        slots.insert(slot(sequence.to_string().as_bytes()));
+        let command = format!("DEL {{{sequence}}}1 {{{sequence}}}2");
+        side.send(master, PendingReply::Command(owner(sequence)).into(), &command);
+    }
+    side.sent(master.id());
+    let told = side.receive(master.id(), &"-TRYAGAIN_x ".repeat(commands as usize));
+    let retried = told.iter().filter(|told| told.ends_with("is redirected")).count();
+    assert_eq!((told.len(), retried, side.upstreams.retries.len()), (commands as usize, slots.len(), slots.len()));
+    // The next ones that are sent are later than those that are sent again.
+    side.effects.now += Duration::from_millis(20);
+    while let Some(timer) = side.effects.timers.pop(side.effects.now) {
+        on_timer(&mut side.upstreams, timer, &mut side.effects);
+    }
+    for sequence in 1..=commands {
+        side.send(master, PendingReply::Command(owner(commands + sequence)).into(), &format!("GET {{{sequence}}}"));
+    }
+    side.sent(master.id());
+    let told = side.receive(master.id(), &"-TRYAGAIN_x ".repeat(slots.len()));
+    assert_eq!(told.iter().filter(|told| told.ends_with(": -TRYAGAIN x")).count(), slots.len());
+    assert_eq!((told.len(), side.upstreams.retries.len()), (slots.len(), 0));
 }
 
 #[test]

@@ -1,0 +1,123 @@
+//! Whether a client has sent something later for the slot of a command that a node hasn't executed:
+//! that can't be called back, so the command would come after it.
+//!
+//! The answer must not cost more than what it is about, however many commands are under way: a client
+//! can have thousands that are answered TRYAGAIN.
+
+use super::connection::UpstreamConnection;
+use super::endpoint::UpstreamEndpoint;
+use super::pending::{InFlight, Owner};
+use super::retry::slot_of;
+use crate::multiplexer::client::reply_queue::Sequence;
+use crate::multiplexer::ids::ClientId;
+use std::collections::{BTreeMap, HashMap};
+
+/// How many commands may be sent at least, beside as many as are under way, until what was looked up
+/// is forgotten.
+const MIN_ROOM: usize = 4096;
+
+/// Commands that wait to be sent again, by their clients and slots.
+#[derive(Debug, Default)]
+pub struct WaitingCommands {
+    /// How many there are. The parts of a command have one number.
+    places: BTreeMap<(ClientId, Option<u16>, Sequence), u32>,
+}
+
+impl WaitingCommands {
+    /// A command begins to wait.
+    pub fn add(&mut self, in_flight: InFlight, bytes: &[u8]) {
+        if let Some(owner) = in_flight.what.command() {
+            *self.places.entry((owner.client, slot_of(bytes), owner.sequence)).or_default() += 1;
+        }
+    }
+
+    /// A command doesn't wait any more.
+    pub fn remove(&mut self, in_flight: InFlight, bytes: &[u8]) {
+        let Some(owner) = in_flight.what.command() else { return };
+        let place = (owner.client, slot_of(bytes), owner.sequence);
+        match self.places.get_mut(&place) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.places.remove(&place)),
+        }
+    }
+
+    /// True if a later command of the same client for the same slot waits.
+    pub fn has_later(&self, owner: Owner, slot: Option<u16>) -> bool {
+        let of_client = |sequence| (owner.client, slot, sequence);
+        let later = of_client(owner.sequence.saturating_add(1))..=of_client(Sequence::MAX);
+        self.places.range(later).next().is_some()
+    }
+}
+
+/// The last commands that clients have sent to nodes, by slots. They are looked up when somebody asks,
+/// and kept up to date for a while from then on, since whoever asks asks often.
+#[derive(Debug, Default)]
+pub struct SentCommands(Option<LastSent>);
+
+#[derive(Debug)]
+struct LastSent {
+    last: HashMap<UpstreamEndpoint, HashMap<(ClientId, Option<u16>), Sequence>>,
+    /// How many more commands may be noted.
+    room: usize,
+}
+
+impl SentCommands {
+    /// Notes the command that was sent last over a connection.
+    #[inline]
+    pub fn note(&mut self, connection: &UpstreamConnection) {
+        let Some(known) = &mut self.0 else { return };
+        let Some(in_flight) = connection.pending.back() else { return };
+        known.note(connection, *in_flight, connection.replay.newest(in_flight.replay as usize));
+        known.room = known.room.saturating_sub(1);
+        if known.room == 0 {
+            // Most of it is answered by now.
+            self.0 = None;
+        }
+    }
+
+    /// Forgets what was looked up.
+    pub fn forget(&mut self) {
+        self.0 = None;
+    }
+
+    /// True if a client has sent another command for a slot later than this one, as far as that isn't
+    /// answered. `all` are the connections.
+    pub fn has_later<'a>(
+        &mut self,
+        (owner, slot): (Owner, Option<u16>),
+        endpoint: &UpstreamEndpoint,
+        all: impl Iterator<Item = &'a UpstreamConnection>,
+    ) -> bool {
+        let known = self.0.get_or_insert_with(|| LastSent::of(all));
+        let last = known.last.get(endpoint).and_then(|sent| sent.get(&(owner.client, slot)));
+        last.is_some_and(|last| *last > owner.sequence)
+    }
+}
+
+impl LastSent {
+    fn of<'a>(all: impl Iterator<Item = &'a UpstreamConnection>) -> LastSent {
+        let mut known = LastSent { last: HashMap::new(), room: MIN_ROOM };
+        for connection in all {
+            let mut at = 0;
+            for in_flight in &connection.pending {
+                let length = in_flight.replay as usize;
+                known.note(connection, *in_flight, connection.replay.behind(at, length));
+                at += length;
+            }
+            known.room += connection.pending.len();
+        }
+        known
+    }
+
+    fn note(&mut self, connection: &UpstreamConnection, in_flight: InFlight, bytes: &[u8]) {
+        let Some(owner) = in_flight.what.command().filter(|_| connection.key.node.is_some()) else { return };
+        let endpoint = &connection.key.endpoint;
+        if !self.last.contains_key(endpoint) {
+            self.last.insert(endpoint.clone(), HashMap::new());
+        }
+        if let Some(sent) = self.last.get_mut(endpoint) {
+            let last = sent.entry((owner.client, slot_of(bytes))).or_insert(owner.sequence);
+            *last = owner.sequence.max(*last);
+        }
+    }
+}
