@@ -100,6 +100,7 @@ impl World {
             at += length;
             match args.as_slice() {
                 [b"PING"] => out.extend_from_slice(b"+PONG\r\n"),
+                [b"AUTH", _, _] => out.extend_from_slice(b"+OK\r\n"),
                 [b"CLUSTER", b"INFO"] => {
                     let epoch = 3 + u8::from(self.is_promoted);
                     // A cluster isn't ok while no node serves a part of the slots.
@@ -241,4 +242,26 @@ fn a_key_is_served_less_than_a_hundred_milliseconds_after_the_promotion() {
         assert!(world.probes <= 2, "seed {seed}: {} probes", world.probes);
     }
     assert!(longest < Duration::from_millis(100), "{longest:?}");
+}
+
+#[test]
+fn a_client_whose_login_was_forgotten_goes_on() {
+    let mut world = World::new(1);
+    world.waiting.extend_from_slice(b"*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$1\r\np\r\n");
+    world.offer();
+    world.drain();
+    let is_right = |reply: &[u8]| reply == b":1\r\n";
+    for _ in 0..3 {
+        (0..20).for_each(|_| world.step());
+        world.received.clear();
+        let soon = world.now + Duration::from_secs(1);
+        assert!(world.send_until(soon, is_right));
+        assert_eq!(world.multiplexer.load().clusters, 1);
+        // Its connections end, and then nobody seems to need the cluster.
+        let later = world.now + Duration::from_secs(100);
+        while world.now < later {
+            world.step();
+        }
+        assert_eq!(world.multiplexer.load().clusters, 0);
+    }
 }

@@ -16,5 +16,9 @@ pub type ClientId = Id<ClientTag>;
 /// Names a connection to Redis for as long as it exists, and never another one.
 pub type ConnectionId = Id<ConnectionTag>;
 
-/// The index of a Redis Cluster among those that a worker knows.
-pub type ClusterId = usize;
+/// The kind of number that names a Redis Cluster. There are no values of it.
+#[derive(Debug)]
+pub enum ClusterTag {}
+
+/// Names a Redis Cluster for as long as the worker knows it, and never another one.
+pub type ClusterId = Id<ClusterTag>;

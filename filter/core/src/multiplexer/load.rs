@@ -15,6 +15,8 @@ pub struct Load {
     pub dedicated: usize,
     /// Connections that wait for a client that needs one of its own.
     pub idle: usize,
+    /// Redis Clusters whose nodes are known or asked for, one for each login.
+    pub clusters: usize,
     /// Replies that are to come, and commands that will be sent again.
     pub pending: usize,
     /// Bytes that wait for a client or for Redis, or that are kept until a reply has come.
@@ -22,15 +24,17 @@ pub struct Load {
 }
 
 impl Load {
-    /// True if nothing is left of what clients wanted, but connections that others may share.
+    /// True if nothing is left of what clients wanted, but connections that others may share, and what
+    /// is known of the servers.
     pub fn is_idle(&self) -> bool {
-        Load { shared: 0, ..*self } == Load::default()
+        Load { shared: 0, clusters: 0, ..*self } == Load::default()
     }
 }
 
 /// The load of these clients and upstreams.
 pub fn of(clients: &Clients, upstreams: &Upstreams) -> Load {
     let mut load = Load { pending: upstreams.retries.len() + upstreams.held.len(), ..Load::default() };
+    load.clusters = upstreams.discovery.known_clusters();
     let (copies, bytes) = upstreams.copies.held();
     (load.pending, load.bytes) = (load.pending + copies, load.bytes + bytes);
     for (_, client) in clients.iter() {

@@ -150,7 +150,7 @@ impl Multiplexer {
             wanted.extend(client.rules.config.endpoints());
         }
         self.stats.retain_logins(&wanted);
-        self.upstreams.discovery.retire_unused(&wanted);
+        self.upstreams.discovery.retire_unused(&wanted, &mut self.effects);
         self.upstreams.introductions.retain(|endpoint| wanted.contains(endpoint));
         self.upstreams.retire(|endpoint| wanted.contains(&endpoint.of_rules()), &mut self.effects);
         self.deliver_events();

@@ -127,10 +127,10 @@ mod tests {
         let at = Duration::from_secs;
         let mut timers = Timers::default();
         timers.add(at(2), Timer::Retry);
-        timers.add(at(1), Timer::Discovery(0));
-        timers.add(at(1), Timer::Discovery(1));
-        timers.cancel(at(1), Timer::Discovery(1));
-        assert_eq!(timers.pop(at(2)), Some(Timer::Discovery(0)));
+        timers.add(at(1), Timer::Discovery(ClusterId::of_number(0)));
+        timers.add(at(1), Timer::Discovery(ClusterId::of_number(1)));
+        timers.cancel(at(1), Timer::Discovery(ClusterId::of_number(1)));
+        assert_eq!(timers.pop(at(2)), Some(Timer::Discovery(ClusterId::of_number(0))));
         assert_eq!(timers.pop(at(2)), Some(Timer::Retry));
         assert_eq!(timers.next(), None);
     }

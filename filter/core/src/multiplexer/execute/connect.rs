@@ -94,8 +94,10 @@ fn look_up_target(context: &mut Context<'_>, client: &mut Client, target: usize)
         {
             Ok(TargetLookup::Connection(connection))
         }
-        Some(TargetLookup::Cluster(cluster)) => Ok(TargetLookup::Cluster(cluster)),
-        Some(TargetLookup::Connection(_) | TargetLookup::Unknown) | None => {
+        Some(TargetLookup::Cluster(cluster)) if context.upstreams.discovery.has(cluster) => {
+            Ok(TargetLookup::Cluster(cluster))
+        }
+        Some(_) | None => {
             let found = client.rules.config.targets.get(target).ok_or_else(rules_changed)?;
             if !found.is_cluster {
                 return Ok(TargetLookup::Unknown);

@@ -4,8 +4,10 @@
 //! known, and at last whichever Envoy chooses, since all may have moved.
 
 mod access;
+mod clusters;
 mod redis_cluster;
 mod roles;
+mod upkeep;
 
 use super::availability::{Outage, Peer};
 use super::connection::UpstreamConnection;
@@ -23,6 +25,7 @@ use crate::multiplexer::timers::Timer;
 use crate::resp::encode;
 use crate::wire::ReadPolicy;
 pub use access::{Missing, NodeAccess};
+use clusters::Clusters;
 pub use redis_cluster::RedisCluster;
 use redis_cluster::{GONE_AFTER, REFRESH_SOON};
 use roles::Roles;
@@ -45,24 +48,22 @@ const STALLED: Duration = Duration::from_millis(500);
 /// The Redis Clusters of a worker.
 #[derive(Default)]
 pub struct ClusterDiscovery {
-    clusters: Vec<RedisCluster>,
+    clusters: Clusters,
 }
 
 impl ClusterDiscovery {
-    /// The index of a cluster, which is added if it isn't known.
+    /// The cluster at an endpoint, which is added if it isn't known.
     pub fn cluster_of(&mut self, endpoint: &UpstreamEndpoint) -> ClusterId {
-        if let Some(known) = self.find(endpoint) {
-            if let Some(cluster) = self.clusters.get_mut(known) {
-                cluster.is_wanted = true;
-            }
-            return known;
+        let id = self.clusters.find(endpoint).unwrap_or_else(|| self.clusters.add(endpoint));
+        if let Some(cluster) = self.clusters.get_mut(id) {
+            cluster.is_wanted = true;
         }
-        self.clusters.push(RedisCluster::new(endpoint.clone()));
-        self.clusters.len() - 1
+        id
     }
 
-    fn find(&self, endpoint: &UpstreamEndpoint) -> Option<ClusterId> {
-        self.clusters.iter().position(|cluster| cluster.endpoint == *endpoint)
+    /// Returns false if a cluster was removed, so that whoever has this number has to ask for another.
+    pub fn has(&self, cluster: ClusterId) -> bool {
+        self.clusters.get(cluster).is_some()
     }
 
     /// The shared connection to the master of a slot, if it was looked up.
@@ -85,7 +86,7 @@ impl ClusterDiscovery {
 
     /// What is known of a cluster. Where nothing is, nodes are asked.
     fn topology(&mut self, index: ClusterId, pool: &mut Pool, effects: &mut Effects) -> Result<&Topology, Missing> {
-        let is_unknown = |all: &[RedisCluster]| all.get(index).is_some_and(|cluster| cluster.topology.is_none());
+        let is_unknown = |all: &Clusters| all.get(index).is_some_and(|cluster| cluster.topology.is_none());
         if is_unknown(&self.clusters) {
             self.refresh(index, pool, effects);
             if self.clusters.get(index).is_some_and(|cluster| cluster.inquiry.connection.is_some()) {
@@ -198,7 +199,7 @@ impl ClusterDiscovery {
 
     /// The pool key of the master of the shard to which the replica of a pool key belongs.
     pub fn master_of_replica(&self, key: &PoolKey) -> Option<PoolKey> {
-        let cluster = self.clusters.get(self.find(&key.endpoint)?)?;
+        let cluster = self.clusters.get(self.clusters.find(&key.endpoint)?)?;
         let node = key.node?;
         let shards = cluster.topology.as_ref()?.shards();
         let shard = shards.iter().find(|shard| shard.replicas.contains(&node))?;
@@ -217,14 +218,14 @@ impl ClusterDiscovery {
 
     /// Something is amiss with a node.
     pub fn suspect(&mut self, endpoint: &UpstreamEndpoint, effects: &mut Effects) {
-        if let Some(index) = self.find(endpoint) {
+        if let Some(index) = self.clusters.find(endpoint) {
             self.refresh_by(index, effects.now + REFRESH_SOON, effects);
         }
     }
 
     /// What is known of the Redis Cluster at an endpoint.
     pub fn known(&self, endpoint: &UpstreamEndpoint) -> Option<&RedisCluster> {
-        self.clusters.get(self.find(endpoint)?)
+        self.clusters.get(self.clusters.find(endpoint)?)
     }
 
     /// Nodes are to be asked now, since a command waits for it; with `members`, for all nodes, since
@@ -237,7 +238,7 @@ impl ClusterDiscovery {
         pool: &mut Pool,
         effects: &mut Effects,
     ) -> Option<ClusterId> {
-        let index = self.find(endpoint)?;
+        let index = self.clusters.find(endpoint)?;
         let cluster = self.clusters.get_mut(index)?;
         cluster.wants_members |= members;
         cluster.is_awaited = true;
@@ -255,7 +256,7 @@ impl ClusterDiscovery {
         pool: &mut Pool,
         effects: &mut Effects,
     ) {
-        let Some(index) = self.find(endpoint) else { return };
+        let Some(index) = self.clusters.find(endpoint) else { return };
         if self.clusters.get_mut(index).is_some_and(|cluster| cluster.move_slot(slot, to)) {
             pool.events.push_back(Event::SlotsMoved(index));
         }
@@ -301,32 +302,11 @@ impl ClusterDiscovery {
         }
     }
 
-    /// Asks a node although nothing is amiss, if the cluster is in use.
-    pub fn periodic_refresh(&mut self, index: ClusterId, pool: &mut Pool, effects: &mut Effects) {
-        let Some(cluster) = self.clusters.get_mut(index) else { return };
-        cluster.periodic_refresh = None;
-        let endpoint = &cluster.endpoint;
-        // A subscriber may hear nothing for long, and its node may leave meanwhile.
-        let is_used = |connection: &UpstreamConnection| {
-            let is_active = effects.now.saturating_sub(connection.last_activity) <= REFRESH_INTERVAL * 2;
-            connection.key.endpoint == *endpoint
-                && (connection.purpose.client().is_some() || connection.purpose == Purpose::Shared && is_active)
-        };
-        if pool.iter().any(|(_, connection)| is_used(connection)) {
-            self.refresh(index, pool, effects);
-        }
-    }
-
-    /// Clusters to which no rules lead any more are asked nothing: they may refuse the login by
-    /// now.
-    pub fn retire_unused(&mut self, wanted: &HashSet<UpstreamEndpoint>) {
-        for cluster in &mut self.clusters {
-            cluster.is_wanted = wanted.contains(&cluster.endpoint.of_rules());
-        }
-    }
-
     fn nobody_could_tell(&mut self, index: ClusterId, pool: &mut Pool, effects: &mut Effects) {
         let Some(cluster) = self.clusters.get_mut(index) else { return };
+        if cluster.is_temporary() && cluster.periodic_refresh.is_none() {
+            cluster.look_again(index, REFRESH_INTERVAL, effects);
+        }
         let next = effects.now + cluster.inquiry.failed();
         cluster.inquiry.not_before = next;
         if cluster.topology.is_some() {
@@ -411,10 +391,7 @@ impl ClusterDiscovery {
         }
         let now = effects.now;
         cluster.inquiry.not_before = now + REFRESH_SOON;
-        if let Some(before) = cluster.periodic_refresh.replace(now + REFRESH_INTERVAL) {
-            effects.timers.cancel(before, Timer::PeriodicRefresh(index));
-        }
-        effects.timers.add(now + REFRESH_INTERVAL, Timer::PeriodicRefresh(index));
+        cluster.look_again(index, REFRESH_INTERVAL, effects);
         // While a node is down, another may be promoted at any moment.
         let is_down = |node: &SocketAddr| !pool.availability.is_up(&Peer::new(&endpoint, Some(*node)), now);
         if is_incomplete || !is_ok || roles.masters.iter().any(is_down) {
@@ -449,7 +426,7 @@ impl ClusterDiscovery {
         };
         let absent = pool.iter().filter_map(|(id, connection)| Some((id, absent(connection)?)));
         let absent = absent.collect::<Vec<_>>();
-        if let Some(index) = self.find(endpoint)
+        if let Some(index) = self.clusters.find(endpoint)
             && let Some(cluster) = self.clusters.get_mut(index)
         {
             let may_come_back = cluster.note_absent(&absent.iter().map(|(_, node)| *node).collect(), effects.now);

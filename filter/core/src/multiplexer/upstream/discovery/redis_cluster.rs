@@ -2,7 +2,9 @@
 //! (<https://redis.io/docs/latest/commands/cluster-slots/>).
 
 use crate::cluster::topology::Topology;
-use crate::multiplexer::ids::ConnectionId;
+use crate::multiplexer::effects::Effects;
+use crate::multiplexer::ids::{ClusterId, ConnectionId};
+use crate::multiplexer::timers::Timer;
 use crate::multiplexer::upstream::availability::Outage;
 use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
 use std::collections::{HashMap, HashSet};
@@ -124,6 +126,26 @@ impl RedisCluster {
             absent: HashMap::new(),
             links: Links::default(),
         }
+    }
+
+    /// True if nobody may ever need it again: clients present any number of logins, and rules change.
+    pub fn is_temporary(&self) -> bool {
+        let is_clients = self.endpoint.is_clients() && self.endpoint.login_command().is_some();
+        is_clients || !self.is_wanted
+    }
+
+    /// True if somebody waits for what its nodes say.
+    pub fn is_being_asked(&self) -> bool {
+        self.inquiry.connection.is_some() || self.is_awaited
+    }
+
+    /// Has the cluster looked at in a while, and not before.
+    pub fn look_again(&mut self, index: ClusterId, after: Duration, effects: &mut Effects) {
+        let time = effects.now + after;
+        if let Some(before) = self.periodic_refresh.replace(time) {
+            effects.timers.cancel(before, Timer::PeriodicRefresh(index));
+        }
+        effects.timers.add(time, Timer::PeriodicRefresh(index));
     }
 
     /// The master of a slot, as far as it is known.

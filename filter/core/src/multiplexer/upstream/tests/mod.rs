@@ -5,11 +5,13 @@ mod pubsub;
 mod redirections;
 mod silence;
 
+use super::availability::Availability;
 use super::connection::Stage;
 use super::discovery::{Missing, NodeAccess};
 use super::endpoint::{UpstreamAuth, UpstreamEndpoint};
 use super::events::Event;
 use super::loss::{self, Loss};
+use super::on_timer::on_timer;
 use super::pending::{Control, InFlight, Owner, PendingReply};
 use super::pool::SharedConnection;
 use super::pool_key::PoolKey;
@@ -18,9 +20,10 @@ use super::{ConnectionRoute, Upstreams};
 use crate::command::Known;
 use crate::command::sharing::Shareable;
 use crate::multiplexer::effects::Effects;
-use crate::multiplexer::ids::{ClientId, ConnectionId};
+use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
 use crate::multiplexer::outbox::Output;
 use crate::wire::ReadPolicy;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 #[cfg(target_arch = "wasm32")]
@@ -109,12 +112,12 @@ impl Side {
     }
 
     /// A Redis Cluster with a master and a replica, which are asked for and known.
-    fn cluster(&mut self) -> usize {
+    fn cluster(&mut self) -> ClusterId {
         self.cluster_with("*1 *4 :0 :16383 *2 $8 10.0.0.1 :1 *2 $8 10.0.0.1 :2 ")
     }
 
     /// A Redis Cluster that is asked for and known by this reply to CLUSTER SLOTS.
-    fn cluster_with(&mut self, slots: &str) -> usize {
+    fn cluster_with(&mut self, slots: &str) -> ClusterId {
         let cluster = self.upstreams.discovery.cluster_of(&endpoint(None));
         let asked = self.upstreams.shard(cluster, Some(7), &mut self.effects);
         assert_eq!(asked, Err(Missing::Topology(cluster)));
@@ -125,17 +128,17 @@ impl Side {
     }
 
     /// The node that is being asked answers, for a client that waits.
-    fn tell(&mut self, cluster: usize, slots: &str) {
+    fn tell(&mut self, cluster: ClusterId, slots: &str) {
         self.upstreams.discovery.await_topology(cluster);
         let connection = self.opened()[0];
         self.receive(connection, "+PONG ");
         assert_eq!(self.sent(connection), "*1 $4 PING *2 $7 CLUSTER $4 INFO *2 $7 CLUSTER $5 SLOTS ");
         let told = self.receive(connection, &answers(slots, None));
-        assert_eq!(told.last().map(String::as_str), Some(&*format!("ClusterAnswered({cluster})")));
+        assert_eq!(told.last().map(String::as_str), Some(&*format!("ClusterAnswered({cluster:?})")));
     }
 
     /// The shared connection to a node that answers such a command.
-    fn node(&mut self, cluster: usize, access: NodeAccess) -> SharedConnection {
+    fn node(&mut self, cluster: ClusterId, access: NodeAccess) -> SharedConnection {
         let connection = self.upstreams.node(cluster, 0, access, false, &mut self.effects).unwrap();
         self.opened();
         self.sent(connection.id());
@@ -351,6 +354,60 @@ fn nodes_are_asked_before_a_client_hears_that_none_may_answer() {
     side.tell(cluster, "*1 *4 :0 :16383 *2 $8 10.0.0.1 :1 *2 $8 10.0.0.1 :2 ");
     assert!(replica(&mut side).is_ok());
     assert_eq!(owner(&mut side), Ok(0));
+}
+
+#[test]
+fn what_logins_of_clients_have_brought_is_forgotten() {
+    let mut side = Side::new();
+    let configured = side.cluster();
+    let of = |login: usize| UpstreamEndpoint {
+        login: Some(UpstreamAuth::Presented(format!("AUTH{login}").into_bytes().into())),
+        ..endpoint(None)
+    };
+    let mut last = configured;
+    for login in 0..200 {
+        side.upstreams.pool.availability = Availability::default();
+        let cluster = side.upstreams.discovery.cluster_of(&of(login));
+        assert_eq!(side.upstreams.shard_count(cluster, &mut side.effects), Err(Missing::Topology(cluster)));
+        side.upstreams.discovery.await_topology(cluster);
+        let connection = side.opened()[0];
+        if login % 2 == 0 {
+            side.receive(connection, "+OK ");
+            side.receive(connection, &answers("*1 *3 :0 :16383 *2 $8 10.0.0.1 :1 ", None));
+            last = cluster;
+        } else {
+            loss::lost(&mut side.upstreams, connection, Loss::Ended, &mut side.effects);
+            assert_eq!(side.events(), [format!("ClusterAnswered({cluster:?})")]);
+        }
+    }
+    let node = side.upstreams.node(last, 0, NodeAccess::Write, false, &mut side.effects).unwrap();
+    side.opened();
+    side.sent(node.id());
+    side.receive(node.id(), "+OK ");
+    assert_eq!(side.upstreams.discovery.known_clusters(), 201);
+    let later = |side: &mut Side, seconds| {
+        for _ in 0..seconds {
+            side.effects.now += Duration::from_secs(1);
+            while let Some(timer) = side.effects.timers.pop(side.effects.now) {
+                on_timer(&mut side.upstreams, timer, &mut side.effects);
+            }
+            for asked in side.opened() {
+                loss::lost(&mut side.upstreams, asked, Loss::Ended, &mut side.effects);
+            }
+            side.events();
+        }
+    };
+    later(&mut side, 25);
+    // Over one of them a connection leads, which others may come to use.
+    assert_eq!(side.upstreams.discovery.known_clusters(), 2);
+    assert!(side.upstreams.discovery.has(last) && side.upstreams.pool.get(node.id()).is_some());
+    later(&mut side, 60);
+    assert!(side.upstreams.pool.get(node.id()).is_none());
+    assert!(side.upstreams.discovery.has(configured) && !side.upstreams.discovery.has(last));
+    // Rules lead elsewhere.
+    side.upstreams.discovery.retire_unused(&HashSet::new(), &mut side.effects);
+    later(&mut side, 25);
+    assert_eq!(side.upstreams.discovery.known_clusters(), 0);
 }
 
 #[test]

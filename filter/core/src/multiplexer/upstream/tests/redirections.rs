@@ -155,7 +155,7 @@ fn a_redirection_to_an_unknown_node_is_followed_when_the_others_know_it() {
             let questions = "*1 $4 PING *2 $7 CLUSTER $4 INFO *2 $7 CLUSTER $5 SLOTS *2 $7 CLUSTER $5 NODES ";
             assert_eq!(side.sent(asked), questions);
             let told = side.receive(asked, &answers("*1 *3 :0 :16383 *2 $8 10.0.0.1 :1 ", Some(MEMBERS)));
-            let first = format!("ClusterAnswered({cluster})");
+            let first = format!("ClusterAnswered({cluster:?})");
             assert!(told.contains(&first), "{told:?}");
             redirect_gate::release(&mut side.upstreams, cluster, &mut side.effects);
             let told = side.events();
