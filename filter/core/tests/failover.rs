@@ -258,7 +258,7 @@ fn a_client_whose_login_was_forgotten_goes_on() {
         assert!(world.send_until(soon, is_right));
         assert_eq!(world.multiplexer.load().clusters, 1);
         // Its connections end, and then nobody seems to need the cluster.
-        let later = world.now + Duration::from_secs(100);
+        let later = world.now + Duration::from_secs(200);
         while world.now < later {
             world.step();
         }

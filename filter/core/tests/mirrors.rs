@@ -427,29 +427,6 @@ fn copies_of_a_transaction_are_dropped_where_its_end_is_not_told() {
 }
 
 #[test]
-fn copies_over_a_connection_that_becomes_one_clients_are_counted_when_it_is_closed() {
-    // The mirror is the destination itself, so that copies travel over the same connection.
-    let upstream = json!({"upstream": {"cluster": "main", "login": {"password": "p"}}});
-    let mut world = World::new(&host(upstream.clone(), upstream));
-    world.multiplexer.backlogs().tolerated = 100;
-    world.reply("main", "GET", &format!("$2000\r\n{}\r\n", "x".repeat(2000)));
-    world.send(&["GET k"]);
-    assert_eq!(world.counted(), (1, 0, 0));
-    world.silent.insert("main".into());
-    world.send(&["GET k", "GET k", "GET k"]);
-    world.multiplexer.downstream_full(world.client, true);
-    let shared = *world.connections.keys().next().unwrap();
-    world.multiplexer.reply(shared, format!("$2000\r\n{}\r\n", "x".repeat(2000)).as_bytes(), world.now);
-    world.drain();
-    let load = world.multiplexer.load();
-    assert_eq!((load.shared, load.dedicated, world.counted()), (0, 1, (3, 0, 0)));
-    world.multiplexer.closed(world.client);
-    world.drain();
-    assert!(world.connections.is_empty());
-    assert_eq!(world.counted(), (0, 0, 3));
-}
-
-#[test]
 fn errors_of_a_mirror_are_counted_although_the_client_is_gone() {
     let config = host(json!({}), json!({}));
     let mut world = World::new(&config);

@@ -34,7 +34,7 @@ impl Load {
 /// The load of these clients and upstreams.
 pub fn of(clients: &Clients, upstreams: &Upstreams) -> Load {
     let mut load = Load { pending: upstreams.retries.len() + upstreams.held.len(), ..Load::default() };
-    load.clusters = upstreams.discovery.known_clusters();
+    load.clusters = upstreams.discovery.clusters.len();
     let (copies, bytes) = upstreams.copies.held();
     (load.pending, load.bytes) = (load.pending + copies, load.bytes + bytes);
     for (_, client) in clients.iter() {

@@ -2,6 +2,7 @@
 
 pub mod backlog;
 mod dedicated;
+mod ending;
 pub mod login;
 pub mod notification;
 pub mod presence;
@@ -413,41 +414,6 @@ impl Client {
             self.input.is_stalled = false;
             outbox.push(Output::Resume(self.id));
         }
-    }
-
-    /// Closes its connection, since nothing true could be said over it any more. A client that reads gets
-    /// what is to be written; for one that doesn't, that would be kept for as long as it stays.
-    pub fn cut_off(&mut self, outbox: &mut Outbox) {
-        if self.output.is_full {
-            return self.abort(outbox);
-        }
-        if self.life != Life::Closed {
-            if !self.output.out.is_empty() && !std::mem::replace(&mut self.output.is_announced, true) {
-                outbox.push(Output::Write(self.id));
-            }
-            outbox.push(Output::CloseDownstream(self.id));
-            self.end();
-        }
-    }
-
-    /// Closes its connection at once.
-    pub fn abort(&mut self, outbox: &mut Outbox) {
-        if self.life != Life::Closed {
-            outbox.push(Output::AbortDownstream(self.id));
-            self.end();
-        }
-    }
-
-    /// Nothing more comes of it or for it. What it has sent, and what it was to get, is given up, since a
-    /// host may learn late that it is gone.
-    fn end(&mut self) {
-        self.life = Life::Closed;
-        self.output.queue.abandon();
-        self.input.buffer = Vec::new();
-        self.input.parser = Parser::default();
-        self.transaction = None;
-        // How long commands took that weren't answered isn't known.
-        self.activity.latency = None;
     }
 
     /// A server has answered a part of a command, perhaps of the client's login. Returns true if the

@@ -94,7 +94,7 @@ fn look_up_target(context: &mut Context<'_>, client: &mut Client, target: usize)
         {
             Ok(TargetLookup::Connection(connection))
         }
-        Some(TargetLookup::Cluster(cluster)) if context.upstreams.discovery.has(cluster) => {
+        Some(TargetLookup::Cluster(cluster)) if context.upstreams.discovery.clusters.get(cluster).is_some() => {
             Ok(TargetLookup::Cluster(cluster))
         }
         Some(_) | None => {

@@ -7,7 +7,8 @@
 use super::connection::UpstreamConnection;
 use super::endpoint::UpstreamEndpoint;
 use super::pending::{InFlight, Owner};
-use super::retry::slot_of;
+use crate::cluster::slot::slot;
+use crate::command::each_key;
 use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::ids::ClientId;
 use std::collections::{BTreeMap, HashMap};
@@ -120,4 +121,11 @@ impl LastSent {
             *last = owner.sequence.max(*last);
         }
     }
+}
+
+/// The slot of the first key of a command, or of a transaction, in RESP.
+pub fn slot_of(bytes: &[u8]) -> Option<u16> {
+    let mut found = None;
+    each_key(bytes, |key| found = found.or_else(|| Some(slot(key))));
+    found
 }

@@ -4,7 +4,6 @@
 use super::later::WaitingCommands;
 use super::pending::{InFlight, Owner};
 use super::pool_key::PoolKey;
-use crate::cluster::slot::slot;
 use crate::command::each_key;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::timers::Timer;
@@ -71,13 +70,6 @@ impl RetryQueue {
     }
 }
 
-/// The slot of the first key of a command, or of a transaction, in RESP.
-pub fn slot_of(bytes: &[u8]) -> Option<u16> {
-    let mut found = None;
-    each_key(bytes, |key| found = found.or_else(|| Some(slot(key))));
-    found
-}
-
 /// True if a command, or a transaction, in RESP has keys that differ.
 pub fn has_several_keys(bytes: &[u8]) -> bool {
     let (mut first, mut several) = (None::<Vec<u8>>, false);
@@ -87,6 +79,7 @@ pub fn has_several_keys(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::later::slot_of;
     use super::*;
     use crate::multiplexer::ids::ClientId;
     use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;

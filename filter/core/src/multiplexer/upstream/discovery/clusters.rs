@@ -9,12 +9,12 @@ use std::collections::HashMap;
 /// The Redis Clusters of a worker. Each login that clients present makes another endpoint, so those that
 /// nobody uses are removed; their numbers are never given to others.
 #[derive(Default)]
-pub struct Clusters {
+pub struct KnownClusters {
     all: SlotMap<ClusterTag, RedisCluster>,
     by_endpoint: HashMap<UpstreamEndpoint, ClusterId>,
 }
 
-impl Clusters {
+impl KnownClusters {
     /// A cluster, unless it was removed.
     pub fn get(&self, id: ClusterId) -> Option<&RedisCluster> {
         self.all.get(id)

@@ -25,7 +25,7 @@ use crate::multiplexer::timers::Timer;
 use crate::resp::encode;
 use crate::wire::ReadPolicy;
 pub use access::{Missing, NodeAccess};
-use clusters::Clusters;
+use clusters::KnownClusters;
 pub use redis_cluster::RedisCluster;
 use redis_cluster::{GONE_AFTER, REFRESH_SOON};
 use roles::Roles;
@@ -48,7 +48,8 @@ const STALLED: Duration = Duration::from_millis(500);
 /// The Redis Clusters of a worker.
 #[derive(Default)]
 pub struct ClusterDiscovery {
-    clusters: Clusters,
+    /// The clusters. Whoever has the number of one that was removed has to ask for another.
+    pub clusters: KnownClusters,
 }
 
 impl ClusterDiscovery {
@@ -59,11 +60,6 @@ impl ClusterDiscovery {
             cluster.is_wanted = true;
         }
         id
-    }
-
-    /// Returns false if a cluster was removed, so that whoever has this number has to ask for another.
-    pub fn has(&self, cluster: ClusterId) -> bool {
-        self.clusters.get(cluster).is_some()
     }
 
     /// The shared connection to the master of a slot, if it was looked up.
@@ -86,7 +82,7 @@ impl ClusterDiscovery {
 
     /// What is known of a cluster. Where nothing is, nodes are asked.
     fn topology(&mut self, index: ClusterId, pool: &mut Pool, effects: &mut Effects) -> Result<&Topology, Missing> {
-        let is_unknown = |all: &Clusters| all.get(index).is_some_and(|cluster| cluster.topology.is_none());
+        let is_unknown = |all: &KnownClusters| all.get(index).is_some_and(|cluster| cluster.topology.is_none());
         if is_unknown(&self.clusters) {
             self.refresh(index, pool, effects);
             if self.clusters.get(index).is_some_and(|cluster| cluster.inquiry.connection.is_some()) {

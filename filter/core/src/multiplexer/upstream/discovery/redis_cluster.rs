@@ -134,11 +134,6 @@ impl RedisCluster {
         is_clients || !self.is_wanted
     }
 
-    /// True if somebody waits for what its nodes say.
-    pub fn is_being_asked(&self) -> bool {
-        self.inquiry.connection.is_some() || self.is_awaited
-    }
-
     /// Has the cluster looked at in a while, and not before.
     pub fn look_again(&mut self, index: ClusterId, after: Duration, effects: &mut Effects) {
         let time = effects.now + after;

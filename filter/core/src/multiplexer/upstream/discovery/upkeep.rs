@@ -11,18 +11,15 @@ use crate::multiplexer::upstream::pool_key::Purpose;
 use std::collections::HashSet;
 
 impl ClusterDiscovery {
-    /// The number of clusters of which something is known or asked.
-    pub fn known_clusters(&self) -> usize {
-        self.clusters.len()
-    }
-
     /// Asks a node although nothing is amiss, if the cluster is in use. One that may never be used again is
     /// removed when nothing leads there any more.
     pub fn periodic_refresh(&mut self, index: ClusterId, pool: &mut Pool, effects: &mut Effects) {
         let Some(cluster) = self.clusters.get_mut(index) else { return };
         cluster.periodic_refresh = None;
         let endpoint = &cluster.endpoint;
-        let connections = || pool.iter().filter(|(_, connection)| connection.key.endpoint == *endpoint);
+        let is_for_others = |connection: &UpstreamConnection| connection.purpose != Purpose::Discovery(index);
+        let connections =
+            || pool.iter().filter(|(_, connection)| connection.key.endpoint == *endpoint && is_for_others(connection));
         // A subscriber may hear nothing for long, and its node may leave meanwhile.
         let is_used = |(_, connection): (_, &UpstreamConnection)| {
             let is_active = effects.now.saturating_sub(connection.last_activity) <= REFRESH_INTERVAL * 2;
@@ -30,7 +27,7 @@ impl ClusterDiscovery {
         };
         let (is_used, is_left) = (connections().any(is_used), connections().next().is_none());
         if cluster.is_temporary() {
-            if is_left && !cluster.is_being_asked() {
+            if is_left && !cluster.is_awaited {
                 return self.clusters.remove(index);
             }
             cluster.look_again(index, REFRESH_INTERVAL, effects);

@@ -22,6 +22,7 @@ use crate::command::sharing::Shareable;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
 use crate::multiplexer::outbox::Output;
+use crate::multiplexer::stats::StatsKey;
 use crate::wire::ReadPolicy;
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -357,6 +358,22 @@ fn nodes_are_asked_before_a_client_hears_that_none_may_answer() {
 }
 
 #[test]
+fn copies_over_a_connection_that_is_closed_are_counted() {
+    let mut side = Side::new();
+    let connection = side.shared(PoolKey::new(endpoint(None), false));
+    let host = StatsKey::of_number(7);
+    for what in [PendingReply::Copy(host), PendingReply::Command(owner(1)), PendingReply::CopiedExec(host)] {
+        side.send(connection, what.into(), "SET a b");
+    }
+    side.send(connection, InFlight { is_mirrored: true, ..PendingReply::Exec(owner(2)).into() }, "EXEC");
+    // The client for whom it is alone from now on goes away.
+    let own = side.upstreams.pool.take_over(connection.id(), owner(1).client).unwrap();
+    side.upstreams.pool.close(own.id(), &mut side.effects);
+    let copies = "Copies(7.0, Dropped, 1)".to_owned();
+    assert_eq!(side.events(), ["closed".to_owned(), copies.clone(), copies, format!("ExecAbandoned({:?})", owner(2))]);
+}
+
+#[test]
 fn what_logins_of_clients_have_brought_is_forgotten() {
     let mut side = Side::new();
     let configured = side.cluster();
@@ -384,7 +401,7 @@ fn what_logins_of_clients_have_brought_is_forgotten() {
     side.opened();
     side.sent(node.id());
     side.receive(node.id(), "+OK ");
-    assert_eq!(side.upstreams.discovery.known_clusters(), 201);
+    assert_eq!(side.upstreams.discovery.clusters.len(), 201);
     let later = |side: &mut Side, seconds| {
         for _ in 0..seconds {
             side.effects.now += Duration::from_secs(1);
@@ -399,15 +416,18 @@ fn what_logins_of_clients_have_brought_is_forgotten() {
     };
     later(&mut side, 25);
     // Over one of them a connection leads, which others may come to use.
-    assert_eq!(side.upstreams.discovery.known_clusters(), 2);
-    assert!(side.upstreams.discovery.has(last) && side.upstreams.pool.get(node.id()).is_some());
+    assert_eq!(side.upstreams.discovery.clusters.len(), 2);
+    assert!(side.upstreams.discovery.clusters.get(last).is_some() && side.upstreams.pool.get(node.id()).is_some());
     later(&mut side, 60);
     assert!(side.upstreams.pool.get(node.id()).is_none());
-    assert!(side.upstreams.discovery.has(configured) && !side.upstreams.discovery.has(last));
+    assert!(
+        side.upstreams.discovery.clusters.get(configured).is_some()
+            && side.upstreams.discovery.clusters.get(last).is_none()
+    );
     // Rules lead elsewhere.
     side.upstreams.discovery.retire_unused(&HashSet::new(), &mut side.effects);
     later(&mut side, 25);
-    assert_eq!(side.upstreams.discovery.known_clusters(), 0);
+    assert_eq!(side.upstreams.discovery.clusters.len(), 0);
 }
 
 #[test]
