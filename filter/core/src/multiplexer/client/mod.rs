@@ -398,7 +398,7 @@ impl Client {
             self.session.database = database;
             self.rules.forget_lookups();
         }
-        self.log_in();
+        log_in(self);
         if self.life == Life::HalfClosed && !self.input.has_more {
             self.life = Life::Closing;
         }
@@ -428,17 +428,17 @@ impl Client {
         }
         has_failed
     }
+}
 
-    /// All commands before have been answered: a login that was accepted counts from now on.
-    fn log_in(&mut self) {
-        let Some(presented) = self.session.presented.take().filter(|presented| presented.is_accepted) else { return };
-        self.session.login = Some(presented.login);
-        if let Some(HelloChange { resp3, name, .. }) = presented.hello {
-            self.session.resp3 = resp3;
-            if let Some(name) = name {
-                self.session.name = name;
-            }
+/// All commands before have been answered: a login that was accepted counts from now on.
+fn log_in(client: &mut Client) {
+    let Some(presented) = client.session.presented.take().filter(|presented| presented.is_accepted) else { return };
+    client.session.login = Some(presented.login);
+    if let Some(HelloChange { resp3, name, .. }) = presented.hello {
+        client.session.resp3 = resp3;
+        if let Some(name) = name {
+            client.session.name = name;
         }
-        self.rules.forget_lookups();
     }
+    client.rules.forget_lookups();
 }
