@@ -18,6 +18,7 @@ pub struct ReplayBuffer {
 
 impl ReplayBuffer {
     /// Appends a command.
+    #[inline]
     pub fn push(&mut self, command: &[u8]) {
         if self.start > DROPPED && self.start > self.bytes.len() / 2 {
             drop(self.bytes.drain(..self.start));
@@ -38,6 +39,7 @@ impl ReplayBuffer {
     }
 
     /// Drops the `length` oldest bytes.
+    #[inline]
     pub fn drop_oldest(&mut self, length: usize) {
         self.start += length;
         if self.start >= self.bytes.len() {
