@@ -32,6 +32,7 @@ transcripts! {
     direct_plain
     direct_client_auth
     direct_upstream_login
+    direct_login_review
     direct_login_refused
     direct_faults
     direct_routes
@@ -93,6 +94,7 @@ struct Run {
 impl Run {
     fn new(name: &str, transcript: &Transcript, piece: usize) -> Run {
         let harness = Harness::new(Harness::config(&transcript.host));
+        let harness = if transcript.asks { harness } else { harness.has_asked() };
         let name = format!("{name} in pieces of {piece}");
         Run { name, piece, harness, nonces: Nonces::default(), checked_next: 0, checked_client: 0 }
     }

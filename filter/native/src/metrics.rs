@@ -8,6 +8,7 @@ use crate::envoy::{self, Counter, Gauge, Histogram, LogLevel, Meter, MeterGuard}
 use redis_mesh_core::command;
 use redis_mesh_core::multiplexer::config::{HostConfig, RouteConfig, TargetConfig};
 use redis_mesh_core::multiplexer::{HostStats, LoginVerdict};
+use redis_mesh_core::request::privileges;
 use redis_mesh_core::stats::Stat;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -221,13 +222,7 @@ impl LoginMetrics {
             return self.is_logged.store(false, Ordering::Relaxed);
         }
         if !self.is_logged.swap(true, Ordering::Relaxed) {
-            let text = format!(
-                "redis-mesh: {host}: the login at {} may execute {}, which scripts of clients can turn against the \
-                 server; give it an ACL user without @admin and @dangerous",
-                self.destination,
-                verdict.allowed.join(", ")
-            );
-            envoy::log(LogLevel::Warning, &text);
+            envoy::log(LogLevel::Warning, &privileges::warning(host, &self.destination, &verdict.allowed));
         }
     }
 }

@@ -41,6 +41,7 @@ mod host {
         pub fn proxy_dequeue_shared_queue(id: u32, return_data: *mut *mut u8, return_size: *mut usize) -> u32;
         pub fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, return_id: *mut u32) -> u32;
         pub fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+        pub fn proxy_record_metric(id: u32, value: u64) -> u32;
         pub fn proxy_get_current_time_nanoseconds(return_time: *mut u64) -> u32;
     }
 }
@@ -51,6 +52,8 @@ const OK: u32 = 0;
 const DOWNSTREAM: u32 = 2;
 /// `MetricType::Counter`.
 const COUNTER: u32 = 0;
+/// `MetricType::Gauge`.
+const GAUGE: u32 = 1;
 
 /// Takes the ownership of a buffer that Envoy has filled.
 ///
@@ -174,10 +177,25 @@ pub fn dequeue(queue: u32) -> Option<u32> {
 
 /// Defines a counter, or finds the one of that name. `None`: Envoy has refused.
 pub fn counter(name: &str) -> Option<u32> {
+    metric(COUNTER, name)
+}
+
+/// Defines a gauge, or finds the one of that name. `None`: Envoy has refused.
+pub fn gauge(name: &str) -> Option<u32> {
+    metric(GAUGE, name)
+}
+
+fn metric(kind: u32, name: &str) -> Option<u32> {
     let mut id = 0;
     // SAFETY: the name outlives the call, and the out-pointer is valid.
-    let status = unsafe { host::proxy_define_metric(COUNTER, name.as_ptr(), name.len(), &mut id) };
+    let status = unsafe { host::proxy_define_metric(kind, name.as_ptr(), name.len(), &mut id) };
     (status == OK).then_some(id)
+}
+
+/// Sets a gauge.
+pub fn record(gauge: u32, value: u64) {
+    // SAFETY: the function takes numbers.
+    unsafe { host::proxy_record_metric(gauge, value) };
 }
 
 /// Adds to a counter.

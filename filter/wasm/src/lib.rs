@@ -77,7 +77,7 @@ impl RootContext for Root {
     fn on_tick(&mut self) {
         let now = vm::now();
         stream::wake_due(now);
-        vm::flush_stats();
+        vm::flush_stats(now);
         vm::end_tick(self.id, now);
     }
 }

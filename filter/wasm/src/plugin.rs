@@ -2,11 +2,17 @@
 //! each callback.
 
 use crate::abi;
-use redis_mesh_core::rewriter::config::RewriterConfig;
+use redis_mesh_core::request::privileges::{self, CommandNames};
+use redis_mesh_core::rewriter::LoginReview;
+use redis_mesh_core::rewriter::config::{RewriterConfig, RewriterHost};
 use redis_mesh_core::stats::{Stat, Stats};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
+
+/// How long an answer about what a login may do is believed.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(600);
 
 /// A plugin of the VM.
 pub struct Plugin {
@@ -24,6 +30,12 @@ pub struct HostStats {
     pub increments: RefCell<Stats>,
     /// Envoy's counters, each from its first increment on.
     counters: RefCell<[Option<u32>; Stat::ALL.len()]>,
+    /// What the login may do.
+    pub review: RefCell<LoginReview>,
+    /// When that was answered.
+    reviewed: Cell<Duration>,
+    /// Envoy's gauge of it, from the first answer on.
+    privileged: Cell<Option<u32>>,
 }
 
 impl HostStats {
@@ -40,6 +52,31 @@ impl HostStats {
                 abi::increment(counter, by);
             }
         });
+    }
+
+    /// Tells what the login of the host may do, if something new is known.
+    fn report_login(&self, host: &RewriterHost, news: Option<CommandNames>, now: Duration) {
+        let Some(allowed) = news else {
+            if now.saturating_sub(self.reviewed.get()) >= REVIEW_INTERVAL {
+                self.review.borrow_mut().expire();
+            }
+            if let Some(gauge) = self.privileged.get().filter(|_| host.login.is_none()) {
+                abi::record(gauge, 0);
+            }
+            return;
+        };
+        self.reviewed.set(now);
+        let destination = host.targets.first().map_or("", |target| &target.destination);
+        if self.privileged.get().is_none() {
+            let labels = format!("redis_host=.={};.;redis_destination=.={destination};.;", host.name);
+            self.privileged.set(abi::gauge(&format!("redis_mesh.{labels}upstream_login_privileged")));
+        }
+        if let Some(gauge) = self.privileged.get() {
+            abi::record(gauge, u64::from(!allowed.is_empty()));
+        }
+        if !allowed.is_empty() {
+            log::warn!("{}", privileges::warning(&host.name, destination, &allowed));
+        }
     }
 }
 
@@ -96,10 +133,17 @@ impl Plugin {
         self.stats.borrow_mut().entry(host.to_string()).or_default().clone()
     }
 
-    /// Adds all increments to Envoy's counters.
-    pub fn flush_stats(&self) {
-        for (host, stats) in self.stats.borrow().iter() {
-            stats.flush(host);
+    /// Adds all increments to Envoy's counters, and tells what logins may do.
+    pub fn flush_stats(&self, now: Duration) {
+        let config = self.config();
+        for (name, stats) in self.stats.borrow().iter() {
+            stats.flush(name);
+            let news = stats.review.borrow_mut().take();
+            if (news.is_some() || stats.privileged.get().is_some())
+                && let Some(host) = config.hosts.iter().find(|host| host.name == *name)
+            {
+                stats.report_login(host, news, now);
+            }
         }
     }
 }

@@ -158,8 +158,8 @@ impl Connection {
         };
         let ending = self.ended;
         let result = vm::random(|random| {
-            let stats = &mut stats.increments.borrow_mut();
-            call(&mut self.rewriter, &mut Env { config, host, now, unix, ending, random, stats })
+            let (increments, review) = (&mut stats.increments.borrow_mut(), &mut stats.review.borrow_mut());
+            call(&mut self.rewriter, &mut Env { config, host, now, unix, ending, random, stats: increments, review })
         });
         vm::flush_soon();
         Some(result)

@@ -131,8 +131,8 @@ fn set_tick(within: Duration) {
 }
 
 /// Adds all increments to Envoy's counters.
-pub fn flush_stats() {
-    PLUGINS.with_borrow(|plugins| plugins.values().for_each(|plugin| plugin.flush_stats()));
+pub fn flush_stats(now: Duration) {
+    PLUGINS.with_borrow(|plugins| plugins.values().for_each(|plugin| plugin.flush_stats(now)));
 }
 
 /// Ends the ticks of a root context, except for the next one that a connection needs.

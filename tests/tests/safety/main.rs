@@ -7,5 +7,6 @@ mod generated;
 mod malformed;
 mod order;
 mod pressure;
+mod privileges;
 mod scene;
 mod tags;

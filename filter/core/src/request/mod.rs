@@ -4,6 +4,7 @@
 pub mod errors;
 pub mod guard;
 pub mod keys;
+pub mod privileges;
 
 /// True if a client that hasn't logged in may send the command of this name, in lower case; empty:
 /// a command that the command table doesn't have.

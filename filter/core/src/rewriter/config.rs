@@ -90,6 +90,8 @@ pub struct RewriterHost {
 pub struct LoginCommand {
     /// The command as it is sent.
     pub bytes: Box<[u8]>,
+    /// The user whom the command names, or whom it means.
+    pub user: Box<[u8]>,
     /// Identifies the credentials, so that a connection knows when they have changed; never 0.
     pub identity: u64,
 }
@@ -99,7 +101,8 @@ impl LoginCommand {
         let bytes = auth_command(username, password);
         let mut identity = [0u8; 8];
         identity.copy_from_slice(&Sha256::digest(&bytes)[..8]);
-        LoginCommand { bytes, identity: u64::from_le_bytes(identity).max(1) }
+        let user = username.unwrap_or("default").as_bytes().into();
+        LoginCommand { bytes, user, identity: u64::from_le_bytes(identity).max(1) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a call of the rewriter needs from outside.
 
 use super::config::{RewriterConfig, RewriterHost};
+use super::login_review::LoginReview;
 use crate::random::Random;
 use crate::stats::Stats;
 use std::time::Duration;
@@ -21,4 +22,6 @@ pub struct Env<'a> {
     pub random: &'a mut Random,
     /// Counters.
     pub stats: &'a mut Stats,
+    /// What the login of the host may do.
+    pub review: &'a mut LoginReview,
 }

@@ -9,6 +9,7 @@ use super::markers::{MarkerForm, Then};
 use super::sink::Sink;
 use super::state::{ConnectionState, LoginState};
 use crate::downstream::auth::has_no_password;
+use crate::request::privileges::{self, PRIVILEGED};
 use crate::resp::encode;
 use crate::stats::Stat;
 
@@ -49,6 +50,9 @@ impl ConnectionState {
                     // The end of the stream goes on with the login, so nothing could follow it.
                     return true;
                 }
+                if env.host.path == Path::Direct && env.review.begin(login.identity) {
+                    self.ask_about_login(env, login, sink);
+                }
                 self.gate = Gate::Reply;
                 false
             }
@@ -58,6 +62,15 @@ impl ConnectionState {
                 self.gate = Gate::Reply;
                 false
             }
+        }
+    }
+
+    /// Asks Redis what the login may do, before any command of the client.
+    fn ask_about_login(&mut self, env: &mut Env<'_>, login: &LoginCommand, sink: &mut Sink<'_>) {
+        self.inject(env, MarkerForm::Unknown, Vec::new(), Then::Capture, sink.write());
+        for (index, command) in (0..).zip(PRIVILEGED) {
+            encode::command(sink.write(), &privileges::question(&login.user, command));
+            self.inject(env, MarkerForm::Unknown, Vec::new(), Then::DryRun(index), sink.write());
         }
     }
 

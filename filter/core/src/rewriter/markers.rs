@@ -11,6 +11,7 @@ use crate::downstream::auth::has_no_password;
 use crate::downstream::server_info;
 use crate::hex::write_upper;
 use crate::random::Random;
+use crate::request::privileges::{self, PRIVILEGED};
 use crate::resp::encode;
 use crate::resp::resp3::{self, ConversionError, HeadForm};
 use crate::resp::shape::Shape;
@@ -67,6 +68,9 @@ pub enum Then {
     /// Ends a capture whose last reply, that to a login, must be `+OK`. Commands that were held
     /// may go on.
     Verify,
+    /// Ends the capture of the reply to `ACL DRYRUN` of the privileged command of this index, and begins
+    /// that of the next one.
+    DryRun(u8),
     /// Replies from here on get their RESP3 form (true) or stay as they are (false).
     Shaping(bool),
 }
@@ -98,6 +102,8 @@ pub struct ReplyEffects {
     pub close: bool,
     /// A login in mid-connection was refused.
     pub login_refused: bool,
+    /// What the login may do: a bit for each of the privileged commands.
+    pub allowed: Option<u8>,
 }
 
 /// The state of the direction from upstream to the client.
@@ -112,6 +118,8 @@ pub struct Replies {
     shaping: bool,
     tail: Vec<u8>,
     capture: Option<Capture>,
+    /// Which privileged commands the login may execute, as far as that was answered.
+    allowed: u8,
 }
 
 /// Replies that don't reach the client.
@@ -301,6 +309,15 @@ impl Replies {
             Then::Verify => {
                 outcome.open_gate = true;
                 outcome.login_refused |= !captured.is_some_and(|c| let_in(&c.bytes));
+            }
+            Then::DryRun(index) => {
+                let is_allowed = captured.is_some_and(|c| privileges::is_allowed(&c.bytes));
+                self.allowed |= u8::from(is_allowed) << index;
+                if usize::from(index) + 1 < PRIVILEGED.len() {
+                    self.capture = Some(Capture::default());
+                } else {
+                    outcome.allowed = Some(std::mem::take(&mut self.allowed));
+                }
             }
             Then::Shaping(on) => self.shaping = on,
         }

@@ -8,6 +8,7 @@ mod env;
 mod execute;
 mod gate;
 mod login;
+mod login_review;
 mod markers;
 mod plan_keys;
 mod redis_proxy;
@@ -20,6 +21,7 @@ mod tcp_proxy;
 
 pub use env::Env;
 pub use gate::{Gate, HEAD, ReplyNeed, StreamEdit};
+pub use login_review::LoginReview;
 
 use crate::command::{self, Args, Known};
 use crate::fault::Injected;

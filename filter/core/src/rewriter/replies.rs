@@ -56,7 +56,10 @@ impl ConnectionState {
                 return StreamEdit::Replaced;
             }
         }
-        let ReplyEffects { open_gate, close, login_refused } = self.replies.take(input, out);
+        let ReplyEffects { open_gate, close, login_refused, allowed } = self.replies.take(input, out);
+        if let (Some(allowed), LoginState::Done(identity)) = (allowed, self.login) {
+            env.review.answered(identity, allowed);
+        }
         if login_refused {
             self.login_refused(env, out);
             return StreamEdit::Replaced;

@@ -3,7 +3,7 @@
 
 use redis_mesh_core::random::Random;
 use redis_mesh_core::rewriter::config::RewriterConfig;
-use redis_mesh_core::rewriter::{Env, Gate, HEAD, ReplyNeed, Rewriter, StreamEdit};
+use redis_mesh_core::rewriter::{Env, Gate, HEAD, LoginReview, ReplyNeed, Rewriter, StreamEdit};
 use redis_mesh_core::stats::Stats;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ pub struct Harness {
     pub rewriter: Rewriter,
     pub random: Random,
     pub stats: Stats,
+    pub review: LoginReview,
     pub now: Duration,
     /// The client's next bytes are its last.
     pub ending: bool,
@@ -32,12 +33,20 @@ impl Harness {
             rewriter: Rewriter::new(7),
             random: Random::new([5; 32]),
             stats: Stats::default(),
+            review: LoginReview::default(),
             now: Duration::from_secs(1),
             ending: false,
             waiting: Vec::new(),
             next: Vec::new(),
             client: Vec::new(),
         }
+    }
+
+    /// Another connection has asked already what the login may do.
+    pub fn has_asked(mut self) -> Harness {
+        let login = self.config.hosts.first().and_then(|host| host.login.as_ref());
+        assert!(login.is_none_or(|login| self.review.begin(login.identity)));
+        self
     }
 
     /// Returns the configuration of one host, which is given as JSON.
@@ -55,6 +64,7 @@ impl Harness {
             ending: self.ending,
             random: &mut self.random,
             stats: &mut self.stats,
+            review: &mut self.review,
         };
         call(&mut self.rewriter, &mut env)
     }

@@ -15,6 +15,8 @@
 //! wait 100ms               time passes
 //! closed                   the connection is closed now
 //! only core                (first line) depends on the time of day
+//! asks                     (first line) the first connection of a worker, which asks what the login may do;
+//!                          only the core can replay it again and again
 //!
 //! `<id>` in what the client gets is the number of its connection.
 //! ```
@@ -51,6 +53,8 @@ pub struct Transcript {
     pub steps: Vec<Step>,
     /// The conversation depends on the time of day, so that only the core can replay it.
     pub only_core: bool,
+    /// The connection is the first one, which asks what the login may do.
+    pub asks: bool,
 }
 
 /// A line of a transcript.
@@ -73,7 +77,7 @@ pub enum Step {
 impl Transcript {
     /// Parses a transcript; panics with the number of a line that is wrong.
     pub fn parse(text: &str) -> Transcript {
-        let mut transcript = Transcript { host: String::new(), steps: Vec::new(), only_core: false };
+        let mut transcript = Transcript { host: String::new(), steps: Vec::new(), only_core: false, asks: false };
         let mut in_host = false;
         for (number, line) in text.lines().enumerate() {
             let bad = |why: &str| -> ! { panic!("line {}: {why}: {line}", number + 1) };
@@ -96,6 +100,10 @@ impl Transcript {
                 }
                 "only" => {
                     transcript.only_core = true;
+                    continue;
+                }
+                "asks" => {
+                    (transcript.only_core, transcript.asks) = (true, true);
                     continue;
                 }
                 "client>" => Step::ClientSends(match rest.strip_prefix("raw ") {

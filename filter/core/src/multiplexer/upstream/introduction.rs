@@ -13,6 +13,7 @@ use super::pool_key::{PoolKey, Purpose};
 use crate::downstream::hello::ServerRelease;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::ConnectionId;
+use crate::request::privileges::{self, PRIVILEGED};
 use crate::resp::encode;
 use crate::resp::value::Value;
 use std::collections::{HashMap, HashSet};
@@ -41,15 +42,6 @@ pub enum Spoken {
     Resp2(String),
 }
 
-/// Commands by which a client's script could turn a login against its owner: it could send keys or
-/// the password elsewhere, or make the server another one's replica. Their arguments are those of
-/// `ACL DRYRUN`, which executes nothing.
-const PRIVILEGED: [&[&[u8]]; 3] = [
-    &[b"MIGRATE", b"127.0.0.1", b"1", b"key", b"0", b"1"],
-    &[b"CONFIG", b"SET", b"maxmemory", b"0"],
-    &[b"REPLICAOF", b"NO", b"ONE"],
-];
-
 /// What servers have said, by their endpoints without clients' credentials.
 #[derive(Default)]
 pub struct Introductions {
@@ -66,7 +58,7 @@ struct Introduction {
     /// It has ended such a connection at HELLO, which may have been chance.
     has_closed: bool,
     spoken: Option<(Spoken, Duration)>,
-    /// Which of [`PRIVILEGED`] the login may do, as far as it was answered.
+    /// Which of the privileged commands the login may do, as far as it was answered.
     allowed: Vec<&'static str>,
     /// When it was asked last what the login may do.
     privileges_asked: Option<Duration>,
@@ -131,10 +123,8 @@ impl Introductions {
                 known.has_closed = false;
             }
             Asked::DryRun(index) => {
-                let name = PRIVILEGED.get(usize::from(index)).and_then(|words| words.first());
-                if let Some(name) = name.filter(|_| is_allowed(reply)) {
-                    known.allowed.push(std::str::from_utf8(name).unwrap_or_default());
-                }
+                let name = privileges::name(index.into()).filter(|_| privileges::is_allowed(reply));
+                known.allowed.extend(name);
             }
         }
         let is_last = connection.pending.is_empty();
@@ -216,7 +206,7 @@ impl Introduction {
         if let Some(user) = configured_user(endpoint).filter(|_| !self.has_closed) {
             self.allowed.clear();
             for (index, command) in (0..).zip(PRIVILEGED) {
-                ask(Asked::DryRun(index), &[&[&b"ACL"[..], b"DRYRUN", &user], command].concat(), pool, effects);
+                ask(Asked::DryRun(index), &privileges::question(&user, command), pool, effects);
             }
             self.privileges_asked = Some(effects.now);
         }
@@ -254,16 +244,6 @@ fn spoken(reply: &[u8]) -> Spoken {
     Spoken::Resp3(release)
 }
 
-/// True if a reply to `ACL DRYRUN` says that the user may execute the command, at least with other
-/// keys (<https://redis.io/docs/latest/commands/acl-dryrun/>).
-fn is_allowed(reply: &[u8]) -> bool {
-    match Value::parse(reply) {
-        Some(Value::Text(b"OK")) => true,
-        Some(Value::Text(text)) => memchr::memmem::find(text, b" to access ").is_some(),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,18 +263,5 @@ mod tests {
         assert_eq!(spoken(b"%0\r\n"), Spoken::Resp3(ServerRelease::default()));
         assert_eq!(spoken(b"%1\r\n$7\r\nversion\r\n$3\r\n1\n2\r\n"), Spoken::Resp3(ServerRelease::default()));
         assert_eq!(spoken(b"-ERR unknown command `HELLO`\r\n"), Spoken::Resp2("ERR unknown command `HELLO`".into()));
-    }
-
-    #[test]
-    fn what_a_login_may_do() {
-        for (reply, expected) in [
-            ("+OK\r\n", true),
-            ("+User app has no permissions to access the 'key' key\r\n", true),
-            ("+User app has no permissions to run the 'migrate' command\r\n", false),
-            ("-NOPERM User app has no permissions to run the 'acl|dryrun' command\r\n", false),
-            ("-ERR Unknown subcommand or wrong number of arguments for 'DRYRUN'. Try ACL HELP.\r\n", false),
-        ] {
-            assert_eq!(is_allowed(reply.as_bytes()), expected, "{reply}");
-        }
     }
 }
