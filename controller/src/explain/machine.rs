@@ -11,7 +11,7 @@ use redis_mesh_core::random::Random;
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::request::{Parser, Progress};
 use redis_mesh_core::rewriter::config::{RewriterConfig, RewriterHost};
-use redis_mesh_core::rewriter::{Env, Rewriter, StreamEdit};
+use redis_mesh_core::rewriter::{Env, LoginReview, Rewriter, StreamEdit};
 use redis_mesh_core::route::Router;
 use redis_mesh_core::stats::Stats;
 use redis_mesh_core::wire::{self, DataPath};
@@ -164,6 +164,11 @@ fn stands_for_redis(command: &[Vec<u8>], arguments: &[&[u8]]) -> Option<&'static
 fn run(config: &RewriterConfig, host: &RewriterHost, arguments: &[&[u8]]) -> Result<Explanation, String> {
     let mut random = Random::new([0; 32]);
     let mut stats = Stats::default();
+    // What the login may do is asked over a worker's first connection only.
+    let mut review = LoginReview::default();
+    if let Some(login) = &host.login {
+        review.begin(login.identity);
+    }
     let mut env = Env {
         config,
         host,
@@ -172,6 +177,7 @@ fn run(config: &RewriterConfig, host: &RewriterHost, arguments: &[&[u8]]) -> Res
         ending: false,
         random: &mut random,
         stats: &mut stats,
+        review: &mut review,
     };
     let mut rewriter = Rewriter::new(1);
     let mut request = Vec::new();
