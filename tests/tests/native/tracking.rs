@@ -209,6 +209,13 @@ fn what_clients_are_answered_is_what_redis_answers() -> Result<()> {
         "GET nothing",
         "EXEC",
         "BLPOP nothing 0.01",
+        "CLIENT NO-EVICT maybe",
+        "CLIENT NO-EVICT ON",
+        "CLIENT NO-TOUCH ON",
+        "CLIENT TRACKING OFF",
+        "GET nothing",
+        "CLIENT NO-EVICT OFF",
+        "CLIENT TRACKING ON",
         "RESET",
         "CLIENT TRACKINGINFO",
     ];
@@ -248,6 +255,29 @@ fn a_server_that_refuses_is_heard() -> Result<()> {
     let mut client = tracker(scene.client()?, &["CLIENT TRACKING ON"])?;
     client.send(&["GET", "t"])?;
     ensure!(client.is_closed_within(PATIENCE));
+    Ok(())
+}
+
+#[test]
+fn what_a_client_says_of_its_connection_holds_for_all_servers() -> Result<()> {
+    let scene = cluster::Scene::start(0, ReadPolicy::Master)?;
+    let exempt = |node: &Redis| -> Result<usize> {
+        let clients = node.cmd(&["CLIENT", "LIST"])?.text();
+        let flags = clients.lines().filter_map(|line| line.split("flags=").nth(1)?.split(' ').next());
+        Ok(flags.filter(|flags| flags.contains('e')).count())
+    };
+    let mut client = scene.client()?;
+    client.ok(&["CLIENT", "NO-EVICT", "ON"])?;
+    keys().iter().try_for_each(|key| client.line(&format!("GET {key}")).map(drop))?;
+    for node in &scene.cluster.nodes {
+        ensure!(exempt(node)? == 1);
+    }
+    client.ok(&["CLIENT", "NO-EVICT", "OFF"])?;
+    keys().iter().try_for_each(|key| client.line(&format!("GET {key}")).map(drop))?;
+    for node in &scene.cluster.nodes {
+        ensure!(exempt(node)? == 0);
+    }
+    ensure!(client.line("CLIENT HELP")?.items().len() > 10);
     Ok(())
 }
 

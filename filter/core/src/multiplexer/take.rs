@@ -145,7 +145,7 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
     };
     let is_moved = has_turned || home(&before) != home(config);
     let is_cut =
-        !client.subscriptions.connections.is_empty() && is_moved || client.dedicated.tracking.is_some() && has_turned;
+        !client.subscriptions.connections.is_empty() && is_moved || client.dedicated.state.is_some() && has_turned;
     let own = client.dedicated.connection.take();
     let stays = own.filter(|_| !has_turned).and_then(|own| {
         let target = destination(&place(&before, own.target.target)?)?;

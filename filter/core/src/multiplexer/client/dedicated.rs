@@ -1,6 +1,7 @@
 //! The connections that a client has for itself.
 
 use super::backlog::UnreadBacklog;
+use super::stateful::StatefulConnections;
 use super::tracking::Tracking;
 use crate::multiplexer::ids::ConnectionId;
 use crate::multiplexer::routing::target::RouteTarget;
@@ -17,20 +18,30 @@ pub struct DedicatedSlot {
     pub backlog: UnreadBacklog,
     /// A connection over which keys were watched was lost, so that they may have changed unseen.
     pub lost_watch: bool,
-    /// The client tracks, and all its commands go over connections of its own.
-    pub tracking: Option<Box<Tracking>>,
+    /// What the client has said of its connection; then all its commands go over connections of its own.
+    pub state: Option<Box<StatefulConnections>>,
 }
 
 impl DedicatedSlot {
     /// True if the client has connections whose state, or whose pushes, are in its protocol and
     /// database.
     pub fn has_state(&self) -> bool {
-        self.tracking.is_some() || self.connection.is_some_and(|dedicated| dedicated.is_special)
+        self.state.is_some() || self.connection.is_some_and(|dedicated| dedicated.is_special)
     }
 
-    /// True if a connection stays open because the client tracks.
-    pub fn tracks_over(&self, connection: ConnectionId) -> bool {
-        self.tracking.as_ref().is_some_and(|tracking| tracking.uses(connection))
+    /// True if a connection stays open because of what the client has said of its connection.
+    pub fn has_told(&self, connection: ConnectionId) -> bool {
+        self.state.as_ref().is_some_and(|state| state.uses(connection))
+    }
+
+    /// How the client tracks, if it does.
+    pub fn tracking(&self) -> Option<&Tracking> {
+        self.state.as_ref()?.tracking.as_ref()
+    }
+
+    /// How the client tracks, if it does.
+    pub fn tracking_mut(&mut self) -> Option<&mut Tracking> {
+        self.state.as_mut()?.tracking.as_mut()
     }
 }
 
@@ -45,8 +56,8 @@ pub struct Dedicated {
     pub is_watching: bool,
     /// It did before its last WATCH, which may be under way.
     pub has_watched: bool,
-    /// The client has changed its state for good (CLIENT NO-EVICT), so that all commands go over
-    /// it.
+    /// The client has changed its state for good by a command of which no more is known, so that all
+    /// commands go over it.
     pub is_special: bool,
 }
 

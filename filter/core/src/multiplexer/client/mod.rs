@@ -10,6 +10,7 @@ pub mod pubsub_frame;
 pub mod reply_queue;
 mod rules;
 pub mod source;
+pub mod stateful;
 pub mod subscription;
 pub mod tracking;
 pub mod transaction;
@@ -314,7 +315,7 @@ impl Client {
     /// True if servers tell it something of their own accord, and it is to be told so by those to which
     /// its commands lead.
     pub fn follows(&self) -> bool {
-        self.dedicated.tracking.is_some() || self.subscriptions.has_several()
+        self.dedicated.state.is_some() || self.subscriptions.has_several()
     }
 
     /// True if what it is to be answered are subscriptions that begin or end, and nothing else.

@@ -1,14 +1,11 @@
 //! CLIENT TRACKING (<https://redis.io/docs/latest/commands/client-tracking/>): a client is told when
 //! keys change that it has read.
 //!
-//! A server tells it over the connection over which the key was read, so all commands of such a client
-//! go over connections of its own, one for each server, and tracking is on for each of them.
+//! A server tells it over the connection over which the key was read.
 
 use super::reply_queue::Sequence;
 use crate::command::Args;
 use crate::multiplexer::ids::ConnectionId;
-use crate::multiplexer::upstream::pool::DedicatedConnection;
-use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::resp::encode;
 use std::collections::BTreeSet;
 
@@ -20,19 +17,15 @@ const MAX_PREFIXES: (usize, usize) = (1024, 1024 * 1024);
 const NOT_TRACKING: &str =
     "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled";
 
-/// A client that tracks.
+/// How a client tracks.
 #[derive(Debug, Default)]
 pub struct Tracking {
     /// What it has asked for.
     pub options: TrackingOptions,
-    /// Its own connections, by the pool keys of the shared ones in whose place they are.
-    pub connections: Vec<(PoolKey, DedicatedConnection)>,
     /// What CLIENT CACHING has said of the next command.
     pub caching: Option<bool>,
     /// The connections that were told that the next command is to be tracked.
     pub prepared: Vec<ConnectionId>,
-    /// The command that has begun it, until all servers have answered.
-    pub beginning: Option<Beginning>,
     /// Servers that tell of all keys tell of those with any prefix: they know them by other names.
     pub is_wide: bool,
     /// Servers that are to tell of all keys weren't known when they were to be asked.
@@ -40,15 +33,6 @@ pub struct Tracking {
     /// The last command that may have read keys of which no server tells: once it is answered, the
     /// client is told to forget all keys.
     pub untracked: Option<Sequence>,
-}
-
-/// A CLIENT TRACKING ON that isn't answered yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beginning {
-    /// Its place in the client's reply queue.
-    pub sequence: Sequence,
-    /// A server has refused it.
-    pub is_refused: bool,
 }
 
 /// What CLIENT TRACKING ON asks for.
@@ -201,23 +185,6 @@ impl TrackingOptions {
 }
 
 impl Tracking {
-    /// Returns the client's own connection in the place of the shared one of this key.
-    pub fn connection(&self, key: &PoolKey) -> Option<DedicatedConnection> {
-        self.connections.iter().find(|(of, _)| of == key).map(|(_, connection)| *connection)
-    }
-
-    /// Returns true if a connection is one of the client's own.
-    pub fn uses(&self, connection: ConnectionId) -> bool {
-        self.connections.iter().any(|(_, own)| own.id() == connection)
-    }
-
-    /// Notes that a server has answered a command, which may be the CLIENT TRACKING ON under way.
-    pub fn answered(&mut self, sequence: Sequence, is_error: bool) {
-        if let Some(beginning) = self.beginning.as_mut().filter(|beginning| beginning.sequence == sequence) {
-            beginning.is_refused |= is_error;
-        }
-    }
-
     /// Notes what CLIENT CACHING says of the next command.
     ///
     /// # Errors

@@ -70,7 +70,7 @@ fn is_free(client: &Client) -> bool {
     !client.is_closing()
         && client.dedicated.connection.is_none()
         && client.dedicated.others.is_empty()
-        && client.dedicated.tracking.is_none()
+        && client.dedicated.state.is_none()
         && !client.subscriptions.has_any()
 }
 
@@ -201,6 +201,7 @@ fn may_be_separate(client: &Client, decision: &Decision) -> bool {
         | Decision::Present(_)
         | Decision::Select(_)
         | Decision::Track(_)
+        | Decision::Set(_)
         | Decision::Subscribe(_)
         | Decision::Monitor
         | Decision::Reset => false,

@@ -2,7 +2,7 @@
 
 use super::backlog;
 use super::context::{Context, Obstacle};
-use super::tracking;
+use super::state;
 use crate::multiplexer::client::{Client, DedicatedSlot, TargetLookup};
 use crate::multiplexer::routing::target::RouteTarget;
 use crate::multiplexer::upstream::discovery::NodeAccess;
@@ -35,8 +35,8 @@ pub fn connect(
 
 /// The client's own connection in the place of a shared one, if it is to have its own.
 fn own(context: &mut Context<'_>, client: &mut Client, route: ConnectionRoute) -> Result<ConnectionRoute, Obstacle> {
-    match client.dedicated.tracking {
-        Some(_) => tracking::separate(context, client, route),
+    match client.dedicated.state {
+        Some(_) => state::separate(context, client, route),
         None => backlog::separate(context, client, route),
     }
 }
@@ -44,8 +44,8 @@ fn own(context: &mut Context<'_>, client: &mut Client, route: ConnectionRoute) -
 /// The same, if nothing has to be found out or opened.
 #[inline]
 fn cached(upstreams: &Upstreams, client: &Client, target: RouteTarget, access: NodeAccess) -> Option<SharedConnection> {
-    let DedicatedSlot { connection, tracking, backlog, .. } = &client.dedicated;
-    if connection.is_some() || tracking.is_some() || backlog.is_begun() || access != NodeAccess::Write {
+    let DedicatedSlot { connection, state, backlog, .. } = &client.dedicated;
+    if connection.is_some() || state.is_some() || backlog.is_begun() || access != NodeAccess::Write {
         return None;
     }
     let connection = match client.rules.lookups.get(target.target)? {

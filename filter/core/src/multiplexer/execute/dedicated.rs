@@ -3,7 +3,7 @@
 use super::backlog;
 use super::connect::{agree_on_protocol, dedicated_key};
 use super::context::{Context, Obstacle, Request, expect};
-use super::tracking;
+use super::state;
 use crate::command::each_command;
 use crate::command::sharing::Sharing;
 use crate::multiplexer::client::{Client, Dedicated, Session, Wait};
@@ -66,8 +66,8 @@ fn choose(context: &mut Context<'_>, client: &mut Client, forward: &Forward) -> 
         )),
         _ => {
             let key = dedicated_key(context, client, target)?;
-            let connection = match client.dedicated.tracking {
-                Some(_) if sharing != Sharing::Interrupts => tracking::connection(context, client, key)?,
+            let connection = match client.dedicated.state {
+                Some(_) if sharing != Sharing::Interrupts => state::connection(context, client, key)?,
                 _ => {
                     let key = if sharing == Sharing::Interrupts { key.heard_while_busy() } else { key };
                     let pushes = sharing == Sharing::ChangesConnection && client.session.resp3;
@@ -103,7 +103,7 @@ pub fn on_idle(upstreams: &mut Upstreams, client: &mut Client, connection: Conne
         }
         client.dedicated.connection = None;
     }
-    if client.dedicated.tracks_over(connection) || client.subscriptions.needs(connection) {
+    if client.dedicated.has_told(connection) || client.subscriptions.needs(connection) {
         return;
     }
     client.dedicated.others.retain(|other| other.id() != connection);
@@ -124,7 +124,7 @@ pub fn stay_in_database(upstreams: &mut Upstreams, client: &Client, effects: &mu
 /// Gives back what a client has for itself.
 pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
     backlog::disown(upstreams, client, effects);
-    tracking::disown(upstreams, client, effects);
+    state::disown(upstreams, client, effects);
     match client.dedicated.connection.take() {
         Some(dedicated) if dedicated.is_held() => upstreams.pool.close(dedicated.connection.id(), effects),
         Some(dedicated) => upstreams.abandon(dedicated.connection.id(), effects),
@@ -168,9 +168,9 @@ pub fn follow_redirect(
     {
         return context.upstreams.resend_over(current, retry, asks, context.effects);
     }
-    let is_tracked = client.dedicated.tracks_over(from);
-    let connection = match is_tracked {
-        true => tracking::redirected(context, client, (retry.key.clone(), retry.in_flight.what)),
+    let is_told = client.dedicated.has_told(from);
+    let connection = match is_told {
+        true => state::redirected(context, client, (retry.key.clone(), retry.in_flight.what)),
         false => {
             context.upstreams.dedicated(client.id, retry.key.clone(), false, context.effects).map_err(Obstacle::from)
         }
@@ -185,7 +185,7 @@ pub fn follow_redirect(
         }
     };
     let Context { upstreams, effects, .. } = context;
-    match dedicated.filter(|own| !is_tracked || own.connection.id() == from) {
+    match dedicated.filter(|own| !is_told || own.connection.id() == from) {
         Some(dedicated) => {
             // Keys that were watched before, if there were any, aren't watched there.
             let has_watched = if is_watch(&retry) { dedicated.has_watched } else { dedicated.is_watching };
@@ -196,11 +196,11 @@ pub fn follow_redirect(
             if let Some(before) = upstreams.pool.get_mut(from) {
                 before.is_tainted = true;
             }
-            if current != from && !is_tracked {
+            if current != from && !is_told {
                 upstreams.retire_dedicated(current, effects);
             }
         }
-        None if is_tracked => {}
+        None if is_told => {}
         // The connection was given back while this command was under way, so nothing depends on it.
         None => client.dedicated.others.push(connection),
     }

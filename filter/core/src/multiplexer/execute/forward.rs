@@ -3,7 +3,7 @@
 use super::connect::connect;
 use super::context::{Context, Obstacle, Request, expect, wait_for_room};
 use super::mirror::{mirror, mirror_part, mirror_transaction};
-use super::tracking;
+use super::state;
 use crate::command::Command;
 use crate::command::Known;
 use crate::command::script;
@@ -140,7 +140,7 @@ pub fn exec(context: &mut Context<'_>, client: &mut Client, transaction: &mut Tr
     };
     let id = connection.id();
     if !transaction.scripts.is_empty() {
-        tracking::names_scripts(client, sequence);
+        state::names_scripts(client, sequence);
     }
     for script in &transaction.scripts {
         context.upstreams.ensure_loaded(id, *script, context.effects);

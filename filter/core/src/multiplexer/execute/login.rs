@@ -17,7 +17,7 @@ pub fn present(context: &mut Context<'_>, client: &mut Client, presented: Presen
     if !client.output.queue.is_empty() {
         return Err(Obstacle::Wait(Wait::Answers));
     }
-    if client.dedicated.connection.is_some() || client.dedicated.tracking.is_some() || client.subscriptions.has_any() {
+    if client.dedicated.connection.is_some() || client.dedicated.state.is_some() || client.subscriptions.has_any() {
         // Its own connections would stay another's.
         let text =
             "ERR redis-mesh: a client that watches keys, tracks or has subscribed can't log in as another; RESET first";

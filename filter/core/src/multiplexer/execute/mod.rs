@@ -13,10 +13,10 @@ pub mod inquire;
 pub mod login;
 pub mod mirror;
 pub mod mirror_servers;
+pub mod state;
 pub mod subscribe;
 mod subscriber;
 pub mod track;
-pub mod tracking;
 
 use super::client::{Client, Wait};
 use super::config::HostConfig;
@@ -85,7 +85,7 @@ pub fn command(context: &mut Context<'_>, client: &mut Client, args: &Args<'_>, 
                 }
             }
             client.session.reply_mode.end();
-            tracking::taken(client, known, sequence);
+            state::taken(client, known, sequence);
         }
     }
     step
@@ -259,6 +259,7 @@ fn perform(
             client.answer(&reply);
         }
         Decision::Track(change) => return track::track(context, client, change),
+        Decision::Set(name) => return track::set(context, client, name, request.args),
         Decision::Inquire(question) => return inquire::inquire(context, client, question),
         Decision::Hello(hello) => return hello::hello(context, client, *hello),
         Decision::Present(presented) => return login::present(context, client, presented),

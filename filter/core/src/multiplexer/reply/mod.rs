@@ -10,7 +10,7 @@ pub mod scan_cursor;
 use super::client::{Client, Life, Wait};
 use super::effects::Effects;
 use super::execute::context::Context;
-use super::execute::{backlog, dedicated, follow, tracking};
+use super::execute::{backlog, dedicated, follow, state};
 use super::ids::{ClientId, ClientTag, ClusterId};
 use super::inquiry::table::InquiryTable;
 use super::slot_map::SlotMap;
@@ -124,8 +124,8 @@ impl EventDelivery<'_> {
     /// it.
     pub fn announce(&mut self, id: ClientId) {
         if let Some(client) = self.clients.get_mut(id) {
-            if client.dedicated.tracking.is_some() && tracking::settle(self.upstreams, client, self.effects) {
-                tracking::forget_keys(client);
+            if client.dedicated.state.is_some() && state::settle(self.upstreams, client, self.effects) {
+                state::forget_keys(client);
             }
             client.announce(&mut self.effects.outbox, self.stats, self.effects.now);
             backlog::regulate(self.upstreams, client, self.effects);
@@ -174,8 +174,8 @@ impl EventDelivery<'_> {
                     if client.note_part(&reply) {
                         dedicated::stay_in_database(self.upstreams, client, self.effects);
                     }
-                    if let Some(tracking) = &mut client.dedicated.tracking {
-                        tracking.answered(owner.sequence, reply.first() == Some(&b'-'));
+                    if let Some(state) = &mut client.dedicated.state {
+                        state.answered(owner.sequence, reply.first() == Some(&b'-'));
                     }
                     client.output.part(owner.sequence, part, reply);
                 }
@@ -224,7 +224,7 @@ impl EventDelivery<'_> {
         let subscriptions = &client.subscriptions;
         let has_pushes = subscriptions.is_monitor
             || dedicated.is_some()
-            || client.dedicated.tracks_over(lost.connection)
+            || client.dedicated.has_told(lost.connection)
             || !subscriptions.spares(lost.connection);
         let is_held = lost.is_awaited || dedicated.is_some_and(|own| own.is_held());
         let is_gone = is_held && matches!(lost.outage, Outage::Unreachable(_));

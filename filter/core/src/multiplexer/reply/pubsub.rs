@@ -8,7 +8,7 @@ use crate::multiplexer::client::notification::Notification;
 use crate::multiplexer::client::pubsub_frame::PublishedMessage;
 use crate::multiplexer::client::source::{SeveralServers, SubscriptionSource};
 use crate::multiplexer::client::subscription::{SubscriptionChange, SubscriptionKind};
-use crate::multiplexer::execute::{dedicated, follow, track, tracking};
+use crate::multiplexer::execute::{dedicated, follow, state, track};
 use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
 use crate::multiplexer::reply::scan_cursor::ScanPosition;
 use crate::multiplexer::upstream::Upstreams;
@@ -79,7 +79,7 @@ impl EventDelivery<'_> {
     pub(super) fn follow(&mut self, id: ClientId) {
         let (clients, mut context) = self.split();
         let Some(client) = clients.get_mut(id) else { return };
-        tracking::forget_keys(client);
+        state::forget_keys(client);
         if !track::follow(&mut context, client) || !follow::follow(&mut context, client) {
             client.cut_off(&mut context.effects.outbox);
         }
@@ -115,7 +115,7 @@ impl EventDelivery<'_> {
         for (id, client) in self.clients.iter().filter(|(_, client)| client.rules.lead_to(cluster)) {
             moving.extend(client.subscriptions.has_moving().then_some(id));
             let is_stale = client.subscriptions.is_stale && client.subscriptions.has_several();
-            let tracks = client.dedicated.tracking.as_ref().is_some_and(|tracking| tracking.is_stale);
+            let tracks = client.dedicated.tracking().is_some_and(|tracking| tracking.is_stale);
             stale.extend((is_stale || tracks).then_some(id));
         }
         for id in moving {
@@ -132,8 +132,8 @@ impl EventDelivery<'_> {
     pub(super) fn rename_and_push(&mut self, id: ClientId, connection: ConnectionId, frame: &[u8]) {
         let Some(client) = self.clients.get(id) else { return };
         let config = &client.rules.config;
-        if let Some(tracking) = client.dedicated.tracking.as_ref().filter(|tracking| tracking.uses(connection)) {
-            let target = tracking::target_of(self.upstreams, config, connection);
+        if let Some(tracking) = client.dedicated.tracking().filter(|_| client.dedicated.has_told(connection)) {
+            let target = state::target_of(self.upstreams, config, connection);
             let names = target.filter(|_| KeyNames::decide(config));
             let names = names.map(|target| KeyNames::new(config.clone(), vec![target], None, ScanPosition::default()));
             let is_wanted = |key: &[u8]| tracking.options.concern(key);
@@ -209,7 +209,7 @@ fn tell(
         return;
     }
     let config = &client.rules.config;
-    let Some(target) = tracking::target_of(upstreams, config, connection) else { return };
+    let Some(target) = state::target_of(upstreams, config, connection) else { return };
     for key in KeyNames::of_key(config.clone(), target, notification.key) {
         let (channel, text) = notification.with_key(&key);
         add(&channel, &text);

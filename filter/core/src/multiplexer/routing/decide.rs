@@ -51,7 +51,7 @@ pub fn fast_path(client: &Client, command: &Command, args: &Args<'_>) -> Option<
     let shareable = Shareable::of_one_key(command)?;
     let is_plain = !client.rules.config.has_faults
         && client.transaction.is_none()
-        && client.dedicated.tracking.is_none()
+        && client.dedicated.state.is_none()
         && client.pause.injected_fault.is_none()
         && client.activity.latency.is_none()
         && client.session.reply_mode.is_on()

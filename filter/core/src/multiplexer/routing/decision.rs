@@ -30,6 +30,8 @@ pub enum Decision {
     Unwatch(Vec<u8>),
     /// The client is told of changed keys from now on, or no more.
     Track(TrackingChange),
+    /// The client says something else of its connection, by the subcommand of CLIENT of this name.
+    Set(&'static str),
     /// All workers are asked about their clients.
     Inquire(ClientQuestion),
     /// The client says who it is and in which protocol it goes on, which the servers have to speak.
@@ -73,7 +75,9 @@ impl Decision {
             Decision::Forward(Forward { sharing, .. }) | Decision::FanOut(FanOut { sharing, .. }) => {
                 !matches!(sharing, Sharing::Safe(_) | Sharing::Interrupts)
             }
-            Decision::Exec(_) | Decision::Subscribe(_) | Decision::Track(_) | Decision::Monitor => true,
+            Decision::Exec(_) | Decision::Subscribe(_) | Decision::Track(_) | Decision::Set(_) | Decision::Monitor => {
+                true
+            }
             _ => false,
         }
     }

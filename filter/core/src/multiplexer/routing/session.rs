@@ -3,7 +3,7 @@
 use super::decision::{Decision, Forward};
 use super::fan_out::FanOut;
 use super::target::RouteTarget;
-use crate::command::sharing::sharing;
+use crate::command::sharing::{Sharing, sharing};
 use crate::command::{Args, Command};
 use crate::downstream::auth::{self, Credentials};
 use crate::downstream::client_name;
@@ -127,12 +127,12 @@ pub fn client_command(client: &mut Client, command: &'static Command, args: &Arg
         "kill" => kill(client, args),
         "unblock" => inquiry(grammar::unblock(args)),
         "tracking" => track(client, args),
-        "caching" => match Tracking::set_caching(client.dedicated.tracking.as_deref_mut(), args) {
+        "caching" => match Tracking::set_caching(client.dedicated.tracking_mut(), args) {
             Ok(()) => Decision::ok(),
             Err(text) => Decision::Deny(text),
         },
-        "trackinginfo" => Decision::Answer(Tracking::info(client.dedicated.tracking.as_deref(), client.session.resp3)),
-        "getredir" => Decision::Answer(match client.dedicated.tracking {
+        "trackinginfo" => Decision::Answer(Tracking::info(client.dedicated.tracking(), client.session.resp3)),
+        "getredir" => Decision::Answer(match client.dedicated.tracking() {
             Some(_) => b":0\r\n".to_vec(),
             None => b":-1\r\n".to_vec(),
         }),
@@ -171,7 +171,7 @@ fn kill(client: &Client, args: &Args<'_>) -> Decision {
 
 /// CLIENT TRACKING.
 fn track(client: &Client, args: &Args<'_>) -> Decision {
-    let now = client.dedicated.tracking.as_ref().map(|tracking| &tracking.options);
+    let now = client.dedicated.tracking().map(|tracking| &tracking.options);
     match TrackingChange::parse(args, now) {
         Ok(change) => Decision::Track(change),
         Err(text) => Decision::Deny(text),
@@ -181,17 +181,12 @@ fn track(client: &Client, args: &Args<'_>) -> Decision {
 /// Subcommands that a server answers.
 fn at_server(client: &Client, command: &'static Command, args: &Args<'_>) -> Decision {
     let config = &client.rules.config;
-    let refuse = |why: &str| Decision::Refuse(format!("ERR redis-mesh: {} {why}", command.shown_name()));
     let one = config.keyless().filter(|target| !config.is_cluster(*target));
-    // What is said to one server, over a connection whose state it concerns.
-    match command.own_name() {
-        "pause" | "unpause" if one.is_none() => Decision::FanOut(FanOut::of_clients(command, args)),
-        _ => match one {
-            Some(target) => {
-                let target = RouteTarget { target, slot: None };
-                Decision::Forward(Forward::keyless(target, None, sharing(command, args)))
-            }
-            None => refuse("is served only where all routes lead to one Redis that is no Redis Cluster"),
-        },
+    match (sharing(command, args), one) {
+        (Sharing::ChangesConnection, _) => Decision::Set(command.own_name()),
+        (sharing, Some(target)) => {
+            Decision::Forward(Forward::keyless(RouteTarget { target, slot: None }, None, sharing))
+        }
+        (_, None) => Decision::FanOut(FanOut::of_clients(command, args)),
     }
 }

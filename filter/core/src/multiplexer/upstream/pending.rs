@@ -75,9 +75,9 @@ pub enum Control {
     /// PING before WAIT, so that WAIT counts from a command of this connection. What it answers
     /// doesn't matter.
     Ping,
-    /// CLIENT TRACKING or CACHING over a connection of a client that tracks. If it is refused, the client
-    /// isn't told what it wants to be told.
-    Tracking,
+    /// What a client has said of its connection, over one of its own. If it is refused, the client
+    /// isn't served as it was told.
+    State,
     /// CLIENT SETNAME or ID over a connection over which a client is about to wait. If one is refused,
     /// the client can't be unblocked.
     Identity,

@@ -207,7 +207,7 @@ fn on_control(upstreams: &mut Upstreams, id: ConnectionId, control: Control, rep
         _ if !is_error => {}
         // What comes over it next would be in another form than the client expects, would go to
         // another database, or the client would miss changes.
-        Control::Hello | Control::Select | Control::Tracking => loss::give_up(upstreams, id, Loss::Ended, effects),
+        Control::Hello | Control::Select | Control::State => loss::give_up(upstreams, id, Loss::Ended, effects),
         Control::Unwatch => connection.is_tainted = true,
         // The command behind it says what is wrong.
         Control::Asking | Control::LoadScript | Control::Ping => {}

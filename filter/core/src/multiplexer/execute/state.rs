@@ -1,9 +1,11 @@
-//! The connections of clients that track (CLIENT TRACKING): their own, on each of which tracking is on.
+//! The connections of a client that has said something of its connection (CLIENT TRACKING, NO-EVICT …):
+//! its own, each of which was told so first.
 
 use super::context::{Context, Obstacle};
 use crate::command::Known;
 use crate::command::script;
 use crate::multiplexer::client::reply_queue::Sequence;
+use crate::multiplexer::client::stateful::StateItem;
 use crate::multiplexer::client::{Client, Wait};
 use crate::multiplexer::config::HostConfig;
 use crate::multiplexer::effects::Effects;
@@ -13,15 +15,19 @@ use crate::multiplexer::upstream::pool::DedicatedConnection;
 use crate::multiplexer::upstream::pool_key::{PoolKey, Purpose};
 use crate::multiplexer::upstream::{ConnectionRoute, Upstreams};
 
-/// Nothing more is tracked.
+/// All that the client has said of its connection is taken back.
 pub fn end(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
-    let Some(tracking) = client.dedicated.tracking.take() else { return };
-    for (_, own) in tracking.connections {
+    let Some(state) = client.dedicated.state.take() else { return };
+    for (_, own) in state.connections {
         match client.dedicated.connection.filter(|held| held.connection == own && held.is_held()) {
-            // The client watches keys over it, or has changed its state.
+            // The client watches keys over it. Nobody else is to have it.
             Some(held) => {
-                upstreams.control(held.connection, Control::Tracking, effects, &[b"CLIENT", b"TRACKING", b"OFF"]);
-                client.pause.wait = Some(Wait::Answers);
+                if state.tracking.is_some() {
+                    stop_tracking(upstreams, held.connection, effects);
+                }
+                if let Some(known) = upstreams.pool.get_mut(own.id()) {
+                    known.is_tainted = true;
+                }
             }
             None => {
                 client.dedicated.connection.take_if(|held| held.connection == own);
@@ -29,6 +35,12 @@ pub fn end(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects
             }
         }
     }
+    client.pause.wait = Some(Wait::Answers);
+}
+
+/// Nothing more is tracked over a connection.
+pub fn stop_tracking(upstreams: &mut Upstreams, own: DedicatedConnection, effects: &mut Effects) {
+    upstreams.control(own, Control::State, effects, &[b"CLIENT", b"TRACKING", b"OFF"]);
 }
 
 /// The client's own connection with this pool key, and whether it was there.
@@ -40,17 +52,17 @@ pub fn own(
     client: &mut Client,
     key: PoolKey,
 ) -> Result<(DedicatedConnection, bool), Obstacle> {
-    let Some(tracking) = &mut client.dedicated.tracking else {
+    let Some(state) = &mut client.dedicated.state else {
         return Ok((context.upstreams.dedicated(client.id, key, false, context.effects)?, true));
     };
     let pool = &mut context.upstreams.pool;
-    if let Some(known) = tracking.connection(&key).filter(|known| pool.is_usable(known.id())) {
+    if let Some(known) = state.connection(&key).filter(|known| pool.is_usable(known.id())) {
         return Ok((known, true));
     }
     let held = client.dedicated.connection.filter(|held| held.is_held()).map(|held| held.connection);
     let held = held.filter(|held| pool.get(held.id()).is_some_and(|known| known.key == key));
     let own = match held {
-        // What it reads over this one is to be tracked, too.
+        // What the client has said holds for this one, too.
         Some(held) => {
             if let Some(known) = pool.get_mut(held.id()) {
                 known.purpose = Purpose::Pushes(client.id);
@@ -59,13 +71,27 @@ pub fn own(
         }
         None => context.upstreams.dedicated(client.id, key.clone(), true, context.effects)?,
     };
-    tracking.connections.retain(|(of, _)| *of != key);
-    tracking.connections.push((key, own));
+    state.connections.retain(|(of, _)| *of != key);
+    state.connections.push((key, own));
     Ok((own, false))
 }
 
-/// The client's own connection with this pool key, on which tracking is on; without tracking, any one
-/// of its own.
+/// Says over a new connection what its client has said, but for what is about to be said.
+pub fn tell(context: &mut Context<'_>, client: &Client, own: DedicatedConnection, but: Option<StateItem>) {
+    let Some(state) = &client.dedicated.state else { return };
+    let mut control = |words: &[&[u8]]| context.upstreams.control(own, Control::State, context.effects, words);
+    for (name, words) in &state.settings {
+        if but != Some(StateItem::Setting(name)) {
+            control(&words.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        }
+    }
+    if let Some(tracking) = state.tracking.as_ref().filter(|_| but != Some(StateItem::Tracking)) {
+        control(&tracking.options.words(&tracking.options.prefixes, tracking.is_wide));
+    }
+}
+
+/// The client's own connection with this pool key, which knows all that the client has said; if it has
+/// said nothing, any one of its own.
 ///
 /// # Errors
 /// The server is backed off from.
@@ -75,14 +101,13 @@ pub fn connection(
     key: PoolKey,
 ) -> Result<DedicatedConnection, Obstacle> {
     let (own, is_known) = own(context, client, key)?;
-    if let Some(tracking) = client.dedicated.tracking.as_ref().filter(|_| !is_known) {
-        let words = tracking.options.words(&tracking.options.prefixes, tracking.is_wide);
-        context.upstreams.control(own, Control::Tracking, context.effects, &words);
+    if !is_known {
+        tell(context, client, own, None);
     }
     Ok(own)
 }
 
-/// The connection of a client that tracks, in the place of a shared one.
+/// The connection of a client with a state, in the place of a shared one.
 ///
 /// # Errors
 /// The server is backed off from.
@@ -104,10 +129,13 @@ pub fn separate(
 /// Tells a server that the next command is to be tracked, if CLIENT CACHING has said so. What isn't to
 /// be tracked is all the same: the client is told of more keys then.
 fn prepare(context: &mut Context<'_>, client: &mut Client, own: DedicatedConnection) {
-    let Some(tracking) = &mut client.dedicated.tracking else { return };
-    if tracking.caching == Some(true) && !tracking.prepared.contains(&own.id()) && tracking.uses(own.id()) {
+    if !client.dedicated.has_told(own.id()) {
+        return;
+    }
+    let Some(tracking) = client.dedicated.tracking_mut() else { return };
+    if tracking.caching == Some(true) && !tracking.prepared.contains(&own.id()) {
         tracking.prepared.push(own.id());
-        context.upstreams.control(own, Control::Tracking, context.effects, &[b"CLIENT", b"CACHING", b"YES"]);
+        context.upstreams.control(own, Control::State, context.effects, &[b"CLIENT", b"CACHING", b"YES"]);
     }
 }
 
@@ -115,7 +143,7 @@ fn prepare(context: &mut Context<'_>, client: &mut Client, own: DedicatedConnect
 /// for a transaction.
 pub fn taken(client: &mut Client, known: Option<Known>, sequence: Sequence) {
     let is_in_transaction = client.transaction.is_some();
-    let Some(tracking) = &mut client.dedicated.tracking else { return };
+    let Some(tracking) = client.dedicated.tracking_mut() else { return };
     if is_in_transaction || known.is_some_and(|known| known.container.name == "client") {
         return;
     }
@@ -137,7 +165,7 @@ pub fn redirected(
     (key, to): (PoolKey, PendingReply),
 ) -> Result<DedicatedConnection, Obstacle> {
     let own = connection(context, client, key)?;
-    if let Some(tracking) = &mut client.dedicated.tracking {
+    if let Some(tracking) = client.dedicated.tracking_mut() {
         // CLIENT CACHING can't be said again: ASKING has to be the command right before.
         let sequence = to.command().map(|owner| owner.sequence);
         tracking.untracked = tracking.untracked.max(sequence);
@@ -147,28 +175,32 @@ pub fn redirected(
 
 /// A script has to be loaded between CLIENT CACHING and a transaction, which then isn't tracked.
 pub fn names_scripts(client: &mut Client, sequence: Sequence) {
-    if let Some(tracking) = client.dedicated.tracking.as_mut().filter(|tracking| tracking.caching == Some(true)) {
+    if let Some(tracking) = client.dedicated.tracking_mut().filter(|tracking| tracking.caching == Some(true)) {
         tracking.untracked = Some(sequence);
     }
 }
 
-/// Ends tracking that a server has refused to begin, when all have answered. Returns true if the client
-/// is to forget all keys that it has read.
+/// Takes back what a server has refused, when all have answered. Returns true if the client is to forget
+/// all keys that it has read.
 pub fn settle(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) -> bool {
     let next = client.output.queue.next();
-    let Some(tracking) = &mut client.dedicated.tracking else { return false };
-    let begun = tracking.beginning.take_if(|beginning| next > beginning.sequence);
-    if begun.is_some_and(|begun| begun.is_refused) {
-        end(upstreams, client, effects);
-        return false;
+    let Some(state) = &mut client.dedicated.state else { return false };
+    let pending = state.pending.take_if(|pending| next > pending.sequence);
+    if let Some(refused) = pending.filter(|pending| pending.is_refused) {
+        state.take_back(refused.what);
+        if state.is_empty() {
+            end(upstreams, client, effects);
+            return false;
+        }
     }
-    tracking.untracked.take_if(|sequence| next > *sequence).is_some()
+    let tracking = client.dedicated.tracking_mut();
+    tracking.is_some_and(|tracking| tracking.untracked.take_if(|sequence| next > *sequence).is_some())
 }
 
 /// The client is gone, or is as one that has just connected.
 pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
-    let Some(tracking) = client.dedicated.tracking.take() else { return };
-    for (_, own) in tracking.connections {
+    let Some(state) = client.dedicated.state.take() else { return };
+    for (_, own) in state.connections {
         client.dedicated.connection.take_if(|held| held.connection == own);
         upstreams.pool.close(own.id(), effects);
     }
@@ -176,7 +208,7 @@ pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effe
 
 /// Tells a client that tracks to forget all keys that it has read: it may not be told of their changes.
 pub fn forget_keys(client: &mut Client) {
-    if client.dedicated.tracking.is_some() && client.session.resp3 {
+    if client.dedicated.tracking().is_some() && client.session.resp3 {
         client.output.queue.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n", &mut client.output.out);
     }
 }
