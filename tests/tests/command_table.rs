@@ -3,13 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use redis_mesh_core::command::{
-    Command, Extract, KeysError, Known, Protocol, Proxy, all, describe, lookup, lookup_subcommand,
+    Command, Extract, Find, KeySpec, KeysError, Known, Protocol, Proxy, all, describe, each_command, lookup,
+    lookup_subcommand,
 };
+use redis_mesh_core::request::keys::{KeyRules, route_keys};
+use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::framer::Framer;
 use redis_mesh_core::resp::resp3::{HeadForm, exec_to_resp3, to_resp3, to_resp3_head};
 use redis_mesh_core::resp::shape::Shape;
+use redis_mesh_core::route::Router;
+use redis_mesh_core::wire::{KeyMatch, Route};
 use redis_mesh_tests::command_table::{PROXY, Server, generate, path, start_servers};
 use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::line;
@@ -161,6 +166,57 @@ fn keys_are_those_that_the_servers_find() -> Result<()> {
             }
         }
         ensure!(compared > 10_000 && with_keys * 2 > compared, "{title}: {compared} requests, {with_keys} with keys");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_wrong_number_of_keys_is_refused_in_the_servers_words() -> Result<()> {
+    let counts = ["x", "", "-1", "0", "00", "01", "-0", "+1", "3", "99", "9223372036854775807", "9223372036854775808"];
+    let function = "#!lua name=l\nredis.register_function{function_name='f', callback=function() return 1 end, flags={'no-writes'}}";
+    let router = Router::new(
+        &[Route { key: KeyMatch::Any, remove_prefix: false, target: 0, read_policy: None, faults: Vec::new() }],
+        false,
+    )
+    .map_err(|error| anyhow!("{error:?}"))?;
+    let rules = KeyRules { host: "h:1", router: &router, has_one_destination: true, renames_replies: true };
+    for server in start_servers(&[])? {
+        let title = title(&server)?;
+        let mut client = server.client()?;
+        let _ = client.cmd(&["FUNCTION", "LOAD", function])?;
+        let known: BTreeSet<String> = ask(&server)?.names()?.into_iter().collect();
+        let counts_keys = |command: &&Command| {
+            let is_counted = |spec: &KeySpec| matches!(spec.find, Find::KeyNum { step: 1, .. });
+            command.key_specs.specs.iter().any(is_counted) && known.contains(command.name)
+        };
+        let mut compared = 0;
+        for command in all().iter().filter(counts_keys) {
+            let before: &[&str] = match command.name {
+                "eval" | "eval_ro" => &["return 1"],
+                "evalsha" | "evalsha_ro" => &["e0e1f9fabfc9d4800c877a703b823ac0578ff8db"],
+                "fcall" | "fcall_ro" => &["f"],
+                "blmpop" | "bzmpop" => &["0.01"],
+                "zunionstore" | "zinterstore" | "zdiffstore" => &["d"],
+                _ => &[],
+            };
+            let behind = vec!["MIN"; command.arguments_behind_counted_keys()];
+            for count in counts {
+                let words = [&[command.name], before, &[count], &["a", "b"], &behind].concat();
+                let mut bytes = Vec::new();
+                encode::command(&mut bytes, &words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+                let mut ours = None;
+                each_command(&bytes, |args| ours = route_keys(&rules, command, args, |_| ()).err());
+                let theirs = client.cmd(&words)?;
+                match ours {
+                    Some(ours) => {
+                        ensure!(theirs == Reply::error(ours.to_string()), "{title}: {words:?}: {ours}, {theirs:?}")
+                    }
+                    None => ensure!(count == "0" || !theirs.is_error(), "{title}: {words:?}: {theirs:?}"),
+                }
+                compared += 1;
+            }
+        }
+        ensure!(compared >= 15 * counts.len(), "{title}: {compared}");
     }
     Ok(())
 }

@@ -33,6 +33,7 @@ transcripts! {
     direct_client_auth
     direct_upstream_login
     direct_login_review
+    direct_subscriptions
     direct_login_refused
     direct_faults
     direct_routes

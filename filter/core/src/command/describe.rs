@@ -337,7 +337,13 @@ impl Writer<'_> {
                     }
                 }
             }
-            Err(KeysError::Missing(_) | KeysError::Malformed | KeysError::Unpaired | KeysError::Unknown) => {
+            Err(
+                KeysError::Missing(_)
+                | KeysError::Malformed
+                | KeysError::Count(_)
+                | KeysError::Unpaired
+                | KeysError::Unknown,
+            ) => {
                 self.error("ERR Invalid arguments specified for command");
             }
         }

@@ -139,20 +139,32 @@ pub enum Extract {
 pub enum KeysError {
     /// This argument is needed to tell the keys, and hasn't arrived.
     Missing(usize),
-    /// The arguments contradict the command's grammar: there are too few, or the number of keys is
-    /// wrong.
+    /// The arguments contradict the command's grammar, or there are too few.
     Malformed,
+    /// The number of keys is wrong.
+    Count(KeyCountError),
     /// A key lacks the argument that belongs to it.
     Unpaired,
     /// The command's keys can't be told from its arguments.
     Unknown,
 }
 
+/// What is wrong with a number of keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyCountError {
+    /// It is no integer of 64 bits in the form that servers take.
+    NotInteger,
+    /// It is negative, or 0 where the command needs a key.
+    TooFew,
+    /// There are fewer arguments.
+    TooMany,
+}
+
 impl fmt::Display for KeysError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             KeysError::Missing(_) => "not all arguments are there",
-            KeysError::Malformed => "syntax error",
+            KeysError::Malformed | KeysError::Count(_) => "syntax error",
             KeysError::Unpaired => "wrong number of arguments",
             KeysError::Unknown => "the command's keys can't be told",
         })

@@ -7,7 +7,9 @@
 
 use super::attributes::Flags;
 use super::grammar;
-use super::key_spec::{Arguments, Begin, Extract, Find, KeyFlags, Keys, KeysError, is_word, needed};
+use super::key_spec::{
+    Arguments, Begin, Extract, Find, KeyCountError, KeyFlags, KeySpec, Keys, KeysError, is_word, needed,
+};
 use super::row::Command;
 use super::{Known, each_command};
 
@@ -35,6 +37,19 @@ impl Command {
             Extract::Streams => grammar::streams(self, arguments),
             Extract::Migrate => grammar::migrate(arguments),
         }
+    }
+
+    /// The number of arguments that have to come behind keys that another argument counts, such as LEFT
+    /// or RIGHT behind those of LMPOP.
+    pub fn arguments_behind_counted_keys(&self) -> usize {
+        let behind = |spec: &KeySpec| match (spec.begin, spec.find) {
+            (Begin::Index(begin), Find::KeyNum { first, step: 1, .. }) => {
+                let first = usize::try_from(begin).ok()? + usize::try_from(first).ok()?;
+                Some(usize::from(self.arity.unsigned_abs()).saturating_sub(first + 1))
+            }
+            _ => None,
+        };
+        self.key_specs.specs.iter().find_map(behind).unwrap_or_default()
     }
 
     /// True if the command can have keys.
@@ -67,7 +82,7 @@ impl Command {
                 Find::KeyNum { number, first, step } => {
                     let number = key_number(arguments, begin + positive(number)?)?;
                     if number == 0 && !self.flags.contains(Flags::NO_MANDATORY_KEYS) {
-                        return Err(KeysError::Malformed);
+                        return Err(KeysError::Count(KeyCountError::TooFew));
                     }
                     let (first, step) = (begin + positive(first)?, positive(step)?);
                     if number == 0 {
@@ -79,6 +94,9 @@ impl Command {
                 }
                 Find::Unknown => return Err(KeysError::Unknown),
             };
+            if end > count && matches!(spec.find, Find::KeyNum { .. }) {
+                return Err(KeysError::Count(KeyCountError::TooMany));
+            }
             if end > count || (end == first && matches!(spec.begin, Begin::Keyword(..))) {
                 return Err(KeysError::Malformed);
             }
@@ -135,20 +153,30 @@ fn positive(number: i8) -> Result<usize, KeysError> {
     usize::try_from(number).map_err(|_| KeysError::Unknown)
 }
 
-/// Reads a number of keys as servers do: decimal digits, no sign, no leading zero.
+/// Reads a number of keys as servers do: decimal digits, no plus, no leading zero.
 fn key_number<A: Arguments + ?Sized>(arguments: &A, index: usize) -> Result<usize, KeysError> {
-    let digits = needed(arguments, index)?;
-    let well_formed =
-        matches!(digits, [b'0'] | [b'1'..=b'9', ..]) && digits.len() <= 9 && digits.iter().all(u8::is_ascii_digit);
-    if !well_formed {
-        return Err(KeysError::Malformed);
+    let text = needed(arguments, index)?;
+    let wrong = |what| Err(KeysError::Count(what));
+    let (is_negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    let is_zero = digits == b"0" && !is_negative;
+    let well_formed = is_zero || matches!(digits, [b'1'..=b'9', ..]) && digits.iter().all(u8::is_ascii_digit);
+    let number = digits.iter().try_fold(0i64, |number, digit| {
+        let (digit, ten) = (i64::from(digit.wrapping_sub(b'0')), number.checked_mul(10)?);
+        // The lowest integer has no positive counterpart.
+        if is_negative { ten.checked_sub(digit) } else { ten.checked_add(digit) }
+    });
+    match number.filter(|_| well_formed) {
+        None => wrong(KeyCountError::NotInteger),
+        Some(..0) => wrong(KeyCountError::TooFew),
+        // This also keeps every later sum small.
+        Some(number) => match usize::try_from(number) {
+            Ok(number) if number <= arguments.count() => Ok(number),
+            _ => wrong(KeyCountError::TooMany),
+        },
     }
-    let number = digits.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
-    // This also keeps every later sum small.
-    if number > arguments.count() {
-        return Err(KeysError::Malformed);
-    }
-    Ok(number)
 }
 
 #[cfg(test)]
@@ -220,15 +248,6 @@ mod tests {
         for request in [
             "GET",
             "GET a b",
-            "EVAL s 2 a",
-            "EVAL s -1 a",
-            "EVAL s 01 a",
-            "EVAL s +1 a",
-            "EVAL s x a",
-            "EVAL s 99999999999999999999 a",
-            "EVAL s 4294967295 a",
-            "ZUNION 0 a",
-            "ZUNION 3 a b",
             "SORT k STORE",
             "GEORADIUS k 1 2 3 m STORE",
             "XREAD COUNT 1 STREAMS",
@@ -238,6 +257,26 @@ mod tests {
             "MIGRATE h 1 '' 0 5 KEYS",
         ] {
             assert_eq!(keys(request), Err(KeysError::Malformed), "{request}");
+        }
+        use KeyCountError::{NotInteger, TooFew, TooMany};
+        for (request, what) in [
+            ("EVAL s 2 a", TooMany),
+            ("EVAL s -1 a", TooFew),
+            ("EVAL s -0 a", NotInteger),
+            ("EVAL s 01 a", NotInteger),
+            ("EVAL s +1 a", NotInteger),
+            ("EVAL s x a", NotInteger),
+            ("EVAL s - a", NotInteger),
+            ("EVAL s '' a", NotInteger),
+            ("EVAL s 9223372036854775807 a", TooMany),
+            ("EVAL s 9223372036854775808 a", NotInteger),
+            ("EVAL s -9223372036854775808 a", TooFew),
+            ("EVAL s -9223372036854775809 a", NotInteger),
+            ("EVAL s 4294967295 a", TooMany),
+            ("ZUNION 0 a", TooFew),
+            ("ZUNION 3 a b", TooMany),
+        ] {
+            assert_eq!(keys(request), Err(KeysError::Count(what)), "{request}");
         }
         for request in ["MSET a 1 b", "MSET a 1 b 2 c", "MSETNX a 1 b", "MSETEX 2 a 1 b"] {
             assert_eq!(keys(request), Err(KeysError::Unpaired), "{request}");

@@ -26,7 +26,9 @@ pub use args::{Args, canonical, each_command};
 pub use attributes::{Categories, Flags, Tips};
 pub use describe::{Protocol, describe};
 pub use grammar::Patterns;
-pub use key_spec::{Arguments, Begin, Extract, Find, Key, KeyAccess, KeyFlags, KeySpec, Keys, KeysError};
+pub use key_spec::{
+    Arguments, Begin, Extract, Find, Key, KeyAccess, KeyCountError, KeyFlags, KeySpec, Keys, KeysError,
+};
 pub use keys::each_key;
 pub use known::Known;
 pub use lookup::{all, first_slot, lookup, lookup_subcommand};

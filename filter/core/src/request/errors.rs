@@ -1,6 +1,6 @@
 //! Errors that both machines answer, in Redis's own words where Redis has some.
 
-use crate::command::{Args, Command};
+use crate::command::{Args, Command, KeyCountError};
 
 /// The error of every command, but for those that log in, of a client that hasn't logged in.
 pub const NOAUTH: &str = "NOAUTH Authentication required.";
@@ -38,6 +38,27 @@ pub const NOT_IN_MULTI: &str = "ERR Command not allowed inside a transaction";
 /// The error of a command, named in lower case, with too few or too many arguments.
 pub fn wrong_arity(name: &str) -> String {
     format!("ERR wrong number of arguments for '{name}' command")
+}
+
+/// The error of a command, named in lower case, whose number of keys is wrong.
+pub fn wrong_key_count(name: &str, error: KeyCountError) -> String {
+    use KeyCountError::{NotInteger, TooFew, TooMany};
+    let text = match (name, error) {
+        ("fcall" | "fcall_ro", NotInteger) => "ERR Bad number of keys provided",
+        ("eval" | "evalsha" | "eval_ro" | "evalsha_ro" | "fcall" | "fcall_ro", TooFew) => {
+            "ERR Number of keys can't be negative"
+        }
+        ("eval" | "evalsha" | "eval_ro" | "evalsha_ro" | "fcall" | "fcall_ro" | "sintercard", TooMany) => {
+            "ERR Number of keys can't be greater than number of args"
+        }
+        ("sintercard" | "lmpop" | "blmpop" | "zmpop" | "bzmpop", NotInteger | TooFew) => {
+            "ERR numkeys should be greater than 0"
+        }
+        (_, NotInteger) => "ERR value is not an integer or out of range",
+        (_, TooFew) => return format!("ERR at least 1 input key is needed for '{name}' command"),
+        (_, TooMany) => SYNTAX,
+    };
+    text.to_owned()
 }
 
 /// The error of a command that isn't in the command table.

@@ -1,6 +1,6 @@
 //! The routes of a command's keys, and the refusals of commands whose keys can't be routed.
 
-use crate::command::{Args, Command, Extract, Key, KeysError};
+use crate::command::{Args, Command, Extract, Key, KeyCountError, KeysError};
 use crate::request::errors;
 use crate::route::{KeyRoute, Router};
 use std::fmt;
@@ -34,6 +34,8 @@ pub struct RoutedKey {
 pub enum KeyRefusal {
     /// Redis's own: the arguments contradict the command's grammar.
     Syntax,
+    /// Redis's own: the number of keys of the command, of this name, is wrong.
+    Count(&'static str, KeyCountError),
     /// Redis's own: the command, of this name, has too few or too many arguments.
     Arity(&'static str),
     /// Redis's own: the error text of a subcommand that the command table doesn't have.
@@ -52,7 +54,7 @@ impl KeyRefusal {
     /// True if a Redis that got the command would refuse it too.
     pub fn is_of_redis(&self) -> bool {
         match self {
-            KeyRefusal::Syntax | KeyRefusal::Arity(_) | KeyRefusal::Subcommand(_) => true,
+            KeyRefusal::Syntax | KeyRefusal::Count(..) | KeyRefusal::Arity(_) | KeyRefusal::Subcommand(_) => true,
             KeyRefusal::Patterns | KeyRefusal::Untold(_) | KeyRefusal::NoRoute(..) | KeyRefusal::ReturnsNames(_) => {
                 false
             }
@@ -64,6 +66,7 @@ impl fmt::Display for KeyRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             KeyRefusal::Syntax => f.write_str(errors::SYNTAX),
+            KeyRefusal::Count(name, error) => f.write_str(&errors::wrong_key_count(name, *error)),
             KeyRefusal::Arity(name) => f.write_str(&errors::wrong_arity(name)),
             KeyRefusal::Subcommand(text) | KeyRefusal::NoRoute(_, text) => f.write_str(text),
             KeyRefusal::Patterns => f.write_str("ERR redis-mesh: SORT with BY or GET reads keys that can't be routed"),
@@ -107,9 +110,14 @@ pub fn route_keys(
     let keys = command.keys(args).map_err(|error| match error {
         KeysError::Malformed if !command.accepts(args.count) => KeyRefusal::Arity(command.name),
         KeysError::Malformed => KeyRefusal::Syntax,
+        KeysError::Count(error) => KeyRefusal::Count(command.name, error),
         KeysError::Unpaired => KeyRefusal::Arity(command.name),
         KeysError::Missing(_) | KeysError::Unknown => KeyRefusal::Untold(command.name),
     })?;
+    let behind = command.arguments_behind_counted_keys();
+    if behind > 0 && keys.iter().any(|Key { index, .. }| index + behind >= args.count) {
+        return Err(KeyRefusal::Count(command.name, KeyCountError::TooMany));
+    }
     keys.iter().try_for_each(|Key { index, .. }| route(index))?;
     let may_return_others = command.returns_keys && !rules.renames_replies;
     if may_return_others && rules.router.rewrites_keys() && (keys.is_empty() || is_stripped) {
@@ -205,7 +213,19 @@ mod tests {
             ("GET c:1", "mesh ERR redis-mesh: no route of h:1 takes this key"),
             ("MGET", "redis ERR wrong number of arguments for 'mget' command"),
             ("MSET a:1 x b:1", "redis ERR wrong number of arguments for 'mset' command"),
-            ("EVAL s 2 a:1", "redis ERR syntax error"),
+            ("EVAL s 2 a:1", "redis ERR Number of keys can't be greater than number of args"),
+            ("EVALSHA s -1 a:1", "redis ERR Number of keys can't be negative"),
+            ("EVAL_RO s x a:1", "redis ERR value is not an integer or out of range"),
+            ("FCALL f x a:1", "redis ERR Bad number of keys provided"),
+            ("FCALL_RO f 2 a:1", "redis ERR Number of keys can't be greater than number of args"),
+            ("ZUNION 0 a:1", "redis ERR at least 1 input key is needed for 'zunion' command"),
+            ("ZDIFFSTORE b:d 2 b:1", "redis ERR syntax error"),
+            ("ZINTERCARD 01 b:1", "redis ERR value is not an integer or out of range"),
+            ("SINTERCARD x b:1", "redis ERR numkeys should be greater than 0"),
+            ("SINTERCARD 3 b:1 LIMIT", "redis ERR Number of keys can't be greater than number of args"),
+            ("LMPOP 0 b:1 LEFT", "redis ERR numkeys should be greater than 0"),
+            ("LMPOP 2 b:1 LEFT", "redis ERR syntax error"),
+            ("BZMPOP 0 2 b:1 MIN", "redis ERR syntax error"),
             ("OBJECT nothing a:1", "redis ERR unknown subcommand 'nothing'. Try OBJECT HELP."),
             ("SORT a:1 STORE\0 b:1", "redis ERR syntax error"),
             ("SORT a:1 BY w_*", "mesh ERR redis-mesh: SORT with BY or GET reads keys that can't be routed"),

@@ -145,15 +145,13 @@ fn follow(state: &mut ConnectionState, command: &PlannedCommand<'_>) -> Option<R
             }
             return None;
         }
-        "subscribe" | "psubscribe" | "ssubscribe" => state.client.subscriber = true,
-        // Subscriptions of the other two kinds may be left. Redis knows; the error that depends on
-        // it is only clearer.
-        "unsubscribe" | "punsubscribe" | "sunsubscribe" if args.count == 1 => state.client.subscriber = false,
         "client" if args.count == 3 && args.get(1).eq_ignore_ascii_case(b"reply") => {
             reply_mode = state.client.reply_mode.switched(args.get(2));
         }
         _ => {}
     }
+    let client = &mut state.client;
+    client.subscriptions.follow(command.name(), args, client.transaction.open);
     state.expect_reply(command.known, command.args);
     reply_mode
 }

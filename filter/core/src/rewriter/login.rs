@@ -8,6 +8,7 @@ use super::gate::Gate;
 use super::markers::{MarkerForm, Then};
 use super::sink::Sink;
 use super::state::{ConnectionState, LoginState};
+use super::subscriptions::Subscribed;
 use crate::downstream::auth::has_no_password;
 use crate::request::privileges::{self, PRIVILEGED};
 use crate::resp::encode;
@@ -78,7 +79,8 @@ impl ConnectionState {
     /// weren't before: the next filter must agree. False: the command has to wait.
     fn log_in_again(&mut self, env: &mut Env<'_>, done: u64, login: &LoginCommand, sink: &mut Sink<'_>) -> bool {
         let client = &self.client;
-        let undisturbed = !client.transaction.open && !client.subscriber && client.reply_mode.is_on();
+        let is_subscriber = client.subscriptions.any() != Subscribed::No;
+        let undisturbed = !client.transaction.open && !is_subscriber && client.reply_mode.is_on();
         if env.host.path == Path::Direct && (done != 0 || !undisturbed) {
             // Redis keeps a connection that is logged in logged in.
             return true;

@@ -17,6 +17,7 @@ mod session;
 mod sink;
 mod state;
 mod streaming;
+mod subscriptions;
 mod tcp_proxy;
 
 pub use env::Env;

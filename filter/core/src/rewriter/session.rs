@@ -8,6 +8,7 @@ use super::gate::Gate;
 use super::markers::{MarkerForm, Then};
 use super::sink::Sink;
 use super::state::{ClientState, ConnectionState, LoginState};
+use super::subscriptions::Subscribed;
 use crate::command::{Args, Categories, Command};
 use crate::downstream::auth::{self, Credentials};
 use crate::downstream::client_info::ClientInfo;
@@ -29,7 +30,7 @@ fn out_of_place(client: &ClientState, name: &str) -> Option<RewriterDecision> {
     if client.transaction.open {
         return Some(RewriterDecision::Refuse(errors::NOT_IN_MULTI.into()));
     }
-    if client.subscriber && !client.resp3 {
+    if client.subscriptions.any() == Subscribed::Yes && !client.resp3 {
         return Some(RewriterDecision::Refuse(errors::not_for_subscribers(name)));
     }
     None
@@ -75,6 +76,15 @@ pub(super) fn hello(
     args: &Args<'_>,
     sink: &mut Sink<'_>,
 ) -> RewriterDecision {
+    let is_subscriber = state.client.subscriptions.any() != Subscribed::No && !state.client.resp3;
+    let is_on_direct = env.host.path == Path::Direct;
+    if is_on_direct && is_subscriber && !state.client.transaction.open && state.may_command(env) {
+        // Redis knows best whether a subscription is left, and then refuses whatever HELLO says. A login
+        // that HELLO brings is checked when none is.
+        if auth_goes_through(env) || !(1..args.count).any(|index| args.is_word(index, b"auth")) {
+            return RewriterDecision::Forward;
+        }
+    }
     if let Some(refusal) = out_of_place(&state.client, "hello") {
         return refusal;
     }
@@ -197,6 +207,8 @@ pub(super) fn client_reply_out_of_place(client: &ClientState, args: &Args<'_>) -
 /// Follows what HELLO and RESET, which have gone on to Redis, do to the connection.
 pub(super) fn follow(state: &mut ConnectionState, name: &str, args: &Args<'_>) {
     match name {
+        // Redis refuses it while a subscription is left.
+        "hello" if state.client.subscriptions.any() == Subscribed::Yes && !state.client.resp3 => {}
         "hello" if args.get(1) == b"3" => state.client.resp3 = true,
         "hello" if args.get(1) == b"2" => state.client.resp3 = false,
         "reset" => {

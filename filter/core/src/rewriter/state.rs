@@ -6,6 +6,7 @@ use super::env::Env;
 use super::gate::Gate;
 use super::markers::{ExpectedReply, MarkerForm, Replies, Then};
 use super::sink::Sink;
+use super::subscriptions::ClientSubscriptions;
 use crate::command::{Args, Known};
 use crate::downstream::client_reply::ReplyMode;
 use crate::request::guard::Guard;
@@ -52,8 +53,8 @@ pub(super) struct ClientState {
     /// The name of CLIENT SETNAME; empty: none.
     pub(super) name: Vec<u8>,
     pub(super) reply_mode: ReplyMode,
-    /// The client has subscribed to something.
-    pub(super) subscriber: bool,
+    /// What the client has subscribed to.
+    pub(super) subscriptions: ClientSubscriptions,
     /// A WATCH was refused: a transaction that relies on it must not run.
     pub(super) watch_refused: bool,
     pub(super) transaction: OpenTransaction,
@@ -65,7 +66,7 @@ impl ClientState {
         self.watch_refused = false;
         self.authenticated = false;
         self.name = Vec::new();
-        self.subscriber = false;
+        self.subscriptions = ClientSubscriptions::default();
         self.transaction = OpenTransaction::default();
     }
 }

@@ -310,7 +310,11 @@ fn refused(client: &Client, refusal: &KeyRefusal, sharing: Sharing) -> Decision 
         KeyRefusal::NoRoute(..) | KeyRefusal::Patterns | KeyRefusal::ReturnsNames(_) => {
             Decision::Refuse(refusal.to_string())
         }
-        KeyRefusal::Syntax | KeyRefusal::Arity(_) | KeyRefusal::Subcommand(_) | KeyRefusal::Untold(_) => {
+        KeyRefusal::Syntax
+        | KeyRefusal::Count(..)
+        | KeyRefusal::Arity(_)
+        | KeyRefusal::Subcommand(_)
+        | KeyRefusal::Untold(_) => {
             match config.plain() {
                 // All keys there are would be right, so the server can say what is wrong.
                 Some(target) => Decision::Forward(Forward::keyless(RouteTarget { target, slot: None }, None, sharing)),
