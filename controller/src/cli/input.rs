@@ -9,7 +9,7 @@ use clap::Args;
 use crate::diagnostic::{Code, Diagnostics, Origin, Problem, Subject};
 use crate::manifest::{self, ManifestSource, Manifests};
 use crate::validate;
-use crate::validate::options::{ModuleAvailability, ValidateOptions};
+use crate::validate::options::{ModuleAvailability, ValidateOptions, system_clock};
 use crate::validate::service::ValidatedService;
 
 use super::session::CliSession;
@@ -72,7 +72,8 @@ pub fn validate(
     module: ModuleAvailability,
     diagnostics: &mut Diagnostics,
 ) -> Vec<ValidatedService> {
-    let options = ValidateOptions { cluster_domain: input.cluster_domain.clone(), ports, module };
+    let options =
+        ValidateOptions { cluster_domain: input.cluster_domain.clone(), ports, module, clock: Some(system_clock) };
     validate::validate(&manifests.services, &manifests.destinations, &manifests.inventory, &options, diagnostics)
 }
 

@@ -91,15 +91,17 @@ pub struct TcpSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpKeepalive {
-    /// The number of unanswered probes after which the connection is closed.
+    /// The number of unanswered probes after which the connection is closed; at most 127, which is
+    /// Linux's bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 2_147_483_647))]
+    #[schemars(range(min = 1, max = 127))]
     pub probes: Option<u32>,
-    /// The time without traffic before the first probe, such as `300s`; whole seconds.
+    /// The time without traffic before the first probe, such as `300s`; whole seconds, at most
+    /// `32767s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub time: Option<String>,
-    /// The time between two probes, such as `30s`; whole seconds.
+    /// The time between two probes, such as `30s`; whole seconds, at most `32767s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub interval: Option<String>,
@@ -160,7 +162,7 @@ pub struct TlsSpec {
     pub subject_alt_names: Vec<String>,
     /// A Secret in the namespace of this object: `ca.crt` (or `cacert`) to verify the server by,
     /// `tls.crt` and `tls.key` to present. Without a CA, the system's certificate authorities are
-    /// trusted.
+    /// trusted. All of it in PEM; a private key must not be encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<TlsSecret>,
     /// Accepts any certificate of the server. For tests only: anybody on the network's path can

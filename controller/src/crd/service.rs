@@ -91,11 +91,13 @@ pub struct SettingsSpec {
     /// The number of bytes of commands that are collected before they are sent. By default every
     /// command is sent at once. Data path `proxy` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 4_294_967_295u32))]
     pub max_buffer_size_before_flush: Option<u32>,
     /// Without effect: redirections are followed to the nodes that the Redis Cluster names only.
     /// A script chooses the words of an error, so connections to other addresses would be a
     /// client's to choose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 4_294_967_295u32))]
     pub max_upstream_unknown_connections: Option<u32>,
     /// Whether clients may run and load scripts and functions (EVAL, EVALSHA, FCALL, SCRIPT LOAD, …).
     /// Default `Allow`, but `Refuse` on the data path `proxy` before a Redis Cluster: there

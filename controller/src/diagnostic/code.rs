@@ -109,6 +109,8 @@ codes! {
     InvalidDuration = "invalid-duration", Invalid;
     /// A duration below the least that is possible.
     DurationTooShort = "duration-too-short", Invalid;
+    /// A duration above the greatest that is possible.
+    DurationTooLong = "duration-too-long", Invalid;
     /// A duration that has to be whole seconds.
     NotWholeSeconds = "not-whole-seconds", Invalid;
     /// A percentage outside of 0 to 100.
@@ -167,6 +169,14 @@ codes! {
     MissingSecretKey = "missing-secret-key", Unresolved;
     /// The value of a key of a Secret can't be used.
     InvalidSecretValue = "invalid-secret-value", Invalid;
+    /// A private key in a Secret is encrypted.
+    EncryptedKey = "encrypted-key", Invalid;
+    /// A private key in a Secret belongs to another certificate.
+    KeyOfAnotherCertificate = "key-of-another-certificate", Invalid;
+    /// Envoy takes no keys of this kind or size.
+    UnsupportedKey = "unsupported-key", Unsupported;
+    /// The time of a certificate is over.
+    ExpiredCertificate = "expired-certificate", Risk;
     /// Mode MUTUAL needs a Secret.
     MutualWithoutSecret = "mutual-without-secret", Invalid;
     /// The Secret has no certificate for mode MUTUAL.

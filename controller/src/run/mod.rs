@@ -53,7 +53,7 @@ use tracing::{error, info};
 use crate::render::handshake::HandshakeKey;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::native::DynamicModule;
-use crate::validate::options::{ModuleAvailability, ValidateOptions};
+use crate::validate::options::{ModuleAvailability, ValidateOptions, system_clock};
 
 use filter::Filters;
 use http::HttpState;
@@ -220,6 +220,7 @@ fn settings(
         validate: ValidateOptions {
             cluster_domain: config.cluster_domain.clone(),
             module: availability,
+            clock: Some(system_clock),
             ..ValidateOptions::default()
         },
         module_refusal: None,

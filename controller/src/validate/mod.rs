@@ -8,6 +8,7 @@
 
 pub mod addresses;
 pub mod auth;
+pub mod certificates;
 pub mod claims;
 pub mod data_path;
 pub mod destination;
@@ -18,6 +19,7 @@ pub mod key_match;
 pub mod mentions;
 pub mod options;
 pub mod policy;
+pub mod private_key;
 pub mod risks;
 pub mod route;
 pub mod scope;

@@ -11,6 +11,14 @@ pub struct ValidateOptions {
     pub ports: BTreeMap<String, BTreeSet<u16>>,
     /// The proxies that have the dynamic module.
     pub module: ModuleAvailability,
+    /// The clock, in seconds since 1970; none where certificates aren't held against it.
+    pub clock: Option<fn() -> i64>,
+}
+
+/// The clock of the system.
+pub fn system_clock() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// The proxies that have the dynamic module, which the data path `native` needs.
@@ -33,6 +41,7 @@ impl Default for ValidateOptions {
             cluster_domain: "cluster.local".to_owned(),
             ports: BTreeMap::new(),
             module: ModuleAvailability::default(),
+            clock: None,
         }
     }
 }

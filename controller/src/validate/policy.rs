@@ -11,7 +11,7 @@ use super::auth::{self, RedisCredentials};
 use super::host::{self, HostName};
 use super::options::ValidateOptions;
 use super::scope;
-use super::tls::{self, TlsOptions};
+use super::tls::{self, TlsContext, TlsOptions};
 
 /// The content of a RedisDestination.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,6 +55,11 @@ pub struct Keepalive {
     pub interval: Option<u64>,
 }
 
+/// The longest time in seconds that Linux takes for TCP keepalive (`MAX_TCP_KEEPIDLE` and
+/// `MAX_TCP_KEEPINTVL`). With a longer one Envoy can't open a connection. The bound of the number of
+/// probes, `MAX_TCP_KEEPCNT`, stands in the schema.
+const KEEPALIVE_SECONDS: u64 = 32_767;
+
 /// An entry of `discoveryEndpoints`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Discovery {
@@ -79,8 +84,8 @@ pub fn read(
     let Some(traffic) = &loaded.object.spec.traffic_policy else { return policy };
     if let Some(spec) = &traffic.tls {
         policy.istio_mutual = spec.mode == TlsMode::IstioMutual;
-        policy.tls =
-            tls::read(spec, host, &namespace, inventory, &mut diagnostics.at(&subject, "spec.trafficPolicy.tls"));
+        let context = TlsContext { host, namespace: &namespace, inventory, now: options.clock.map(|clock| clock()) };
+        policy.tls = tls::read(spec, context, &mut diagnostics.at(&subject, "spec.trafficPolicy.tls"));
     }
     let Some(pool) = &traffic.connection_pool else { return policy };
     let mut field = diagnostics.at(&subject, "spec.trafficPolicy.connectionPool");
@@ -158,6 +163,12 @@ fn tcp(spec: &TcpSpec, field: &mut FieldReporter<'_>) -> TcpOptions {
             let duration = parse(text, &mut field)?;
             if duration.subsec_nanos() != 0 || duration.is_zero() {
                 field.report(Code::NotWholeSeconds, "must be whole seconds, at least 1s", "write a time such as 30s");
+            }
+            if duration.as_secs() > KEEPALIVE_SECONDS {
+                let message = format!(
+                    "is longer than {KEEPALIVE_SECONDS}s, the longest time that Linux takes: every connection would be closed"
+                );
+                field.report(Code::DurationTooLong, message, "write a shorter time, such as 300s");
             }
             Some(duration.as_secs())
         };
