@@ -115,7 +115,9 @@ impl Inventory {
             let is_allocated = entry.spec.addresses.is_empty();
             let (ports, exported_to) = (entry_ports.clone(), entry.spec.export_to.clone());
             let endpoints = entry.spec.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
-            let known = ServiceEntryHost { key: key.clone(), addresses, is_allocated, ports, endpoints, exported_to };
+            let resolves = !matches!(entry.spec.resolution.as_str(), "" | "NONE");
+            let known =
+                ServiceEntryHost { key: key.clone(), addresses, is_allocated, ports, endpoints, resolves, exported_to };
             self.entries.entry(host.clone()).or_default().insert(key.clone(), known);
             hosts.insert(host);
         }
@@ -322,6 +324,7 @@ struct EntrySpec {
     addresses: Vec<String>,
     ports: Vec<EntryPort>,
     endpoints: Vec<EntryEndpoint>,
+    resolution: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -381,6 +384,9 @@ pub struct ServiceEntryHost {
     pub ports: Vec<ServicePort>,
     /// The addresses of the endpoints that it lists; empty where the host's name stands for them.
     pub endpoints: Vec<String>,
+    /// False with the `resolution` NONE, which is the default: connections go to the address that
+    /// the client itself has connected to.
+    pub resolves: bool,
     exported_to: Vec<String>,
 }
 

@@ -110,6 +110,7 @@ mod tests {
             address: HostPort { host: host.to_owned(), port: 6379 },
             service: None,
             is_headless: false,
+            is_unresolved: false,
             selects_pods: true,
             in_mesh: true,
             policy,

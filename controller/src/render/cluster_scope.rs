@@ -8,6 +8,7 @@ use crate::validate::destination::ValidatedDestination;
 use crate::validate::scope::ClientScope;
 use crate::validate::service::ValidatedService;
 
+use super::envoy::ClusterUse;
 use super::envoy_filter::{self, ClusterOwner};
 
 /// The namespace of the RedisDestination that applies to a host of another namespace. It applies
@@ -40,7 +41,7 @@ pub fn changes_for_everybody<'a>(
     let changes = logs_in || policy.tcp.connect_timeout.is_some() || policy.tcp.keepalive.is_some();
     let is_everybodys = scope_of(service).is_none()
         && destination.service.is_some()
-        && envoy_filter::found(destination) == ClusterOwner::Istio
+        && envoy_filter::owner(destination, ClusterUse::of(service.path)) == ClusterOwner::Istio
         && foreign(destination).is_some();
     policy.object.as_ref().filter(|_| is_everybodys && changes)
 }

@@ -155,11 +155,22 @@ pub fn found(destination: &ValidatedDestination) -> ClusterOwner {
     }
 }
 
+/// The owner of a destination's cluster for this use. A cluster of Istio's that follows the client is
+/// left as it is, for the host's own clients; others are served by one of ours.
+pub fn owner(destination: &ValidatedDestination, usage: ClusterUse) -> ClusterOwner {
+    match (found(destination), usage) {
+        (ClusterOwner::Istio, ClusterUse::Proxy | ClusterUse::Native) if destination.follows_the_client() => {
+            ClusterOwner::Added
+        }
+        (found, _) => found,
+    }
+}
+
 /// The name of a destination's cluster. A cluster that is added for one namespace has another
 /// name than that of the whole mesh.
-pub fn cluster_name(destination: &ValidatedDestination, namespace: Option<&str>) -> String {
+pub fn cluster_name(destination: &ValidatedDestination, usage: ClusterUse, namespace: Option<&str>) -> String {
     let (host, port) = (&destination.address.host, destination.address.port);
-    match (found(destination), namespace) {
+    match (owner(destination, usage), namespace) {
         (ClusterOwner::Istio, _) => format!("outbound|{port}||{host}"),
         (ClusterOwner::Added, None) => format!("redis-mesh|{port}||{host}"),
         (ClusterOwner::Added, Some(namespace)) => format!("redis-mesh|{port}|{namespace}|{host}"),
@@ -169,7 +180,7 @@ pub fn cluster_name(destination: &ValidatedDestination, namespace: Option<&str>)
 /// True if a destination's cluster needs a patch.
 pub fn changes_cluster(destination: &ValidatedDestination, usage: ClusterUse) -> bool {
     let tcp = &destination.policy.tcp;
-    match found(destination) {
+    match owner(destination, usage) {
         ClusterOwner::Added => true,
         ClusterOwner::Istio => usage == ClusterUse::Proxy || tcp.connect_timeout.is_some() || tcp.keepalive.is_some(),
     }
@@ -180,13 +191,10 @@ pub fn cluster(destination: &ValidatedDestination, usage: ClusterUse, namespace:
     if !changes_cluster(destination, usage) {
         return None;
     }
-    match found(destination) {
+    match owner(destination, usage) {
         ClusterOwner::Added => {
-            let name = cluster_name(destination, namespace);
-            let mut value = envoy::cluster(&name, &in_mesh(destination), usage);
-            if destination.policy.istio_mutual {
-                value["transport_socket"] = istio_mutual(destination);
-            }
+            let name = cluster_name(destination, usage, namespace);
+            let value = added(envoy::cluster(&name, &in_mesh(destination), usage), destination);
             Some(patch("CLUSTER", json!({"context": CONTEXT}), "ADD", value))
         }
         ClusterOwner::Istio => {
@@ -201,6 +209,53 @@ pub fn cluster(destination: &ValidatedDestination, usage: ClusterUse, namespace:
             Some(on_istios(destination, Value::Object(value)))
         }
     }
+}
+
+/// Completes a cluster that redis-mesh adds in a mesh: with the certificates of the mesh, and with
+/// Istio's endpoints where only Istio's own cluster can't serve.
+pub fn added(mut value: Value, destination: &ValidatedDestination) -> Value {
+    if destination.is_headless && found(destination) == ClusterOwner::Istio {
+        by_istios_endpoints(&mut value, destination);
+    }
+    if destination.policy.istio_mutual {
+        value["transport_socket"] = istio_mutual(destination);
+    }
+    value
+}
+
+/// Takes the endpoints from istiod, which has them for a headless Service, too, though its own cluster
+/// doesn't ask for them. It gives such a cluster no mutual TLS, so that is chosen here for each
+/// endpoint, by the mark that istiod sets.
+fn by_istios_endpoints(value: &mut Value, destination: &ValidatedDestination) {
+    let Some(cluster) = value.as_object_mut() else { return };
+    for name in ["load_assignment", "dns_lookup_family", "wait_for_warm_on_init"] {
+        cluster.shift_remove(name);
+    }
+    cluster.insert("type".to_owned(), "EDS".into());
+    let (host, port) = (&destination.address.host, destination.address.port);
+    let config = json!({
+        "service_name": format!("outbound|{port}||{host}"),
+        "eds_config": {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"},
+    });
+    cluster.insert("eds_cluster_config".to_owned(), config);
+    if !destination.policy.istio_mutual {
+        let raw = json!({
+            "name": "envoy.transport_sockets.raw_buffer",
+            "typed_config": envoy::any("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", json!({})),
+        });
+        let matches = json!([
+            {"name": "tlsMode-istio", "match": {"tlsMode": "istio"}, "transport_socket": istio_mutual(destination)},
+            {"name": "tlsMode-disabled", "match": {}, "transport_socket": raw},
+        ]);
+        cluster.insert("transport_socket_matches".to_owned(), matches);
+    }
+}
+
+/// A patch of Istio's own cluster that follows the client, for the host's own clients on `direct`; none
+/// if it serves as it is.
+pub fn following(destination: &ValidatedDestination) -> Option<Value> {
+    let is_it = destination.follows_the_client() && found(destination) == ClusterOwner::Istio;
+    cluster(destination, ClusterUse::Direct, None).filter(|_| is_it)
 }
 
 /// A patch that merges a value into Istio's own cluster of a destination.

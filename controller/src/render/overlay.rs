@@ -68,10 +68,17 @@ fn are_members(destination: &ValidatedDestination) -> bool {
         && destination.policy.tls.is_none()
 }
 
-/// True if the module can reach a destination. Istio's cluster of a headless Service leads only
-/// to the address that the client itself has connected to.
-pub fn is_reachable(destination: &ValidatedDestination) -> bool {
-    destination.is_cluster() || !destination.is_headless || envoy_filter::found(destination) == ClusterOwner::Added
+/// True if the module can serve a service that leads to a destination. On `direct`, the clients of a
+/// headless Service reach the very endpoint that they have connected to, which the module doesn't know.
+pub fn is_reachable(service: &ValidatedService, destination: &ValidatedDestination) -> bool {
+    let is_own = service.path == wire::DataPath::Direct && service.address == destination.address;
+    destination.is_cluster() || !(is_own && has_own(destination))
+}
+
+/// True for a destination that isn't reached through Istio's cluster for the only reason that this one
+/// follows the client. The module has a cluster of its own for it.
+fn has_own(destination: &ValidatedDestination) -> bool {
+    destination.follows_the_client() && envoy_filter::found(destination) == ClusterOwner::Istio
 }
 
 /// The cluster by which the module reaches a destination, and the cluster of its nodes where they
@@ -80,9 +87,13 @@ pub fn reach(destination: &ValidatedDestination, scope: Option<&str>) -> (String
     let (host, port) = (&destination.address.host, destination.address.port);
     if !destination.is_cluster() {
         // Istio merges nothing into a cluster that another EnvoyFilter adds.
-        let has_own = native::places_keys(destination) && envoy_filter::found(destination) == ClusterOwner::Added;
+        let is_added = envoy_filter::owner(destination, ClusterUse::Native) == ClusterOwner::Added;
+        let has_own = is_added && native::places_keys(destination) || has_own(destination);
         let own = || format!("redis-mesh-native|{port}|{}|{host}", scope.unwrap_or_default());
-        return (if has_own { own() } else { envoy_filter::cluster_name(destination, scope) }, None);
+        return (
+            if has_own { own() } else { envoy_filter::cluster_name(destination, ClusterUse::Native, scope) },
+            None,
+        );
     }
     if are_members(destination) {
         return (format!("outbound|{port}||{host}"), None);
@@ -94,7 +105,7 @@ pub fn reach(destination: &ValidatedDestination, scope: Option<&str>) -> (String
 
 /// True if sidecars with the module need a patch of a destination's cluster, or one more.
 pub fn needs_cluster(destination: &ValidatedDestination) -> bool {
-    destination.is_cluster() || native::places_keys(destination)
+    destination.is_cluster() || native::places_keys(destination) || has_own(destination)
 }
 
 /// The patches by which the module chooses the nodes or the endpoints of a destination.
@@ -105,7 +116,7 @@ pub fn cluster(destination: &ValidatedDestination, scope: Option<&str>, module: 
         value.insert("load_balancing_policy".to_owned(), native::load_balancing_policy(module));
         return vec![envoy_filter::on_istios(destination, Value::Object(value))];
     }
-    if !destination.is_cluster() && envoy_filter::found(destination) == ClusterOwner::Istio {
+    if !destination.is_cluster() && envoy_filter::owner(destination, ClusterUse::Native) == ClusterOwner::Istio {
         let policy = json!({"load_balancing_policy": native::load_balancing_policy(module)});
         return vec![envoy_filter::on_istios(destination, policy)];
     }
@@ -113,15 +124,11 @@ pub fn cluster(destination: &ValidatedDestination, scope: Option<&str>, module: 
     let mut clusters = vec![envoy::cluster(&name, &envoy_filter::in_mesh(destination), ClusterUse::Native)];
     if destination.is_cluster() {
         clusters.push(native::nodes(&name, destination));
-    } else {
+    } else if native::places_keys(destination) {
         clusters.iter_mut().for_each(|cluster| native::choose_endpoint(cluster, module));
     }
-    if destination.policy.istio_mutual {
-        for cluster in &mut clusters {
-            cluster["transport_socket"] = envoy_filter::istio_mutual(destination);
-        }
-    }
-    clusters.into_iter().map(|cluster| patch("CLUSTER", json!({"context": CONTEXT}), "ADD", cluster)).collect()
+    let clusters = clusters.into_iter().map(|cluster| envoy_filter::added(cluster, destination));
+    clusters.map(|cluster| patch("CLUSTER", json!({"context": CONTEXT}), "ADD", cluster)).collect()
 }
 
 fn natively(service: &ValidatedService) -> ValidatedService {

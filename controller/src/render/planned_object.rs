@@ -149,7 +149,11 @@ impl PlannedObject {
                     return overlay::object(&self.namespace, &self.name, &purpose, patches);
                 }
                 let patch = envoy_filter::cluster(destination, *usage, scope.as_deref());
-                envoy_filter::object(&self.namespace, &self.name, &purpose, patch.into_iter().collect())
+                // Where some lead there through a cluster of ours, Istio's still serves the others.
+                let is_direct = |prepared: &Arc<PreparedService>| prepared.service.path == wire::DataPath::Direct;
+                let others = *usage != ClusterUse::Direct && prepared_services.iter().any(is_direct);
+                let others = others.then(|| envoy_filter::following(destination)).flatten();
+                envoy_filter::object(&self.namespace, &self.name, &purpose, patch.into_iter().chain(others).collect())
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::validate::service::ValidatedService;
 use super::backend::{self, Backends};
 use super::cluster_scope::{changes_for_everybody, cluster_scope, kept_from};
 use super::digest::digest;
+use super::envoy::ClusterUse;
 use super::envoy_filter::{self, ClusterOwner};
 use super::filter_config;
 use super::listen::ListenOverride;
@@ -100,7 +101,8 @@ impl PreparedService {
                     Problem::new(Code::ForeignDestination, message, remedy),
                 );
             }
-            let is_of_istio = envoy_filter::found(destination) == ClusterOwner::Istio;
+            let usage = ClusterUse::of(self.service.path);
+            let is_of_istio = envoy_filter::owner(destination, usage) == ClusterOwner::Istio;
             if destination.policy.tcp.max_connections.is_some() && is_of_istio {
                 let owner = destination.policy.object.as_ref().unwrap_or(&self.service.owner);
                 let message = "has no effect in a mesh, where Istio's own cluster is used";
@@ -115,7 +117,8 @@ impl PreparedService {
     fn choose_native(&mut self, options: &MeshOptions, diagnostics: &mut Diagnostics) {
         let destinations = self.service.destinations();
         let can_be = options.module.is_some() && self.service.choice.native && !self.listeners.is_empty();
-        self.is_native = can_be && destinations.iter().all(|destination| overlay::is_reachable(destination));
+        self.is_native =
+            can_be && destinations.iter().all(|destination| overlay::is_reachable(&self.service, destination));
         if self.is_native {
             filter_config::check(&self.native_document(options, String::new(), 1), &self.service, diagnostics);
         }
@@ -194,7 +197,11 @@ impl PreparedService {
         let (service, listeners) = (&self.service, &self.listeners);
         let single = service.single_destination();
         let cluster = |destination: &ValidatedDestination| {
-            envoy_filter::cluster_name(destination, cluster_scope(service, destination).as_deref())
+            envoy_filter::cluster_name(
+                destination,
+                ClusterUse::of(service.path),
+                cluster_scope(service, destination).as_deref(),
+            )
         };
         let mut patches = Vec::new();
         let token = token(service);
@@ -237,8 +244,13 @@ impl PreparedService {
         let single = self.service.single_destination();
         // The cluster of the listener is part of the name, so credentials never meet a listener
         // that leads elsewhere.
-        let leads =
-            single.map(|single| envoy_filter::cluster_name(single, cluster_scope(&self.service, single).as_deref()));
+        let leads = single.map(|single| {
+            envoy_filter::cluster_name(
+                single,
+                ClusterUse::of(self.service.path),
+                cluster_scope(&self.service, single).as_deref(),
+            )
+        });
         format!("{name}-{}", &to_hex(&digest(&[&token(&self.service), &leads.unwrap_or_default()]))[..8])
     }
 }
@@ -285,7 +297,11 @@ fn token(service: &ValidatedService) -> String {
             format!(
                 "{} to {}",
                 service.address,
-                envoy_filter::cluster_name(destination, cluster_scope(service, destination).as_deref())
+                envoy_filter::cluster_name(
+                    destination,
+                    ClusterUse::Direct,
+                    cluster_scope(service, destination).as_deref()
+                )
             )
         }
         _ => service.address.to_string(),

@@ -23,6 +23,8 @@ pub struct ValidatedDestination {
     pub service: Option<(NamespacedName, ServicePort)>,
     /// True if the Service has no address of its own.
     pub is_headless: bool,
+    /// True if a ServiceEntry names the host, with the `resolution` NONE.
+    pub is_unresolved: bool,
     /// True if the endpoints are the pods that the Service selects.
     pub selects_pods: bool,
     /// True if the mesh has a cluster for the host: it is a Service, or a ServiceEntry names it.
@@ -84,6 +86,13 @@ impl ValidatedDestination {
             EndpointSource::Slices => !self.is_static(),
             EndpointSource::Host => false,
         }
+    }
+
+    /// True where Istio's own cluster leads to the address that the client itself has connected to.
+    /// Such a cluster (`ORIGINAL_DST`) serves that host's own clients on `direct`; nothing else can
+    /// be reached through it, and Envoy refuses it with any load-balancing policy of ours.
+    pub fn follows_the_client(&self) -> bool {
+        self.is_headless || self.is_unresolved
     }
 
     /// True where all endpoints are IP addresses.
@@ -177,6 +186,7 @@ impl<'a> Destinations<'a> {
             address: address.clone(),
             service,
             is_headless,
+            is_unresolved: entry.is_some_and(|entry| !entry.resolves),
             selects_pods,
             in_mesh,
             policy: held,
