@@ -111,6 +111,12 @@ pub fn every_mode_tells(connect: &dyn Fn() -> Result<Client>, keys: &[String]) -
     set_all(&mut writer, keys)?;
     let wanted = keys.iter().enumerate().filter(|(number, _)| number % 3 != 0);
     ensure!(forgotten(&mut client)? == wanted.map(|(_, key)| key.clone()).collect());
+    // Commands that wait are read by, too.
+    writer.cmd(&["XADD", "k-stream", "1-1", "f", "v"])?;
+    client.ok(&["CLIENT", "CACHING", "YES"])?;
+    client.line("XREAD BLOCK 100 STREAMS k-stream 0")?;
+    writer.cmd(&["XADD", "k-stream", "1-2", "f", "v"])?;
+    ensure!(forgotten(&mut client)? == set_of(&["k-stream"]));
     // The flag holds for one command: what may run code is followed by an end of all that is known.
     client.ok(&["CLIENT", "CACHING", "YES"])?;
     client.line(&format!("EVAL \"return redis.call('GET',KEYS[1])\" 1 {}", keys[0]))?;
@@ -278,6 +284,19 @@ fn what_a_client_says_of_its_connection_holds_for_all_servers() -> Result<()> {
         ensure!(exempt(node)? == 0);
     }
     ensure!(client.line("CLIENT HELP")?.items().len() > 10);
+    Ok(())
+}
+
+#[test]
+fn what_is_watched_before_is_tracked_too() -> Result<()> {
+    let scene = cluster::Scene::start(0, ReadPolicy::Master)?;
+    let mut client = scene.client()?;
+    client.ok(&["WATCH", "k"])?;
+    client.line("HELLO 3")?;
+    client.ok(&["CLIENT", "TRACKING", "ON"])?;
+    client.line("GET k")?;
+    scene.client()?.ok(&["SET", "k", "new"])?;
+    ensure!(forgotten(&mut client)? == set_of(&["k"]));
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 /// The number of prefixes of a client, and the bytes that they may have together. Redis has no such
 /// limits.
-const MAX_PREFIXES: (usize, usize) = (1024, 1024 * 1024);
+const MAX_PREFIXES: (usize, usize) = (1024, 64 * 1024);
 
 /// The error of Redis to CLIENT CACHING where it can't be used.
 const NOT_TRACKING: &str =
@@ -30,9 +30,9 @@ pub struct Tracking {
     pub is_wide: bool,
     /// Servers that are to tell of all keys weren't known when they were to be asked.
     pub is_stale: bool,
-    /// The last command that may have read keys of which no server tells: once it is answered, the
-    /// client is told to forget all keys.
-    pub untracked: Option<Sequence>,
+    /// The first and the last command that may have read keys of which no server tells: once they are
+    /// answered, the client is told to forget all keys.
+    pub untracked: Option<(Sequence, Sequence)>,
 }
 
 /// What CLIENT TRACKING ON asks for.
@@ -104,6 +104,21 @@ impl TrackingChange {
     }
 }
 
+impl Tracking {
+    /// Notes that a command may have read keys of which no server tells.
+    pub fn note_untracked(&mut self, sequence: Sequence) {
+        let (first, last) = self.untracked.unwrap_or((sequence, sequence));
+        self.untracked = Some((first.min(sequence), last.max(sequence)));
+    }
+
+    /// Returns true if such a command has been answered, since `next` is the one to be answered next.
+    pub fn take_untracked(&mut self, next: Sequence) -> bool {
+        let Some((_, last)) = self.untracked.take_if(|(first, _)| next > *first) else { return false };
+        self.untracked = (next <= last).then_some((next, last));
+        true
+    }
+}
+
 impl TrackingOptions {
     /// Takes in prefixes, and what a client that tracks already has asked for before. Returns the
     /// prefixes that are new.
@@ -172,7 +187,9 @@ impl TrackingOptions {
             (self.excludes_own, b"NOLOOP"),
         ];
         words.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, word)| *word));
-        for prefix in prefixes.iter().filter(|prefix| !is_wide && !prefix.is_empty()) {
+        // Without any, it tells of all keys.
+        let are_all = is_wide || prefixes.contains(&b""[..]);
+        for prefix in prefixes.iter().filter(|_| !are_all) {
             words.extend([b"PREFIX", prefix.as_slice()]);
         }
         words
@@ -236,5 +253,39 @@ impl Tracking {
         encode::array(&mut out, options.prefixes.len());
         options.prefixes.iter().for_each(|prefix| encode::bulk(&mut out, prefix));
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn a_server_is_told_all_prefixes_or_none() {
+        let mut options = TrackingOptions { broadcasts: true, ..TrackingOptions::default() };
+        let words = |options: &TrackingOptions| {
+            let words = options.words(&options.prefixes, false);
+            words.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect::<Vec<_>>().join(" ")
+        };
+        options.add(vec![b"a".to_vec(), b"b".to_vec()], None).unwrap();
+        assert_eq!(words(&options), "CLIENT TRACKING ON BCAST PREFIX a PREFIX b");
+        let before = options.clone();
+        let added = options.add(Vec::new(), Some(&before)).unwrap();
+        assert_eq!((added.len(), words(&options)), (1, "CLIENT TRACKING ON BCAST".to_owned()));
+        assert!(options.add(vec![b"c".to_vec()], Some(&options.clone())).is_err());
+        let many = (0..2000).map(|number: u32| number.to_be_bytes().to_vec()).collect();
+        assert!(options.add(many, None).unwrap_err().contains("too many"));
+    }
+
+    #[test]
+    fn what_was_read_untracked_is_forgotten_as_soon_as_it_is_answered() {
+        let mut tracking = Tracking::default();
+        for sequence in [5, 9, 7] {
+            tracking.note_untracked(sequence);
+        }
+        let told: Vec<bool> = [5, 6, 8, 9, 10, 11].into_iter().map(|next| tracking.take_untracked(next)).collect();
+        assert_eq!(told, [false, true, true, true, true, false]);
     }
 }

@@ -29,6 +29,10 @@ pub fn over_dedicated(
     if *sharing == Sharing::AwaitsWrites {
         context.upstreams.precede_wait(dedicated.connection, context.effects);
     }
+    if *sharing != Sharing::Interrupts {
+        state::adopt(context, client, dedicated.connection);
+        state::prepare(context, client, dedicated.connection);
+    }
     let to = expect(client, request, edits);
     // A command that waits, waits as long as it says itself.
     let is_waiting = matches!(sharing, Sharing::Blocks | Sharing::AwaitsWrites);

@@ -71,9 +71,35 @@ pub fn own(
         }
         None => context.upstreams.dedicated(client.id, key.clone(), true, context.effects)?,
     };
-    state.connections.retain(|(of, _)| *of != key);
-    state.connections.push((key, own));
+    replace(context, client, key, own);
     Ok((own, false))
+}
+
+/// A connection takes the place of the one with the same pool key, if there was one, over which keys may
+/// have been read.
+fn replace(context: &mut Context<'_>, client: &mut Client, key: PoolKey, own: DedicatedConnection) {
+    let Some(state) = &mut client.dedicated.state else { return };
+    let before: Vec<_> = state.connections.extract_if(.., |(of, _)| *of == key).collect();
+    state.connections.push((key, own));
+    if before.is_empty() {
+        return;
+    }
+    for (_, before) in before {
+        context.upstreams.retire_dedicated(before.id(), context.effects);
+    }
+    forget_keys(client);
+}
+
+/// What the client has said holds for a connection that it had before, or has got to wait over.
+pub fn adopt(context: &mut Context<'_>, client: &mut Client, own: DedicatedConnection) {
+    if client.dedicated.state.is_none() || client.dedicated.has_told(own.id()) {
+        return;
+    }
+    let Some(known) = context.upstreams.pool.get_mut(own.id()) else { return };
+    known.purpose = Purpose::Pushes(client.id);
+    let key = known.key.clone();
+    replace(context, client, key, own);
+    tell(context, client, own, None);
 }
 
 /// Says over a new connection what its client has said, but for what is about to be said.
@@ -119,7 +145,10 @@ pub fn separate(
     let key = context.upstreams.pool.get(route.id()).map(|known| known.key.clone());
     let own = match (route, key) {
         (ConnectionRoute::Shared(_), Some(key)) => connection(context, client, key)?,
-        (ConnectionRoute::Dedicated(own), _) => own,
+        (ConnectionRoute::Dedicated(own), _) => {
+            adopt(context, client, own);
+            own
+        }
         (ConnectionRoute::Shared(_), None) => return Ok(route),
     };
     prepare(context, client, own);
@@ -128,7 +157,7 @@ pub fn separate(
 
 /// Tells a server that the next command is to be tracked, if CLIENT CACHING has said so. What isn't to
 /// be tracked is all the same: the client is told of more keys then.
-fn prepare(context: &mut Context<'_>, client: &mut Client, own: DedicatedConnection) {
+pub fn prepare(context: &mut Context<'_>, client: &mut Client, own: DedicatedConnection) {
     if !client.dedicated.has_told(own.id()) {
         return;
     }
@@ -151,7 +180,7 @@ pub fn taken(client: &mut Client, known: Option<Known>, sequence: Sequence) {
     tracking.prepared.clear();
     // A probe, or a script that has to be loaded, goes between CLIENT CACHING and the command.
     if is_wanted && known.is_none_or(|known| script::may_run_code(known.command)) {
-        tracking.untracked = Some(sequence);
+        tracking.note_untracked(sequence);
     }
 }
 
@@ -167,8 +196,9 @@ pub fn redirected(
     let own = connection(context, client, key)?;
     if let Some(tracking) = client.dedicated.tracking_mut() {
         // CLIENT CACHING can't be said again: ASKING has to be the command right before.
-        let sequence = to.command().map(|owner| owner.sequence);
-        tracking.untracked = tracking.untracked.max(sequence);
+        if let Some(owner) = to.command() {
+            tracking.note_untracked(owner.sequence);
+        }
     }
     Ok(own)
 }
@@ -176,7 +206,7 @@ pub fn redirected(
 /// A script has to be loaded between CLIENT CACHING and a transaction, which then isn't tracked.
 pub fn names_scripts(client: &mut Client, sequence: Sequence) {
     if let Some(tracking) = client.dedicated.tracking_mut().filter(|tracking| tracking.caching == Some(true)) {
-        tracking.untracked = Some(sequence);
+        tracking.note_untracked(sequence);
     }
 }
 
@@ -194,7 +224,7 @@ pub fn settle(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effe
         }
     }
     let tracking = client.dedicated.tracking_mut();
-    tracking.is_some_and(|tracking| tracking.untracked.take_if(|sequence| next > *sequence).is_some())
+    tracking.is_some_and(|tracking| tracking.take_untracked(next))
 }
 
 /// The client is gone, or is as one that has just connected.
