@@ -63,7 +63,10 @@ pub struct SettingsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_policy: Option<ReadPolicySpec>,
     /// For how long Redis may be silent while a reply is to come, such as `5s` (default); `0s`: for
-    /// as long as it takes. It doesn't hold for commands that block. Without effect on `direct`.
+    /// as long as it takes. It doesn't hold for commands that block. On `native` it is also for how long
+    /// a command waits for another node of a Redis Cluster to take the place of one that can't be
+    /// reached (`0s`: `5s`): with a few seconds more than `cluster-node-timeout`, clients see nothing of
+    /// a failover. Without effect on `direct`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub op_timeout: Option<String>,

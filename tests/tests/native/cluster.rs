@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use redis_mesh_core::wire::{KeyMatch, ReadPolicy};
+use anyhow::{Result, ensure};
+use redis_mesh_core::wire::{Host, KeyMatch, ReadPolicy};
 use redis_mesh_tests::client::Client;
 use redis_mesh_tests::cluster::{Cluster, Shape};
 use redis_mesh_tests::envoy::Envoy;
@@ -27,11 +27,15 @@ impl Scene {
     }
 
     pub fn of(shape: Shape, policy: ReadPolicy) -> Result<Scene> {
+        Scene::with(shape, |host| host.read_policy = policy)
+    }
+
+    pub fn with(shape: Shape, change: impl FnOnce(&mut Host)) -> Result<Scene> {
         let cluster = Cluster::start_with(shape)?;
         let subnet = Subnet::claim()?;
         let mut host = native::host(&["one"], vec![route(KeyMatch::Any, 0)]);
         host.targets[0].cluster = true;
-        host.read_policy = policy;
+        change(&mut host);
         let filters = vec![native::proxy(&listener::config("redis", 1, host))?];
         let config = Config::new().listener("redis", subnet.redis(1), filters);
         let config = config.clusters(&[native::redis_cluster("one.test:6379", &cluster.addrs())]);
@@ -167,37 +171,6 @@ fn slots_move_under_traffic() -> Result<()> {
 }
 
 #[test]
-fn a_master_that_is_killed_is_followed_by_its_replica() -> Result<()> {
-    let mut scene = Scene::start(1, ReadPolicy::Master)?;
-    let key = "key";
-    let master = scene.cluster.master_of(key)?;
-    let mut client = scene.client()?;
-    client.ok(&["SET", key, "0"])?;
-    scene.cluster.nodes[master].client()?.cmd(&["WAIT", "1", "2000"])?;
-    scene.cluster.nodes[master].kill();
-    let mut first: Option<(Instant, String)> = None;
-    let begin = Instant::now();
-    let succeeded = loop {
-        let reply = client.cmd(&["INCR", key])?;
-        if matches!(reply, Reply::Integer(_)) {
-            break Instant::now();
-        }
-        first.get_or_insert((Instant::now(), reply.to_string()));
-        ensure!(begin.elapsed() < Duration::from_secs(20), "nobody took over: {reply}");
-        std::thread::sleep(Duration::from_millis(1));
-    };
-    let (_, text) = first.context("it was never noticed")?;
-    ensure!(text.contains("redis-mesh"), "{text}");
-    // Others see the promotion at the earliest when it happens.
-    let promoted = scene.cluster.masters();
-    ensure!(promoted.len() == 3, "{promoted:?}");
-    eprintln!("served again {:?} after the kill", succeeded - begin);
-    // Keys of other shards never stopped.
-    assert_eq!(client.line("SET other 1")?, Reply::ok());
-    Ok(())
-}
-
-#[test]
 fn replicas_answer_reads_where_they_are_to() -> Result<()> {
     let scene = Scene::start(1, ReadPolicy::Replica)?;
     let mut client = scene.client()?;
@@ -223,6 +196,8 @@ fn a_node_that_envoy_does_not_know_is_not_reached() -> Result<()> {
     let subnet = Subnet::claim()?;
     let mut host = native::host(&["one"], vec![route(KeyMatch::Any, 0)]);
     host.targets[0].cluster = true;
+    // For so long the others could name another master.
+    host.op_timeout_ms = Some(200);
     let filters = vec![native::proxy(&listener::config("redis", 1, host))?];
     let config = Config::new().listener("redis", subnet.redis(1), filters);
     let config = config.clusters(&[native::redis_cluster("one.test:6379", &cluster.addrs()[..2])]);

@@ -2,6 +2,7 @@
 
 mod clients;
 mod cluster;
+mod failover;
 mod half_closed;
 mod hello;
 mod logins;

@@ -184,6 +184,11 @@ impl Topology {
         self.shards.get(self.owner(slot)?).map(|shard| shard.master)
     }
 
+    /// A slot that a master serves.
+    pub fn slot_of(&self, master: SocketAddr) -> Option<u16> {
+        (0..SLOTS).find(|slot| self.master(*slot) == Some(master))
+    }
+
     /// True if some slot has another master in `other`.
     pub fn leads_elsewhere(&self, other: &Topology) -> bool {
         (0..SLOTS).any(|slot| self.master(slot) != other.master(slot))

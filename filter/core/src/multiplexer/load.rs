@@ -35,8 +35,9 @@ impl Load {
 pub fn of(clients: &Clients, upstreams: &Upstreams) -> Load {
     let mut load = Load { pending: upstreams.retries.len() + upstreams.held.len(), ..Load::default() };
     load.clusters = upstreams.discovery.clusters.len();
-    let (copies, bytes) = upstreams.copies.held();
-    (load.pending, load.bytes) = (load.pending + copies, load.bytes + bytes);
+    for (commands, bytes) in [upstreams.copies.held(), upstreams.stranded.held()] {
+        (load.pending, load.bytes) = (load.pending + commands, load.bytes + bytes);
+    }
     for (_, client) in clients.iter() {
         load.clients += 1;
         load.bytes += client.input.buffer.len() + client.output.out.len() + client.output.queue.held();

@@ -52,11 +52,11 @@ pub use stats::{AnsweredCommand, HostStats, LoginVerdict, Tally};
 pub use upstream::backlogs::Backlogs;
 
 use crate::maglev::table::Member;
-use client::{Client, Life};
+use client::{Client, Life, Wait};
 use config::HostConfig;
 use effects::Effects;
 use execute::context::Context;
-use execute::{backlog, dedicated};
+use execute::{backlog, dedicated, failover};
 use inquiry::table::InquiryTable;
 use placement::Placements;
 use reply::{Clients, EventDelivery};
@@ -187,6 +187,7 @@ impl Multiplexer {
             self.stats.leave(client.rules.stats);
             self.inquiries.numbers.remove(&client.presence.number);
             dedicated::disown(&mut self.upstreams, &mut client, &mut self.effects);
+            upstream::failover::client_gone(&mut self.upstreams, id);
             self.deliver_events();
         }
     }
@@ -266,6 +267,11 @@ impl Multiplexer {
                     {
                         client.pause.until = None;
                         client.wake(&mut self.effects.outbox);
+                    }
+                }
+                Timer::FailoverOf(id) => {
+                    if let Some(client) = self.clients.get_mut(id) {
+                        failover::on_timer(client, &mut self.effects);
                     }
                 }
                 Timer::HalfClosed(id) => see_off(self, id, now),
@@ -350,10 +356,14 @@ impl Multiplexer {
         self.effects.now
     }
 
-    /// The clients that wait for what may never come: for a command that waits at a server, or for
-    /// a server that has been silent for some seconds.
+    /// The clients that wait for what may never come: for a command that waits at a server, for a
+    /// server that has been silent for some seconds, or for one that can't be reached.
     pub fn waiting(&self, now: Duration) -> HashSet<ClientId> {
-        upstream::waiting::waiting(&self.upstreams.pool, now)
+        let mut waiting = upstream::waiting::waiting(&self.upstreams.pool, now);
+        waiting.extend(self.upstreams.stranded.clients());
+        let waits = |client: &Client| matches!(client.pause.wait, Some(Wait::Failover(_)));
+        waiting.extend(self.clients.iter().filter(|(_, client)| waits(client)).map(|(id, _)| id));
+        waiting
     }
 
     /// What the multiplexer holds.

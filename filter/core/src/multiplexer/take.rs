@@ -119,6 +119,11 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
         // overtake what it has sent. What else it waits for is found out again then.
         client.pause.wait = Some(Wait::Answers);
     }
+    if let Some(Wait::Failover(_)) = client.pause.wait {
+        // It may lead elsewhere by now.
+        client.pause.wait = None;
+        client.wake(&mut effects.outbox);
+    }
     if let Some(transaction) = &mut client.transaction {
         // Where it leads may have changed.
         transaction.is_doomed |= transaction.len() > 0 || transaction.target().is_some();

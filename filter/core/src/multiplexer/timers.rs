@@ -10,6 +10,8 @@ use std::time::Duration;
 pub enum Timer {
     /// The delay of an injected fault is over.
     Delay(ClientId),
+    /// A client's next command has waited for too long for a node of a Redis Cluster.
+    FailoverOf(ClientId),
     /// A client hasn't read its replies for a while.
     Backlog(ClientId),
     /// A client closed its sending side a while ago.
@@ -24,6 +26,8 @@ pub enum Timer {
     MaxAge(ConnectionId),
     /// Connections are looked through for those that are silent or idle for too long.
     Sweep,
+    /// Commands that couldn't be sent to a node of a Redis Cluster have waited for too long.
+    Failover,
     /// Commands that met TRYAGAIN are sent again.
     Retry,
 }

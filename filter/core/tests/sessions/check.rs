@@ -297,8 +297,24 @@ impl<'a> Checker<'a> {
             return None;
         }
         self.errors += 1;
+        // A node to which a slot moves has no replica that could answer for it.
+        if !is_torn && self.is_early(sent, frame) {
+            return Some(Err("another node may still have taken the place".to_owned()));
+        }
         let text = frame.bytes.escape_ascii();
         Some(if had_trouble { Ok(()) } else { Err(format!("there was no trouble, but {text}")) })
+    }
+
+    /// Returns true for the error that a node of the Redis Cluster can't be reached, if there was time
+    /// left in which another one could have taken its place.
+    fn is_early(&self, sent: &Sent, frame: &Frame) -> bool {
+        let limit = match self.world.setup.host.op_timeout_ms {
+            None | Some(0) => 5_000,
+            Some(limit) => limit,
+        };
+        let error = b"-ERR redis-mesh: cluster can't be reached\r\n";
+        // Times of commands are kept in whole milliseconds.
+        frame.bytes == error && frame.at - sent.at + Duration::from_millis(1) < Duration::from_millis(limit)
     }
 
     /// Returns the reply of a server for each key of a command, or the error of one server.

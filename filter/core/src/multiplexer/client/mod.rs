@@ -24,6 +24,7 @@ use super::ids::{ClientId, ClusterId, ConnectionId};
 use super::latency::LatencyTracker;
 use super::outbox::{Outbox, Output};
 use super::stats::{CommandRun, StatsKey, StatsTable};
+use super::upstream::patience::Tried;
 use super::upstream::pool::DedicatedConnection;
 use crate::downstream::auth::has_no_password;
 use crate::downstream::client_reply::ReplyMode;
@@ -183,6 +184,8 @@ pub struct Pause {
     /// The fault that was drawn for the command that waits; `Some(None)`: it was drawn that there
     /// is none.
     pub injected_fault: Option<Option<Injected>>,
+    /// When that command was first tried, if it waits for a node of a Redis Cluster or has done so.
+    pub tried: Tried,
     /// What else it waits for.
     pub wait: Option<Wait>,
 }
@@ -194,6 +197,8 @@ pub enum Wait {
     Connection(ConnectionId),
     /// The slots of this Redis Cluster aren't known.
     Topology(ClusterId),
+    /// A node of this Redis Cluster can't be reached: another one may take its place.
+    Failover(ClusterId),
     /// It isn't known which protocols a server speaks.
     Introduction,
     /// Many clients ask about others already.
@@ -289,7 +294,9 @@ impl Client {
     fn is_waiting(&self) -> bool {
         match self.pause.wait {
             None => false,
-            Some(Wait::Connection(_) | Wait::Topology(_) | Wait::Introduction | Wait::Inquiry) => true,
+            Some(Wait::Connection(_) | Wait::Topology(_) | Wait::Failover(_) | Wait::Introduction | Wait::Inquiry) => {
+                true
+            }
             Some(Wait::Answers) => !self.output.queue.is_empty(),
             Some(Wait::AnswersBefore(sequence)) => self.output.queue.next() < sequence,
         }

@@ -2,6 +2,7 @@
 
 use super::backlog;
 use super::context::{Context, Obstacle};
+use super::failover::obstacle;
 use super::state;
 use crate::multiplexer::client::{Client, DedicatedSlot, TargetLookup};
 use crate::multiplexer::routing::target::RouteTarget;
@@ -72,7 +73,9 @@ fn look_up(
         TargetLookup::Connection(connection) => connection,
         TargetLookup::Cluster(cluster) => {
             let shard = context.upstreams.shard(cluster, target.slot, context.effects)?;
-            context.upstreams.node(cluster, shard, access, client.session.resp3, context.effects)?
+            let resp3 = client.session.resp3;
+            let found = context.upstreams.node(cluster, shard, access, resp3, context.effects);
+            found.map_err(|missing| obstacle(context, client, missing))?
         }
         TargetLookup::Unknown => {
             let key = key_of(client, target.target)?;
@@ -147,7 +150,8 @@ pub fn connect_to_shard(
     match (look_up_target(context, client, target)?, shard) {
         (TargetLookup::Cluster(cluster), Some(shard)) => {
             let resp3 = client.session.resp3;
-            let connection = context.upstreams.node(cluster, shard, NodeAccess::Write, resp3, context.effects)?;
+            let found = context.upstreams.node(cluster, shard, NodeAccess::Write, resp3, context.effects);
+            let connection = found.map_err(|missing| obstacle(context, client, missing))?;
             own(context, client, ConnectionRoute::Shared(connection))
         }
         _ => connect(context, client, RouteTarget { target, slot: None }, NodeAccess::Write),

@@ -41,6 +41,9 @@ pub enum Obstacle {
     Wait(Wait),
     /// The client is told this.
     Error(String),
+    /// A node of a Redis Cluster can't be reached, and no other one has taken its place in time: the
+    /// client is told this, or, at the end of a transaction, by the end of its connection.
+    NoNode(String),
     /// Redis can't be reached: the client is told this, or by the end of its connection.
     Unreachable(String),
 }
@@ -50,6 +53,7 @@ impl From<Missing> for Obstacle {
         match missing {
             Missing::Topology(cluster) => Obstacle::Wait(Wait::Topology(cluster)),
             Missing::Error(text) => Obstacle::Error(text),
+            Missing::Unreached(_, text) => Obstacle::NoNode(text),
             Missing::Unreachable(text) => Obstacle::Unreachable(text),
         }
     }

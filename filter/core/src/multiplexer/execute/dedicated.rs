@@ -181,7 +181,7 @@ pub fn follow_redirect(
     };
     let connection = match connection {
         Ok(connection) => connection,
-        Err(Obstacle::Unreachable(_)) => return client.cut_off(&mut context.effects.outbox),
+        Err(Obstacle::NoNode(_) | Obstacle::Unreachable(_)) => return client.cut_off(&mut context.effects.outbox),
         Err(Obstacle::Error(text)) => return context.upstreams.fail(retry.in_flight.what, &text),
         Err(Obstacle::Wait(_)) => {
             let text = "ERR redis-mesh: the cluster is changing; try again";

@@ -65,7 +65,8 @@ pub fn fan_out(
         let may_run_code = script::may_run_code(fan_out.command);
         // What waits, waits as long as it says itself.
         let patience = if is_waiting { Patience::WAITS } else { config.patience };
-        let in_flight = InFlight { names_scripts: script.is_some(), may_run_code, patience, ..to.into() };
+        let tried = client.pause.tried;
+        let in_flight = InFlight { names_scripts: script.is_some(), may_run_code, patience, tried, ..to.into() };
         send(context, fan_out, (connection, in_flight), |out| match fan_out.policy {
             RequestPolicy::Keys | RequestPolicy::Scan => fan_out.write(&config, args, position.cursor, out),
             _ => target::write(args, &[], None, out),

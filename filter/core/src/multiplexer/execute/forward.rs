@@ -35,7 +35,7 @@ pub fn over_shared(
     let connection = connect(context, client, target, access)?;
     wait_for_room(context, connection)?;
     let to = expect(client, request, edits);
-    send(context, client, (connection, shareable), (request, to), |out| request.write(edits, out));
+    send(context, client, (connection, shareable), (request, to, access), |out| request.write(edits, out));
     mirror(context, client, target.target, (request, edits, shareable), |out| request.write(edits, out));
     Ok(())
 }
@@ -56,7 +56,7 @@ pub fn send(
     context: &mut Context<'_>,
     client: &Client,
     (connection, shareable): (ConnectionRoute, Shareable),
-    (request, to): (Request<'_>, PendingReply),
+    (request, to, access): (Request<'_>, PendingReply, NodeAccess),
     write: impl FnOnce(&mut Vec<u8>),
 ) {
     let script = request.script();
@@ -64,7 +64,8 @@ pub fn send(
         context.upstreams.ensure_loaded(connection.id(), script, context.effects);
     }
     let in_flight = InFlight {
-        is_read: request.is_read(),
+        reads: request.is_read().then(|| access.policy()),
+        tried: client.pause.tried,
         names_scripts: script.is_some(),
         may_run_code: request.known.is_none_or(|known| script::may_run_code(known.command)),
         patience: client.rules.config.patience,
@@ -92,16 +93,16 @@ pub fn split(
         let access = access_of_part(client, command, request, part);
         let connection = connect(context, client, part.target, access)?;
         wait_for_room(context, connection)?;
-        connections.push(connection);
+        connections.push((connection, access));
     }
     let aggregation = Aggregation::of_keys(command.split, owners, parts.len(), client.session.resp3);
     let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
     let owner = Owner { client: client.id, sequence };
-    for (number, (part, connection)) in parts.iter().zip(connections).enumerate() {
+    for (number, (part, (connection, access))) in parts.iter().zip(connections).enumerate() {
         let mut out = Vec::new();
         write_part(command, request.args, part, &mut out);
         let to = PendingReply::Part(owner, number as u32);
-        send(context, client, (connection, shareable), (request, to), |to| to.extend_from_slice(&out));
+        send(context, client, (connection, shareable), (request, to, access), |to| to.extend_from_slice(&out));
         let copy = |to: &mut Vec<u8>| to.extend_from_slice(&out);
         mirror_part(context, client, (request, part, shareable), copy);
         count_part(context, client, request, part);
@@ -151,6 +152,7 @@ pub fn exec(context: &mut Context<'_>, client: &mut Client, transaction: &mut Tr
     let in_flight = InFlight {
         names_scripts: !transaction.scripts.is_empty(),
         is_mirrored,
+        tried: client.pause.tried,
         patience: client.rules.config.patience,
         ..PendingReply::Exec(owner).into()
     };

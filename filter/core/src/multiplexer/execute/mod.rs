@@ -5,6 +5,7 @@ pub mod backlog;
 pub mod connect;
 pub mod context;
 pub mod dedicated;
+pub mod failover;
 pub mod fan_out;
 pub mod follow;
 pub mod forward;
@@ -30,6 +31,7 @@ use crate::downstream::client_reply::ReplyMode;
 use crate::fault::Injected;
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::timers::Timer;
+use crate::multiplexer::upstream::patience::Tried;
 use crate::stats::Stat;
 use context::{Context, Obstacle, Request, Step};
 
@@ -181,6 +183,9 @@ fn finish(
     result: Result<(), Obstacle>,
     needs_connection: bool,
 ) -> Step {
+    if !matches!(result, Err(Obstacle::Wait(_))) {
+        client.pause.tried = Tried::NEVER;
+    }
     match result {
         Ok(()) => Step::Taken,
         Err(Obstacle::Wait(wait)) => {
@@ -191,7 +196,11 @@ fn finish(
             client.cut_off(&mut context.effects.outbox);
             Step::Taken
         }
-        Err(Obstacle::Error(text) | Obstacle::Unreachable(text)) => {
+        Err(Obstacle::NoNode(_)) if needs_connection => {
+            client.cut_off(&mut context.effects.outbox);
+            Step::Taken
+        }
+        Err(Obstacle::Error(text) | Obstacle::NoNode(text) | Obstacle::Unreachable(text)) => {
             client.answer_error(&text);
             Step::Taken
         }
@@ -208,6 +217,7 @@ fn wait_for(context: &mut Context<'_>, client: &mut Client, wait: Wait) {
             }
         }
         Wait::Topology(cluster) => context.upstreams.discovery.await_topology(cluster),
+        Wait::Failover(cluster) => failover::wait(context, client, cluster),
         Wait::Introduction | Wait::Inquiry | Wait::Answers | Wait::AnswersBefore(_) => {}
     }
 }

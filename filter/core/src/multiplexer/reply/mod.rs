@@ -20,6 +20,7 @@ use super::upstream::availability::Outage;
 use super::upstream::copies;
 use super::upstream::endpoint::UpstreamEndpoint;
 use super::upstream::events::{Event, LostConnection};
+use super::upstream::failover;
 use super::upstream::pending::{Owner, PendingReply};
 use super::upstream::redirect_gate;
 use crate::resp::encode;
@@ -110,7 +111,11 @@ impl EventDelivery<'_> {
                 self.wake_all(Wait::Topology(cluster));
                 self.cluster_answered(cluster);
             }
-            Event::SlotsMoved(cluster) => self.slots_moved(cluster),
+            Event::NodeAnswered(cluster) => self.go_on_after_failover(cluster),
+            Event::SlotsMoved(cluster) => {
+                self.slots_moved(cluster);
+                self.go_on_after_failover(cluster);
+            }
             Event::RulesChanged(client) => self.follow(client),
             Event::Introduced(endpoint) => self.introduced(*endpoint),
             Event::LoginRefused(endpoint) => self.login_refused(&endpoint),
@@ -270,6 +275,13 @@ impl EventDelivery<'_> {
             followers.extend(client.follows().then_some(id));
         }
         followers.into_iter().for_each(|client| self.follow(client));
+    }
+
+    /// Commands that have waited for a node of a cluster go on, those first that were taken of their
+    /// clients already.
+    fn go_on_after_failover(&mut self, cluster: ClusterId) {
+        failover::release(self.upstreams, cluster, self.effects);
+        self.wake_all(Wait::Failover(cluster));
     }
 
     /// Clients that have waited for something go on.

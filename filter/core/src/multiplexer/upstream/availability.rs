@@ -28,6 +28,11 @@ impl Peer {
         Peer { endpoint: endpoint.of_any_login(), node, database: None }
     }
 
+    /// True if connections to a node of this endpoint may reach the peer.
+    pub fn is_node_of(&self, endpoint: &UpstreamEndpoint) -> bool {
+        self.node.is_some() && self.endpoint == endpoint.of_any_login()
+    }
+
     /// The database of a pool key at its peer.
     pub fn database(key: &PoolKey) -> Peer {
         Peer { database: Some(key.database), ..Peer::new(&key.endpoint, key.node) }
@@ -81,6 +86,13 @@ impl Availability {
         Some(&backoff.why)
     }
 
+    /// Why the peer couldn't be reached when it was tried last, whether it may be tried again by now or
+    /// not; `None` if it could, or wasn't tried.
+    pub fn unreached(&self, peer: &Peer) -> Option<&Outage> {
+        let backoff = self.backoffs.get(peer)?;
+        Some(&backoff.why).filter(|why| matches!(why, Outage::Unreachable(_)))
+    }
+
     /// Notes that the peer can't be reached, or refuses everybody: `why` is what clients are told
     /// until it is tried again.
     pub fn back_off(&mut self, peer: Peer, why: Outage, now: Duration) {
@@ -89,9 +101,9 @@ impl Availability {
         self.backoffs.insert(peer, Backoff { until: now + wait, wait, why });
     }
 
-    /// Notes that the peer has answered.
-    pub fn succeeded(&mut self, peer: &Peer) {
-        self.backoffs.remove(peer);
+    /// Notes that the peer has answered. Returns true if it didn't before.
+    pub fn succeeded(&mut self, peer: &Peer) -> bool {
+        self.backoffs.remove(peer).is_some()
     }
 
     /// Forgets nodes of an endpoint that `is_node` says are none any more.
@@ -129,8 +141,10 @@ mod tests {
             waits.push((now - begun).as_millis());
         }
         assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
-        availability.succeeded(&peer);
-        assert!(availability.is_all_up());
+        // It may be tried again, and may still not be there.
+        assert_eq!(availability.unreached(&peer), Some(&down()));
+        assert!(availability.succeeded(&peer) && !availability.succeeded(&peer));
+        assert!(availability.is_all_up() && availability.unreached(&peer).is_none());
         availability.back_off(peer.clone(), down(), now);
         assert!(availability.is_up(&peer, now + at(50)));
     }

@@ -22,6 +22,10 @@ use std::time::Duration;
 /// `connect_timeout` is shorter as a rule.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a connection to a node of a Redis Cluster may take to come about before others are asked
+/// who has taken the node's place.
+pub const SLOW_HANDSHAKE: Duration = Duration::from_millis(500);
+
 /// How far a connection has come.
 #[derive(Debug)]
 pub enum Stage {
@@ -167,7 +171,8 @@ impl UpstreamConnection {
             self.replay.push(written);
         }
         let replay = if keeps { length } else { 0 };
-        let in_flight = InFlight { replay, written: length, sent: Sent::at(now), ..in_flight };
+        let (sent, tried) = (Sent::at(now), in_flight.tried.or_now(now));
+        let in_flight = InFlight { replay, written: length, sent, tried, ..in_flight };
         self.pending.push_back(in_flight);
         if in_flight.may_run_code && self.key.node.is_some() {
             self.insert_probe(from);
@@ -339,6 +344,15 @@ impl UpstreamConnection {
     /// The place of the next reply to a client's command in the order of that client's commands.
     pub fn next_sequence(&self) -> Option<Sequence> {
         self.pending.iter().find_map(|in_flight| in_flight.what.command()).map(|owner| owner.sequence)
+    }
+
+    /// True if a command waits for the handshake with a node of a Redis Cluster, and may as well be sent
+    /// to another one.
+    pub fn is_staged(&self, in_flight: &InFlight) -> bool {
+        matches!(self.stage, Stage::Handshake(_))
+            && self.purpose.has_no_state()
+            && self.key.node.is_some()
+            && in_flight.what.command().is_some()
     }
 
     /// True if the handshake is complete.

@@ -106,6 +106,8 @@ pub enum Event<'d> {
     Writable(ConnectionId),
     /// The slots of a Redis Cluster are known, or nobody could tell them.
     ClusterAnswered(ClusterId),
+    /// A node of a Redis Cluster that couldn't be reached has answered.
+    NodeAnswered(ClusterId),
     /// Slots of a Redis Cluster are served by other nodes from now on.
     SlotsMoved(ClusterId),
     /// This client has new rules.

@@ -7,24 +7,15 @@ use super::redirect::Redirect;
 use super::retry::Retry;
 use crate::multiplexer::ids::{ClusterId, ConnectionId};
 
-/// Why a node hasn't executed a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// It has said so.
-    Redirected(Redirect),
-    /// It can't be reached: another one may have taken its place.
-    Unreached,
-}
-
-/// A command that a node hasn't executed.
+/// A command that a node hasn't executed, as it has said.
 pub struct Refused {
-    /// The connection over which it was to go.
+    /// The connection over which it went.
     pub from: ConnectionId,
     /// What the connection is for.
     pub purpose: Purpose,
     /// Why.
-    pub why: Why,
-    /// Its reply, or the error for the client if there is none.
+    pub why: Redirect,
+    /// Its reply.
     pub reply: Vec<u8>,
     /// The command.
     pub retry: Retry,

@@ -5,8 +5,8 @@ use super::availability::{Outage, Peer};
 use super::connection::{Attempt, Stage, UpstreamConnection};
 use super::copies;
 use super::events::{Event, LostConnection};
+use super::failover;
 use super::health::Health;
-use super::held::{Refused, Why};
 use super::pending::{InFlight, PendingReply};
 use super::pool_key::Purpose;
 use super::redirect_gate;
@@ -156,15 +156,14 @@ fn fail_pending(
             what => {
                 is_truncated = false;
                 if let Some(retry) = redirect_gate::at_the_master(upstreams, connection, in_flight, &bytes) {
-                    upstreams.resend(retry, false, effects);
+                    failover::resend(upstreams, retry, false, effects);
                 } else if is_repeated {
                     let in_flight = InFlight { redirects: in_flight.redirects + 1, ..in_flight };
-                    upstreams.resend(Retry { in_flight, bytes, key: connection.key.clone() }, false, effects);
+                    let retry = Retry { in_flight, bytes, key: connection.key.clone() };
+                    failover::resend(upstreams, retry, false, effects);
                 } else if may_have_been_replaced(connection, in_flight, &bytes) {
                     let retry = Retry { in_flight, bytes, key: connection.key.clone() };
-                    let (purpose, reply) = (connection.purpose, error.clone());
-                    let refused = Refused { from: id, purpose, why: Why::Unreached, reply, retry };
-                    redirect_gate::unreached(upstreams, refused, effects);
+                    failover::strand(upstreams, retry, outage.text().to_owned(), effects);
                 } else if what.command().is_some() || matches!(what, PendingReply::Inquiry(_)) {
                     upstreams.pool.events.push_back(Event::Failed { to: what, outage: outage.clone() });
                 }
@@ -191,11 +190,7 @@ fn may_be_reopened(connection: &UpstreamConnection, loss: Loss, now: Duration) -
 /// A command that wasn't sent, since its node can't be reached, can be sent to the node that has taken
 /// its place.
 fn may_have_been_replaced(connection: &UpstreamConnection, in_flight: InFlight, bytes: &[u8]) -> bool {
-    matches!(connection.stage, Stage::Handshake(_))
-        && connection.purpose.has_no_state()
-        && connection.key.node.is_some()
-        && in_flight.what.command().is_some()
-        && !bytes.is_empty()
+    connection.is_staged(&in_flight) && !bytes.is_empty()
 }
 
 /// What becomes of commands that were pending.

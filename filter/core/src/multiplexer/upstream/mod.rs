@@ -11,6 +11,7 @@ pub mod copies;
 pub mod discovery;
 pub mod endpoint;
 pub mod events;
+pub mod failover;
 pub mod handshake;
 pub mod health;
 mod held;
@@ -33,6 +34,7 @@ mod reply_reader;
 pub mod retry;
 mod scripts;
 mod send_buffer;
+mod stranded;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,10 @@ use std::time::Duration;
 /// How long a Redis may be silent before it is asked over a new connection.
 pub const SILENCE: Duration = Duration::from_secs(3);
 
+/// How long a command that wasn't sent waits for a node that takes the place of the one that can't be
+/// reached, where Redis may be silent for as long as it takes.
+const LONGEST_FAILOVER: Duration = Duration::from_secs(5);
+
 /// How long Redis may be silent before a command's client is told that it doesn't answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience(u32);
@@ -40,6 +44,42 @@ impl Patience {
             Patience(milliseconds) => Some(Duration::from_millis(milliseconds.into())),
         }
     }
+
+    /// How long a command that wasn't sent waits for a node of its Redis Cluster that takes the place
+    /// of the one that can't be reached.
+    pub fn of_failover(self) -> Duration {
+        self.limit().unwrap_or(LONGEST_FAILOVER)
+    }
+}
+
+/// When a command was tried for the first time, in milliseconds of the host's monotonic clock, modulo
+/// 2³²; or never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried(u32);
+
+impl Tried {
+    /// It wasn't tried.
+    pub const NEVER: Tried = Tried(0);
+
+    /// At this time of the host's monotonic clock.
+    #[inline]
+    pub fn at(now: Duration) -> Tried {
+        Tried((now.as_millis() as u32).max(1))
+    }
+
+    /// The same, and now if it wasn't tried before.
+    #[inline]
+    pub fn or_now(self, now: Duration) -> Tried {
+        if self == Tried::NEVER { Tried::at(now) } else { self }
+    }
+
+    /// When that was on the host's monotonic clock, which shows `now`.
+    pub fn time(self, now: Duration) -> Duration {
+        match self {
+            Tried::NEVER => now,
+            Tried(at) => now.saturating_sub(Sent(at).elapsed(now)),
+        }
+    }
 }
 
 impl Sent {
@@ -69,6 +109,8 @@ mod tests {
         assert_eq!(Patience::of(milliseconds(250)).limit(), Some(milliseconds(250)));
         assert_eq!(Patience::of(Duration::from_secs(1 << 40)), Patience::UNLIMITED);
         assert_eq!((Patience::WAITS.limit(), Patience::UNLIMITED.limit()), (None, None));
+        assert_eq!(Patience::UNLIMITED.of_failover(), LONGEST_FAILOVER);
+        assert_eq!(Patience::of(milliseconds(250)).of_failover(), milliseconds(250));
     }
 
     #[test]
@@ -76,5 +118,8 @@ mod tests {
         let turn = Duration::from_millis(1 << 32);
         let sent = Sent::at(turn - Duration::from_millis(5));
         assert_eq!(sent.elapsed(turn + Duration::from_millis(7)), Duration::from_millis(12));
+        let tried = Tried::NEVER.or_now(turn - Duration::from_millis(5)).or_now(turn);
+        assert_eq!(tried.time(turn + Duration::from_millis(7)), turn - Duration::from_millis(5));
+        assert_eq!(Tried::NEVER.time(turn), turn);
     }
 }

@@ -1,11 +1,12 @@
 //! Replies that are to come over a connection, and what each of them answers.
 
 use super::handshake::HandshakeStep;
-use super::patience::{Patience, Sent};
+use super::patience::{Patience, Sent, Tried};
 use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::ids::ClientId;
 use crate::multiplexer::stats::StatsKey;
+use crate::wire::ReadPolicy;
 use std::time::Duration;
 
 /// A command of a client: whose it is, and its place in the client's order of commands.
@@ -108,8 +109,8 @@ pub struct InFlight {
     pub redirects: u8,
     /// How often it has been retried after TRYAGAIN.
     pub retries: u8,
-    /// The command only reads.
-    pub is_read: bool,
+    /// Which nodes of a Redis Cluster may answer it, if it only reads.
+    pub reads: Option<ReadPolicy>,
     /// The command, or one of the transaction, names a script that the server may not know.
     pub names_scripts: bool,
     /// The command may run code of a client, whose words are its reply.
@@ -120,6 +121,8 @@ pub struct InFlight {
     pub patience: Patience,
     /// When it was sent.
     pub sent: Sent,
+    /// When it was tried for the first time, which may have led to a node that can't be reached.
+    pub tried: Tried,
     /// How many bytes were put into the send buffer for it.
     pub written: u32,
 }
@@ -131,12 +134,13 @@ impl From<PendingReply> for InFlight {
             replay: 0,
             redirects: 0,
             retries: 0,
-            is_read: false,
+            reads: None,
             names_scripts: false,
             may_run_code: false,
             is_mirrored: false,
             patience: Patience::UNLIMITED,
             sent: Sent::at(Duration::ZERO),
+            tried: Tried::NEVER,
             written: 0,
         }
     }
@@ -146,7 +150,13 @@ impl InFlight {
     /// True if it changes nothing, so that it may be executed twice. Nobody knows what code does.
     #[inline]
     pub fn is_repeatable(&self) -> bool {
-        self.is_read && !self.may_run_code
+        self.reads.is_some() && !self.may_run_code
+    }
+
+    /// Until when it waits, as long as it isn't sent, for a node of its Redis Cluster that can be
+    /// reached.
+    pub fn failover_deadline(&self, now: Duration) -> Duration {
+        self.tried.time(now) + self.patience.of_failover()
     }
 
     /// When Redis will have been silent for too long, over a connection over which it was heard last

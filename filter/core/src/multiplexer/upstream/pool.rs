@@ -1,7 +1,7 @@
 //! The connection pool: connections by their pool keys, shared ones and idle ones.
 
 use super::availability::{Availability, Outage, Peer};
-use super::connection::{HANDSHAKE_TIMEOUT, Retirement, Stage, UpstreamConnection};
+use super::connection::{HANDSHAKE_TIMEOUT, Retirement, SLOW_HANDSHAKE, Stage, UpstreamConnection};
 use super::endpoint::{EndpointMember, UpstreamEndpoint};
 use super::events::Event;
 use super::later::SentCommands;
@@ -107,6 +107,22 @@ impl Pool {
         Ok(SharedConnection(id))
     }
 
+    /// The shared connection of a key, unless it leads to a node of a Redis Cluster that couldn't be
+    /// reached the last time: that is tried over a connection that carries nothing until the node has
+    /// answered, so that no command is bound to it.
+    ///
+    /// # Errors
+    /// The node hasn't answered since, or the peer is backed off from.
+    pub fn reached(&mut self, key: PoolKey, effects: &mut Effects) -> Result<SharedConnection, Outage> {
+        if key.node.is_none() || self.availability.is_all_up() {
+            return self.shared(key, effects);
+        }
+        let unreached = self.availability.unreached(&Peer::new(&key.endpoint, key.node)).cloned();
+        let connection = self.shared(key, effects)?;
+        let is_established = self.get(connection.id()).is_some_and(UpstreamConnection::is_established);
+        unreached.filter(|_| !is_established).map_or(Ok(connection), Err)
+    }
+
     /// Makes a connection the one over which new commands for its key go. Returns the one whose
     /// place it takes.
     pub fn make_current(&mut self, id: ConnectionId) -> Option<ConnectionId> {
@@ -160,10 +176,11 @@ impl Pool {
 
     fn add(&mut self, connection: UpstreamConnection, effects: &mut Effects) -> ConnectionId {
         let address = connection.key.address();
+        let is_slow_after = connection.key.node.map_or(HANDSHAKE_TIMEOUT, |_| SLOW_HANDSHAKE);
         let id = self.connections.insert(connection);
         effects.outbox.push(Output::Open(id, address));
         self.announce(id, effects);
-        effects.timers.sweep_by(Some(effects.now + HANDSHAKE_TIMEOUT));
+        effects.timers.sweep_by(Some(effects.now + is_slow_after));
         id
     }
 

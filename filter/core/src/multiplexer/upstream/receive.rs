@@ -4,6 +4,7 @@ use super::Upstreams;
 use super::availability::{Outage, Peer};
 use super::connection::Received;
 use super::copies;
+use super::discovery::away;
 use super::events::{Confirmation, Event};
 use super::handshake::{HandshakeStep, Refusal};
 use super::health::health_of;
@@ -73,7 +74,9 @@ pub fn end(upstreams: &mut Upstreams, receipt: Receipt<'_>, effects: &mut Effect
     if is_established {
         let peer = Peer::new(&connection.key.endpoint, connection.key.node);
         let database = Peer::database(&connection.key);
-        upstreams.pool.availability.succeeded(&peer);
+        if upstreams.pool.availability.succeeded(&peer) {
+            away::node_answered(&upstreams.discovery, &peer, &mut upstreams.pool);
+        }
         upstreams.pool.availability.succeeded(&database);
     }
     let Some(connection) = upstreams.pool.get(id) else { return };
@@ -174,6 +177,7 @@ fn on_refusal(upstreams: &mut Upstreams, id: ConnectionId, step: HandshakeStep, 
     if !refusal.is_general {
         return;
     }
+    away::node_answered(&upstreams.discovery, &peer, &mut upstreams.pool);
     upstreams.pool.availability.back_off(peer, Outage::Refuses(refusal.text.clone()), effects.now);
     // A login that a client presented is its own.
     if refusal.concerns_login && !endpoint.is_clients() {

@@ -14,7 +14,8 @@ use super::availability::{Outage, Peer};
 use super::connection::UpstreamConnection;
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
-use super::held::{Refused, Why};
+use super::failover::resend;
+use super::held::Refused;
 use super::later::slot_of;
 use super::max_age;
 use super::pending::{InFlight, Owner, PendingReply};
@@ -61,7 +62,7 @@ pub fn on_command_reply(
     let bytes = connection.take_replay(in_flight);
     let (purpose, key) = (connection.purpose, connection.key.clone());
     let retry = Retry { in_flight, bytes, key };
-    follow(upstreams, Refused { from: id, purpose, why: Why::Redirected(redirect), reply, retry }, false, effects);
+    follow(upstreams, Refused { from: id, purpose, why: redirect, reply, retry }, false, effects);
 }
 
 /// Takes in what an error says about the server. Returns true if the command goes elsewhere.
@@ -94,7 +95,7 @@ fn note_condition(
     if let Some(owner) = in_flight.what.command() {
         upstreams.pool.events.push_back(Event::Redirected(owner));
     }
-    upstreams.resend(retry, false, effects);
+    resend(upstreams, retry, false, effects);
     true
 }
 
@@ -105,12 +106,6 @@ pub fn release(upstreams: &mut Upstreams, cluster: ClusterId, effects: &mut Effe
     }
 }
 
-/// A node can't be reached to which commands were to go that have bytes to be sent elsewhere: others
-/// are asked whether one has taken its place.
-pub fn unreached(upstreams: &mut Upstreams, refused: Refused, effects: &mut Effects) {
-    follow(upstreams, refused, false, effects);
-}
-
 /// A node hasn't executed a command. `is_told`: the nodes were asked because of it.
 fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &mut Effects) {
     let Some(owner) = refused.retry.in_flight.what.command() else { return };
@@ -118,20 +113,19 @@ fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &
     let Retry { in_flight, bytes, key, .. } = &refused.retry;
     let own_slot = slot_of(bytes);
     let (slot, node, asks) = match refused.why {
-        Why::Redirected(Redirect::Moved(slot, node)) => (Some(slot), node, false),
-        Why::Redirected(Redirect::Ask(slot, node)) => (Some(slot), node, true),
-        Why::Redirected(Redirect::TryAgain) => return try_again(upstreams, refused, owner, effects),
-        Why::Redirected(Redirect::ClusterDown) => {
+        Redirect::Moved(slot, node) => (slot, node, false),
+        Redirect::Ask(slot, node) => (slot, node, true),
+        Redirect::TryAgain => return try_again(upstreams, refused, owner, effects),
+        Redirect::ClusterDown => {
             upstreams.discovery.suspect(&endpoint, effects);
             return answer(upstreams, refused);
         }
-        Why::Unreached => (own_slot, None, false),
     };
     let is_exhausted = in_flight.redirects >= MAX_REDIRECTS || bytes.is_empty();
-    let Some(slot) = slot.filter(|slot| !is_exhausted && own_slot == Some(*slot)) else {
+    if is_exhausted || own_slot != Some(slot) {
         upstreams.discovery.suspect(&endpoint, effects);
         return answer(upstreams, refused);
-    };
+    }
     // A node asks for a command of which one key is missing; what its client has sent since for the
     // keys that are still there is executed now.
     if asks && has_several_keys(bytes) && is_followed(upstreams, owner, &refused.retry) {
@@ -158,7 +152,7 @@ fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &
 
 /// The node that a redirection calls by a name that the cluster has told.
 fn named(upstreams: &Upstreams, endpoint: &UpstreamEndpoint, refused: &Refused) -> Option<SocketAddr> {
-    let Why::Redirected(Redirect::Moved(..) | Redirect::Ask(..)) = refused.why else { return None };
+    let (Redirect::Moved(..) | Redirect::Ask(..)) = refused.why else { return None };
     let (name, port) = Redirect::host(&refused.reply)?;
     upstreams.discovery.known(endpoint)?.topology.as_ref()?.address_of(name, port)
 }
@@ -168,12 +162,11 @@ fn is_named(upstreams: &Upstreams, endpoint: &UpstreamEndpoint, node: SocketAddr
     upstreams.discovery.known(endpoint).is_some_and(|cluster| cluster.names(node))
 }
 
-/// The node isn't known, or has a name instead of an address, or is the one that said so, or none was
-/// named: nodes are asked first.
+/// The node isn't known, or has a name instead of an address, or is the one that said so: nodes are
+/// asked first.
 fn hold(upstreams: &mut Upstreams, refused: Refused, owner: Owner, effects: &mut Effects) {
     let endpoint = &refused.retry.key.endpoint;
-    let members = refused.why != Why::Unreached;
-    match upstreams.discovery.ask(endpoint, members, &mut upstreams.pool, effects) {
+    match upstreams.discovery.ask(endpoint, true, &mut upstreams.pool, effects) {
         Some(cluster) => {
             upstreams.pool.events.push_back(Event::Redirected(owner));
             upstreams.held.add(cluster, refused);
@@ -205,7 +198,7 @@ fn redirect(
         Some(client) => {
             upstreams.pool.events.push_back(Event::RedirectedDedicated { client, from, retry: Box::new(retry), asks });
         }
-        None => upstreams.resend(retry, asks, effects),
+        None => resend(upstreams, retry, asks, effects),
     }
 }
 
@@ -231,6 +224,7 @@ fn is_followed(upstreams: &mut Upstreams, owner: Owner, retry: &Retry) -> bool {
     upstreams.pool.has_later((owner, slot), &retry.key.endpoint)
         || upstreams.retries.has_later(owner, slot)
         || upstreams.held.has_later(owner, slot)
+        || upstreams.stranded.has_later(owner, slot)
 }
 
 /// A read whose replica is lost or can't answer, to be sent to the master.
@@ -242,7 +236,7 @@ pub fn at_the_master(
 ) -> Option<Retry> {
     let may_be_sent = connection.purpose.has_no_state()
         && connection.key.readonly
-        && in_flight.is_read
+        && in_flight.reads.is_some()
         && in_flight.redirects < MAX_REDIRECTS
         && !bytes.is_empty()
         && connection.refused().is_none();
@@ -254,8 +248,8 @@ pub fn at_the_master(
 /// Tells the client that its command wasn't executed. It could do nothing with an address.
 fn answer(upstreams: &mut Upstreams, refused: Refused) {
     let reply = match refused.why {
-        Why::Redirected(Redirect::TryAgain | Redirect::ClusterDown) | Why::Unreached => refused.reply,
-        Why::Redirected(Redirect::Moved(..) | Redirect::Ask(..)) => {
+        Redirect::TryAgain | Redirect::ClusterDown => refused.reply,
+        Redirect::Moved(..) | Redirect::Ask(..) => {
             b"-TRYAGAIN redis-mesh: the Redis Cluster sends the command from node to node\r\n".to_vec()
         }
     };

@@ -3,7 +3,8 @@
 
 use super::Upstreams;
 use super::availability::Peer;
-use super::connection::{Stage, UpstreamConnection};
+use super::connection::{SLOW_HANDSHAKE, Stage, UpstreamConnection};
+use super::discovery::away;
 use super::events::Event;
 use super::health::Health;
 use super::loss::{self, Loss, give_up};
@@ -52,8 +53,13 @@ fn look_at_idle(upstreams: &mut Upstreams, id: ConnectionId, effects: &mut Effec
 fn look_at_silent(upstreams: &mut Upstreams, id: ConnectionId, effects: &mut Effects) {
     let now = effects.now;
     let Some(connection) = upstreams.pool.get(id) else { return };
-    let due = |in_flight: &InFlight| in_flight.due(connection.last_activity, now);
-    let first_due = connection.pending.iter().filter_map(due).min();
+    let first_due = connection.pending.iter().filter_map(|in_flight| due(connection, in_flight, now)).min();
+    if connection.last_activity + SLOW_HANDSHAKE <= now {
+        let staged = connection.pending.iter().filter(|in_flight| connection.is_staged(in_flight));
+        if let Some(until) = staged.map(|in_flight| in_flight.failover_deadline(now)).max() {
+            away::await_failover(&mut upstreams.discovery, &connection.key.endpoint, until, effects);
+        }
+    }
     let waits = connection.pending.front().is_none_or(|front| front.patience == Patience::WAITS);
     // What waits for the connection before it says nothing about its own.
     let is_checked = !waits && matches!(connection.stage, Stage::Ready);
@@ -94,6 +100,14 @@ fn look_at_silent(upstreams: &mut Upstreams, id: ConnectionId, effects: &mut Eff
     upstreams.health.ask(&key, &mut upstreams.pool, effects);
 }
 
+/// When a command will have been unanswered for too long; `None`: it waits as long as it takes.
+fn due(connection: &UpstreamConnection, in_flight: &InFlight, now: Duration) -> Option<Duration> {
+    match connection.is_staged(in_flight) {
+        true => Some(in_flight.failover_deadline(now)),
+        false => in_flight.due(connection.last_activity, now),
+    }
+}
+
 /// Which commands over a connection have been unanswered for too long.
 enum Expiry {
     /// None.
@@ -113,13 +127,14 @@ fn expire(upstreams: &mut Upstreams, id: ConnectionId, is_busy: bool, effects: &
     let mut error = Vec::new();
     encode::error(&mut error, error_text(connection).as_bytes());
     let has_begun = connection.reader.has_passed_on_part();
-    let last_activity = connection.last_activity;
     let (mut expired, mut is_awaited, mut is_of_no_use) = (Vec::new(), false, false);
     for (place, in_flight) in connection.pending.iter().enumerate() {
-        let due = in_flight.due(last_activity, now).map(|due| match in_flight.may_run_code {
-            true if is_busy => now + CODE_GRACE,
-            true => due + CODE_GRACE,
-            false => due,
+        let due = due(connection, in_flight, now).map(|due| {
+            match in_flight.may_run_code && !connection.is_staged(in_flight) {
+                true if is_busy => now + CODE_GRACE,
+                true => due + CODE_GRACE,
+                false => due,
+            }
         });
         if due.is_none_or(|due| due > now) {
             is_awaited |= in_flight.what.is_awaited();

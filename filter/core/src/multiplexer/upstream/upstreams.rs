@@ -15,6 +15,7 @@ use super::pool::{DedicatedConnection, Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
 use super::retry::{Retry, RetryQueue};
 use super::scripts::Scripts;
+use super::stranded::StrandedCommands;
 use super::unsent_copies::UnsentCopies;
 use crate::command::script::ScriptDigest;
 use crate::command::sharing::Shareable;
@@ -39,6 +40,8 @@ pub struct Upstreams {
     pub retries: RetryQueue,
     /// Commands that wait until nodes have said who executes them.
     pub held: HeldCommands,
+    /// Commands that couldn't be sent to their nodes.
+    pub stranded: StrandedCommands,
     /// How much is held for clients that don't read.
     pub backlogs: Backlogs,
     /// Copies for mirrors that aren't sent yet.
@@ -263,14 +266,6 @@ impl Upstreams {
     /// Removes and returns the next event.
     pub fn next_event(&mut self) -> Option<Event<'static>> {
         self.pool.events.pop_front()
-    }
-
-    /// Sends a command again, over the shared connection of its pool key.
-    pub fn resend(&mut self, retry: Retry, asks: bool, effects: &mut Effects) {
-        match self.pool.shared(retry.key.clone(), effects) {
-            Ok(connection) => self.resend_over(connection.id(), retry, asks, effects),
-            Err(outage) => self.pool.events.push_back(Event::Failed { to: retry.in_flight.what, outage }),
-        }
     }
 
     /// Sends a command, or a transaction, again over a connection. With `asks`, ASKING goes before

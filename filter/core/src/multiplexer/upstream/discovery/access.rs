@@ -30,6 +30,9 @@ pub enum Missing {
     Topology(ClusterId),
     /// The error for the client.
     Error(String),
+    /// A node of this cluster can't be reached, whose place another one may take; with the error for the
+    /// client if none does in time.
+    Unreached(ClusterId, String),
     /// The error for the client: nothing can be reached.
     Unreachable(String),
 }

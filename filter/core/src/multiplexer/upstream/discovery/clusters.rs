@@ -26,6 +26,11 @@ impl KnownClusters {
     }
 
     /// Visits all clusters.
+    pub fn iter(&self) -> impl Iterator<Item = (ClusterId, &RedisCluster)> {
+        self.all.iter()
+    }
+
+    /// Visits all clusters.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ClusterId, &mut RedisCluster)> {
         self.all.iter_mut()
     }

@@ -4,7 +4,9 @@
 //! known, and at last whichever Envoy chooses, since all may have moved.
 
 mod access;
+pub mod away;
 mod clusters;
+mod nodes;
 mod redis_cluster;
 mod roles;
 mod upkeep;
@@ -15,19 +17,17 @@ use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
 use super::patience::Patience;
 use super::pending::{InFlight, PendingReply};
-use super::pool::{Pool, SharedConnection};
+use super::pool::Pool;
 use super::pool_key::{PoolKey, Purpose};
-use crate::cluster::read_policy::choose;
 use crate::cluster::topology::{self, Topology};
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClusterId, ConnectionId};
 use crate::multiplexer::timers::Timer;
 use crate::resp::encode;
-use crate::wire::ReadPolicy;
 pub use access::{Missing, NodeAccess};
 use clusters::KnownClusters;
 pub use redis_cluster::RedisCluster;
-use redis_cluster::{GONE_AFTER, REFRESH_SOON};
+use redis_cluster::{GONE_AFTER, REFRESH_SOON, while_away};
 use roles::Roles;
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -118,7 +118,8 @@ impl ClusterDiscovery {
                 self.topology(index, pool, effects)?.shards().iter().map(|shard| shard.master).collect();
             let Some(cluster) = self.clusters.get(index) else { return Ok(0) };
             let is_up = |master: &SocketAddr| {
-                pool.availability.is_up(&Peer::new(&cluster.endpoint, Some(*master)), effects.now)
+                let (availability, peer) = (&pool.availability, Peer::new(&cluster.endpoint, Some(*master)));
+                availability.is_up(&peer, effects.now) && availability.unreached(&peer).is_none()
             };
             return Ok(masters.iter().position(is_up).unwrap_or_default());
         };
@@ -140,66 +141,6 @@ impl ClusterDiscovery {
         }
         self.refresh_by(index, effects.now + REFRESH_SOON, effects);
         Missing::Error(error)
-    }
-
-    /// The shared connection to a node of a shard.
-    ///
-    /// # Errors
-    /// No node of the shard may answer, or the one that may is backed off from.
-    pub fn node(
-        &mut self,
-        (index, shard): (ClusterId, usize),
-        access: NodeAccess,
-        resp3: bool,
-        pool: &mut Pool,
-        effects: &mut Effects,
-    ) -> Result<SharedConnection, Missing> {
-        let Some(cluster) = self.clusters.get_mut(index) else { return Err(Missing::Error(String::new())) };
-        let policy = access.policy();
-        let known = cluster.cached_master(shard, resp3).filter(|_| policy == ReadPolicy::Master);
-        if let Some(connection) = known.and_then(|known| pool.usable_shared(known)) {
-            return Ok(connection);
-        }
-        let Some(nodes) = cluster.topology.as_ref().and_then(|topology| topology.shards().get(shard)) else {
-            return Err(Missing::Topology(index));
-        };
-        let (endpoint, now) = (&cluster.endpoint, effects.now);
-        let is_up = |node: SocketAddr| {
-            let availability = &pool.availability;
-            availability.is_all_up() || availability.is_up(&Peer::new(endpoint, Some(node)), now)
-        };
-        let Some((node, readonly)) = choose(policy, nodes, is_up, &mut effects.random) else {
-            let cluster = endpoint.shown();
-            let error =
-                format!("ERR redis-mesh: {cluster} has no replica for this key, and the read policy is REPLICA");
-            return Err(self.unserved(index, error, pool, effects));
-        };
-        let known = cluster.cached_replica(shard, node, resp3).filter(|_| readonly);
-        if let Some(connection) = known.and_then(|known| pool.usable_shared(known)) {
-            return Ok(connection);
-        }
-        let key = PoolKey { node: Some(node), readonly, ..PoolKey::new(endpoint.clone(), resp3) };
-        match pool.shared(key, effects) {
-            Ok(connection) if readonly => {
-                cluster.cache_replica(shard, node, resp3, connection.id());
-                Ok(connection)
-            }
-            Ok(connection) => {
-                cluster.cache_master(shard, resp3, connection.id());
-                Ok(connection)
-            }
-            // Perhaps another node has taken its place.
-            Err(outage) => Err(self.unserved(index, outage.text().to_owned(), pool, effects)),
-        }
-    }
-
-    /// The pool key of the master of the shard to which the replica of a pool key belongs.
-    pub fn master_of_replica(&self, key: &PoolKey) -> Option<PoolKey> {
-        let cluster = self.clusters.get(self.clusters.find(&key.endpoint)?)?;
-        let node = key.node?;
-        let shards = cluster.topology.as_ref()?.shards();
-        let shard = shards.iter().find(|shard| shard.replicas.contains(&node))?;
-        Some(PoolKey { node: Some(shard.master), readonly: false, ..key.clone() })
     }
 
     /// Nodes are to be asked at that time, or before.
@@ -267,7 +208,7 @@ impl ClusterDiscovery {
             if inquiry.connection.is_some() {
                 return;
             }
-            if !cluster.is_wanted {
+            if !cluster.is_wanted && !cluster.is_failover_awaited(effects.now) {
                 // Whoever waits for an answer has other rules by now.
                 return self.wake_clients(index, pool);
             }
@@ -303,7 +244,11 @@ impl ClusterDiscovery {
         if cluster.is_temporary() && cluster.periodic_refresh.is_none() {
             cluster.look_again(index, REFRESH_INTERVAL, effects);
         }
-        let next = effects.now + cluster.inquiry.failed();
+        let mut wait = cluster.inquiry.failed();
+        if cluster.is_failover_awaited(effects.now) {
+            wait = wait.min(while_away(effects));
+        }
+        let next = effects.now + wait;
         cluster.inquiry.not_before = next;
         if cluster.topology.is_some() {
             effects.timers.add(next, Timer::Discovery(index));
@@ -386,12 +331,15 @@ impl ClusterDiscovery {
             pool.events.push_back(Event::SlotsMoved(index));
         }
         let now = effects.now;
+        let is_awaited = cluster.is_failover_awaited(now);
         cluster.inquiry.not_before = now + REFRESH_SOON;
         cluster.look_again(index, REFRESH_INTERVAL, effects);
-        // While a node is down, another may be promoted at any moment.
         let is_down = |node: &SocketAddr| !pool.availability.is_up(&Peer::new(&endpoint, Some(*node)), now);
-        if is_incomplete || !is_ok || roles.masters.iter().any(is_down) {
+        if is_incomplete || !is_ok {
             effects.timers.add(now + REFRESH_SOON, Timer::Discovery(index));
+        } else if is_awaited || roles.masters.iter().any(is_down) {
+            let next = now + while_away(effects);
+            effects.timers.add(next, Timer::Discovery(index));
         }
         pool.availability.retain_nodes(&endpoint, |node| roles.nodes.contains(&node));
         self.retire_connections(&endpoint, &roles, pool, effects);

@@ -25,6 +25,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// failover, and while they find each other slow, nodes leave one another out for a moment.
 pub const GONE_AFTER: Duration = Duration::from_secs(2);
 
+/// How soon nodes are asked again while one can't be reached: another may be promoted at any moment. Up
+/// to half of it is added by chance, so that many workers don't ask at once.
+const REFRESH_WHILE_AWAY: Duration = Duration::from_millis(200);
+
 /// A Redis Cluster.
 pub struct RedisCluster {
     /// How its nodes are reached.
@@ -65,6 +69,8 @@ pub struct Inquiry {
     pub tried: Vec<Option<SocketAddr>>,
     /// No node is asked before this time.
     pub not_before: Duration,
+    /// Until when commands wait for a node that takes the place of one that can't be reached.
+    pub failover_awaited: Duration,
     /// How often in a row no node could tell.
     failures: u32,
     /// Why.
@@ -79,6 +85,7 @@ impl Default for Inquiry {
             answers: Vec::new(),
             tried: Vec::new(),
             not_before: Duration::ZERO,
+            failover_awaited: Duration::ZERO,
             failures: 0,
             why: Outage::Unreachable(String::new()),
         }
@@ -141,6 +148,11 @@ impl RedisCluster {
             effects.timers.cancel(before, Timer::PeriodicRefresh(index));
         }
         effects.timers.add(time, Timer::PeriodicRefresh(index));
+    }
+
+    /// True if commands wait for a node that takes the place of one that can't be reached.
+    pub fn is_failover_awaited(&self, now: Duration) -> bool {
+        self.inquiry.failover_awaited > now
     }
 
     /// The master of a slot, as far as it is known.
@@ -255,6 +267,12 @@ impl RedisCluster {
             Outage::Refuses(_) => Outage::Refuses(text),
         }
     }
+}
+
+/// How soon nodes are asked again while one can't be reached.
+pub fn while_away(effects: &mut Effects) -> Duration {
+    let more = effects.random.below(REFRESH_WHILE_AWAY.as_millis() as u32 / 2);
+    REFRESH_WHILE_AWAY + Duration::from_millis(more.into())
 }
 
 #[cfg(test)]

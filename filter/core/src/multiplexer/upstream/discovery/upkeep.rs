@@ -27,7 +27,7 @@ impl ClusterDiscovery {
         };
         let (is_used, is_left) = (connections().any(is_used), connections().next().is_none());
         if cluster.is_temporary() {
-            if is_left && !cluster.is_awaited {
+            if is_left && !cluster.is_awaited && !cluster.is_failover_awaited(effects.now) {
                 return self.clusters.remove(index);
             }
             cluster.look_again(index, REFRESH_INTERVAL, effects);

@@ -1,5 +1,6 @@
 //! The Redis side alone: bytes of servers in, events and bytes for servers out.
 
+mod failover;
 mod introductions;
 mod pubsub;
 mod redirections;
@@ -274,13 +275,13 @@ fn reads_over_a_lost_connection_are_sent_again() {
     let connection = side.shared(key.clone());
     let of = |client, sequence| {
         let owner = Owner { client: ClientId::of_number(client), sequence };
-        InFlight { is_read: true, ..PendingReply::Command(owner).into() }
+        InFlight { reads: Some(ReadPolicy::Master), ..PendingReply::Command(owner).into() }
     };
     side.send(connection, of(2, 4), "GET a");
     side.send(connection, of(3, 5), "GET b");
     side.send(connection, of(4, 6), "GET c");
     // What may have been executed by the write isn't read in its place, and code may do anything.
-    side.send(connection, InFlight { is_read: false, ..of(3, 7) }, "SET b x");
+    side.send(connection, InFlight { reads: None, ..of(3, 7) }, "SET b x");
     side.send(connection, InFlight { may_run_code: true, ..of(5, 8) }, "EVAL_RO code 0");
     side.send(connection, of(3, 9), "GET d");
     let lose = |side: &mut Side, id, loss| loss::lost(&mut side.upstreams, id, loss, &mut side.effects);
@@ -305,7 +306,7 @@ fn reads_over_a_lost_connection_are_sent_again() {
 fn reads_are_not_sent_again_to_a_server_that_is_silent_or_behind_what_waits() {
     let mut side = Side::new();
     let key = PoolKey::new(endpoint(None), false);
-    let read = |sequence| InFlight { is_read: true, ..PendingReply::Command(owner(sequence)).into() };
+    let read = |sequence| InFlight { reads: Some(ReadPolicy::Master), ..PendingReply::Command(owner(sequence)).into() };
     let connection = side.shared(key.clone());
     side.send(connection, read(1), "GET a");
     loss::lost(&mut side.upstreams, connection.id(), Loss::Silent, &mut side.effects);
@@ -327,7 +328,7 @@ fn a_read_whose_replica_is_lost_goes_to_the_master() {
     let mut side = Side::new();
     let cluster = side.cluster();
     let replica = side.node(cluster, NodeAccess::Read(ReadPolicy::Replica));
-    let read = InFlight { is_read: true, ..PendingReply::Command(owner(1)).into() };
+    let read = InFlight { reads: Some(ReadPolicy::Master), ..PendingReply::Command(owner(1)).into() };
     side.send(replica, read, "GET a");
     side.send(replica, PendingReply::Command(owner(2)).into(), "SET a b");
     loss::lost(&mut side.upstreams, replica.id(), Loss::Ended, &mut side.effects);

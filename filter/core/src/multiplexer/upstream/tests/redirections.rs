@@ -3,8 +3,7 @@
 use super::{Side, answers, endpoint, node, owner};
 use crate::cluster::slot::slot;
 use crate::multiplexer::ids::{ClusterId, ConnectionId};
-use crate::multiplexer::upstream::discovery::{Missing, NodeAccess};
-use crate::multiplexer::upstream::loss::{self, Loss};
+use crate::multiplexer::upstream::discovery::NodeAccess;
 use crate::multiplexer::upstream::on_timer::on_timer;
 use crate::multiplexer::upstream::pending::{InFlight, PendingReply};
 use crate::multiplexer::upstream::pool::SharedConnection;
@@ -253,46 +252,12 @@ fn a_script_follows_a_redirection_that_its_probe_has_met() {
 }
 
 #[test]
-fn a_command_that_its_node_never_got_goes_to_the_one_that_has_taken_its_place() {
-    for (slots, expected) in [
-        ("*1 *3 :0 :16383 *2 $8 10.0.0.1 :2 ", None),
-        ("*1 *3 :0 :16383 *2 $8 10.0.0.1 :1 ", Some("1: -ERR redis-mesh: c can't be reached")),
-    ] {
-        let mut side = Side::new();
-        let cluster = side.cluster();
-        side.effects.now += Duration::from_secs(2);
-        let master = side.upstreams.node(cluster, 0, NodeAccess::Write, false, &mut side.effects).unwrap();
-        side.send(master, PendingReply::Command(owner(1)).into(), "GET a");
-        let first = side.opened()[0];
-        loss::lost(&mut side.upstreams, first, Loss::Ended, &mut side.effects);
-        let second = side.opened()[0];
-        loss::lost(&mut side.upstreams, second, Loss::Ended, &mut side.effects);
-        assert_eq!(side.events(), ["1 is redirected"]);
-        // A command that comes meanwhile waits, too.
-        let missing = side.upstreams.node(cluster, 0, NodeAccess::Write, false, &mut side.effects);
-        assert_eq!(missing, Err(Missing::Topology(cluster)));
-        side.tell(cluster, slots);
-        redirect_gate::release(&mut side.upstreams, cluster, &mut side.effects);
-        match expected {
-            Some(error) => assert_eq!(side.events(), [error]),
-            None => {
-                let other = side.opened().pop().unwrap();
-                assert_eq!(side.upstreams.pool.get(other).unwrap().key.node, Some(node(2)));
-                side.sent(other);
-                side.receive(other, "+PONG ");
-                assert_eq!(side.sent(other), "*2 $3 GET $1 a ");
-            }
-        }
-    }
-}
-
-#[test]
 fn a_read_that_a_replica_cannot_answer_now_goes_to_the_master() {
     for error in ["-LOADING_Redis_is_loading ", "-MASTERDOWN_Link_with_MASTER_is_down "] {
         let mut side = Side::new();
         let cluster = side.cluster();
         let replica = side.node(cluster, NodeAccess::Read(ReadPolicy::PreferReplica));
-        let read = InFlight { is_read: true, ..PendingReply::Command(owner(1)).into() };
+        let read = InFlight { reads: Some(ReadPolicy::Master), ..PendingReply::Command(owner(1)).into() };
         side.send(replica, read, "GET a");
         assert_eq!(side.receive(replica.id(), error), ["1 is redirected"], "{error}");
         let master = side.opened()[0];
