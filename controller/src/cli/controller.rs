@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::quantity;
 use crate::render::native::DynamicModule;
+use crate::run::root::RootSettings;
 use crate::run::telemetry::{self, LogFormat};
 use crate::run::{self, ControllerConfig, FilterSource, ModuleSource};
 
@@ -20,9 +21,17 @@ pub struct Controller {
     /// The namespace of the controller itself
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "redis-mesh-system")]
     namespace: String,
-    /// Istio's root namespace
+    /// The namespace of istiod, where Istio's mesh configuration is
     #[arg(long, value_name = "NAME", default_value = "istio-system")]
-    root_namespace: String,
+    istio_namespace: String,
+    /// The revision of istiod (istio.io/rev), whose mesh configuration is read [default: the
+    /// default revision]
+    #[arg(long, value_name = "NAME")]
+    revision: Option<String>,
+    /// Istio's root namespace. Where the mesh configuration names another one, nothing is written
+    /// [default: as Istio's mesh configuration says]
+    #[arg(long, value_name = "NAME")]
+    root_namespace: Option<String>,
     /// The domain of the cluster: hosts under .svc.DOMAIN are Services
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     cluster_domain: String,
@@ -93,7 +102,11 @@ impl Controller {
         let module = self.module()?;
         run::run(ControllerConfig {
             namespace: self.namespace,
-            root_namespace: self.root_namespace,
+            root: RootSettings {
+                istio_namespace: self.istio_namespace,
+                revision: self.revision,
+                given: self.root_namespace,
+            },
             cluster_domain: self.cluster_domain,
             per_host: self.delivery == RuleDelivery::PerHost,
             filter,

@@ -17,6 +17,8 @@ pub const KIND: &str = "EnvoyFilter";
 
 /// The name of the filter at the end of Istio's filter chains.
 pub const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
+/// The name of the EnvoyFilter that has istiod send all filter configurations again.
+pub const BEACON: &str = "redis-mesh-beacon";
 /// The context of listeners for outbound traffic.
 pub const CONTEXT: &str = "SIDECAR_OUTBOUND";
 
@@ -122,7 +124,7 @@ pub fn extension(name: &str, config: &wire::FilterConfig, options: &MeshOptions)
 /// istiod sends all filter configurations again. A proxy that could not fetch the filter has
 /// given up, and refuses connections until then.
 pub fn beacon(namespace: &str, number: u64) -> Value {
-    let name = "redis-mesh-beacon";
+    let name = BEACON;
     let value = json!({
         "name": name,
         "typed_config": {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use redis_mesh_core::hex::to_hex;
+use redis_mesh_core::wire;
 use serde_json::Value;
 
 use crate::inventory::NamespacedName;
 use crate::render::envoy_filter;
 use crate::render::mesh_options::MeshOptions;
-use crate::render::planned_object::PlannedObject;
+use crate::render::planned_object::{ObjectContent, PlannedObject};
 
 use super::digest::{ContentDigest, digest};
 use super::names::{CONTROLLER, DIGEST, FIELD_MANAGER, REVISION, RenderedKey, rendered_resource};
@@ -48,6 +49,23 @@ impl Operation {
             Operation::Apply { planned, .. } => Some(planned),
             Operation::Delete(_) => None,
         }
+    }
+
+    /// The same operation for a WasmPlugin that keeps these hosts for now. Its digest is not the
+    /// planned one, so that it doesn't count as being as planned.
+    pub fn keeping(self, hosts: Vec<wire::Host>) -> Operation {
+        let Operation::Apply { key, planned, revision, digest, repairs } = self else { return self };
+        let ObjectContent::Plugin { port, prepared_services, kept } = &planned.content else {
+            return Operation::Apply { key, planned, revision, digest, repairs };
+        };
+        let content = ObjectContent::Plugin {
+            port: *port,
+            prepared_services: prepared_services.clone(),
+            kept: [kept.as_slice(), hosts.as_slice()].concat(),
+        };
+        let (namespace, name, clients) = (planned.namespace.clone(), planned.name.clone(), planned.clients.clone());
+        let planned = Arc::new(PlannedObject { namespace, name, clients, content });
+        Operation::Apply { key, planned, revision, digest: ContentDigest::default(), repairs }
     }
 
     /// True if the object was as planned and somebody has changed it.

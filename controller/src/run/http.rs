@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -13,6 +12,7 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use super::filter::Filters;
+use super::readiness::Readiness;
 use super::request::chain;
 use super::telemetry::ControllerMetrics;
 
@@ -22,8 +22,8 @@ pub struct HttpState {
     pub filters: Filters,
     /// The metrics of this process.
     pub metrics: ControllerMetrics,
-    /// True once every kind has been listed.
-    pub ready: AtomicBool,
+    /// Whether the replica is ready.
+    pub readiness: Readiness,
 }
 
 /// Binds the address before anything else is done, so that a wrong one is reported at once.
@@ -43,11 +43,9 @@ pub async fn serve(listener: TcpListener, served: Arc<HttpState>) -> std::io::Re
 }
 
 async fn ready(State(served): State<Arc<HttpState>>) -> Response {
-    if served.ready.load(Ordering::Relaxed) {
-        "ok\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not every kind has been listed yet; the log names watches that are broken\n")
-            .into_response()
+    match served.readiness.words() {
+        Ok(words) => words.into_response(),
+        Err(words) => (StatusCode::SERVICE_UNAVAILABLE, words).into_response(),
     }
 }
 

@@ -20,11 +20,11 @@ use tracing::{info, warn};
 use super::request::chain;
 
 /// The time after the last renewal when another replica may take the Lease.
-const DURATION: Duration = Duration::from_secs(15);
+pub const DURATION: Duration = Duration::from_secs(15);
 /// The time after the last renewal when a leader stops to write. It is shorter than [`DURATION`].
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 /// The time between two attempts to take or renew the Lease.
-const RETRY: Duration = Duration::from_secs(2);
+pub const RETRY: Duration = Duration::from_secs(2);
 
 /// A candidate for the Lease.
 pub struct Election {
@@ -41,6 +41,16 @@ pub struct Leadership {
 }
 
 impl Leadership {
+    /// A leadership that ends at this time.
+    pub fn until(end: Instant) -> Leadership {
+        Leadership { until: Some(end) }
+    }
+
+    /// The leadership of whoever has both: it ends with the first of them.
+    pub fn and(self, other: Leadership) -> Leadership {
+        Leadership { until: self.until.zip(other.until).map(|(one, other)| one.min(other)) }
+    }
+
     /// True while no other replica may lead.
     pub fn holds(&self) -> bool {
         self.until.is_some_and(|until| Instant::now() < until)
@@ -74,7 +84,7 @@ impl Election {
                 Ok(Err(error)) => warn!(lease = self.name, error = chain(&error), "the Lease could not be renewed"),
                 Err(_) => warn!(lease = self.name, "the API server doesn't answer requests for the Lease"),
             }
-            let leadership = Leadership { until: renewed.map(|at| at + DEADLINE) };
+            let leadership = renewed.map(|at| Leadership::until(at + DEADLINE)).unwrap_or_default();
             let is_leader = leadership.holds();
             // A renewal is no change, unless it came late: writes may have been left out
             // meanwhile.
@@ -184,5 +194,7 @@ mod tests {
         assert!(in_force.holds());
         let over = Leadership { until: Some(Instant::now()) };
         assert!(!over.holds());
+        assert!(in_force.and(in_force).holds());
+        assert!(!in_force.and(over).holds() && !in_force.and(Leadership::default()).holds());
     }
 }

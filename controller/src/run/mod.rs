@@ -6,6 +6,7 @@
 //! cluster, and applied in an order that keeps traffic going ([`order`]); the result is written
 //! into statuses ([`report`]).
 
+mod announcer;
 mod applier;
 mod backoff;
 mod change;
@@ -16,6 +17,7 @@ mod filter;
 mod handshake;
 mod http;
 mod index;
+mod installation;
 mod lease;
 mod listings;
 pub mod module;
@@ -23,10 +25,12 @@ mod names;
 mod observed;
 mod order;
 mod queue;
+mod readiness;
 mod reconcile;
 mod rendered;
 mod report;
 mod request;
+pub mod root;
 mod secrets;
 mod source;
 mod state;
@@ -41,13 +45,13 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use redis_mesh_core::hex::to_hex;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch as watch_channel;
 use tracing::{error, info};
 
 use crate::render::handshake::HandshakeKey;
@@ -55,11 +59,15 @@ use crate::render::mesh_options::MeshOptions;
 use crate::render::native::DynamicModule;
 use crate::validate::options::{ModuleAvailability, ValidateOptions, system_clock};
 
+use announcer::Announcer;
 use filter::Filters;
 use http::HttpState;
+use installation::{ElectionChannels, Installation, InstallationElection, Standing};
 use module::{Delivered, ModuleDelivery};
+use readiness::{Obstacle, Readiness};
 use reconcile::Reconciler;
 use request::chain;
+use root::{RootFinding, RootReader, RootSettings};
 use sync_state::{ReconcileSettings, SyncState};
 use telemetry::ControllerMetrics;
 
@@ -70,8 +78,8 @@ const RELEASE: Duration = Duration::from_secs(3);
 pub struct ControllerConfig {
     /// The namespace of the controller.
     pub namespace: String,
-    /// Istio's root namespace.
-    pub root_namespace: String,
+    /// The places where Istio's root namespace is named.
+    pub root: RootSettings,
     /// The domain of the cluster.
     pub cluster_domain: String,
     /// True if each host is configured by itself.
@@ -155,19 +163,20 @@ async fn serve(config: ControllerConfig) -> Result<(), String> {
             "the filter could not be put into a ConfigMap; during an upgrade, sidecars that start may not get it"
         );
     }
-    let state = HttpState { filters, metrics: ControllerMetrics::default(), ready: AtomicBool::new(false) };
+    let state = HttpState { filters, metrics: ControllerMetrics::default(), readiness: Readiness::default() };
     let http = Arc::new(state);
     let identity = identity()?;
     let (leads, leadership) = tokio::sync::watch::channel(lease::Leadership::default());
     let election = lease::Election::new(&client, &config.namespace, &config.lease, identity.clone());
     let election = tokio::spawn(election.run(leads));
+    let standing = mesh_election(&config, &client, &identity, leadership, http.clone());
     let (delivers, delivered) = tokio::sync::watch::channel(Delivered::default());
     if let ModuleSource::ConfigMaps { path, namespaces, directory, delay } = &config.module {
         let file = module::read(path)?;
         match module::check_size(file.len()) {
             Ok(()) => {
                 let delivery = ModuleDelivery::new(client.clone(), namespaces.clone(), directory, file, *delay);
-                tokio::spawn(delivery.run(leadership.clone(), delivers));
+                tokio::spawn(delivery.run(standing.clone(), delivers));
             }
             // Hosts are served without the module; the statuses of objects have the same message.
             Err(problem) => {
@@ -179,17 +188,39 @@ async fn serve(config: ControllerConfig) -> Result<(), String> {
     let shown = filter_url.clone();
     let settings = settings(&config, identity, (filter_url, filter_sha256), handshake_key);
     info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, filter = shown, "starting");
-    let reconciler = Reconciler::new(SyncState::new(client, settings, http.clone(), leadership), delivered);
+    let reconciler = Reconciler::new(SyncState::new(client, settings, http.clone(), standing), delivered);
     let result = tokio::select! {
         result = http::serve(listener, http) => result.map_err(|error| format!("--listen: {error}")),
         () = reconciler.run() => Ok(()),
         () = stopped() => Ok(()),
     };
-    // The reconciler was dropped, and with it the last receiver of the leadership: the election
-    // gives the Lease back and ends.
+    // The reconciler was dropped, and with it the last receiver of the standing, so that the election
+    // gives the Lease of the replicas back and ends. That of the mesh stays with the installation.
     let _ = tokio::time::timeout(RELEASE, election).await;
     info!("stopped");
     result
+}
+
+/// Starts what finds out Istio's root namespace and whether this installation may write there.
+fn mesh_election(
+    config: &ControllerConfig,
+    client: &Client,
+    identity: &str,
+    leads: watch_channel::Receiver<lease::Leadership>,
+    http: Arc<HttpState>,
+) -> watch_channel::Receiver<Standing> {
+    let (finds, found) = watch_channel::channel(RootFinding::Pending);
+    let reader = RootReader::new(client.clone(), config.root.clone());
+    tokio::spawn(reader.run(finds));
+    let announcer = Announcer::new(client.clone(), &config.namespace, identity);
+    tokio::spawn(announcer.run(found.clone(), http.clone()));
+    let (stands, standing) = watch_channel::channel(Standing::default());
+    let us = Installation { namespace: config.namespace.clone(), lease: config.lease.clone() };
+    let election = InstallationElection::new(client.clone(), us);
+    let channels = ElectionChannels { leads, root: found, standing: stands };
+    let tell = move |words| http.readiness.set(Obstacle::Installation, words);
+    tokio::spawn(election.run(channels, tell));
+    standing
 }
 
 /// The settings of the reconciler. The pair is the filter's URL and SHA-256.
@@ -210,7 +241,8 @@ fn settings(
         mesh: MeshOptions {
             filter_url,
             filter_sha256,
-            root_namespace: config.root_namespace.clone(),
+            // Nothing is evaluated before it is known.
+            root_namespace: String::new(),
             per_host: config.per_host,
             listen: Vec::new(),
             handshake_key,

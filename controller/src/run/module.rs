@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::diagnostic::{Code, Problem};
 
 use super::filter::sha256;
-use super::lease::Leadership;
+use super::installation::Standing;
 use super::request::chain;
 use crate::render::native::DynamicModule;
 
@@ -104,10 +104,10 @@ impl ModuleDelivery {
     }
 
     /// Runs until every receiver is dropped. Only the leader writes.
-    pub async fn run(self, mut leads: watch::Receiver<Leadership>, delivered: watch::Sender<Delivered>) {
+    pub async fn run(self, mut standing: watch::Receiver<Standing>, delivered: watch::Sender<Delivered>) {
         let mut said: BTreeMap<String, String> = BTreeMap::new();
         loop {
-            if leads.borrow().holds() {
+            if standing.borrow().holds() {
                 let state = self.look_after(&mut said).await;
                 delivered.send_if_modified(|known| {
                     // Once present, the module stays present: pods of a namespace that is added
@@ -121,7 +121,7 @@ impl ModuleDelivery {
             }
             tokio::select! {
                 () = tokio::time::sleep(PERIOD.min(self.delay.max(Duration::from_secs(1)))) => {}
-                changed = leads.changed() => if changed.is_err() { return },
+                changed = standing.changed() => if changed.is_err() { return },
                 () = delivered.closed() => return,
             }
         }

@@ -7,9 +7,9 @@ use kube::api::DynamicObject;
 use redis_mesh_core::wire;
 use serde_json::Value;
 
-use crate::render::object_meta::PURPOSE;
+use crate::render::object_meta::{DESTINATION_SUFFIX, PURPOSE};
 use crate::render::plan::PortGroup;
-use crate::render::{overlay, wasm_plugin};
+use crate::render::{envoy_filter, overlay, wasm_plugin};
 
 use super::digest::{ContentDigest, digest, from_hex};
 use super::names::{CONTROLLER, DIGEST, REVISION, RenderedKey};
@@ -30,8 +30,8 @@ pub struct ObservedObject {
     pub digest: Option<ContentDigest>,
     /// The revision, as the object's annotation says.
     pub revision: u64,
-    /// True if this controller keeps the object.
-    pub is_own: bool,
+    /// The namespace of the controller that keeps the object, as its label says.
+    pub controller: Option<String>,
     /// The object from which it follows, `KIND NAMESPACE/NAME`.
     pub purpose: String,
     /// The hosts in a WasmPlugin's configuration.
@@ -47,8 +47,8 @@ pub struct ObservedObject {
 }
 
 impl ObservedObject {
-    /// Reads an object, for the controller in this namespace.
-    pub fn of(object: &DynamicObject, controller: &str) -> ObservedObject {
+    /// Reads an object.
+    pub fn of(object: &DynamicObject) -> ObservedObject {
         let annotation = |name: &str| object.annotations().get(name).cloned();
         let spec = &object.data["spec"];
         let config = &spec["pluginConfig"];
@@ -60,7 +60,7 @@ impl ObservedObject {
             spec: digest(spec),
             digest: annotation(DIGEST).and_then(|text| from_hex(&text)),
             revision: annotation(REVISION).and_then(|text| text.parse().ok()).unwrap_or_default(),
-            is_own: object.labels().get(CONTROLLER).is_some_and(|name| name == controller),
+            controller: object.labels().get(CONTROLLER).cloned(),
             purpose: annotation(PURPOSE).unwrap_or_default(),
             hosts: hosts.unwrap_or_default(),
             is_per_host: patches.iter().any(|patch| patch["applyTo"] == "EXTENSION_CONFIG"),
@@ -70,10 +70,10 @@ impl ObservedObject {
         }
     }
 
-    /// True if the object has to be deleted when no plan has it. Objects that follow from a
-    /// frozen object stay.
-    pub fn is_prunable(&self, frozen: &[String]) -> bool {
-        self.is_own && !frozen.contains(&self.purpose)
+    /// True if sidecars have listeners that may need this object as long as they are there.
+    pub fn is_foundation(&self, key: &RenderedKey) -> bool {
+        let is_cluster = key.kind == envoy_filter::KIND && key.name.name.contains(DESTINATION_SUFFIX);
+        is_cluster || self.purpose == overlay::PURPOSE
     }
 }
 
@@ -90,14 +90,14 @@ fn rejected(status: &Value) -> Option<String> {
     (!texts.is_empty()).then(|| format!("Istio says: {}", texts.join(", ")))
 }
 
-/// The hosts in WasmPlugins that have to stay as they are; `is_kept` is given the namespace of
+/// The hosts in these WasmPlugins that have to stay as they are; `is_kept` is given the namespace of
 /// the WasmPlugin and the host.
-pub fn kept_hosts(
-    observed: &ObservedObjects,
+pub fn kept_hosts<'a>(
+    own: impl Iterator<Item = (&'a RenderedKey, &'a ObservedObject)>,
     is_kept: impl Fn(&str, &str) -> bool,
 ) -> BTreeMap<PortGroup, Vec<wire::Host>> {
     let mut kept: BTreeMap<PortGroup, Vec<wire::Host>> = BTreeMap::new();
-    for (key, object) in observed.iter().filter(|(key, object)| key.kind == wasm_plugin::KIND && object.is_own) {
+    for (key, object) in own.filter(|(key, _)| key.kind == wasm_plugin::KIND) {
         for host in &object.hosts {
             if let Some((name, port)) = host.host.rsplit_once(':')
                 && let Ok(port) = port.parse::<u16>()

@@ -10,14 +10,14 @@ use redis_mesh_core::wire;
 
 use crate::render::envoy_filter;
 use crate::render::mesh_options::MeshOptions;
-use crate::render::object_meta::DESTINATION_SUFFIX;
 use crate::render::plan::RenderPlan;
 use crate::render::planned_object::{ObjectContent, PlannedObject};
 use crate::validate::host_port::HostPort;
 use crate::validate::scope::ClientScope;
 
 use super::applier::Operation;
-use super::names::RenderedKey;
+use super::names::{CONTROLLER, RenderedKey};
+use super::observed::ObservedObject;
 use super::rendered::{Extent, Prepared, Rendered, RenderedObjects};
 
 /// A phase of applying; operations of a phase are performed when those of the phases before have
@@ -32,14 +32,18 @@ pub enum ApplyPhase {
     Listeners,
     /// WasmPlugins whose hosts get filters of their own.
     ShrinkingPlugins,
-    /// Deletions.
+    /// Deletions of WasmPlugins and listeners.
     Deletions,
+    /// Deletions of what listeners need as long as they are there.
+    FoundationDeletions,
 }
 
 /// The operations that bring the cluster into the planned state are known and in order.
 pub struct Ordered {
     /// The operations, sorted by phase.
     pub operations: Vec<(ApplyPhase, Operation)>,
+    /// Objects that another installation keeps, and which stay as they are.
+    pub refused: Vec<(RenderedKey, Arc<PlannedObject>)>,
 }
 
 /// The facts besides the plan on which the order depends.
@@ -51,6 +55,8 @@ pub struct OrderContext<'a> {
     pub frozen: Vec<String>,
     /// True while the dynamic module is on its way to the sidecars that load it.
     pub awaits_module: bool,
+    /// True if Istio itself names the root namespace.
+    pub is_confirmed: bool,
 }
 
 /// Compares a plan with the cluster and brings the operations into order.
@@ -64,9 +70,16 @@ pub fn order(
         objects.retain(&planned);
     }
     let mut operations: Vec<(ApplyPhase, Operation)> = Vec::new();
+    let mut refused = Vec::new();
     let own_filters = OnceCell::new();
     let mut created = 0;
     for (key, object) in &planned {
+        if let Some(controller) = objects.other_controller(key) {
+            let reason = kept_by(controller);
+            objects.failed(key, &reason);
+            refused.push((key.clone(), object.clone()));
+            continue;
+        }
         let Some(operation) = objects.compare(key, object, context.options) else { continue };
         let observed = objects.observed().get(key);
         created += usize::from(observed.is_none());
@@ -86,10 +99,16 @@ pub fn order(
     // If as many objects exist as are planned and not created, there is no other one.
     if rendered.stage.extent == Extent::Whole && objects.observed().len() > planned.len() - created {
         let superfluous = superfluous(objects, &planned, context);
-        operations.extend(superfluous.into_iter().map(|key| (ApplyPhase::Deletions, Operation::Delete(key))));
+        operations.extend(superfluous.into_iter().map(|(phase, key)| (phase, Operation::Delete(key))));
     }
     operations.sort_by_key(|(phase, _)| *phase);
-    rendered.at(Ordered { operations })
+    rendered.at(Ordered { operations, refused })
+}
+
+fn kept_by(controller: &str) -> String {
+    format!(
+        "it is kept by another installation of redis-mesh, whose controller is in the namespace {controller} (label {CONTROLLER}), and stays as it is; delete it if that controller is gone"
+    )
 }
 
 /// Namespace and host of the listeners that get the configuration of a filter of their own.
@@ -108,7 +127,7 @@ fn superfluous(
     objects: &RenderedObjects,
     planned: &BTreeMap<RenderedKey, Arc<PlannedObject>>,
     context: &OrderContext<'_>,
-) -> Vec<RenderedKey> {
+) -> Vec<(ApplyPhase, RenderedKey)> {
     // Where an object stays as it is, the clusters to which it may lead stay, too.
     let frozen = objects.observed().iter().filter(|(_, object)| context.frozen.contains(&object.purpose));
     let mut needed: BTreeSet<&str> = frozen.map(|(key, _)| key.name.namespace.as_str()).collect();
@@ -116,26 +135,48 @@ fn superfluous(
         ObjectContent::Plugin { kept, .. } if !kept.is_empty() => Some(planned.namespace.as_str()),
         _ => None,
     }));
-    let unplanned = objects.observed().iter().filter(|(key, _)| !planned.contains_key(*key));
+    let roots = if context.is_confirmed { BTreeSet::new() } else { other_roots(objects, context.options) };
+    let unplanned = objects.own().filter(|(key, _)| !planned.contains_key(*key));
     let superfluous = unplanned.filter(|(key, object)| {
-        let may_be_needed = is_cluster(key) && needed.contains(key.name.namespace.as_str());
+        let namespace = key.name.namespace.as_str();
+        let may_be_needed = object.is_foundation(key) && needed.contains(namespace);
         let waits_for_module = object.is_native && context.awaits_module;
-        object.is_prunable(&context.frozen) && !may_be_needed && !waits_for_module
+        let is_frozen = context.frozen.contains(&object.purpose);
+        !is_frozen && !may_be_needed && !waits_for_module && !roots.contains(namespace)
     });
-    superfluous.map(|(key, _)| key.clone()).collect()
+    let phase = |key: &RenderedKey, object: &ObservedObject| match object.is_foundation(key) {
+        true => ApplyPhase::FoundationDeletions,
+        false => ApplyPhase::Deletions,
+    };
+    superfluous.map(|(key, object)| (phase(key, object), key.clone())).collect()
 }
 
-fn is_cluster(key: &RenderedKey) -> bool {
-    key.kind == envoy_filter::KIND && key.name.name.contains(DESTINATION_SUFFIX)
+/// The namespaces that redis-mesh has used as root namespaces, besides the present one. Each of them
+/// has a beacon, and what is there may be what the mesh obeys.
+fn other_roots<'a>(objects: &'a RenderedObjects, options: &MeshOptions) -> BTreeSet<&'a str> {
+    let beacons = objects.observed().keys().filter(|key| key.name.name == envoy_filter::BEACON);
+    let namespaces = beacons.map(|key| key.name.namespace.as_str());
+    namespaces.filter(|namespace| *namespace != options.root_namespace).collect()
 }
 
 /// The operations that have to wait because something that they depend on could not be applied.
 /// Objects of others are not held up.
+///
+/// What is in force stays until its successor has been applied, and the successor may be in
+/// another namespace than what it succeeds: so hosts and owners count, and not only namespaces.
 #[derive(Default)]
 pub struct Blocked {
+    root_namespace: String,
     /// Services whose listeners stay as they are.
     services: BTreeSet<(HostPort, ClientScope)>,
-    /// Namespaces where a cluster is missing that WasmPlugins may need.
+    /// The same hosts as WasmPlugins name them, with the namespace of the clients; none: the mesh.
+    hosts: BTreeSet<(String, Option<String>)>,
+    /// The RedisServices and RedisDestinations from which the services follow, as
+    /// [`ObservedObject::purpose`] names them.
+    owners: BTreeSet<String>,
+    /// The names of EnvoyFilters that are missing in the root namespace.
+    names: BTreeSet<String>,
+    /// Namespaces where a cluster is missing that WasmPlugins may need, or where listeners are left.
     clusters_of: BTreeSet<String>,
     /// True if the internal listeners and clusters of the dynamic module are missing.
     natives: bool,
@@ -144,29 +185,62 @@ pub struct Blocked {
 }
 
 impl Blocked {
-    /// Takes in that an object could not be applied.
+    /// Nothing has failed yet.
+    pub fn new(root_namespace: &str) -> Blocked {
+        Blocked { root_namespace: root_namespace.to_owned(), ..Blocked::default() }
+    }
+
+    /// Takes in that an object could not be applied, or not be deleted.
     pub fn after(&mut self, key: &RenderedKey, planned: Option<&PlannedObject>) {
-        let Some(planned) = planned else { return };
+        let Some(planned) = planned else { return self.held(key, None) };
         if let ObjectContent::Plugin { .. } = &planned.content {
             self.everything_of.insert(key.name.namespace.clone());
+        }
+        if key.kind == envoy_filter::KIND && key.name.namespace == self.root_namespace {
+            self.names.insert(key.name.name.clone());
         }
         self.natives |= matches!(planned.content, ObjectContent::Module(_));
         self.clusters_of.insert(key.name.namespace.clone());
         for prepared in planned.content.prepared_services() {
             self.clusters_of.insert(prepared.namespace.clone());
-            self.services.insert((prepared.service.address.clone(), prepared.service.scope.clone()));
+            let (address, scope) = (&prepared.service.address, &prepared.service.scope);
+            self.services.insert((address.clone(), scope.clone()));
+            let clients = match scope {
+                ClientScope::Mesh => None,
+                ClientScope::Namespace(namespace) => Some(namespace.clone()),
+            };
+            self.hosts.insert((address.to_string(), clients));
+            self.owners.insert(format!("{} {}", prepared.service.owner.kind, prepared.service.owner.name));
         }
     }
 
-    /// True if an operation has to wait.
-    pub fn blocks(&self, key: &RenderedKey, planned: Option<&PlannedObject>, root_namespace: &str) -> bool {
+    /// Takes in that an operation waits. Where what was to be deleted stays, so do the clusters to
+    /// which it leads.
+    pub fn held(&mut self, key: &RenderedKey, planned: Option<&PlannedObject>) {
+        if planned.is_none() {
+            self.clusters_of.insert(key.name.namespace.clone());
+        }
+    }
+
+    /// True if an operation has to wait; `observed` is the object as it is.
+    pub fn blocks(
+        &self,
+        key: &RenderedKey,
+        planned: Option<&PlannedObject>,
+        observed: Option<&ObservedObject>,
+    ) -> bool {
         let namespace = &key.name.namespace;
         match planned.map(|planned| &planned.content) {
-            None => self.everything_of.contains(namespace) || is_cluster(key) && self.clusters_of.contains(namespace),
+            None => {
+                self.everything_of.contains(namespace)
+                    || observed.is_some_and(|observed| self.blocks_deletion(key, observed))
+            }
             Some(ObjectContent::Cluster { .. } | ObjectContent::Module(_)) => false,
             // The WasmPlugin of the root namespace serves everybody. Where a cluster is missing,
             // its filter refuses commands rather than sending them elsewhere.
-            Some(ObjectContent::Plugin { .. }) => namespace != root_namespace && self.clusters_of.contains(namespace),
+            Some(ObjectContent::Plugin { .. }) => {
+                *namespace != self.root_namespace && self.clusters_of.contains(namespace)
+            }
             Some(content @ (ObjectContent::Listener { prepared, .. } | ObjectContent::NativeListener { prepared })) => {
                 let is_native = matches!(content, ObjectContent::NativeListener { .. });
                 is_native && self.natives
@@ -174,4 +248,34 @@ impl Blocked {
             }
         }
     }
+
+    /// The hosts that a WasmPlugin has and is to lose, though the filters of their own that are to
+    /// serve them could not be applied.
+    pub fn unserved(&self, namespace: &str, planned: &PlannedObject, observed: &ObservedObject) -> Vec<wire::Host> {
+        let ObjectContent::Plugin { prepared_services, kept, .. } = &planned.content else { return Vec::new() };
+        let stays = |host: &str| {
+            let mut served = prepared_services.iter().map(|prepared| prepared.service.address.to_string());
+            served.any(|address| address == host) || kept.iter().any(|kept| kept.host == host)
+        };
+        let unserved = observed.hosts.iter().filter(|host| self.lacks(namespace, &host.host) && !stays(&host.host));
+        unserved.cloned().collect()
+    }
+
+    fn blocks_deletion(&self, key: &RenderedKey, observed: &ObservedObject) -> bool {
+        let namespace = &key.name.namespace;
+        observed.is_foundation(key) && self.clusters_of.contains(namespace)
+            || key.kind == envoy_filter::KIND && self.names.contains(&key.name.name)
+            || self.owners.contains(&observed.purpose)
+            || observed.hosts.iter().any(|host| self.lacks(namespace, &host.host))
+    }
+
+    /// True if what serves a host for the clients of an object in this namespace could not be
+    /// applied.
+    fn lacks(&self, namespace: &str, host: &str) -> bool {
+        let of = |clients: Option<&str>| self.hosts.contains(&(host.to_owned(), clients.map(str::to_owned)));
+        of(None) || of(Some(namespace))
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,5 @@
 //! The task that takes in what watches show and runs a sync when nothing more comes for a moment.
 
-use std::sync::atomic::Ordering;
-
 use tokio::sync::{mpsc, watch as shared};
 use tracing::{info, warn};
 
@@ -12,8 +10,9 @@ use super::change::StoreChange;
 use super::listings::Listings;
 use super::module::Delivered;
 use super::names::{ObjectKind, RenderedKey};
+use super::readiness::Obstacle;
 use super::source::{SecretScope, WatchSource};
-use super::sync_state::{SyncContext, SyncState};
+use super::sync_state::SyncState;
 use super::watch::{self, Observation, WatchUpdate};
 
 /// Reconciles the cluster with its RedisServices and RedisDestinations.
@@ -42,8 +41,8 @@ impl Reconciler {
             WatchSource::Rendered(envoy_filter::KIND),
         ];
         for source in sources {
-            let SyncContext { client, settings, .. } = &self.state.context;
-            watch::start(client, source.clone(), &settings.controller, self.updates.0.clone());
+            let client = &self.state.context.client;
+            watch::start(client, source.clone(), self.updates.0.clone());
             self.listings.require(source);
         }
         loop {
@@ -51,7 +50,10 @@ impl Reconciler {
             if !self.listings.is_complete() {
                 continue;
             }
-            self.state.context.http.ready.store(true, Ordering::Relaxed);
+            self.state.context.http.readiness.set(Obstacle::Listing, None);
+            if self.state.context.standing.borrow().root.is_none() {
+                continue;
+            }
             if self.state.progress.is_new {
                 // Objects that wait for Secrets are missing in the plan, and shared objects would
                 // be written without them.
@@ -81,14 +83,12 @@ impl Reconciler {
                     self.take(update);
                 }
             }
-            changed = self.state.context.leadership.changed() => {
+            changed = self.state.context.standing.changed() => {
                 if changed.is_err() {
                     // The election has ended because the process ends.
                     return std::future::pending().await;
                 }
-                self.state.context.http.metrics.set_leader(self.state.context.is_leader());
-                self.state.progress.is_settled = false;
-                self.state.progress.is_stale = true;
+                self.take_standing();
                 return;
             }
             () = changed(&mut self.delivered) => self.take_module(),
@@ -102,6 +102,20 @@ impl Reconciler {
                 Ok(None) | Err(_) => return,
             }
         }
+    }
+
+    /// Takes in which part this replica has in the mesh.
+    fn take_standing(&mut self) {
+        let standing = self.state.context.standing.borrow_and_update().clone();
+        let known = &mut self.state.context.settings.mesh.root_namespace;
+        if let Some(root) = standing.root.filter(|root| *root.namespace != **known) {
+            *known = root.namespace.to_string();
+            self.state.queue.add(self.state.store.objects().keys().cloned());
+        }
+        self.state.objects.succeed(standing.predecessors);
+        self.state.context.http.metrics.set_leader(self.state.context.is_leader());
+        self.state.progress.is_settled = false;
+        self.state.progress.is_stale = true;
     }
 
     /// Takes in what became of the delivery of the dynamic module.
@@ -136,11 +150,11 @@ impl Reconciler {
             }
             WatchUpdate::Gone(source, name) => self.remove(&source, &name),
             WatchUpdate::Listed(source) => self.listed(source),
-            WatchUpdate::Failed(source, message) => {
-                self.listings.fail(&source, &message);
+            WatchUpdate::Failed(source, failure) => {
+                self.listings.fail(&source, &failure.reason);
                 self.state.context.http.metrics.watch_failed(source.name());
                 if let WatchSource::Secrets(scope) = source
-                    && self.state.secrets.failed(&scope, message)
+                    && self.state.secrets.failed(&scope, failure)
                 {
                     self.wake(&scope);
                 }
@@ -196,9 +210,9 @@ impl Reconciler {
 
     /// Watches the Secrets that objects name, and no others.
     fn watch_secrets(&mut self) {
-        let SyncContext { client, settings, .. } = &self.state.context;
+        let client = &self.state.context.client;
         let updates = &self.updates.0;
-        let open = |source| watch::start(client, source, &settings.controller, updates.clone());
+        let open = |source| watch::start(client, source, updates.clone());
         for closed in self.state.secrets.update(&self.state.store, open) {
             self.listings.close(&closed);
         }

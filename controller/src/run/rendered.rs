@@ -79,6 +79,8 @@ fn now() -> u64 {
 pub struct RenderedObjects {
     /// The namespace of the controller.
     controller: String,
+    /// The namespaces of controllers whose objects this one has taken over.
+    predecessors: Arc<BTreeSet<String>>,
     observed: ObservedObjects,
     digests: DigestCache,
     revision: u64,
@@ -94,6 +96,7 @@ impl RenderedObjects {
     pub fn new(controller: String) -> RenderedObjects {
         RenderedObjects {
             controller,
+            predecessors: Arc::default(),
             observed: ObservedObjects::new(),
             digests: DigestCache::default(),
             revision: 0,
@@ -105,6 +108,27 @@ impl RenderedObjects {
     /// The objects in the cluster.
     pub fn observed(&self) -> &ObservedObjects {
         &self.observed
+    }
+
+    /// Treats the objects of these controllers as this controller's own.
+    pub fn succeed(&mut self, predecessors: Arc<BTreeSet<String>>) {
+        self.predecessors = predecessors;
+    }
+
+    /// The objects that this controller keeps, and those that it has taken over.
+    pub fn own(&self) -> impl Iterator<Item = (&RenderedKey, &ObservedObject)> {
+        self.observed.iter().map(|(key, object)| (key, object.as_ref())).filter(|(_, object)| self.owns(object))
+    }
+
+    fn owns(&self, object: &ObservedObject) -> bool {
+        let of = object.controller.as_ref();
+        of.is_some_and(|of| *of == self.controller || self.predecessors.contains(of))
+    }
+
+    /// The controller of another installation that keeps an object, which is therefore left alone.
+    pub fn other_controller(&self, key: &RenderedKey) -> Option<&str> {
+        let object = self.observed.get(key).filter(|object| !self.owns(object))?;
+        object.controller.as_deref()
     }
 
     /// The names of the objects of a kind.
@@ -125,7 +149,7 @@ impl RenderedObjects {
             object.settled = known.settled.filter(|(_, generation)| *generation == object.generation);
             let is_same = known.generation == object.generation
                 && known.digest == object.digest
-                && known.is_own == object.is_own
+                && known.controller == object.controller
                 && known.rejected == object.rejected;
             if is_same {
                 return false;
@@ -157,7 +181,7 @@ impl RenderedObjects {
         let mut repairs = false;
         if let Some(object) = self.observed.get_mut(key)
             && object.digest == Some(digest)
-            && object.is_own
+            && object.controller.as_ref() == Some(&self.controller)
         {
             if object.settled == Some((digest, object.generation)) {
                 return None;
@@ -212,7 +236,7 @@ impl RenderedObjects {
     }
 
     fn written(&mut self, key: &RenderedKey, object: &DynamicObject, digest: ContentDigest) {
-        let mut observed = ObservedObject::of(object, &self.controller);
+        let mut observed = ObservedObject::of(object);
         observed.settled = Some((digest, observed.generation));
         self.observed.insert(key.clone(), Box::new(observed));
     }

@@ -153,8 +153,7 @@ impl SyncState {
                 is_placed_there && host.strip_prefix(&name.host).is_some_and(|rest| rest.starts_with(':'))
             })
         };
-        let mut own = self.objects.observed().iter().filter(|(_, object)| object.is_own);
-        own.any(|(at, object)| {
+        self.objects.own().any(|(at, object)| {
             object.purpose == purpose || object.hosts.iter().any(|host| is_about(&at.name.namespace, &host.host))
         })
     }

@@ -51,6 +51,11 @@ pub async fn with_timeout<T>(request: impl Future<Output = Result<T, kube::Error
     }
 }
 
+/// Why a request was refused in words, with what a person can do about it.
+pub fn with_remedy(error: kube::Error) -> String {
+    RequestError::Failed(error).with_remedy()
+}
+
 /// An error together with its causes, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::task::JoinHandle;
+use tracing::info;
 
 use crate::inventory::NamespacedName;
 
 use super::names::ObjectKey;
 use super::source::{SecretScope, WatchSource, secret_scopes};
 use super::store::Store;
+use super::watch::WatchFailure;
 
 /// The open watches of Secrets, with what each of them has shown.
 #[derive(Default)]
@@ -18,6 +20,8 @@ pub struct SecretWatches {
     named: BTreeSet<NamespacedName>,
     /// The watches that have neither listed their Secrets nor failed yet.
     unread: BTreeSet<SecretScope>,
+    /// Wider watches that the API server has forbidden: narrower ones take their place.
+    forbidden: BTreeSet<SecretScope>,
     /// Why watches can't list their Secrets.
     unreadable: BTreeMap<SecretScope, String>,
     /// The version of the set of named Secrets for which the watches were opened.
@@ -33,7 +37,7 @@ impl SecretWatches {
             return Vec::new();
         }
         let named = store.index().secrets();
-        let wanted = secret_scopes(&named);
+        let wanted = secret_scopes(&named, &self.forbidden);
         // A watch of many Secrets may have shown one before it was named, when it was dropped:
         // the watch has to list again.
         let missed = named.difference(&self.named).filter(|secret| !store.has_secret(secret));
@@ -66,7 +70,13 @@ impl SecretWatches {
 
     /// Records that a watch failed. True if it has never listed its Secrets; else the Secrets as
     /// known stay valid.
-    pub fn failed(&mut self, scope: &SecretScope, reason: String) -> bool {
+    pub fn failed(&mut self, scope: &SecretScope, failure: WatchFailure) -> bool {
+        let WatchFailure { reason, is_forbidden } = failure;
+        if is_forbidden && !matches!(scope, SecretScope::Name(_)) && self.forbidden.insert(scope.clone()) {
+            info!(%scope, "this watch of Secrets is forbidden; those that objects name are watched by narrower ones");
+            // The next update replaces the watch.
+            self.version = None;
+        }
         let was_unread = self.unread.remove(scope);
         if was_unread {
             self.unreadable.insert(scope.clone(), reason);
@@ -98,5 +108,74 @@ impl SecretWatches {
             Some(format!("Secret {secret} can't be read by the controller: {reason}"))
         };
         secrets.filter_map(reason).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::crd;
+    use crate::run::change::StoreChange;
+    use crate::run::names::ObjectKind;
+    use crate::validate::options::ValidateOptions;
+
+    /// A store whose objects name this many Secrets in one namespace.
+    fn naming(secrets: usize) -> Store {
+        let mut store = Store::new(ValidateOptions::default());
+        for number in 0..secrets {
+            let secret = json!({"secret": {"name": format!("s{number}")}});
+            let spec = json!({
+                "host": format!("h{number}.example.com"),
+                "trafficPolicy": {"connectionPool": {"redis": {"auth": secret}}},
+            });
+            let object = json!({
+                "apiVersion": crd::API_VERSION,
+                "kind": "RedisDestination",
+                "metadata": {"namespace": "n", "name": format!("d{number}"), "uid": "u", "generation": 1},
+                "spec": spec,
+            });
+            let object = serde_json::from_value(object).unwrap();
+            store.apply(StoreChange::Object(ObjectKind::Destination, Box::new(object))).unwrap();
+        }
+        store
+    }
+
+    fn failure(is_forbidden: bool) -> WatchFailure {
+        WatchFailure { reason: "no".to_owned(), is_forbidden }
+    }
+
+    #[tokio::test]
+    async fn a_forbidden_wide_watch_gives_way_to_narrow_ones() {
+        let store = naming(17);
+        let mut watches = SecretWatches::default();
+        let open = |_| tokio::spawn(std::future::pending());
+        let whole = SecretScope::Namespace("n".to_owned());
+        let first = NamespacedName::new("n", "s0");
+        assert!(watches.update(&store, open).is_empty());
+        assert_eq!(watches.tasks.keys().collect::<Vec<_>>(), [&whole]);
+        // An API server that is away forbids nothing.
+        watches.failed(&whole, failure(false));
+        assert!(watches.update(&store, open).is_empty());
+
+        watches.failed(&whole, failure(true));
+        assert_eq!(watches.update(&store, open), [WatchSource::Secrets(whole.clone())]);
+        assert_eq!(watches.tasks.len(), 17);
+        assert!(watches.tasks.keys().all(|scope| matches!(scope, SecretScope::Name(_))));
+        assert!(watches.is_any_unread() && watches.is_unread(&first));
+        // What a narrow watch fails with is told about its Secret alone.
+        for number in 0..17 {
+            let scope = SecretScope::Name(NamespacedName::new("n", &format!("s{number}")));
+            if number == 0 {
+                watches.failed(&scope, failure(true))
+            } else {
+                watches.listed(&scope)
+            };
+        }
+        let of = |name: &str| ObjectKey { kind: ObjectKind::Destination, name: NamespacedName::new("n", name) };
+        assert_eq!(watches.unreadable_of(&store, &of("d0")).len(), 1);
+        assert!(watches.unreadable_of(&store, &of("d1")).is_empty());
+        assert!(watches.update(&store, open).is_empty(), "watches are opened again and again");
     }
 }

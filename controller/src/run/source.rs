@@ -1,6 +1,7 @@
 //! The kinds that the controller watches, and the selection of the Secrets among them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::inventory::NamespacedName;
 use crate::render::wasm_plugin;
@@ -85,30 +86,56 @@ impl SecretScope {
     }
 }
 
+impl fmt::Display for SecretScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SecretScope::Name(name) => write!(f, "Secret {name}"),
+            SecretScope::Namespace(namespace) => write!(f, "the Secrets of the namespace {namespace}"),
+            SecretScope::All => f.write_str("all Secrets"),
+        }
+    }
+}
+
 /// The number of Secrets named in one namespace above which the whole namespace is watched.
 const MAX_NAMES: usize = 16;
 /// The number of watches above which all Secrets are watched by one.
 const MAX_SCOPES: usize = 128;
 
 /// The scopes that cover the named Secrets and as few others as possible: a watch for each Secret
-/// while there are few.
-pub fn secret_scopes(named: &BTreeSet<NamespacedName>) -> BTreeSet<SecretScope> {
+/// while there are few, and wider ones where the API server doesn't forbid them.
+pub fn secret_scopes(named: &BTreeSet<NamespacedName>, forbidden: &BTreeSet<SecretScope>) -> BTreeSet<SecretScope> {
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
     for secret in named {
         *names.entry(&secret.namespace).or_default() += 1;
     }
-    let scope =
-        |secret: &NamespacedName| match names.get(secret.namespace.as_str()).is_some_and(|names| *names > MAX_NAMES) {
-            true => SecretScope::Namespace(secret.namespace.clone()),
-            false => SecretScope::Name(secret.clone()),
+    let scopes = |most: usize| -> BTreeSet<SecretScope> {
+        let scope = |secret: &NamespacedName| {
+            let of_namespace = SecretScope::Namespace(secret.namespace.clone());
+            let is_crowded = names.get(secret.namespace.as_str()).is_some_and(|names| *names > most);
+            if is_crowded && !forbidden.contains(&of_namespace) {
+                of_namespace
+            } else {
+                SecretScope::Name(secret.clone())
+            }
         };
-    let scopes: BTreeSet<SecretScope> = named.iter().map(scope).collect();
-    if scopes.len() > MAX_SCOPES { BTreeSet::from([SecretScope::All]) } else { scopes }
+        named.iter().map(scope).collect()
+    };
+    let few = scopes(MAX_NAMES);
+    match few.len() > MAX_SCOPES {
+        false => few,
+        true if !forbidden.contains(&SecretScope::All) => BTreeSet::from([SecretScope::All]),
+        // As few as are permitted.
+        true => scopes(1),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn secret_scopes(named: &BTreeSet<NamespacedName>) -> BTreeSet<SecretScope> {
+        super::secret_scopes(named, &BTreeSet::new())
+    }
 
     fn named(namespaces: usize, names: usize) -> BTreeSet<NamespacedName> {
         let names = |namespace: usize| {
@@ -125,6 +152,21 @@ mod tests {
         let namespaces = ["n0", "n1"].map(|namespace| SecretScope::Namespace(namespace.into()));
         assert_eq!(crowded, BTreeSet::from(namespaces));
         assert_eq!(secret_scopes(&named(MAX_SCOPES + 1, 1)), BTreeSet::from([SecretScope::All]));
+    }
+
+    #[test]
+    fn what_is_forbidden_is_not_asked_for() {
+        let all = SecretScope::All;
+        let namespace = |number: usize| SecretScope::Namespace(format!("n{number}"));
+        let scopes = super::secret_scopes(&named(2, MAX_NAMES + 1), &BTreeSet::from([namespace(0)]));
+        assert!(scopes.contains(&namespace(1)) && !scopes.contains(&namespace(0)));
+        assert_eq!(scopes.len(), 1 + MAX_NAMES + 1);
+        // Above the bound for all of them, whole namespaces are next, however few names they have.
+        let many = named(MAX_SCOPES, 2);
+        let scopes = super::secret_scopes(&many, &BTreeSet::from([all.clone()]));
+        assert_eq!(scopes, (0..MAX_SCOPES).map(namespace).collect());
+        let forbidden = (0..MAX_SCOPES).map(namespace).chain([all]).collect();
+        assert_eq!(super::secret_scopes(&many, &forbidden), many.into_iter().map(SecretScope::Name).collect());
     }
 
     #[test]

@@ -199,7 +199,7 @@ impl SyncState {
         for prepared in prepared_services {
             hosts.remove(&(prepared.namespace.as_str(), prepared.service.address.host.as_str()));
         }
-        observed::kept_hosts(self.objects.observed(), |namespace, host| hosts.contains(&(namespace, host)))
+        observed::kept_hosts(self.objects.own(), |namespace, host| hosts.contains(&(namespace, host)))
     }
 
     /// Compares the plan with the cluster and orders the operations.
@@ -209,27 +209,41 @@ impl SyncState {
             Extent::Part => Vec::new(),
         };
         let settings = &self.context.settings;
-        let context = OrderContext { options: &settings.mesh, frozen, awaits_module: settings.awaits_module() };
+        let is_confirmed = self.context.standing.borrow().is_root_confirmed();
+        let awaits_module = settings.awaits_module();
+        let context = OrderContext { options: &settings.mesh, frozen, awaits_module, is_confirmed };
         order(rendered, &mut self.objects, &context)
     }
 
     /// Performs the operations phase by phase.
     async fn apply(&mut self, mut rendered: Rendered<Ordered>) -> Rendered<Applied> {
-        let mut blocked = Blocked::default();
-        let mut failed = 0;
-        let operations = std::mem::take(&mut rendered.stage.operations);
         // The plan doesn't change while its operations wait for requests.
         let options = self.context.settings.mesh.clone();
+        let mut blocked = Blocked::new(&options.root_namespace);
+        let operations = std::mem::take(&mut rendered.stage.operations);
+        let refused = std::mem::take(&mut rendered.stage.refused);
+        let mut failed = refused.len();
+        for (key, planned) in refused {
+            blocked.after(&key, Some(&planned));
+        }
         let mut rest = operations.into_iter().peekable();
         while let Some(phase) = rest.peek().map(|(phase, _)| *phase) {
             let mut batch = Vec::new();
             while let Some((_, operation)) = rest.next_if(|(next, _)| *next == phase) {
                 let planned = operation.planned().map(AsRef::as_ref);
-                if blocked.blocks(operation.key(), planned, &options.root_namespace) {
+                let observed = self.objects.observed().get(operation.key()).map(AsRef::as_ref);
+                if blocked.blocks(operation.key(), planned, observed) {
                     self.objects.failed(operation.key(), "waits for an object that could not be applied before it");
-                } else {
-                    batch.push(operation);
+                    blocked.held(operation.key(), planned);
+                    continue;
                 }
+                let unserved = planned
+                    .zip(observed)
+                    .map(|(planned, observed)| blocked.unserved(&operation.key().name.namespace, planned, observed));
+                batch.push(match unserved {
+                    Some(hosts) if !hosts.is_empty() => operation.keeping(hosts),
+                    _ => operation,
+                });
             }
             for (key, planned) in self.perform(batch, &options).await {
                 failed += 1;
@@ -245,27 +259,29 @@ impl SyncState {
         operations: Vec<Operation>,
         options: &MeshOptions,
     ) -> Vec<(RenderedKey, Option<Arc<crate::render::planned_object::PlannedObject>>)> {
-        let (leadership, applier) = (self.context.leadership.clone(), self.context.applier.clone());
+        let (standing, applier) = (self.context.standing.clone(), self.context.applier.clone());
         let requests = operations.into_iter().map(|operation| {
-            let (leadership, applier) = (&leadership, &applier);
+            let (standing, applier) = (&standing, &applier);
             async move {
                 let (key, repairs) = (operation.key().clone(), operation.repairs());
                 let planned = operation.planned().cloned();
                 // Another replica may have become the leader meanwhile.
-                let result = match leadership.borrow().holds() {
-                    true => Some(with_timeout(applier.perform(operation, options))),
+                let may_write = standing.borrow().may_write(&options.root_namespace);
+                let result = match may_write {
+                    true => Some(with_timeout(applier.perform(operation, options)).await),
                     false => None,
                 };
-                match result {
-                    Some(request) => Some((key, planned, repairs, request.await)),
-                    None => None,
-                }
+                (key, planned, repairs, result)
             }
         });
         let mut requests = stream::iter(requests).buffer_unordered(CONCURRENCY);
         let mut failed = Vec::new();
-        while let Some(performed) = requests.next().await {
-            let Some((key, planned, repairs, result)) = performed else { continue };
+        while let Some((key, planned, repairs, result)) = requests.next().await {
+            let Some(result) = result else {
+                // What comes after it must not be done, even if this replica leads again by then.
+                failed.push((key, planned));
+                continue;
+            };
             let subjects = planned.iter().flat_map(|planned| planned.subjects()).filter_map(ObjectKey::of);
             let subjects: Vec<ObjectKey> = subjects.collect();
             let is_performed = result.is_ok();
@@ -329,8 +345,7 @@ impl SyncState {
             metrics.set_resources(kind.name(), false, bad);
         }
         for kind in [wasm_plugin::KIND, envoy_filter::KIND] {
-            let observed = self.objects.observed().iter();
-            metrics.set_objects(kind, observed.filter(|(key, object)| key.kind == kind && object.is_own).count());
+            metrics.set_objects(kind, self.objects.own().filter(|(key, _)| key.kind == kind).count());
         }
     }
 

@@ -18,7 +18,7 @@ use crate::validate::options::{ModuleAvailability, ValidateOptions};
 use super::applier::Applier;
 use super::backoff;
 use super::http::HttpState;
-use super::lease::Leadership;
+use super::installation::Standing;
 use super::names::ObjectKey;
 use super::queue::EvaluationQueue;
 use super::rendered::RenderedObjects;
@@ -64,13 +64,13 @@ pub struct SyncContext {
     pub http: Arc<HttpState>,
     pub recorder: Recorder,
     pub applier: Applier,
-    pub leadership: shared::Receiver<Leadership>,
+    pub standing: shared::Receiver<Standing>,
 }
 
 impl SyncContext {
     /// True while this replica may write.
     pub fn is_leader(&self) -> bool {
-        self.leadership.borrow().holds()
+        self.standing.borrow().may_write(&self.settings.mesh.root_namespace)
     }
 }
 
@@ -143,7 +143,7 @@ impl SyncState {
         client: Client,
         settings: ReconcileSettings,
         http: Arc<HttpState>,
-        leadership: shared::Receiver<Leadership>,
+        standing: shared::Receiver<Standing>,
     ) -> SyncState {
         let reporter = Reporter { controller: "redis-mesh".to_owned(), instance: Some(settings.identity.clone()) };
         SyncState {
@@ -160,7 +160,7 @@ impl SyncState {
                 client,
                 settings,
                 http,
-                leadership,
+                standing,
             },
         }
     }

@@ -45,8 +45,17 @@ pub enum WatchUpdate {
     Gone(WatchSource, NamespacedName),
     /// All objects have been listed.
     Listed(WatchSource),
-    /// The watch failed, with the reason; it will be opened again.
-    Failed(WatchSource, String),
+    /// The watch failed; it will be opened again.
+    Failed(WatchSource, WatchFailure),
+}
+
+/// Why a watch failed.
+#[derive(Debug)]
+pub struct WatchFailure {
+    /// The reason in words.
+    pub reason: String,
+    /// True if the controller isn't permitted to open such a watch.
+    pub is_forbidden: bool,
 }
 
 /// An object that a watch shows.
@@ -59,8 +68,8 @@ pub enum Observation {
 }
 
 /// Opens a watch. It lasts until the task is aborted or the receiver of the updates is dropped.
-pub fn start(client: &Client, source: WatchSource, controller: &str, updates: Sender<WatchUpdate>) -> JoinHandle<()> {
-    let (client, controller) = (client.clone(), controller.to_owned());
+pub fn start(client: &Client, source: WatchSource, updates: Sender<WatchUpdate>) -> JoinHandle<()> {
+    let client = client.clone();
     tokio::spawn(async move {
         // The time limit of a watch ends it also where the connection was lost without a sign.
         let config = watcher::Config::default().timeout(60).page_size(PAGE);
@@ -87,7 +96,7 @@ pub fn start(client: &Client, source: WatchSource, controller: &str, updates: Se
             WatchSource::Rendered(kind) => {
                 let api = Api::<DynamicObject>::all_with(client, &rendered_resource(kind));
                 let config = config.labels("app.kubernetes.io/managed-by=redis-mesh");
-                let observe = move |object| Observation::Rendered(Box::new(ObservedObject::of(&object, &controller)));
+                let observe = |object| Observation::Rendered(Box::new(ObservedObject::of(&object)));
                 watch(api, config, source, updates, observe).await;
             }
             WatchSource::Secrets(scope) => {
@@ -141,7 +150,9 @@ async fn watch<K>(
             }
             Err(error) => {
                 let is_refused = response(&error).is_some_and(|status| matches!(status.code, 401 | 403));
-                (WatchUpdate::Failed(source.clone(), reason(&error)), Some(backoff.next(is_refused)))
+                let is_forbidden = response(&error).is_some_and(|status| status.code == 403);
+                let failure = WatchFailure { reason: reason(&error), is_forbidden };
+                (WatchUpdate::Failed(source.clone(), failure), Some(backoff.next(is_refused)))
             }
         };
         if updates.send(update).await.is_err() {
@@ -239,7 +250,7 @@ mod tests {
     /// The names of what a watch tells of the Services `a`, `b`, …
     async fn told(client: &Client, count: usize) -> Vec<String> {
         let (sender, mut updates) = tokio::sync::mpsc::channel(16);
-        let task = start(client, WatchSource::Services, "c", sender);
+        let task = start(client, WatchSource::Services, sender);
         let mut told = Vec::new();
         while told.len() < count {
             told.push(match updates.recv().await.unwrap() {
@@ -247,7 +258,7 @@ mod tests {
                 WatchUpdate::There(_, key, _) => key.name,
                 WatchUpdate::Gone(_, key) => format!("no {}", key.name),
                 WatchUpdate::Listed(_) => "listed".to_owned(),
-                WatchUpdate::Failed(_, message) => message,
+                WatchUpdate::Failed(_, failure) => failure.reason,
             });
         }
         task.abort();

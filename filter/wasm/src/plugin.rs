@@ -5,6 +5,7 @@ use crate::abi;
 use redis_mesh_core::request::privileges::{self, CommandNames};
 use redis_mesh_core::rewriter::LoginReview;
 use redis_mesh_core::rewriter::config::{RewriterConfig, RewriterHost};
+use redis_mesh_core::rewriter::node;
 use redis_mesh_core::stats::{Stat, Stats};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ const REVIEW_INTERVAL: Duration = Duration::from_secs(600);
 /// A plugin of the VM.
 pub struct Plugin {
     config: RefCell<Rc<RewriterConfig>>,
+    is_served: bool,
     generation: Cell<u32>,
     queue: Cell<Option<u32>>,
     /// The statistics of each host, by its name.
@@ -85,6 +87,7 @@ impl Plugin {
     pub fn new(config: RewriterConfig) -> Plugin {
         Plugin {
             config: RefCell::new(Rc::new(config)),
+            is_served: node::is_served(abi::property(&["xds", "node", "id"]).as_deref()),
             generation: Cell::new(0),
             queue: Cell::new(None),
             stats: RefCell::default(),
@@ -94,6 +97,11 @@ impl Plugin {
     /// The current configuration.
     pub fn config(&self) -> Rc<RewriterConfig> {
         self.config.borrow().clone()
+    }
+
+    /// True if connections are served in this proxy; otherwise they pass through untouched.
+    pub fn is_served(&self) -> bool {
+        self.is_served
     }
 
     /// The number of the current configuration, by which a connection learns that it has to find

@@ -45,7 +45,8 @@ enum HostBinding {
     Unknown,
     /// The connection belongs to the host of this index in the configuration.
     Managed(u32),
-    /// The connection belongs to no host of the plugin and passes through untouched.
+    /// The connection belongs to no host of the plugin, or isn't served in this proxy, and passes
+    /// through untouched.
     Unmanaged,
     /// The connection's host is gone, or Envoy has refused an edit. The rewriter's edits so far
     /// can't be undone, so the connection is closed.
@@ -275,9 +276,9 @@ impl Stream {
     pub fn new(id: u32, plugin: Rc<Plugin>) -> Stream {
         let connection = Connection {
             generation: plugin.generation(),
-            plugin,
             rewriter: Rewriter::new(u64::from(id)),
-            host: HostBinding::Unknown,
+            host: if plugin.is_served() { HostBinding::Unknown } else { HostBinding::Unmanaged },
+            plugin,
             stats: None,
             ended: false,
             has_told_end: false,

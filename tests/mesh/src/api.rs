@@ -27,6 +27,8 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("WasmPlugin", "extensions.istio.io/v1alpha1", "wasmplugins", true),
     ("EnvoyFilter", "networking.istio.io/v1alpha3", "envoyfilters", true),
     ("DestinationRule", "networking.istio.io/v1", "destinationrules", true),
+    ("Gateway", "networking.istio.io/v1", "gateways", true),
+    ("VirtualService", "networking.istio.io/v1", "virtualservices", true),
     ("ServiceEntry", "networking.istio.io/v1", "serviceentries", true),
     ("PeerAuthentication", "security.istio.io/v1", "peerauthentications", true),
     ("Telemetry", "telemetry.istio.io/v1", "telemetries", true),

@@ -86,6 +86,12 @@ impl ControlPlane {
             })
         })?;
         api.apply(TELEMETRY)?;
+        // istiod reads the same text from a file, which takes precedence.
+        let metadata = serde_json::json!({"name": "istio", "namespace": ROOT_NAMESPACE});
+        let mesh = serde_json::json!({"mesh": MESH});
+        api.apply_object(
+            &serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": mesh}),
+        )?;
         let istiod = start_istiod(programs, &dir, &kubeconfig)?;
         let programs = programs.clone();
         let mut plane = ControlPlane { istiod, _proxy: proxy, api_server, _etcd: etcd, programs, dir, kubeconfig, api };

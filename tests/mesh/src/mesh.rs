@@ -37,6 +37,8 @@ const KINDS: &[&str] = &[
     "PeerAuthentication",
     "DestinationRule",
     "ServiceEntry",
+    "Gateway",
+    "VirtualService",
 ];
 /// The namespaces of controllers, which keep Secrets of their own.
 const SYSTEM: &[&str] = &["istio-system", "redis-mesh-system", "kube-system"];

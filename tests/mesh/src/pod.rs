@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::api::{Api, ObjectName};
 use crate::control_plane::ControlPlane;
 use crate::network::{Network, Wire};
-use crate::sidecar::Sidecar;
+use crate::sidecar::{ProxyRole, Sidecar};
 
 /// The properties of a pod.
 #[derive(Clone, Debug)]
@@ -47,6 +47,15 @@ pub struct Pod {
 impl Pod {
     /// Creates a pod with its sidecar, if it has one, and without any other process.
     pub fn start(plane: &ControlPlane, network: &Arc<Network>, shape: &Shape<'_>) -> Result<Pod> {
+        Pod::start_with(plane, network, shape, ProxyRole::Sidecar)
+    }
+
+    /// Creates the pod of a gateway, whose proxy takes connections of its own.
+    pub fn gateway(plane: &ControlPlane, network: &Arc<Network>, shape: &Shape<'_>) -> Result<Pod> {
+        Pod::start_with(plane, network, shape, ProxyRole::Gateway)
+    }
+
+    fn start_with(plane: &ControlPlane, network: &Arc<Network>, shape: &Shape<'_>, role: ProxyRole) -> Result<Pod> {
         let api = plane.api();
         let ip = Ipv4Addr::new(10, 244, 0, shape.host);
         let mut labels = json!({ "app": shape.app });
@@ -61,7 +70,7 @@ impl Pod {
         let wire = network.attach(shape.name, shape.namespace, ip)?;
         let mut pod = Pod { sidecar: None, wire, name, network: network.clone(), api: api.clone() };
         if shape.sidecar {
-            pod.sidecar = Some(Sidecar::start(plane, &pod.wire, &pod.name, &labels)?);
+            pod.sidecar = Some(Sidecar::start(plane, &pod.wire, &pod.name, &labels, role)?);
         }
         Ok(pod)
     }

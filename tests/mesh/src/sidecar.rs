@@ -39,6 +39,25 @@ const RULES: &str = "\
 COMMIT
 ";
 
+/// What a proxy is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyRole {
+    /// It takes the traffic of a pod.
+    Sidecar,
+    /// It is a gateway, and takes connections of others.
+    Gateway,
+}
+
+impl ProxyRole {
+    /// The kind of node, as pilot-agent and istiod name it.
+    fn kind(self) -> &'static str {
+        match self {
+            ProxyRole::Sidecar => "sidecar",
+            ProxyRole::Gateway => "router",
+        }
+    }
+}
+
 /// A running sidecar. It dereferences to Envoy's admin interface. Dropping it kills its processes.
 #[derive(Debug)]
 pub struct Sidecar {
@@ -57,10 +76,18 @@ impl Deref for Sidecar {
 
 impl Sidecar {
     /// Starts the sidecar of a pod and waits until Envoy has its configuration.
-    pub fn start(plane: &ControlPlane, wire: &Wire, pod: &ObjectName, labels: &Value) -> Result<Sidecar> {
+    pub fn start(
+        plane: &ControlPlane,
+        wire: &Wire,
+        pod: &ObjectName,
+        labels: &Value,
+        role: ProxyRole,
+    ) -> Result<Sidecar> {
         let dir = workspace::scratch(&format!("sidecar-{}", pod.name))?;
         credentials(plane.api(), &dir, &pod.namespace)?;
-        network::restore(&wire.namespace, RULES)?;
+        if role == ProxyRole::Sidecar {
+            network::restore(&wire.namespace, RULES)?;
+        }
 
         let envoy = wheel::envoy()?;
         let proxy_config = json!({
@@ -77,7 +104,7 @@ impl Sidecar {
         // machine's /var/lib isn't ours.
         let mut command = wire.namespace.command("sh");
         command.arg("-c").arg("mount -t tmpfs none /var/lib && mkdir -p /var/lib/istio/data && exec \"$0\" \"$@\"");
-        command.arg(&plane.programs().pilot_agent).args(["proxy", "sidecar", "--domain"]);
+        command.arg(&plane.programs().pilot_agent).args(["proxy", role.kind(), "--domain"]);
         command.arg(format!("{}.svc.cluster.local", pod.namespace));
         command.args(["--proxyLogLevel=warning", "--proxyComponentLogLevel=wasm:info,config:info,upstream:info"]);
         command.current_dir(&dir).gid(GROUP);

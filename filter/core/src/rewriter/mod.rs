@@ -10,6 +10,7 @@ mod gate;
 mod login;
 mod login_review;
 mod markers;
+pub mod node;
 mod plan_keys;
 mod redis_proxy;
 mod replies;

@@ -22,12 +22,13 @@ const NAMESPACE_MANIFEST: &str = include_str!("../../../../istio/kustomize/base/
 const INSTALLATION: &str = include_str!("../../../../istio/kustomize/base/redis-mesh.yaml");
 const PERMISSIONS: [&str; 5] = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
 
-/// Installs the permissions of a controller. The API server validates the other manifests in a dry
-/// run.
-fn install(plane: &ControlPlane) -> Result<()> {
-    plane.kubectl(&["apply", "--server-side", "-f", "-"], NAMESPACE_MANIFEST)?;
-    plane.kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"], INSTALLATION)?;
-    for object in documents(INSTALLATION)? {
+/// Installs the permissions of a controller in a namespace. The API server validates the other
+/// manifests in a dry run.
+fn install(plane: &ControlPlane, namespace: &str) -> Result<()> {
+    let [namespace, installation] = [NAMESPACE_MANIFEST, INSTALLATION].map(|text| text.replace(NAMESPACE, namespace));
+    plane.kubectl(&["apply", "--server-side", "-f", "-"], &namespace)?;
+    plane.kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"], &installation)?;
+    for object in documents(&installation)? {
         if PERMISSIONS.iter().any(|kind| object["kind"] == *kind) {
             plane.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string())?;
         }
@@ -38,6 +39,10 @@ fn install(plane: &ControlPlane) -> Result<()> {
 /// The options of a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// The namespace of the controller.
+    pub namespace: String,
+    /// The value of `--root-namespace`; none: the argument is left out.
+    pub root_namespace: Option<String>,
     /// The name of the replica, which is also that of its log.
     pub name: String,
     /// The port of the node on which it serves metrics and the filter.
@@ -57,6 +62,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            namespace: NAMESPACE.into(),
+            root_namespace: Some(ROOT_NAMESPACE.into()),
             name: "redis-mesh-0".into(),
             port: 8080,
             debounce: "100ms".into(),
@@ -80,17 +87,50 @@ pub struct Controller {
 impl Controller {
     /// Installs the manifests of a replica, starts it, and waits until it is ready.
     pub fn start(plane: &ControlPlane, options: Options) -> Result<Controller> {
-        install(plane)?;
-        let token = plane.api().token(NAMESPACE, "redis-mesh", None)?;
+        let mut controller = Controller::launch(plane, options)?;
+        controller.wait_ready()?;
+        Ok(controller)
+    }
+
+    /// Installs the manifests of a replica and starts it, whether or not it becomes ready.
+    pub fn launch(plane: &ControlPlane, options: Options) -> Result<Controller> {
+        install(plane, &options.namespace)?;
+        let token = plane.api().token(&options.namespace, "redis-mesh", None)?;
         let kubeconfig = plane.kubeconfig_for(&options.name, &token)?;
         let log = workspace::scratch(&options.name)?.join("controller.log");
         let mut controller = Controller { options, kubeconfig, log, process: None };
-        controller.restart()?;
+        controller.begin()?;
         Ok(controller)
     }
 
     /// Starts the replica and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
+        self.begin()?;
+        self.wait_ready()
+    }
+
+    /// Restarts the replica with other options, whether or not it becomes ready.
+    pub fn begin_as(&mut self, options: Options) -> Result<()> {
+        self.terminate();
+        self.options = options;
+        self.begin()
+    }
+
+    /// The status code and the text of `/readyz`.
+    pub fn readiness(&self) -> Result<(u16, String)> {
+        let response = self.get("/readyz")?;
+        Ok((response.status, response.body))
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let port = self.options.port;
+        let process = self.process.as_mut().context("the controller isn't running")?;
+        process.wait_until("answer of /readyz", PATIENCE, || {
+            get(port, "/readyz").is_ok_and(|response| response.status == 200).then_some(())
+        })
+    }
+
+    fn begin(&mut self) -> Result<()> {
         self.kill();
         let filter = match &self.options.filter {
             Some(filter) => filter.clone(),
@@ -104,15 +144,14 @@ impl Controller {
         };
         let mut command = Command::new(program);
         command.arg("controller").arg("--kubeconfig").arg(&self.kubeconfig);
-        command.args(["--namespace", NAMESPACE, "--root-namespace", ROOT_NAMESPACE]);
+        command.args(["--namespace", &self.options.namespace]);
+        if let Some(root_namespace) = &self.options.root_namespace {
+            command.args(["--root-namespace", root_namespace]);
+        }
         command.args(["--listen", &format!("0.0.0.0:{port}"), "--advertise-url", &advertise]);
         command.arg("--filter").arg(filter).args(["--lease", "redis-mesh", "--debounce", debounce]);
-        command.args(arguments).env("POD_NAME", name).env("POD_NAMESPACE", NAMESPACE);
-        let mut process = Process::start(name, command, &self.log)?;
-        process.wait_until("answer of /readyz", PATIENCE, || {
-            self.get("/readyz").is_ok_and(|response| response.status == 200).then_some(())
-        })?;
-        self.process = Some(process);
+        command.args(arguments).env("POD_NAME", name).env("POD_NAMESPACE", &self.options.namespace);
+        self.process = Some(Process::start(name, command, &self.log)?);
         Ok(())
     }
 
@@ -179,9 +218,12 @@ impl Controller {
     }
 
     fn get(&self, path: &str) -> Result<http::Response> {
-        let request = Request { path, ..Request::default() };
-        http::request((NODE, self.options.port).into(), &request)
+        get(self.options.port, path)
     }
+}
+
+fn get(port: u16, path: &str) -> Result<http::Response> {
+    http::request((NODE, port).into(), &Request { path, ..Request::default() })
 }
 
 /// Returns a filter with the same behaviour and another digest: it has a custom section at its end

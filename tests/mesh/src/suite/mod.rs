@@ -3,7 +3,9 @@
 mod conditions;
 mod delivery;
 mod external;
+mod gateways;
 mod headless;
+mod installations;
 mod metrics;
 mod mission;
 mod module;
@@ -36,6 +38,7 @@ fn of_anybody() -> Vec<Test> {
         mtls::TESTS,
         native::TESTS,
         external::TESTS,
+        gateways::TESTS,
         secrets::TESTS,
         updates::TESTS,
     ]
@@ -51,6 +54,7 @@ fn of_the_controller() -> Vec<Test> {
         rotation::TESTS,
         outages::TESTS,
         succession::TESTS,
+        installations::TESTS,
         tenants::TESTS,
     ]
     .concat()

@@ -1,0 +1,163 @@
+//! What waits where the root namespace has changed, and where the objects are another controller's.
+
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::crd;
+use crate::render::handshake::HandshakeKey;
+use crate::render::plan::{self, PlanHistory};
+use crate::run::change::StoreChange;
+use crate::run::evaluation::evaluate;
+use crate::run::names::ObjectKind;
+use crate::run::store::Store;
+use crate::validate::options::ValidateOptions;
+
+fn options(root: &str) -> MeshOptions {
+    MeshOptions {
+        filter_url: "file:///filter.wasm".to_owned(),
+        filter_sha256: None,
+        root_namespace: root.to_owned(),
+        per_host: false,
+        listen: Vec::new(),
+        handshake_key: HandshakeKey::given("key"),
+        module: None,
+        other_modules: BTreeSet::new(),
+    }
+}
+
+/// The plan for a host of which clients and Redis ask for a password: a WasmPlugin or a filter of
+/// the host's own, and a cluster.
+fn planned(options: &MeshOptions) -> RenderPlan {
+    let mut store = Store::new(ValidateOptions::default());
+    let metadata = |name: &str| json!({"namespace": "a", "name": name, "uid": "u", "generation": 1});
+    let service = json!({
+        "metadata": metadata("r"),
+        "spec": {"clusterIP": "10.0.0.1", "ports": [{"name": "redis", "port": 6379}]},
+    });
+    store.apply(StoreChange::Service(Box::new(serde_json::from_value(service).unwrap()))).unwrap();
+    let host = "r.a.svc.cluster.local";
+    let rules = json!({"host": host, "settings": {"auth": {"plain": {"password": "p"}}}});
+    let pool = json!({"tcp": {"connectTimeout": "3s"}});
+    let destination = json!({"host": host, "trafficPolicy": {"connectionPool": pool}});
+    for (kind, spec) in [(ObjectKind::Service, rules), (ObjectKind::Destination, destination)] {
+        let object = json!({
+            "apiVersion": crd::API_VERSION, "kind": kind.name(), "metadata": metadata("o"), "spec": spec,
+        });
+        store.apply(StoreChange::Object(kind, Box::new(serde_json::from_value(object).unwrap()))).unwrap();
+    }
+    let keys = store.objects().keys();
+    let evaluations = keys.filter_map(|key| evaluate(&store, key, options));
+    let prepared: Vec<_> = evaluations.flat_map(|evaluation| evaluation.prepared_services).collect();
+    plan::plan(&prepared, options, &PlanHistory::default())
+}
+
+/// The objects of a plan as a controller has written them.
+fn written(plan: &RenderPlan, options: &MeshOptions, controller: &str) -> Vec<(RenderedKey, ObservedObject)> {
+    let of = |planned: &Arc<PlannedObject>| {
+        let mut object = planned.build(options, 1);
+        object["metadata"]["labels"][CONTROLLER] = controller.into();
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        (RenderedKey::of(planned), ObservedObject::of(&object))
+    };
+    plan.objects.iter().map(of).collect()
+}
+
+fn in_cluster(objects: Vec<(RenderedKey, ObservedObject)>) -> RenderedObjects {
+    let mut rendered = RenderedObjects::new("us".to_owned());
+    for (key, object) in objects {
+        rendered.observe(key, Box::new(object));
+    }
+    rendered
+}
+
+fn ordered(objects: &mut RenderedObjects, options: &MeshOptions, is_confirmed: bool) -> Ordered {
+    let rendered = Rendered { plan: planned(options), stage: Prepared { extent: Extent::Whole } };
+    let context = OrderContext { options, frozen: Vec::new(), awaits_module: false, is_confirmed };
+    order(rendered, objects, &context).stage
+}
+
+fn deletions(ordered: &Ordered) -> Vec<&RenderedKey> {
+    let deleted = ordered.operations.iter().filter(|(_, operation)| operation.planned().is_none());
+    deleted.map(|(_, operation)| operation.key()).collect()
+}
+
+#[test]
+fn what_is_in_force_stays_until_its_successor_in_another_namespace_is_applied() {
+    let (old, new) = (options("old"), options("new"));
+    let was = written(&planned(&old), &old, "us");
+    assert!(was.len() >= 2, "there is no cluster to wait for");
+    let is = planned(&new);
+    // Whichever object can't be written in the new namespace, what it succeeds stays in the old one.
+    for missing in &is.objects {
+        let key = RenderedKey::of(missing);
+        let mut blocked = Blocked::new("new");
+        blocked.after(&key, Some(missing));
+        for (key, object) in was.iter().filter(|(old, _)| old.name.name == key.name.name) {
+            assert!(blocked.blocks(key, None, Some(object)), "{key} is deleted without {}", missing.name);
+        }
+    }
+    // The clusters to which a listener leads stay with it.
+    let (cluster, object) = was.iter().find(|(key, object)| object.is_foundation(key)).unwrap();
+    let (listener, _) = was.iter().find(|(key, object)| !object.is_foundation(key)).unwrap();
+    let mut blocked = Blocked::new("new");
+    assert!(!blocked.blocks(cluster, None, Some(object)));
+    blocked.after(listener, None);
+    assert!(blocked.blocks(cluster, None, Some(object)));
+}
+
+#[test]
+fn a_failure_holds_up_nobody_else() {
+    let options = options("old");
+    let plan = planned(&options);
+    let other: Value = json!({
+        "metadata": {"annotations": {"redis-mesh.io/for": "RedisService b/x"}},
+        "spec": {"pluginConfig": {"name": "n", "revision": 1, "hosts": []}},
+    });
+    let mut other =
+        serde_json::from_value::<DynamicObject>(json!({"metadata": other["metadata"], "spec": other["spec"]}))
+            .map(|object| ObservedObject::of(&object))
+            .unwrap();
+    other.controller = Some("us".to_owned());
+    let key =
+        RenderedKey { kind: envoy_filter::KIND, name: crate::inventory::NamespacedName::new("b", "redis-mesh-x") };
+    for missing in &plan.objects {
+        let mut blocked = Blocked::new("old");
+        blocked.after(&RenderedKey::of(missing), Some(missing));
+        assert!(!blocked.blocks(&key, None, Some(&other)), "{}", missing.name);
+    }
+}
+
+#[test]
+fn an_unconfirmed_root_namespace_takes_nothing_away_from_the_one_before() {
+    let (old, new) = (options("old"), options("new"));
+    let mut was = written(&planned(&old), &old, "us");
+    let beacon: DynamicObject = serde_json::from_value(envoy_filter::beacon("old", 1)).unwrap();
+    let name = crate::inventory::NamespacedName::new("old", envoy_filter::BEACON);
+    was.push((RenderedKey { kind: envoy_filter::KIND, name }, ObservedObject::of(&beacon)));
+    let count = was.len() - 1;
+    let mut objects = in_cluster(was);
+    assert_eq!(deletions(&ordered(&mut objects, &new, false)), Vec::<&RenderedKey>::new());
+    assert_eq!(deletions(&ordered(&mut objects, &new, true)).len(), count);
+}
+
+#[test]
+fn the_objects_of_another_installation_are_left_alone() {
+    let options = options("old");
+    let plan = planned(&options);
+    let mut objects = in_cluster(written(&plan, &options, "them"));
+    let left = ordered(&mut objects, &options, true);
+    assert!(left.operations.is_empty());
+    assert_eq!(left.refused.len(), plan.objects.len());
+    let failure = objects.failure(&left.refused[0].0).cloned().unwrap_or_default();
+    assert!(failure.contains("the namespace them"), "{failure}");
+    // Nor are they deleted, wherever they are.
+    let elsewhere = self::options("new");
+    assert!(deletions(&ordered(&mut objects, &elsewhere, true)).is_empty());
+    // Handed over, they are as good as one's own, and get one's label.
+    objects.succeed(Arc::new(BTreeSet::from(["them".to_owned()])));
+    let taken = ordered(&mut objects, &options, true);
+    assert_eq!(taken.operations.len(), plan.objects.len());
+    assert!(taken.refused.is_empty());
+    assert_eq!(deletions(&ordered(&mut objects, &elsewhere, true)).len(), plan.objects.len());
+}

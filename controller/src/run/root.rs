@@ -1,0 +1,297 @@
+//! Istio's root namespace, as Istio's own mesh configuration names it.
+//!
+//! What is written into another namespace has no effect for the mesh, and what is deleted from the
+//! right one is in force. So nothing is written before the namespace is known.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::{Api, Client};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::request::{RequestError, with_timeout};
+
+/// The time between two looks at the mesh configuration.
+const PERIOD: Duration = Duration::from_secs(30);
+/// The time between two attempts while the root namespace isn't known.
+const RETRY: Duration = Duration::from_secs(2);
+/// The key of the mesh configuration in its ConfigMap.
+const KEY: &str = "mesh";
+/// The root namespace where the mesh configuration names none
+/// (<https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#MeshConfig-root_namespace>).
+const DEFAULT: &str = "istio-system";
+
+/// The places where Istio's mesh configuration is looked for, and what a person says of it.
+#[derive(Clone)]
+pub struct RootSettings {
+    /// The namespace of istiod.
+    pub istio_namespace: String,
+    /// The revision of istiod; none: the default revision.
+    pub revision: Option<String>,
+    /// The root namespace as an argument names it.
+    pub given: Option<String>,
+}
+
+impl RootSettings {
+    /// The name of the ConfigMap that istiod of this revision reads.
+    fn config_map(&self) -> String {
+        match self.revision.as_deref() {
+            None | Some("" | "default") => "istio".to_owned(),
+            Some(revision) => format!("istio-{revision}"),
+        }
+    }
+}
+
+/// The evidence that a namespace is Istio's root namespace. A proxy that shows what it was sent
+/// would be a stronger one than these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootEvidence {
+    /// Istio's mesh configuration names the namespace.
+    MeshConfig,
+    /// Only an argument names the namespace, since the mesh configuration can't be read.
+    Argument,
+}
+
+/// Istio's root namespace, and how it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshRoot {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The evidence.
+    pub evidence: RootEvidence,
+}
+
+/// The result of looking for the root namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootFinding {
+    /// The mesh configuration hasn't been looked at.
+    Pending,
+    /// The root namespace is known and exists.
+    Found(MeshRoot),
+    /// The root namespace isn't known, for this reason. Nothing may be written.
+    Refused(String),
+}
+
+impl RootFinding {
+    /// The root namespace, if it is known.
+    pub fn found(&self) -> Option<&MeshRoot> {
+        match self {
+            RootFinding::Found(root) => Some(root),
+            RootFinding::Pending | RootFinding::Refused(_) => None,
+        }
+    }
+}
+
+/// The answer to a request for the mesh configuration.
+enum MeshConfigAnswer {
+    /// The mesh configuration names this root namespace.
+    Names(String),
+    /// There is no mesh configuration that could be read, for this reason.
+    Unreadable(String),
+    /// The API server is away, which says nothing.
+    Unavailable(String),
+}
+
+/// The part of Istio's mesh configuration that is read.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MeshConfig {
+    root_namespace: Option<String>,
+}
+
+/// Looks for the root namespace again and again.
+pub struct RootReader {
+    client: Client,
+    settings: RootSettings,
+}
+
+impl RootReader {
+    /// Creates a reader that has read nothing.
+    pub fn new(client: Client, settings: RootSettings) -> RootReader {
+        RootReader { client, settings }
+    }
+
+    /// Runs until every receiver is dropped.
+    pub async fn run(self, findings: watch::Sender<RootFinding>) {
+        loop {
+            let known = findings.borrow().clone();
+            let finding = self.look(&known).await;
+            if finding != known {
+                log(&finding);
+                findings.send_replace(finding);
+            }
+            let wait = if findings.borrow().found().is_some() { PERIOD } else { RETRY };
+            tokio::select! {
+                () = findings.closed() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn look(&self, known: &RootFinding) -> RootFinding {
+        let finding = judge(&self.settings, self.read().await, known);
+        match &finding {
+            RootFinding::Found(root) => match self.missing(&root.namespace).await {
+                Some(reason) => RootFinding::Refused(reason),
+                None => finding,
+            },
+            RootFinding::Pending | RootFinding::Refused(_) => finding,
+        }
+    }
+
+    /// Reads the mesh configuration.
+    async fn read(&self) -> MeshConfigAnswer {
+        let (namespace, name) = (&self.settings.istio_namespace, self.settings.config_map());
+        let of = format!("ConfigMap {namespace}/{name}");
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+        let config_map = match with_timeout(api.get_opt(&name)).await {
+            Ok(Some(config_map)) => config_map,
+            Ok(None) => return MeshConfigAnswer::Unreadable(format!("there is no {of}")),
+            Err(error) if is_forbidden(&error) => {
+                return MeshConfigAnswer::Unreadable(format!("{of}: {}", error.with_remedy()));
+            }
+            Err(error) => return MeshConfigAnswer::Unavailable(format!("{of}: {error}")),
+        };
+        let Some(text) = config_map.data.as_ref().and_then(|data| data.get(KEY)) else {
+            return MeshConfigAnswer::Unreadable(format!("{of} has no key `{KEY}`"));
+        };
+        match root_namespace(text) {
+            Ok(root) => MeshConfigAnswer::Names(root),
+            Err(reason) => MeshConfigAnswer::Unreadable(format!("{of} can't be parsed: {reason}")),
+        }
+    }
+
+    /// Why a namespace can't hold anything; none where it can, or where that isn't known.
+    async fn missing(&self, namespace: &str) -> Option<String> {
+        let api = Api::<Namespace>::all(self.client.clone());
+        match with_timeout(api.get_opt(namespace)).await {
+            Ok(None) => Some(format!("the root namespace {namespace} doesn't exist")),
+            Ok(Some(found)) if found.metadata.deletion_timestamp.is_some() => {
+                Some(format!("the root namespace {namespace} is being deleted"))
+            }
+            Ok(Some(_)) => None,
+            // Writing tells, and nothing is deleted before that has succeeded.
+            Err(error) => {
+                warn!(namespace, %error, "the root namespace can't be looked at");
+                None
+            }
+        }
+    }
+}
+
+/// The root namespace that a mesh configuration names.
+fn root_namespace(text: &str) -> Result<String, String> {
+    let config = serde_saphyr::from_str::<Option<MeshConfig>>(text).map_err(|error| error.to_string())?;
+    let named = config.and_then(|config| config.root_namespace).filter(|name| !name.is_empty());
+    Ok(named.unwrap_or_else(|| DEFAULT.to_owned()))
+}
+
+/// True if the API server has answered that the controller may not read an object.
+fn is_forbidden(error: &RequestError) -> bool {
+    matches!(error, RequestError::Failed(kube::Error::Api(status)) if status.code == 403)
+}
+
+fn judge(settings: &RootSettings, answer: MeshConfigAnswer, known: &RootFinding) -> RootFinding {
+    let place = format!("ConfigMap {}/{}", settings.istio_namespace, settings.config_map());
+    let root = |namespace: &str, evidence| RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence });
+    match (answer, &settings.given) {
+        (MeshConfigAnswer::Names(named), Some(given)) if named != *given => RootFinding::Refused(format!(
+            "--root-namespace is {given}, but Istio's mesh configuration ({place}) names {named} as its root namespace; correct one of them, or say by --istio-namespace and --revision which Istio it is"
+        )),
+        (MeshConfigAnswer::Names(named), _) => root(&named, RootEvidence::MeshConfig),
+        // What was read before holds until something else is read.
+        (MeshConfigAnswer::Unreadable(_) | MeshConfigAnswer::Unavailable(_), _) if known.found().is_some() => {
+            known.clone()
+        }
+        (MeshConfigAnswer::Unavailable(reason), _) => RootFinding::Refused(reason),
+        (MeshConfigAnswer::Unreadable(_), Some(given)) => root(given, RootEvidence::Argument),
+        (MeshConfigAnswer::Unreadable(reason), None) => RootFinding::Refused(format!(
+            "Istio's mesh configuration can't be read, so its root namespace isn't known: {reason}; say by --istio-namespace and --revision where it is, or by --root-namespace what it says"
+        )),
+    }
+}
+
+impl fmt::Display for RootFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RootFinding::Pending => f.write_str("Istio's mesh configuration hasn't been read yet"),
+            RootFinding::Found(root) => write!(f, "Istio's root namespace is {}", root.namespace),
+            RootFinding::Refused(reason) => write!(f, "nothing is written and nothing is deleted: {reason}"),
+        }
+    }
+}
+
+fn log(finding: &RootFinding) {
+    match finding {
+        RootFinding::Pending => {}
+        RootFinding::Found(MeshRoot { namespace, evidence: RootEvidence::MeshConfig }) => {
+            info!(%namespace, "Istio's mesh configuration names its root namespace");
+        }
+        RootFinding::Found(MeshRoot { namespace, evidence: RootEvidence::Argument }) => {
+            warn!(%namespace, "Istio's mesh configuration can't be read; --root-namespace is taken at its word");
+        }
+        RootFinding::Refused(_) => error!("{finding}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(given: Option<&str>) -> RootSettings {
+        RootSettings { istio_namespace: "istiod".to_owned(), revision: None, given: given.map(str::to_owned) }
+    }
+
+    fn found(namespace: &str, evidence: RootEvidence) -> RootFinding {
+        RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence })
+    }
+
+    fn names(namespace: &str) -> MeshConfigAnswer {
+        MeshConfigAnswer::Names(namespace.to_owned())
+    }
+
+    fn unreadable() -> MeshConfigAnswer {
+        MeshConfigAnswer::Unreadable("there is none".to_owned())
+    }
+
+    #[test]
+    fn the_mesh_configuration_names_the_root_namespace() {
+        assert_eq!(root_namespace("rootNamespace: istio-config\ntrustDomain: x\n"), Ok("istio-config".to_owned()));
+        for without in ["trustDomain: x\n", "rootNamespace: \"\"\n", "", "{}"] {
+            assert_eq!(root_namespace(without), Ok("istio-system".to_owned()), "{without:?}");
+        }
+        assert!(root_namespace("rootNamespace: [").is_err());
+        let of = |revision: &str| RootSettings { revision: Some(revision.to_owned()), ..settings(None) }.config_map();
+        assert_eq!([of(""), of("default"), of("1-31")], ["istio", "istio", "istio-1-31"]);
+    }
+
+    #[test]
+    fn a_namespace_counts_only_if_nothing_speaks_against_it() {
+        let pending = RootFinding::Pending;
+        assert_eq!(judge(&settings(None), names("a"), &pending), found("a", RootEvidence::MeshConfig));
+        assert_eq!(judge(&settings(Some("a")), names("a"), &pending), found("a", RootEvidence::MeshConfig));
+        assert_eq!(judge(&settings(Some("a")), unreadable(), &pending), found("a", RootEvidence::Argument));
+        for (given, answer) in [(Some("b"), names("a")), (None, unreadable())] {
+            assert!(matches!(judge(&settings(given), answer, &pending), RootFinding::Refused(_)), "{given:?}");
+        }
+        let RootFinding::Refused(words) = judge(&settings(Some("b")), names("a"), &pending) else {
+            panic!("a difference is accepted");
+        };
+        assert!(words.contains("--root-namespace is b") && words.contains("ConfigMap istiod/istio"), "{words}");
+    }
+
+    #[test]
+    fn what_was_read_holds_until_something_else_is_read() {
+        let known = found("a", RootEvidence::MeshConfig);
+        let away = || MeshConfigAnswer::Unavailable("away".to_owned());
+        assert_eq!(judge(&settings(None), unreadable(), &known), known);
+        assert_eq!(judge(&settings(None), away(), &known), known);
+        assert_eq!(judge(&settings(None), names("c"), &known), found("c", RootEvidence::MeshConfig));
+        assert!(matches!(judge(&settings(Some("a")), names("c"), &known), RootFinding::Refused(_)));
+        assert!(matches!(judge(&settings(Some("a")), away(), &RootFinding::Pending), RootFinding::Refused(_)));
+    }
+}
