@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::http::HttpState;
-use super::readiness::Obstacle;
+use super::readiness::WriteObstacle;
 use super::request::chain;
 use super::root::RootFinding;
 
@@ -45,7 +45,7 @@ impl Announcer {
         loop {
             let finding = findings.borrow_and_update().clone();
             let words = finding.found().is_none().then(|| finding.to_string());
-            http.readiness.set(Obstacle::Root, words);
+            http.readiness.set(WriteObstacle::Root, words);
             if let RootFinding::Refused(_) = &finding {
                 self.publish(finding.to_string()).await;
             }

@@ -64,7 +64,7 @@ use filter::Filters;
 use http::HttpState;
 use installation::{ElectionChannels, Installation, InstallationElection, Standing};
 use module::{Delivered, ModuleDelivery};
-use readiness::{Obstacle, Readiness};
+use readiness::{Readiness, WriteObstacle};
 use reconcile::Reconciler;
 use request::chain;
 use root::{RootFinding, RootReader, RootSettings};
@@ -218,7 +218,7 @@ fn mesh_election(
     let us = Installation { namespace: config.namespace.clone(), lease: config.lease.clone() };
     let election = InstallationElection::new(client.clone(), us);
     let channels = ElectionChannels { leads, root: found, standing: stands };
-    let tell = move |words| http.readiness.set(Obstacle::Installation, words);
+    let tell = move |words| http.readiness.set(WriteObstacle::Installation, words);
     tokio::spawn(election.run(channels, tell));
     standing
 }

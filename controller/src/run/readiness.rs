@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 /// A condition that has to hold before a replica may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Obstacle {
+pub enum WriteObstacle {
     /// The root namespace isn't known.
     Root,
     /// Another installation writes to the mesh.
@@ -22,15 +22,15 @@ pub struct Readiness(Mutex<ReadinessState>);
 
 struct ReadinessState {
     has_been_ready: bool,
-    obstacles: BTreeMap<Obstacle, String>,
+    obstacles: BTreeMap<WriteObstacle, String>,
 }
 
 impl Default for Readiness {
     fn default() -> Readiness {
         let obstacles = [
-            (Obstacle::Root, "Istio's mesh configuration hasn't been read yet"),
-            (Obstacle::Installation, "the Lease of the mesh hasn't been read yet"),
-            (Obstacle::Listing, "not every kind has been listed yet; the log names watches that are broken"),
+            (WriteObstacle::Root, "Istio's mesh configuration hasn't been read yet"),
+            (WriteObstacle::Installation, "the Lease of the mesh hasn't been read yet"),
+            (WriteObstacle::Listing, "not every kind has been listed yet; the log names watches that are broken"),
         ];
         let obstacles = obstacles.map(|(obstacle, words)| (obstacle, words.to_owned()));
         Readiness(Mutex::new(ReadinessState { has_been_ready: false, obstacles: obstacles.into() }))
@@ -39,7 +39,7 @@ impl Default for Readiness {
 
 impl Readiness {
     /// Sets an obstacle in words, or takes it away.
-    pub fn set(&self, obstacle: Obstacle, words: Option<String>) {
+    pub fn set(&self, obstacle: WriteObstacle, words: Option<String>) {
         let mut state = self.state();
         match words {
             Some(words) => drop(state.obstacles.insert(obstacle, words)),
@@ -72,13 +72,13 @@ mod tests {
     #[test]
     fn a_replica_is_ready_from_when_nothing_keeps_it_from_writing() {
         let readiness = Readiness::default();
-        readiness.set(Obstacle::Listing, None);
-        readiness.set(Obstacle::Root, None);
-        readiness.set(Obstacle::Installation, Some("another one writes".to_owned()));
+        readiness.set(WriteObstacle::Listing, None);
+        readiness.set(WriteObstacle::Root, None);
+        readiness.set(WriteObstacle::Installation, Some("another one writes".to_owned()));
         assert_eq!(readiness.words(), Err("another one writes\n".to_owned()));
-        readiness.set(Obstacle::Installation, None);
+        readiness.set(WriteObstacle::Installation, None);
         assert_eq!(readiness.words(), Ok("ok\n".to_owned()));
-        readiness.set(Obstacle::Root, Some("no root".to_owned()));
+        readiness.set(WriteObstacle::Root, Some("no root".to_owned()));
         assert!(readiness.words().is_ok_and(|words| words.contains("no root")));
     }
 }

@@ -10,7 +10,7 @@ use super::change::StoreChange;
 use super::listings::Listings;
 use super::module::Delivered;
 use super::names::{ObjectKind, RenderedKey};
-use super::readiness::Obstacle;
+use super::readiness::WriteObstacle;
 use super::source::{SecretScope, WatchSource};
 use super::sync_state::SyncState;
 use super::watch::{self, Observation, WatchUpdate};
@@ -50,7 +50,7 @@ impl Reconciler {
             if !self.listings.is_complete() {
                 continue;
             }
-            self.state.context.http.readiness.set(Obstacle::Listing, None);
+            self.state.context.http.readiness.set(WriteObstacle::Listing, None);
             if self.state.context.standing.borrow().root.is_none() {
                 continue;
             }
