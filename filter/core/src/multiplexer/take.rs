@@ -107,6 +107,14 @@ fn parse(context: &mut Context<'_>, client: &mut Client, parser: &mut Parser, bu
     at
 }
 
+/// A client that waits for a failover may be led elsewhere by now.
+fn end_wait_for_failover(client: &mut Client, effects: &mut Effects) {
+    if let Some(Wait::Failover(_)) = client.pause.wait {
+        client.pause.wait = None;
+        client.wake(&mut effects.outbox);
+    }
+}
+
 /// Gives a client new rules.
 pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &mut Upstreams, effects: &mut Effects) {
     let before = std::mem::replace(&mut client.rules.config, config.clone());
@@ -119,11 +127,7 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
         // overtake what it has sent. What else it waits for is found out again then.
         client.pause.wait = Some(Wait::Answers);
     }
-    if let Some(Wait::Failover(_)) = client.pause.wait {
-        // It may lead elsewhere by now.
-        client.pause.wait = None;
-        client.wake(&mut effects.outbox);
-    }
+    end_wait_for_failover(client, effects);
     if let Some(transaction) = &mut client.transaction {
         // Where it leads may have changed.
         transaction.is_doomed |= transaction.len() > 0 || transaction.target().is_some();

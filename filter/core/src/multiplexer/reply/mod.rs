@@ -11,7 +11,7 @@ use super::client::{Client, Life, Wait};
 use super::effects::Effects;
 use super::execute::context::Context;
 use super::execute::{backlog, dedicated, follow, state};
-use super::ids::{ClientId, ClientTag, ClusterId};
+use super::ids::{ClientId, ClientTag, ClusterId, ConnectionId};
 use super::inquiry::table::InquiryTable;
 use super::slot_map::SlotMap;
 use super::stats::StatsTable;
@@ -23,6 +23,7 @@ use super::upstream::events::{Event, LostConnection};
 use super::upstream::failover;
 use super::upstream::pending::{Owner, PendingReply};
 use super::upstream::redirect_gate;
+use super::upstream::retry::Retry;
 use crate::resp::encode;
 use crate::stats::Stat;
 
@@ -86,12 +87,8 @@ impl EventDelivery<'_> {
                     client.wait_for_answers_so_far();
                 }
             }
-            Event::RedirectedDedicated { client: id, from, retry, asks } => {
-                let (clients, mut context) = self.split();
-                if let Some(client) = clients.get_mut(id) {
-                    dedicated::follow_redirect(&mut context, client, from, (*retry, asks));
-                    self.announce(id);
-                }
+            Event::RedirectedDedicated { client, from, retry, asks } => {
+                self.redirected_dedicated(client, from, (*retry, asks));
             }
             Event::Idle { client, connection } => match self.clients.get_mut(client) {
                 Some(client) => dedicated::on_idle(self.upstreams, client, connection, self.effects),
@@ -123,6 +120,14 @@ impl EventDelivery<'_> {
             Event::ExecAbandoned(owner) => copies::exec_failed(self.upstreams, owner),
             Event::Copies(host, fate, times) => self.stats.count_copies(host, fate, times),
         }
+    }
+
+    /// A command over a client's own connection has to be sent to another node.
+    fn redirected_dedicated(&mut self, id: ClientId, from: ConnectionId, retry: (Retry, bool)) {
+        let (clients, mut context) = self.split();
+        let Some(client) = clients.get_mut(id) else { return };
+        dedicated::follow_redirect(&mut context, client, from, retry);
+        self.announce(id);
     }
 
     /// A client has got something: the host is told, and the client goes on if it has waited for
@@ -315,7 +320,6 @@ impl EventDelivery<'_> {
 mod tests {
     use super::*;
     use crate::multiplexer::config::ListenerConfig;
-    use crate::multiplexer::ids::ConnectionId;
     use crate::multiplexer::outbox::Output;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -98,7 +98,8 @@ fn send_over(
     effects: &mut Effects,
 ) -> bool {
     let id = connection.id();
-    if upstreams.pool.is_full(id) || upstreams.pool.owes(id) >= MAX_OWED {
+    if upstreams.pool.is_full(id) || upstreams.pool.get(id).map_or(0, |connection| connection.pending.len()) >= MAX_OWED
+    {
         tell(upstreams, header.host, CopyFate::Dropped, 1);
         return false;
     }

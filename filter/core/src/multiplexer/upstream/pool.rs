@@ -266,11 +266,6 @@ impl Pool {
         self.sent.has_later(command, endpoint, self.connections.iter().map(|(_, connection)| connection))
     }
 
-    /// The number of replies that are to come over a connection.
-    pub fn owes(&self, id: ConnectionId) -> usize {
-        self.get(id).map_or(0, |connection| connection.pending.len())
-    }
-
     /// The shared connection of this number, if it is one that serves.
     #[inline]
     pub fn usable_shared(&self, id: ConnectionId) -> Option<SharedConnection> {
