@@ -43,7 +43,6 @@ func main() {
 			say(message.Payload)
 		}
 	case "rueidis-hear":
-		// Its own caching is refused before a Redis Cluster.
 		client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{address}, DisableCache: true})
 		check(err)
 		// Receive returns when the connection is lost; it is the application that subscribes again.
