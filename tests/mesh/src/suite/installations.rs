@@ -127,6 +127,7 @@ fn root_namespace_moves(mesh: &mut Mesh) -> Result<()> {
     mesh.api().apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: next-root}\n")?;
     mesh.plane.kubectl(&["apply", "--server-side", "-f", "-"], REFUSAL)?;
     let result = (|| {
+        wait_refused(mesh)?;
         configure(mesh, "next-root")?;
         let options = Options { root_namespace: None, ..Options::default() };
         mesh.plane.kubectl(&["apply", "--server-side", "-f", "-"], &lease_role("next-root"))?;
@@ -149,6 +150,22 @@ fn root_namespace_moves(mesh: &mut Mesh) -> Result<()> {
         Ok(())
     })?;
     session(mesh, "redis-single", &LOGIN)
+}
+
+/// An API server obeys a policy a little later than it stores it.
+fn wait_refused(mesh: &Mesh) -> Result<()> {
+    const TRIED: &str = "
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: tried, namespace: next-root}
+spec: {}
+";
+    eventually(PATIENCE, || {
+        let tried = mesh.plane.kubectl(&["create", "--dry-run=server", "-f", "-"], TRIED);
+        let error = tried.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        ensure!(error.contains("nothing is taken here"), "the policy doesn't hold yet: {error}");
+        Ok(())
+    })
 }
 
 /// Refuses every object of Istio's in the namespace `next-root`.
