@@ -9,6 +9,7 @@ use super::Test;
 use super::conditions::{single, wait_condition};
 use super::mission::{CLIENT_AUTH, SERVER_AUTH, session, soon};
 use super::outages::controller;
+use super::refusal::while_refused;
 use crate::api::ObjectName;
 use crate::control_plane::ROOT_NAMESPACE;
 use crate::mesh::{Mesh, PATIENCE, eventually};
@@ -125,9 +126,7 @@ fn root_namespace_moves(mesh: &mut Mesh) -> Result<()> {
     let before = rendered(mesh)?;
     // A namespace that exists and takes no objects of Istio's.
     mesh.api().apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: next-root}\n")?;
-    mesh.plane.kubectl(&["apply", "--server-side", "-f", "-"], REFUSAL)?;
-    let result = (|| {
-        wait_refused(mesh)?;
+    let result = while_refused(mesh, "next-root", |mesh| {
         configure(mesh, "next-root")?;
         let options = Options { root_namespace: None, ..Options::default() };
         mesh.plane.kubectl(&["apply", "--server-side", "-f", "-"], &lease_role("next-root"))?;
@@ -139,8 +138,7 @@ fn root_namespace_moves(mesh: &mut Mesh) -> Result<()> {
             ensure!(after.contains(object), "{} was deleted or changed", object[1]);
         }
         session(mesh, "redis-single", &LOGIN)
-    })();
-    mesh.plane.kubectl(&["delete", "-f", "-"], REFUSAL)?;
+    });
     configure(mesh, ROOT_NAMESPACE)?;
     controller(mesh)?.restart_as(Options::default())?;
     result?;
@@ -151,43 +149,6 @@ fn root_namespace_moves(mesh: &mut Mesh) -> Result<()> {
     })?;
     session(mesh, "redis-single", &LOGIN)
 }
-
-/// An API server obeys a policy a little later than it stores it.
-fn wait_refused(mesh: &Mesh) -> Result<()> {
-    const TRIED: &str = "
-apiVersion: networking.istio.io/v1alpha3
-kind: EnvoyFilter
-metadata: {name: tried, namespace: next-root}
-spec: {}
-";
-    eventually(PATIENCE, || {
-        let tried = mesh.plane.kubectl(&["create", "--dry-run=server", "-f", "-"], TRIED);
-        let error = tried.err().map(|error| format!("{error:#}")).unwrap_or_default();
-        ensure!(error.contains("nothing is taken here"), "the policy doesn't hold yet: {error}");
-        Ok(())
-    })
-}
-
-/// Refuses every object of Istio's in the namespace `next-root`.
-const REFUSAL: &str = "
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicy
-metadata: {name: no-rules}
-spec:
-  failurePolicy: Fail
-  matchConstraints:
-    resourceRules:
-      - apiGroups: [extensions.istio.io, networking.istio.io]
-        apiVersions: ['*']
-        operations: [CREATE, UPDATE]
-        resources: [wasmplugins, envoyfilters]
-  validations: [{expression: \"object.metadata.namespace != 'next-root'\", message: nothing is taken here}]
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicyBinding
-metadata: {name: no-rules}
-spec: {policyName: no-rules, validationActions: [Deny]}
-";
 
 /// Permits the Lease of the mesh in another root namespace, and looking at it.
 fn lease_role(namespace: &str) -> String {

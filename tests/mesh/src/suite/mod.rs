@@ -12,6 +12,7 @@ mod module;
 mod mtls;
 mod native;
 mod outages;
+mod refusal;
 mod rotation;
 mod secrets;
 mod succession;

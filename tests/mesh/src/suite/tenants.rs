@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use super::Test;
 use super::conditions::{single, wait_condition};
 use super::mission::{CLIENT_AUTH, SERVER_AUTH, session, soon};
+use super::refusal::{REFUSED, while_refused};
 use crate::api::ObjectName;
 use crate::mesh::{Mesh, PASSWORD, PATIENCE, eventually};
 
@@ -82,32 +83,6 @@ fn credentials_of_the_owner(mesh: &mut Mesh) -> Result<()> {
     pod.delete()
 }
 
-/// No EnvoyFilter may be written in a namespace.
-const POLICY: &str = "
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicy
-metadata: {name: no-envoyfilters}
-spec:
-  failurePolicy: Fail
-  matchConstraints:
-    resourceRules:
-      - {apiGroups: [networking.istio.io], apiVersions: ['*'], operations: [CREATE, UPDATE], resources: [envoyfilters]}
-  validations: [{expression: 'false', message: not in this namespace}]
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicyBinding
-metadata: {name: no-envoyfilters}
-spec:
-  policyName: no-envoyfilters
-  validationActions: [Deny]
-  matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}
-";
-const ENVOY_FILTER: &str = "
-apiVersion: networking.istio.io/v1alpha3
-kind: EnvoyFilter
-metadata: {name: any, namespace: web}
-spec: {configPatches: []}
-";
 const CLUSTER: &str = "
 apiVersion: redis.aeraki.io/v1alpha1
 kind: RedisDestination
@@ -120,27 +95,14 @@ spec:
 /// A rejection by the API server in one namespace doesn't delay the others.
 fn refused_objects(mesh: &mut Mesh) -> Result<()> {
     mesh.api().apply(NAMESPACE)?;
-    mesh.plane.kubectl(&["apply", "-f", "-"], POLICY)?;
-    let result = others_go_on(mesh);
-    mesh.plane.kubectl(&["delete", "-f", "-"], POLICY)?;
-    // The API server enforces a policy until it has noticed that the policy is gone.
-    eventually(PATIENCE, || dry_run(mesh).map(drop))?;
-    result
-}
-
-fn dry_run(mesh: &Mesh) -> Result<String> {
-    mesh.plane.kubectl(&["apply", "--server-side", "--dry-run=server", "-f", "-"], ENVOY_FILTER)
+    while_refused(mesh, "web", others_go_on)
 }
 
 fn others_go_on(mesh: &mut Mesh) -> Result<()> {
-    eventually(PATIENCE, || {
-        ensure!(dry_run(mesh).is_err(), "the policy is not in force");
-        Ok(())
-    })?;
     mesh.api().apply(CLUSTER)?;
     let name = ObjectName::new("RedisDestination", "web", "mine");
     let (reason, message) = wait_condition(mesh, &name, "Programmed", "False")?;
-    ensure!(reason == "ApplyFailed" && message.contains("not in this namespace"), "{reason}: {message}");
+    ensure!(reason == "ApplyFailed" && message.contains(REFUSED), "{reason}: {message}");
     mesh.api().apply(SERVER_AUTH)?;
     soon(mesh, "redis-single", &[("set a a", "OK")])?;
     wait_condition(mesh, &single("RedisDestination"), "Programmed", "True")?;
