@@ -33,7 +33,7 @@ impl Load {
 
 /// The load of these clients and upstreams.
 pub fn of(clients: &Clients, upstreams: &Upstreams) -> Load {
-    let mut load = Load { pending: upstreams.retries.len() + upstreams.held.len(), ..Load::default() };
+    let mut load = Load { pending: upstreams.retries.len() + upstreams.held.held().0, ..Load::default() };
     load.clusters = upstreams.discovery.clusters.len();
     for (commands, bytes) in [upstreams.copies.held(), upstreams.stranded.held()] {
         (load.pending, load.bytes) = (load.pending + commands, load.bytes + bytes);

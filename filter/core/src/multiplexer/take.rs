@@ -7,7 +7,7 @@ use super::execute::context::{Context, Step};
 use super::execute::{backlog, command};
 use super::routing::target::RouteTarget;
 use super::upstream::Upstreams;
-use super::upstream::endpoint::{EndpointMember, UpstreamEndpoint};
+use super::upstream::endpoint::EndpointMember;
 use super::upstream::events::Event;
 use super::upstream::pool::DedicatedConnection;
 use crate::command::Args;
@@ -138,14 +138,13 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
     // A connection of its own stays as long as its destination does; a login is asked for once.
     let place = |config: &HostConfig, target: usize| config.targets.get(target).map(|to| to.upstream.clone());
     let has_turned = before.auth.passes_auth != config.auth.passes_auth;
-    let destination = |of: &UpstreamEndpoint| config.targets.iter().position(|to| to.upstream.is_same_place(of));
     let is_owed = |own: DedicatedConnection| {
         let known = upstreams.pool.get(own.id());
         known.is_some_and(|known| known.pending.iter().any(|in_flight| in_flight.what.is_awaited()))
     };
     let is_gone = |own: &DedicatedConnection| {
         let known = upstreams.pool.get(own.id());
-        known.is_some_and(|known| has_turned || destination(&known.key.endpoint).is_none())
+        known.is_some_and(|known| has_turned || config.target_at(&known.key.endpoint).is_none())
     };
     let is_abandoned = client.dedicated.others.iter().any(|own| is_gone(own) && is_owed(*own));
     let home = |config: &HostConfig| -> Vec<(Arc<str>, EndpointMember)> {
@@ -157,7 +156,7 @@ pub fn change_rules(client: &mut Client, config: &Arc<HostConfig>, upstreams: &m
         !client.subscriptions.connections.is_empty() && is_moved || client.dedicated.state.is_some() && has_turned;
     let own = client.dedicated.connection.take();
     let stays = own.filter(|_| !has_turned).and_then(|own| {
-        let target = destination(&place(&before, own.target.target)?)?;
+        let target = config.target_at(&place(&before, own.target.target)?)?;
         Some(Dedicated { target: RouteTarget { target, ..own.target }, ..own })
     });
     // What a client waits for, or has begun, where it isn't led any more ends as when Redis goes.

@@ -63,12 +63,7 @@ pub fn own(
     let held = held.filter(|held| pool.get(held.id()).is_some_and(|known| known.key == key));
     let own = match held {
         // What the client has said holds for this one, too.
-        Some(held) => {
-            if let Some(known) = pool.get_mut(held.id()) {
-                known.purpose = Purpose::Pushes(client.id);
-            }
-            held
-        }
+        Some(held) => held,
         None => context.upstreams.dedicated(client.id, key.clone(), true, context.effects)?,
     };
     replace(context, client, key, own);
@@ -81,6 +76,9 @@ fn replace(context: &mut Context<'_>, client: &mut Client, key: PoolKey, own: De
     let Some(state) = &mut client.dedicated.state else { return };
     let before: Vec<_> = state.connections.extract_if(.., |(of, _)| *of == key).collect();
     state.connections.push((key, own));
+    if let Some(known) = context.upstreams.pool.get_mut(own.id()) {
+        known.purpose = Purpose::Pushes(client.id);
+    }
     if before.is_empty() {
         return;
     }
@@ -95,9 +93,7 @@ pub fn adopt(context: &mut Context<'_>, client: &mut Client, own: DedicatedConne
     if client.dedicated.state.is_none() || client.dedicated.has_told(own.id()) {
         return;
     }
-    let Some(known) = context.upstreams.pool.get_mut(own.id()) else { return };
-    known.purpose = Purpose::Pushes(client.id);
-    let key = known.key.clone();
+    let Some(key) = context.upstreams.pool.get(own.id()).map(|known| known.key.clone()) else { return };
     replace(context, client, key, own);
     tell(context, client, own, None);
 }
@@ -231,7 +227,6 @@ pub fn settle(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effe
 pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects) {
     let Some(state) = client.dedicated.state.take() else { return };
     for (_, own) in state.connections {
-        client.dedicated.connection.take_if(|held| held.connection == own);
         upstreams.pool.close(own.id(), effects);
     }
 }
@@ -246,6 +241,5 @@ pub fn forget_keys(client: &mut Client) {
 /// The target to whose servers a connection leads.
 pub fn target_of(upstreams: &Upstreams, config: &HostConfig, connection: ConnectionId) -> Option<usize> {
     let endpoint = &upstreams.pool.get(connection)?.key.endpoint;
-    (0..config.targets.len())
-        .find(|place| config.targets.get(*place).is_some_and(|target| target.upstream.is_same_place(endpoint)))
+    config.target_at(endpoint)
 }

@@ -160,8 +160,7 @@ pub fn follow(context: &mut Context<'_>, client: &mut Client) -> bool {
     }
     let (broadcasts, mut left) = (tracking.is_some(), Vec::new());
     for (key, own) in &state.connections {
-        let targets = &client.rules.config.targets;
-        let is_wanted = targets.iter().any(|target| target.upstream.is_same_place(&key.endpoint));
+        let is_wanted = client.rules.config.target_at(&key.endpoint).is_some();
         let cluster = context.upstreams.discovery.known(&key.endpoint);
         let is_member = key.node.is_none_or(|node| cluster.is_none_or(|cluster| cluster.names(node)));
         let is_held = client.dedicated.connection.is_some_and(|held| held.connection == *own);

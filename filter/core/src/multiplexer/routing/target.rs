@@ -3,6 +3,7 @@
 use crate::cluster::slot::slot;
 use crate::command::{Args, Command, Split};
 use crate::multiplexer::config::HostConfig;
+use crate::multiplexer::upstream::endpoint::UpstreamEndpoint;
 use crate::request::errors::{CROSS_DESTINATION, CROSS_SERVER, CROSSSLOT};
 use crate::request::keys::{KeyRefusal, KeyRules, RoutedKey, route_keys};
 use crate::resp::encode;
@@ -49,6 +50,11 @@ impl HostConfig {
         let found = self.router.find(key)?;
         let (target, strip) = (found.target as usize, found.strip as usize);
         Some((self.target_of(target, key.get(strip..).unwrap_or_default()), found.route as usize, strip))
+    }
+
+    /// The target to whose servers connections of an endpoint lead, whatever their logins.
+    pub fn target_at(&self, endpoint: &UpstreamEndpoint) -> Option<usize> {
+        self.targets.iter().position(|target| target.upstream.is_same_place(endpoint))
     }
 
     /// Where a key lives that leads to a target, without what is removed from its beginning.

@@ -98,8 +98,8 @@ fn send_over(
     effects: &mut Effects,
 ) -> bool {
     let id = connection.id();
-    if upstreams.pool.is_full(id) || upstreams.pool.get(id).map_or(0, |connection| connection.pending.len()) >= MAX_OWED
-    {
+    let owes_much = upstreams.pool.get(id).is_some_and(|connection| connection.pending.len() >= MAX_OWED);
+    if upstreams.pool.is_full(id) || owes_much {
         tell(upstreams, header.host, CopyFate::Dropped, 1);
         return false;
     }

@@ -16,7 +16,6 @@ use crate::command::each_command;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClientId, ClusterId};
 use crate::multiplexer::timers::Timer;
-use crate::resp::encode;
 use crate::wire::ReadPolicy;
 use std::net::SocketAddr;
 
@@ -38,17 +37,18 @@ fn may_wait(retry: &Retry) -> bool {
 /// A command wasn't sent, since its node can't be reached. `error`: what its client is told, without
 /// `-`, if no other one can be in time.
 pub fn strand(upstreams: &mut Upstreams, retry: Retry, error: String, effects: &mut Effects) {
-    let (PendingReply::Part(..), None) = (retry.in_flight.what, slot_of(&retry.bytes)) else {
-        let slot = slot_of(&retry.bytes);
-        return settle(upstreams, Stranded { retry, slot, error }, effects);
-    };
-    // A part without a key concerns the shard of its node, whoever serves that.
-    let known = upstreams.discovery.known(&retry.key.endpoint);
-    let slot = known.zip(retry.key.node).and_then(|(cluster, node)| cluster.topology.as_ref()?.slot_of(node));
+    let mut slot = slot_of(&retry.bytes);
+    let concerns_shard = slot.is_none() && matches!(retry.in_flight.what, PendingReply::Part(..));
+    if concerns_shard {
+        // A part without a key concerns the shard of its node, whoever serves that.
+        let known = upstreams.discovery.known(&retry.key.endpoint);
+        let of_node = known.zip(retry.key.node).and_then(|(cluster, node)| cluster.topology.as_ref()?.slot_of(node));
+        slot = of_node.filter(|_| !is_scan(&retry));
+    }
     let stranded = Stranded { retry, slot, error };
-    match slot.filter(|_| !is_scan(&stranded.retry)) {
-        Some(_) => settle(upstreams, stranded, effects),
-        None => tell(upstreams, stranded),
+    match concerns_shard && slot.is_none() {
+        true => tell(upstreams, stranded),
+        false => settle(upstreams, stranded, effects),
     }
 }
 
@@ -99,15 +99,14 @@ fn is_reached(upstreams: &Upstreams, endpoint: &UpstreamEndpoint, node: SocketAd
 /// Tells the client that its command wasn't executed.
 fn tell(upstreams: &mut Upstreams, stranded: Stranded) {
     let to = stranded.retry.in_flight.what;
-    upstreams.pool.events.push_back(match to {
+    match to {
         // Its client is told by the end of its connection, as if Redis were gone.
-        PendingReply::Exec(_) => Event::Failed { to, outage: Outage::Unreachable(stranded.error) },
-        _ => {
-            let mut reply = Vec::new();
-            encode::error(&mut reply, stranded.error.as_bytes());
-            Event::Reply { to, reply }
+        PendingReply::Exec(_) => {
+            let outage = Outage::Unreachable(stranded.error);
+            upstreams.pool.events.push_back(Event::Failed { to, outage });
         }
-    });
+        _ => upstreams.fail(to, &stranded.error),
+    }
 }
 
 /// Other nodes of a cluster serve slots from now on, or one answers that couldn't be reached: commands
@@ -129,7 +128,8 @@ pub fn on_timer(upstreams: &mut Upstreams, effects: &mut Effects) {
 
 /// A client is gone, and may have given its commands to another server: what wasn't sent won't be.
 pub fn client_gone(upstreams: &mut Upstreams, client: ClientId) {
-    let is_its = |stranded: &Stranded| stranded.owner().is_some_and(|owner| owner.client == client);
+    let is_its =
+        |stranded: &Stranded| stranded.retry.in_flight.what.command().is_some_and(|owner| owner.client == client);
     for stranded in upstreams.stranded.take(|_, stranded| is_its(stranded)) {
         if let PendingReply::Exec(owner) = stranded.retry.in_flight.what {
             upstreams.pool.events.push_back(Event::ExecAbandoned(owner));

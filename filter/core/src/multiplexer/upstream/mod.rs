@@ -6,6 +6,7 @@
 
 pub mod availability;
 pub mod backlogs;
+mod cluster_queue;
 pub mod connection;
 pub mod copies;
 pub mod discovery;

@@ -101,7 +101,7 @@ fn note_condition(
 
 /// The nodes of a cluster have answered, or none could: what waited for that is followed now.
 pub fn release(upstreams: &mut Upstreams, cluster: ClusterId, effects: &mut Effects) {
-    for refused in upstreams.held.take(cluster) {
+    for refused in upstreams.held.take(|of, _| of == cluster) {
         follow(upstreams, refused, true, effects);
     }
 }

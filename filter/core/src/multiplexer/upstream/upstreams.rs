@@ -1,12 +1,13 @@
 //! The Redis side of a worker as the rest of the multiplexer sees it.
 
 use super::backlogs::Backlogs;
+use super::cluster_queue::ClusterQueue;
 use super::connection::Retirement;
 use super::discovery::{ClusterDiscovery, Missing, NodeAccess};
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
 use super::health::HealthChecks;
-use super::held::HeldCommands;
+use super::held::Refused;
 use super::identity::ServerIdentity;
 use super::introduction::{Introductions, Spoken};
 use super::patience::Patience;
@@ -15,7 +16,7 @@ use super::pool::{DedicatedConnection, Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
 use super::retry::{Retry, RetryQueue};
 use super::scripts::Scripts;
-use super::stranded::StrandedCommands;
+use super::stranded::Stranded;
 use super::unsent_copies::UnsentCopies;
 use crate::command::script::ScriptDigest;
 use crate::command::sharing::Shareable;
@@ -39,9 +40,9 @@ pub struct Upstreams {
     /// Commands that wait to be sent again.
     pub retries: RetryQueue,
     /// Commands that wait until nodes have said who executes them.
-    pub held: HeldCommands,
+    pub held: ClusterQueue<Refused>,
     /// Commands that couldn't be sent to their nodes.
-    pub stranded: StrandedCommands,
+    pub stranded: ClusterQueue<Stranded>,
     /// How much is held for clients that don't read.
     pub backlogs: Backlogs,
     /// Copies for mirrors that aren't sent yet.
