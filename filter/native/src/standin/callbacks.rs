@@ -1,6 +1,6 @@
 //! The functions of the ABI that the module calls.
 
-use super::connection::connection;
+use super::connection::{connection, is_ending};
 use super::state::{CALLOUTS, CHOSEN, CROSSED, Callout, HOSTS, LOG, MISSING, RESUMED, text};
 use crate::abi::{self, Buffer, Header, Opaque};
 use std::cell::RefCell;
@@ -260,6 +260,7 @@ unsafe extern "C" fn envoy_dynamic_module_callback_network_filter_http_callout(
     timeout: u64,
 ) -> u32 {
     assert_eq!(timeout, 0, "a callout with a timeout would end its connection");
+    assert!(!is_ending(), "a callout while Envoy tells of an end, which may be the worker's");
     let (by, cluster) = (connection(filter), text(cluster));
     let number = by.callouts.get() + 1;
     by.callouts.set(number);

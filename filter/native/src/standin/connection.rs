@@ -52,6 +52,13 @@ impl Default for ModulePointer {
 thread_local! {
     /// The connections that aren't destroyed, with the names of their clusters or listeners.
     static CONNECTIONS: RefCell<Vec<(String, Rc<StandinConnection>)>> = const { RefCell::new(Vec::new()) };
+    /// True while the module is told of the end of a connection.
+    static IS_ENDING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True while the module is told of the end of a connection.
+pub fn is_ending() -> bool {
+    IS_ENDING.get()
 }
 
 /// The connection that the module knows by this pointer.
@@ -227,8 +234,10 @@ impl StandinConnection {
         if self.closed.replace(true) {
             return;
         }
+        let is_nested = IS_ENDING.replace(true);
         // SAFETY: the connection isn't destroyed.
         unsafe { hooks::envoy_dynamic_module_on_network_filter_event(self.raw(), self.module(), event) };
+        IS_ENDING.set(is_nested);
         if let Some((by, id)) = self.opener.take()
             && !by.closed.get()
         {

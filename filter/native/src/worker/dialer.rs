@@ -86,8 +86,7 @@ impl Dialer {
     /// Has `requester` ask for a dialer if connections wait for one and none has been asked for.
     /// Where it returns `None`, there is no client; the next one will be asked.
     pub fn ask(&self, requester: impl FnOnce() -> Option<Rc<DownstreamFilter>>) -> Vec<ConnectionId> {
-        let is_wanted = self.connections.borrow().values().any(|dialed| matches!(dialed.stage, DialStage::Waiting));
-        if !is_wanted || !matches!(&*self.state.borrow(), DialerState::Absent) {
+        if !self.is_missing() {
             return Vec::new();
         }
         let Some(requester) = requester() else { return Vec::new() };
@@ -101,18 +100,22 @@ impl Dialer {
         self.answered(&requester, CalloutResult::Failed)
     }
 
+    /// True if connections wait for a dialer and none has been asked for.
+    pub fn is_missing(&self) -> bool {
+        matches!(&*self.state.borrow(), DialerState::Absent)
+            && self.connections.borrow().values().any(|dialed| matches!(dialed.stage, DialStage::Waiting))
+    }
+
     /// True if the response to this client's request for a dialer hasn't come yet.
     fn is_requester(&self, downstream: &Rc<DownstreamFilter>) -> bool {
         matches!(&*self.state.borrow(), DialerState::Requested { requester, .. } if Rc::ptr_eq(requester, downstream))
     }
 
-    /// A client has gone, and with it its request for a dialer, if it has made one. True: it has.
-    pub fn requester_lost(&self, downstream: &Rc<DownstreamFilter>) -> bool {
-        let is_requester = self.is_requester(downstream);
-        if is_requester {
+    /// A client has gone, and with it its request for a dialer, if it has made one.
+    pub fn requester_lost(&self, downstream: &Rc<DownstreamFilter>) {
+        if self.is_requester(downstream) {
             self.state.take();
         }
-        is_requester
     }
 
     /// A client's request for a dialer has ended. On success the connections that have waited are
@@ -312,7 +315,8 @@ mod tests {
         assert!(dialer.is_requester(&client));
         // It is asked for once.
         assert!(dialer.ask(|| panic!("a second request")).is_empty());
-        assert!(dialer.requester_lost(&client) && !dialer.requester_lost(&client));
+        dialer.requester_lost(&client);
+        assert!(dialer.is_missing());
         assert!(dialer.is_at_rest());
     }
 

@@ -5,6 +5,10 @@
 //! with no borrow held while an output is performed: Envoy may call back into this module before a
 //! call to it returns. Such a call gives its input and leaves the outputs to the loop that is
 //! already running, so that they keep their order.
+//!
+//! **Rule of ends:** when Envoy tells of the end of a connection, nothing is opened before it has
+//! returned to its event loop. Envoy may be about to end the worker, and destroys what it opens
+//! connections with before it has closed all of them: opening one then doesn't return.
 
 mod alarm;
 mod dialer;
@@ -121,13 +125,11 @@ pub fn downstream_closed(downstream: &Rc<DownstreamFilter>, id: ClientId) {
         if worker.downstreams.borrow().is_empty() {
             worker.mail.close(&worker.multiplexer, now());
         }
-        if worker.dialer.requester_lost(downstream) {
-            worker.ask_for_dialer();
-        }
+        worker.dialer.requester_lost(downstream);
         // There may be no filter left whose hook an alarm could call, so the tally is reported
         // now.
         worker.reporter.hurry();
-        worker.perform();
+        worker.perform_at_an_end();
     });
 }
 
@@ -143,7 +145,10 @@ pub fn stalled(downstream: &Rc<DownstreamFilter>) {
 pub fn dialer_answered(downstream: &Rc<DownstreamFilter>, result: CalloutResult) {
     with(|worker| {
         worker.lost(worker.dialer.answered(downstream, result));
-        worker.perform();
+        match result {
+            CalloutResult::Ok => worker.perform(),
+            CalloutResult::Failed => worker.perform_at_an_end(),
+        }
     });
 }
 
@@ -156,7 +161,7 @@ pub fn dialer_arrived(dialer: &Rc<DialerFilter>, request: u64) {
 pub fn dialer_lost(dialer: &Rc<DialerFilter>) {
     with(|worker| {
         worker.lost(worker.dialer.lost(dialer));
-        worker.perform();
+        worker.perform_at_an_end();
     });
 }
 
@@ -164,7 +169,7 @@ pub fn dialer_lost(dialer: &Rc<DialerFilter>) {
 pub fn callout_ended(callout: u64) {
     with(|worker| {
         worker.lost(worker.dialer.callout_ended(callout));
-        worker.perform();
+        worker.perform_at_an_end();
     });
 }
 
@@ -188,7 +193,7 @@ pub fn upstream_opened(upstream: &UpstreamFilter, id: ConnectionId) {
 pub fn upstream_closed(upstream: &Rc<UpstreamFilter>, id: ConnectionId) {
     with(|worker| {
         worker.lost(worker.dialer.upstream_closed(upstream, id));
-        worker.perform();
+        worker.perform_at_an_end();
     });
 }
 
@@ -217,6 +222,8 @@ pub fn tick() {
         worker.lost(worker.flow.check(&worker.multiplexer, now));
         worker.stalled.look(&worker.multiplexer, now);
         worker.reporter.hurry();
+        // The client whose request for a dialer there was may have gone.
+        worker.ask_for_dialer();
         worker.perform();
     });
 }
@@ -267,8 +274,18 @@ impl Worker {
         self.generation.set(generation);
     }
 
-    /// Performs the multiplexer's outputs; see the drain rule.
+    /// Performs the multiplexer's outputs, and opens connections; see the drain rule.
     fn perform(&self) {
+        self.drain(|| self.opening.next(now()));
+    }
+
+    /// Performs the multiplexer's outputs, and leaves connections that are to be opened to the alarm;
+    /// see the rule of ends.
+    fn perform_at_an_end(&self) {
+        self.drain(|| None);
+    }
+
+    fn drain(&self, next_to_open: impl Fn() -> Option<(ConnectionId, Address)>) {
         if self.performing.replace(true) {
             return;
         }
@@ -315,7 +332,7 @@ impl Worker {
                     self.opening.forget(id);
                     self.dialer.close(id);
                 }
-                None => match self.opening.next(now()) {
+                None => match next_to_open() {
                     Some((id, address)) => self.lost(self.dialer.open(id, address, || self.any_downstream())),
                     None => break,
                 },
@@ -424,6 +441,7 @@ impl Worker {
                 self.flow.due(),
                 self.stalled.due(),
                 self.opening.due(),
+                self.dialer.is_missing().then(now),
             ]
             .into_iter()
             .flatten()

@@ -157,8 +157,9 @@ fn a_connection_to_another_host_than_was_asked_for_is_closed() {
     upstream.replied(b"+PONG\r\n");
     assert!(upstream.closed.get());
     assert!(!bytes(&upstream.passed).contains("GET"), "no command has gone there");
-    settle();
     standin::set_chosen(Some(("10.0.0.1", 6379)));
+    tick();
+    settle();
     let next = connected();
     assert_eq!(bytes(&next.passed), COMMAND);
     standin::set_chosen(None);
@@ -173,6 +174,9 @@ fn another_client_asks_for_a_dialer_when_the_one_that_asked_goes() {
     a.received(GET);
     b.received(GET);
     a.destroy();
+    settle();
+    assert!(connections("redis_carrier").is_empty(), "nothing is opened when Envoy tells of an end");
+    tick();
     settle();
     let upstream = connected();
     assert_eq!(bytes(&upstream.passed), COMMAND.repeat(2));
