@@ -1,6 +1,7 @@
 //! Clients that don't read their replies: their own connections, and how Redis is stopped there.
 
 use super::context::{Context, Obstacle};
+use super::failover::obstacle;
 use crate::command::sharing::Sharing;
 use crate::multiplexer::client::backlog::BacklogStage;
 use crate::multiplexer::client::{Client, Wait};
@@ -101,7 +102,8 @@ pub fn separate(
     if let Some(own) = client.dedicated.backlog.connection(&key).filter(usable) {
         return Ok(ConnectionRoute::Dedicated(own));
     }
-    let own = context.upstreams.separate(client.id, key.clone(), context.effects)?;
+    let own = context.upstreams.separate(client.id, key.clone(), context.effects);
+    let own = own.map_err(|missing| obstacle(context, client, missing))?;
     client.dedicated.backlog.connections.retain(|(of, _)| *of != key);
     client.dedicated.backlog.connections.push((key, own));
     Ok(ConnectionRoute::Dedicated(own))

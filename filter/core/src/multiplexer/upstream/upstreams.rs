@@ -1,5 +1,6 @@
 //! The Redis side of a worker as the rest of the multiplexer sees it.
 
+use super::availability::Outage;
 use super::backlogs::Backlogs;
 use super::cluster_queue::ClusterQueue;
 use super::connection::Retirement;
@@ -114,7 +115,11 @@ impl Upstreams {
         key: PoolKey,
         effects: &mut Effects,
     ) -> Result<DedicatedConnection, Missing> {
-        self.pool.dedicated(key, Purpose::Backlog(client), effects).map_err(Missing::from)
+        let cluster = key.node.and_then(|_| self.discovery.clusters.find(&key.endpoint));
+        self.pool.dedicated(key, Purpose::Backlog(client), effects).map_err(|outage| match (outage, cluster) {
+            (Outage::Unreachable(text), Some(cluster)) => Missing::Unreached(cluster, text),
+            (outage, _) => outage.into(),
+        })
     }
 
     /// New commands go over another connection than this one. Those of clients that wait for

@@ -11,7 +11,7 @@ use crate::multiplexer::upstream::loss::{self, Loss};
 use crate::multiplexer::upstream::on_timer::on_timer;
 use crate::multiplexer::upstream::patience::Patience;
 use crate::multiplexer::upstream::pending::{InFlight, PendingReply};
-use crate::multiplexer::upstream::pool_key::Purpose;
+use crate::multiplexer::upstream::pool_key::{PoolKey, Purpose};
 use crate::wire::ReadPolicy;
 use std::time::Duration;
 #[cfg(target_arch = "wasm32")]
@@ -149,7 +149,12 @@ fn a_command_that_its_node_never_got_goes_to_the_one_that_takes_its_place() {
     assert_eq!(side.released(), ["1 is redirected", "2 is redirected"]);
     // A command that comes meanwhile waits, too, before it is sent.
     let missing = side.upstreams.node(cluster, 0, NodeAccess::Write, false, &mut side.effects);
-    assert_eq!(missing, Err(Missing::Unreached(cluster, TOO_LATE[1..].into())));
+    let unreached = Missing::Unreached(cluster, TOO_LATE[1..].into());
+    assert_eq!(missing, Err(unreached));
+    // So does one of a client that is to have a connection of its own, since it doesn't read.
+    let key = PoolKey { node: Some(node(1)), ..PoolKey::new(endpoint(None), false) };
+    let missing = side.upstreams.separate(owner(1).client, key, &mut side.effects);
+    assert!(matches!(missing, Err(Missing::Unreached(of, _)) if of == cluster), "{missing:?}");
     side.effects.now += milliseconds(60);
     // As long as nobody has taken the place, they wait.
     assert_eq!(side.learn(cluster, BEFORE), [""; 0]);
