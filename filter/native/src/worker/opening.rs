@@ -98,9 +98,10 @@ mod tests {
         (0..10_000).for_each(|number| queue.add(ConnectionId::of_number(number), address()));
         assert_eq!(open(at(200)), 10_000 / PERIODS);
         // Nor does forgetting them, which would take minutes if each were looked for.
-        (10_000..400_000).for_each(|number| queue.add(ConnectionId::of_number(number), address()));
-        (1..399_999).rev().for_each(|number| queue.forget(ConnectionId::of_number(number)));
-        assert_eq!(queue.next(at(300)).map(|(id, _)| id.number()), Some(399_999));
+        let many = if cfg!(miri) { 11_000 } else { 400_000 };
+        (10_000..many).for_each(|number| queue.add(ConnectionId::of_number(number), address()));
+        (1..many - 1).rev().for_each(|number| queue.forget(ConnectionId::of_number(number)));
+        assert_eq!(queue.next(at(300)).map(|(id, _)| id.number()), Some(many - 1));
         assert_eq!((queue.next(at(400)), queue.due()), (None, None));
     }
 }
