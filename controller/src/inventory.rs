@@ -1,6 +1,8 @@
 //! The objects to which RedisServices and RedisDestinations refer: Services, EndpointSlices,
 //! ServiceEntries, Secrets. They come from files or from the API server.
 
+mod service_port;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -8,6 +10,9 @@ use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
+
+pub use service_port::{REDIS_PORT, ServicePort, port_of_alias, ports, redis_ports};
+use service_port::is_redis_name;
 
 /// The namespace and the name of an object, written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -360,7 +365,7 @@ impl EntryPort {
         let protocol = self.protocol.to_ascii_uppercase();
         let is_tcp = matches!(protocol.as_str(), "" | "TCP" | "TLS" | "REDIS");
         let is_redis = protocol == "REDIS" || is_redis_name(&self.name);
-        (is_tcp && self.number > 0).then(|| ServicePort { name: self.name.clone(), number: self.number, is_redis })
+        (is_tcp && self.number > 0).then(|| ServicePort { name: self.name.clone(), number: self.number, http: None, is_redis })
     }
 }
 
@@ -426,50 +431,6 @@ impl fmt::Display for ServiceEndpoint {
             write!(f, "{}:{}", self.address, self.port)
         }
     }
-}
-
-/// A TCP port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePort {
-    /// Its name; empty where a Service has only one.
-    pub name: String,
-    /// Its number.
-    pub number: u16,
-    is_redis: bool,
-}
-
-/// The TCP ports of a Service.
-pub fn ports(service: &Service) -> Vec<ServicePort> {
-    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
-    ports
-        .iter()
-        .filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
-        .filter_map(|port| {
-            let name = port.name.clone().unwrap_or_default();
-            let number = u16::try_from(port.port).ok()?;
-            let is_redis =
-                is_redis_name(&name) || port.app_protocol.as_deref().is_some_and(|protocol| protocol == "redis");
-            Some(ServicePort { name, number, is_redis })
-        })
-        .collect()
-}
-
-/// `redis`, `redis-cache`, `tcp-redis` and the like.
-fn is_redis_name(name: &str) -> bool {
-    matches!(name.split('-').collect::<Vec<_>>()[..], ["redis", ..] | ["tcp" | "tls", "redis", ..])
-}
-
-/// The TCP ports of a Service that are Redis: its only one, or those that are Redis by name or
-/// `appProtocol`, or 6379.
-pub fn redis_ports(all: Vec<ServicePort>) -> Vec<ServicePort> {
-    if all.len() <= 1 {
-        return all;
-    }
-    let (named, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|port| port.is_redis);
-    if !named.is_empty() {
-        return named;
-    }
-    others.into_iter().filter(|port| port.number == 6379).collect()
 }
 
 /// True if the endpoints of a Service are the pods that it selects, rather than written by hand.

@@ -143,6 +143,8 @@ codes! {
     NoReadyEndpoint = "no-ready-endpoint", NoEffect;
     /// A destination has several endpoints, and no mode says what they are to each other.
     SeveralEndpoints = "several-endpoints", Risk;
+    /// Istio takes the port of a Service for HTTP.
+    PortTakenForHttp = "port-taken-for-http", Risk;
     /// An endpoint of a headless Service belongs to another Service.
     EndpointOfOtherService = "endpoint-of-other-service", Conflict;
     /// An address of a ServiceEntry is that of a Service.

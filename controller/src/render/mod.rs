@@ -16,6 +16,7 @@ pub mod handshake;
 pub mod listen;
 pub mod mesh;
 pub mod mesh_options;
+mod mesh_warnings;
 pub mod native;
 pub mod object_meta;
 pub mod overlay;

@@ -18,6 +18,7 @@ use super::envoy_filter::{self, ClusterOwner};
 use super::filter_config;
 use super::listen::ListenOverride;
 use super::mesh_options::MeshOptions;
+use super::mesh_warnings;
 use super::object_meta::{object_name, placed};
 use super::overlay::{self, ReplacedFilters};
 
@@ -53,7 +54,8 @@ impl PreparedService {
         let per_host = options.per_host || needs_per_host(&service);
         let backends = backend::backends(&service);
         let listeners = listener_names(&service, options).unwrap_or_else(|problem| {
-            if per_host || changes_listener(&service) {
+            // An alias has no cluster either by which the filter could tell its clients.
+            if per_host || changes_listener(&service) || problem.code == Code::AliasedHost {
                 diagnostics.add(&service.owner, "spec.host", problem);
             }
             Vec::new()
@@ -67,6 +69,7 @@ impl PreparedService {
         prepared.choose_native(options, diagnostics);
         prepared.check_size(options, diagnostics);
         prepared.check_destinations(diagnostics);
+        mesh_warnings::report(&prepared.service, diagnostics);
         prepared
     }
 
@@ -358,8 +361,14 @@ pub(super) fn alias(service: &ValidatedService, name: &str) -> Problem {
     let message = format!(
         "{host} is an ExternalName Service, an alias in DNS: its clients connect to the addresses of {name}, so their connections can't be told by it"
     );
-    let remedy = format!(
-        "let clients connect to a Service of its own with a clusterIP, or to {name} with a ServiceEntry that has `addresses`, and name that host here (for `redis-mesh render`: or --listen {host}=ADDRESS:{port})"
-    );
+    // The rest of a Service's host after its own two labels is the same for all Services.
+    let domain = host.splitn(3, '.').nth(2).unwrap_or_default();
+    let remedy = match name.trim_end_matches('.').strip_suffix(domain) {
+        Some(rest) if rest.matches('.').count() == 2 => format!("name {name} here instead"),
+        _ => format!(
+            "let clients connect to a Service of its own with a clusterIP, or to {name} with a ServiceEntry that has `addresses`, and name that host here"
+        ),
+    };
+    let remedy = format!("{remedy} (for `redis-mesh render`: or --listen {host}=ADDRESS:{port})");
     Problem::new(Code::AliasedHost, message, remedy)
 }

@@ -77,7 +77,8 @@ pub fn ports(
         if ports.is_empty() {
             let ports = host::listed(&entry.ports);
             let message = format!("none of the ports of ServiceEntry {} is known to be Redis ({ports})", entry.key);
-            reporter.report(Code::NoRedisPort, message, "name one `redis` or `tcp-redis`");
+            let remedy = "name one `redis` or `tcp-redis`, with the protocol TCP";
+            reporter.report(Code::NoRedisPort, message, remedy);
         }
         return ports.into_iter().map(|port| (port.number, None)).collect();
     };

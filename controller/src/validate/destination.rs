@@ -301,6 +301,9 @@ fn service_port(
         Some(number) => match inventory::ports(service).into_iter().find(|port| port.number == number) {
             Some(port) => return Some(port),
             None => {
+                if let Some(port) = inventory::port_of_alias(service, number) {
+                    return Some(port);
+                }
                 let known = host::listed(&inventory::ports(service));
                 let message = format!("Service {key} has no TCP port {number}");
                 field.report(Code::UnknownPort, message, format!("it has {known}"));

@@ -5,8 +5,7 @@ use k8s_openapi::api::core::v1::Service;
 use crate::diagnostic::{Code, FieldReporter, Problem, did_you_mean};
 use crate::inventory::{self, Inventory, NamespacedName};
 
-/// The port of Redis where nothing names another one.
-pub const REDIS_PORT: u16 = 6379;
+pub use crate::inventory::REDIS_PORT;
 
 /// A fully qualified host.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -41,6 +41,11 @@ fn field(service: &ValidatedService, destination: &ValidatedDestination, own: &s
     if is_of(service, destination) {
         return format!("spec.trafficPolicy.connectionPool{own}");
     }
+    route_field(service, destination)
+}
+
+/// The field of a RedisService that is the first to name a destination.
+pub fn route_field(service: &ValidatedService, destination: &ValidatedDestination) -> String {
     let named = service.routes.iter().find_map(|route| {
         let (index, target) = (route.index?, service.targets.get(route.target)?);
         let is_it = |known: &ValidatedDestination| known.address == destination.address;
