@@ -17,6 +17,7 @@ mod rotation;
 mod secrets;
 mod succession;
 mod tenants;
+mod unserved;
 mod updates;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ fn of_the_controller() -> Vec<Test> {
         succession::TESTS,
         installations::TESTS,
         tenants::TESTS,
+        unserved::TESTS,
     ]
     .concat()
 }
