@@ -11,8 +11,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
-pub use service_port::{REDIS_PORT, ServicePort, port_of_alias, ports, redis_ports};
 use service_port::is_redis_name;
+pub use service_port::{REDIS_PORT, ServicePort, port_of_alias, ports, redis_ports};
 
 /// The namespace and the name of an object, written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -365,7 +365,12 @@ impl EntryPort {
         let protocol = self.protocol.to_ascii_uppercase();
         let is_tcp = matches!(protocol.as_str(), "" | "TCP" | "TLS" | "REDIS");
         let is_redis = protocol == "REDIS" || is_redis_name(&self.name);
-        (is_tcp && self.number > 0).then(|| ServicePort { name: self.name.clone(), number: self.number, http: None, is_redis })
+        (is_tcp && self.number > 0).then(|| ServicePort {
+            name: self.name.clone(),
+            number: self.number,
+            http: None,
+            is_redis,
+        })
     }
 }
 

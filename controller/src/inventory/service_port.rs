@@ -43,8 +43,12 @@ pub fn ports(service: &Service) -> Vec<ServicePort> {
 /// the ports of the name that it stands for.
 pub fn port_of_alias(service: &Service, number: u16) -> Option<ServicePort> {
     let lists_none = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).is_none_or(Vec::is_empty);
-    (lists_none && external_name(service).is_some())
-        .then(|| ServicePort { name: String::new(), number, http: None, is_redis: true })
+    (lists_none && external_name(service).is_some()).then(|| ServicePort {
+        name: String::new(),
+        number,
+        http: None,
+        is_redis: true,
+    })
 }
 
 /// The sign by which Istio takes a port for HTTP: its `appProtocol`, or without one its name, each up
@@ -93,7 +97,8 @@ mod tests {
         for http in ["http", "http-redis", "HTTP-redis", "http2-x", "grpc", "grpc-web-x", "http_proxy"] {
             assert!(name(http), "{http}");
         }
-        for other in ["", "redis", "tcp-redis", "tcp-http", "https-redis", "tls-redis", "httpredis", "kubernetes.io/ws"] {
+        for other in ["", "redis", "tcp-redis", "tcp-http", "https-redis", "tls-redis", "httpredis", "kubernetes.io/ws"]
+        {
             assert!(!name(other), "{other}");
         }
         let protocol = |protocol: &str, name: &str| http_sign(name, Some(protocol)).is_some();

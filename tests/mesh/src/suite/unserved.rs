@@ -69,5 +69,8 @@ fn taken_for_http(mesh: &mut Mesh) -> Result<()> {
         ensure!(!warnings.as_deref().unwrap_or_default().contains("PortTakenForHttp"), "{warnings:?}");
         Ok(())
     })?;
-    mesh.delete(&[ObjectName::new("Service", "redis", "unserved"), ObjectName::new("EndpointSlice", "redis", "unserved")])
+    mesh.delete(&[
+        ObjectName::new("Service", "redis", "unserved"),
+        ObjectName::new("EndpointSlice", "redis", "unserved"),
+    ])
 }
