@@ -145,6 +145,7 @@ impl Check {
                     handshake_key,
                     module: (target == RenderTarget::IstioNative).then_some(module),
                     other_modules: BTreeSet::new(),
+                    is_dual_stack: false,
                 };
                 mesh::build(&services, &options, 1, &mut diagnostics);
             }

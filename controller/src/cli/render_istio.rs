@@ -84,6 +84,7 @@ impl Istio {
             handshake_key,
             module: self.module,
             other_modules: BTreeSet::new(),
+            is_dual_stack: false,
         };
         let objects = mesh::build(&services, &options, self.revision, diagnostics);
         if diagnostics.has_errors() {

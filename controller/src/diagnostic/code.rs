@@ -145,6 +145,8 @@ codes! {
     SeveralEndpoints = "several-endpoints", Risk;
     /// Istio takes the port of a Service for HTTP.
     PortTakenForHttp = "port-taken-for-http", Risk;
+    /// A Service has addresses of both families, of which a sidecar may serve one.
+    SecondFamilyPasses = "second-family-passes", Risk;
     /// An endpoint of a headless Service belongs to another Service.
     EndpointOfOtherService = "endpoint-of-other-service", Conflict;
     /// An address of a ServiceEntry is that of a Service.

@@ -25,4 +25,6 @@ pub struct MeshOptions {
     pub module: Option<DynamicModule>,
     /// The module's files of older versions, which may still serve open connections.
     pub other_modules: BTreeSet<String>,
+    /// True if sidecars are known to serve addresses of both families.
+    pub is_dual_stack: bool,
 }

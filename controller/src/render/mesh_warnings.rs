@@ -6,9 +6,29 @@ use crate::inventory::{NamespacedName, ServicePort};
 use crate::validate::risks::route_field;
 use crate::validate::service::ValidatedService;
 
+use super::mesh_options::MeshOptions;
+
 /// Reports everything because of which the rules of a service don't hold in some sidecars.
-pub fn report(service: &ValidatedService, diagnostics: &mut Diagnostics) {
+pub fn report(service: &ValidatedService, options: &MeshOptions, diagnostics: &mut Diagnostics) {
     taken_for_http(service, diagnostics);
+    if !options.is_dual_stack && options.listen.iter().all(|listen| !listen.names(&service.address)) {
+        second_family(service, diagnostics);
+    }
+}
+
+/// A Service with addresses of both families. A sidecar with both has a listener for the first address
+/// only, unless Istio's support of both is on.
+fn second_family(service: &ValidatedService, diagnostics: &mut Diagnostics) {
+    let Some((key, _)) = &service.service else { return };
+    let addresses = &service.addresses.cluster_ips;
+    let is_v6 = |address: &&String| address.contains(':');
+    let Some(first) = addresses.first() else { return };
+    let Some(second) = addresses.iter().find(|address| is_v6(address) != is_v6(&first)) else { return };
+    let message = format!(
+        "Service {key} has addresses of both families, and in a pod that has both, too, a sidecar has a listener for {first} alone: connections to {second} are not governed there, so no password is asked for and no key is routed"
+    );
+    let remedy = "switch on ISTIO_DUAL_STACK, both in istiod's environment and in meshConfig.defaultConfig.proxyMetadata, or give the Service ipFamilyPolicy: SingleStack; pods with one family need neither";
+    diagnostics.add(&service.owner, "spec.host", Problem::new(Code::SecondFamilyPasses, message, remedy));
 }
 
 /// Ports that Istio takes for HTTP. A sidecar of the client has no TCP listener for the port of such

@@ -69,7 +69,7 @@ impl PreparedService {
         prepared.choose_native(options, diagnostics);
         prepared.check_size(options, diagnostics);
         prepared.check_destinations(diagnostics);
-        mesh_warnings::report(&prepared.service, diagnostics);
+        mesh_warnings::report(&prepared.service, options, diagnostics);
         prepared
     }
 
@@ -323,12 +323,10 @@ fn listener_names(service: &ValidatedService, options: &MeshOptions) -> Result<V
     if let Some(ListenOverride { address, .. }) = given {
         return Ok(vec![name(&address.ip().to_string(), address.port())]);
     }
-    if let Some(first) = service.addresses.cluster_ips.first() {
-        return Ok(match service.service {
-            Some(_) => vec![name(first, port)],
-            // Each address of a ServiceEntry has a listener of its own.
-            None => service.addresses.cluster_ips.iter().map(|address| name(address, port)).collect(),
-        });
+    // Each address of a ServiceEntry has a listener of its own. The listener of a Service with
+    // addresses of both families has the name of the first one of a family that the sidecar has.
+    if !service.addresses.cluster_ips.is_empty() {
+        return Ok(service.addresses.cluster_ips.iter().map(|address| name(address, port)).collect());
     }
     if let Some(name) = &service.addresses.alias_of {
         return Err(alias(service, name));

@@ -248,6 +248,7 @@ fn settings(
             handshake_key,
             module,
             other_modules: BTreeSet::new(),
+            is_dual_stack: false,
         },
         validate: ValidateOptions {
             cluster_domain: config.cluster_domain.clone(),

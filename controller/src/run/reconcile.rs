@@ -11,6 +11,7 @@ use super::listings::Listings;
 use super::module::Delivered;
 use super::names::{ObjectKind, RenderedKey};
 use super::readiness::WriteObstacle;
+use super::root::MeshRoot;
 use super::source::{SecretScope, WatchSource};
 use super::sync_state::SyncState;
 use super::watch::{self, Observation, WatchUpdate};
@@ -107,9 +108,12 @@ impl Reconciler {
     /// Takes in which part this replica has in the mesh.
     fn take_standing(&mut self) {
         let standing = self.state.context.standing.borrow_and_update().clone();
-        let known = &mut self.state.context.settings.mesh.root_namespace;
-        if let Some(root) = standing.root.filter(|root| *root.namespace != **known) {
-            *known = root.namespace.to_string();
+        let known = &mut self.state.context.settings.mesh;
+        let is_other =
+            |root: &MeshRoot| *root.namespace != *known.root_namespace || root.is_dual_stack != known.is_dual_stack;
+        if let Some(root) = standing.root.filter(is_other) {
+            known.root_namespace = root.namespace.to_string();
+            known.is_dual_stack = root.is_dual_stack;
             self.state.queue.add(self.state.store.objects().keys().cloned());
         }
         self.state.objects.succeed(standing.predecessors);

@@ -3,6 +3,7 @@
 //! What is written into another namespace has no effect for the mesh, and what is deleted from the
 //! right one is in force. So nothing is written before the namespace is known.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,8 @@ const PERIOD: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(2);
 /// The key of the mesh configuration in its ConfigMap.
 const KEY: &str = "mesh";
+/// The setting of proxies by which they serve addresses of both families.
+const DUAL_STACK: &str = "ISTIO_DUAL_STACK";
 /// The root namespace where the mesh configuration names none
 /// (<https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#MeshConfig-root_namespace>).
 const DEFAULT: &str = "istio-system";
@@ -63,6 +66,8 @@ pub struct MeshRoot {
     pub namespace: Arc<str>,
     /// The evidence.
     pub evidence: RootEvidence,
+    /// True if the mesh configuration says that proxies serve addresses of both families.
+    pub is_dual_stack: bool,
 }
 
 /// The result of looking for the root namespace.
@@ -89,7 +94,12 @@ impl RootFinding {
 /// The answer to a request for the mesh configuration.
 enum MeshConfigAnswer {
     /// The mesh configuration names this root namespace.
-    Names(String),
+    Names {
+        /// The namespace.
+        root: String,
+        /// As in [`MeshRoot`].
+        is_dual_stack: bool,
+    },
     /// There is no mesh configuration that could be read, for this reason.
     Unreadable(String),
     /// The API server is away, which says nothing.
@@ -101,6 +111,24 @@ enum MeshConfigAnswer {
 #[serde(rename_all = "camelCase")]
 struct MeshConfig {
     root_namespace: Option<String>,
+    default_config: Option<ProxyConfig>,
+}
+
+/// The part of Istio's settings for all proxies that is read.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ProxyConfig {
+    proxy_metadata: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+impl MeshConfig {
+    /// True if proxies serve addresses of both families
+    /// (<https://istio.io/latest/docs/setup/additional-setup/dual-stack/>).
+    fn is_dual_stack(&self) -> bool {
+        let metadata = self.default_config.as_ref().and_then(|config| config.proxy_metadata.as_ref());
+        let value = metadata.and_then(|metadata| metadata.get(DUAL_STACK));
+        value.is_some_and(|value| *value == true || value == "true")
+    }
 }
 
 /// Looks for the root namespace again and again.
@@ -159,8 +187,8 @@ impl RootReader {
         let Some(text) = config_map.data.as_ref().and_then(|data| data.get(KEY)) else {
             return MeshConfigAnswer::Unreadable(format!("{of} has no key `{KEY}`"));
         };
-        match root_namespace(text) {
-            Ok(root) => MeshConfigAnswer::Names(root),
+        match parsed(text) {
+            Ok((root, is_dual_stack)) => MeshConfigAnswer::Names { root, is_dual_stack },
             Err(reason) => MeshConfigAnswer::Unreadable(format!("{of} can't be parsed: {reason}")),
         }
     }
@@ -183,11 +211,12 @@ impl RootReader {
     }
 }
 
-/// The root namespace that a mesh configuration names.
-fn root_namespace(text: &str) -> Result<String, String> {
+/// The root namespace that a mesh configuration names, and whether proxies serve both families.
+fn parsed(text: &str) -> Result<(String, bool), String> {
     let config = serde_saphyr::from_str::<Option<MeshConfig>>(text).map_err(|error| error.to_string())?;
+    let is_dual_stack = config.as_ref().is_some_and(MeshConfig::is_dual_stack);
     let named = config.and_then(|config| config.root_namespace).filter(|name| !name.is_empty());
-    Ok(named.unwrap_or_else(|| DEFAULT.to_owned()))
+    Ok((named.unwrap_or_else(|| DEFAULT.to_owned()), is_dual_stack))
 }
 
 /// True if the API server has answered that the controller may not read an object.
@@ -197,18 +226,22 @@ fn is_forbidden(error: &RequestError) -> bool {
 
 fn judge(settings: &RootSettings, answer: MeshConfigAnswer, known: &RootFinding) -> RootFinding {
     let place = format!("ConfigMap {}/{}", settings.istio_namespace, settings.config_map());
-    let root = |namespace: &str, evidence| RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence });
+    let root = |namespace: &str, evidence, is_dual_stack| {
+        RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence, is_dual_stack })
+    };
     match (answer, &settings.given) {
-        (MeshConfigAnswer::Names(named), Some(given)) if named != *given => RootFinding::Refused(format!(
+        (MeshConfigAnswer::Names { root: named, .. }, Some(given)) if named != *given => RootFinding::Refused(format!(
             "--root-namespace is {given}, but Istio's mesh configuration ({place}) names {named} as its root namespace; correct one of them, or say by --istio-namespace and --revision which Istio it is"
         )),
-        (MeshConfigAnswer::Names(named), _) => root(&named, RootEvidence::MeshConfig),
+        (MeshConfigAnswer::Names { root: named, is_dual_stack }, _) => {
+            root(&named, RootEvidence::MeshConfig, is_dual_stack)
+        }
         // What was read before holds until something else is read.
         (MeshConfigAnswer::Unreadable(_) | MeshConfigAnswer::Unavailable(_), _) if known.found().is_some() => {
             known.clone()
         }
         (MeshConfigAnswer::Unavailable(reason), _) => RootFinding::Refused(reason),
-        (MeshConfigAnswer::Unreadable(_), Some(given)) => root(given, RootEvidence::Argument),
+        (MeshConfigAnswer::Unreadable(_), Some(given)) => root(given, RootEvidence::Argument, false),
         (MeshConfigAnswer::Unreadable(reason), None) => RootFinding::Refused(format!(
             "Istio's mesh configuration can't be read, so its root namespace isn't known: {reason}; say by --istio-namespace and --revision where it is, or by --root-namespace what it says"
         )),
@@ -228,10 +261,10 @@ impl fmt::Display for RootFinding {
 fn log(finding: &RootFinding) {
     match finding {
         RootFinding::Pending => {}
-        RootFinding::Found(MeshRoot { namespace, evidence: RootEvidence::MeshConfig }) => {
+        RootFinding::Found(MeshRoot { namespace, evidence: RootEvidence::MeshConfig, .. }) => {
             info!(%namespace, "Istio's mesh configuration names its root namespace");
         }
-        RootFinding::Found(MeshRoot { namespace, evidence: RootEvidence::Argument }) => {
+        RootFinding::Found(MeshRoot { namespace, evidence: RootEvidence::Argument, .. }) => {
             warn!(%namespace, "Istio's mesh configuration can't be read; --root-namespace is taken at its word");
         }
         RootFinding::Refused(_) => error!("{finding}"),
@@ -247,11 +280,11 @@ mod tests {
     }
 
     fn found(namespace: &str, evidence: RootEvidence) -> RootFinding {
-        RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence })
+        RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence, is_dual_stack: false })
     }
 
     fn names(namespace: &str) -> MeshConfigAnswer {
-        MeshConfigAnswer::Names(namespace.to_owned())
+        MeshConfigAnswer::Names { root: namespace.to_owned(), is_dual_stack: false }
     }
 
     fn unreadable() -> MeshConfigAnswer {
@@ -260,6 +293,7 @@ mod tests {
 
     #[test]
     fn the_mesh_configuration_names_the_root_namespace() {
+        let root_namespace = |text| parsed(text).map(|(root, _)| root);
         assert_eq!(root_namespace("rootNamespace: istio-config\ntrustDomain: x\n"), Ok("istio-config".to_owned()));
         for without in ["trustDomain: x\n", "rootNamespace: \"\"\n", "", "{}"] {
             assert_eq!(root_namespace(without), Ok("istio-system".to_owned()), "{without:?}");
@@ -267,6 +301,18 @@ mod tests {
         assert!(root_namespace("rootNamespace: [").is_err());
         let of = |revision: &str| RootSettings { revision: Some(revision.to_owned()), ..settings(None) }.config_map();
         assert_eq!([of(""), of("default"), of("1-31")], ["istio", "istio", "istio-1-31"]);
+    }
+
+    #[test]
+    fn the_mesh_configuration_says_whether_proxies_serve_both_families() {
+        let is_dual_stack = |metadata: &str| {
+            let (_, is_dual_stack) = parsed(&format!("defaultConfig: {{proxyMetadata: {metadata}}}")).unwrap();
+            is_dual_stack
+        };
+        assert!(is_dual_stack("{ISTIO_DUAL_STACK: \"true\"}") && is_dual_stack("{ISTIO_DUAL_STACK: true, X: 1}"));
+        for not in ["{ISTIO_DUAL_STACK: \"false\"}", "{X: \"true\"}", "{}", "null"] {
+            assert!(!is_dual_stack(not), "{not}");
+        }
     }
 
     #[test]

@@ -48,6 +48,7 @@ fn options() -> MeshOptions {
         handshake_key: HandshakeKey::given("key"),
         module: Some(DynamicModule::among_others("/module.so".to_owned())),
         other_modules: BTreeSet::new(),
+        is_dual_stack: false,
     }
 }
 

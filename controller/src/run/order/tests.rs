@@ -23,6 +23,7 @@ fn options(root: &str) -> MeshOptions {
         handshake_key: HandshakeKey::given("key"),
         module: None,
         other_modules: BTreeSet::new(),
+        is_dual_stack: false,
     }
 }
 
