@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
 use service_port::is_redis_name;
-pub use service_port::{REDIS_PORT, ServicePort, port_of_alias, ports, redis_ports};
+pub use service_port::{REDIS_PORT, ServicePort, external_name, port_of_alias, ports, redis_ports};
 
 /// The namespace and the name of an object, written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -455,10 +455,4 @@ pub fn cluster_ips(service: &Service) -> Vec<String> {
     }
     addresses.retain(|address| !address.is_empty() && address != "None");
     addresses
-}
-
-/// The name that an ExternalName Service stands for.
-pub fn external_name(service: &Service) -> Option<&str> {
-    let spec = service.spec.as_ref()?;
-    (spec.type_.as_deref() == Some("ExternalName")).then_some(spec.external_name.as_deref()).flatten()
 }

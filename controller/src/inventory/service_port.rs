@@ -2,8 +2,6 @@
 
 use k8s_openapi::api::core::v1::Service;
 
-use super::external_name;
-
 /// The port of Redis where nothing names another one.
 pub const REDIS_PORT: u16 = 6379;
 
@@ -17,7 +15,7 @@ pub struct ServicePort {
     /// The sign by which Istio takes the port for HTTP, in words; none if it doesn't.
     pub http: Option<Box<str>>,
     /// True if it is Redis by its name or `appProtocol`.
-    pub(super) is_redis: bool,
+    pub is_redis: bool,
 }
 
 /// The TCP ports of a Service.
@@ -37,6 +35,12 @@ pub fn ports(service: &Service) -> Vec<ServicePort> {
             Some(ServicePort { http: http_sign(&name, protocol), name, number, is_redis })
         })
         .collect()
+}
+
+/// The name that an ExternalName Service stands for.
+pub fn external_name(service: &Service) -> Option<&str> {
+    let spec = service.spec.as_ref()?;
+    (spec.type_.as_deref() == Some("ExternalName")).then_some(spec.external_name.as_deref()).flatten()
 }
 
 /// The port of this number of an ExternalName Service that lists none, which it need not: an alias has
@@ -70,7 +74,7 @@ fn http_sign(name: &str, app_protocol: Option<&str>) -> Option<Box<str>> {
 }
 
 /// `redis`, `redis-cache`, `tcp-redis` and the like.
-pub(super) fn is_redis_name(name: &str) -> bool {
+pub fn is_redis_name(name: &str) -> bool {
     matches!(name.split('-').collect::<Vec<_>>()[..], ["redis", ..] | ["tcp" | "tls", "redis", ..])
 }
 
