@@ -19,6 +19,10 @@ pub const KIND: &str = "EnvoyFilter";
 pub const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 /// The name of the EnvoyFilter that has istiod send all filter configurations again.
 pub const BEACON: &str = "redis-mesh-beacon";
+/// The priority of the EnvoyFilters of listeners. They refer to the place of `tcp_proxy`, which some of them
+/// replace, so they come after a mesh's own EnvoyFilters that insert filters there: those have the
+/// priority 0 where nothing is said, else multiples of 10 as Istio recommends.
+pub const LISTENER_PRIORITY: i32 = 1000;
 /// The context of listeners for outbound traffic.
 pub const CONTEXT: &str = "SIDECAR_OUTBOUND";
 
@@ -35,6 +39,13 @@ pub fn object(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -
         },
         "spec": {"configPatches": patches},
     })
+}
+
+/// An EnvoyFilter with patches of listeners.
+pub fn of_listeners(namespace: &str, name: &str, purpose: &str, patches: Vec<Value>) -> Value {
+    let mut object = object(namespace, name, purpose, patches);
+    object["spec"]["priority"] = LISTENER_PRIORITY.into();
+    object
 }
 
 /// A match of a listener, or of a filter in its chains.

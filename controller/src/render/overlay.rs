@@ -25,8 +25,8 @@ pub const PURPOSE: &str = "sidecars that have the dynamic module";
 /// The end of the names of these EnvoyFilters.
 pub const SUFFIX: &str = "-native";
 
-/// The priority of these EnvoyFilters. That of all others is 0, and they come first.
-const PRIORITY: i32 = 10;
+/// The priority of these EnvoyFilters. All others of redis-mesh have a smaller one, and come first.
+const PRIORITY: i32 = envoy_filter::LISTENER_PRIORITY + 10;
 const REDIS_PROXY: &str = "envoy.filters.network.redis_proxy";
 /// The text before and behind the name of a WasmPlugin in the name of its filter in a listener,
 /// for each version of Istio.

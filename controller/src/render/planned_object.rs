@@ -1,5 +1,6 @@
 //! A planned object with what it is built from. The object itself is built only when it is needed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use redis_mesh_core::wire;
@@ -92,7 +93,8 @@ impl PlannedObject {
         }
     }
 
-    /// The RedisServices and RedisDestinations from which it follows.
+    /// The RedisServices and RedisDestinations from which it follows, each once: several services
+    /// may have one owner, and lead to one destination.
     pub fn subjects(&self) -> Vec<&Subject> {
         let prepared_services = self.content.prepared_services();
         let mut subjects: Vec<&Subject> = Vec::new();
@@ -107,6 +109,8 @@ impl PlannedObject {
             }
         }
         subjects.extend(prepared_services.iter().map(|prepared| &prepared.service.owner));
+        let mut known = BTreeSet::new();
+        subjects.retain(|subject| known.insert((subject.kind.as_str(), subject.name.as_str())));
         subjects
     }
 

@@ -239,7 +239,7 @@ impl PreparedService {
                 (wire::DataPath::Direct | wire::DataPath::Native, _) => {}
             }
         }
-        envoy_filter::object(namespace, name, &self.purpose(), patches)
+        envoy_filter::of_listeners(namespace, name, &self.purpose(), patches)
     }
 
     /// The name of the host's own filter in the EnvoyFilter of this name.

@@ -74,6 +74,14 @@ impl Operation {
     }
 }
 
+/// A built object with the marks by which controllers know it.
+pub(super) fn marked(mut object: Value, controller: &str, digest: ContentDigest, revision: u64) -> Value {
+    object["metadata"]["labels"][CONTROLLER] = controller.into();
+    object["metadata"]["annotations"][DIGEST] = to_hex(&digest).into();
+    object["metadata"]["annotations"][REVISION] = revision.to_string().into();
+    object
+}
+
 /// The result of an operation.
 pub enum Performed {
     /// The object was written, with content of this digest.
@@ -100,10 +108,7 @@ impl Applier {
     pub async fn perform(&self, operation: Operation, options: &MeshOptions) -> Result<Performed, kube::Error> {
         match operation {
             Operation::Apply { key, planned, revision, digest, .. } => {
-                let mut object = planned.build(options, revision);
-                object["metadata"]["labels"][CONTROLLER] = self.controller.as_str().into();
-                object["metadata"]["annotations"][DIGEST] = to_hex(&digest).into();
-                object["metadata"]["annotations"][REVISION] = revision.to_string().into();
+                let object = marked(planned.build(options, revision), &self.controller, digest, revision);
                 let object = self.apply(&key, object).await?;
                 Ok(Performed::Applied(Box::new(object), digest))
             }

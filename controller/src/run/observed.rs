@@ -7,7 +7,7 @@ use kube::api::DynamicObject;
 use redis_mesh_core::wire;
 use serde_json::Value;
 
-use crate::render::object_meta::{DESTINATION_SUFFIX, PURPOSE};
+use crate::render::object_meta::{DESTINATION_SUFFIX, PURPOSE, labels};
 use crate::render::plan::PortGroup;
 use crate::render::{envoy_filter, overlay, wasm_plugin};
 
@@ -34,6 +34,8 @@ pub struct ObservedObject {
     pub controller: Option<String>,
     /// The object from which it follows, `KIND NAMESPACE/NAME`.
     pub purpose: String,
+    /// True if it has the labels of every rendered object.
+    pub is_labelled: bool,
     /// The hosts in a WasmPlugin's configuration.
     pub hosts: Vec<wire::Host>,
     /// True for an EnvoyFilter that holds the configuration of a host's own filter.
@@ -62,6 +64,7 @@ impl ObservedObject {
             revision: annotation(REVISION).and_then(|text| text.parse().ok()).unwrap_or_default(),
             controller: object.labels().get(CONTROLLER).cloned(),
             purpose: annotation(PURPOSE).unwrap_or_default(),
+            is_labelled: is_labelled(object),
             hosts: hosts.unwrap_or_default(),
             is_per_host: patches.iter().any(|patch| patch["applyTo"] == "EXTENSION_CONFIG"),
             is_native: spec["workloadSelector"]["labels"].get(overlay::LABEL).is_some(),
@@ -70,11 +73,29 @@ impl ObservedObject {
         }
     }
 
+    /// True if the metadata of two objects says the same, as far as redis-mesh writes it.
+    pub fn has_marks_of(&self, other: &ObservedObject) -> bool {
+        (self.digest, self.revision, &self.controller) == (other.digest, other.revision, &other.controller)
+            && (&self.purpose, self.is_labelled) == (&other.purpose, other.is_labelled)
+    }
+
+    /// True if the metadata that every rendered object has is that of a built object. What somebody
+    /// else has added doesn't count.
+    pub fn is_marked_as(&self, built: &Value) -> bool {
+        let purpose = built["metadata"]["annotations"][PURPOSE].as_str();
+        self.is_labelled && purpose.is_none_or(|purpose| purpose == self.purpose)
+    }
+
     /// True if sidecars have listeners that may need this object as long as they are there.
     pub fn is_foundation(&self, key: &RenderedKey) -> bool {
         let is_cluster = key.kind == envoy_filter::KIND && key.name.name.contains(DESTINATION_SUFFIX);
         is_cluster || self.purpose == overlay::PURPOSE
     }
+}
+
+fn is_labelled(object: &DynamicObject) -> bool {
+    let has = |(name, value): (&String, &Value)| object.labels().get(name).map(String::as_str) == value.as_str();
+    labels().as_object().is_some_and(|labels| labels.iter().all(has))
 }
 
 /// The errors that Istio's analysis reports (`status.validationMessages`).

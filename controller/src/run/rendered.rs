@@ -17,7 +17,7 @@ use crate::render::planned_object::PlannedObject;
 use crate::render::prepared_service::PreparedService;
 
 use super::applier::{Operation, Performed};
-use super::digest::{ContentDigest, digest};
+use super::digest::{self, ContentDigest};
 use super::digest_cache::DigestCache;
 use super::names::RenderedKey;
 use super::observed::{ObservedObject, ObservedObjects};
@@ -39,7 +39,7 @@ pub struct Prepared {
 
 /// Every operation has been performed, refused or held back.
 pub struct Applied {
-    /// The number of objects that are not as planned.
+    /// The number of objects that are not as planned, and may be after another attempt.
     pub failed: usize,
 }
 
@@ -146,11 +146,10 @@ impl RenderedObjects {
                 // The watch is behind what the controller has written since.
                 return false;
             }
-            object.settled = known.settled.filter(|(_, generation)| *generation == object.generation);
-            let is_same = known.generation == object.generation
-                && known.digest == object.digest
-                && known.controller == object.controller
-                && known.rejected == object.rejected;
+            // A change of metadata gives an object no other generation.
+            let is_untouched = known.generation == object.generation && known.has_marks_of(&object);
+            object.settled = known.settled.filter(|_| is_untouched);
+            let is_same = is_untouched && known.rejected == object.rejected;
             if is_same {
                 return false;
             }
@@ -186,7 +185,8 @@ impl RenderedObjects {
             if object.settled == Some((digest, object.generation)) {
                 return None;
             }
-            if spec_digest(planned, options, object.revision) == object.spec {
+            let built = planned.build(options, object.revision);
+            if digest::digest(&built["spec"]) == object.spec && object.is_marked_as(&built) {
                 object.settled = Some((digest, object.generation));
                 return None;
             }
@@ -241,9 +241,10 @@ impl RenderedObjects {
         self.observed.insert(key.clone(), Box::new(observed));
     }
 
-    /// Records why an object could not be written or deleted.
-    pub fn failed(&mut self, key: &RenderedKey, reason: &str) {
-        self.failures.insert(key.clone(), format!("{key}: {reason}"));
+    /// Records why an object could not be written or deleted. True if that is news.
+    pub fn failed(&mut self, key: &RenderedKey, reason: &str) -> bool {
+        let failure = format!("{key}: {reason}");
+        self.failures.insert(key.clone(), failure.clone()).is_none_or(|known| known != failure)
     }
 
     /// Why an object could not be written or deleted.
@@ -260,8 +261,4 @@ impl RenderedObjects {
     pub fn has_complaints(&self) -> bool {
         self.has_failures() || self.observed.values().any(|object| object.rejected.is_some())
     }
-}
-
-fn spec_digest(planned: &PlannedObject, options: &MeshOptions, revision: u64) -> ContentDigest {
-    digest(&planned.build(options, revision)["spec"])
 }

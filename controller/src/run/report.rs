@@ -11,7 +11,7 @@ use crate::validate::scope::ClientScope;
 
 use super::names::{ObjectKey, ObjectKind, RenderedKey};
 use super::rendered::{Applied, Rendered};
-use super::request::{CONCURRENCY, chain, with_timeout};
+use super::request::{CONCURRENCY, chain, is_of_deleted_namespace, with_timeout};
 use super::state::ObjectState;
 use super::sync_state::SyncState;
 use super::telemetry::OutcomeLabel;
@@ -78,7 +78,8 @@ impl SyncState {
                         let reference = key.reference(object.uid.clone());
                         let recorder = &self.context.recorder;
                         let published = update_status::publish(recorder, &reference, &object.status, &status).await;
-                        if let Err(error) = published {
+                        // Nothing is created in a namespace that is being deleted, Events included.
+                        if let Err(error) = published.or_else(unless_deleted) {
                             warn!(error = chain(&error), "an Event could not be written");
                         }
                     }
@@ -157,4 +158,8 @@ impl SyncState {
             object.purpose == purpose || object.hosts.iter().any(|host| is_about(&at.name.namespace, &host.host))
         })
     }
+}
+
+fn unless_deleted(error: kube::Error) -> Result<(), kube::Error> {
+    if is_of_deleted_namespace(&error) { Ok(()) } else { Err(error) }
 }

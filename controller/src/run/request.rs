@@ -10,6 +10,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The number of requests that are under way at once.
 pub const CONCURRENCY: usize = 16;
 
+/// The cause that the API server gives for what can't be created in a namespace that is being deleted.
+const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
+
 /// Why a request failed.
 #[derive(Debug)]
 pub enum RequestError {
@@ -20,10 +23,19 @@ pub enum RequestError {
 }
 
 impl RequestError {
+    /// True if the request would have created an object in a namespace that is being deleted. Such a
+    /// namespace never comes back, so there is nothing to repeat.
+    pub fn is_of_deleted_namespace(&self) -> bool {
+        matches!(self, RequestError::Failed(error) if is_of_deleted_namespace(error))
+    }
+
     /// The reason in words, with what a person can do about it.
     pub fn with_remedy(&self) -> String {
         let reason = self.to_string();
         let RequestError::Failed(kube::Error::Api(status)) = self else { return reason };
+        if self.is_of_deleted_namespace() {
+            return "the namespace is being deleted, so nothing is created there any more".to_owned();
+        }
         match status.code {
             404 => format!("{reason}; is Istio installed, and does the namespace exist?"),
             403 => format!("{reason}; grant it to the controller"),
@@ -41,6 +53,14 @@ impl fmt::Display for RequestError {
             RequestError::Failed(error) => f.write_str(&chain(error)),
         }
     }
+}
+
+/// True if a request was refused since its namespace is being deleted. The API server answers 403 as to
+/// those who lack a permission, and names the cause.
+pub fn is_of_deleted_namespace(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.into_iter().any(|cause| cause.reason == NAMESPACE_TERMINATING)
 }
 
 /// Awaits a request, for half a minute at most.
@@ -68,4 +88,32 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refusal(causes: serde_json::Value) -> RequestError {
+        let status = json!({
+            "status": "Failure", "code": 403, "reason": "Forbidden", "message": "it is forbidden",
+            "details": {"name": "x", "causes": causes},
+        });
+        RequestError::Failed(kube::Error::Api(serde_json::from_value(status).unwrap()))
+    }
+
+    #[test]
+    fn what_lacks_a_permission_is_told_from_what_has_no_namespace_any_more() {
+        let terminating = refusal(json!([{"reason": "NamespaceTerminating", "message": "it is being terminated"}]));
+        assert!(terminating.is_of_deleted_namespace());
+        let words = terminating.with_remedy();
+        assert!(words.contains("the namespace is being deleted") && !words.contains("grant"), "{words}");
+        for causes in [json!([]), json!([{"reason": "Other"}])] {
+            let forbidden = refusal(causes);
+            assert!(!forbidden.is_of_deleted_namespace());
+            assert_eq!(forbidden.with_remedy(), "it is forbidden; grant it to the controller");
+        }
+    }
 }

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::render::mesh_options::MeshOptions;
 use crate::render::plan::{self, PlanHistory, PortGroup, RenderPlan};
+use crate::render::planned_object::PlannedObject;
 use crate::render::prepared_service::PreparedService;
 use crate::render::{envoy_filter, wasm_plugin};
 use crate::validate::scope::ClientScope;
@@ -67,6 +68,14 @@ impl fmt::Display for SyncError {
             SyncError::Status(error) => error.fmt(f),
         }
     }
+}
+
+/// An operation that was not performed.
+struct FailedOperation {
+    key: RenderedKey,
+    planned: Option<Arc<PlannedObject>>,
+    /// False if nothing that the controller repeats can make it succeed.
+    may_pass: bool,
 }
 
 impl Rendered<Applied> {
@@ -245,20 +254,16 @@ impl SyncState {
                     _ => operation,
                 });
             }
-            for (key, planned) in self.perform(batch, &options).await {
-                failed += 1;
-                blocked.after(&key, planned.as_deref());
+            for failure in self.perform(batch, &options).await {
+                failed += usize::from(failure.may_pass);
+                blocked.after(&failure.key, failure.planned.as_deref());
             }
         }
         rendered.at(Applied { failed })
     }
 
     /// Performs operations, several at once. Returns those that failed.
-    async fn perform(
-        &mut self,
-        operations: Vec<Operation>,
-        options: &MeshOptions,
-    ) -> Vec<(RenderedKey, Option<Arc<crate::render::planned_object::PlannedObject>>)> {
+    async fn perform(&mut self, operations: Vec<Operation>, options: &MeshOptions) -> Vec<FailedOperation> {
         let (standing, applier) = (self.context.standing.clone(), self.context.applier.clone());
         let requests = operations.into_iter().map(|operation| {
             let (standing, applier) = (&standing, &applier);
@@ -279,12 +284,13 @@ impl SyncState {
         while let Some((key, planned, repairs, result)) = requests.next().await {
             let Some(result) = result else {
                 // What comes after it must not be done, even if this replica leads again by then.
-                failed.push((key, planned));
+                failed.push(FailedOperation { key, planned, may_pass: true });
                 continue;
             };
             let subjects = planned.iter().flat_map(|planned| planned.subjects()).filter_map(ObjectKey::of);
             let subjects: Vec<ObjectKey> = subjects.collect();
             let is_performed = result.is_ok();
+            let may_pass = !result.as_ref().is_err_and(RequestError::is_of_deleted_namespace);
             self.performed(&key, repairs, result);
             if repairs
                 && is_performed
@@ -294,7 +300,7 @@ impl SyncState {
             }
             self.statuses.status_dirty.extend(subjects);
             if !is_performed {
-                failed.push((key, planned));
+                failed.push(FailedOperation { key, planned, may_pass });
             }
         }
         failed
@@ -313,6 +319,13 @@ impl SyncState {
                     metrics.applied(key.kind, OutcomeLabel::success);
                 }
                 self.objects.performed(key, performed);
+            }
+            // Whoever deletes a namespace knows that, and is told once.
+            Err(error) if error.is_of_deleted_namespace() => {
+                let reason = error.with_remedy();
+                if self.objects.failed(key, &reason) {
+                    info!(object = %key, reason, "the object is not applied");
+                }
             }
             Err(error) => {
                 warn!(object = %key, error = %error, "the object could not be applied");

@@ -3,6 +3,7 @@
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
+use super::super::applier::{Performed, marked};
 use super::*;
 use crate::crd;
 use crate::render::handshake::HandshakeKey;
@@ -105,6 +106,86 @@ fn what_is_in_force_stays_until_its_successor_in_another_namespace_is_applied() 
     assert!(!blocked.blocks(cluster, None, Some(object)));
     blocked.after(listener, None);
     assert!(blocked.blocks(cluster, None, Some(object)));
+}
+
+/// The objects that a sync has written into an empty cluster.
+fn applied(options: &MeshOptions) -> (RenderedObjects, Vec<(RenderedKey, Value)>) {
+    let mut objects = in_cluster(Vec::new());
+    let mut written = Vec::new();
+    for (_, operation) in ordered(&mut objects, options, true).operations {
+        let Operation::Apply { key, planned, revision, digest, .. } = operation else { panic!("a deletion") };
+        let mut object = marked(planned.build(options, revision), "us", digest, revision);
+        object["metadata"]["uid"] = key.to_string().into();
+        object["metadata"]["generation"] = 1.into();
+        objects.performed(&key, Performed::Applied(Box::new(serde_json::from_value(object.clone()).unwrap()), digest));
+        written.push((key, object));
+    }
+    (objects, written)
+}
+
+fn observed(object: &Value) -> Box<ObservedObject> {
+    Box::new(ObservedObject::of(&serde_json::from_value(object.clone()).unwrap()))
+}
+
+#[test]
+fn marks_that_somebody_has_changed_are_restored_and_others_are_left() {
+    let options = options("old");
+    let (mut objects, written) = applied(&options);
+    assert!(ordered(&mut objects, &options, true).operations.is_empty());
+    let edits: [(&str, Value); 8] = [
+        ("/metadata/annotations/redis-mesh.io~1for", Value::Null),
+        ("/metadata/annotations/redis-mesh.io~1for", "RedisService x/y".into()),
+        ("/metadata/annotations/redis-mesh.io~1digest", Value::Null),
+        ("/metadata/annotations/redis-mesh.io~1digest", "1".into()),
+        ("/metadata/labels/redis-mesh.io~1controller", Value::Null),
+        ("/metadata/labels/app.kubernetes.io~1part-of", Value::Null),
+        ("/metadata/labels/app.kubernetes.io~1part-of", "x".into()),
+        ("/metadata/labels/app.kubernetes.io~1managed-by", "x".into()),
+    ];
+    for (key, object) in &written {
+        for (at, value) in &edits {
+            let mut edited = object.clone();
+            let Some(mark) = edited.pointer_mut(at) else { continue };
+            *mark = value.clone();
+            for part in ["labels", "annotations"] {
+                edited["metadata"][part].as_object_mut().unwrap().retain(|_, value| !value.is_null());
+            }
+            assert!(objects.observe(key.clone(), observed(&edited)), "{key}: {at} {value}");
+            let operations = ordered(&mut objects, &options, true).operations;
+            let keys: Vec<&RenderedKey> = operations.iter().map(|(_, operation)| operation.key()).collect();
+            assert_eq!(keys, [key], "{at} {value}");
+            objects.observe(key.clone(), observed(object));
+            assert!(ordered(&mut objects, &options, true).operations.is_empty(), "{key}: {at} {value}");
+        }
+        // What somebody has added wouldn't go by another write.
+        let mut added = object.clone();
+        added["metadata"]["labels"]["team"] = "x".into();
+        added["metadata"]["annotations"]["redis-mesh.io/note"] = "x".into();
+        assert!(!objects.observe(key.clone(), observed(&added)), "{key}");
+    }
+    let count = |at: &str| written.iter().filter(|(_, object)| object.pointer(at).is_some()).count();
+    assert!(count(edits[0].0) > 0 && count(edits[7].0) == written.len());
+}
+
+#[test]
+fn an_object_is_about_each_subject_once() {
+    let planned = planned(&options("old"));
+    for object in &planned.objects {
+        let ObjectContent::Cluster { destination, usage, scope, prepared_services } = &object.content else { continue };
+        let content = ObjectContent::Cluster {
+            destination: destination.clone(),
+            usage: *usage,
+            scope: scope.clone(),
+            prepared_services: [prepared_services.as_slice(); 3].concat(),
+        };
+        let (namespace, name) = (object.namespace.clone(), object.name.clone());
+        let object = PlannedObject { namespace, name, clients: None, content };
+        let subjects: Vec<String> = object.subjects().iter().map(|subject| subject.kind.clone()).collect();
+        let known: BTreeSet<&String> = subjects.iter().collect();
+        assert_eq!(known.len(), subjects.len(), "{subjects:?}");
+        return;
+    }
+    panic!("there is no cluster");
 }
 
 #[test]
