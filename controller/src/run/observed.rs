@@ -26,7 +26,8 @@ pub struct ObservedObject {
     pub generation: i64,
     /// The digest of the spec.
     pub spec: ContentDigest,
-    /// The digest of the content, as the object's annotation says.
+    /// The digest of the content, as the object's annotation says; none where the object lacks the
+    /// labels of every rendered object.
     pub digest: Option<ContentDigest>,
     /// The revision, as the object's annotation says.
     pub revision: u64,
@@ -34,8 +35,6 @@ pub struct ObservedObject {
     pub controller: Option<String>,
     /// The object from which it follows, `KIND NAMESPACE/NAME`.
     pub purpose: String,
-    /// True if it has the labels of every rendered object.
-    pub is_labelled: bool,
     /// The hosts in a WasmPlugin's configuration.
     pub hosts: Vec<wire::Host>,
     /// True for an EnvoyFilter that holds the configuration of a host's own filter.
@@ -60,11 +59,10 @@ impl ObservedObject {
             uid: object.uid(),
             generation: object.metadata.generation.unwrap_or_default(),
             spec: digest(spec),
-            digest: annotation(DIGEST).and_then(|text| from_hex(&text)),
+            digest: annotation(DIGEST).filter(|_| is_labelled(object)).and_then(|text| from_hex(&text)),
             revision: annotation(REVISION).and_then(|text| text.parse().ok()).unwrap_or_default(),
             controller: object.labels().get(CONTROLLER).cloned(),
             purpose: annotation(PURPOSE).unwrap_or_default(),
-            is_labelled: is_labelled(object),
             hosts: hosts.unwrap_or_default(),
             is_per_host: patches.iter().any(|patch| patch["applyTo"] == "EXTENSION_CONFIG"),
             is_native: spec["workloadSelector"]["labels"].get(overlay::LABEL).is_some(),
@@ -75,15 +73,14 @@ impl ObservedObject {
 
     /// True if the metadata of two objects says the same, as far as redis-mesh writes it.
     pub fn has_marks_of(&self, other: &ObservedObject) -> bool {
-        (self.digest, self.revision, &self.controller) == (other.digest, other.revision, &other.controller)
-            && (&self.purpose, self.is_labelled) == (&other.purpose, other.is_labelled)
+        (self.digest, self.revision) == (other.digest, other.revision)
+            && (&self.controller, &self.purpose) == (&other.controller, &other.purpose)
     }
 
-    /// True if the metadata that every rendered object has is that of a built object. What somebody
-    /// else has added doesn't count.
-    pub fn is_marked_as(&self, built: &Value) -> bool {
+    /// True if it follows from what a built object follows from, if that says so.
+    pub fn is_for(&self, built: &Value) -> bool {
         let purpose = built["metadata"]["annotations"][PURPOSE].as_str();
-        self.is_labelled && purpose.is_none_or(|purpose| purpose == self.purpose)
+        purpose.is_none_or(|purpose| purpose == self.purpose)
     }
 
     /// True if sidecars have listeners that may need this object as long as they are there.

@@ -186,7 +186,7 @@ impl RenderedObjects {
                 return None;
             }
             let built = planned.build(options, object.revision);
-            if digest::digest(&built["spec"]) == object.spec && object.is_marked_as(&built) {
+            if digest::digest(&built["spec"]) == object.spec && object.is_for(&built) {
                 object.settled = Some((digest, object.generation));
                 return None;
             }
