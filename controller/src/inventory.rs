@@ -1,5 +1,6 @@
 //! The objects to which RedisServices and RedisDestinations refer: Services, EndpointSlices,
-//! ServiceEntries, Secrets. They come from files or from the API server.
+//! ServiceEntries, Secrets, and the DestinationRules of their hosts. They come from files or from
+//! the API server.
 
 mod service_port;
 
@@ -14,35 +15,8 @@ use serde::Deserialize;
 use service_port::is_redis_name;
 pub use service_port::{REDIS_PORT, ServicePort, external_name, port_of_alias, ports, redis_ports};
 
-/// The namespace and the name of an object, written `namespace/name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NamespacedName {
-    /// The namespace.
-    pub namespace: String,
-    /// The name.
-    pub name: String,
-}
-
-impl NamespacedName {
-    /// Creates one from a namespace and a name.
-    pub fn new(namespace: &str, name: &str) -> NamespacedName {
-        NamespacedName { namespace: namespace.to_owned(), name: name.to_owned() }
-    }
-
-    /// Reads the metadata of an object.
-    pub fn of(metadata: &ObjectMeta) -> NamespacedName {
-        NamespacedName::new(
-            metadata.namespace.as_deref().unwrap_or_default(),
-            metadata.name.as_deref().unwrap_or_default(),
-        )
-    }
-}
-
-impl fmt::Display for NamespacedName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
+use crate::destination_rule::DestinationRules;
+pub use crate::namespaced_name::NamespacedName;
 
 /// The objects to which RedisServices and RedisDestinations may refer.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +29,8 @@ pub struct Inventory {
     /// By host, then by the ServiceEntry.
     entries: BTreeMap<String, BTreeMap<NamespacedName, ServiceEntryHost>>,
     secrets: BTreeMap<NamespacedName, Secret>,
+    /// The DestinationRules of Istio.
+    pub rules: DestinationRules,
     /// The Services by address: their own addresses and those of their endpoints.
     by_address: BTreeSet<(String, NamespacedName)>,
     /// True if these are all objects that there are, as in files: then names may be suggested,
@@ -120,9 +96,20 @@ impl Inventory {
             let is_allocated = entry.spec.addresses.is_empty();
             let (ports, exported_to) = (entry_ports.clone(), entry.spec.export_to.clone());
             let endpoints = entry.spec.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
-            let resolves = !matches!(entry.spec.resolution.as_str(), "" | "NONE");
-            let known =
-                ServiceEntryHost { key: key.clone(), addresses, is_allocated, ports, endpoints, resolves, exported_to };
+            let resolution = match entry.spec.resolution.as_str() {
+                "" | "NONE" => Resolution::None,
+                "STATIC" => Resolution::Static,
+                _ => Resolution::Dns,
+            };
+            let known = ServiceEntryHost {
+                key: key.clone(),
+                addresses,
+                is_allocated,
+                ports,
+                endpoints,
+                resolution,
+                exported_to,
+            };
             self.entries.entry(host.clone()).or_default().insert(key.clone(), known);
             hosts.insert(host);
         }
@@ -380,6 +367,18 @@ fn whole_address(text: &str) -> Option<String> {
     address.parse::<std::net::IpAddr>().ok().map(|address| address.to_string())
 }
 
+/// Where the endpoints of a ServiceEntry come from
+/// (<https://istio.io/latest/docs/reference/config/networking/service-entry/#ServiceEntry-Resolution>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// Connections go to the address that the client itself has connected to. This is the default.
+    None,
+    /// The ServiceEntry lists addresses.
+    Static,
+    /// Sidecars resolve names.
+    Dns,
+}
+
 /// A host of a ServiceEntry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceEntryHost {
@@ -394,9 +393,8 @@ pub struct ServiceEntryHost {
     pub ports: Vec<ServicePort>,
     /// The addresses of the endpoints that it lists; empty where the host's name stands for them.
     pub endpoints: Vec<String>,
-    /// False with the `resolution` NONE, which is the default: connections go to the address that
-    /// the client itself has connected to.
-    pub resolves: bool,
+    /// Where the endpoints come from.
+    pub resolution: Resolution,
     exported_to: Vec<String>,
 }
 

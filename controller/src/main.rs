@@ -7,10 +7,12 @@
 
 mod cli;
 mod crd;
+mod destination_rule;
 mod diagnostic;
 mod explain;
 mod inventory;
 mod manifest;
+mod namespaced_name;
 mod quantity;
 mod render;
 mod run;

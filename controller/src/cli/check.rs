@@ -131,7 +131,8 @@ impl Check {
 
     fn outcome(&self, target: RenderTarget, manifests: &Manifests, session: &CliSession) -> Outcome {
         let mut diagnostics = session.diagnostics.clone();
-        let services = input::validate(&self.input, manifests, ports(&self.listen), target.module(), &mut diagnostics);
+        let services =
+            input::validate(manifests, &self.input.options(ports(&self.listen), target.module()), &mut diagnostics);
         let handshake_key = HandshakeKey::derived(&services);
         match target {
             RenderTarget::Istio | RenderTarget::IstioNative => {

@@ -35,7 +35,7 @@ impl Explain {
             Some((host, port)) if port.parse::<u16>().is_ok() => (host, port.parse::<u16>().ok()),
             _ => (self.host.as_str(), None),
         };
-        let services = input::load(&self.input, Default::default(), Default::default(), session);
+        let services = input::load(&self.input, &self.input.options(Default::default(), Default::default()), session);
         if session.diagnostics.has_errors() {
             return None;
         }

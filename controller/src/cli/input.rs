@@ -22,8 +22,8 @@ pub struct Input {
     /// repeatable
     ///
     /// RedisServices and RedisDestinations are read, and the objects to which they refer:
-    /// Secrets, Services, EndpointSlices and ServiceEntries. Objects of other kinds are skipped
-    /// and counted on stderr.
+    /// Secrets, Services, EndpointSlices, ServiceEntries and DestinationRules. Objects of other
+    /// kinds are skipped and counted on stderr.
     #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", required = true)]
     files: Vec<PathBuf>,
     /// The namespace of objects without one
@@ -35,15 +35,23 @@ pub struct Input {
     cluster_domain: String,
 }
 
+impl Input {
+    /// The options of validation, with the ports of hosts that are no Services.
+    pub fn options(&self, ports: BTreeMap<String, BTreeSet<u16>>, module: ModuleAvailability) -> ValidateOptions {
+        ValidateOptions {
+            cluster_domain: self.cluster_domain.clone(),
+            ports,
+            module,
+            clock: Some(system_clock),
+            ..ValidateOptions::default()
+        }
+    }
+}
+
 /// Reads and validates the manifests.
-pub fn load(
-    input: &Input,
-    ports: BTreeMap<String, BTreeSet<u16>>,
-    module: ModuleAvailability,
-    session: &mut CliSession,
-) -> Vec<ValidatedService> {
+pub fn load(input: &Input, options: &ValidateOptions, session: &mut CliSession) -> Vec<ValidatedService> {
     let manifests = read(input, session);
-    validate(input, &manifests, ports, module, &mut session.diagnostics)
+    validate(&manifests, options, &mut session.diagnostics)
 }
 
 /// Reads the manifests.
@@ -66,15 +74,11 @@ pub fn read(input: &Input, session: &mut CliSession) -> Manifests {
 
 /// Validates the manifests.
 pub fn validate(
-    input: &Input,
     manifests: &Manifests,
-    ports: BTreeMap<String, BTreeSet<u16>>,
-    module: ModuleAvailability,
+    options: &ValidateOptions,
     diagnostics: &mut Diagnostics,
 ) -> Vec<ValidatedService> {
-    let options =
-        ValidateOptions { cluster_domain: input.cluster_domain.clone(), ports, module, clock: Some(system_clock) };
-    validate::validate(&manifests.services, &manifests.destinations, &manifests.inventory, &options, diagnostics)
+    validate::validate(&manifests.services, &manifests.destinations, &manifests.inventory, options, diagnostics)
 }
 
 fn read_path(path: &Path, sources: &mut Vec<ManifestSource>, diagnostics: &mut Diagnostics) {

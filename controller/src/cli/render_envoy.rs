@@ -70,7 +70,7 @@ impl Envoy {
     /// Renders the bootstrap document.
     pub fn run(self, session: &mut CliSession) -> Option<String> {
         let has_module = if self.module.is_some() { ModuleAvailability::Envoy } else { ModuleAvailability::Unknown };
-        let services = input::load(&self.input, ports(&self.listen), has_module, session);
+        let services = input::load(&self.input, &self.input.options(ports(&self.listen), has_module), session);
         let diagnostics = &mut session.diagnostics;
         let needs_module = services.iter().any(|service| service.path == DataPath::Native);
         let needs_filter = services.iter().any(|service| service.path != DataPath::Native);

@@ -10,7 +10,7 @@ use crate::render::mesh;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::native;
 use crate::render::redact;
-use crate::validate::options::ModuleAvailability;
+use crate::validate::options::{ModuleAvailability, ValidateOptions};
 use crate::yaml;
 
 use super::artifacts::{module, sha256};
@@ -65,7 +65,11 @@ impl Istio {
     /// Renders the objects.
     pub fn run(self, session: &mut CliSession) -> Option<String> {
         let has_module = if self.module.is_some() { ModuleAvailability::Sidecars } else { ModuleAvailability::Nobody };
-        let services = input::load(&self.input, ports(&self.listen), has_module, session);
+        let validate = ValidateOptions {
+            root_namespace: self.root_namespace.clone(),
+            ..self.input.options(ports(&self.listen), has_module)
+        };
+        let services = input::load(&self.input, &validate, session);
         let diagnostics = &mut session.diagnostics;
         let (services, handshake_key) = match (self.show_secrets, &self.handshake_key) {
             (true, Some(key)) => (services, HandshakeKey::given(key)),

@@ -247,6 +247,13 @@ codes! {
     ForeignDestination = "foreign-destination", Unsupported;
     /// `maxConnections` for a host that Istio's own cluster serves.
     MaxConnectionsOfIstio = "max-connections-of-istio", NoEffect;
+    /// A DestinationRule asks for TLS that can't be carried over, and the mesh would log in.
+    LoginInClear = "login-in-clear", Unsupported;
+    /// Fields of a DestinationRule that have no effect on a cluster that redis-mesh adds.
+    DestinationRuleLeft = "destination-rule-left", NoEffect;
+    /// DestinationRules for some clients only, which have no effect on a cluster that redis-mesh
+    /// adds.
+    DestinationRuleOfSome = "destination-rule-of-some", NoEffect;
     /// A host has no address to listen on.
     NoAddress = "no-address", Unresolved;
     /// Two hosts listen on the same address.

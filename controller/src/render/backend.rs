@@ -110,13 +110,14 @@ mod tests {
             address: HostPort { host: host.to_owned(), port: 6379 },
             service: None,
             is_headless: false,
-            is_unresolved: false,
+            resolution: None,
             selects_pods: true,
             in_mesh: true,
             policy,
             source: EndpointSource::Slices,
             endpoints: Vec::new(),
             listed: Vec::new(),
+            rules: None,
         })
     }
 

@@ -360,8 +360,7 @@ pub fn transport_socket(tls: &TlsOptions) -> Value {
             None => json!({"filename": SYSTEM_AUTHORITIES}),
         };
         context.insert("trusted_ca".to_owned(), authorities);
-        let names = tls.names.iter().map(|name| json!({"san_type": san_type(name), "matcher": {"exact": name}}));
-        context.insert("match_typed_subject_alt_names".to_owned(), names.collect());
+        context.insert("match_typed_subject_alt_names".to_owned(), alternative_names(&tls.names));
         common.insert("validation_context".to_owned(), Value::Object(context));
     }
     let mut fields = Map::new();
@@ -373,6 +372,11 @@ pub fn transport_socket(tls: &TlsOptions) -> Value {
         "name": "envoy.transport_sockets.tls",
         "typed_config": any("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", Value::Object(fields)),
     })
+}
+
+/// The names of which a server's certificate must carry one.
+pub fn alternative_names(names: &[String]) -> Value {
+    names.iter().map(|name| json!({"san_type": san_type(name), "matcher": {"exact": name}})).collect()
 }
 
 fn san_type(name: &str) -> &'static str {

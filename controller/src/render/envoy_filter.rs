@@ -5,11 +5,14 @@ use serde_json::{Map, Value, json};
 
 use crate::validate::destination::ValidatedDestination;
 use crate::validate::policy::TcpOptions;
+use crate::validate::rule_tls::PeerNames;
 use crate::validate::service::ValidatedService;
 
 use super::backend::Backends;
+use super::carried;
 use super::envoy::{self, ClusterUse};
 use super::mesh_options::MeshOptions;
+use super::mesh_tls::istio_mutual;
 use super::object_meta::{PURPOSE, labels};
 
 /// The kind.
@@ -224,19 +227,22 @@ pub fn cluster(destination: &ValidatedDestination, usage: ClusterUse, namespace:
     }
 }
 
-/// Completes a cluster that redis-mesh adds in a mesh: with the certificates of the mesh, and with
-/// Istio's endpoints where only Istio's own cluster can't serve.
+/// Completes a cluster that redis-mesh adds in a mesh: with the certificates of the mesh, with
+/// Istio's endpoints where only Istio's own cluster can't serve, and with what users' rules say.
 pub fn added(mut value: Value, destination: &ValidatedDestination) -> Value {
-    if destination.is_headless && found(destination) == ClusterOwner::Istio {
+    if follows(destination) && destination.has_istios_endpoints() {
         by_istios_endpoints(&mut value, destination);
     }
     if destination.policy.istio_mutual {
-        value["transport_socket"] = istio_mutual(destination);
+        value["transport_socket"] = istio_mutual(destination, &PeerNames::default());
+    }
+    if let Some(cluster) = value.as_object_mut() {
+        carried::complete(cluster, destination);
     }
     value
 }
 
-/// Takes the endpoints from istiod, which has them for a headless Service, too, though its own cluster
+/// Takes the endpoints from istiod, which has them also where its own cluster follows the client and
 /// doesn't ask for them. It gives such a cluster no mutual TLS, so that is chosen here for each
 /// endpoint, by the mark that istiod sets.
 fn by_istios_endpoints(value: &mut Value, destination: &ValidatedDestination) {
@@ -257,7 +263,7 @@ fn by_istios_endpoints(value: &mut Value, destination: &ValidatedDestination) {
             "typed_config": envoy::any("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", json!({})),
         });
         let matches = json!([
-            {"name": "tlsMode-istio", "match": {"tlsMode": "istio"}, "transport_socket": istio_mutual(destination)},
+            {"name": "tlsMode-istio", "match": {"tlsMode": "istio"}, "transport_socket": istio_mutual(destination, &PeerNames::default())},
             {"name": "tlsMode-disabled", "match": {}, "transport_socket": raw},
         ]);
         cluster.insert("transport_socket_matches".to_owned(), matches);
@@ -267,8 +273,13 @@ fn by_istios_endpoints(value: &mut Value, destination: &ValidatedDestination) {
 /// A patch of Istio's own cluster that follows the client, for the host's own clients on `direct`; none
 /// if it serves as it is.
 pub fn following(destination: &ValidatedDestination) -> Option<Value> {
-    let is_it = destination.follows_the_client() && found(destination) == ClusterOwner::Istio;
-    cluster(destination, ClusterUse::Direct, None).filter(|_| is_it)
+    cluster(destination, ClusterUse::Direct, None).filter(|_| follows(destination))
+}
+
+/// True for a destination that isn't reached through Istio's cluster for the only reason that this one
+/// follows the client.
+pub fn follows(destination: &ValidatedDestination) -> bool {
+    destination.follows_the_client() && found(destination) == ClusterOwner::Istio
 }
 
 /// A patch that merges a value into Istio's own cluster of a destination.
@@ -296,47 +307,15 @@ pub fn merged_tcp(value: &mut Map<String, Value>, tcp: &TcpOptions) {
     }
 }
 
-/// A destination by its name rather than by its endpoints, which change.
+/// A destination as a cluster that redis-mesh adds reaches it: by its name rather than by its
+/// endpoints, which change, and with the settings of connections from users' rules.
 pub fn in_mesh(destination: &ValidatedDestination) -> ValidatedDestination {
     let mut destination = destination.clone();
+    destination.policy.tcp = carried::tcp(&destination);
     if !destination.has_own_endpoints() {
         let address = &destination.address;
         destination.endpoints =
             vec![crate::inventory::ServiceEndpoint { address: address.host.clone(), port: address.port }];
     }
     destination
-}
-
-/// The certificates of the mesh, as Istio itself configures them.
-pub fn istio_mutual(destination: &ValidatedDestination) -> Value {
-    let sds = |name: &str| {
-        json!({
-            "name": name,
-            "sds_config": {
-                "api_config_source": {
-                    "api_type": "GRPC",
-                    "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
-                    "set_node_on_first_message_only": true,
-                    "transport_api_version": "V3",
-                },
-                "initial_fetch_timeout": "0s",
-                "resource_api_version": "V3",
-            },
-        })
-    };
-    json!({
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "sni": format!("outbound_.{}_._.{}", destination.address.port, destination.address.host),
-            "common_tls_context": {
-                "alpn_protocols": ["istio"],
-                "tls_certificate_sds_secret_configs": [sds("default")],
-                "combined_validation_context": {
-                    "default_validation_context": {},
-                    "validation_context_sds_secret_config": sds("ROOTCA"),
-                },
-            },
-        },
-    })
 }

@@ -7,6 +7,7 @@
 //! **Invariant:** no client, no file system, and the same input gives the same bytes.
 
 pub mod backend;
+mod carried;
 mod cluster_scope;
 mod digest;
 pub mod envoy;
@@ -16,6 +17,7 @@ pub mod handshake;
 pub mod listen;
 pub mod mesh;
 pub mod mesh_options;
+mod mesh_tls;
 mod mesh_warnings;
 pub mod native;
 pub mod object_meta;

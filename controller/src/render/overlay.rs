@@ -62,8 +62,8 @@ pub fn module(module: &DynamicModule) -> Vec<Value> {
 fn are_members(destination: &ValidatedDestination) -> bool {
     destination.in_mesh
         && destination.selects_pods
-        && !destination.is_headless
         && !destination.has_own_endpoints()
+        && !destination.follows_the_client()
         && !destination.policy.istio_mutual
         && destination.policy.tls.is_none()
 }
@@ -72,13 +72,7 @@ fn are_members(destination: &ValidatedDestination) -> bool {
 /// headless Service reach the very endpoint that they have connected to, which the module doesn't know.
 pub fn is_reachable(service: &ValidatedService, destination: &ValidatedDestination) -> bool {
     let is_own = service.path == wire::DataPath::Direct && service.address == destination.address;
-    destination.is_cluster() || !(is_own && has_own(destination))
-}
-
-/// True for a destination that isn't reached through Istio's cluster for the only reason that this one
-/// follows the client. The module has a cluster of its own for it.
-fn has_own(destination: &ValidatedDestination) -> bool {
-    destination.follows_the_client() && envoy_filter::found(destination) == ClusterOwner::Istio
+    destination.is_cluster() || !(is_own && envoy_filter::follows(destination))
 }
 
 /// The cluster by which the module reaches a destination, and the cluster of its nodes where they
@@ -88,7 +82,7 @@ pub fn reach(destination: &ValidatedDestination, scope: Option<&str>) -> (String
     if !destination.is_cluster() {
         // Istio merges nothing into a cluster that another EnvoyFilter adds.
         let is_added = envoy_filter::owner(destination, ClusterUse::Native) == ClusterOwner::Added;
-        let has_own = is_added && native::places_keys(destination) || has_own(destination);
+        let has_own = is_added && native::places_keys(destination) || envoy_filter::follows(destination);
         let own = || format!("redis-mesh-native|{port}|{}|{host}", scope.unwrap_or_default());
         return (
             if has_own { own() } else { envoy_filter::cluster_name(destination, ClusterUse::Native, scope) },
@@ -105,7 +99,7 @@ pub fn reach(destination: &ValidatedDestination, scope: Option<&str>) -> (String
 
 /// True if sidecars with the module need a patch of a destination's cluster, or one more.
 pub fn needs_cluster(destination: &ValidatedDestination) -> bool {
-    destination.is_cluster() || native::places_keys(destination) || has_own(destination)
+    destination.is_cluster() || native::places_keys(destination) || envoy_filter::follows(destination)
 }
 
 /// The patches by which the module chooses the nodes or the endpoints of a destination.
@@ -123,7 +117,7 @@ pub fn cluster(destination: &ValidatedDestination, scope: Option<&str>, module: 
     let (name, _) = reach(destination, scope);
     let mut clusters = vec![envoy::cluster(&name, &envoy_filter::in_mesh(destination), ClusterUse::Native)];
     if destination.is_cluster() {
-        clusters.push(native::nodes(&name, destination));
+        clusters.push(native::nodes(&name, &envoy_filter::in_mesh(destination)));
     } else if native::places_keys(destination) {
         clusters.iter_mut().for_each(|cluster| native::choose_endpoint(cluster, module));
     }

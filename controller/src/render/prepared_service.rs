@@ -11,6 +11,7 @@ use crate::validate::scope::ClientScope;
 use crate::validate::service::ValidatedService;
 
 use super::backend::{self, Backends};
+use super::carried;
 use super::cluster_scope::{changes_for_everybody, cluster_scope, kept_from};
 use super::digest::digest;
 use super::envoy::ClusterUse;
@@ -104,6 +105,9 @@ impl PreparedService {
                     Problem::new(Code::ForeignDestination, message, remedy),
                 );
             }
+            if self.is_through_own(destination) {
+                carried::report(&self.service, destination, diagnostics);
+            }
             let usage = ClusterUse::of(self.service.path);
             let is_of_istio = envoy_filter::owner(destination, usage) == ClusterOwner::Istio;
             if destination.policy.tcp.max_connections.is_some() && is_of_istio {
@@ -114,6 +118,12 @@ impl PreparedService {
                 diagnostics.add(owner, field, Problem::new(Code::MaxConnectionsOfIstio, message, remedy));
             }
         }
+    }
+
+    /// True if a destination is reached through a cluster that redis-mesh adds.
+    fn is_through_own(&self, destination: &ValidatedDestination) -> bool {
+        let is_added = |usage| envoy_filter::owner(destination, usage) == ClusterOwner::Added;
+        is_added(ClusterUse::of(self.service.path)) || self.is_native && is_added(ClusterUse::Native)
     }
 
     /// Decides whether sidecars with the dynamic module serve the host natively.

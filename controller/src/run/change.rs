@@ -26,6 +26,10 @@ pub enum StoreChange {
     Entry(Box<DynamicObject>),
     /// A ServiceEntry was deleted.
     EntryGone(NamespacedName),
+    /// A DestinationRule exists or has changed.
+    Rule(Box<DynamicObject>),
+    /// A DestinationRule was deleted.
+    RuleGone(NamespacedName),
     /// A Secret exists or has changed.
     Secret(Box<Secret>),
     /// A Secret was deleted.

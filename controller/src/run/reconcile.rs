@@ -38,6 +38,7 @@ impl Reconciler {
             WatchSource::Services,
             WatchSource::Slices,
             WatchSource::Entries,
+            WatchSource::Rules,
             WatchSource::Rendered(wasm_plugin::KIND),
             WatchSource::Rendered(envoy_filter::KIND),
         ];
@@ -114,6 +115,7 @@ impl Reconciler {
         if let Some(root) = standing.root.filter(is_other) {
             known.root_namespace = root.namespace.to_string();
             known.is_dual_stack = root.is_dual_stack;
+            self.state.store.options.root_namespace.clone_from(&known.root_namespace);
             self.state.queue.add(self.state.store.objects().keys().cloned());
         }
         self.state.objects.succeed(standing.predecessors);

@@ -20,6 +20,8 @@ pub enum WatchSource {
     Slices,
     /// ServiceEntries.
     Entries,
+    /// DestinationRules.
+    Rules,
     /// Rendered objects of a kind.
     Rendered(&'static str),
     /// Secrets.
@@ -35,6 +37,7 @@ impl WatchSource {
             WatchSource::Services => "services",
             WatchSource::Slices => "endpointslices",
             WatchSource::Entries => "serviceentries",
+            WatchSource::Rules => "destinationrules",
             WatchSource::Rendered(wasm_plugin::KIND) => "wasmplugins",
             WatchSource::Rendered(_) => "envoyfilters",
             WatchSource::Secrets(_) => "secrets",
@@ -44,7 +47,7 @@ impl WatchSource {
     /// True where the kind need not be installed in the cluster.
     pub fn is_optional(&self) -> bool {
         match self {
-            WatchSource::Entries | WatchSource::Rendered(_) => true,
+            WatchSource::Entries | WatchSource::Rules | WatchSource::Rendered(_) => true,
             WatchSource::Objects(_) | WatchSource::Services | WatchSource::Slices | WatchSource::Secrets(_) => false,
         }
     }
@@ -58,6 +61,7 @@ impl WatchSource {
             WatchSource::Services => Some(StoreChange::ServiceGone(name)),
             WatchSource::Slices => Some(StoreChange::SliceGone(name)),
             WatchSource::Entries => Some(StoreChange::EntryGone(name)),
+            WatchSource::Rules => Some(StoreChange::RuleGone(name)),
             WatchSource::Secrets(_) => Some(StoreChange::SecretGone(name)),
             WatchSource::Rendered(_) => None,
         }

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::crd::status::{self, ResourceStatus};
 use crate::crd::{self, RedisDestination, RedisService};
+use crate::destination_rule::{DestinationRule, RuleHosts};
 use crate::diagnostic::{Diagnostics, Loaded};
 use crate::inventory::{self, Inventory, NamespacedName, ServiceEntry};
 use crate::manifest;
@@ -68,12 +69,17 @@ pub struct Affected {
 pub enum StoreError {
     /// A ServiceEntry doesn't have the shape that Istio's schema gives it.
     UnreadableServiceEntry(NamespacedName, serde_json::Error),
+    /// A DestinationRule doesn't have the shape that Istio's schema gives it.
+    UnreadableDestinationRule(NamespacedName, serde_json::Error),
 }
 
 impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             StoreError::UnreadableServiceEntry(name, error) => write!(f, "ServiceEntry {name} can't be read: {error}"),
+            StoreError::UnreadableDestinationRule(name, error) => {
+                write!(f, "DestinationRule {name} can't be read: {error}")
+            }
         }
     }
 }
@@ -106,6 +112,11 @@ impl Store {
     /// The options of validation.
     pub fn options(&self) -> &ValidateOptions {
         &self.options
+    }
+
+    /// Takes in Istio's root namespace.
+    pub fn set_root_namespace(&mut self, namespace: &str) {
+        self.options.root_namespace = namespace.to_owned();
     }
 
     /// All RedisServices and RedisDestinations.
@@ -166,6 +177,7 @@ impl Store {
             WatchSource::Services => self.inventory.services().cloned().collect(),
             WatchSource::Slices => self.slices.keys().cloned().collect(),
             WatchSource::Entries => self.inventory.entries().cloned().collect(),
+            WatchSource::Rules => self.inventory.rules.keys().cloned().collect(),
             WatchSource::Secrets(scope) => {
                 self.inventory.secrets().filter(|name| scope.covers(name)).cloned().collect()
             }
@@ -203,6 +215,11 @@ impl Store {
             StoreChange::EntryGone(name) => {
                 let hosts = self.inventory.remove_entry(&name);
                 self.of_hosts(hosts.iter())
+            }
+            StoreChange::Rule(rule) => self.rule(*rule)?,
+            StoreChange::RuleGone(name) => {
+                let hosts = self.inventory.rules.remove(&name);
+                self.ruled_by(hosts.as_slice())
             }
             StoreChange::Secret(secret) => {
                 let name = NamespacedName::of(&secret.metadata);
@@ -261,6 +278,31 @@ impl Store {
                 Err(StoreError::UnreadableServiceEntry(name, error))
             }
         }
+    }
+
+    fn rule(&mut self, rule: DynamicObject) -> Result<BTreeSet<ObjectKey>, StoreError> {
+        let name = NamespacedName::of(&rule.metadata);
+        let value = serde_json::to_value(rule).unwrap_or_default();
+        match serde_json::from_value::<DestinationRule>(value) {
+            Ok(rule) => {
+                let hosts = self.inventory.rules.add(rule);
+                Ok(self.ruled_by(&hosts))
+            }
+            // What it said before stays: it may ask for TLS.
+            Err(error) => Err(StoreError::UnreadableDestinationRule(name, error)),
+        }
+    }
+
+    /// The objects that govern hosts of a DestinationRule, or lead there.
+    fn ruled_by(&self, hosts: &[RuleHosts]) -> BTreeSet<ObjectKey> {
+        let is_ruled = |name: &HostName| hosts.iter().any(|hosts| hosts.hold(&name.host, name.service.as_ref()));
+        let concerns =
+            |object: &StoredObject| object.mentioned.claims.iter().chain(&object.mentioned.leads).any(is_ruled);
+        self.objects
+            .iter()
+            .filter(|(_, object)| !hosts.is_empty() && concerns(object))
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// Changes a Service or its endpoints. Returns the objects that the Service concerns before

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::crd::destination::{Mode, RedisDestination};
 use crate::diagnostic::{Code, Diagnostics, FieldReporter, Loaded, Problem};
-use crate::inventory::{self, Inventory, NamespacedName, ServiceEndpoint, ServicePort};
+use crate::inventory::{self, Inventory, NamespacedName, Resolution, ServiceEndpoint, ServicePort};
 
 use super::claims::Claims;
 use super::host::{self, HostName};
@@ -13,6 +13,7 @@ use super::host_port::HostPort;
 use super::options::ValidateOptions;
 use super::policy::{self, DestinationPolicy, Discovery};
 use super::scope;
+use super::user_rules::{self, RulePlace, UserRules};
 
 /// A Redis to which commands are sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,8 +24,8 @@ pub struct ValidatedDestination {
     pub service: Option<(NamespacedName, ServicePort)>,
     /// True if the Service has no address of its own.
     pub is_headless: bool,
-    /// True if a ServiceEntry names the host, with the `resolution` NONE.
-    pub is_unresolved: bool,
+    /// Where the endpoints of its ServiceEntry come from; none without a ServiceEntry.
+    pub resolution: Option<Resolution>,
     /// True if the endpoints are the pods that the Service selects.
     pub selects_pods: bool,
     /// True if the mesh has a cluster for the host: it is a Service, or a ServiceEntry names it.
@@ -37,6 +38,8 @@ pub struct ValidatedDestination {
     pub endpoints: Vec<ServiceEndpoint>,
     /// The endpoints that its ServiceEntry lists.
     pub listed: Vec<String>,
+    /// What users' DestinationRules say of it; none where there are none.
+    pub rules: Option<Box<UserRules>>,
 }
 
 /// Where the endpoints of a destination come from.
@@ -92,7 +95,17 @@ impl ValidatedDestination {
     /// Such a cluster (`ORIGINAL_DST`) serves that host's own clients on `direct`; nothing else can
     /// be reached through it, and Envoy refuses it with any load-balancing policy of ours.
     pub fn follows_the_client(&self) -> bool {
-        self.is_headless || self.is_unresolved
+        let is_unresolved = self.resolution == Some(Resolution::None);
+        self.is_headless || is_unresolved || self.rules.as_ref().is_some_and(|rules| rules.passes_through)
+    }
+
+    /// True where istiod has the endpoints: those of a Service, and those that a ServiceEntry lists
+    /// by their addresses. Names are resolved by the sidecars themselves.
+    pub fn has_istios_endpoints(&self) -> bool {
+        match self.resolution {
+            Some(resolution) => resolution == Resolution::Static,
+            None => self.service.is_some(),
+        }
     }
 
     /// True where all endpoints are IP addresses.
@@ -106,7 +119,7 @@ pub struct Destinations<'a> {
     policies: Vec<DestinationPolicy>,
     claims: &'a Claims,
     inventory: &'a Inventory,
-    cluster_domain: &'a str,
+    options: &'a ValidateOptions,
     known: BTreeMap<(HostPort, Option<usize>), Arc<ValidatedDestination>>,
     used: BTreeSet<usize>,
 }
@@ -128,13 +141,12 @@ impl<'a> Destinations<'a> {
                 policy::read(loaded, &host, inventory, options, diagnostics)
             })
             .collect();
-        let cluster_domain = &options.cluster_domain;
-        Destinations { policies, claims, inventory, cluster_domain, known: BTreeMap::new(), used: BTreeSet::new() }
+        Destinations { policies, claims, inventory, options, known: BTreeMap::new(), used: BTreeSet::new() }
     }
 
     /// The domain under which hosts are Services.
     pub fn cluster_domain(&self) -> &'a str {
-        self.cluster_domain
+        &self.options.cluster_domain
     }
 
     /// True if there is such a Service.
@@ -182,17 +194,25 @@ impl<'a> Destinations<'a> {
         let known = service.as_ref().and_then(|(key, _)| self.inventory.service(key));
         let is_headless = known.is_some_and(|service| inventory::cluster_ips(service).is_empty());
         let selects_pods = known.is_some_and(inventory::selects_pods);
+        let place = RulePlace {
+            name,
+            port,
+            owner: name.namespace().or(entry.map(|entry| entry.key.namespace.as_str())),
+            root: &self.options.root_namespace,
+        };
+        let rules = user_rules::read(&self.inventory.rules, &place);
         let destination = ValidatedDestination {
             address: address.clone(),
             service,
             is_headless,
-            is_unresolved: entry.is_some_and(|entry| !entry.resolves),
+            resolution: entry.map(|entry| entry.resolution),
             selects_pods,
             in_mesh,
             policy: held,
             source,
             endpoints,
             listed: entry.map(|entry| entry.endpoints.clone()).unwrap_or_default(),
+            rules,
         };
         let destination = Arc::new(destination);
         report_unready(&destination, field);

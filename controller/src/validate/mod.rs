@@ -22,10 +22,13 @@ pub mod policy;
 pub mod private_key;
 pub mod risks;
 pub mod route;
+pub mod rule_fields;
+pub mod rule_tls;
 pub mod scope;
 pub mod service;
 pub mod settings;
 pub mod tls;
+pub mod user_rules;
 
 use std::sync::Arc;
 

@@ -11,6 +11,8 @@ pub struct ValidateOptions {
     pub ports: BTreeMap<String, BTreeSet<u16>>,
     /// The proxies that have the dynamic module.
     pub module: ModuleAvailability,
+    /// Istio's root namespace, whose DestinationRules are for all namespaces.
+    pub root_namespace: String,
     /// The clock, in seconds since 1970; none where certificates aren't held against it.
     pub clock: Option<fn() -> i64>,
 }
@@ -41,6 +43,7 @@ impl Default for ValidateOptions {
             cluster_domain: "cluster.local".to_owned(),
             ports: BTreeMap::new(),
             module: ModuleAvailability::default(),
+            root_namespace: "istio-system".to_owned(),
             clock: None,
         }
     }

@@ -27,6 +27,8 @@ pub struct DestinationPolicy {
     pub istio_mutual: bool,
     /// TLS that redis-mesh configures.
     pub tls: Option<TlsOptions>,
+    /// True if the object says whether there is TLS, be it that there is none.
+    pub says_tls: bool,
     /// The settings of TCP connections.
     pub tcp: TcpOptions,
     /// The nodes at which a Redis Cluster is discovered; empty for the host itself.
@@ -58,7 +60,7 @@ pub struct Keepalive {
 /// The longest time in seconds that Linux takes for TCP keepalive (`MAX_TCP_KEEPIDLE` and
 /// `MAX_TCP_KEEPINTVL`). With a longer one Envoy can't open a connection. The bound of the number of
 /// probes, `MAX_TCP_KEEPCNT`, stands in the schema.
-const KEEPALIVE_SECONDS: u64 = 32_767;
+pub const KEEPALIVE_SECONDS: u64 = 32_767;
 
 /// An entry of `discoveryEndpoints`.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +85,7 @@ pub fn read(
     let mut policy = DestinationPolicy { object: Some(subject.clone()), ..DestinationPolicy::default() };
     let Some(traffic) = &loaded.object.spec.traffic_policy else { return policy };
     if let Some(spec) = &traffic.tls {
+        policy.says_tls = true;
         policy.istio_mutual = spec.mode == TlsMode::IstioMutual;
         let context = TlsContext { host, namespace: &namespace, inventory, now: options.clock.map(|clock| clock()) };
         policy.tls = tls::read(spec, context, &mut diagnostics.at(&subject, "spec.trafficPolicy.tls"));

@@ -12,7 +12,7 @@ use super::private_key;
 
 /// The length in bytes of the longest server name that Envoy takes
 /// ([`UpstreamTlsContext`](https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/transport_sockets/tls/v3/tls.proto)).
-const SNI: usize = 255;
+pub const SNI: usize = 255;
 
 /// The settings of TLS to a destination.
 #[derive(Clone, Debug, PartialEq, Eq)]

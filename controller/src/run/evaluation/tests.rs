@@ -70,7 +70,7 @@ fn random_change(random: &mut TestRandom, clock: usize) -> Value {
         _ => json!({"secret": {"name": random.one(&["x", "y"])}}),
     };
     let gone = random.below(4) == 0;
-    match random.below(6) {
+    match random.below(7) {
         0 | 1 => {
             let routes: Vec<Value> = (0..random.below(3))
                 .map(|index| {
@@ -103,6 +103,19 @@ fn random_change(random: &mut TestRandom, clock: usize) -> Value {
             json!({"what": "EndpointSlice", "gone": gone, "metadata": metadata, "addressType": "IPv4",
                 "ports": [{"name": "redis", "port": 6379}], "endpoints": endpoints})
         }
+        5 => {
+            let namespace = random.one(&["a", "b", "istio-system"]);
+            let metadata = json!({"namespace": namespace, "name": random.one(&["p", "q"])});
+            let policy = match random.below(4) {
+                0 => json!({"tls": {"mode": random.one(&["SIMPLE", "DISABLE", "NEW"])}}),
+                1 => json!({"connectionPool": {"tcp": {"maxConnections": 1 + random.below(3)}}}),
+                2 => json!({"loadBalancer": {"simple": random.one(&["PASSTHROUGH", "RANDOM"])}}),
+                _ => Value::Null,
+            };
+            let host = random.one(&["r", "s.b.svc.cluster.local", "*.svc.cluster.local", "*", "cache.example.com"]);
+            let spec = json!({"host": host, "trafficPolicy": policy});
+            json!({"what": "DestinationRule", "gone": gone, "metadata": metadata, "spec": spec})
+        }
         _ => {
             let metadata = json!({"namespace": namespace, "name": random.one(&["x", "y"])});
             json!({"what": "Secret", "gone": gone, "metadata": metadata, "stringData": {"password": random.one(&["1", "2"])}})
@@ -134,6 +147,8 @@ fn told(change: &Value) -> StoreChange {
         ("Service", false) => StoreChange::Service(Box::new(serde_json::from_value(object).unwrap())),
         ("EndpointSlice", true) => StoreChange::SliceGone(key),
         ("EndpointSlice", false) => StoreChange::Slice(Box::new(serde_json::from_value(object).unwrap())),
+        ("DestinationRule", true) => StoreChange::RuleGone(key),
+        ("DestinationRule", false) => StoreChange::Rule(Box::new(serde_json::from_value(object).unwrap())),
         ("Secret", true) => StoreChange::SecretGone(key),
         _ => StoreChange::Secret(Box::new(serde_json::from_value(object).unwrap())),
     }

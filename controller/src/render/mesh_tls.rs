@@ -1,0 +1,87 @@
+//! TLS with certificates that Istio's agent hands to the sidecar: those of the mesh, and files of the
+//! sidecar's container.
+
+use serde_json::{Map, Value, json};
+
+use crate::validate::destination::ValidatedDestination;
+use crate::validate::rule_tls::{FileTls, PeerNames};
+
+use super::envoy;
+
+/// TLS with the certificates of the mesh, as Istio itself configures it.
+pub fn istio_mutual(destination: &ValidatedDestination, server: &PeerNames) -> Value {
+    let own = || format!("outbound_.{}_._.{}", destination.address.port, destination.address.host);
+    // A sidecar gets these in any case.
+    let sds = |name: &str| {
+        let mut secret = secret(name);
+        secret["sds_config"]["initial_fetch_timeout"] = "0s".into();
+        secret
+    };
+    let context = json!({
+        "sni": server.sni.clone().unwrap_or_else(own),
+        "common_tls_context": {
+            "alpn_protocols": ["istio"],
+            "tls_certificate_sds_secret_configs": [sds("default")],
+            "combined_validation_context": {
+                "default_validation_context": validation_context(server),
+                "validation_context_sds_secret_config": sds("ROOTCA"),
+            },
+        },
+    });
+    transport_socket(context)
+}
+
+/// TLS with files. As for Istio's own clusters the agent reads them: it renews them, and Envoy would
+/// refuse a cluster that names a file which isn't there.
+pub fn by_files(files: &FileTls) -> Value {
+    let mut common = Map::new();
+    if let Some((chain, key)) = &files.certificate {
+        let certificates = json!([secret(&format!("file-cert:{chain}~{key}"))]);
+        common.insert("tls_certificate_sds_secret_configs".to_owned(), certificates);
+    }
+    if files.verify {
+        let context = json!({
+            "default_validation_context": validation_context(&files.server),
+            "validation_context_sds_secret_config": secret(&format!("file-root:{}", files.authorities)),
+        });
+        common.insert("combined_validation_context".to_owned(), context);
+    }
+    let mut context = Map::new();
+    if let Some(sni) = &files.server.sni {
+        context.insert("sni".to_owned(), sni.as_str().into());
+    }
+    context.insert("common_tls_context".to_owned(), Value::Object(common));
+    transport_socket(Value::Object(context))
+}
+
+fn transport_socket(context: Value) -> Value {
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": envoy::any("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", context),
+    })
+}
+
+/// The names of which the server's certificate must carry one.
+fn validation_context(server: &PeerNames) -> Value {
+    match server.names.is_empty() {
+        true => json!({}),
+        false => json!({"match_typed_subject_alt_names": envoy::alternative_names(&server.names)}),
+    }
+}
+
+/// A certificate from the agent. Envoy waits for it 15 s at most, which is its default: a file that
+/// isn't there must not keep a sidecar from getting ready.
+fn secret(name: &str) -> Value {
+    json!({
+        "name": name,
+        "sds_config": {
+            "api_config_source": {
+                "api_type": "GRPC",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
+                "set_node_on_first_message_only": true,
+                "transport_api_version": "V3",
+            },
+            "resource_api_version": "V3",
+        },
+    })
+}
