@@ -97,18 +97,11 @@ pub fn report(service: &ValidatedService, destination: &ValidatedDestination, di
     let policy = &destination.policy;
     let subject = policy.object.as_ref().unwrap_or(&service.owner);
     let field = if policy.object.is_some() { "spec.trafficPolicy" } else { "spec.host" };
-    if !policy.says_tls
-        && policy.login.is_some()
-        && let Some(problem) = login_in_clear(rules, destination)
-    {
-        diagnostics.add(subject, field, problem);
-    }
-    if let Some(problem) = left(rules, destination) {
-        diagnostics.add(subject, field, problem);
-    }
-    if let Some(problem) = partial(rules, destination) {
-        diagnostics.add(subject, field, problem);
-    }
+    let logs_in = !policy.says_tls && policy.login.is_some();
+    let refused = logs_in.then(|| login_in_clear(rules, destination)).flatten();
+    let is_refused = refused.is_some();
+    let problems = [refused, left(rules, destination, is_refused), partial(rules, destination)];
+    problems.into_iter().flatten().for_each(|problem| diagnostics.add(subject, field, problem));
 }
 
 fn login_in_clear(rules: &UserRules, destination: &ValidatedDestination) -> Option<Problem> {
@@ -121,11 +114,11 @@ fn login_in_clear(rules: &UserRules, destination: &ValidatedDestination) -> Opti
     Some(Problem::new(Code::LoginInClear, message, remedy))
 }
 
-/// The fields of the rule for all clients that have no effect.
-fn left(rules: &UserRules, destination: &ValidatedDestination) -> Option<Problem> {
+/// The fields of the rule for all clients that have no effect, apart from TLS that is refused.
+fn left(rules: &UserRules, destination: &ValidatedDestination, is_refused: bool) -> Option<Problem> {
     let carried = rules.carried.as_ref()?;
     let unknown = match &carried.tls {
-        Some(RuleTls::Unknown(field)) if !destination.policy.says_tls => Some(field),
+        Some(RuleTls::Unknown(field)) if !destination.policy.says_tls && !is_refused => Some(field),
         _ => None,
     };
     let fields: Vec<String> = unknown.into_iter().chain(&carried.left).cloned().collect();
@@ -133,12 +126,12 @@ fn left(rules: &UserRules, destination: &ValidatedDestination) -> Option<Problem
         return None;
     }
     let message = format!(
-        "DestinationRule {}: {} has no effect on the connections to {}, which redis-mesh reaches through a cluster of its own",
+        "of DestinationRule {}, these fields have no effect on the connections to {}, which redis-mesh reaches through a cluster of its own: {}",
         carried.key,
-        some_of(fields),
-        destination.address
+        destination.address,
+        some_of(fields)
     );
-    let remedy = "remove it there, or write in a RedisDestination what it is for";
+    let remedy = "remove them there, or write in a RedisDestination what they are for";
     Some(Problem::new(Code::DestinationRuleLeft, message, remedy))
 }
 
@@ -149,12 +142,12 @@ fn partial(rules: &UserRules, destination: &ValidatedDestination) -> Option<Prob
     }
     let names = rules.partial.iter().map(|partial| partial.key.to_string()).collect();
     let message = format!(
-        "DestinationRule {} is for some clients only, and has no effect on the connections to {}, which redis-mesh reaches through a cluster of its own",
-        some_of(names),
-        destination.address
+        "DestinationRules for some clients only have no effect on the connections to {}, which redis-mesh reaches through a cluster of its own: {}",
+        destination.address,
+        some_of(names)
     );
     let asks_for_tls = rules.partial.iter().any(|partial| partial.asks_for_tls);
-    let also = if asks_for_tls { "; it asks for TLS" } else { "" };
-    let remedy = "write it in the namespace of the host or in Istio's root namespace without exportTo and workloadSelector, or use a RedisDestination";
+    let also = if asks_for_tls { " (which ask for TLS)" } else { "" };
+    let remedy = "write one in the namespace of the host or in Istio's root namespace without exportTo and workloadSelector, or use a RedisDestination";
     Some(Problem::new(Code::DestinationRuleOfSome, format!("{message}{also}"), remedy))
 }

@@ -11,12 +11,8 @@ use super::envoy;
 /// TLS with the certificates of the mesh, as Istio itself configures it.
 pub fn istio_mutual(destination: &ValidatedDestination, server: &PeerNames) -> Value {
     let own = || format!("outbound_.{}_._.{}", destination.address.port, destination.address.host);
-    // A sidecar gets these in any case.
-    let sds = |name: &str| {
-        let mut secret = secret(name);
-        secret["sds_config"]["initial_fetch_timeout"] = "0s".into();
-        secret
-    };
+    // A sidecar gets these in any case, and waits for them.
+    let sds = |name: &str| secret(name, Some("0s"));
     let context = json!({
         "sni": server.sni.clone().unwrap_or_else(own),
         "common_tls_context": {
@@ -36,13 +32,13 @@ pub fn istio_mutual(destination: &ValidatedDestination, server: &PeerNames) -> V
 pub fn by_files(files: &FileTls) -> Value {
     let mut common = Map::new();
     if let Some((chain, key)) = &files.certificate {
-        let certificates = json!([secret(&format!("file-cert:{chain}~{key}"))]);
+        let certificates = json!([secret(&format!("file-cert:{chain}~{key}"), None)]);
         common.insert("tls_certificate_sds_secret_configs".to_owned(), certificates);
     }
     if files.verify {
         let context = json!({
             "default_validation_context": validation_context(&files.server),
-            "validation_context_sds_secret_config": secret(&format!("file-root:{}", files.authorities)),
+            "validation_context_sds_secret_config": secret(&format!("file-root:{}", files.authorities), None),
         });
         common.insert("combined_validation_context".to_owned(), context);
     }
@@ -69,19 +65,20 @@ fn validation_context(server: &PeerNames) -> Value {
     }
 }
 
-/// A certificate from the agent. Envoy waits for it 15 s at most, which is its default: a file that
-/// isn't there must not keep a sidecar from getting ready.
-fn secret(name: &str) -> Value {
-    json!({
-        "name": name,
-        "sds_config": {
-            "api_config_source": {
-                "api_type": "GRPC",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
-                "set_node_on_first_message_only": true,
-                "transport_api_version": "V3",
-            },
-            "resource_api_version": "V3",
-        },
-    })
+/// A certificate from the agent, for which Envoy waits so long; by default 15 s. A file that isn't
+/// there must not keep a sidecar from getting ready.
+fn secret(name: &str, waits: Option<&str>) -> Value {
+    let source = json!({
+        "api_type": "GRPC",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
+        "set_node_on_first_message_only": true,
+        "transport_api_version": "V3",
+    });
+    let mut config = Map::new();
+    config.insert("api_config_source".to_owned(), source);
+    if let Some(waits) = waits {
+        config.insert("initial_fetch_timeout".to_owned(), waits.into());
+    }
+    config.insert("resource_api_version".to_owned(), "V3".into());
+    json!({"name": name, "sds_config": config})
 }
