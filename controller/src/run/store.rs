@@ -86,7 +86,8 @@ impl std::fmt::Display for StoreError {
 
 /// The objects of the cluster.
 pub struct Store {
-    options: ValidateOptions,
+    /// The options of validation.
+    pub options: ValidateOptions,
     definitions: [Value; 2],
     // A map allocates room for values to come, so large values are boxed.
     objects: BTreeMap<ObjectKey, Box<StoredObject>>,
@@ -112,11 +113,6 @@ impl Store {
     /// The options of validation.
     pub fn options(&self) -> &ValidateOptions {
         &self.options
-    }
-
-    /// Takes in Istio's root namespace.
-    pub fn set_root_namespace(&mut self, namespace: &str) {
-        self.options.root_namespace = namespace.to_owned();
     }
 
     /// All RedisServices and RedisDestinations.
@@ -216,10 +212,13 @@ impl Store {
                 let hosts = self.inventory.remove_entry(&name);
                 self.of_hosts(hosts.iter())
             }
-            StoreChange::Rule(rule) => self.rule(*rule)?,
+            StoreChange::Rule(rule) => {
+                let hosts = self.inventory.rules.add(destination_rule(*rule)?);
+                ruled_by(&self.objects, &hosts)
+            }
             StoreChange::RuleGone(name) => {
                 let hosts = self.inventory.rules.remove(&name);
-                self.ruled_by(hosts.as_slice())
+                ruled_by(&self.objects, hosts.as_slice())
             }
             StoreChange::Secret(secret) => {
                 let name = NamespacedName::of(&secret.metadata);
@@ -278,31 +277,6 @@ impl Store {
                 Err(StoreError::UnreadableServiceEntry(name, error))
             }
         }
-    }
-
-    fn rule(&mut self, rule: DynamicObject) -> Result<BTreeSet<ObjectKey>, StoreError> {
-        let name = NamespacedName::of(&rule.metadata);
-        let value = serde_json::to_value(rule).unwrap_or_default();
-        match serde_json::from_value::<DestinationRule>(value) {
-            Ok(rule) => {
-                let hosts = self.inventory.rules.add(rule);
-                Ok(self.ruled_by(&hosts))
-            }
-            // What it said before stays: it may ask for TLS.
-            Err(error) => Err(StoreError::UnreadableDestinationRule(name, error)),
-        }
-    }
-
-    /// The objects that govern hosts of a DestinationRule, or lead there.
-    fn ruled_by(&self, hosts: &[RuleHosts]) -> BTreeSet<ObjectKey> {
-        let is_ruled = |name: &HostName| hosts.iter().any(|hosts| hosts.hold(&name.host, name.service.as_ref()));
-        let concerns =
-            |object: &StoredObject| object.mentioned.claims.iter().chain(&object.mentioned.leads).any(is_ruled);
-        self.objects
-            .iter()
-            .filter(|(_, object)| !hosts.is_empty() && concerns(object))
-            .map(|(key, _)| key.clone())
-            .collect()
     }
 
     /// Changes a Service or its endpoints. Returns the objects that the Service concerns before
@@ -408,6 +382,21 @@ impl StoredObject {
         }
         is_edited
     }
+}
+
+/// Reads a DestinationRule. Of one that can't be read, what it said before stays: it may ask for TLS.
+fn destination_rule(rule: DynamicObject) -> Result<DestinationRule, StoreError> {
+    let name = NamespacedName::of(&rule.metadata);
+    let value = serde_json::to_value(rule).unwrap_or_default();
+    serde_json::from_value(value).map_err(|error| StoreError::UnreadableDestinationRule(name, error))
+}
+
+/// The objects that govern hosts of a DestinationRule, or lead there.
+fn ruled_by(objects: &BTreeMap<ObjectKey, Box<StoredObject>>, hosts: &[RuleHosts]) -> BTreeSet<ObjectKey> {
+    let is_ruled = |name: &HostName| hosts.iter().any(|hosts| hosts.hold(&name.host, name.service.as_ref()));
+    let concerns = |object: &StoredObject| object.mentioned.claims.iter().chain(&object.mentioned.leads).any(is_ruled);
+    let ruled = objects.iter().filter(|(_, object)| !hosts.is_empty() && concerns(object));
+    ruled.map(|(key, _)| key.clone()).collect()
 }
 
 /// The digest of the metadata that evaluation depends on. The generation stands for the spec.

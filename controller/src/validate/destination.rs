@@ -194,13 +194,8 @@ impl<'a> Destinations<'a> {
         let known = service.as_ref().and_then(|(key, _)| self.inventory.service(key));
         let is_headless = known.is_some_and(|service| inventory::cluster_ips(service).is_empty());
         let selects_pods = known.is_some_and(inventory::selects_pods);
-        let place = RulePlace {
-            name,
-            port,
-            owner: name.namespace().or(entry.map(|entry| entry.key.namespace.as_str())),
-            root: &self.options.root_namespace,
-        };
-        let rules = user_rules::read(&self.inventory.rules, &place);
+        let owner = name.namespace().or(entry.map(|entry| entry.key.namespace.as_str()));
+        let place = RulePlace { name, port, owner, root: &self.options.root_namespace };
         let destination = ValidatedDestination {
             address: address.clone(),
             service,
@@ -212,7 +207,7 @@ impl<'a> Destinations<'a> {
             source,
             endpoints,
             listed: entry.map(|entry| entry.endpoints.clone()).unwrap_or_default(),
-            rules,
+            rules: user_rules::read(&self.inventory.rules, &place),
         };
         let destination = Arc::new(destination);
         report_unready(&destination, field);
