@@ -34,6 +34,10 @@ impl Standing {
     }
 }
 
+/// What is refused that is in no invocation.
+const REDIRECT: &str = "- `native`: CLIENT TRACKING with REDIRECT to another connection is refused. It isn't invoked, since the \
+    number of a connection is another one at each path.\n";
+
 /// Returns the page.
 pub fn text(servers: &[String], commands: &[&[Documented]], outcomes: &[(&str, &Outcome)]) -> String {
     let mut names: BTreeMap<&str, &str> = BTreeMap::new();
@@ -74,6 +78,7 @@ pub fn text(servers: &[String], commands: &[&[Documented]], outcomes: &[(&str, &
             let _ = writeln!(out, "- `{path}`: {why}.");
         }
     }
+    out += REDIRECT;
     out += "\nNot tried: ";
     let untried = names.keys().filter_map(|name| {
         Some(format!("`{}` ({})", shown(name), facts::untried(name).or_else(|| facts::harm(name))?))

@@ -1,12 +1,14 @@
 //! A master of a Redis Cluster that goes away: clients' commands wait until its replica has taken its
-//! place, or for as long as `opTimeout` says.
+//! place, or it is there again, or for as long as `opTimeout` says.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use redis_mesh_core::wire::ReadPolicy;
-use redis_mesh_tests::client::Client;
+use redis_mesh_tests::client::{Client, encode};
 use redis_mesh_tests::cluster::Shape;
 use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::reply::Reply;
@@ -144,5 +146,165 @@ fn a_read_that_a_replica_may_answer_does_not_wait() -> Result<()> {
     ensure!(client.line("GET key")? == Reply::bulk("v"));
     ensure!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     ensure!(client.line("SET key w")? == Reply::ok());
+    Ok(())
+}
+
+/// Waits until the nodes that run say this of the cluster.
+fn wait_for_state(scene: &Scene, but: usize, state: &str) -> Result<()> {
+    let of_interest = (0..3).filter(|node| *node != but).collect::<Vec<_>>();
+    wait_until("the state of the cluster", PATIENCE, || {
+        of_interest.iter().all(|node| {
+            let info = scene.cluster.nodes[*node].cmd(&["CLUSTER", "INFO"]);
+            info.is_ok_and(|info| info.text().contains(&format!("cluster_state:{state}")))
+        })
+    })
+}
+
+/// A cluster that serves nothing when a node is away, one of its nodes, and a key of another one.
+fn complete_cluster(op_timeout_ms: u64) -> Result<(Scene, usize, String)> {
+    let shape = Shape { replicas: 0, node_timeout: Duration::from_secs(1), ..Shape::default() };
+    let scene = Scene::with(shape, |host| host.op_timeout_ms = Some(op_timeout_ms))?;
+    let lost = scene.cluster.master_of("key")?;
+    let mut keys = (0..100).map(|i| format!("other{i}"));
+    let elsewhere = keys.find(|key| scene.cluster.master_of(key).is_ok_and(|of| of != lost)).unwrap_or_default();
+    scene.client()?.ok(&["SET", &elsewhere, "0"])?;
+    Ok((scene, lost, elsewhere))
+}
+
+#[test]
+fn clients_see_no_error_while_a_cluster_is_down_since_a_node_restarts() -> Result<()> {
+    let (mut scene, lost, key) = complete_cluster(30_000)?;
+    let (list, script) = (format!("{{{key}}}list"), "return redis.call('INCR', KEYS[1])");
+    let serves = scene.cluster.master_of(&key)?;
+    // A worker that waits for a job, which Redis answers with an error.
+    let mut waiting = scene.client()?;
+    waiting.send(&["BLPOP", &list, "0"])?;
+    wait_until("a client that waits", PATIENCE, || {
+        scene.cluster.nodes[serves].info("clients").is_ok_and(|info| info.contains("blocked_clients:1"))
+    })?;
+    let mut watching = scene.client()?;
+    watching.ok(&["WATCH", &key])?;
+    let mut always = scene.client()?;
+    scene.cluster.nodes[lost].kill();
+    let begin = Instant::now();
+    let address = scene.address();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (ends, counter) = (is_over.clone(), format!("{{{key}}}always"));
+    let key = key.as_str();
+    let counted = std::thread::spawn(move || -> Result<u32> {
+        // Before, while, and after the cluster is down.
+        let mut count = 0;
+        while !ends.load(Ordering::Relaxed) {
+            let reply = always.cmd(&["INCR", &counter])?;
+            count += 1;
+            ensure!(reply == Reply::Integer(count.into()), "{count}: {reply:?}");
+        }
+        Ok(count)
+    });
+    wait_for_state(&scene, lost, "fail")?;
+    let refused = scene.cluster.nodes[serves].client()?.cmd(&["GET", key])?;
+    ensure!(refused.tty() == "(error) CLUSTERDOWN The cluster is down", "{refused:?}");
+    let pipelines: [&[&[&str]]; 7] = [
+        &[&["INCR", key], &["INCR", key], &["INCR", key]],
+        &[&["GET", key]],
+        &[&["MULTI"], &["INCR", key], &["EXEC"]],
+        &[&["EVAL", script, "1", key]],
+        &[&["MGET", key, "key"], &["DBSIZE"]],
+        &[&["BLPOP", &list, "0"]],
+        &[&["WATCH", key], &["MULTI"], &["INCR", key], &["EXEC"]],
+    ];
+    let mut clients = pipelines.iter().map(|_| Client::connect(address)).collect::<Result<Vec<_>>>()?;
+    for (client, pipeline) in clients.iter_mut().zip(pipelines) {
+        pipeline.iter().try_for_each(|words| client.send(words))?;
+    }
+    // What was watched is as if it had changed.
+    let transaction: [&[&str]; 3] = [&["MULTI"], &["INCR", key], &["EXEC"]];
+    transaction.iter().try_for_each(|words| watching.send(words))?;
+    std::thread::sleep(Duration::from_millis(500));
+    scene.cluster.nodes[lost].restart()?;
+    for (client, pipeline) in clients.iter_mut().zip(pipelines) {
+        if pipeline[0][0] == "BLPOP" {
+            continue;
+        }
+        for words in pipeline {
+            let reply = client.read()?;
+            ensure!(!reply.is_error(), "{words:?}: {reply:?} after {:?}", begin.elapsed());
+        }
+    }
+    eprintln!("served after {:?}", begin.elapsed());
+    for _ in transaction {
+        let reply = watching.read()?;
+        ensure!(!reply.is_error(), "{reply:?}");
+    }
+    let mut client = Client::connect(address)?;
+    // Nothing was executed twice: three INCRs, one of EXEC, EVAL, and one of WATCH; that of the client
+    // that watched before isn't.
+    ensure!(client.cmd(&["GET", key])? == Reply::bulk("6"));
+    client.ok(&["RPUSH", &list, "a", "b"])?;
+    ensure!(waiting.read()?.items().len() == 2 && clients[5].read()?.items().len() == 2);
+    is_over.store(true, Ordering::Relaxed);
+    let counted = counted.join().unwrap_or_else(|_| anyhow::bail!("a panic"))?;
+    ensure!(counted > 10, "{counted}");
+    Ok(())
+}
+
+#[test]
+fn a_cluster_that_stays_down_is_told_after_op_timeout_in_its_own_words() -> Result<()> {
+    let (mut scene, lost, key) = complete_cluster(1500)?;
+    scene.cluster.nodes[lost].kill();
+    wait_for_state(&scene, lost, "fail")?;
+    let mut client = scene.client()?;
+    let transaction = [vec!["MULTI"], vec!["INCR", &key], vec!["EXEC"]];
+    for command in [vec![vec!["GET", &key]], vec![vec!["BLPOP", &key, "0"]], transaction.to_vec()] {
+        let begin = Instant::now();
+        let replies = client.pipeline(&command)?;
+        let (reply, waited) = (replies.last().map(Reply::tty).unwrap_or_default(), begin.elapsed());
+        let is_its_own = ["(error) CLUSTERDOWN The cluster is down", "(error) EXECABORT Transaction discarded"];
+        ensure!(is_its_own.iter().any(|words| reply.starts_with(words)), "{reply}");
+        ensure!(waited >= Duration::from_millis(1500) && waited < Duration::from_secs(4), "{waited:?}");
+    }
+    // A pipeline waits once.
+    let begin = Instant::now();
+    let replies = client.pipeline(&vec![vec!["INCR", &key]; 10])?;
+    ensure!(replies.iter().all(Reply::is_error) && begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    Ok(())
+}
+
+#[test]
+fn a_flood_of_clients_that_wait_and_vanish_leaves_nothing() -> Result<()> {
+    let (mut scene, lost, key) = complete_cluster(30_000)?;
+    let counter = format!("{{{key}}}counter");
+    scene.cluster.nodes[lost].kill();
+    wait_for_state(&scene, lost, "fail")?;
+    let mut clients = (0..400).map(|_| scene.client()).collect::<Result<Vec<_>>>()?;
+    let pipeline: Vec<u8> = (0..16).flat_map(|_| encode(&["INCR", &counter])).collect();
+    clients.iter_mut().try_for_each(|client| client.write(&pipeline))?;
+    std::thread::sleep(Duration::from_millis(700));
+    // Half of them are gone before the cluster is there.
+    clients.truncate(200);
+    // Others aren't held up.
+    let mut other = scene.client()?;
+    for _ in 0..20 {
+        let asked = Instant::now();
+        ensure!(
+            other.line("PING")?.text() == "PONG" && asked.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            asked.elapsed()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    scene.cluster.nodes[lost].restart()?;
+    for client in &mut clients {
+        let mut last = 0;
+        for _ in 0..16 {
+            let reply = client.read()?;
+            let Reply::Integer(count) = reply else { anyhow::bail!("{reply:?}") };
+            ensure!(count > last, "{count} behind {last}");
+            last = count;
+        }
+    }
+    // Nothing is executed twice. What is gone may have been executed, as by Redis.
+    let executed: usize = scene.client()?.cmd(&["GET", &counter])?.text().parse()?;
+    ensure!((200 * 16..=400 * 16).contains(&executed), "{executed}");
     Ok(())
 }

@@ -374,6 +374,27 @@ fn a_key_on_its_way_is_forgotten_when_it_was_read() -> Result<()> {
 }
 
 #[test]
+fn a_transaction_of_a_client_that_tracks_goes_where_its_slot_is() -> Result<()> {
+    let scene = cluster::Scene::start(0, ReadPolicy::Master)?;
+    let slot = scene.cluster.slot_of("k")?;
+    let from = scene.cluster.master_of_slot(slot)?;
+    let mut client = tracker(scene.client()?, &["CLIENT TRACKING ON"])?;
+    client.line("GET k")?;
+    scene.cluster.move_slot(slot, from, usize::from(from == 0))?;
+    // It watches nothing, so nil would be no answer.
+    for words in ["MULTI", "INCR k", "EXEC"] {
+        client.send(&words.split(' ').collect::<Vec<_>>())?;
+    }
+    let last = std::iter::repeat_with(|| client.read()).take(12).find(|reply| match reply {
+        Ok(reply) => matches!(reply, Reply::Array(_) | Reply::Null | Reply::NullArray) || reply.is_error(),
+        Err(_) => true,
+    });
+    let last = last.unwrap_or_else(|| anyhow::bail!("EXEC isn't answered"))?;
+    ensure!(last == Reply::Array(vec![Reply::Integer(1)]), "{last:?}");
+    Ok(())
+}
+
+#[test]
 fn a_client_whose_server_is_lost_is_closed() -> Result<()> {
     let mut scene = cluster::Scene::start(0, ReadPolicy::Master)?;
     let mut client = tracker(scene.client()?, &["CLIENT TRACKING ON"])?;

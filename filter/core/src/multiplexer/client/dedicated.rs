@@ -1,6 +1,7 @@
 //! The connections that a client has for itself.
 
 use super::backlog::UnreadBacklog;
+use super::reply_queue::Sequence;
 use super::stateful::StatefulConnections;
 use super::tracking::Tracking;
 use crate::multiplexer::ids::ConnectionId;
@@ -18,6 +19,8 @@ pub struct DedicatedSlot {
     pub backlog: UnreadBacklog,
     /// A connection over which keys were watched was lost, so that they may have changed unseen.
     pub lost_watch: bool,
+    /// The last EXEC that was sent over a connection over which keys were watched.
+    pub watched_exec: Option<Sequence>,
     /// What the client has said of its connection; then all its commands go over connections of its own.
     pub state: Option<Box<StatefulConnections>>,
 }

@@ -72,7 +72,8 @@ fn look_up(
     let connection = match look_up_target(context, client, target.target)? {
         TargetLookup::Connection(connection) => connection,
         TargetLookup::Cluster(cluster) => {
-            let shard = context.upstreams.shard(cluster, target.slot, context.effects)?;
+            let shard = context.upstreams.shard(cluster, target.slot, context.effects);
+            let shard = shard.map_err(|missing| obstacle(context, client, missing))?;
             let resp3 = client.session.resp3;
             let found = context.upstreams.node(cluster, shard, access, resp3, context.effects);
             found.map_err(|missing| obstacle(context, client, missing))?
@@ -130,7 +131,8 @@ pub fn dedicated_key(context: &mut Context<'_>, client: &mut Client, target: Rou
     let key = key_of(client, target.target)?;
     match look_up_target(context, client, target.target)? {
         TargetLookup::Cluster(cluster) => {
-            let shard = context.upstreams.shard(cluster, target.slot, context.effects)?;
+            let shard = context.upstreams.shard(cluster, target.slot, context.effects);
+            let shard = shard.map_err(|missing| obstacle(context, client, missing))?;
             Ok(PoolKey { node: context.upstreams.master(cluster, shard), ..key })
         }
         TargetLookup::Connection(_) | TargetLookup::Unknown => Ok(key),

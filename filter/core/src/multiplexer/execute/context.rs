@@ -52,7 +52,7 @@ impl From<Missing> for Obstacle {
     fn from(missing: Missing) -> Obstacle {
         match missing {
             Missing::Topology(cluster) => Obstacle::Wait(Wait::Topology(cluster)),
-            Missing::Error(text) => Obstacle::Error(text),
+            Missing::Error(text) | Missing::Unserved(_, text) => Obstacle::Error(text),
             Missing::Unreached(_, text) => Obstacle::NoNode(text),
             Missing::Unreachable(text) => Obstacle::Unreachable(text),
         }

@@ -12,8 +12,8 @@ use crate::multiplexer::ids::ConnectionId;
 use crate::multiplexer::routing::decision::Forward;
 use crate::multiplexer::routing::target::write;
 use crate::multiplexer::upstream::Upstreams;
-use crate::multiplexer::upstream::patience::Patience;
-use crate::multiplexer::upstream::pending::{Control, InFlight};
+use crate::multiplexer::upstream::events::Event;
+use crate::multiplexer::upstream::pending::{Control, InFlight, PendingReply};
 use crate::multiplexer::upstream::retry::Retry;
 
 /// Sends a command over a connection of the client's own. Nothing overtakes anything: what was
@@ -36,7 +36,8 @@ pub fn over_dedicated(
     let to = expect(client, request, edits);
     // A command that waits, waits as long as it says itself.
     let is_waiting = matches!(sharing, Sharing::Blocks | Sharing::AwaitsWrites);
-    let patience = if is_waiting { Patience::WAITS } else { client.rules.config.patience };
+    let patience = client.rules.config.patience;
+    let patience = if is_waiting { patience.of_waiting() } else { patience };
     let in_flight = InFlight { patience, ..to.into() };
     context.upstreams.send_dedicated(dedicated.connection, in_flight, context.effects, |out| {
         write(request.args, edits, request.raw, out);
@@ -158,6 +159,24 @@ fn is_watch(retry: &Retry) -> bool {
     is_watch
 }
 
+/// What a client does over a connection of its own isn't done any more, and the client is told: it has
+/// watched keys that aren't watched any more, or rules lead it elsewhere.
+fn ends_here(context: &mut Context<'_>, client: &mut Client, retry: &Retry) -> bool {
+    let to = retry.in_flight.what;
+    if matches!(to, PendingReply::Exec(owner) if client.dedicated.watched_exec == Some(owner.sequence)) {
+        // As after a change, the client tries again.
+        let nil: &[u8] = if retry.key.resp3 { b"_\r\n" } else { b"*-1\r\n" };
+        context.upstreams.pool.events.push_back(Event::Reply { to, reply: nil.to_vec() });
+        return true;
+    }
+    let is_elsewhere = client.rules.config.target_at(&retry.key.endpoint).is_none();
+    if is_elsewhere {
+        // It ends as when Redis goes.
+        client.cut_off(&mut context.effects.outbox);
+    }
+    is_elsewhere
+}
+
 /// What the client does over a connection of its own has to be done at another node.
 pub fn follow_redirect(
     context: &mut Context<'_>,
@@ -165,11 +184,18 @@ pub fn follow_redirect(
     from: ConnectionId,
     (retry, asks): (Retry, bool),
 ) {
+    let to = retry.in_flight.what;
+    if ends_here(context, client, &retry) {
+        return;
+    }
     let dedicated = client.dedicated.connection;
     // What was sent before it may have led there already.
     if let Some(current) = dedicated.map(|dedicated| dedicated.connection.id())
         && context.upstreams.pool.get(current).is_some_and(|known| known.key.node == retry.key.node)
     {
+        if client.dedicated.has_told(current) {
+            state::untracked(client, to);
+        }
         return context.upstreams.resend_over(current, retry, asks, context.effects);
     }
     let is_told = client.dedicated.has_told(from);

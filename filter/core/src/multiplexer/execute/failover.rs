@@ -1,5 +1,5 @@
 //! A client's next command waits until a node of a Redis Cluster takes the place of one that can't be
-//! reached, or that one answers again.
+//! reached, or that one answers again, or until a node serves its slot.
 
 use super::context::{Context, Obstacle};
 use crate::multiplexer::client::{Client, Wait};
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// What a command does for which there is no connection: it waits for a node that can be reached, until
 /// its time is over.
 pub fn obstacle(context: &Context<'_>, client: &mut Client, missing: Missing) -> Obstacle {
-    let Missing::Unreached(cluster, _) = missing else { return missing.into() };
+    let (Missing::Unreached(cluster, _) | Missing::Unserved(cluster, _)) = missing else { return missing.into() };
     let now = context.effects.now;
     client.pause.tried = client.pause.tried.or_now(now);
     match deadline(client, now) > now {

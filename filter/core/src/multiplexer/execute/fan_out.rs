@@ -14,7 +14,6 @@ use crate::multiplexer::routing::fan_out::{FanOut, RequestPolicy};
 use crate::multiplexer::routing::target;
 use crate::multiplexer::upstream::ConnectionRoute;
 use crate::multiplexer::upstream::discovery::Missing;
-use crate::multiplexer::upstream::patience::Patience;
 use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
 
 /// A server that gets the command: a target, or a shard of it.
@@ -64,7 +63,7 @@ pub fn fan_out(
         let to = PendingReply::Part(owner, part as u32);
         let may_run_code = script::may_run_code(fan_out.command);
         // What waits, waits as long as it says itself.
-        let patience = if is_waiting { Patience::WAITS } else { config.patience };
+        let patience = if is_waiting { config.patience.of_waiting() } else { config.patience };
         let tried = client.pause.tried;
         let in_flight = InFlight { names_scripts: script.is_some(), may_run_code, patience, tried, ..to.into() };
         send(context, fan_out, (connection, in_flight), |out| match fan_out.policy {

@@ -172,7 +172,7 @@ pub fn exec(context: &mut Context<'_>, client: &mut Client, transaction: &mut Tr
     if let Some(dedicated) = client.dedicated.connection.as_mut().filter(|own| own.connection.id() == id) {
         // EXEC ends the watch, whatever comes of it. What follows may go over another connection
         // and must not overtake it.
-        dedicated.is_watching = false;
+        client.dedicated.watched_exec = std::mem::take(&mut dedicated.is_watching).then_some(sequence);
         client.pause.wait = Some(Wait::Answers);
     }
     Ok(())

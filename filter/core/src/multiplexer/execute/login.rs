@@ -50,7 +50,12 @@ pub fn present(context: &mut Context<'_>, client: &mut Client, presented: Presen
                 let in_flight = InFlight { patience, ..to.into() };
                 context.upstreams.verify(connection.id(), in_flight, context.effects, &login);
             }
-            Err(Missing::Error(text) | Missing::Unreached(_, text) | Missing::Unreachable(text)) => {
+            Err(
+                Missing::Error(text)
+                | Missing::Unreached(_, text)
+                | Missing::Unserved(_, text)
+                | Missing::Unreachable(text),
+            ) => {
                 let mut reply = Vec::new();
                 encode::error(&mut reply, text.as_bytes());
                 client.session.presented = None;

@@ -190,13 +190,16 @@ pub fn redirected(
     (key, to): (PoolKey, PendingReply),
 ) -> Result<DedicatedConnection, Obstacle> {
     let own = connection(context, client, key)?;
-    if let Some(tracking) = client.dedicated.tracking_mut() {
-        // CLIENT CACHING can't be said again: ASKING has to be the command right before.
-        if let Some(owner) = to.command() {
-            tracking.note_untracked(owner.sequence);
-        }
-    }
+    untracked(client, to);
     Ok(own)
+}
+
+/// A command is sent again, without what CLIENT CACHING has said: ASKING has to be the command right
+/// before, and the command may have been refused in the place of the one that was meant.
+pub fn untracked(client: &mut Client, to: PendingReply) {
+    if let (Some(tracking), Some(owner)) = (client.dedicated.tracking_mut(), to.command()) {
+        tracking.note_untracked(owner.sequence);
+    }
 }
 
 /// A script has to be loaded between CLIENT CACHING and a transaction, which then isn't tracked.

@@ -109,6 +109,7 @@ impl EventDelivery<'_> {
                 self.cluster_answered(cluster);
             }
             Event::NodeAnswered(cluster) => self.go_on_after_failover(cluster),
+            Event::SlotsServed(cluster) => failover::release(self.upstreams, cluster, self.effects),
             Event::SlotsMoved(cluster) => {
                 self.slots_moved(cluster);
                 self.go_on_after_failover(cluster);

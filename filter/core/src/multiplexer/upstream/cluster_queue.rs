@@ -1,60 +1,130 @@
 //! Commands that wait for something of their Redis Clusters: for an answer of the nodes, or for a node that
-//! can be reached.
+//! can be reached and executes them.
 
 use super::later::WaitingCommands;
 use super::pending::Owner;
 use super::retry::Retry;
-use crate::multiplexer::ids::{ClientId, ClusterId};
-use std::collections::HashSet;
+use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// A command that waits.
+pub trait WaitingCommand {
+    /// The command.
+    fn retry(&self) -> &Retry;
+
+    /// The connection over which a node has refused it, if what its client has sent behind it over the
+    /// same connection may be executed meanwhile.
+    fn refused_over(&self) -> Option<ConnectionId> {
+        None
+    }
+}
 
 /// The commands of a worker that wait for something of their clusters.
 pub struct ClusterQueue<T> {
-    /// Each with its cluster, in the order in which they go on.
-    waiting: Vec<(ClusterId, T)>,
+    /// Each with its cluster, by its place in the order in which they go on.
+    waiting: BTreeMap<u64, (ClusterId, T)>,
+    /// The places of each client's commands, by the connections over which nodes have refused them.
+    places: BTreeMap<ClientId, BTreeMap<Option<ConnectionId>, BTreeSet<u64>>>,
     by_client: WaitingCommands,
+    bytes: usize,
+    next: u64,
 }
 
 impl<T> Default for ClusterQueue<T> {
     fn default() -> ClusterQueue<T> {
-        ClusterQueue { waiting: Vec::new(), by_client: WaitingCommands::default() }
+        let by_client = WaitingCommands::default();
+        ClusterQueue { waiting: BTreeMap::new(), places: BTreeMap::new(), by_client, bytes: 0, next: 0 }
     }
 }
 
-impl<T: AsRef<Retry>> ClusterQueue<T> {
+impl<T: WaitingCommand> ClusterQueue<T> {
     /// The number of commands, and of their bytes.
     pub fn held(&self) -> (usize, usize) {
-        (self.waiting.len(), self.retries().map(|retry| retry.bytes.len()).sum())
+        (self.waiting.len(), self.bytes)
     }
 
     /// The clients whose commands they are.
     pub fn clients(&self) -> HashSet<ClientId> {
-        self.retries().filter_map(|retry| retry.in_flight.what.command()).map(|owner| owner.client).collect()
-    }
-
-    fn retries(&self) -> impl Iterator<Item = &Retry> {
-        self.waiting.iter().map(|(_, waiting)| waiting.as_ref())
+        self.places.keys().copied().collect()
     }
 
     /// Adds a command that waits for this cluster.
     pub fn add(&mut self, cluster: ClusterId, waiting: T) {
-        let Retry { in_flight, bytes, .. } = waiting.as_ref();
+        let Retry { in_flight, bytes, .. } = waiting.retry();
+        let Some(owner) = in_flight.what.command() else { return };
         self.by_client.add(*in_flight, bytes);
-        self.waiting.push((cluster, waiting));
+        self.bytes += bytes.len();
+        let of_client = self.places.entry(owner.client).or_default();
+        of_client.entry(waiting.refused_over()).or_default().insert(self.next);
+        self.waiting.insert(self.next, (cluster, waiting));
+        self.next += 1;
     }
 
     /// Removes and returns some of the commands, in order.
     pub fn take(&mut self, is_taken: impl Fn(ClusterId, &T) -> bool) -> Vec<T> {
-        let taken = self.waiting.extract_if(.., |(of, waiting)| is_taken(*of, waiting)).map(|(_, waiting)| waiting);
-        taken
-            .inspect(|taken| {
-                let Retry { in_flight, bytes, .. } = taken.as_ref();
-                self.by_client.remove(*in_flight, bytes);
-            })
-            .collect()
+        let of_interest = self.waiting.iter().filter(|(_, (of, waiting))| is_taken(*of, waiting));
+        let places: Vec<u64> = of_interest.map(|(place, _)| *place).collect();
+        self.take_at(places)
+    }
+
+    /// Removes and returns the commands of a client, in order.
+    pub fn take_of(&mut self, client: ClientId) -> Vec<T> {
+        let mut places: Vec<u64> =
+            self.places.get(&client).into_iter().flat_map(BTreeMap::values).flatten().copied().collect();
+        places.sort_unstable();
+        self.take_at(places)
+    }
+
+    /// True if a node has refused commands of this client over this connection.
+    pub fn has_refused(&self, client: ClientId, connection: ConnectionId) -> bool {
+        self.places.get(&client).is_some_and(|of_client| of_client.contains_key(&Some(connection)))
+    }
+
+    /// Removes and returns those commands that were refused over this connection and that their client has
+    /// sent before this one, in order.
+    pub fn take_before(&mut self, owner: Owner, connection: ConnectionId, is_taken: impl Fn(&T) -> bool) -> Vec<T> {
+        let all = self.places.get(&owner.client).and_then(|of_client| of_client.get(&Some(connection)));
+        let is_before = |place: &&u64| {
+            let waiting = self.waiting.get(place).map(|(_, waiting)| waiting).filter(|waiting| is_taken(waiting));
+            let waiting = waiting.and_then(|waiting| waiting.retry().in_flight.what.command());
+            waiting.is_some_and(|waiting| waiting.sequence < owner.sequence)
+        };
+        let places = all.into_iter().flatten().filter(is_before).copied().collect();
+        self.take_at(places)
+    }
+
+    fn take_at(&mut self, places: Vec<u64>) -> Vec<T> {
+        places.into_iter().filter_map(|place| self.remove(place)).collect()
+    }
+
+    fn remove(&mut self, place: u64) -> Option<T> {
+        let (_, waiting) = self.waiting.remove(&place)?;
+        let Retry { in_flight, bytes, .. } = waiting.retry();
+        self.by_client.remove(*in_flight, bytes);
+        self.bytes -= bytes.len();
+        let client = in_flight.what.command()?.client;
+        if let Some(of_client) = self.places.get_mut(&client) {
+            let connection = waiting.refused_over();
+            if let Some(places) = of_client.get_mut(&connection) {
+                places.remove(&place);
+                if places.is_empty() {
+                    of_client.remove(&connection);
+                }
+            }
+            if of_client.is_empty() {
+                self.places.remove(&client);
+            }
+        }
+        Some(waiting)
     }
 
     /// True if a later command of the same client for the same slot waits.
     pub fn has_later(&self, owner: Owner, slot: Option<u16>) -> bool {
         self.by_client.has_later(owner, slot)
+    }
+
+    /// True if an earlier command of the same client for the same slot waits.
+    pub fn has_earlier(&self, owner: Owner, slot: Option<u16>) -> bool {
+        self.by_client.has_earlier(owner, slot)
     }
 }

@@ -381,7 +381,7 @@ impl UpstreamConnection {
 
     /// True if the server lets the command wait whose reply is to come next.
     pub fn is_blocked(&self) -> bool {
-        matches!(self.stage, Stage::Ready) && self.pending.front().is_some_and(|next| next.patience == Patience::WAITS)
+        matches!(self.stage, Stage::Ready) && self.pending.front().is_some_and(|next| next.patience.is_waiting())
     }
 
     /// True if it is in the state of a new connection, so that any client may have it for itself.

@@ -40,7 +40,7 @@ fn attempt(
             write(&mut bytes);
             wait(upstreams, WaitingCopy { cluster, waits, copy: MirrorCopy { header, bytes } })
         }
-        Err(Missing::Error(_) | Missing::Unreached(..) | Missing::Unreachable(_)) => {
+        Err(Missing::Error(_) | Missing::Unreached(..) | Missing::Unserved(..) | Missing::Unreachable(_)) => {
             tell(upstreams, header.host, CopyFate::Dropped, 1);
             false
         }

@@ -108,6 +108,8 @@ pub enum Event<'d> {
     ClusterAnswered(ClusterId),
     /// A node of a Redis Cluster that couldn't be reached has answered.
     NodeAnswered(ClusterId),
+    /// A node of a Redis Cluster has said that the cluster serves its slots, while commands wait.
+    SlotsServed(ClusterId),
     /// Slots of a Redis Cluster are served by other nodes from now on.
     SlotsMoved(ClusterId),
     /// This client has new rules.

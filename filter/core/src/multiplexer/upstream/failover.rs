@@ -1,23 +1,46 @@
-//! Commands that weren't sent, since a node of their Redis Cluster can't be reached: they wait until
-//! another one has taken its place, or it answers again.
+//! Commands that weren't executed, since a node of their Redis Cluster can't be reached or says that the
+//! cluster is down: they wait until another one has taken its place, or it answers again, or serves again.
+//!
+//! What was refused may be followed by what its client has sent behind it, and that can't be called back.
+//! As long as that is under way over the same connection, the command isn't sent again, and it isn't sent
+//! any more when that was executed ([`overtaken`]).
 
 use super::Upstreams;
 use super::availability::{Outage, Peer};
+use super::cluster_queue::WaitingCommand;
+use super::connection::Retirement;
 use super::discovery::away;
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
 use super::later::slot_of;
-use super::pending::PendingReply;
-use super::pool_key::PoolKey;
+use super::patience::Tried;
+use super::pending::{InFlight, Owner, PendingReply};
+use super::pool_key::Purpose;
 use super::retry::Retry;
-use super::stranded::Stranded;
+use super::stranded::{Stranded, Unexecuted};
 use crate::cluster::read_policy::choose;
-use crate::command::each_command;
+use crate::command::{Known, each_command, script};
+use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::effects::Effects;
-use crate::multiplexer::ids::{ClientId, ClusterId};
+use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
 use crate::multiplexer::timers::Timer;
 use crate::wire::ReadPolicy;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How many commands may wait that nodes have refused, and how many bytes they may have. There is no other
+/// bound for a worker: nodes that refuse everything answer soon, so connections always take more. So many are
+/// sent again in some milliseconds.
+const MAX_REFUSED: usize = 20_000;
+const MAX_REFUSED_BYTES: usize = 64 * 1024 * 1024;
+/// How long a refusal may be that is kept. Those of Redis have less than a hundred bytes.
+const MAX_REFUSAL: usize = 1024;
+/// A command that blocks and was answered after that has waited at the node.
+const BLOCKED: Duration = Duration::from_secs(1);
+
+/// The last commands under way of clients, by connections.
+type UnderWay = HashMap<(ConnectionId, ClientId), Sequence>;
 
 /// Sends a command again, over the shared connection of its pool key. With `asks`, ASKING goes before
 /// it.
@@ -26,6 +49,22 @@ pub fn resend(upstreams: &mut Upstreams, retry: Retry, asks: bool, effects: &mut
         Ok(connection) => upstreams.resend_over(connection.id(), retry, asks, effects),
         Err(Outage::Unreachable(error)) if may_wait(&retry) && !asks => strand(upstreams, retry, error, effects),
         Err(outage) => upstreams.pool.events.push_back(Event::Failed { to: retry.in_flight.what, outage }),
+    }
+}
+
+/// Sends a command again that went over this connection, for this purpose.
+pub fn resend_of(
+    upstreams: &mut Upstreams,
+    (from, purpose): (ConnectionId, Purpose),
+    retry: Retry,
+    asks: bool,
+    effects: &mut Effects,
+) {
+    match purpose.client() {
+        Some(client) => {
+            upstreams.pool.events.push_back(Event::RedirectedDedicated { client, from, retry: Box::new(retry), asks });
+        }
+        None => resend(upstreams, retry, asks, effects),
     }
 }
 
@@ -45,11 +84,73 @@ pub fn strand(upstreams: &mut Upstreams, retry: Retry, error: String, effects: &
         let of_node = known.zip(retry.key.node).and_then(|(cluster, node)| cluster.topology.as_ref()?.slot_of(node));
         slot = of_node.filter(|_| !is_scan(&retry));
     }
-    let stranded = Stranded { retry, slot, error };
+    let stranded = Stranded { retry, slot, why: Unexecuted::Unsent(error) };
     match concerns_shard && slot.is_none() {
         true => tell(upstreams, stranded),
-        false => settle(upstreams, stranded, effects),
+        false => settle(upstreams, stranded, &UnderWay::new(), effects),
     }
+}
+
+/// A node has refused a command, since the cluster doesn't serve it at present. The command went over this
+/// connection, for this purpose, and has got this reply.
+pub fn refused(
+    upstreams: &mut Upstreams,
+    (from, purpose, reply): (ConnectionId, Purpose, Vec<u8>),
+    mut retry: Retry,
+    effects: &mut Effects,
+) {
+    let Some(owner) = retry.in_flight.what.command() else { return };
+    let (now, slot) = (effects.now, slot_of(&retry.bytes));
+    upstreams.discovery.suspect(&retry.key.endpoint, effects);
+    if retry.in_flight.patience.is_waiting() && retry.in_flight.sent.elapsed(now) >= BLOCKED {
+        retry.in_flight.tried = Tried::at(now);
+    }
+    // What was executed meanwhile over the connection that takes the place of this one isn't noticed.
+    let is_draining = upstreams.pool.get(from).is_none_or(|connection| connection.retirement != Retirement::Serving);
+    let is_followed = is_draining && upstreams.pool.has_later((owner, slot), &retry.key.endpoint);
+    let (commands, bytes) = upstreams.stranded.held();
+    let has_room = commands < MAX_REFUSED && bytes + retry.bytes.len() <= MAX_REFUSED_BYTES;
+    // A part without a key concerns the very server, and no server refuses it for that reason.
+    let is_of_server = slot.is_none() && matches!(retry.in_flight.what, PendingReply::Part(..));
+    let is_kept = has_room && !is_followed && !is_of_server && !retry.bytes.is_empty() && reply.len() <= MAX_REFUSAL;
+    let stranded = Stranded { retry, slot, why: Unexecuted::Refused { from, purpose, reply } };
+    match is_kept {
+        true => wait(upstreams, stranded, effects),
+        false => tell(upstreams, stranded),
+    }
+}
+
+/// True if a node has refused a command over this connection that the same client has sent before this one.
+#[inline]
+pub fn may_overtake(upstreams: &Upstreams, connection: ConnectionId, what: PendingReply) -> bool {
+    let stranded = &upstreams.stranded;
+    stranded.held().0 > 0 && what.command().is_some_and(|owner| stranded.has_refused(owner.client, connection))
+}
+
+/// A command was executed, may have been, or goes elsewhere, that went over this connection. What its
+/// client has sent before it and a node has refused must not be executed behind it, if it has the same
+/// slot, or if this one has none and does more than read.
+pub fn overtaken(upstreams: &mut Upstreams, connection: ConnectionId, in_flight: InFlight, bytes: &[u8]) {
+    let Some(owner) = in_flight.what.command() else { return };
+    let stranded = &mut upstreams.stranded;
+    let slot = slot_of(bytes);
+    let concerns_all = slot.is_none() && !only_reads(bytes);
+    if !concerns_all && !stranded.has_earlier(owner, slot) {
+        return;
+    }
+    for stranded in stranded.take_before(owner, connection, |waiting| concerns_all || waiting.slot == slot) {
+        tell(upstreams, stranded);
+    }
+}
+
+/// True for a command in RESP that changes nothing.
+fn only_reads(bytes: &[u8]) -> bool {
+    let mut only_reads = !bytes.is_empty();
+    each_command(bytes, |args| {
+        let known = Known::of(args).filter(|known| known.command.is_read() && !script::may_run_code(known.command));
+        only_reads &= known.is_some();
+    });
+    only_reads
 }
 
 /// True for a SCAN of one server, whose cursor no other one knows.
@@ -61,14 +162,38 @@ fn is_scan(retry: &Retry) -> bool {
 
 /// Sends a command where it can be executed, has it wait, or tells its client that it has waited for
 /// too long.
-fn settle(upstreams: &mut Upstreams, mut stranded: Stranded, effects: &mut Effects) {
+fn settle(upstreams: &mut Upstreams, mut stranded: Stranded, under_way: &UnderWay, effects: &mut Effects) {
     let Some(owner) = stranded.retry.in_flight.what.command() else { return };
-    if let Some((node, readonly)) = executor(upstreams, &stranded, effects) {
-        upstreams.pool.events.push_back(Event::Redirected(owner));
-        let key = PoolKey { node: Some(node), readonly, ..stranded.retry.key };
-        stranded.retry.key = key;
-        return resend(upstreams, stranded.retry, false, effects);
+    let Some((node, readonly)) = executor(upstreams, &stranded, effects) else {
+        return wait(upstreams, stranded, effects);
+    };
+    if would_change_order(upstreams, owner, &stranded, under_way) {
+        return wait(upstreams, stranded, effects);
     }
+    upstreams.pool.events.push_back(Event::Redirected(owner));
+    (stranded.retry.key.node, stranded.retry.key.readonly) = (Some(node), readonly);
+    match stranded.why {
+        Unexecuted::Unsent(_) => resend(upstreams, stranded.retry, false, effects),
+        Unexecuted::Refused { from, purpose, .. } => {
+            resend_of(upstreams, (from, purpose), stranded.retry, false, effects);
+        }
+    }
+}
+
+/// True if the command would overtake an earlier one, or if a later one is under way that a node may
+/// refuse, too.
+fn would_change_order(upstreams: &Upstreams, owner: Owner, stranded: &Stranded, under_way: &UnderWay) -> bool {
+    let slot = slot_of(&stranded.retry.bytes);
+    let is_followed = |from| under_way.get(&(from, owner.client)).is_some_and(|last| *last > owner.sequence);
+    upstreams.stranded.has_earlier(owner, slot)
+        || upstreams.held.has_earlier(owner, slot)
+        || upstreams.retries.has_earlier(owner, slot)
+        || stranded.refused_over().is_some_and(is_followed)
+}
+
+/// Has a command wait, or tells its client that it has waited for too long.
+fn wait(upstreams: &mut Upstreams, stranded: Stranded, effects: &mut Effects) {
+    let Some(owner) = stranded.retry.in_flight.what.command() else { return };
     let deadline = stranded.retry.in_flight.failover_deadline(effects.now);
     let cluster = away::await_failover(&mut upstreams.discovery, &stranded.retry.key.endpoint, deadline, effects);
     let Some(cluster) = cluster.filter(|_| deadline > effects.now) else { return tell(upstreams, stranded) };
@@ -88,7 +213,12 @@ fn executor(upstreams: &Upstreams, stranded: &Stranded, effects: &mut Effects) -
         return masters.find(|node| is_reached(*node)).map(|node| (node, false));
     };
     let shard = topology.shards().get(topology.owner(slot)?)?;
-    let policy = in_flight.reads.unwrap_or(ReadPolicy::Master);
+    // What a client has begun over a connection of its own stays at the master.
+    let is_free = match &stranded.why {
+        Unexecuted::Unsent(_) => true,
+        Unexecuted::Refused { purpose, .. } => purpose.has_no_state(),
+    };
+    let policy = in_flight.reads.filter(|_| is_free).unwrap_or(ReadPolicy::Master);
     choose(policy, shard, is_reached, &mut effects.random).filter(|(node, _)| is_reached(*node))
 }
 
@@ -99,21 +229,31 @@ fn is_reached(upstreams: &Upstreams, endpoint: &UpstreamEndpoint, node: SocketAd
 /// Tells the client that its command wasn't executed.
 fn tell(upstreams: &mut Upstreams, stranded: Stranded) {
     let to = stranded.retry.in_flight.what;
-    match to {
+    match (stranded.why, to) {
+        (Unexecuted::Refused { reply, .. }, _) => upstreams.pool.events.push_back(Event::Reply { to, reply }),
         // Its client is told by the end of its connection, as if Redis were gone.
-        PendingReply::Exec(_) => {
-            let outage = Outage::Unreachable(stranded.error);
-            upstreams.pool.events.push_back(Event::Failed { to, outage });
+        (Unexecuted::Unsent(error), PendingReply::Exec(_)) => {
+            upstreams.pool.events.push_back(Event::Failed { to, outage: Outage::Unreachable(error) });
         }
-        _ => upstreams.fail(to, &stranded.error),
+        (Unexecuted::Unsent(error), _) => upstreams.fail(to, &error),
     }
 }
 
-/// Other nodes of a cluster serve slots from now on, or one answers that couldn't be reached: commands
-/// that have waited for that are sent, in their order.
+/// Other nodes of a cluster serve slots from now on, or one answers that couldn't be reached, or says that
+/// the cluster serves its slots: commands that have waited for that are sent, in their order.
 pub fn release(upstreams: &mut Upstreams, cluster: ClusterId, effects: &mut Effects) {
-    for stranded in upstreams.stranded.take(|of, _| of == cluster) {
-        settle(upstreams, stranded, effects);
+    let all = upstreams.stranded.take(|of, _| of == cluster);
+    let connections: HashSet<ConnectionId> = all.iter().filter_map(WaitingCommand::refused_over).collect();
+    let mut under_way = UnderWay::new();
+    for from in connections {
+        let pending = upstreams.pool.get(from).into_iter().flat_map(|connection| &connection.pending);
+        for owner in pending.filter_map(|in_flight| in_flight.what.command()) {
+            let last = under_way.entry((from, owner.client)).or_default();
+            *last = owner.sequence.max(*last);
+        }
+    }
+    for stranded in all {
+        settle(upstreams, stranded, &under_way, effects);
     }
 }
 
@@ -128,9 +268,7 @@ pub fn on_timer(upstreams: &mut Upstreams, effects: &mut Effects) {
 
 /// A client is gone, and may have given its commands to another server: what wasn't sent won't be.
 pub fn client_gone(upstreams: &mut Upstreams, client: ClientId) {
-    let is_its =
-        |stranded: &Stranded| stranded.retry.in_flight.what.command().is_some_and(|owner| owner.client == client);
-    for stranded in upstreams.stranded.take(|_, stranded| is_its(stranded)) {
+    for stranded in upstreams.stranded.take_of(client) {
         if let PendingReply::Exec(owner) = stranded.retry.in_flight.what {
             upstreams.pool.events.push_back(Event::ExecAbandoned(owner));
         }

@@ -1,5 +1,6 @@
 //! A command that can't be sent to another node before the nodes of its cluster were asked.
 
+use super::cluster_queue::WaitingCommand;
 use super::pool_key::Purpose;
 use super::redirect::Redirect;
 use super::retry::Retry;
@@ -19,8 +20,8 @@ pub struct Refused {
     pub retry: Retry,
 }
 
-impl AsRef<Retry> for Refused {
-    fn as_ref(&self) -> &Retry {
+impl WaitingCommand for Refused {
+    fn retry(&self) -> &Retry {
         &self.retry
     }
 }

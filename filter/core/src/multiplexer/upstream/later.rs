@@ -48,6 +48,12 @@ impl WaitingCommands {
         let later = of_client(owner.sequence.saturating_add(1))..=of_client(Sequence::MAX);
         self.places.range(later).next().is_some()
     }
+
+    /// True if an earlier command of the same client for the same slot waits.
+    pub fn has_earlier(&self, owner: Owner, slot: Option<u16>) -> bool {
+        let of_client = |sequence| (owner.client, slot, sequence);
+        self.places.range(of_client(0)..of_client(owner.sequence)).next().is_some()
+    }
 }
 
 /// The last commands that clients have sent to nodes, by slots. They are looked up when somebody asks,

@@ -142,6 +142,9 @@ fn fail_pending(
     while let Some(in_flight) = connection.pending.pop_front() {
         let bytes = connection.take_replay(in_flight);
         let is_repeated = repeated.next().unwrap_or_default();
+        if failover::may_overtake(upstreams, id, in_flight.what) {
+            failover::overtaken(upstreams, id, in_flight, &bytes);
+        }
         is_awaited |= in_flight.what.is_awaited() && !matches!(in_flight.what, PendingReply::Handshake(_));
         match in_flight.what {
             PendingReply::Command(owner) | PendingReply::Exec(owner) if std::mem::take(&mut is_truncated) => {

@@ -17,38 +17,52 @@ const LONGEST_FAILOVER: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience(u32);
 
+/// Set if the command waits for as long as it says itself.
+const WAITS: u32 = 1 << 31;
+
 /// When a command was sent, in milliseconds of the host's monotonic clock, modulo 2³².
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent(u32);
 
 impl Patience {
-    /// As long as the command itself says (BLPOP, WAIT): silence means nothing.
-    pub const WAITS: Patience = Patience(0);
     /// As long as the connection works. Whether it does is found out when Redis is silent.
-    pub const UNLIMITED: Patience = Patience(u32::MAX);
+    pub const UNLIMITED: Patience = Patience(WAITS - 1);
 
     /// This long; as long as the connection works if it is zero.
     pub fn of(timeout: Duration) -> Patience {
         match u32::try_from(timeout.as_millis()) {
             Ok(0) if timeout.is_zero() => Patience::UNLIMITED,
-            Ok(milliseconds) => Patience(milliseconds.max(1)),
+            Ok(milliseconds) => Patience(milliseconds.clamp(1, Patience::UNLIMITED.0)),
             Err(_) => Patience::UNLIMITED,
         }
+    }
+
+    /// That of a command that waits for as long as it says itself (BLPOP, WAIT), at a host where other
+    /// commands have this one: silence means nothing.
+    pub fn of_waiting(self) -> Patience {
+        Patience(self.0 | WAITS)
+    }
+
+    /// True if the command waits for as long as it says itself.
+    #[inline]
+    pub fn is_waiting(self) -> bool {
+        self.0 & WAITS != 0
     }
 
     /// How long; `None` if there is no limit.
     #[inline]
     pub fn limit(self) -> Option<Duration> {
         match self {
-            Patience::WAITS | Patience::UNLIMITED => None,
+            Patience::UNLIMITED => None,
+            _ if self.is_waiting() => None,
             Patience(milliseconds) => Some(Duration::from_millis(milliseconds.into())),
         }
     }
 
-    /// How long a command that wasn't sent waits for a node of its Redis Cluster that takes the place
-    /// of the one that can't be reached.
+    /// How long a command that wasn't executed waits for a node of its Redis Cluster that takes the place
+    /// of the one that can't be reached, or that serves its slot.
     pub fn of_failover(self) -> Duration {
-        self.limit().unwrap_or(LONGEST_FAILOVER)
+        Patience(self.0 & !WAITS).limit().unwrap_or(LONGEST_FAILOVER)
     }
 }
 
@@ -108,9 +122,15 @@ mod tests {
         assert_eq!(Patience::of(Duration::from_nanos(1)).limit(), Some(milliseconds(1)));
         assert_eq!(Patience::of(milliseconds(250)).limit(), Some(milliseconds(250)));
         assert_eq!(Patience::of(Duration::from_secs(1 << 40)), Patience::UNLIMITED);
-        assert_eq!((Patience::WAITS.limit(), Patience::UNLIMITED.limit()), (None, None));
+        assert_eq!(Patience::of(Duration::from_millis(u32::MAX.into())), Patience::UNLIMITED);
+        assert_eq!((Patience::UNLIMITED.of_waiting().limit(), Patience::UNLIMITED.limit()), (None, None));
         assert_eq!(Patience::UNLIMITED.of_failover(), LONGEST_FAILOVER);
         assert_eq!(Patience::of(milliseconds(250)).of_failover(), milliseconds(250));
+        // A command that waits for as long as it says waits for a failover as others do.
+        let waiting = Patience::of(milliseconds(250)).of_waiting();
+        assert!(waiting.is_waiting() && !Patience::UNLIMITED.is_waiting());
+        assert_eq!((waiting.limit(), waiting.of_failover()), (None, milliseconds(250)));
+        assert_eq!(Patience::UNLIMITED.of_waiting().of_failover(), LONGEST_FAILOVER);
     }
 
     #[test]

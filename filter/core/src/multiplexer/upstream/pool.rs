@@ -5,7 +5,7 @@ use super::connection::{HANDSHAKE_TIMEOUT, Retirement, SLOW_HANDSHAKE, Stage, Up
 use super::endpoint::{EndpointMember, UpstreamEndpoint};
 use super::events::Event;
 use super::later::SentCommands;
-use super::patience::{Patience, SILENCE};
+use super::patience::SILENCE;
 use super::pending::{InFlight, Owner, PendingReply};
 use super::pool_key::{PoolKey, Purpose};
 use crate::multiplexer::effects::Effects;
@@ -236,7 +236,7 @@ impl Pool {
         if connection.send.announce() {
             effects.outbox.push(Output::Send(id));
         }
-        if in_flight.patience != Patience::WAITS {
+        if !in_flight.patience.is_waiting() {
             let limit = in_flight.patience.limit().map_or(SILENCE, |limit| limit.min(SILENCE));
             effects.timers.sweep_by(Some(effects.now + limit));
         }

@@ -6,6 +6,7 @@ use super::connection::Received;
 use super::copies;
 use super::discovery::away;
 use super::events::{Confirmation, Event};
+use super::failover;
 use super::handshake::{HandshakeStep, Refusal};
 use super::health::health_of;
 use super::loss::{self, Loss};
@@ -54,6 +55,9 @@ pub fn receive<'d>(upstreams: &mut Upstreams, receipt: &mut Receipt<'d>, effects
         if receipt.input.is_empty() || receipt.is_broken {
             return None;
         }
+        if upstreams.stranded.held().0 > 0 {
+            on_beginning(upstreams, receipt.connection, receipt.input);
+        }
         match upstreams.pool.get_mut(receipt.connection)?.receive(&mut receipt.input) {
             Ok(Received::Piece(PendingReply::Command(owner) | PendingReply::Exec(owner), bytes, is_complete)) => {
                 return Some(Event::Piece { owner, bytes, is_complete });
@@ -63,6 +67,19 @@ pub fn receive<'d>(upstreams: &mut Upstreams, receipt: &mut Receipt<'d>, effects
             Ok(Received::Push(client, frame)) => on_push(upstreams, receipt.connection, client, frame, effects),
             Err(_) => receipt.is_broken = true,
         }
+    }
+}
+
+/// A reply may begin that isn't looked at as a whole: its command was executed.
+fn on_beginning(upstreams: &mut Upstreams, id: ConnectionId, input: &[u8]) {
+    let Some(connection) = upstreams.pool.get(id).filter(|connection| connection.reader.is_between_frames()) else {
+        return;
+    };
+    let Some(in_flight) = connection.pending.front().copied() else { return };
+    let is_about_another = matches!(input.first(), None | Some(b'-' | b'>'));
+    if !is_about_another && failover::may_overtake(upstreams, id, in_flight.what) {
+        let bytes = redirect_gate::oldest(upstreams, id, in_flight);
+        failover::overtaken(upstreams, id, in_flight, &bytes);
     }
 }
 

@@ -14,7 +14,7 @@ use super::availability::{Outage, Peer};
 use super::connection::UpstreamConnection;
 use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
-use super::failover::resend;
+use super::failover::{self, resend, resend_of};
 use super::held::Refused;
 use super::later::slot_of;
 use super::max_age;
@@ -41,11 +41,15 @@ pub fn on_command_reply(
     let probed = connection.memory.probe.take();
     let said = match connection.memory.redirect.take() {
         // Redis queues a command or refuses it, without executing it.
-        Some(redirect) if matches!(in_flight.what, PendingReply::Exec(_)) => Some(redirect),
+        Some(redirect) if matches!(in_flight.what, PendingReply::Exec(_)) && reply.starts_with(b"-") => Some(redirect),
         _ if connection.key.node.is_some() => Redirect::parse(&reply, connection.key.node),
         _ => None,
     };
     let redirect = said.filter(|said| !in_flight.may_run_code || probed.as_ref() == Some(said));
+    if redirect != Some(Redirect::ClusterDown) && failover::may_overtake(upstreams, id, in_flight.what) {
+        let bytes = oldest(upstreams, id, in_flight);
+        failover::overtaken(upstreams, id, in_flight, &bytes);
+    }
     if !in_flight.may_run_code && note_condition(upstreams, id, in_flight, &reply, effects) {
         return;
     }
@@ -63,6 +67,12 @@ pub fn on_command_reply(
     let (purpose, key) = (connection.purpose, connection.key.clone());
     let retry = Retry { in_flight, bytes, key };
     follow(upstreams, Refused { from: id, purpose, why: redirect, reply, retry }, false, effects);
+}
+
+/// The bytes of a command to which the next reply over a connection is.
+pub fn oldest(upstreams: &Upstreams, id: ConnectionId, in_flight: InFlight) -> Vec<u8> {
+    let connection = upstreams.pool.get(id);
+    connection.map(|connection| connection.replay.behind(0, in_flight.replay as usize).to_vec()).unwrap_or_default()
 }
 
 /// Takes in what an error says about the server. Returns true if the command goes elsewhere.
@@ -117,8 +127,8 @@ fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &
         Redirect::Ask(slot, node) => (slot, node, true),
         Redirect::TryAgain => return try_again(upstreams, refused, owner, effects),
         Redirect::ClusterDown => {
-            upstreams.discovery.suspect(&endpoint, effects);
-            return answer(upstreams, refused);
+            let Refused { from, purpose, reply, retry, .. } = refused;
+            return failover::refused(upstreams, (from, purpose, reply), retry, effects);
         }
     };
     let is_exhausted = in_flight.redirects >= MAX_REDIRECTS || bytes.is_empty();
@@ -187,19 +197,7 @@ fn redirect(
     upstreams.pool.events.push_back(Event::Redirected(owner));
     retry.in_flight.redirects += 1;
     (retry.key.node, retry.key.readonly) = (Some(node), false);
-    match purpose.client() {
-        // What was watched has gone to another node, unwatched: as after a change, the client
-        // tries again.
-        Some(_) if matches!(retry.in_flight.what, PendingReply::Exec(_)) => {
-            let nil: &[u8] = if retry.key.resp3 { b"_\r\n" } else { b"*-1\r\n" };
-            let to = retry.in_flight.what;
-            upstreams.pool.events.push_back(Event::Reply { to, reply: nil.to_vec() });
-        }
-        Some(client) => {
-            upstreams.pool.events.push_back(Event::RedirectedDedicated { client, from, retry: Box::new(retry), asks });
-        }
-        None => resend(upstreams, retry, asks, effects),
-    }
+    resend_of(upstreams, (from, purpose), retry, asks, effects);
 }
 
 /// Only some of a command's keys are at the node yet: it is retried a little later, unless its

@@ -68,6 +68,11 @@ impl RetryQueue {
     pub fn has_later(&self, owner: Owner, slot: Option<u16>) -> bool {
         self.by_client.has_later(owner, slot)
     }
+
+    /// True if an earlier command of the same client for the same slot waits.
+    pub fn has_earlier(&self, owner: Owner, slot: Option<u16>) -> bool {
+        self.by_client.has_earlier(owner, slot)
+    }
 }
 
 /// True if a command, or a transaction, in RESP has keys that differ.

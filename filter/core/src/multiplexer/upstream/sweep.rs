@@ -8,7 +8,7 @@ use super::discovery::away;
 use super::events::Event;
 use super::health::Health;
 use super::loss::{self, Loss, give_up};
-use super::patience::{Patience, SILENCE};
+use super::patience::SILENCE;
 use super::pending::{InFlight, PendingReply};
 use super::pool::IDLE_TIMEOUT;
 use crate::multiplexer::effects::Effects;
@@ -60,7 +60,7 @@ fn look_at_silent(upstreams: &mut Upstreams, id: ConnectionId, effects: &mut Eff
             away::await_failover(&mut upstreams.discovery, &connection.key.endpoint, until, effects);
         }
     }
-    let waits = connection.pending.front().is_none_or(|front| front.patience == Patience::WAITS);
+    let waits = connection.pending.front().is_none_or(|front| front.patience.is_waiting());
     // What waits for the connection before it says nothing about its own.
     let is_checked = !waits && matches!(connection.stage, Stage::Ready);
     let check = connection.last_activity + SILENCE;

@@ -11,7 +11,6 @@ use super::health::HealthChecks;
 use super::held::Refused;
 use super::identity::ServerIdentity;
 use super::introduction::{Introductions, Spoken};
-use super::patience::Patience;
 use super::pending::{Control, InFlight, Owner, PendingReply};
 use super::pool::{DedicatedConnection, Pool, SharedConnection};
 use super::pool_key::{PoolKey, Purpose};
@@ -191,7 +190,7 @@ impl Upstreams {
         effects: &mut Effects,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        if in_flight.patience == Patience::WAITS {
+        if in_flight.patience.is_waiting() {
             identify(&mut self.pool, connection.id(), effects);
         }
         self.pool.send(connection.id(), in_flight, effects, write);
@@ -279,7 +278,7 @@ impl Upstreams {
     pub fn resend_over(&mut self, connection: ConnectionId, retry: Retry, asks: bool, effects: &mut Effects) {
         self.scripts.ensure_all_loaded(connection, &retry, &mut self.pool, effects);
         let Retry { in_flight, bytes, .. } = retry;
-        if in_flight.patience == Patience::WAITS {
+        if in_flight.patience.is_waiting() {
             identify(&mut self.pool, connection, effects);
         }
         if asks {

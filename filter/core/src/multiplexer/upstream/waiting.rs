@@ -1,6 +1,6 @@
 //! Which clients wait for what may never come.
 
-use super::patience::{Patience, SILENCE};
+use super::patience::SILENCE;
 use super::pool::Pool;
 use crate::multiplexer::ids::ClientId;
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ pub fn waiting(pool: &Pool, now: Duration) -> HashSet<ClientId> {
             continue;
         }
         let is_silent = connection.last_activity + SILENCE <= now;
-        let waits = connection.pending.iter().filter(|in_flight| is_silent || in_flight.patience == Patience::WAITS);
+        let waits = connection.pending.iter().filter(|in_flight| is_silent || in_flight.patience.is_waiting());
         waiting.extend(waits.filter_map(|in_flight| in_flight.what.command()).map(|owner| owner.client));
     }
     waiting

@@ -33,6 +33,9 @@ pub enum Missing {
     /// A node of this cluster can't be reached, whose place another one may take; with the error for the
     /// client if none does in time.
     Unreached(ClusterId, String),
+    /// No node of this cluster serves the slot at present; with the error for the client if none does in
+    /// time.
+    Unserved(ClusterId, String),
     /// The error for the client: nothing can be reached.
     Unreachable(String),
 }

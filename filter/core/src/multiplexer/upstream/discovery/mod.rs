@@ -124,9 +124,13 @@ impl ClusterDiscovery {
             return Ok(masters.iter().position(is_up).unwrap_or_default());
         };
         let topology = self.topology(index, pool, effects)?;
-        topology
-            .owner(slot)
-            .ok_or_else(|| self.unserved(index, "CLUSTERDOWN Hash slot not served".to_owned(), pool, effects))
+        if let Some(shard) = topology.owner(slot) {
+            return Ok(shard);
+        }
+        Err(match self.unserved(index, "CLUSTERDOWN Hash slot not served".to_owned(), pool, effects) {
+            Missing::Error(text) => Missing::Unserved(index, text),
+            missing => missing,
+        })
     }
 
     /// No node may answer a command, as far as it is known. Returns what the client waits for, or
@@ -327,11 +331,13 @@ impl ClusterDiscovery {
         cluster.learn(topology, members.unwrap_or_default(), effects.now);
         cluster.inquiry.succeeded();
         let endpoint = cluster.endpoint.clone();
-        if leads_elsewhere {
-            pool.events.push_back(Event::SlotsMoved(index));
-        }
         let now = effects.now;
         let is_awaited = cluster.is_failover_awaited(now);
+        if leads_elsewhere {
+            pool.events.push_back(Event::SlotsMoved(index));
+        } else if is_awaited && is_ok {
+            pool.events.push_back(Event::SlotsServed(index));
+        }
         cluster.inquiry.not_before = now + REFRESH_SOON;
         cluster.look_again(index, REFRESH_INTERVAL, effects);
         let is_down = |node: &SocketAddr| !pool.availability.is_up(&Peer::new(&endpoint, Some(*node)), now);

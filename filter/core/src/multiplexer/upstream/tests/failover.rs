@@ -64,7 +64,7 @@ impl Side {
     fn released(&mut self) -> Vec<String> {
         let mut told = Vec::new();
         while let Some(event) = self.upstreams.next_event() {
-            if let Event::SlotsMoved(cluster) | Event::NodeAnswered(cluster) = event {
+            if let Event::SlotsMoved(cluster) | Event::NodeAnswered(cluster) | Event::SlotsServed(cluster) = event {
                 failover::release(&mut self.upstreams, cluster, &mut self.effects);
             }
             told.push(super::shown(&event));
@@ -99,6 +99,7 @@ impl Side {
             events.push(match event {
                 Event::SlotsMoved(cluster) => Event::SlotsMoved(cluster),
                 Event::NodeAnswered(cluster) => Event::NodeAnswered(cluster),
+                Event::SlotsServed(cluster) => Event::SlotsServed(cluster),
                 Event::ClusterAnswered(cluster) => Event::ClusterAnswered(cluster),
                 Event::Redirected(owner) => Event::Redirected(owner),
                 other => panic!("{other:?}"),
@@ -157,7 +158,8 @@ fn a_command_that_its_node_never_got_goes_to_the_one_that_takes_its_place() {
     assert!(matches!(missing, Err(Missing::Unreached(of, _)) if of == cluster), "{missing:?}");
     side.effects.now += milliseconds(60);
     // As long as nobody has taken the place, they wait.
-    assert_eq!(side.learn(cluster, BEFORE), [""; 0]);
+    assert_eq!(side.learn(cluster, BEFORE), ["SlotsServed(0.0)", "1 is redirected", "2 is redirected"]);
+    assert_eq!(side.upstreams.stranded.held().0, 2);
     side.effects.now += milliseconds(300);
     assert_eq!(side.learn(cluster, AFTER)[..2], ["slots have moved", "1 is redirected"]);
     assert_eq!(side.sent_to_the_last(), (Some(node(2)), "*2 $3 GET $1 a *2 $4 INCR $1 b ".into()));

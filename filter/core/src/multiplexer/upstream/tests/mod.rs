@@ -1,5 +1,6 @@
 //! The Redis side alone: bytes of servers in, events and bytes for servers out.
 
+mod cluster_down;
 mod failover;
 mod introductions;
 mod pubsub;
@@ -348,7 +349,7 @@ fn nodes_are_asked_before_a_client_hears_that_none_may_answer() {
     let refused = "ERR redis-mesh: c has no replica for this key, and the read policy is REPLICA";
     let unserved = "CLUSTERDOWN Hash slot not served";
     assert_eq!(replica(&mut side), Err(Missing::Error(refused.into())));
-    assert_eq!(owner(&mut side), Err(Missing::Error(unserved.into())));
+    assert_eq!(owner(&mut side), Err(Missing::Unserved(cluster, unserved.into())));
     // What is known is old; meanwhile a replica may have joined.
     side.effects.now += Duration::from_secs(1);
     assert_eq!(replica(&mut side), Err(Missing::Topology(cluster)));

@@ -130,7 +130,7 @@ fn a_connection_that_was_only_slow_is_kept() {
 #[test]
 fn a_command_that_waits_waits() {
     let (mut side, connection) = connected();
-    let waiting = InFlight { patience: Patience::WAITS, ..PendingReply::Command(owner(1)).into() };
+    let waiting = InFlight { patience: Patience::UNLIMITED.of_waiting(), ..PendingReply::Command(owner(1)).into() };
     side.send(connection, waiting, "BLPOP a 0");
     assert_eq!(side.wait(seconds(3600)), [""; 0]);
     assert_eq!(side.check(), None);
@@ -168,7 +168,7 @@ fn a_handshake_that_is_not_answered_ends_in_time() {
     let mut side = Side::new();
     let connection = side.upstreams.shared(PoolKey::new(endpoint(None), false), &mut side.effects).unwrap();
     side.send(connection, patient(1, 5), "GET a");
-    let waiting = InFlight { patience: Patience::WAITS, ..PendingReply::Command(owner(2)).into() };
+    let waiting = InFlight { patience: Patience::UNLIMITED.of_waiting(), ..PendingReply::Command(owner(2)).into() };
     side.send(connection, waiting, "BLPOP a 0");
     let error = "-ERR redis-mesh: c can't be reached";
     assert_eq!(side.wait(seconds(5)), [format!("1: {error}")]);
