@@ -12,6 +12,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
+use crate::sidecar::Sidecars;
+
 use service_port::is_redis_name;
 pub use service_port::{REDIS_PORT, ServicePort, external_name, port_of_alias, ports, redis_ports};
 
@@ -31,6 +33,8 @@ pub struct Inventory {
     secrets: BTreeMap<NamespacedName, Secret>,
     /// The DestinationRules of Istio.
     pub rules: DestinationRules,
+    /// The Sidecars.
+    pub sidecars: Sidecars,
     /// The Services by address: their own addresses and those of their endpoints.
     by_address: BTreeSet<(String, NamespacedName)>,
     /// True if these are all objects that there are, as in files: then names may be suggested,

@@ -17,6 +17,7 @@ mod quantity;
 mod render;
 mod run;
 mod schema;
+mod sidecar;
 mod spans;
 mod validate;
 mod yaml;

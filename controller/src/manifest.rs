@@ -119,7 +119,7 @@ impl Reader<'_> {
         match (api, subject.kind.as_str()) {
             (_, "RedisService" | "RedisDestination") if is_ours => true,
             ("v1", "Secret" | "Service") | ("discovery.k8s.io/v1", "EndpointSlice") => true,
-            (_, "ServiceEntry" | "DestinationRule") if group == "networking.istio.io" => true,
+            (_, "ServiceEntry" | "DestinationRule" | "Sidecar") if group == "networking.istio.io" => true,
             (_, kind) if is_ours => {
                 let meant = nearest(kind, ["RedisService", "RedisDestination"]);
                 let remedy = format!("did you mean {}?", meant.unwrap_or("RedisService or RedisDestination"));
@@ -181,6 +181,11 @@ impl Reader<'_> {
             "DestinationRule" => {
                 if let Some(rule) = deserialize(value, subject, diagnostics) {
                     manifests.inventory.rules.add(rule);
+                }
+            }
+            "Sidecar" => {
+                if let Some(sidecar) = deserialize(value, subject, diagnostics) {
+                    manifests.inventory.sidecars.add(&sidecar);
                 }
             }
             "ServiceEntry" => {

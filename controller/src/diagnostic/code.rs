@@ -147,6 +147,10 @@ codes! {
     PortTakenForHttp = "port-taken-for-http", Risk;
     /// A Service has addresses of both families, of which a sidecar may serve one.
     SecondFamilyPasses = "second-family-passes", Risk;
+    /// A Sidecar of Istio's doesn't import a host that clients are to use.
+    HostNotImported = "host-not-imported", Risk;
+    /// A Sidecar of Istio's imports a host, but not one to which its rules lead.
+    DestinationNotImported = "destination-not-imported", Risk;
     /// An endpoint of a headless Service belongs to another Service.
     EndpointOfOtherService = "endpoint-of-other-service", Conflict;
     /// An address of a ServiceEntry is that of a Service.

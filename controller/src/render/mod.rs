@@ -14,6 +14,7 @@ pub mod envoy;
 pub mod envoy_filter;
 pub mod filter_config;
 pub mod handshake;
+pub mod imports;
 pub mod listen;
 pub mod mesh;
 pub mod mesh_options;

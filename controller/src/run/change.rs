@@ -30,6 +30,10 @@ pub enum StoreChange {
     Rule(Box<DynamicObject>),
     /// A DestinationRule was deleted.
     RuleGone(NamespacedName),
+    /// A Sidecar exists or has changed.
+    Sidecar(Box<DynamicObject>),
+    /// A Sidecar was deleted.
+    SidecarGone(NamespacedName),
     /// A Secret exists or has changed.
     Secret(Box<Secret>),
     /// A Secret was deleted.

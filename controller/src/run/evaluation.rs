@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Reason, Subject};
+use crate::render::imports;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::prepared_service::PreparedService;
 use crate::validate;
@@ -80,6 +81,9 @@ pub fn evaluate(store: &Store, key: &ObjectKey, options: &MeshOptions) -> Option
         .collect();
     // The iterator collects in place, into the allocation of the services, which are much larger.
     prepared_services.shrink_to_fit();
+    for prepared in &prepared_services {
+        imports::report(&prepared.service, store.inventory(), &options.root_namespace, &mut own);
+    }
     let mut evaluation = Evaluation { generation: object.generation, prepared_services, ..Evaluation::default() };
     let shapes = neighbours.iter().filter_map(|key| store.objects().get(key)).map(|object| &object.shape);
     let found: Vec<&Diagnostic> = shapes.chain([&diagnostics]).flat_map(Diagnostics::iter).collect();

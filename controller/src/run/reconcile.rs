@@ -47,6 +47,8 @@ impl Reconciler {
             watch::start(client, source.clone(), self.updates.0.clone());
             self.listings.require(source);
         }
+        // Sidecars are needed for warnings only, which nothing has to wait for.
+        watch::start(&self.state.context.client, WatchSource::Sidecars, self.updates.0.clone());
         loop {
             self.wait().await;
             if !self.listings.is_complete() {

@@ -22,6 +22,8 @@ pub enum WatchSource {
     Entries,
     /// DestinationRules.
     Rules,
+    /// Sidecars.
+    Sidecars,
     /// Rendered objects of a kind.
     Rendered(&'static str),
     /// Secrets.
@@ -38,6 +40,7 @@ impl WatchSource {
             WatchSource::Slices => "endpointslices",
             WatchSource::Entries => "serviceentries",
             WatchSource::Rules => "destinationrules",
+            WatchSource::Sidecars => "sidecars",
             WatchSource::Rendered(wasm_plugin::KIND) => "wasmplugins",
             WatchSource::Rendered(_) => "envoyfilters",
             WatchSource::Secrets(_) => "secrets",
@@ -47,7 +50,7 @@ impl WatchSource {
     /// True where the kind need not be installed in the cluster.
     pub fn is_optional(&self) -> bool {
         match self {
-            WatchSource::Entries | WatchSource::Rules | WatchSource::Rendered(_) => true,
+            WatchSource::Entries | WatchSource::Rules | WatchSource::Sidecars | WatchSource::Rendered(_) => true,
             WatchSource::Objects(_) | WatchSource::Services | WatchSource::Slices | WatchSource::Secrets(_) => false,
         }
     }
@@ -62,6 +65,7 @@ impl WatchSource {
             WatchSource::Slices => Some(StoreChange::SliceGone(name)),
             WatchSource::Entries => Some(StoreChange::EntryGone(name)),
             WatchSource::Rules => Some(StoreChange::RuleGone(name)),
+            WatchSource::Sidecars => Some(StoreChange::SidecarGone(name)),
             WatchSource::Secrets(_) => Some(StoreChange::SecretGone(name)),
             WatchSource::Rendered(_) => None,
         }

@@ -17,6 +17,7 @@ use crate::destination_rule::{DestinationRule, RuleHosts};
 use crate::diagnostic::{Diagnostics, Loaded};
 use crate::inventory::{self, Inventory, NamespacedName, ServiceEntry};
 use crate::manifest;
+use crate::sidecar::Sidecar;
 use crate::validate::host::HostName;
 use crate::validate::mentions::Mentions;
 use crate::validate::options::ValidateOptions;
@@ -71,11 +72,14 @@ pub enum StoreError {
     UnreadableServiceEntry(NamespacedName, serde_json::Error),
     /// A DestinationRule doesn't have the shape that Istio's schema gives it.
     UnreadableDestinationRule(NamespacedName, serde_json::Error),
+    /// A Sidecar doesn't have the shape that Istio's schema gives it.
+    UnreadableSidecar(NamespacedName, serde_json::Error),
 }
 
 impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            StoreError::UnreadableSidecar(name, error) => write!(f, "Sidecar {name} can't be read: {error}"),
             StoreError::UnreadableServiceEntry(name, error) => write!(f, "ServiceEntry {name} can't be read: {error}"),
             StoreError::UnreadableDestinationRule(name, error) => {
                 write!(f, "DestinationRule {name} can't be read: {error}")
@@ -174,6 +178,10 @@ impl Store {
             WatchSource::Slices => self.slices.keys().cloned().collect(),
             WatchSource::Entries => self.inventory.entries().cloned().collect(),
             WatchSource::Rules => self.inventory.rules.keys().cloned().collect(),
+            WatchSource::Sidecars => {
+                let keys = self.inventory.sidecars.keys();
+                keys.map(|(namespace, name)| NamespacedName::new(namespace, name)).collect()
+            }
             WatchSource::Secrets(scope) => {
                 self.inventory.secrets().filter(|name| scope.covers(name)).cloned().collect()
             }
@@ -219,6 +227,11 @@ impl Store {
             StoreChange::RuleGone(name) => {
                 let hosts = self.inventory.rules.remove(&name);
                 ruled_by(&self.objects, hosts.as_slice())
+            }
+            StoreChange::Sidecar(sidecar) => self.sidecar(*sidecar)?,
+            StoreChange::SidecarGone(name) => {
+                let is_other = self.inventory.sidecars.remove(&(name.namespace, name.name));
+                self.all_if(is_other)
             }
             StoreChange::Secret(secret) => {
                 let name = NamespacedName::of(&secret.metadata);
@@ -277,6 +290,20 @@ impl Store {
                 Err(StoreError::UnreadableServiceEntry(name, error))
             }
         }
+    }
+
+    fn sidecar(&mut self, sidecar: DynamicObject) -> Result<BTreeSet<ObjectKey>, StoreError> {
+        let name = NamespacedName::of(&sidecar.metadata);
+        let value = serde_json::to_value(sidecar).unwrap_or_default();
+        let sidecar = serde_json::from_value::<Sidecar>(value);
+        let sidecar = sidecar.map_err(|error| StoreError::UnreadableSidecar(name, error))?;
+        let is_other = self.inventory.sidecars.add(&sidecar);
+        Ok(self.all_if(is_other))
+    }
+
+    /// All objects, if something has changed that may concern each of them.
+    fn all_if(&self, is_other: bool) -> BTreeSet<ObjectKey> {
+        self.objects.keys().filter(|_| is_other).cloned().collect()
     }
 
     /// Changes a Service or its endpoints. Returns the objects that the Service concerns before

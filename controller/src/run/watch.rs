@@ -98,6 +98,11 @@ pub fn start(client: &Client, source: WatchSource, updates: Sender<WatchUpdate>)
                 let api = Api::<DynamicObject>::all_with(client, &resource);
                 watch(api, config, source, updates, |object| change(StoreChange::Rule(Box::new(object)))).await;
             }
+            WatchSource::Sidecars => {
+                let resource = resource("networking.istio.io", "v1", "Sidecar");
+                let api = Api::<DynamicObject>::all_with(client, &resource);
+                watch(api, config, source, updates, |object| change(StoreChange::Sidecar(Box::new(object)))).await;
+            }
             WatchSource::Rendered(kind) => {
                 let api = Api::<DynamicObject>::all_with(client, &rendered_resource(kind));
                 let config = config.labels("app.kubernetes.io/managed-by=redis-mesh");
