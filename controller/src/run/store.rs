@@ -489,4 +489,22 @@ mod tests {
         let affected = store.apply(service("13", 2, "edited")).unwrap();
         assert!(affected.status.is_none() && !affected.evaluate.is_empty());
     }
+
+    #[test]
+    fn a_sidecar_that_imports_other_hosts_concerns_every_object() {
+        let mut store = Store::new(ValidateOptions::default());
+        store.apply(service("7", 1, "ours")).unwrap();
+        let sidecar = |hosts: Value| {
+            let object = json!({"apiVersion": "networking.istio.io/v1", "kind": "Sidecar",
+                "metadata": {"namespace": "a", "name": "default"}, "spec": {"egress": hosts}});
+            StoreChange::Sidecar(Box::new(serde_json::from_value(object).unwrap()))
+        };
+        let mut concerned = |change: StoreChange| store.apply(change).map(|affected| affected.evaluate.len()).ok();
+        assert_eq!(concerned(sidecar(json!([{"hosts": ["./*"]}]))), Some(1));
+        assert_eq!(concerned(sidecar(json!([{"hosts": ["./*"]}]))), Some(0));
+        assert_eq!(concerned(sidecar(json!([{"hosts": ["*/*"]}]))), Some(1));
+        assert_eq!(concerned(sidecar(json!("no list"))), None);
+        let gone = || StoreChange::SidecarGone(NamespacedName::new("a", "default"));
+        assert_eq!([concerned(gone()), concerned(gone())], [Some(1), Some(0)]);
+    }
 }
