@@ -35,6 +35,7 @@ mod secrets;
 mod source;
 mod state;
 mod store;
+mod store_error;
 mod sync;
 mod sync_state;
 pub mod telemetry;

@@ -27,6 +27,7 @@ use super::digest::{ContentDigest, digest};
 use super::index::{MentionIndex, Mentioned};
 use super::names::{OWN_ANNOTATIONS, ObjectKey, ObjectKind};
 use super::source::WatchSource;
+use super::store_error::StoreError;
 
 /// A RedisService or a RedisDestination, parsed.
 #[derive(Clone)]
@@ -63,29 +64,6 @@ pub struct Affected {
     pub evaluate: BTreeSet<ObjectKey>,
     /// An object whose status somebody else has changed.
     pub status: Option<ObjectKey>,
-}
-
-/// Why a change can't be taken in.
-#[derive(Debug)]
-pub enum StoreError {
-    /// A ServiceEntry doesn't have the shape that Istio's schema gives it.
-    UnreadableServiceEntry(NamespacedName, serde_json::Error),
-    /// A DestinationRule doesn't have the shape that Istio's schema gives it.
-    UnreadableDestinationRule(NamespacedName, serde_json::Error),
-    /// A Sidecar doesn't have the shape that Istio's schema gives it.
-    UnreadableSidecar(NamespacedName, serde_json::Error),
-}
-
-impl std::fmt::Display for StoreError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            StoreError::UnreadableSidecar(name, error) => write!(f, "Sidecar {name} can't be read: {error}"),
-            StoreError::UnreadableServiceEntry(name, error) => write!(f, "ServiceEntry {name} can't be read: {error}"),
-            StoreError::UnreadableDestinationRule(name, error) => {
-                write!(f, "DestinationRule {name} can't be read: {error}")
-            }
-        }
-    }
 }
 
 /// The objects of the cluster.
