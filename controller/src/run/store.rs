@@ -265,7 +265,7 @@ impl Store {
             }
             Err(error) => {
                 self.inventory.remove_entry(&name);
-                Err(StoreError::UnreadableServiceEntry(name, error))
+                Err(StoreError::ServiceEntry(name, error))
             }
         }
     }
@@ -274,7 +274,7 @@ impl Store {
         let name = NamespacedName::of(&sidecar.metadata);
         let value = serde_json::to_value(sidecar).unwrap_or_default();
         let sidecar = serde_json::from_value::<Sidecar>(value);
-        let sidecar = sidecar.map_err(|error| StoreError::UnreadableSidecar(name, error))?;
+        let sidecar = sidecar.map_err(|error| StoreError::Sidecar(name, error))?;
         let is_other = self.inventory.sidecars.add(&sidecar);
         Ok(self.all_if(is_other))
     }
@@ -393,7 +393,7 @@ impl StoredObject {
 fn destination_rule(rule: DynamicObject) -> Result<DestinationRule, StoreError> {
     let name = NamespacedName::of(&rule.metadata);
     let value = serde_json::to_value(rule).unwrap_or_default();
-    serde_json::from_value(value).map_err(|error| StoreError::UnreadableDestinationRule(name, error))
+    serde_json::from_value(value).map_err(|error| StoreError::DestinationRule(name, error))
 }
 
 /// The objects that govern hosts of a DestinationRule, or lead there.

@@ -4,23 +4,23 @@ use std::fmt;
 
 use crate::inventory::NamespacedName;
 
-/// Why a change can't be taken in.
+/// The object because of which a change can't be taken in.
 #[derive(Debug)]
 pub enum StoreError {
     /// A ServiceEntry doesn't have the shape that Istio's schema gives it.
-    UnreadableServiceEntry(NamespacedName, serde_json::Error),
+    ServiceEntry(NamespacedName, serde_json::Error),
     /// A DestinationRule doesn't have the shape that Istio's schema gives it.
-    UnreadableDestinationRule(NamespacedName, serde_json::Error),
+    DestinationRule(NamespacedName, serde_json::Error),
     /// A Sidecar doesn't have the shape that Istio's schema gives it.
-    UnreadableSidecar(NamespacedName, serde_json::Error),
+    Sidecar(NamespacedName, serde_json::Error),
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StoreError::UnreadableSidecar(name, error) => write!(f, "Sidecar {name} can't be read: {error}"),
-            StoreError::UnreadableServiceEntry(name, error) => write!(f, "ServiceEntry {name} can't be read: {error}"),
-            StoreError::UnreadableDestinationRule(name, error) => {
+            StoreError::Sidecar(name, error) => write!(f, "Sidecar {name} can't be read: {error}"),
+            StoreError::ServiceEntry(name, error) => write!(f, "ServiceEntry {name} can't be read: {error}"),
+            StoreError::DestinationRule(name, error) => {
                 write!(f, "DestinationRule {name} can't be read: {error}")
             }
         }
