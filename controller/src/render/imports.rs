@@ -25,7 +25,8 @@ pub fn report(service: &ValidatedService, inventory: &Inventory, root: &str, dia
         (ClientScope::Mesh, Some((key, _))) => key.namespace.as_str(),
         (ClientScope::Mesh, None) => return,
     };
-    let Some(host) = Host::of(&service.address, service.service.as_ref().map(|(key, _)| key), inventory, own) else {
+    let Some(host) = NeededHost::of(&service.address, service.service.as_ref().map(|(key, _)| key), inventory, own)
+    else {
         return;
     };
     let lacking = host.lacking(inventory, own, root);
@@ -46,7 +47,7 @@ pub fn report(service: &ValidatedService, inventory: &Inventory, root: &str, dia
     let others = service.destinations().into_iter().filter(|known| known.address != service.address);
     for destination in others.filter(|destination| is_istios(destination, usage)) {
         let key = destination.service.as_ref().map(|(key, _)| key);
-        let Some(needed) = Host::of(&destination.address, key, inventory, own) else { continue };
+        let Some(needed) = NeededHost::of(&destination.address, key, inventory, own) else { continue };
         let mut keeping: BTreeSet<&SidecarKey> = BTreeSet::new();
         for namespace in &clients {
             let without = host.lacking(inventory, namespace, root);
@@ -73,21 +74,21 @@ fn is_istios(destination: &ValidatedDestination, usage: ClusterUse) -> bool {
 }
 
 /// A host with the namespace to which it belongs.
-struct Host<'a> {
+struct NeededHost<'a> {
     address: &'a HostPort,
     namespace: String,
 }
 
-impl<'a> Host<'a> {
+impl<'a> NeededHost<'a> {
     /// None for a host of which Istio knows nothing.
     fn of(
         address: &'a HostPort,
         service: Option<&NamespacedName>,
         inventory: &Inventory,
         clients: &str,
-    ) -> Option<Host<'a>> {
+    ) -> Option<NeededHost<'a>> {
         let key = service.or_else(|| Some(&inventory.entry(&address.host, clients)?.key))?;
-        Some(Host { address, namespace: key.namespace.clone() })
+        Some(NeededHost { address, namespace: key.namespace.clone() })
     }
 
     fn lacking<'s>(&self, inventory: &'s Inventory, clients: &str, root: &str) -> Vec<&'s SidecarKey> {

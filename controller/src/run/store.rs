@@ -206,10 +206,13 @@ impl Store {
                 let hosts = self.inventory.rules.remove(&name);
                 ruled_by(&self.objects, hosts.as_slice())
             }
-            StoreChange::Sidecar(sidecar) => self.sidecar(*sidecar)?,
+            StoreChange::Sidecar(object) => {
+                let is_other = self.inventory.sidecars.add(&sidecar(*object)?);
+                all_if(&self.objects, is_other)
+            }
             StoreChange::SidecarGone(name) => {
                 let is_other = self.inventory.sidecars.remove(&(name.namespace, name.name));
-                self.all_if(is_other)
+                all_if(&self.objects, is_other)
             }
             StoreChange::Secret(secret) => {
                 let name = NamespacedName::of(&secret.metadata);
@@ -268,20 +271,6 @@ impl Store {
                 Err(StoreError::ServiceEntry(name, error))
             }
         }
-    }
-
-    fn sidecar(&mut self, sidecar: DynamicObject) -> Result<BTreeSet<ObjectKey>, StoreError> {
-        let name = NamespacedName::of(&sidecar.metadata);
-        let value = serde_json::to_value(sidecar).unwrap_or_default();
-        let sidecar = serde_json::from_value::<Sidecar>(value);
-        let sidecar = sidecar.map_err(|error| StoreError::Sidecar(name, error))?;
-        let is_other = self.inventory.sidecars.add(&sidecar);
-        Ok(self.all_if(is_other))
-    }
-
-    /// All objects, if something has changed that may concern each of them.
-    fn all_if(&self, is_other: bool) -> BTreeSet<ObjectKey> {
-        self.objects.keys().filter(|_| is_other).cloned().collect()
     }
 
     /// Changes a Service or its endpoints. Returns the objects that the Service concerns before
@@ -387,6 +376,18 @@ impl StoredObject {
         }
         is_edited
     }
+}
+
+/// A Sidecar of Istio's.
+fn sidecar(object: DynamicObject) -> Result<Sidecar, StoreError> {
+    let name = NamespacedName::of(&object.metadata);
+    let value = serde_json::to_value(object).unwrap_or_default();
+    serde_json::from_value(value).map_err(|error| StoreError::Sidecar(name, error))
+}
+
+/// All objects, if something has changed that may concern each of them.
+fn all_if(objects: &BTreeMap<ObjectKey, Box<StoredObject>>, is_other: bool) -> BTreeSet<ObjectKey> {
+    objects.keys().filter(|_| is_other).cloned().collect()
 }
 
 /// Reads a DestinationRule. Of one that can't be read, what it said before stays: it may ask for TLS.
