@@ -2,6 +2,7 @@
 
 mod conditions;
 mod delivery;
+mod destination_rules;
 mod external;
 mod gateways;
 mod headless;
@@ -53,6 +54,7 @@ fn of_the_controller() -> Vec<Test> {
         conditions::TESTS,
         module::TESTS,
         delivery::TESTS,
+        destination_rules::TESTS,
         rotation::TESTS,
         outages::TESTS,
         succession::TESTS,
