@@ -176,7 +176,7 @@ impl PreparedService {
     }
 
     /// The host as the filter of a WasmPlugin gets it.
-    pub(super) fn host(&self, options: &MeshOptions) -> wire::Host {
+    pub fn host(&self, options: &MeshOptions) -> wire::Host {
         filter_config::host(
             &self.service,
             &self.backends,

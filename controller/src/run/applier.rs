@@ -12,6 +12,7 @@ use crate::inventory::NamespacedName;
 use crate::render::envoy_filter;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::planned_object::{ObjectContent, PlannedObject};
+use crate::render::prepared_service::PreparedService;
 
 use super::digest::{ContentDigest, digest};
 use super::names::{CONTROLLER, DIGEST, FIELD_MANAGER, REVISION, RenderedKey, rendered_resource};
@@ -51,18 +52,24 @@ impl Operation {
         }
     }
 
-    /// The same operation for a WasmPlugin that keeps these hosts for now. Its digest is not the
-    /// planned one, so that it doesn't count as being as planned.
+    /// The same operation for a WasmPlugin that keeps these hosts for now.
     pub fn keeping(self, hosts: Vec<wire::Host>) -> Operation {
+        let services = match self.planned().map(|planned| &planned.content) {
+            Some(ObjectContent::Plugin { prepared_services, .. }) => prepared_services.clone(),
+            _ => return self,
+        };
+        self.with_only(services, hosts)
+    }
+
+    /// The same operation for a WasmPlugin that has only these services, and keeps these hosts for
+    /// now. Its digest is not the planned one, so that it doesn't count as being as planned.
+    pub fn with_only(self, prepared_services: Vec<Arc<PreparedService>>, hosts: Vec<wire::Host>) -> Operation {
         let Operation::Apply { key, planned, revision, digest, repairs } = self else { return self };
-        let ObjectContent::Plugin { port, prepared_services, kept } = &planned.content else {
+        let ObjectContent::Plugin { port, kept, .. } = &planned.content else {
             return Operation::Apply { key, planned, revision, digest, repairs };
         };
-        let content = ObjectContent::Plugin {
-            port: *port,
-            prepared_services: prepared_services.clone(),
-            kept: [kept.as_slice(), hosts.as_slice()].concat(),
-        };
+        let kept = [kept.as_slice(), hosts.as_slice()].concat();
+        let content = ObjectContent::Plugin { port: *port, prepared_services, kept };
         let (namespace, name, clients) = (planned.namespace.clone(), planned.name.clone(), planned.clients.clone());
         let planned = Arc::new(PlannedObject { namespace, name, clients, content });
         Operation::Apply { key, planned, revision, digest: ContentDigest::default(), repairs }

@@ -40,6 +40,7 @@ mod sync;
 mod sync_state;
 pub mod telemetry;
 mod update_status;
+mod urgency;
 mod watch;
 
 use std::collections::BTreeSet;

@@ -12,6 +12,7 @@ use crate::render::envoy_filter;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::plan::RenderPlan;
 use crate::render::planned_object::{ObjectContent, PlannedObject};
+use crate::render::prepared_service::PreparedService;
 use crate::validate::host_port::HostPort;
 use crate::validate::scope::ClientScope;
 
@@ -259,6 +260,11 @@ impl Blocked {
         };
         let unserved = observed.hosts.iter().filter(|host| self.lacks(namespace, &host.host) && !stays(&host.host));
         unserved.cloned().collect()
+    }
+
+    /// True if something of a service could not be applied.
+    pub fn holds(&self, prepared: &PreparedService) -> bool {
+        self.services.contains(&(prepared.service.address.clone(), prepared.service.scope.clone()))
     }
 
     fn blocks_deletion(&self, key: &RenderedKey, observed: &ObservedObject) -> bool {

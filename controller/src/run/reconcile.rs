@@ -1,6 +1,9 @@
 //! The task that takes in what watches show and runs a sync when nothing more comes for a moment.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, watch as shared};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::inventory::NamespacedName;
@@ -72,9 +75,11 @@ impl Reconciler {
         }
     }
 
-    /// Takes in updates until there is none for a while.
+    /// Takes in updates until there is none for a while. While something is left to be done, those count
+    /// that are there.
     async fn wait(&mut self) {
-        let retry_at = self.state.progress.retry_at;
+        let is_unfinished = std::mem::take(&mut self.state.progress.is_unfinished);
+        let retry_at = if is_unfinished { Some(Instant::now()) } else { self.state.progress.retry_at };
         let retry = async {
             match retry_at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -98,9 +103,10 @@ impl Reconciler {
             () = changed(&mut self.delivered) => self.take_module(),
             () = retry => self.state.progress.retry_at = None,
         }
-        let end = tokio::time::Instant::now() + self.state.context.settings.max_debounce;
+        let end = Instant::now() + self.state.context.settings.max_debounce;
+        let debounce = if is_unfinished { Duration::ZERO } else { self.state.context.settings.debounce };
         loop {
-            let quiet = tokio::time::Instant::now() + self.state.context.settings.debounce;
+            let quiet = Instant::now() + debounce;
             match tokio::time::timeout_at(quiet.min(end), self.updates.1.recv()).await {
                 Ok(Some(update)) => self.take(update),
                 Ok(None) | Err(_) => return,

@@ -19,7 +19,7 @@ use crate::render::prepared_service::PreparedService;
 use super::applier::{Operation, Performed};
 use super::digest::{self, ContentDigest};
 use super::digest_cache::DigestCache;
-use super::names::RenderedKey;
+use super::names::{ObjectKey, RenderedKey};
 use super::observed::{ObservedObject, ObservedObjects};
 
 /// The objects of one sync, at the stage that the type parameter names: [`Prepared`],
@@ -37,8 +37,12 @@ pub struct Prepared {
     pub extent: Extent,
 }
 
-/// Every operation has been performed, refused or held back.
+/// Every operation has been performed, refused or held back, or is left for the next sync.
 pub struct Applied {
+    /// True if no operation is left for the next sync.
+    pub is_finished: bool,
+    /// The objects that are not in force as they are, since an operation is left.
+    pub pending: BTreeSet<ObjectKey>,
     /// The number of objects that are not as planned, and may be after another attempt.
     pub failed: usize,
 }

@@ -1,17 +1,20 @@
 //! The last step of a sync: the status of each object about which there is something new to say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
+use kube::runtime::events::Recorder;
 use tracing::warn;
 
+use crate::crd::status::ResourceStatus;
 use crate::validate::destination::unused;
 use crate::validate::scope::ClientScope;
 
 use super::names::{ObjectKey, ObjectKind, RenderedKey};
 use super::rendered::{Applied, Rendered};
-use super::request::{CONCURRENCY, chain, is_of_deleted_namespace, with_timeout};
+use super::request::{CONCURRENCY, chain, is_of_deleted_namespace, until, with_timeout};
 use super::state::ObjectState;
 use super::sync_state::SyncState;
 use super::telemetry::OutcomeLabel;
@@ -47,52 +50,94 @@ struct Judgement {
     rejections: Vec<String>,
 }
 
+/// A status that is to be written.
+struct StatusUpdate {
+    key: ObjectKey,
+    uid: Option<String>,
+    before: ResourceStatus,
+    after: ResourceStatus,
+}
+
+impl StatusUpdate {
+    /// Writes the Events about what has changed.
+    async fn publish(&self, recorder: &Recorder) {
+        let reference = self.key.reference(self.uid.clone());
+        let published = update_status::publish(recorder, &reference, &self.before, &self.after).await;
+        // Nothing is created in a namespace that is being deleted, Events included.
+        if let Err(error) = published.or_else(unless_deleted) {
+            warn!(error = chain(&error), "an Event could not be written");
+        }
+    }
+}
+
 impl SyncState {
-    /// Writes the statuses that have changed. It takes a plan that has been applied.
-    pub(super) async fn update_statuses(&mut self, rendered: &Rendered<Applied>) -> Result<(), StatusError> {
+    /// Writes the statuses that have changed, and begins none when its share of time is over. It takes a
+    /// plan that has been applied; the status of an object that isn't in force yet stays. False if
+    /// statuses are left for the next sync.
+    pub(super) async fn update_statuses(
+        &mut self,
+        rendered: &Rendered<Applied>,
+        share: Duration,
+    ) -> Result<bool, StatusError> {
         let judgements = self.judgements(rendered);
         if !self.context.is_leader() {
             return Err(StatusError::NotLeading);
         }
-        let mut requests = Vec::new();
-        for key in std::mem::take(&mut self.statuses.status_dirty) {
-            let (Some(object), Some(state)) = (self.store.objects().get(&key), self.states.get(&key)) else { continue };
-            let judgement = judgements.get(&key).cloned().unwrap_or_default();
-            let status = update_status::status(&self.facts(&key, state, judgement), &object.status);
-            if crate::crd::status::is_same(&status, &object.status) {
-                continue;
+        let end = Instant::now() + share;
+        let mut waiting = self.statuses_to_write(&judgements, &rendered.stage.pending).into_iter();
+        let (client, recorder) = (self.context.client.clone(), self.context.recorder.clone());
+        let requests = until(end, &mut waiting).map(|update| {
+            let (client, recorder) = (client.clone(), &recorder);
+            async move {
+                let result = with_timeout(update_status::write(client, update.key.clone(), update.after.clone())).await;
+                if result.is_ok() {
+                    update.publish(recorder).await;
+                }
+                (update, result)
             }
-            let client = self.context.client.clone();
-            requests.push(async move {
-                let result = with_timeout(update_status::write(client, key.clone(), status.clone())).await;
-                (key, status, result)
-            });
-        }
+        });
         let mut failed = 0;
         let mut requests = stream::iter(requests).buffer_unordered(CONCURRENCY);
-        while let Some((key, status, result)) = requests.next().await {
+        while let Some((update, result)) = requests.next().await {
             self.context.http.metrics.status_written(OutcomeLabel::of(&result));
             match result {
-                Ok(version) => {
-                    if let Some(object) = self.store.objects().get(&key) {
-                        let reference = key.reference(object.uid.clone());
-                        let recorder = &self.context.recorder;
-                        let published = update_status::publish(recorder, &reference, &object.status, &status).await;
-                        // Nothing is created in a namespace that is being deleted, Events included.
-                        if let Err(error) = published.or_else(unless_deleted) {
-                            warn!(error = chain(&error), "an Event could not be written");
-                        }
-                    }
-                    self.store.set_status(&key, status, version.as_deref());
-                }
+                Ok(version) => self.store.set_status(&update.key, update.after, version.as_deref()),
                 Err(error) => {
-                    warn!(object = %key.name, kind = key.kind.name(), error = %error, "the status could not be written");
-                    self.statuses.status_dirty.insert(key);
+                    let (name, kind) = (&update.key.name, update.key.kind.name());
+                    warn!(object = %name, kind, error = %error, "the status could not be written");
+                    self.statuses.status_dirty.insert(update.key);
                     failed += 1;
                 }
             }
         }
-        if failed == 0 { Ok(()) } else { Err(StatusError::Failed { objects: failed }) }
+        drop(requests);
+        let left: Vec<ObjectKey> = waiting.map(|update| update.key).collect();
+        let is_finished = left.is_empty();
+        self.statuses.status_dirty.extend(left);
+        if failed == 0 { Ok(is_finished) } else { Err(StatusError::Failed { objects: failed }) }
+    }
+
+    /// The statuses that have changed, of objects that don't wait for an operation. Those of the others stay
+    /// marked.
+    fn statuses_to_write(
+        &mut self,
+        judgements: &BTreeMap<ObjectKey, Judgement>,
+        pending: &BTreeSet<ObjectKey>,
+    ) -> Vec<StatusUpdate> {
+        let (dirty, later) =
+            std::mem::take(&mut self.statuses.status_dirty).into_iter().partition(|key| !pending.contains(key));
+        self.statuses.status_dirty = later;
+        let dirty: BTreeSet<ObjectKey> = dirty;
+        let mut updates = Vec::new();
+        for key in dirty {
+            let (Some(object), Some(state)) = (self.store.objects().get(&key), self.states.get(&key)) else { continue };
+            let judgement = judgements.get(&key).cloned().unwrap_or_default();
+            let after = update_status::status(&self.facts(&key, state, judgement), &object.status);
+            if !crate::crd::status::is_same(&after, &object.status) {
+                updates.push(StatusUpdate { uid: object.uid.clone(), before: object.status.clone(), after, key });
+            }
+        }
+        updates
     }
 
     fn facts<'a>(&'a self, key: &ObjectKey, state: &'a ObjectState, judgement: Judgement) -> StatusFacts<'a> {

@@ -2,13 +2,17 @@
 //! those.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The time after which a request counts as failed.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The number of requests that are under way at once.
 pub const CONCURRENCY: usize = 16;
+
+/// The time in a sync after which no request is begun any more. What is left is done in the next sync,
+/// which knows what has changed meanwhile.
+pub const SHARE: Duration = Duration::from_millis(500);
 
 /// The cause that the API server gives for what can't be created in a namespace that is being deleted.
 const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
@@ -61,6 +65,11 @@ pub fn is_of_deleted_namespace(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else { return false };
     let causes = status.details.iter().flat_map(|details| &details.causes);
     status.code == 403 && causes.into_iter().any(|cause| cause.reason == NAMESPACE_TERMINATING)
+}
+
+/// The items up to a time. What is taken from the iterator later are the items that are left.
+pub fn until<I: Iterator>(end: Instant, items: &mut I) -> impl Iterator<Item = I::Item> {
+    std::iter::from_fn(move || if Instant::now() < end { items.next() } else { None })
 }
 
 /// Awaits a request, for half a minute at most.

@@ -9,15 +9,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 use kube::runtime::events::{Event, EventType};
+use redis_mesh_core::wire;
 use tracing::{debug, info, warn};
 
 use crate::render::mesh_options::MeshOptions;
 use crate::render::plan::{self, PlanHistory, PortGroup, RenderPlan};
-use crate::render::planned_object::PlannedObject;
+use crate::render::planned_object::{ObjectContent, PlannedObject};
 use crate::render::prepared_service::PreparedService;
 use crate::render::{envoy_filter, wasm_plugin};
 use crate::validate::scope::ClientScope;
@@ -29,10 +30,11 @@ use super::observed;
 use super::order::{Blocked, OrderContext, Ordered, order};
 use super::rendered::{Applied, Extent, Prepared, Rendered};
 use super::report::StatusError;
-use super::request::{CONCURRENCY, RequestError, chain, with_timeout};
+use super::request::{CONCURRENCY, RequestError, SHARE, chain, until, with_timeout};
 use super::state::StateChange;
 use super::sync_state::SyncState;
 use super::telemetry::OutcomeLabel;
+use super::urgency;
 
 /// Why the cluster is not as planned after the step *apply*.
 #[derive(Debug)]
@@ -104,15 +106,20 @@ impl SyncState {
         if is_idle {
             return;
         }
+        self.urgent.add(&changes);
         let rendered = self.render(&changes);
         let rendered = self.order(rendered);
-        let rendered = self.apply(rendered).await;
+        let share = SHARE.max(began.elapsed() * 10);
+        let rendered = self.apply(rendered, share).await;
         let applied = rendered.result().map_err(SyncError::Apply);
-        let reported = self.update_statuses(&rendered).await.map_err(SyncError::Status);
+        let reported = self.update_statuses(&rendered, share).await.map_err(SyncError::Status);
         self.set_gauges();
-        let result = applied.and(reported);
+        let is_reported = !matches!(&reported, Ok(false));
+        self.go_on(&rendered.stage, is_reported);
+        let result = applied.and(reported.map(drop));
         let seconds = began.elapsed().as_secs_f64();
         match &result {
+            _ if self.progress.is_unfinished => debug!(evaluated, seconds, "synced in part"),
             Ok(()) => {
                 self.progress.succeeded();
                 self.settle().await;
@@ -127,9 +134,17 @@ impl SyncState {
         self.context.http.metrics.reconciled(OutcomeLabel::of(&result), seconds, evaluated);
     }
 
+    /// Has what was left undone in this sync done in the next one, which begins at once.
+    fn go_on(&mut self, applied: &Applied, is_reported: bool) {
+        let objects = self.store.objects();
+        self.urgent.retain(|key| !applied.is_finished && (applied.pending.contains(key) || !objects.contains_key(key)));
+        self.progress.is_stale |= !applied.is_finished;
+        self.progress.is_unfinished = !(applied.is_finished && is_reported);
+    }
+
     /// Evaluates the objects in the queue. Objects whose Secrets are still being read stay in the
     /// queue.
-    fn evaluate(&mut self) -> Vec<StateChange> {
+    fn evaluate(&mut self) -> Vec<(ObjectKey, StateChange)> {
         let mut changes = Vec::new();
         let mut waiting = Vec::new();
         for key in self.queue.take(&self.store) {
@@ -140,7 +155,7 @@ impl SyncState {
             let evaluation = evaluation::evaluate(&self.store, &key, &self.context.settings.mesh);
             let uid = self.store.objects().get(&key).and_then(|object| object.uid.clone());
             let (change, used) = self.states.update(&key, evaluation.map(|evaluation| (evaluation, uid)));
-            changes.push(change);
+            changes.push((key.clone(), change));
             self.statuses.status_dirty.extend(used);
             self.statuses.status_dirty.insert(key);
         }
@@ -151,7 +166,7 @@ impl SyncState {
     }
 
     /// Plans the objects that are to be.
-    fn render(&mut self, changes: &[StateChange]) -> Rendered<Prepared> {
+    fn render(&mut self, changes: &[(ObjectKey, StateChange)]) -> Rendered<Prepared> {
         if let Some(plan) = self.plan_alone(changes) {
             return Rendered { plan, stage: Prepared { extent: Extent::Part } };
         }
@@ -168,12 +183,12 @@ impl SyncState {
     /// The plan for changes that concern no rendered objects but their own: of thousands of
     /// objects, only they are looked at. None where that isn't so, or where anything else is left
     /// to do.
-    fn plan_alone(&self, changes: &[StateChange]) -> Option<RenderPlan> {
+    fn plan_alone(&self, changes: &[(ObjectKey, StateChange)]) -> Option<RenderPlan> {
         let is_all_done = !self.progress.is_stale && !self.objects.has_failures() && self.statuses.judged.is_empty();
         let large = self.objects.large().filter(|_| is_all_done)?;
         let root_namespace = &self.context.settings.mesh.root_namespace;
         let mut objects = Vec::new();
-        for change in changes {
+        for (_, change) in changes {
             if change.before.len() != change.after.len() || !change.is_good {
                 return None;
             }
@@ -224,8 +239,10 @@ impl SyncState {
         order(rendered, &mut self.objects, &context)
     }
 
-    /// Performs the operations phase by phase.
-    async fn apply(&mut self, mut rendered: Rendered<Ordered>) -> Rendered<Applied> {
+    /// Performs the operations, those of a class and a phase after those of the one before, and
+    /// begins none when its share of time is over.
+    async fn apply(&mut self, mut rendered: Rendered<Ordered>, share: Duration) -> Rendered<Applied> {
+        let end = Instant::now() + share;
         // The plan doesn't change while its operations wait for requests.
         let options = self.context.settings.mesh.clone();
         let mut blocked = Blocked::new(&options.root_namespace);
@@ -235,10 +252,15 @@ impl SyncState {
         for (key, planned) in refused {
             blocked.after(&key, Some(&planned));
         }
-        let mut rest = operations.into_iter().peekable();
-        while let Some(phase) = rest.peek().map(|(phase, _)| *phase) {
+        let mut pending = Vec::new();
+        let steps = urgency::arrange(operations, &mut self.objects, &self.urgent, &options.root_namespace);
+        let mut rest = steps.into_iter().peekable();
+        while let Some((urgency, phase)) = rest.peek().map(|step| (step.urgency, step.phase))
+            && pending.is_empty()
+        {
             let mut batch = Vec::new();
-            while let Some((_, operation)) = rest.next_if(|(next, _)| *next == phase) {
+            while let Some(step) = rest.next_if(|next| (next.urgency, next.phase) == (urgency, phase)) {
+                let operation = step.operation;
                 let planned = operation.planned().map(AsRef::as_ref);
                 let observed = self.objects.observed().get(operation.key()).map(AsRef::as_ref);
                 if blocked.blocks(operation.key(), planned, observed) {
@@ -254,18 +276,47 @@ impl SyncState {
                     _ => operation,
                 });
             }
-            for failure in self.perform(batch, &options).await {
+            let mut waiting = batch.into_iter();
+            for failure in self.perform(&mut waiting, &options, end).await {
                 failed += usize::from(failure.may_pass);
                 blocked.after(&failure.key, failure.planned.as_deref());
             }
+            pending.extend(waiting);
         }
-        rendered.at(Applied { failed })
+        pending.extend(rest.map(|step| step.operation));
+        let waiting = pending.iter().flat_map(|operation| self.pending_subjects(operation, &options));
+        let (is_finished, waiting) = (pending.is_empty(), waiting.collect());
+        rendered.at(Applied { failed, is_finished, pending: waiting })
     }
 
-    /// Performs operations, several at once. Returns those that failed.
-    async fn perform(&mut self, operations: Vec<Operation>, options: &MeshOptions) -> Vec<FailedOperation> {
+    /// The objects that aren't yet in force as they are, since an operation has still to be performed.
+    fn pending_subjects(&self, operation: &Operation, options: &MeshOptions) -> Vec<ObjectKey> {
+        let Some(planned) = operation.planned() else { return Vec::new() };
+        let mut subjects = planned.subjects();
+        if let ObjectContent::Plugin { prepared_services, .. } = &planned.content {
+            // Hosts that are in the WasmPlugin as planned don't wait for the others.
+            let observed = self.objects.observed().get(operation.key());
+            let hosts = || observed.into_iter().flat_map(|observed| &observed.hosts);
+            let hosts: BTreeMap<&str, &wire::Host> = hosts().map(|host| (host.host.as_str(), host)).collect();
+            let is_there = |prepared: &PreparedService| {
+                hosts.get(prepared.service.address.to_string().as_str()) == Some(&&prepared.host(options))
+            };
+            let there = prepared_services.iter().filter(|prepared| is_there(prepared));
+            let there: BTreeSet<&str> = there.map(|prepared| prepared.service.owner.name.as_str()).collect();
+            subjects.retain(|subject| !there.contains(subject.name.as_str()));
+        }
+        subjects.into_iter().filter_map(ObjectKey::of).collect()
+    }
+
+    /// Performs operations, several at once, and begins none after `end`. Returns those that failed.
+    async fn perform(
+        &mut self,
+        operations: &mut impl Iterator<Item = Operation>,
+        options: &MeshOptions,
+        end: Instant,
+    ) -> Vec<FailedOperation> {
         let (standing, applier) = (self.context.standing.clone(), self.context.applier.clone());
-        let requests = operations.into_iter().map(|operation| {
+        let requests = until(end, operations).map(|operation| {
             let (standing, applier) = (&standing, &applier);
             async move {
                 let (key, repairs) = (operation.key().clone(), operation.repairs());

@@ -25,6 +25,7 @@ use super::rendered::RenderedObjects;
 use super::secrets::SecretWatches;
 use super::state::ObjectStates;
 use super::store::Store;
+use super::urgency::UrgentChanges;
 
 /// The longest time between two attempts to sync.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
@@ -90,6 +91,8 @@ pub struct SyncProgress {
     pub is_stale: bool,
     /// True if the leader has done what follows its first successful sync.
     pub is_settled: bool,
+    /// True if the last sync has left something for the next one, which begins at once.
+    pub is_unfinished: bool,
     /// True before the first sync.
     pub is_new: bool,
     backoff: ExponentialBackoff,
@@ -100,7 +103,7 @@ pub struct SyncProgress {
 impl SyncProgress {
     fn new() -> SyncProgress {
         let backoff = backoff::doubling(LONGEST_RETRY);
-        SyncProgress { is_stale: true, is_settled: false, is_new: true, backoff, retry_at: None }
+        SyncProgress { is_stale: true, is_settled: false, is_unfinished: false, is_new: true, backoff, retry_at: None }
     }
 
     /// Records that a sync succeeded.
@@ -133,6 +136,8 @@ pub struct SyncState {
     pub objects: RenderedObjects,
     /// The statuses that have to be written.
     pub statuses: StatusQueue,
+    /// The changes that come before others.
+    pub urgent: UrgentChanges,
     /// The progress of the reconciler.
     pub progress: SyncProgress,
 }
@@ -153,6 +158,7 @@ impl SyncState {
             states: ObjectStates::default(),
             objects: RenderedObjects::new(settings.controller.clone()),
             statuses: StatusQueue::default(),
+            urgent: UrgentChanges::default(),
             progress: SyncProgress::new(),
             context: SyncContext {
                 recorder: Recorder::new(client.clone(), reporter),

@@ -39,7 +39,7 @@ fn planned(options: &MeshOptions) -> RenderPlan {
     });
     store.apply(StoreChange::Service(Box::new(serde_json::from_value(service).unwrap()))).unwrap();
     let host = "r.a.svc.cluster.local";
-    let rules = json!({"host": host, "settings": {"auth": {"plain": {"password": "p"}}}});
+    let rules = json!({"host": [host], "settings": {"auth": {"plain": {"password": "p"}}}});
     let pool = json!({"tcp": {"connectTimeout": "3s"}});
     let destination = json!({"host": host, "trafficPolicy": {"connectionPool": pool}});
     for (kind, spec) in [(ObjectKind::Service, rules), (ObjectKind::Destination, destination)] {

@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
     ("outages::istiod_restarts", istiod_restarts),
     ("outages::repairs", repairs),
     ("outages::burst", burst),
+    ("outages::namespace_that_is_being_deleted", deleted_namespace),
     ("outages::second_replica", second_replica),
     ("outages::away_while_a_pod_starts", away),
 ];
@@ -105,8 +106,61 @@ fn repairs(mesh: &mut Mesh) -> Result<()> {
         };
         mesh.api().merge(name, &json!({ "spec": edit }))?;
         eventually(PATIENCE, is_back)?;
+        // Metadata counts, too, though a change of it gives an object no other generation.
+        let purpose = |object: &Value| object["metadata"]["annotations"]["redis-mesh.io/for"].clone();
+        let before = purpose(&mesh.api().get(name)?.context("gone")?);
+        if !before.is_null() {
+            mesh.api().merge(name, &json!({ "metadata": { "annotations": { "redis-mesh.io/for": null } } }))?;
+            eventually(PATIENCE, || {
+                let now = purpose(&mesh.api().get(name)?.context("gone")?);
+                ensure!(now == before, "{name:?} is for {now} instead of {before}");
+                Ok(())
+            })?;
+        }
     }
     soon(mesh, "redis-cluster", &[("set cluster-0 0", "OK"), ("set other-0 0", "OK")])
+}
+
+const LEAVING: &str = "
+apiVersion: redis.aeraki.io/v1alpha1
+kind: RedisService
+metadata: {name: redis-single, namespace: leaving}
+spec:
+  host: [redis-single.redis.svc.cluster.local]
+  settings: {auth: {plain: {password: of-the-leaving}}}
+";
+
+/// In a namespace that is being deleted nothing can be created. That is said once, asks nobody for a
+/// permission, and holds up nobody else.
+fn deleted_namespace(mesh: &mut Mesh) -> Result<()> {
+    let name = ObjectName::new("RedisService", "leaving", "redis-single");
+    let namespace = ObjectName::new("Namespace", "", "leaving");
+    mesh.api().apply("{apiVersion: v1, kind: Namespace, metadata: {name: leaving}}")?;
+    controller(mesh)?.kill();
+    mesh.apply(LEAVING)?;
+    // No controller of namespaces runs here, so it stays as it is while it is being deleted.
+    mesh.api().delete(&namespace)?;
+    let result = said_once(mesh, &name);
+    mesh.delete(&[name])?;
+    let finalized = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "leaving"}, "spec": {}});
+    let path = "/api/v1/namespaces/leaving/finalize";
+    mesh.plane.kubectl(&["replace", "--raw", path, "-f", "-"], &finalized.to_string())?;
+    result
+}
+
+fn said_once(mesh: &mut Mesh, name: &ObjectName) -> Result<()> {
+    controller(mesh)?.restart()?;
+    let (reason, message) = wait_condition(mesh, name, "Programmed", "False")?;
+    ensure!(reason == "ApplyFailed" && message.matches("is being deleted").count() == 1, "{reason}: {message}");
+    ensure!(!message.contains("grant"), "{message}");
+    for password in ["testredis123!", "another"] {
+        mesh.apply(&CLIENT_AUTH.replace("testredis123!", password))?;
+        wait_condition(mesh, &single("RedisService"), "Programmed", "True")?;
+    }
+    let log = controller(mesh)?.log();
+    let told = log.lines().filter(|line| line.contains("the object is not applied")).count();
+    ensure!(told == 1 && !log.contains("grant it to the controller"), "told {told} times:\n{log}");
+    Ok(())
 }
 
 /// Whether two objects are equal except for their revision.
