@@ -83,8 +83,8 @@ impl SyncState {
         if !self.context.is_leader() {
             return Err(StatusError::NotLeading);
         }
-        let end = Instant::now() + share;
         let mut waiting = self.statuses_to_write(&judgements, &rendered.stage.pending).into_iter();
+        let end = Instant::now() + share;
         let (client, recorder) = (self.context.client.clone(), self.context.recorder.clone());
         let requests = until(end, &mut waiting).map(|update| {
             let (client, recorder) = (client.clone(), &recorder);

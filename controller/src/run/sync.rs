@@ -109,7 +109,7 @@ impl SyncState {
         self.urgent.add(&changes);
         let rendered = self.render(&changes);
         let rendered = self.order(rendered);
-        let share = SHARE.max(began.elapsed() * 10);
+        let share = SHARE.max(began.elapsed() * 20);
         let rendered = self.apply(rendered, share).await;
         let applied = rendered.result().map_err(SyncError::Apply);
         let reported = self.update_statuses(&rendered, share).await.map_err(SyncError::Status);
@@ -242,7 +242,6 @@ impl SyncState {
     /// Performs the operations, those of a class and a phase after those of the one before, and
     /// begins none when its share of time is over.
     async fn apply(&mut self, mut rendered: Rendered<Ordered>, share: Duration) -> Rendered<Applied> {
-        let end = Instant::now() + share;
         // The plan doesn't change while its operations wait for requests.
         let options = self.context.settings.mesh.clone();
         let mut blocked = Blocked::new(&options.root_namespace);
@@ -254,6 +253,7 @@ impl SyncState {
         }
         let mut pending = Vec::new();
         let steps = urgency::arrange(operations, &mut self.objects, &self.urgent, &options.root_namespace);
+        let end = Instant::now() + share;
         let mut rest = steps.into_iter().peekable();
         while let Some((urgency, phase)) = rest.peek().map(|step| (step.urgency, step.phase))
             && pending.is_empty()

@@ -159,7 +159,10 @@ fn narrow(steps: &mut [Step], rest: &Blocked, objects: &mut RenderedObjects, urg
         let ObjectContent::Plugin { prepared_services, .. } = &planned.content else { continue };
         let (waiting, ready): (Vec<_>, Vec<_>) =
             prepared_services.iter().cloned().partition(|prepared| rest.holds(prepared));
-        if waiting.is_empty() {
+        // Nor does it lose hosts whose own filters are still to come.
+        let known = observed(objects, key);
+        let unserved = known.map(|known| rest.unserved(&key.name.namespace, planned, known)).unwrap_or_default();
+        if waiting.is_empty() && unserved.is_empty() {
             continue;
         }
         let owner = |prepared: &Arc<PreparedService>| ObjectKey::of(&prepared.service.owner);
@@ -174,9 +177,19 @@ fn narrow(steps: &mut [Step], rest: &Blocked, objects: &mut RenderedObjects, urg
         }
         let mut stays = observed(objects, &key).map(|observed| observed.hosts.clone()).unwrap_or_default();
         stays.retain(|host| waiting.iter().any(|prepared| prepared.service.address.to_string() == host.host));
+        stays.extend(unserved);
         finals.push(Step { urgency: Urgency::Usual, phase: step.phase, operation: whole });
         let taken = std::mem::replace(&mut step.operation, Operation::Delete(key));
         step.operation = taken.with_only(ready, stays);
+    }
+    // What a host had before stays until the WasmPlugin has it.
+    let is_incomplete =
+        |namespace: &str| finals.iter().any(|whole: &Step| whole.operation.key().name.namespace == namespace);
+    for step in steps.iter_mut().filter(|step| step.urgency == Urgency::Urgent) {
+        let key = step.operation.key();
+        if step.operation.planned().is_none() && is_incomplete(&key.name.namespace) {
+            step.urgency = Urgency::Usual;
+        }
     }
     finals
 }
