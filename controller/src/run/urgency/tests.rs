@@ -23,6 +23,7 @@ fn options() -> MeshOptions {
         filter_sha256: None,
         root_namespace: "istio-system".to_owned(),
         per_host: false,
+        is_dual_stack: false,
         listen: Vec::new(),
         handshake_key: HandshakeKey::given("key"),
         module: None,
