@@ -31,7 +31,7 @@ pub enum Urgency {
 }
 
 /// An operation with its place in the order.
-pub struct Step {
+pub struct RankedOperation {
     /// The class.
     pub urgency: Urgency,
     /// The phase within the class.
@@ -103,7 +103,7 @@ pub fn arrange(
     objects: &mut RenderedObjects,
     urgent: &UrgentChanges,
     root_namespace: &str,
-) -> Vec<Step> {
+) -> Vec<RankedOperation> {
     let classify = |(phase, operation): (ApplyPhase, Operation)| {
         let key = operation.key();
         let urgency = match objects.failure(key) {
@@ -111,14 +111,14 @@ pub fn arrange(
             Some(_) => Urgency::Retried,
             None => Urgency::Usual,
         };
-        Step { urgency, phase, operation }
+        RankedOperation { urgency, phase, operation }
     };
-    let mut steps: Vec<Step> = operations.into_iter().map(classify).collect();
+    let mut steps: Vec<RankedOperation> = operations.into_iter().map(classify).collect();
     let rest = postpone(&mut steps, Urgency::Urgent, objects, root_namespace);
     let finals = narrow(&mut steps, &rest, objects, urgent);
     steps.extend(finals);
     postpone(&mut steps, Urgency::Usual, objects, root_namespace);
-    let is_new = |step: &Step| objects.observed().get(step.operation.key()).is_none();
+    let is_new = |step: &RankedOperation| objects.observed().get(step.operation.key()).is_none();
     steps.sort_by_key(|step| (step.urgency, step.phase, is_new(step)));
     steps
 }
@@ -128,7 +128,7 @@ fn observed<'a>(objects: &'a RenderedObjects, key: &RenderedKey) -> Option<&'a O
 }
 
 /// Moves what depends on operations of later classes out of a class. Returns what waits for those.
-fn postpone(steps: &mut [Step], class: Urgency, objects: &RenderedObjects, root_namespace: &str) -> Blocked {
+fn postpone(steps: &mut [RankedOperation], class: Urgency, objects: &RenderedObjects, root_namespace: &str) -> Blocked {
     let mut blocked = Blocked::new(root_namespace);
     if !steps.iter().any(|step| step.urgency == class) {
         return blocked;
@@ -152,7 +152,12 @@ fn postpone(steps: &mut [Step], class: Urgency, objects: &RenderedObjects, root_
 
 /// Replaces urgent WasmPlugins by ones that leave the hosts as they are of which other parts are still to
 /// be applied. Returns the operations that bring in those hosts later.
-fn narrow(steps: &mut [Step], rest: &Blocked, objects: &mut RenderedObjects, urgent: &UrgentChanges) -> Vec<Step> {
+fn narrow(
+    steps: &mut [RankedOperation],
+    rest: &Blocked,
+    objects: &mut RenderedObjects,
+    urgent: &UrgentChanges,
+) -> Vec<RankedOperation> {
     let mut finals = Vec::new();
     for step in steps.iter_mut().filter(|step| step.urgency == Urgency::Urgent) {
         let Operation::Apply { key, planned, digest, repairs, .. } = &step.operation else { continue };
@@ -178,13 +183,14 @@ fn narrow(steps: &mut [Step], rest: &Blocked, objects: &mut RenderedObjects, urg
         let mut stays = observed(objects, &key).map(|observed| observed.hosts.clone()).unwrap_or_default();
         stays.retain(|host| waiting.iter().any(|prepared| prepared.service.address.to_string() == host.host));
         stays.extend(unserved);
-        finals.push(Step { urgency: Urgency::Usual, phase: step.phase, operation: whole });
+        finals.push(RankedOperation { urgency: Urgency::Usual, phase: step.phase, operation: whole });
         let taken = std::mem::replace(&mut step.operation, Operation::Delete(key));
         step.operation = taken.with_only(ready, stays);
     }
     // What a host had before stays until the WasmPlugin has it.
-    let is_incomplete =
-        |namespace: &str| finals.iter().any(|whole: &Step| whole.operation.key().name.namespace == namespace);
+    let is_incomplete = |namespace: &str| {
+        finals.iter().any(|whole: &RankedOperation| whole.operation.key().name.namespace == namespace)
+    };
     for step in steps.iter_mut().filter(|step| step.urgency == Urgency::Urgent) {
         let key = step.operation.key();
         if step.operation.planned().is_none() && is_incomplete(&key.name.namespace) {

@@ -106,7 +106,7 @@ impl Fixture {
         assert!(self.operations().is_empty());
     }
 
-    fn arranged(&mut self, urgent: &UrgentChanges) -> Vec<Step> {
+    fn arranged(&mut self, urgent: &UrgentChanges) -> Vec<RankedOperation> {
         let operations = self.operations();
         arrange(operations, &mut self.objects, urgent, "istio-system")
     }
@@ -117,7 +117,7 @@ fn key(name: &str) -> ObjectKey {
 }
 
 /// The names of the hosts in a WasmPlugin's configuration, with the passwords that clients need.
-fn hosts(step: &Step) -> BTreeMap<String, String> {
+fn hosts(step: &RankedOperation) -> BTreeMap<String, String> {
     let object = step.operation.planned().unwrap().build(&options(), 1);
     let hosts = object["spec"]["pluginConfig"]["hosts"].as_array().cloned().unwrap_or_default();
     let name = |host: &Value| host["host"].as_str().unwrap().split('.').next().unwrap().to_owned();
@@ -125,8 +125,8 @@ fn hosts(step: &Step) -> BTreeMap<String, String> {
 }
 
 /// The names of objects without the parts that all have, with their class.
-fn order_of(steps: &[Step]) -> Vec<(Urgency, String)> {
-    let short = |step: &Step| step.operation.key().name.name.replace("redis-mesh-", "");
+fn order_of(steps: &[RankedOperation]) -> Vec<(Urgency, String)> {
+    let short = |step: &RankedOperation| step.operation.key().name.name.replace("redis-mesh-", "");
     steps.iter().map(|step| (step.urgency, short(step))).collect()
 }
 
@@ -155,7 +155,7 @@ fn one_change_comes_before_many_and_brings_in_nothing_of_them() {
     let last = steps.iter().rposition(|step| step.operation.key().name.name == "redis-mesh-6379").unwrap();
     assert_eq!(hosts(&steps[last]).keys().collect::<Vec<_>>(), ["b", "c", "old"]);
     assert!(steps[..last].iter().filter(|step| step.phase == ApplyPhase::Clusters).count() == 2, "{order:?}");
-    let revision = |step: &Step| match &step.operation {
+    let revision = |step: &RankedOperation| match &step.operation {
         Operation::Apply { revision, .. } => *revision,
         Operation::Delete(_) => 0,
     };
