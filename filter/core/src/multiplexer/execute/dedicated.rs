@@ -34,10 +34,7 @@ pub fn over_dedicated(
         state::prepare(context, client, dedicated.connection);
     }
     let to = expect(client, request, edits);
-    // A command that waits, waits as long as it says itself.
-    let is_waiting = matches!(sharing, Sharing::Blocks | Sharing::AwaitsWrites);
-    let patience = client.rules.config.patience;
-    let patience = if is_waiting { patience.of_waiting() } else { patience };
+    let patience = client.rules.config.patience.of_command(*sharing);
     let in_flight = InFlight { patience, ..to.into() };
     context.upstreams.send_dedicated(dedicated.connection, in_flight, context.effects, |out| {
         write(request.args, edits, request.raw, out);

@@ -55,15 +55,13 @@ pub fn fan_out(
     let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
     let owner = Owner { client: client.id, sequence };
     let script = script::named(fan_out.command, args);
-    let is_waiting = matches!(fan_out.sharing, Sharing::Blocks | Sharing::AwaitsWrites);
+    let patience = config.patience.of_command(fan_out.sharing);
     for (part, connection) in connections.into_iter().enumerate() {
         if let Some(script) = script {
             context.upstreams.ensure_loaded(connection.id(), script, context.effects);
         }
         let to = PendingReply::Part(owner, part as u32);
         let may_run_code = script::may_run_code(fan_out.command);
-        // What waits, waits as long as it says itself.
-        let patience = if is_waiting { config.patience.of_waiting() } else { config.patience };
         let tried = client.pause.tried;
         let in_flight = InFlight { names_scripts: script.is_some(), may_run_code, patience, tried, ..to.into() };
         send(context, fan_out, (connection, in_flight), |out| match fan_out.policy {

@@ -127,6 +127,16 @@ pub fn may_overtake(upstreams: &Upstreams, connection: ConnectionId, what: Pendi
     stranded.held().0 > 0 && what.command().is_some_and(|owner| stranded.has_refused(owner.client, connection))
 }
 
+/// The same as [`overtaken`], for the command to which the next reply over the connection is.
+#[inline]
+pub fn oldest_overtakes(upstreams: &mut Upstreams, id: ConnectionId, in_flight: InFlight) {
+    if may_overtake(upstreams, id, in_flight.what) {
+        let connection = upstreams.pool.get(id);
+        let bytes = connection.map(|connection| connection.replay.behind(0, in_flight.replay as usize).to_vec());
+        overtaken(upstreams, id, in_flight, &bytes.unwrap_or_default());
+    }
+}
+
 /// A command was executed, may have been, or goes elsewhere, that went over this connection. What its
 /// client has sent before it and a node has refused must not be executed behind it, if it has the same
 /// slot, or if this one has none and does more than read.

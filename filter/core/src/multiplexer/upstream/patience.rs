@@ -4,6 +4,7 @@
 //! anew, since Redis is working then
 //! (`extensions.filters.network.redis_proxy.v3.RedisProxy.ConnPoolSettings.op_timeout`).
 
+use crate::command::sharing::Sharing;
 use std::time::Duration;
 
 /// How long a Redis may be silent before it is asked over a new connection.
@@ -41,6 +42,14 @@ impl Patience {
     /// commands have this one: silence means nothing.
     pub fn of_waiting(self) -> Patience {
         Patience(self.0 | WAITS)
+    }
+
+    /// That of a command that is shared so, at a host where others have this one.
+    pub fn of_command(self, sharing: Sharing) -> Patience {
+        match sharing {
+            Sharing::Blocks | Sharing::AwaitsWrites => self.of_waiting(),
+            Sharing::Safe(_) | Sharing::Interrupts | Sharing::Watches | Sharing::ChangesConnection => self,
+        }
     }
 
     /// True if the command waits for as long as it says itself.

@@ -77,9 +77,8 @@ fn on_beginning(upstreams: &mut Upstreams, id: ConnectionId, input: &[u8]) {
     };
     let Some(in_flight) = connection.pending.front().copied() else { return };
     let is_about_another = matches!(input.first(), None | Some(b'-' | b'>'));
-    if !is_about_another && failover::may_overtake(upstreams, id, in_flight.what) {
-        let bytes = redirect_gate::oldest(upstreams, id, in_flight);
-        failover::overtaken(upstreams, id, in_flight, &bytes);
+    if !is_about_another {
+        failover::oldest_overtakes(upstreams, id, in_flight);
     }
 }
 

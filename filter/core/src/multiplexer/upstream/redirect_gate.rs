@@ -46,9 +46,8 @@ pub fn on_command_reply(
         _ => None,
     };
     let redirect = said.filter(|said| !in_flight.may_run_code || probed.as_ref() == Some(said));
-    if redirect != Some(Redirect::ClusterDown) && failover::may_overtake(upstreams, id, in_flight.what) {
-        let bytes = oldest(upstreams, id, in_flight);
-        failover::overtaken(upstreams, id, in_flight, &bytes);
+    if redirect != Some(Redirect::ClusterDown) {
+        failover::oldest_overtakes(upstreams, id, in_flight);
     }
     if !in_flight.may_run_code && note_condition(upstreams, id, in_flight, &reply, effects) {
         return;
@@ -67,12 +66,6 @@ pub fn on_command_reply(
     let (purpose, key) = (connection.purpose, connection.key.clone());
     let retry = Retry { in_flight, bytes, key };
     follow(upstreams, Refused { from: id, purpose, why: redirect, reply, retry }, false, effects);
-}
-
-/// The bytes of a command to which the next reply over a connection is.
-pub fn oldest(upstreams: &Upstreams, id: ConnectionId, in_flight: InFlight) -> Vec<u8> {
-    let connection = upstreams.pool.get(id);
-    connection.map(|connection| connection.replay.behind(0, in_flight.replay as usize).to_vec()).unwrap_or_default()
 }
 
 /// Takes in what an error says about the server. Returns true if the command goes elsewhere.
