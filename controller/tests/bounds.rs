@@ -18,38 +18,13 @@ use std::process::{Command, Output};
 /// How many manifests are given to Envoy at once.
 const BATCH: usize = 40;
 
-/// A source of choices that a seed determines: SplitMix64.
-struct Choices(u64);
-
-impl Choices {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
-        all[self.below(all.len())]
-    }
-}
-
 /// Where pods have the module.
 const POD_MODULE: &str = "/etc/redis-mesh/redis_mesh-0123abcd.so";
 
 /// One manifest in the making.
 struct Sample {
     number: usize,
-    choices: Choices,
+    choices: fastrand::Rng,
     /// Names of the Secrets with certificates that the manifest has.
     secrets: Vec<String>,
     /// The share of values that are meant to be refused: one in so many.
@@ -64,9 +39,16 @@ const EXPRESSIONS: [&str; 6] = ["^user:[0-9]+$", ".*", "(a|b){1,20}", "[^x]*?", 
 const WRONG_EXPRESSIONS: [&str; 4] = ["(", "a{1000000}", "\\1", "(((a{100}){100}){100}){100}"];
 
 impl Sample {
+    fn one_in(&mut self, n: usize) -> bool {
+        self.choices.usize(..n) == 0
+    }
+
+    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
+        all[self.choices.usize(..all.len())]
+    }
+
     fn is_wrong(&mut self) -> bool {
-        let wrong = self.wrong;
-        self.choices.one_in(wrong)
+        self.one_in(self.wrong)
     }
 
     fn value(&mut self, path: &str, schema: &Value) -> Value {
@@ -75,13 +57,13 @@ impl Sample {
             "array" => {
                 let most = schema["maxItems"].as_u64().unwrap_or(4).min(3);
                 let least = schema["minItems"].as_u64().unwrap_or(0);
-                let length = least + self.choices.below((most - least + 1) as usize) as u64;
+                let length = self.choices.u64(least..=most);
                 (0..length).map(|_| self.value(path, &schema["items"])).collect()
             }
-            "boolean" => json!(self.choices.one_in(2)),
+            "boolean" => json!(self.one_in(2)),
             "integer" if path.ends_with(".port") && !self.is_wrong() => json!(6379),
             "integer" => json!(self.integer(schema)),
-            "number" => json!([0.0, 1e-9, 0.00005, 33.3333, 99.99999, 100.0][self.choices.below(6)]),
+            "number" => json!([0.0, 1e-9, 0.00005, 33.3333, 99.99999, 100.0][self.choices.usize(..6)]),
             "string" => json!(self.string(path, schema)),
             other => unreachable!("{path}: a type `{other}` is new"),
         }
@@ -96,14 +78,14 @@ impl Sample {
             Some("key") => &["prefix", "exact", "regex"],
             _ => &[],
         };
-        let chosen = (!alternatives.is_empty()).then(|| self.choices.of(alternatives));
+        let chosen = (!alternatives.is_empty()).then(|| self.of(alternatives));
         for (name, property) in schema["properties"].as_object().unwrap() {
             let is_there = match chosen {
                 Some(chosen) if name == chosen => true,
                 Some(_) if matches!(name.as_str(), "secret" | "plain" | "prefix" | "exact" | "regex") => {
                     self.is_wrong()
                 }
-                _ => required.contains(&name.as_str()) || self.choices.one_in(2),
+                _ => required.contains(&name.as_str()) || self.one_in(2),
             };
             if is_there {
                 object.insert(name.clone(), self.value(&format!("{path}.{name}"), property));
@@ -128,39 +110,39 @@ impl Sample {
         let least = schema["minimum"].as_f64().unwrap_or(0.0) as i64;
         let most = schema["maximum"].as_f64().map_or(i64::from(i32::MAX), |most| most as i64);
         if self.is_wrong() {
-            return if self.choices.one_in(2) { least - 1 } else { most + 1 };
+            return if self.one_in(2) { least - 1 } else { most + 1 };
         }
-        match self.choices.below(4) {
+        match self.choices.usize(..4) {
             0 => least,
             1 => most,
             2 => (least + 1).min(most),
-            _ => least + (self.choices.next() % (most - least + 1) as u64) as i64,
+            _ => self.choices.i64(least..=most),
         }
     }
 
     fn secret(&mut self) -> String {
-        self.secrets[self.choices.below(self.secrets.len())].clone()
+        self.secrets[self.choices.usize(..self.secrets.len())].clone()
     }
 
     fn string(&mut self, path: &str, schema: &Value) -> String {
         if let Some(values) = schema["enum"].as_array() {
-            return values[self.choices.below(values.len())].as_str().unwrap().to_owned();
+            return values[self.choices.usize(..values.len())].as_str().unwrap().to_owned();
         }
         let n = self.number;
         let most = schema["maxLength"].as_u64().unwrap_or(300) as usize;
         if schema["pattern"].is_string() {
             let is_keepalive = path.contains("tcpKeepalive");
             return match self.is_wrong() {
-                true => self.choices.of(&WRONG_DURATIONS).to_owned(),
-                false if is_keepalive => self.choices.of(&["1s", "32767s", "60s", "1m30s"]).to_owned(),
-                false => self.choices.of(&DURATIONS).to_owned(),
+                true => self.of(&WRONG_DURATIONS).to_owned(),
+                false if is_keepalive => self.of(&["1s", "32767s", "60s", "1m30s"]).to_owned(),
+                false => self.of(&DURATIONS).to_owned(),
             };
         }
         let is_wrong = self.is_wrong();
         let names: &[&str] = match path.rsplit('.').next().unwrap() {
             // Each manifest has two hosts of its own, so that manifests of a batch have no object in common.
             "host" if path.ends_with("spec.host") => return format!("s{n}.redis.svc.cluster.local"),
-            "host" => return format!("{}{n}.redis.svc.cluster.local", self.choices.of(&["s", "d"])),
+            "host" => return format!("{}{n}.redis.svc.cluster.local", self.of(&["s", "d"])),
             "name" => return self.secret(),
             "username" => &["a", "default", "ä", "user:1"],
             "regex" if is_wrong => &WRONG_EXPRESSIONS,
@@ -170,10 +152,10 @@ impl Sample {
             "subjectAltNames" => &["redis.example.com", "spiffe://cluster.local/ns/a/sa/b", "10.0.0.1", "*"],
             "discoveryEndpoints" if is_wrong => &[":1", "h:0", "h:65536", "a b:1", "[::1", "::1"],
             "discoveryEndpoints" => &["10.0.0.1:6379", "10.0.0.1", "[::1]:65535", "d.example.com:1"],
-            _ if self.choices.one_in(4) => return "k".repeat(if is_wrong { most + 1 } else { most }),
+            _ if self.one_in(4) => return "k".repeat(if is_wrong { most + 1 } else { most }),
             _ => &TEXTS,
         };
-        self.choices.of(names).to_owned()
+        self.of(names).to_owned()
     }
 }
 
@@ -219,10 +201,10 @@ fn service(name: &str, number: usize, block: usize, endpoints: usize) -> [Value;
 /// The manifest of a seed: two Services, a RedisService for one of them, and a RedisDestination for each.
 fn manifest(number: usize, seed: u64, kinds: &[Value; 2], secrets: &[Value]) -> Vec<Value> {
     let names = secrets.iter().map(|secret| secret["metadata"]["name"].as_str().unwrap().to_owned()).collect();
-    let mut sample = Sample { number, choices: Choices(seed), secrets: names, wrong: 150 };
+    let mut sample = Sample { number, choices: fastrand::Rng::with_seed(seed), secrets: names, wrong: 150 };
     let mut objects = Vec::new();
     for (prefix, block) in [("s", 10), ("d", 20)] {
-        let endpoints = 1 + sample.choices.below(3);
+        let endpoints = sample.choices.usize(1..=3);
         objects.extend(service(&format!("{prefix}{number}"), number, block, endpoints));
         let mut spec = sample.value("spec", &kinds[1]);
         spec["host"] = json!(format!("{prefix}{number}"));
