@@ -7,6 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::namespaced_name::NamespacedName;
+
 /// The fields of a Sidecar that are used.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Sidecar {
@@ -34,13 +36,6 @@ struct SidecarEgress {
 #[serde(default)]
 struct EgressPort {
     number: u16,
-}
-
-impl Sidecar {
-    fn key(&self) -> SidecarKey {
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        (text(&self.metadata.namespace), text(&self.metadata.name))
-    }
 }
 
 /// The hosts that one Sidecar imports.
@@ -94,44 +89,40 @@ pub struct ImportedHost<'a> {
     pub port: u16,
 }
 
-/// The namespace and the name of a Sidecar.
-pub type SidecarKey = (String, String);
-
 /// The Sidecars of a mesh.
 #[derive(Clone, Debug, Default)]
-pub struct Sidecars(BTreeMap<SidecarKey, SidecarImports>);
+pub struct Sidecars(BTreeMap<NamespacedName, SidecarImports>);
 
 impl Sidecars {
     /// Adds a Sidecar, or replaces it. True if it imports other hosts than before.
     pub fn add(&mut self, sidecar: &Sidecar) -> bool {
         let imports = SidecarImports::of(sidecar);
-        let before = self.0.insert(sidecar.key(), imports.clone());
+        let before = self.0.insert(NamespacedName::of(&sidecar.metadata), imports.clone());
         before.as_ref() != Some(&imports)
     }
 
     /// Removes a Sidecar. True if there was one.
-    pub fn remove(&mut self, key: &SidecarKey) -> bool {
+    pub fn remove(&mut self, key: &NamespacedName) -> bool {
         self.0.remove(key).is_some()
     }
 
     /// The keys of all Sidecars.
-    pub fn keys(&self) -> impl Iterator<Item = &SidecarKey> {
+    pub fn keys(&self) -> impl Iterator<Item = &NamespacedName> {
         self.0.keys()
     }
 
     /// The namespaces with Sidecars of their own, each once.
     pub fn namespaces(&self) -> impl Iterator<Item = &str> {
         let mut last = None;
-        self.0.keys().map(|key| key.0.as_str()).filter(move |name| last.replace(*name) != Some(*name))
+        self.0.keys().map(|key| key.namespace.as_str()).filter(move |name| last.replace(*name) != Some(*name))
     }
 
     /// The Sidecars that apply to clients in a namespace and don't import a host: those of the
     /// namespace, and where each of them is for some pods, that of the root namespace for all.
-    pub fn lacking(&self, host: &ImportedHost<'_>, clients: &str, root: &str) -> Vec<&SidecarKey> {
+    pub fn lacking(&self, host: &ImportedHost<'_>, clients: &str, root: &str) -> Vec<&NamespacedName> {
         let of = |namespace: &str| {
-            let from = (namespace.to_owned(), String::new());
-            let namespace = namespace.to_owned();
-            self.0.range(from..).take_while(move |(key, _)| key.0 == namespace)
+            let from = NamespacedName::new(namespace, "");
+            self.0.range(from.clone()..).take_while(move |(key, _)| key.namespace == from.namespace)
         };
         let has_own = of(clients).any(|(_, imports)| !imports.is_of_some_pods);
         let of_root = of(root).filter(|(_, imports)| !has_own && clients != root && !imports.is_of_some_pods);
@@ -151,11 +142,7 @@ mod tests {
 
     fn lacking(sidecars: &Sidecars, host: &str, namespace: &str) -> Vec<String> {
         let host = ImportedHost { host, namespace, port: 6379 };
-        sidecars
-            .lacking(&host, "shop", "istio-system")
-            .into_iter()
-            .map(|(namespace, name)| format!("{namespace}/{name}"))
-            .collect()
+        sidecars.lacking(&host, "shop", "istio-system").into_iter().map(NamespacedName::to_string).collect()
     }
 
     #[test]

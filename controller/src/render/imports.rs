@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::diagnostic::{Code, Diagnostics, Problem, some_of};
 use crate::inventory::{Inventory, NamespacedName};
-use crate::sidecar::{ImportedHost, SidecarKey};
+use crate::sidecar::ImportedHost;
 use crate::validate::destination::ValidatedDestination;
 use crate::validate::host_port::HostPort;
 use crate::validate::risks::route_field;
@@ -48,7 +48,7 @@ pub fn report(service: &ValidatedService, inventory: &Inventory, root: &str, dia
     for destination in others.filter(|destination| is_istios(destination, usage)) {
         let key = destination.service.as_ref().map(|(key, _)| key);
         let Some(needed) = NeededHost::of(&destination.address, key, inventory, own) else { continue };
-        let mut keeping: BTreeSet<&SidecarKey> = BTreeSet::new();
+        let mut keeping: BTreeSet<&NamespacedName> = BTreeSet::new();
         for namespace in &clients {
             let without = host.lacking(inventory, namespace, root);
             let found = needed.lacking(inventory, namespace, root).into_iter();
@@ -91,7 +91,7 @@ impl<'a> NeededHost<'a> {
         Some(NeededHost { address, namespace: key.namespace.clone() })
     }
 
-    fn lacking<'s>(&self, inventory: &'s Inventory, clients: &str, root: &str) -> Vec<&'s SidecarKey> {
+    fn lacking<'s>(&self, inventory: &'s Inventory, clients: &str, root: &str) -> Vec<&'s NamespacedName> {
         let host = ImportedHost { host: &self.address.host, namespace: &self.namespace, port: self.address.port };
         inventory.sidecars.lacking(&host, clients, root)
     }
@@ -102,6 +102,6 @@ impl<'a> NeededHost<'a> {
 }
 
 /// The Sidecars in words.
-fn named(sidecars: &[&SidecarKey]) -> String {
-    format!("Sidecar {}", some_of(sidecars.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect()))
+fn named(sidecars: &[&NamespacedName]) -> String {
+    format!("Sidecar {}", some_of(sidecars.iter().map(|key| key.to_string()).collect()))
 }

@@ -28,3 +28,21 @@ pub struct MeshOptions {
     /// True if sidecars are known to serve addresses of both families.
     pub is_dual_stack: bool,
 }
+
+#[cfg(test)]
+impl MeshOptions {
+    /// Those of tests: no sidecar has the module.
+    pub fn of_tests(root_namespace: &str) -> MeshOptions {
+        MeshOptions {
+            filter_url: "file:///filter.wasm".to_owned(),
+            filter_sha256: None,
+            root_namespace: root_namespace.to_owned(),
+            per_host: false,
+            listen: Vec::new(),
+            handshake_key: HandshakeKey::given("key"),
+            module: None,
+            other_modules: BTreeSet::new(),
+            is_dual_stack: false,
+        }
+    }
+}

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::DynamicObject;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::crd::status::{self, ResourceStatus};
 use crate::crd::{self, RedisDestination, RedisService};
-use crate::destination_rule::{DestinationRule, RuleHosts};
+use crate::destination_rule::RuleHosts;
 use crate::diagnostic::{Diagnostics, Loaded};
 use crate::inventory::{self, Inventory, NamespacedName, ServiceEntry};
 use crate::manifest;
-use crate::sidecar::Sidecar;
 use crate::validate::host::HostName;
 use crate::validate::mentions::Mentions;
 use crate::validate::options::ValidateOptions;
@@ -156,10 +156,7 @@ impl Store {
             WatchSource::Slices => self.slices.keys().cloned().collect(),
             WatchSource::Entries => self.inventory.entries().cloned().collect(),
             WatchSource::Rules => self.inventory.rules.keys().cloned().collect(),
-            WatchSource::Sidecars => {
-                let keys = self.inventory.sidecars.keys();
-                keys.map(|(namespace, name)| NamespacedName::new(namespace, name)).collect()
-            }
+            WatchSource::Sidecars => self.inventory.sidecars.keys().cloned().collect(),
             WatchSource::Secrets(scope) => {
                 self.inventory.secrets().filter(|name| scope.covers(name)).cloned().collect()
             }
@@ -199,7 +196,7 @@ impl Store {
                 self.of_hosts(hosts.iter())
             }
             StoreChange::Rule(rule) => {
-                let hosts = self.inventory.rules.add(destination_rule(*rule)?);
+                let hosts = self.inventory.rules.add(read(*rule, "DestinationRule")?);
                 ruled_by(&self.objects, &hosts)
             }
             StoreChange::RuleGone(name) => {
@@ -207,11 +204,11 @@ impl Store {
                 ruled_by(&self.objects, hosts.as_slice())
             }
             StoreChange::Sidecar(object) => {
-                let is_other = self.inventory.sidecars.add(&sidecar(*object)?);
+                let is_other = self.inventory.sidecars.add(&read(*object, "Sidecar")?);
                 all_if(&self.objects, is_other)
             }
             StoreChange::SidecarGone(name) => {
-                let is_other = self.inventory.sidecars.remove(&(name.namespace, name.name));
+                let is_other = self.inventory.sidecars.remove(&name);
                 all_if(&self.objects, is_other)
             }
             StoreChange::Secret(secret) => {
@@ -259,16 +256,14 @@ impl Store {
     }
 
     fn entry(&mut self, entry: DynamicObject) -> Result<BTreeSet<ObjectKey>, StoreError> {
-        let name = NamespacedName::of(&entry.metadata);
-        let value = serde_json::to_value(entry).unwrap_or_default();
-        match serde_json::from_value::<ServiceEntry>(value) {
+        match read::<ServiceEntry>(entry, "ServiceEntry") {
             Ok(entry) => {
                 let hosts = self.inventory.add_entry(&entry);
                 Ok(self.of_hosts(hosts.iter()))
             }
             Err(error) => {
-                self.inventory.remove_entry(&name);
-                Err(StoreError::ServiceEntry(name, error))
+                self.inventory.remove_entry(&error.name);
+                Err(error)
             }
         }
     }
@@ -378,23 +373,17 @@ impl StoredObject {
     }
 }
 
-/// A Sidecar of Istio's.
-fn sidecar(object: DynamicObject) -> Result<Sidecar, StoreError> {
+/// Reads an object of Istio's, of this kind. Of a DestinationRule or a Sidecar that can't be read, what it said before
+/// stays: the former may ask for TLS.
+fn read<T: DeserializeOwned>(object: DynamicObject, kind: &'static str) -> Result<T, StoreError> {
     let name = NamespacedName::of(&object.metadata);
     let value = serde_json::to_value(object).unwrap_or_default();
-    serde_json::from_value(value).map_err(|error| StoreError::Sidecar(name, error))
+    serde_json::from_value(value).map_err(|error| StoreError { kind, name, error })
 }
 
 /// All objects, if something has changed that may concern each of them.
 fn all_if(objects: &BTreeMap<ObjectKey, Box<StoredObject>>, is_other: bool) -> BTreeSet<ObjectKey> {
     objects.keys().filter(|_| is_other).cloned().collect()
-}
-
-/// Reads a DestinationRule. Of one that can't be read, what it said before stays: it may ask for TLS.
-fn destination_rule(rule: DynamicObject) -> Result<DestinationRule, StoreError> {
-    let name = NamespacedName::of(&rule.metadata);
-    let value = serde_json::to_value(rule).unwrap_or_default();
-    serde_json::from_value(value).map_err(|error| StoreError::DestinationRule(name, error))
 }
 
 /// The objects that govern hosts of a DestinationRule, or lead there.

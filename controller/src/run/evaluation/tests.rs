@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::*;
 use crate::crd;
 use crate::inventory::NamespacedName;
-use crate::render::handshake::HandshakeKey;
 use crate::render::native::DynamicModule;
 use crate::render::plan::{self, PlanHistory};
 use crate::render::planned_object::PlannedObject;
@@ -40,15 +39,8 @@ const HOSTS: &[&str] =
 
 fn options() -> MeshOptions {
     MeshOptions {
-        filter_url: "file:///filter.wasm".to_owned(),
-        filter_sha256: None,
-        root_namespace: "istio-system".to_owned(),
-        per_host: false,
-        listen: Vec::new(),
-        handshake_key: HandshakeKey::given("key"),
         module: Some(DynamicModule::among_others("/module.so".to_owned())),
-        other_modules: BTreeSet::new(),
-        is_dual_stack: false,
+        ..MeshOptions::of_tests("istio-system")
     }
 }
 

@@ -6,27 +6,12 @@ use serde_json::{Value, json};
 use super::super::applier::{Performed, marked};
 use super::*;
 use crate::crd;
-use crate::render::handshake::HandshakeKey;
 use crate::render::plan::{self, PlanHistory};
 use crate::run::change::StoreChange;
 use crate::run::evaluation::evaluate;
 use crate::run::names::ObjectKind;
 use crate::run::store::Store;
 use crate::validate::options::ValidateOptions;
-
-fn options(root: &str) -> MeshOptions {
-    MeshOptions {
-        filter_url: "file:///filter.wasm".to_owned(),
-        filter_sha256: None,
-        root_namespace: root.to_owned(),
-        per_host: false,
-        listen: Vec::new(),
-        handshake_key: HandshakeKey::given("key"),
-        module: None,
-        other_modules: BTreeSet::new(),
-        is_dual_stack: false,
-    }
-}
 
 /// The plan for a host of which clients and Redis ask for a password: a WasmPlugin or a filter of
 /// the host's own, and a cluster.
@@ -86,7 +71,7 @@ fn deletions(ordered: &Ordered) -> Vec<&RenderedKey> {
 
 #[test]
 fn what_is_in_force_stays_until_its_successor_in_another_namespace_is_applied() {
-    let (old, new) = (options("old"), options("new"));
+    let (old, new) = (MeshOptions::of_tests("old"), MeshOptions::of_tests("new"));
     let was = written(&planned(&old), &old, "us");
     assert!(was.len() >= 2, "there is no cluster to wait for");
     let is = planned(&new);
@@ -129,7 +114,7 @@ fn observed(object: &Value) -> Box<ObservedObject> {
 
 #[test]
 fn marks_that_somebody_has_changed_are_restored_and_others_are_left() {
-    let options = options("old");
+    let options = MeshOptions::of_tests("old");
     let (mut objects, written) = applied(&options);
     assert!(ordered(&mut objects, &options, true).operations.is_empty());
     let edits: [(&str, Value); 8] = [
@@ -169,7 +154,7 @@ fn marks_that_somebody_has_changed_are_restored_and_others_are_left() {
 
 #[test]
 fn an_object_is_about_each_subject_once() {
-    let planned = planned(&options("old"));
+    let planned = planned(&MeshOptions::of_tests("old"));
     for object in &planned.objects {
         let ObjectContent::Cluster { destination, usage, scope, prepared_services } = &object.content else { continue };
         let content = ObjectContent::Cluster {
@@ -190,7 +175,7 @@ fn an_object_is_about_each_subject_once() {
 
 #[test]
 fn a_failure_holds_up_nobody_else() {
-    let options = options("old");
+    let options = MeshOptions::of_tests("old");
     let plan = planned(&options);
     let other: Value = json!({
         "metadata": {"annotations": {"redis-mesh.io/for": "RedisService b/x"}},
@@ -212,7 +197,7 @@ fn a_failure_holds_up_nobody_else() {
 
 #[test]
 fn an_unconfirmed_root_namespace_takes_nothing_away_from_the_one_before() {
-    let (old, new) = (options("old"), options("new"));
+    let (old, new) = (MeshOptions::of_tests("old"), MeshOptions::of_tests("new"));
     let mut was = written(&planned(&old), &old, "us");
     let beacon: DynamicObject = serde_json::from_value(envoy_filter::beacon("old", 1)).unwrap();
     let name = crate::inventory::NamespacedName::new("old", envoy_filter::BEACON);
@@ -225,7 +210,7 @@ fn an_unconfirmed_root_namespace_takes_nothing_away_from_the_one_before() {
 
 #[test]
 fn the_objects_of_another_installation_are_left_alone() {
-    let options = options("old");
+    let options = MeshOptions::of_tests("old");
     let plan = planned(&options);
     let mut objects = in_cluster(written(&plan, &options, "them"));
     let left = ordered(&mut objects, &options, true);
@@ -234,7 +219,7 @@ fn the_objects_of_another_installation_are_left_alone() {
     let failure = objects.failure(&left.refused[0].0).cloned().unwrap_or_default();
     assert!(failure.contains("the namespace them"), "{failure}");
     // Nor are they deleted, wherever they are.
-    let elsewhere = self::options("new");
+    let elsewhere = self::MeshOptions::of_tests("new");
     assert!(deletions(&ordered(&mut objects, &elsewhere, true)).is_empty());
     // Handed over, they are as good as one's own, and get one's label.
     objects.succeed(Arc::new(BTreeSet::from(["them".to_owned()])));

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::crd;
-use crate::render::handshake::HandshakeKey;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::plan::{self, PlanHistory};
 use crate::run::applier::{Performed, marked};
@@ -18,17 +17,7 @@ use crate::run::store::Store;
 use crate::validate::options::ValidateOptions;
 
 fn options() -> MeshOptions {
-    MeshOptions {
-        filter_url: "file:///filter.wasm".to_owned(),
-        filter_sha256: None,
-        root_namespace: "istio-system".to_owned(),
-        per_host: false,
-        is_dual_stack: false,
-        listen: Vec::new(),
-        handshake_key: HandshakeKey::given("key"),
-        module: None,
-        other_modules: BTreeSet::new(),
-    }
+    MeshOptions::of_tests("istio-system")
 }
 
 /// Hosts, each with a RedisService that asks clients for a password, and with a cluster.
