@@ -175,6 +175,8 @@ fn complete_cluster(op_timeout_ms: u64) -> Result<(Scene, usize, String)> {
 fn clients_see_no_error_while_a_cluster_is_down_since_a_node_restarts() -> Result<()> {
     let (mut scene, lost, key) = complete_cluster(30_000)?;
     let (list, script) = (format!("{{{key}}}list"), "return redis.call('INCR', KEYS[1])");
+    // No other client changes this key between WATCH and EXEC.
+    let unchanged = format!("{{{key}}}unchanged");
     let serves = scene.cluster.master_of(&key)?;
     // A worker that waits for a job, which Redis answers with an error.
     let mut waiting = scene.client()?;
@@ -211,7 +213,7 @@ fn clients_see_no_error_while_a_cluster_is_down_since_a_node_restarts() -> Resul
         &[&["EVAL", script, "1", key]],
         &[&["MGET", key, "key"], &["DBSIZE"]],
         &[&["BLPOP", &list, "0"]],
-        &[&["WATCH", key], &["MULTI"], &["INCR", key], &["EXEC"]],
+        &[&["WATCH", &unchanged], &["MULTI"], &["INCR", key], &["EXEC"]],
     ];
     let mut clients = pipelines.iter().map(|_| Client::connect(address)).collect::<Result<Vec<_>>>()?;
     for (client, pipeline) in clients.iter_mut().zip(pipelines) {
