@@ -12,19 +12,29 @@ pub trait WaitingCommand {
     /// The command.
     fn retry(&self) -> &Retry;
 
-    /// The connection over which a node has refused it, if what its client has sent behind it over the
-    /// same connection may be executed meanwhile.
-    fn refused_over(&self) -> Option<ConnectionId> {
-        None
+    /// Where what its client has sent behind it may be executed meanwhile.
+    fn followed(&self) -> Followed {
+        Followed::Nowhere
     }
+}
+
+/// Where what a client has sent behind a command that waits may be executed meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Followed {
+    /// Nothing is behind it: the command wasn't sent to any node.
+    Nowhere,
+    /// Over the connection over which a node has refused it.
+    Over(ConnectionId),
+    /// Over any connection: nodes have sent it elsewhere.
+    Anywhere,
 }
 
 /// The commands of a worker that wait for something of their clusters.
 pub struct ClusterQueue<T> {
     /// Each with its cluster, by its place in the order in which they go on.
     waiting: BTreeMap<u64, (ClusterId, T)>,
-    /// The places of each client's commands, by the connections over which nodes have refused them.
-    places: BTreeMap<ClientId, BTreeMap<Option<ConnectionId>, BTreeSet<u64>>>,
+    /// The places of each client's commands, by where they may be followed.
+    places: BTreeMap<ClientId, BTreeMap<Followed, BTreeSet<u64>>>,
     by_client: WaitingCommands,
     bytes: usize,
     next: u64,
@@ -55,7 +65,7 @@ impl<T: WaitingCommand> ClusterQueue<T> {
         self.by_client.add(*in_flight, bytes);
         self.bytes += bytes.len();
         let of_client = self.places.entry(owner.client).or_default();
-        of_client.entry(waiting.refused_over()).or_default().insert(self.next);
+        of_client.entry(waiting.followed()).or_default().insert(self.next);
         self.waiting.insert(self.next, (cluster, waiting));
         self.next += 1;
     }
@@ -75,21 +85,26 @@ impl<T: WaitingCommand> ClusterQueue<T> {
         self.take_at(places)
     }
 
-    /// True if a node has refused commands of this client over this connection.
-    pub fn has_refused(&self, client: ClientId, connection: ConnectionId) -> bool {
-        self.places.get(&client).is_some_and(|of_client| of_client.contains_key(&Some(connection)))
+    /// True if commands of this client wait that may be followed over this connection.
+    pub fn is_followed(&self, client: ClientId, connection: ConnectionId) -> bool {
+        let of_client = self.places.get(&client);
+        let contains = |followed| of_client.is_some_and(|of_client| of_client.contains_key(&followed));
+        contains(Followed::Over(connection)) || contains(Followed::Anywhere)
     }
 
-    /// Removes and returns those commands that were refused over this connection and that their client has
+    /// Removes and returns those commands that may be followed over this connection and that their client has
     /// sent before this one, in order.
     pub fn take_before(&mut self, owner: Owner, connection: ConnectionId, is_taken: impl Fn(&T) -> bool) -> Vec<T> {
-        let all = self.places.get(&owner.client).and_then(|of_client| of_client.get(&Some(connection)));
+        let of_client = self.places.get(&owner.client);
+        let of = |followed| of_client.and_then(|of_client| of_client.get(&followed)).into_iter().flatten();
         let is_before = |place: &&u64| {
             let waiting = self.waiting.get(place).map(|(_, waiting)| waiting).filter(|waiting| is_taken(waiting));
             let waiting = waiting.and_then(|waiting| waiting.retry().in_flight.what.command());
             waiting.is_some_and(|waiting| waiting.sequence < owner.sequence)
         };
-        let places = all.into_iter().flatten().filter(is_before).copied().collect();
+        let all = of(Followed::Over(connection)).chain(of(Followed::Anywhere));
+        let mut places: Vec<u64> = all.filter(is_before).copied().collect();
+        places.sort_unstable();
         self.take_at(places)
     }
 
@@ -104,11 +119,11 @@ impl<T: WaitingCommand> ClusterQueue<T> {
         self.bytes -= bytes.len();
         let client = in_flight.what.command()?.client;
         if let Some(of_client) = self.places.get_mut(&client) {
-            let connection = waiting.refused_over();
-            if let Some(places) = of_client.get_mut(&connection) {
+            let followed = waiting.followed();
+            if let Some(places) = of_client.get_mut(&followed) {
                 places.remove(&place);
                 if places.is_empty() {
-                    of_client.remove(&connection);
+                    of_client.remove(&followed);
                 }
             }
             if of_client.is_empty() {

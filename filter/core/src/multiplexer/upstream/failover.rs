@@ -7,7 +7,7 @@
 
 use super::Upstreams;
 use super::availability::{Outage, Peer};
-use super::cluster_queue::WaitingCommand;
+use super::cluster_queue::{Followed, WaitingCommand};
 use super::connection::Retirement;
 use super::discovery::away;
 use super::endpoint::UpstreamEndpoint;
@@ -15,7 +15,7 @@ use super::events::Event;
 use super::later::slot_of;
 use super::patience::Tried;
 use super::pending::{InFlight, Owner, PendingReply};
-use super::pool_key::Purpose;
+use super::pool_key::{PoolKey, Purpose};
 use super::retry::Retry;
 use super::stranded::{Stranded, Unexecuted};
 use crate::cluster::read_policy::choose;
@@ -45,6 +45,10 @@ type UnderWay = HashMap<(ConnectionId, ClientId), Sequence>;
 /// Sends a command again, over the shared connection of its pool key. With `asks`, ASKING goes before
 /// it.
 pub fn resend(upstreams: &mut Upstreams, retry: Retry, asks: bool, effects: &mut Effects) {
+    if waits_its_turn(upstreams, &retry) {
+        let error = format!("ERR redis-mesh: {} can't be reached", retry.key.endpoint.shown());
+        return strand(upstreams, retry, error, effects);
+    }
     match upstreams.pool.reached(retry.key.clone(), effects) {
         Ok(connection) => upstreams.resend_over(connection.id(), retry, asks, effects),
         Err(Outage::Unreachable(error)) if may_wait(&retry) && !asks => strand(upstreams, retry, error, effects),
@@ -71,6 +75,12 @@ pub fn resend_of(
 /// A command can be sent to another node than the one of its key: it is a client's, and it is there.
 fn may_wait(retry: &Retry) -> bool {
     retry.key.node.is_some() && retry.in_flight.what.command().is_some() && !retry.bytes.is_empty()
+}
+
+/// An earlier command of the same client for the same slot waits.
+fn waits_its_turn(upstreams: &Upstreams, retry: &Retry) -> bool {
+    let owner = retry.in_flight.what.command().filter(|_| upstreams.stranded.held().0 > 0 && may_wait(retry));
+    owner.is_some_and(|owner| upstreams.stranded.has_earlier(owner, slot_of(&retry.bytes)))
 }
 
 /// A command wasn't sent, since its node can't be reached. `error`: what its client is told, without
@@ -120,11 +130,12 @@ pub fn refused(
     }
 }
 
-/// True if a node has refused a command over this connection that the same client has sent before this one.
+/// True if a command waits that the same client has sent before this one, and that this one may follow over
+/// this connection.
 #[inline]
 pub fn may_overtake(upstreams: &Upstreams, connection: ConnectionId, what: PendingReply) -> bool {
     let stranded = &upstreams.stranded;
-    stranded.held().0 > 0 && what.command().is_some_and(|owner| stranded.has_refused(owner.client, connection))
+    stranded.held().0 > 0 && what.command().is_some_and(|owner| stranded.is_followed(owner.client, connection))
 }
 
 /// The same as [`overtaken`], for the command to which the next reply over the connection is.
@@ -177,11 +188,12 @@ fn settle(upstreams: &mut Upstreams, mut stranded: Stranded, under_way: &UnderWa
     let Some((node, readonly)) = executor(upstreams, &stranded, effects) else {
         return wait(upstreams, stranded, effects);
     };
+    let key = PoolKey { node: Some(node), readonly, ..stranded.retry.key.clone() };
     if would_change_order(upstreams, owner, &stranded, under_way) {
         return wait(upstreams, stranded, effects);
     }
     upstreams.pool.events.push_back(Event::Redirected(owner));
-    (stranded.retry.key.node, stranded.retry.key.readonly) = (Some(node), readonly);
+    stranded.retry.key = key;
     match stranded.why {
         Unexecuted::Unsent(_) => resend(upstreams, stranded.retry, false, effects),
         Unexecuted::Refused { from, purpose, .. } => {
@@ -192,13 +204,17 @@ fn settle(upstreams: &mut Upstreams, mut stranded: Stranded, under_way: &UnderWa
 
 /// True if the command would overtake an earlier one, or if a later one is under way that a node may
 /// refuse, too.
-fn would_change_order(upstreams: &Upstreams, owner: Owner, stranded: &Stranded, under_way: &UnderWay) -> bool {
+fn would_change_order(upstreams: &mut Upstreams, owner: Owner, stranded: &Stranded, under_way: &UnderWay) -> bool {
     let slot = slot_of(&stranded.retry.bytes);
-    let is_followed = |from| under_way.get(&(from, owner.client)).is_some_and(|last| *last > owner.sequence);
-    upstreams.stranded.has_earlier(owner, slot)
+    let is_followed = match stranded.followed() {
+        Followed::Nowhere => false,
+        Followed::Over(from) => under_way.get(&(from, owner.client)).is_some_and(|last| *last > owner.sequence),
+        Followed::Anywhere => upstreams.pool.has_later((owner, slot), &stranded.retry.key.endpoint),
+    };
+    is_followed
+        || upstreams.stranded.has_earlier(owner, slot)
         || upstreams.held.has_earlier(owner, slot)
         || upstreams.retries.has_earlier(owner, slot)
-        || stranded.refused_over().is_some_and(is_followed)
 }
 
 /// Has a command wait, or tells its client that it has waited for too long.
@@ -253,7 +269,15 @@ fn tell(upstreams: &mut Upstreams, stranded: Stranded) {
 /// the cluster serves its slots: commands that have waited for that are sent, in their order.
 pub fn release(upstreams: &mut Upstreams, cluster: ClusterId, effects: &mut Effects) {
     let all = upstreams.stranded.take(|of, _| of == cluster);
-    let connections: HashSet<ConnectionId> = all.iter().filter_map(WaitingCommand::refused_over).collect();
+    if all.iter().any(|stranded| stranded.followed() == Followed::Anywhere) {
+        // What is under way now matters, not what was answered meanwhile.
+        upstreams.pool.sent.forget();
+    }
+    let over = |stranded: &Stranded| match stranded.followed() {
+        Followed::Over(connection) => Some(connection),
+        Followed::Nowhere | Followed::Anywhere => None,
+    };
+    let connections: HashSet<ConnectionId> = all.iter().filter_map(over).collect();
     let mut under_way = UnderWay::new();
     for from in connections {
         let pending = upstreams.pool.get(from).into_iter().flat_map(|connection| &connection.pending);

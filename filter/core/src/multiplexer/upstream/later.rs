@@ -129,6 +129,18 @@ impl LastSent {
     }
 }
 
+/// True if a client has sent another command for a slot later than this one over a connection, as far as
+/// that isn't answered.
+pub fn has_later_over(connection: &UpstreamConnection, owner: Owner, slot: Option<u16>) -> bool {
+    let mut at = 0;
+    connection.pending.iter().any(|in_flight| {
+        let (bytes, length) = (at, in_flight.replay as usize);
+        at += length;
+        let is_later = |other: Owner| other.client == owner.client && other.sequence > owner.sequence;
+        in_flight.what.command().is_some_and(is_later) && slot_of(connection.replay.behind(bytes, length)) == slot
+    })
+}
+
 /// The slot of the first key of a command, or of a transaction, in RESP.
 pub fn slot_of(bytes: &[u8]) -> Option<u16> {
     let mut found = None;

@@ -16,9 +16,10 @@ use super::endpoint::UpstreamEndpoint;
 use super::events::Event;
 use super::failover::{self, resend, resend_of};
 use super::held::Refused;
-use super::later::slot_of;
+use super::later::{has_later_over, slot_of};
 use super::max_age;
 use super::pending::{InFlight, Owner, PendingReply};
+use super::pool_key::PoolKey;
 use super::redirect::Redirect;
 use super::retry::{MAX_RETRIES, Retry, has_several_keys};
 use crate::multiplexer::effects::Effects;
@@ -46,7 +47,9 @@ pub fn on_command_reply(
         _ => None,
     };
     let redirect = said.filter(|said| !in_flight.may_run_code || probed.as_ref() == Some(said));
-    if redirect != Some(Redirect::ClusterDown) {
+    // What goes elsewhere over shared connections waits behind what its client has sent before.
+    let is_behind = redirect.is_some() && connection.purpose.client().is_none();
+    if redirect != Some(Redirect::ClusterDown) && !is_behind {
         failover::oldest_overtakes(upstreams, id, in_flight);
     }
     if !in_flight.may_run_code && note_condition(upstreams, id, in_flight, &reply, effects) {
@@ -186,11 +189,24 @@ fn redirect(
     (node, asks): (SocketAddr, bool),
     effects: &mut Effects,
 ) {
+    let key = PoolKey { node: Some(node), readonly: false, ..refused.retry.key.clone() };
+    // A slot that goes back and forth: a node that has refused the command executes the next one by now.
+    if refused.retry.in_flight.redirects > 0 && is_behind_later(upstreams, &key, &refused.retry) {
+        return answer(upstreams, refused);
+    }
     let Refused { from, purpose, mut retry, .. } = refused;
     upstreams.pool.events.push_back(Event::Redirected(owner));
     retry.in_flight.redirects += 1;
-    (retry.key.node, retry.key.readonly) = (Some(node), false);
+    retry.key = key;
     resend_of(upstreams, (from, purpose), retry, asks, effects);
+}
+
+/// True if what the client has sent later for the same slot is under way over the connection over which the
+/// command would go: a node that has refused a command may execute the next one.
+fn is_behind_later(upstreams: &Upstreams, key: &PoolKey, retry: &Retry) -> bool {
+    let Some(owner) = retry.in_flight.what.command() else { return false };
+    let connection = upstreams.pool.current(key).and_then(|id| upstreams.pool.get(id));
+    connection.is_some_and(|connection| has_later_over(connection, owner, slot_of(&retry.bytes)))
 }
 
 /// Only some of a command's keys are at the node yet: it is retried a little later, unless its

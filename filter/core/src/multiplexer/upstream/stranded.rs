@@ -1,6 +1,6 @@
 //! A command that no node of its Redis Cluster has executed yet.
 
-use super::cluster_queue::WaitingCommand;
+use super::cluster_queue::{Followed, WaitingCommand};
 use super::pool_key::Purpose;
 use super::retry::Retry;
 use crate::multiplexer::ids::ConnectionId;
@@ -38,10 +38,11 @@ impl WaitingCommand for Stranded {
         &self.retry
     }
 
-    fn refused_over(&self) -> Option<ConnectionId> {
+    fn followed(&self) -> Followed {
         match self.why {
-            Unexecuted::Unsent(_) => None,
-            Unexecuted::Refused { from, .. } => Some(from),
+            Unexecuted::Unsent(_) if self.retry.in_flight.redirects > 0 => Followed::Anywhere,
+            Unexecuted::Unsent(_) => Followed::Nowhere,
+            Unexecuted::Refused { from, .. } => Followed::Over(from),
         }
     }
 }

@@ -99,7 +99,7 @@ fn what_a_node_refuses_is_sent_again_in_order_when_the_cluster_serves_it() {
 
 #[test]
 fn a_later_command_is_never_overtaken() {
-    for executed in ["$1 x ", "-WRONGTYPE_x ", "-MOVED_15495_10.0.0.1:2 "] {
+    for executed in ["$1 x ", "-WRONGTYPE_x "] {
         let (mut side, _, master) = at_a_master();
         side.send(master, command(1), "SET a 1");
         side.send(master, command(2), "GET a");
@@ -107,6 +107,12 @@ fn a_later_command_is_never_overtaken() {
         let told = side.receive(master.id(), executed);
         assert!(told.contains(&format!("1: {TOLD}")), "{told:?}");
     }
+    // One that goes elsewhere waits behind it.
+    let (mut side, _, master) = at_a_master();
+    side.send(master, command(1), "SET a 1");
+    side.send(master, command(2), "GET a");
+    side.receive(master.id(), DOWN);
+    assert_eq!(side.receive(master.id(), "-MOVED_15495_10.0.0.1:1 "), ["2 is redirected"]);
     // One without a key concerns all keys if it writes, and none if it doesn't, as one of another slot.
     for (later, is_told) in [("FLUSHALL", true), ("EVAL_RO x 0", true), ("DBSIZE", false), ("SET b 1", false)] {
         let (mut side, _, master) = at_a_master();
@@ -256,4 +262,41 @@ fn very_many_clients_that_wait_and_go_take_no_time() {
     assert_eq!(side.upstreams.stranded.held(), (0, 0));
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     assert!(side.upstreams.discovery.known(&super::endpoint(None)).is_some());
+}
+
+#[test]
+fn what_was_sent_elsewhere_does_not_come_back_behind_a_later_command() {
+    const SHARDS: &str = "*2 *3 :0 :8191 *2 $8 10.0.0.1 :1 *3 :8192 :16383 *2 $8 10.0.0.1 :2 ";
+    const MOVED: &str = "-MOVED_3300_10.0.0.1:2 ";
+    let refuse = |side: &mut Side| {
+        // It is tried a second time at once.
+        for _ in 0..2 {
+            for opened in side.opened() {
+                loss::lost(&mut side.upstreams, opened, Loss::Ended, &mut side.effects);
+            }
+        }
+    };
+    for is_executed in [false, true] {
+        let mut side = Side::new();
+        let cluster = side.cluster_with(SHARDS);
+        let first = side.node(cluster, NodeAccess::Write);
+        side.effects.now += Duration::from_secs(2);
+        side.send(first, command(1), "DEL {b}x");
+        side.send(first, command(2), "INCR {b}x");
+        side.sent(first.id());
+        // Node 1 sends the command to node 2, which can't be reached, and then has the slot after all.
+        side.receive(first.id(), MOVED);
+        refuse(&mut side);
+        side.say(cluster, SHARDS, true);
+        assert_eq!((side.sent(first.id()), side.upstreams.stranded.held().0), (String::new(), 1));
+        if is_executed {
+            let told = side.receive(first.id(), ":1 ");
+            assert_eq!(told, ["2: :1", "1: -ERR redis-mesh: c can't be reached"]);
+            continue;
+        }
+        side.receive(first.id(), MOVED);
+        refuse(&mut side);
+        side.say(cluster, SHARDS, true);
+        assert_eq!(side.sent(first.id()), "*2 $3 DEL $4 {b}x *2 $4 INCR $4 {b}x ");
+    }
 }
