@@ -325,18 +325,22 @@ fn is_own_cluster(service: &ValidatedService, destination: &ValidatedDestination
     destination.address == service.address && envoy_filter::found(destination) == ClusterOwner::Istio
 }
 
+/// The name that Istio gives the outbound listener of an address.
+pub fn listener_name(address: &str, port: u16) -> String {
+    format!("{address}_{port}")
+}
+
 /// The names that Istio gives the outbound listeners of a host.
 fn listener_names(service: &ValidatedService, options: &MeshOptions) -> Result<Vec<String>, Problem> {
     let (host, port) = (&service.address.host, service.address.port);
-    let name = |address: &str, port: u16| format!("{address}_{port}");
     let given = options.listen.iter().find(|listen| listen.names(&service.address));
     if let Some(ListenOverride { address, .. }) = given {
-        return Ok(vec![name(&address.ip().to_string(), address.port())]);
+        return Ok(vec![listener_name(&address.ip().to_string(), address.port())]);
     }
     // Each address of a ServiceEntry has a listener of its own. The listener of a Service with
     // addresses of both families has the name of the first one of a family that the sidecar has.
     if !service.addresses.cluster_ips.is_empty() {
-        return Ok(service.addresses.cluster_ips.iter().map(|address| name(address, port)).collect());
+        return Ok(service.addresses.all().map(|address| listener_name(address, port)).collect());
     }
     if let Some(name) = &service.addresses.alias_of {
         return Err(alias(service, name));
@@ -348,7 +352,7 @@ fn listener_names(service: &ValidatedService, options: &MeshOptions) -> Result<V
             );
             Err(Problem::new(Code::UnknownListener, message, "add them"))
         }
-        Some(_) => Ok(service.addresses.pods.iter().map(|pod| name(pod, port)).collect()),
+        Some(_) => Ok(service.addresses.all().map(|pod| listener_name(pod, port)).collect()),
         None => {
             let message = format!(
                 "{host} is no Service, and no ServiceEntry gives it an address of its own, by which the listener that has to be changed ({}) could be told from others",

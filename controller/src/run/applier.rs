@@ -16,6 +16,7 @@ use crate::render::prepared_service::PreparedService;
 
 use super::digest::{ContentDigest, digest};
 use super::names::{CONTROLLER, DIGEST, FIELD_MANAGER, REVISION, RenderedKey, rendered_resource};
+use super::place::move_to;
 
 /// A request that brings one object into the planned state.
 pub enum Operation {
@@ -125,6 +126,20 @@ impl Applier {
                 Err(error) => Err(error),
             },
         }
+    }
+
+    /// Has an EnvoyFilter patch these listeners instead of the ones that it patches, and leaves it as it is
+    /// otherwise. It doesn't count as being as planned afterwards.
+    pub async fn relocate(&self, key: &RenderedKey, listeners: &[String]) -> Result<DynamicObject, kube::Error> {
+        let api = self.api(key);
+        let mut object = api.get(&key.name.name).await?;
+        if let Some(Value::Array(patches)) = object.data.pointer_mut("/spec/configPatches") {
+            move_to(patches, listeners);
+        }
+        object.metadata.annotations.get_or_insert_default().remove(DIGEST);
+        // The replacement names the version that it follows, so it undoes no other write.
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        api.replace(&key.name.name, &parameters, &object).await
     }
 
     /// Has istiod send all filter configurations again.

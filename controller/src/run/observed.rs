@@ -13,6 +13,7 @@ use crate::render::{envoy_filter, overlay, wasm_plugin};
 
 use super::digest::{ContentDigest, digest, from_hex};
 use super::names::{CONTROLLER, DIGEST, REVISION, RenderedKey};
+use super::place::ListenerPlace;
 
 /// Rendered objects in the cluster, by name.
 pub type ObservedObjects = BTreeMap<RenderedKey, Box<ObservedObject>>;
@@ -39,6 +40,8 @@ pub struct ObservedObject {
     pub hosts: Vec<wire::Host>,
     /// True for an EnvoyFilter that holds the configuration of a host's own filter.
     pub is_per_host: bool,
+    /// The host and the listeners of an EnvoyFilter that patches listeners.
+    pub place: Option<Box<ListenerPlace>>,
     /// True for an EnvoyFilter for the sidecars that have the dynamic module.
     pub is_native: bool,
     /// The errors that Istio's analysis reports.
@@ -65,6 +68,7 @@ impl ObservedObject {
             purpose: annotation(PURPOSE).unwrap_or_default(),
             hosts: hosts.unwrap_or_default(),
             is_per_host: patches.iter().any(|patch| patch["applyTo"] == "EXTENSION_CONFIG"),
+            place: ListenerPlace::of(patches).map(Box::new),
             is_native: spec["workloadSelector"]["labels"].get(overlay::LABEL).is_some(),
             rejected: rejected(&object.data["status"]),
             settled: None,

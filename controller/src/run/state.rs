@@ -49,6 +49,8 @@ pub struct StateChange {
 #[derive(Default)]
 pub struct ObjectStates {
     states: BTreeMap<ObjectKey, Box<ObjectState>>,
+    /// The objects with errors of which something is in force.
+    kept: BTreeSet<ObjectKey>,
     /// The number of objects whose services depend on a RedisDestination.
     users: BTreeMap<ObjectKey, usize>,
 }
@@ -69,6 +71,7 @@ impl ObjectStates {
         let uses = evaluated.as_ref().map(|(evaluation, _)| evaluation.uses.clone()).unwrap_or_default();
         let used = self.use_instead(key, &uses);
         let Some((evaluation, uid)) = evaluated else {
+            self.kept.remove(key);
             let before = self.states.remove(key).map(|state| state.in_force).unwrap_or_default();
             return (StateChange { before, after: Vec::new(), is_good: true }, used);
         };
@@ -91,8 +94,24 @@ impl ObjectStates {
             state.in_force.retain(|prepared| own.contains(&identity(prepared)));
         }
         let change = StateChange { before, after: state.in_force.clone(), is_good: evaluation.is_good() };
+        match evaluation.is_good_for_the_rest() || state.in_force.is_empty() {
+            true => self.kept.remove(key),
+            false => self.kept.insert(key.clone()),
+        };
         state.evaluation = evaluation;
         (change, used)
+    }
+
+    /// The objects with errors of which the last good services are in force.
+    pub fn kept(&self) -> Vec<ObjectKey> {
+        self.kept.iter().cloned().collect()
+    }
+
+    /// Puts other services into the place of what is kept of an object.
+    pub fn replace_kept(&mut self, key: &ObjectKey, services: Vec<Arc<PreparedService>>) -> Option<StateChange> {
+        let state = self.states.get_mut(key)?;
+        let before = std::mem::replace(&mut state.in_force, services);
+        Some(StateChange { before, after: state.in_force.clone(), is_good: false })
     }
 
     fn use_instead(&mut self, key: &ObjectKey, uses: &BTreeSet<ObjectKey>) -> Vec<ObjectKey> {

@@ -25,6 +25,7 @@ use crate::validate::scope::ClientScope;
 
 use super::applier::{Operation, Performed};
 use super::evaluation;
+use super::kept;
 use super::names::{ObjectKey, ObjectKind, RenderedKey};
 use super::observed;
 use super::order::{Blocked, OrderContext, Ordered, order};
@@ -99,18 +100,22 @@ impl SyncState {
         if !self.context.is_leader() {
             return;
         }
+        let relocations = self.relocations();
         let is_idle = evaluated == 0
+            && relocations.is_empty()
             && !self.progress.is_stale
             && !self.objects.has_failures()
             && self.statuses.status_dirty.is_empty();
         if is_idle {
             return;
         }
+        let unmoved = self.relocate(relocations).await;
         self.urgent.add(&changes);
         let rendered = self.render(&changes);
         let rendered = self.order(rendered);
         let share = SHARE.max(began.elapsed() * 20);
-        let rendered = self.apply(rendered, share).await;
+        let mut rendered = self.apply(rendered, share).await;
+        rendered.stage.failed += unmoved;
         let applied = rendered.result().map_err(SyncError::Apply);
         let reported = self.update_statuses(&rendered, share).await.map_err(SyncError::Status);
         self.set_gauges();
@@ -160,6 +165,7 @@ impl SyncState {
             self.statuses.status_dirty.insert(key);
         }
         self.queue.add(waiting);
+        self.follow_hosts(&mut changes);
         let secrets = &self.secrets;
         self.store.drop_unnamed_secrets(|secret| secrets.is_about_to_show(secret));
         changes
@@ -209,7 +215,7 @@ impl SyncState {
             return BTreeMap::new();
         }
         let root = &self.context.settings.mesh.root_namespace;
-        let mut hosts: BTreeSet<(&str, &str)> = BTreeSet::new();
+        let mut hosts: BTreeMap<(&str, &str), &str> = BTreeMap::new();
         for key in &frozen {
             for name in self.store.hosts_of(key) {
                 // Objects in the root namespace follow from objects of the host's own namespace.
@@ -217,13 +223,22 @@ impl SyncState {
                     ClientScope::Mesh => root,
                     ClientScope::Namespace(_) => &key.name.namespace,
                 };
-                hosts.insert((namespace, &name.host));
+                hosts.insert((namespace, &name.host), &key.name.namespace);
             }
         }
         for prepared in prepared_services {
             hosts.remove(&(prepared.namespace.as_str(), prepared.service.address.host.as_str()));
         }
-        observed::kept_hosts(self.objects.own(), |namespace, host| hosts.contains(&(namespace, host)))
+        let own = self.objects.own();
+        let mut kept = observed::kept_hosts(own, |namespace, host| hosts.contains_key(&(namespace, host)));
+        for ((namespace, _), found) in &mut kept {
+            for host in found {
+                let name = host.host.rsplit_once(':').map(|(name, _)| name.to_owned()).unwrap_or_default();
+                let owner = hosts.get(&(namespace.as_str(), name.as_str())).copied().unwrap_or_default();
+                kept::at_present(host, owner, &self.store);
+            }
+        }
+        kept
     }
 
     /// Compares the plan with the cluster and orders the operations.

@@ -45,7 +45,7 @@ pub struct ValidatedService {
 }
 
 /// The addresses of a host.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostAddresses {
     /// The addresses of the Service or the ServiceEntry; empty where it is headless.
     pub cluster_ips: Vec<String>,
@@ -53,6 +53,14 @@ pub struct HostAddresses {
     pub pods: Vec<String>,
     /// The name that an ExternalName Service stands for, to whose addresses clients connect.
     pub alias_of: Option<String>,
+}
+
+impl HostAddresses {
+    /// The addresses by which a mesh names the listeners of the host.
+    pub fn all(&self) -> impl Iterator<Item = &str> {
+        let own = if self.cluster_ips.is_empty() { &self.pods } else { &self.cluster_ips };
+        own.iter().map(String::as_str)
+    }
 }
 
 /// The choice of a data path.

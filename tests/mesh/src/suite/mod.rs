@@ -16,6 +16,7 @@ mod outages;
 mod refusal;
 mod rotation;
 mod secrets;
+mod strangers;
 mod succession;
 mod tenants;
 mod unserved;
@@ -59,6 +60,7 @@ fn of_the_controller() -> Vec<Test> {
         outages::TESTS,
         succession::TESTS,
         installations::TESTS,
+        strangers::TESTS,
         tenants::TESTS,
         unserved::TESTS,
     ]
