@@ -142,6 +142,7 @@ impl Check {
                     filter_sha256: None,
                     root_namespace: "istio-system".to_owned(),
                     per_host: false,
+                    ports: BTreeSet::new(),
                     listen: self.listen.clone(),
                     handshake_key,
                     module: (target == RenderTarget::IstioNative).then_some(module),

@@ -38,6 +38,11 @@ pub struct Controller {
     /// The way in which the filter gets the rules of a host
     #[arg(long, value_enum, default_value_t = RuleDelivery::Auto)]
     delivery: RuleDelivery,
+    /// A port whose WasmPlugin stands from the beginning, so that the first object for a host of
+    /// this port closes no connections of other hosts; without effect with --delivery per-host.
+    /// Repeatable, or separated by commas
+    #[arg(long = "port", value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    ports: Vec<u16>,
     /// The wasm filter that is served to proxies [default: redis_mesh.wasm beside this program]
     #[arg(long, value_name = "PATH", conflicts_with = "filter_url")]
     filter: Option<PathBuf>,
@@ -109,6 +114,7 @@ impl Controller {
             },
             cluster_domain: self.cluster_domain,
             per_host: self.delivery == RuleDelivery::PerHost,
+            ports: self.ports.into_iter().collect(),
             filter,
             module,
             listen: self.listen,

@@ -84,6 +84,7 @@ impl Istio {
             filter_sha256: self.filter_sha256,
             root_namespace: self.root_namespace,
             per_host: self.delivery == RuleDelivery::PerHost,
+            ports: BTreeSet::new(),
             listen: self.listen,
             handshake_key,
             module: self.module,

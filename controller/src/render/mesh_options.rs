@@ -17,6 +17,8 @@ pub struct MeshOptions {
     pub root_namespace: String,
     /// True if each host gets a filter of its own.
     pub per_host: bool,
+    /// The ports that have a WasmPlugin from the beginning, unless each host gets a filter of its own.
+    pub ports: BTreeSet<u16>,
     /// The addresses of hosts that are no Services.
     pub listen: Vec<ListenOverride>,
     /// The key from which handshakes are made.
@@ -38,6 +40,7 @@ impl MeshOptions {
             filter_sha256: None,
             root_namespace: root_namespace.to_owned(),
             per_host: false,
+            ports: BTreeSet::new(),
             listen: Vec::new(),
             handshake_key: HandshakeKey::given("key"),
             module: None,

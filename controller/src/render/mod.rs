@@ -27,5 +27,6 @@ pub mod plan;
 pub mod planned_object;
 pub mod prepared_service;
 pub mod redact;
+pub mod sharing;
 pub mod standalone;
 pub mod wasm_plugin;

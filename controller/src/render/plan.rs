@@ -17,14 +17,8 @@ use super::object_meta::{DESTINATION_SUFFIX, object_name, placed};
 use super::overlay;
 use super::planned_object::{ObjectContent, PlannedObject};
 use super::prepared_service::{PreparedService, changes_listener};
+use super::sharing::{self, HostsByNamespace, SharingHistory};
 use super::wasm_plugin;
-
-/// The size in bytes of a WasmPlugin's configuration above which each host gets a filter of its
-/// own.
-pub const MAX_PLUGIN: usize = 256 * 1024;
-/// The size in bytes below which the hosts share a WasmPlugin again. It is smaller, so that one
-/// host more or less doesn't move all of them.
-pub const MIN_PLUGIN: usize = 192 * 1024;
 
 /// The hosts that may share a WasmPlugin: the namespace of their objects, and their port.
 pub type PortGroup = (String, u16);
@@ -32,8 +26,8 @@ pub type PortGroup = (String, u16);
 /// The results of earlier plans on which a plan depends.
 #[derive(Default)]
 pub struct PlanHistory {
-    /// Groups that were too large for a WasmPlugin.
-    pub large: BTreeSet<PortGroup>,
+    /// Where the hosts were.
+    pub sharing: SharingHistory,
     /// Hosts in WasmPlugins that have to stay as they are.
     pub kept: BTreeMap<PortGroup, Vec<wire::Host>>,
 }
@@ -42,8 +36,8 @@ pub struct PlanHistory {
 pub struct RenderPlan {
     /// The objects.
     pub objects: Vec<Arc<PlannedObject>>,
-    /// Groups that are too large for a WasmPlugin.
-    pub large: BTreeSet<PortGroup>,
+    /// Hosts that have filters of their own only because a WasmPlugin would grow too large.
+    pub apart: Arc<HostsByNamespace>,
 }
 
 /// Plans all objects.
@@ -53,36 +47,34 @@ pub fn plan(prepared_services: &[Arc<PreparedService>], options: &MeshOptions, p
     for prepared in prepared_services.iter().filter(|prepared| !prepared.per_host) {
         groups.entry((prepared.namespace.clone(), prepared.service.address.port)).or_default().push(prepared);
     }
-    for group in past.kept.keys() {
-        groups.entry(group.clone()).or_default();
+    for group in past.kept.keys().cloned().chain(declared(options)) {
+        groups.entry(group).or_default();
     }
     let mut planned = Vec::new();
-    let mut large: BTreeSet<PortGroup> = BTreeSet::new();
+    let mut apart = HostsByNamespace::default();
     for (group, members) in groups {
         let kept = past.kept.get(&group).cloned().unwrap_or_default();
         let kept_size = |host| serde_json::to_string(host).unwrap_or_default().len();
-        let size = members.iter().map(|prepared| prepared.size).chain(kept.iter().map(kept_size)).sum::<usize>();
-        let limit = if past.large.contains(&group) { MIN_PLUGIN } else { MAX_PLUGIN };
-        let mut prepared_services: Vec<Arc<PreparedService>> = members.into_iter().cloned().collect();
-        if size > limit {
-            // A host whose listeners are unknown can't get a filter of its own.
-            prepared_services.retain(|prepared| prepared.listeners.is_empty());
-            large.insert(group.clone());
-        }
-        if prepared_services.is_empty() && kept.is_empty() {
-            continue;
-        }
+        let kept_size = kept.iter().map(kept_size).sum();
+        let (prepared_services, moved) = sharing::divide(&members, kept_size, &past.sharing);
+        moved.into_iter().for_each(|prepared| apart.insert(prepared));
         let (namespace, port) = group;
         let content = ObjectContent::Plugin { port, prepared_services, kept };
         planned.push(PlannedObject { namespace, name: wasm_plugin::name(port), clients: None, content });
     }
     for prepared in prepared_services {
-        let is_large = large.contains(&(prepared.namespace.clone(), prepared.service.address.port));
-        planned.extend(listener(prepared, is_large, root_namespace));
+        planned.extend(listener(prepared, apart.contains(prepared), root_namespace));
     }
     planned.extend(clusters(prepared_services, root_namespace));
     planned.extend(native(prepared_services, options));
-    RenderPlan { objects: planned.into_iter().map(Arc::new).collect(), large }
+    RenderPlan { objects: planned.into_iter().map(Arc::new).collect(), apart: Arc::new(apart) }
+}
+
+/// The groups whose WasmPlugins are there whether or not any host needs them. A WasmPlugin that comes or goes
+/// changes the listeners of all hosts of its port, those of others included.
+fn declared(options: &MeshOptions) -> impl Iterator<Item = PortGroup> {
+    let ports = options.ports.iter().filter(|_| !options.per_host);
+    ports.map(|port| (options.root_namespace.clone(), *port))
 }
 
 /// Plans the objects for sidecars with the dynamic module.
@@ -119,8 +111,8 @@ fn native_listener(prepared: &Arc<PreparedService>, root_namespace: &str) -> Opt
 }
 
 /// The EnvoyFilter of a host, if it needs one.
-fn listener(prepared: &Arc<PreparedService>, is_large: bool, root_namespace: &str) -> Option<PlannedObject> {
-    let per_host = prepared.per_host || is_large;
+fn listener(prepared: &Arc<PreparedService>, is_apart: bool, root_namespace: &str) -> Option<PlannedObject> {
+    let per_host = prepared.per_host || is_apart;
     if prepared.listeners.is_empty() || !per_host && !changes_listener(&prepared.service) {
         return None;
     }
@@ -135,15 +127,14 @@ fn listener(prepared: &Arc<PreparedService>, is_large: bool, root_namespace: &st
 pub fn plan_alone(
     old: &PreparedService,
     new: &Arc<PreparedService>,
-    large: &BTreeSet<PortGroup>,
+    apart: &HostsByNamespace,
     root_namespace: &str,
 ) -> Option<Vec<PlannedObject>> {
-    let is_large =
-        |prepared: &PreparedService| large.contains(&(prepared.namespace.clone(), prepared.service.address.port));
     let (before, after) = (&old.service, &new.service);
     let is_same_place =
         before.address == after.address && before.scope == after.scope && old.namespace == new.namespace;
-    let is_alone = (old.per_host || is_large(old)) && (new.per_host || is_large(new)) && old.per_host == new.per_host;
+    let has_own = |prepared: &PreparedService| prepared.per_host || apart.contains(prepared);
+    let is_alone = has_own(old) && has_own(new) && old.per_host == new.per_host;
     let is_same_way = before.path == after.path
         && before.destinations() == after.destinations()
         && old.is_native == new.is_native
@@ -151,7 +142,7 @@ pub fn plan_alone(
     if !(is_same_place && is_alone && is_same_way) {
         return None;
     }
-    let alone = listener(new, is_large(new), root_namespace)?;
+    let alone = listener(new, !new.per_host, root_namespace)?;
     Some([alone].into_iter().chain(native_listener(new, root_namespace)).collect())
 }
 

@@ -88,6 +88,8 @@ pub struct ControllerConfig {
     pub cluster_domain: String,
     /// True if each host is configured by itself.
     pub per_host: bool,
+    /// The ports that have a WasmPlugin from the beginning.
+    pub ports: BTreeSet<u16>,
     /// The place where proxies fetch the filter.
     pub filter: FilterSource,
     /// The way in which sidecars get the dynamic module.
@@ -248,6 +250,7 @@ fn settings(
             // Nothing is evaluated before it is known.
             root_namespace: String::new(),
             per_host: config.per_host,
+            ports: config.ports.clone(),
             listen: Vec::new(),
             handshake_key,
             module,

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use kube::api::DynamicObject;
 
 use crate::inventory::NamespacedName;
-use crate::render::envoy_filter;
+use crate::render::{envoy_filter, wasm_plugin};
 use crate::render::mesh_options::MeshOptions;
-use crate::render::plan::{PortGroup, RenderPlan};
+use crate::render::plan::RenderPlan;
 use crate::render::planned_object::PlannedObject;
 use crate::render::prepared_service::PreparedService;
+use crate::render::sharing::{HostsByNamespace, SharingHistory};
 
 use super::applier::{Operation, Performed};
 use super::digest::{self, ContentDigest};
@@ -90,9 +91,9 @@ pub struct RenderedObjects {
     revision: u64,
     /// Why objects could not be written or deleted.
     failures: BTreeMap<RenderedKey, String>,
-    /// The port groups of the last plan that were too large for a WasmPlugin; none before the
-    /// first plan.
-    large: Option<BTreeSet<PortGroup>>,
+    /// The hosts that have filters of their own in the last plan only because a WasmPlugin would
+    /// grow too large; none before the first plan.
+    apart: Option<Arc<HostsByNamespace>>,
 }
 
 impl RenderedObjects {
@@ -105,7 +106,7 @@ impl RenderedObjects {
             digests: DigestCache::default(),
             revision: 0,
             failures: BTreeMap::new(),
-            large: None,
+            apart: None,
         }
     }
 
@@ -206,28 +207,45 @@ impl RenderedObjects {
         self.digests.retain(planned);
     }
 
-    /// The port groups of the last plan that were too large for a WasmPlugin; none before the
-    /// first plan.
-    pub fn large(&self) -> Option<&BTreeSet<PortGroup>> {
-        self.large.as_ref()
+    /// The hosts that have filters of their own in the last plan only because a WasmPlugin would
+    /// grow too large; none before the first plan.
+    pub fn apart(&self) -> Option<&Arc<HostsByNamespace>> {
+        self.apart.as_ref()
     }
 
-    /// Remembers the port groups of a plan that are too large for a WasmPlugin.
-    pub fn set_large(&mut self, large: BTreeSet<PortGroup>) {
-        self.large = Some(large);
+    /// Remembers the hosts that have filters of their own in a plan.
+    pub fn set_apart(&mut self, apart: Arc<HostsByNamespace>) {
+        self.apart = Some(apart);
     }
 
-    /// The port groups that are configured host by host in the cluster, though none of their
-    /// hosts requires that.
-    pub fn large_in_cluster(&self, prepared_services: &[Arc<PreparedService>]) -> BTreeSet<PortGroup> {
-        let is_per_host = |prepared: &&Arc<PreparedService>| {
+    /// Where the hosts of these services are: in the last plan, or in the cluster before the
+    /// first one.
+    pub fn sharing(&self, prepared_services: &[Arc<PreparedService>]) -> SharingHistory {
+        let apart = self.apart.clone().unwrap_or_else(|| Arc::new(self.apart_in_cluster(prepared_services)));
+        let plugins = self.observed.iter().filter(|(key, _)| key.kind == wasm_plugin::KIND);
+        let shared = plugins.flat_map(|(key, object)| object.hosts.iter().map(|host| (&*key.name.namespace, &*host.host)));
+        let shared: BTreeSet<(&str, &str)> = shared.collect();
+        let mut together = HostsByNamespace::default();
+        for prepared in prepared_services.iter().filter(|prepared| !prepared.is_per_host()) {
+            if shared.contains(&(prepared.namespace.as_str(), prepared.service.address.to_string().as_str())) {
+                together.insert(prepared);
+            }
+        }
+        SharingHistory { apart, together }
+    }
+
+    /// The hosts that have filters of their own in the cluster, though nothing of their own
+    /// requires that.
+    fn apart_in_cluster(&self, prepared_services: &[Arc<PreparedService>]) -> HostsByNamespace {
+        let mut apart = HostsByNamespace::default();
+        for prepared in prepared_services.iter().filter(|prepared| !prepared.is_per_host()) {
             let name = NamespacedName::new(&prepared.namespace, &prepared.object_name());
             let key = RenderedKey { kind: envoy_filter::KIND, name };
-            self.observed.get(&key).is_some_and(|object| object.is_per_host)
-        };
-        let of_groups = prepared_services.iter().filter(|prepared| !prepared.is_per_host());
-        let large = of_groups.filter(is_per_host);
-        large.map(|prepared| (prepared.namespace.clone(), prepared.service.address.port)).collect()
+            if self.observed.get(&key).is_some_and(|object| object.is_per_host) {
+                apart.insert(prepared);
+            }
+        }
+        apart
     }
 
     /// Records the result of an operation.

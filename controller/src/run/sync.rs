@@ -178,11 +178,10 @@ impl SyncState {
         }
         self.progress.is_stale = false;
         let prepared_services = self.states.in_force();
-        let large = self.objects.large().cloned();
-        let large = large.unwrap_or_else(|| self.objects.large_in_cluster(&prepared_services));
+        let sharing = self.objects.sharing(&prepared_services);
         let kept = self.kept_hosts(&prepared_services);
-        let plan = plan::plan(&prepared_services, &self.context.settings.mesh, &PlanHistory { large, kept });
-        self.objects.set_large(plan.large.clone());
+        let plan = plan::plan(&prepared_services, &self.context.settings.mesh, &PlanHistory { sharing, kept });
+        self.objects.set_apart(plan.apart.clone());
         Rendered { plan, stage: Prepared { extent: Extent::Whole } }
     }
 
@@ -191,7 +190,7 @@ impl SyncState {
     /// to do.
     fn plan_alone(&self, changes: &[(ObjectKey, StateChange)]) -> Option<RenderPlan> {
         let is_all_done = !self.progress.is_stale && !self.objects.has_failures() && self.statuses.judged.is_empty();
-        let large = self.objects.large().filter(|_| is_all_done)?;
+        let apart = self.objects.apart().filter(|_| is_all_done)?;
         let root_namespace = &self.context.settings.mesh.root_namespace;
         let mut objects = Vec::new();
         for (_, change) in changes {
@@ -199,10 +198,10 @@ impl SyncState {
                 return None;
             }
             for (old, new) in change.before.iter().zip(&change.after).filter(|(old, new)| !Arc::ptr_eq(old, new)) {
-                objects.extend(plan::plan_alone(old, new, large, root_namespace)?.into_iter().map(Arc::new));
+                objects.extend(plan::plan_alone(old, new, apart, root_namespace)?.into_iter().map(Arc::new));
             }
         }
-        Some(RenderPlan { objects, large: large.clone() })
+        Some(RenderPlan { objects, apart: apart.clone() })
     }
 
     /// The hosts of frozen objects in WasmPlugins, which stay as they are.

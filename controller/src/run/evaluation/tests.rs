@@ -11,6 +11,7 @@ use crate::inventory::NamespacedName;
 use crate::render::native::DynamicModule;
 use crate::render::plan::{self, PlanHistory};
 use crate::render::planned_object::PlannedObject;
+use crate::render::sharing::HostsByNamespace;
 use crate::run::change::StoreChange;
 use crate::run::names::ObjectKind;
 use crate::run::queue::EvaluationQueue;
@@ -242,7 +243,7 @@ fn what_is_planned_alone_is_all_that_differs() {
             let pairs = before.values().flatten().zip(prepared_services.values().flatten());
             let changed = pairs.filter(|(old, new)| !Arc::ptr_eq(old, new));
             let planned: Option<Vec<_>> =
-                changed.map(|(old, new)| plan::plan_alone(old, new, &BTreeSet::new(), root)).collect();
+                changed.map(|(old, new)| plan::plan_alone(old, new, &HostsByNamespace::default(), root)).collect();
             let Some(planned) = planned.filter(|planned| !planned.is_empty()) else { continue };
             alone += 1;
             let mut expected = built(&before);
