@@ -38,7 +38,7 @@ pub struct Controller {
     /// The way in which the filter gets the rules of a host
     #[arg(long, value_enum, default_value_t = RuleDelivery::Auto)]
     delivery: RuleDelivery,
-    /// A port whose WasmPlugin stands from the beginning, so that the first object for a host of
+    /// A port whose WasmPlugin stands as soon as sidecars can fetch the filter, so that the first object for a host of
     /// this port closes no connections of other hosts; without effect with --delivery per-host.
     /// Repeatable, or separated by commas
     #[arg(long = "port", value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]

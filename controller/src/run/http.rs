@@ -43,7 +43,7 @@ pub async fn serve(listener: TcpListener, served: Arc<HttpState>) -> std::io::Re
 }
 
 async fn ready(State(served): State<Arc<HttpState>>) -> Response {
-    match served.readiness.words() {
+    match served.readiness.answer() {
         Ok(words) => words.into_response(),
         Err(words) => (StatusCode::SERVICE_UNAVAILABLE, words).into_response(),
     }

@@ -26,6 +26,7 @@ mod names;
 mod observed;
 mod order;
 mod place;
+mod ports;
 mod queue;
 mod readiness;
 mod reconcile;
@@ -68,6 +69,7 @@ use filter::Filters;
 use http::HttpState;
 use installation::{ElectionChannels, Installation, InstallationElection, Standing};
 use module::{Delivered, ModuleDelivery};
+use ports::DeclaredPorts;
 use readiness::{Readiness, WriteObstacle};
 use reconcile::Reconciler;
 use request::chain;
@@ -250,7 +252,8 @@ fn settings(
             // Nothing is evaluated before it is known.
             root_namespace: String::new(),
             per_host: config.per_host,
-            ports: config.ports.clone(),
+            // They are declared when sidecars can fetch the filter.
+            ports: BTreeSet::new(),
             listen: Vec::new(),
             handshake_key,
             module,
@@ -264,6 +267,7 @@ fn settings(
             ..ValidateOptions::default()
         },
         module_refusal: None,
+        ports: DeclaredPorts::new(config.ports.clone(), matches!(config.filter, FilterSource::Served { .. })),
         debounce: config.debounce,
         max_debounce: config.max_debounce,
     }

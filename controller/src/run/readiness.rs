@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Instant;
 
 /// A condition that has to hold before a replica may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +23,7 @@ pub struct Readiness(Mutex<ReadinessState>);
 
 struct ReadinessState {
     has_been_ready: bool,
+    found_ready: Option<Instant>,
     obstacles: BTreeMap<WriteObstacle, String>,
 }
 
@@ -33,7 +35,7 @@ impl Default for Readiness {
             (WriteObstacle::Listing, "not every kind has been listed yet; the log names watches that are broken"),
         ];
         let obstacles = obstacles.map(|(obstacle, words)| (obstacle, words.to_owned()));
-        Readiness(Mutex::new(ReadinessState { has_been_ready: false, obstacles: obstacles.into() }))
+        Readiness(Mutex::new(ReadinessState { has_been_ready: false, found_ready: None, obstacles: obstacles.into() }))
     }
 }
 
@@ -60,6 +62,20 @@ impl Readiness {
         }
     }
 
+    /// The words for somebody who has asked, and who counts on the replica from now on if it is ready.
+    pub fn answer(&self) -> Result<String, String> {
+        let words = self.words();
+        if words.is_ok() {
+            self.state().found_ready.get_or_insert_with(Instant::now);
+        }
+        words
+    }
+
+    /// The time at which somebody first found that the replica is ready.
+    pub fn found_ready(&self) -> Option<Instant> {
+        self.state().found_ready
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, ReadinessState> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -78,6 +94,8 @@ mod tests {
         assert_eq!(readiness.words(), Err("another one writes\n".to_owned()));
         readiness.set(WriteObstacle::Installation, None);
         assert_eq!(readiness.words(), Ok("ok\n".to_owned()));
+        assert_eq!(readiness.found_ready(), None);
+        assert!(readiness.answer().is_ok() && readiness.found_ready().is_some());
         readiness.set(WriteObstacle::Root, Some("no root".to_owned()));
         assert!(readiness.words().is_ok_and(|words| words.contains("no root")));
     }

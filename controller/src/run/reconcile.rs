@@ -79,7 +79,7 @@ impl Reconciler {
     /// that are there.
     async fn wait(&mut self) {
         let is_unfinished = std::mem::take(&mut self.state.progress.is_unfinished);
-        let retry_at = if is_unfinished { Some(Instant::now()) } else { self.state.progress.retry_at };
+        let retry_at = if is_unfinished { Some(Instant::now()) } else { self.state.progress.wake_at() };
         let retry = async {
             match retry_at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -101,7 +101,7 @@ impl Reconciler {
                 return;
             }
             () = changed(&mut self.delivered) => self.take_module(),
-            () = retry => self.state.progress.retry_at = None,
+            () = retry => self.state.progress.woken(),
         }
         let end = Instant::now() + self.state.context.settings.max_debounce;
         let debounce = if is_unfinished { Duration::ZERO } else { self.state.context.settings.debounce };

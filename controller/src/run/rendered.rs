@@ -10,12 +10,12 @@ use std::sync::Arc;
 use kube::api::DynamicObject;
 
 use crate::inventory::NamespacedName;
-use crate::render::{envoy_filter, wasm_plugin};
 use crate::render::mesh_options::MeshOptions;
 use crate::render::plan::RenderPlan;
 use crate::render::planned_object::PlannedObject;
 use crate::render::prepared_service::PreparedService;
 use crate::render::sharing::{HostsByNamespace, SharingHistory};
+use crate::render::{envoy_filter, wasm_plugin};
 
 use super::applier::{Operation, Performed};
 use super::digest::{self, ContentDigest};
@@ -223,7 +223,8 @@ impl RenderedObjects {
     pub fn sharing(&self, prepared_services: &[Arc<PreparedService>]) -> SharingHistory {
         let apart = self.apart.clone().unwrap_or_else(|| Arc::new(self.apart_in_cluster(prepared_services)));
         let plugins = self.observed.iter().filter(|(key, _)| key.kind == wasm_plugin::KIND);
-        let shared = plugins.flat_map(|(key, object)| object.hosts.iter().map(|host| (&*key.name.namespace, &*host.host)));
+        let shared =
+            plugins.flat_map(|(key, object)| object.hosts.iter().map(|host| (&*key.name.namespace, &*host.host)));
         let shared: BTreeSet<(&str, &str)> = shared.collect();
         let mut together = HostsByNamespace::default();
         for prepared in prepared_services.iter().filter(|prepared| !prepared.is_per_host()) {

@@ -101,6 +101,7 @@ impl SyncState {
             return;
         }
         let relocations = self.relocations();
+        self.declare_ports();
         let is_idle = evaluated == 0
             && relocations.is_empty()
             && !self.progress.is_stale

@@ -20,6 +20,7 @@ use super::backoff;
 use super::http::HttpState;
 use super::installation::Standing;
 use super::names::ObjectKey;
+use super::ports::DeclaredPorts;
 use super::queue::EvaluationQueue;
 use super::rendered::RenderedObjects;
 use super::secrets::SecretWatches;
@@ -44,6 +45,8 @@ pub struct ReconcileSettings {
     /// Why no sidecar gets the dynamic module from this controller, where it was asked to bring
     /// it.
     pub module_refusal: Option<Problem>,
+    /// The ports that have a WasmPlugin from the beginning.
+    pub ports: DeclaredPorts,
     /// The time without changes after which a sync begins.
     pub debounce: Duration,
     /// The longest time that a change waits for a sync.
@@ -97,19 +100,44 @@ pub struct SyncProgress {
     pub is_new: bool,
     backoff: ExponentialBackoff,
     /// The time at which a sync that failed is repeated.
-    pub retry_at: Option<tokio::time::Instant>,
+    retry_at: Option<tokio::time::Instant>,
+    /// The time at which there may be something to do that no watch shows.
+    look_at: Option<tokio::time::Instant>,
 }
 
 impl SyncProgress {
     fn new() -> SyncProgress {
         let backoff = backoff::doubling(LONGEST_RETRY);
-        SyncProgress { is_stale: true, is_settled: false, is_unfinished: false, is_new: true, backoff, retry_at: None }
+        SyncProgress {
+            is_stale: true,
+            is_settled: false,
+            is_unfinished: false,
+            is_new: true,
+            backoff,
+            retry_at: None,
+            look_at: None,
+        }
     }
 
     /// Records that a sync succeeded.
     pub fn succeeded(&mut self) {
         self.backoff.reset();
         self.retry_at = None;
+    }
+
+    /// Has a sync begin after this time at the latest, even if nothing changes.
+    pub fn look_again(&mut self, wait: Duration) {
+        self.look_at = Some(tokio::time::Instant::now() + wait);
+    }
+
+    /// The time at which a sync begins even if nothing changes.
+    pub fn wake_at(&self) -> Option<tokio::time::Instant> {
+        self.retry_at.into_iter().chain(self.look_at).min()
+    }
+
+    /// Records that this time has come.
+    pub fn woken(&mut self) {
+        (self.retry_at, self.look_at) = (None, None);
     }
 
     /// Records that a sync failed. The next attempt comes after a time that doubles with each

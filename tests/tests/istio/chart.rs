@@ -116,6 +116,7 @@ fn values_that_make_no_sense_are_refused() -> Result<()> {
         ("replicas=two", "/replicas"),
         ("replicaCount=3", "'replicaCount' not allowed"),
         ("istio.rootNamespace=", "/istio/rootNamespace"),
+        ("ports={0}", "/ports/0"),
         ("filter.delivery=sometimes", "/filter/delivery"),
         ("filter.url=registry.example.com/filter", "/filter/url"),
         ("filter.sha256=abc", "/filter/sha256"),

@@ -1,5 +1,5 @@
-//! Many hosts on one port: rules that outgrow a WasmPlugin are delivered per host, and by one
-//! WasmPlugin again after they shrink.
+//! Many hosts on one port: where rules outgrow a WasmPlugin, as many hosts as must are delivered by
+//! themselves, and by the WasmPlugin again after the rules have shrunk. Nobody else notices.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,24 +10,34 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Test;
+use super::conditions::single;
+use super::mission::{CLIENT_AUTH, SERVER_AUTH, soon};
+use super::outages::controller;
 use super::updates::{LISTENER, PREFIXES, REFUSALS, ensure_routed, route_by_prefix};
 use crate::api::ObjectName;
 use crate::mesh::{Mesh, PATIENCE, eventually};
+use crate::operator::controller::Options;
 use crate::traffic::Traffic;
 
 /// The tests.
-pub const TESTS: &[Test] = &[("delivery::by_size", |mesh| {
-    let result = by_size(mesh);
-    remove(mesh, &["RedisService", "Service"], 0..LARGE)?;
-    result
-})];
+pub const TESTS: &[Test] = &[
+    ("delivery::by_size", |mesh| {
+        let result = by_size(mesh);
+        remove(mesh, &["RedisService", "Service"], 0..LARGE)?;
+        result
+    }),
+    ("delivery::declared_port", declared_port),
+];
+
+/// The time after which a sidecar closes the connections of a listener that was replaced, 45 s, and some more.
+const DRAIN_TIME: Duration = Duration::from_secs(50);
 
 /// As the controller has them.
 const MAX_PLUGIN: usize = 256 * 1024;
 const MIN_PLUGIN: usize = 192 * 1024;
 
-/// Hosts that one WasmPlugin still holds, though too large a one to come back to; that it doesn't
-/// hold; to which it comes back.
+/// Hosts that one WasmPlugin still holds, though too large a one for others to come back to; that it
+/// doesn't hold; that it holds whatever was before.
 const MIDDLE: usize = 45;
 const LARGE: usize = 60;
 const SMALL: usize = 30;
@@ -82,17 +92,13 @@ fn by_themselves(mesh: &Mesh) -> Result<usize> {
     Ok(filters.count())
 }
 
-/// Waits until this number of hosts is delivered per host, and the listener of redis-cluster too
-/// if any are.
-fn wait_delivered(mesh: &Mesh, alone: usize) -> Result<()> {
+/// Waits until as many hosts are delivered by themselves as expected, and returns their number.
+fn wait_delivered(mesh: &Mesh, is_expected: impl Fn(usize) -> bool) -> Result<usize> {
     eventually(PATIENCE, || {
-        let (found, plugin) = (by_themselves(mesh)?, plugin(mesh)?);
-        ensure!(found == alone, "{found} of the hosts are configured by themselves, not {alone}");
-        ensure!(plugin.is_none() == (alone > 0), "the WasmPlugin's size: {plugin:?}");
-        let listener = mesh.client.sidecar()?.listener(LISTENER)?.context("no listener")?.to_string();
-        let is_alone = listener.contains("config_discovery") && listener.contains("redis-mesh-redis-cluster.redis.svc");
-        ensure!(is_alone == (alone > 0), "{listener}");
-        Ok(())
+        let (found, size) = (by_themselves(mesh)?, plugin(mesh)?.context("no WasmPlugin")?);
+        ensure!(is_expected(found), "{found} of the hosts are configured by themselves");
+        ensure!(size <= MAX_PLUGIN, "the WasmPlugin's size: {size}");
+        Ok(found)
     })
 }
 
@@ -152,39 +158,87 @@ fn by_size(mesh: &mut Mesh) -> Result<()> {
     let unexpected: Vec<&String> = told.filter(|error| !REFUSALS.iter().any(|r| error.starts_with(r))).collect();
     ensure!(unexpected.is_empty(), "the clients saw {unexpected:?}");
     ensure!(seen.refused == 0, "{} connections were refused", seen.refused);
-    // What is kept is closed when its listener has been replaced, by redis_proxy and after a
-    // reply: each of the two clients, twice over there and back, where WasmPlugin and EnvoyFilters
-    // come in pushes of their own.
-    ensure!(seen.closed <= 2 * 2 * 2, "{} connections were closed: {seen:?}", seen.closed);
-    // One that is made just before its listener is replaced may be closed after the first reply
-    // that redis_proxy gives on it, which is that to the filter.
-    ensure!(fresh.closed <= 2 * 2, "{} new connections were closed: {fresh:?}", fresh.closed);
+    seen.ensure_calm()?;
+    ensure!(fresh.closed == 0, "{} new connections were closed: {fresh:?}", fresh.closed);
     ensure!(fresh.right > 100 && fresh.slowest < Duration::from_secs(5), "new connections: {fresh:?}");
     ensure_routed(mesh, false)
 }
 
 fn grow_and_shrink(mesh: &Mesh, traffic: &Traffic) -> Result<()> {
+    let listener = || mesh.client.sidecar()?.listener(LISTENER)?.context("no listener");
+    let before = listener()?;
     add(mesh, 0..MIDDLE)?;
     eventually(PATIENCE, || {
         let size = plugin(mesh)?.unwrap_or_default();
         ensure!(size > MIN_PLUGIN && size < MAX_PLUGIN, "the WasmPlugin's size: {size}");
         Ok(())
     })?;
-    wait_delivered(mesh, 0)?;
+    wait_delivered(mesh, |alone| alone == 0)?;
     traffic.wait_right(200)?;
 
+    // Only those that have come last and don't fit.
     add(mesh, MIDDLE..LARGE)?;
-    wait_delivered(mesh, LARGE)?;
-    traffic.wait_right(200)?;
-
-    // As large as it was when it was one: not small enough.
-    remove(mesh, &["RedisService", "Service"], MIDDLE..LARGE)?;
-    wait_delivered(mesh, MIDDLE)?;
-    traffic.wait_right(200)?;
-
-    remove(mesh, &["RedisService", "Service"], SMALL..MIDDLE)?;
-    wait_delivered(mesh, 0)?;
+    let most = LARGE - MIDDLE;
+    let alone = wait_delivered(mesh, |alone| alone > most / 3 && alone < most)?;
     let size = plugin(mesh)?.unwrap_or_default();
-    ensure!(size < MIN_PLUGIN, "the WasmPlugin's size: {size}");
-    traffic.wait_right(200)
+    ensure!(size > MIN_PLUGIN, "the WasmPlugin's size: {size}");
+    traffic.wait_right(200)?;
+
+    // As large as it was when all of them shared it: not small enough.
+    remove(mesh, &["RedisService", "Service"], 0..LARGE - MIDDLE)?;
+    eventually(PATIENCE, || {
+        let size = plugin(mesh)?.unwrap_or_default();
+        ensure!(size < MIN_PLUGIN, "the WasmPlugin's size: {size}");
+        Ok(())
+    })?;
+    wait_delivered(mesh, |found| found == alone)?;
+    traffic.wait_right(200)?;
+
+    remove(mesh, &["RedisService", "Service"], LARGE - MIDDLE..LARGE - SMALL)?;
+    wait_delivered(mesh, |alone| alone == 0)?;
+    traffic.wait_right(200)?;
+    ensure!(listener()? == before, "the listener of redis-cluster has changed");
+    Ok(())
+}
+
+/// A connection of a host without rules outlives the first object for another host of its port, and the
+/// last one, where the port is declared.
+fn declared_port(mesh: &mut Mesh) -> Result<()> {
+    let arguments = ["--port", "6379"].map(str::to_owned).into();
+    controller(mesh)?.restart_as(Options { arguments, ..Options::default() })?;
+    let listener = |mesh: &Mesh| mesh.client.sidecar()?.listener(LISTENER)?.context("no listener");
+    eventually(PATIENCE, || {
+        ensure!(plugin(mesh)?.is_some(), "there is no WasmPlugin of the port");
+        let listener = listener(mesh)?.to_string();
+        ensure!(listener.contains("redis-mesh-6379"), "{listener}");
+        Ok(())
+    })?;
+    let before = listener(mesh)?;
+    let mut held = mesh.client.client("redis-cluster")?;
+    let mut is_there = || -> Result<()> {
+        let reply = held.line("ping")?.tty();
+        ensure!(reply == "PONG", "{reply}");
+        Ok(())
+    };
+    is_there()?;
+    mesh.apply(&format!("{SERVER_AUTH}---\n{CLIENT_AUTH}"))?;
+    soon(mesh, "redis-single", &[("auth testredis123!", "OK"), ("set a a", "OK")])?;
+    mesh.delete(&[single("RedisDestination")])?;
+    // Now without a filter of its own.
+    soon(
+        mesh,
+        "redis-single",
+        &[("auth testredis123!", "OK"), ("set a a", "(error) NOAUTH Authentication required.")],
+    )?;
+    mesh.delete(&[single("RedisService")])?;
+    mesh.wait_plain()?;
+    ensure!(plugin(mesh)?.is_some(), "the WasmPlugin of the port is gone");
+    ensure!(listener(mesh)? == before, "the listener of redis-cluster has changed");
+    // As long as a listener that was replaced would keep its connections.
+    let end = Instant::now() + DRAIN_TIME;
+    while Instant::now() < end {
+        is_there()?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
 }
