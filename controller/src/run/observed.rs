@@ -38,8 +38,6 @@ pub struct ObservedObject {
     pub purpose: String,
     /// The hosts in a WasmPlugin's configuration.
     pub hosts: Vec<wire::Host>,
-    /// True for an EnvoyFilter that holds the configuration of a host's own filter.
-    pub is_per_host: bool,
     /// The host and the listeners of an EnvoyFilter that patches listeners.
     pub place: Option<Box<ListenerPlace>>,
     /// True for an EnvoyFilter for the sidecars that have the dynamic module.
@@ -67,7 +65,6 @@ impl ObservedObject {
             controller: object.labels().get(CONTROLLER).cloned(),
             purpose: annotation(PURPOSE).unwrap_or_default(),
             hosts: hosts.unwrap_or_default(),
-            is_per_host: patches.iter().any(|patch| patch["applyTo"] == "EXTENSION_CONFIG"),
             place: ListenerPlace::of(patches).map(Box::new),
             is_native: spec["workloadSelector"]["labels"].get(overlay::LABEL).is_some(),
             rejected: rejected(&object.data["status"]),
@@ -79,6 +76,11 @@ impl ObservedObject {
     pub fn has_marks_of(&self, other: &ObservedObject) -> bool {
         (self.digest, self.revision) == (other.digest, other.revision)
             && (&self.controller, &self.purpose) == (&other.controller, &other.purpose)
+    }
+
+    /// True for an EnvoyFilter that holds the configuration of a host's own filter.
+    pub fn is_per_host(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.has_own_filter)
     }
 
     /// True if it follows from what a built object follows from, if that says so.

@@ -21,6 +21,8 @@ pub struct ListenerPlace {
     pub host: String,
     /// The names of the listeners.
     pub listeners: BTreeSet<String>,
+    /// True if the EnvoyFilter holds the configuration of a filter of the host's own.
+    pub has_own_filter: bool,
 }
 
 /// The part of a filter's configuration that is read.
@@ -41,7 +43,8 @@ impl ListenerPlace {
         if listeners.is_empty() {
             return None;
         }
-        Some(ListenerPlace { host: patches.iter().find_map(host_of)?, listeners })
+        let has_own_filter = patches.iter().any(|patch| patch["applyTo"] == "EXTENSION_CONFIG");
+        Some(ListenerPlace { host: patches.iter().find_map(host_of)?, listeners, has_own_filter })
     }
 }
 

@@ -242,7 +242,7 @@ impl RenderedObjects {
         for prepared in prepared_services.iter().filter(|prepared| !prepared.is_per_host()) {
             let name = NamespacedName::new(&prepared.namespace, &prepared.object_name());
             let key = RenderedKey { kind: envoy_filter::KIND, name };
-            if self.observed.get(&key).is_some_and(|object| object.is_per_host) {
+            if self.observed.get(&key).is_some_and(|object| object.is_per_host()) {
                 apart.insert(prepared);
             }
         }

@@ -16,6 +16,7 @@ use kube::runtime::events::{Event, EventType};
 use redis_mesh_core::wire;
 use tracing::{debug, info, warn};
 
+use crate::inventory::NamespacedName;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::plan::{self, PlanHistory, PortGroup, RenderPlan};
 use crate::render::planned_object::{ObjectContent, PlannedObject};
@@ -29,6 +30,7 @@ use super::kept;
 use super::names::{ObjectKey, ObjectKind, RenderedKey};
 use super::observed;
 use super::order::{Blocked, OrderContext, Ordered, order};
+use super::ports;
 use super::rendered::{Applied, Extent, Prepared, Rendered};
 use super::report::StatusError;
 use super::request::{CONCURRENCY, RequestError, SHARE, chain, until, with_timeout};
@@ -138,6 +140,27 @@ impl SyncState {
         }
         let seconds = began.elapsed().as_secs_f64();
         self.context.http.metrics.reconciled(OutcomeLabel::of(&result), seconds, evaluated);
+    }
+
+    /// Adds the declared ports to the options of rendering: those that have a WasmPlugin at once, the others
+    /// when sidecars can fetch the filter.
+    fn declare_ports(&mut self) {
+        let settings = &self.context.settings;
+        let missing: Vec<u16> = settings.ports.ports.difference(&settings.mesh.ports).copied().collect();
+        if missing.is_empty() {
+            return;
+        }
+        let is_reachable = settings.ports.is_reachable(self.context.http.readiness.found_ready(), Instant::now());
+        let has_plugin = |port: &u16| {
+            let name = NamespacedName::new(&settings.mesh.root_namespace, &wasm_plugin::name(*port));
+            self.objects.observed().contains_key(&RenderedKey { kind: wasm_plugin::KIND, name })
+        };
+        let (due, later): (Vec<u16>, Vec<u16>) = missing.into_iter().partition(|port| is_reachable || has_plugin(port));
+        self.progress.is_stale |= !due.is_empty();
+        self.context.settings.mesh.ports.extend(due);
+        if !later.is_empty() {
+            self.progress.look_again(ports::RETRY);
+        }
     }
 
     /// Has what was left undone in this sync done in the next one, which begins at once.
