@@ -158,15 +158,16 @@ fn by_size(mesh: &mut Mesh) -> Result<()> {
     let unexpected: Vec<&String> = told.filter(|error| !REFUSALS.iter().any(|r| error.starts_with(r))).collect();
     ensure!(unexpected.is_empty(), "the clients saw {unexpected:?}");
     ensure!(seen.refused == 0, "{} connections were refused", seen.refused);
-    seen.ensure_calm()?;
-    ensure!(fresh.closed == 0, "{} new connections were closed: {fresh:?}", fresh.closed);
+    // The listener has been replaced by its first rules, where WasmPlugin and EnvoyFilters come in pushes of
+    // their own, and not since.
+    ensure!(seen.closed <= 2, "{} connections were closed: {seen:?}", seen.closed);
+    ensure!(fresh.closed <= 2, "{} new connections were closed: {fresh:?}", fresh.closed);
     ensure!(fresh.right > 100 && fresh.slowest < Duration::from_secs(5), "new connections: {fresh:?}");
     ensure_routed(mesh, false)
 }
 
 fn grow_and_shrink(mesh: &Mesh, traffic: &Traffic) -> Result<()> {
     let listener = || mesh.client.sidecar()?.listener(LISTENER)?.context("no listener");
-    let before = listener()?;
     add(mesh, 0..MIDDLE)?;
     eventually(PATIENCE, || {
         let size = plugin(mesh)?.unwrap_or_default();
@@ -175,6 +176,7 @@ fn grow_and_shrink(mesh: &Mesh, traffic: &Traffic) -> Result<()> {
     })?;
     wait_delivered(mesh, |alone| alone == 0)?;
     traffic.wait_right(200)?;
+    let before = listener()?;
 
     // Only those that have come last and don't fit.
     add(mesh, MIDDLE..LARGE)?;
