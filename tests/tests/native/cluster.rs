@@ -16,7 +16,7 @@ use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::reply::Reply;
 
 pub struct Scene {
-    _envoy: Envoy,
+    pub envoy: Envoy,
     pub cluster: Cluster,
     subnet: Subnet,
 }
@@ -39,7 +39,7 @@ impl Scene {
         let filters = vec![native::proxy(&listener::config("redis", 1, host))?];
         let config = Config::new().listener("redis", subnet.redis(1), filters);
         let config = config.clusters(&[native::redis_cluster("one.test:6379", &cluster.addrs())]);
-        Ok(Scene { _envoy: native::start(&config, 1)?, cluster, subnet })
+        Ok(Scene { envoy: native::start(&config, 1)?, cluster, subnet })
     }
 
     /// Where clients connect.

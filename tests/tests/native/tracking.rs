@@ -2,11 +2,13 @@
 //! read are told of every change.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use redis_mesh_core::wire::{KeyMatch, ReadPolicy, Route};
-use redis_mesh_tests::client::{Client, info_field};
+use redis_mesh_tests::client::{Client, encode, info_field};
+use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::client_library::Library;
 use redis_mesh_tests::listener::route;
 use redis_mesh_tests::process::wait_until;
@@ -419,4 +421,66 @@ fn rueidis_caches_before_a_cluster_and_several_destinations() -> Result<()> {
         ensure!(said.contains("all right"), "{said}");
     }
     Ok(())
+}
+
+/// Keys that are written while clients track all of them.
+const FLOOD: usize = 1_000_000;
+/// Bytes that Envoy may have beside what it has when it is idle.
+const MEMORY: u64 = 100 * 1024 * 1024;
+
+/// Clients that track all keys and read nothing are cut off, as by Redis (`client-output-buffer-limit
+/// pubsub`), and others don't notice.
+fn a_flood_that_nobody_reads(envoy: &Envoy, connect: &(dyn Fn() -> Result<Client> + Sync)) -> Result<()> {
+    let (mut other, mut writer) = (connect()?, connect()?);
+    other.ok(&["SET", "mine", "v"])?;
+    let idle = envoy.process().resident_memory()?;
+    let mut deaf = (0..3).map(|_| tracker(connect()?, &["CLIENT TRACKING ON BCAST"])).collect::<Result<Vec<_>>>()?;
+    let mut hears = tracker(connect()?, &["CLIENT TRACKING ON BCAST PREFIX key:99999"])?;
+    let is_over = AtomicBool::new(false);
+    let slowest = std::thread::scope(|scope| -> Result<Duration> {
+        let asks = scope.spawn(|| -> Result<Duration> {
+            let mut slowest = Duration::ZERO;
+            while !is_over.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                ensure!(other.line("GET mine")? == Reply::bulk("v"));
+                slowest = slowest.max(begin.elapsed());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(slowest)
+        });
+        for begin in (0..FLOOD).step_by(1000) {
+            let written: Vec<u8> =
+                (begin..begin + 1000).flat_map(|number| encode(&["SET", &format!("key:{number}"), "v"])).collect();
+            writer.write(&written)?;
+            for _ in 0..1000 {
+                ensure!(writer.read()? == Reply::ok());
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        asks.join().unwrap_or_else(|_| anyhow::bail!("a panic"))
+    })?;
+    let peak = envoy.process().peak_memory()?.saturating_sub(idle);
+    eprintln!("slowest {slowest:?}, {peak} bytes");
+    ensure!(peak < MEMORY, "{peak} bytes");
+    ensure!(slowest < Duration::from_secs(2), "{slowest:?}");
+    let expected: BTreeSet<String> = (99999..1_000_000).filter(|n| n.to_string().starts_with("99999")).map(|n| format!("key:{n}")).collect();
+    ensure!(forgotten(&mut hears)? == expected);
+    for client in &mut deaf {
+        client.set_patience(PATIENCE)?;
+        let end = std::iter::repeat_with(|| client.read()).take(FLOOD).find(Result::is_err);
+        ensure!(end.is_some_and(|end| !format!("{end:?}").contains("in time")), "it is told all, or not cut off");
+    }
+    Ok(())
+}
+
+#[test]
+fn clients_of_one_server_that_read_no_invalidations_are_cut_off() -> Result<()> {
+    let scene = Scene::one()?;
+    a_flood_that_nobody_reads(&scene.envoy, &|| scene.client())
+}
+
+#[test]
+fn clients_of_a_cluster_that_read_no_invalidations_are_cut_off() -> Result<()> {
+    let scene = cluster::Scene::start(0, ReadPolicy::Master)?;
+    a_flood_that_nobody_reads(&scene.envoy, &|| scene.client())
 }

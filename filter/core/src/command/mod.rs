@@ -7,6 +7,7 @@
 mod args;
 mod attributes;
 mod bits;
+pub mod blocking;
 mod describe;
 pub mod glob;
 mod grammar;

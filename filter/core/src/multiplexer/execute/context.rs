@@ -42,7 +42,7 @@ pub enum Obstacle {
     /// The client is told this.
     Error(String),
     /// A node of a Redis Cluster can't be reached, and no other one has taken its place in time: the
-    /// client is told this, or, at the end of a transaction, by the end of its connection.
+    /// client is told this, or by the end of its connection if it would begin something there.
     NoNode(String),
     /// Redis can't be reached: the client is told this, or by the end of its connection.
     Unreachable(String),

@@ -31,6 +31,7 @@ use crate::downstream::client_reply::ReplyMode;
 use crate::fault::Injected;
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::timers::Timer;
+use crate::multiplexer::upstream::failover::transaction_unsent;
 use crate::multiplexer::upstream::patience::Tried;
 use crate::stats::Stat;
 use context::{Context, Obstacle, Request, Step};
@@ -259,10 +260,15 @@ fn perform(
         Decision::FanOut(fan_out) => return fan_out::fan_out(context, client, &fan_out, request.args),
         Decision::Exec(mut transaction) => {
             let result = forward::exec(context, client, &mut transaction);
-            if let Err(Obstacle::Wait(_)) = result {
-                client.transaction = Some(transaction);
-            }
-            return result;
+            return match result {
+                // Nothing of it was sent.
+                Err(Obstacle::NoNode(why)) => Err(Obstacle::Error(transaction_unsent(&why))),
+                Err(Obstacle::Wait(_)) => {
+                    client.transaction = Some(transaction);
+                    result
+                }
+                _ => result,
+            };
         }
         Decision::Unwatch(reply) => {
             dedicated::unwatch(context, client);

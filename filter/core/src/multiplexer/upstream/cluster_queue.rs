@@ -38,12 +38,23 @@ pub struct ClusterQueue<T> {
     by_client: WaitingCommands,
     bytes: usize,
     next: u64,
+    /// How many commands were looked at.
+    #[cfg(test)]
+    pub looked_at: std::cell::Cell<usize>,
 }
 
 impl<T> Default for ClusterQueue<T> {
     fn default() -> ClusterQueue<T> {
         let by_client = WaitingCommands::default();
-        ClusterQueue { waiting: BTreeMap::new(), places: BTreeMap::new(), by_client, bytes: 0, next: 0 }
+        ClusterQueue {
+            waiting: BTreeMap::new(),
+            places: BTreeMap::new(),
+            by_client,
+            bytes: 0,
+            next: 0,
+            #[cfg(test)]
+            looked_at: std::cell::Cell::default(),
+        }
     }
 }
 
@@ -72,7 +83,10 @@ impl<T: WaitingCommand> ClusterQueue<T> {
 
     /// Removes and returns some of the commands, in order.
     pub fn take(&mut self, is_taken: impl Fn(ClusterId, &T) -> bool) -> Vec<T> {
-        let of_interest = self.waiting.iter().filter(|(_, (of, waiting))| is_taken(*of, waiting));
+        let of_interest = self.waiting.iter().filter(|(_, (of, waiting))| {
+            self.look();
+            is_taken(*of, waiting)
+        });
         let places: Vec<u64> = of_interest.map(|(place, _)| *place).collect();
         self.take_at(places)
     }
@@ -98,6 +112,7 @@ impl<T: WaitingCommand> ClusterQueue<T> {
         let of_client = self.places.get(&owner.client);
         let of = |followed| of_client.and_then(|of_client| of_client.get(&followed)).into_iter().flatten();
         let is_before = |place: &&u64| {
+            self.look();
             let waiting = self.waiting.get(place).map(|(_, waiting)| waiting).filter(|waiting| is_taken(waiting));
             let waiting = waiting.and_then(|waiting| waiting.retry().in_flight.what.command());
             waiting.is_some_and(|waiting| waiting.sequence < owner.sequence)
@@ -112,7 +127,14 @@ impl<T: WaitingCommand> ClusterQueue<T> {
         places.into_iter().filter_map(|place| self.remove(place)).collect()
     }
 
+    /// Tests count what is done, since a time says nothing.
+    fn look(&self) {
+        #[cfg(test)]
+        self.looked_at.set(self.looked_at.get() + 1);
+    }
+
     fn remove(&mut self, place: u64) -> Option<T> {
+        self.look();
         let (_, waiting) = self.waiting.remove(&place)?;
         let Retry { in_flight, bytes, .. } = waiting.retry();
         self.by_client.remove(*in_flight, bytes);

@@ -255,14 +255,24 @@ fn is_reached(upstreams: &Upstreams, endpoint: &UpstreamEndpoint, node: SocketAd
 /// Tells the client that its command wasn't executed.
 fn tell(upstreams: &mut Upstreams, stranded: Stranded) {
     let to = stranded.retry.in_flight.what;
-    match (stranded.why, to) {
-        (Unexecuted::Refused { reply, .. }, _) => upstreams.pool.events.push_back(Event::Reply { to, reply }),
-        // Its client is told by the end of its connection, as if Redis were gone.
-        (Unexecuted::Unsent(error), PendingReply::Exec(_)) => {
-            upstreams.pool.events.push_back(Event::Failed { to, outage: Outage::Unreachable(error) });
-        }
-        (Unexecuted::Unsent(error), _) => upstreams.fail(to, &error),
+    match stranded.why {
+        Unexecuted::Refused { reply, .. } => upstreams.pool.events.push_back(Event::Reply { to, reply }),
+        Unexecuted::Unsent(error) => upstreams.fail(to, &unsent(to, error)),
     }
+}
+
+/// What the client of a command is told that wasn't sent for this reason. Neither has `-`.
+pub fn unsent(to: PendingReply, error: String) -> String {
+    match to {
+        PendingReply::Exec(_) => transaction_unsent(&error),
+        _ => error,
+    }
+}
+
+/// What the client of a transaction is told that wasn't sent for this reason. Neither has `-`.
+pub fn transaction_unsent(error: &str) -> String {
+    let why = error.trim_start_matches("ERR redis-mesh: ");
+    format!("EXECABORT redis-mesh: nothing was executed, since {why}")
 }
 
 /// Other nodes of a cluster serve slots from now on, or one answers that couldn't be reached, or says that

@@ -6,6 +6,7 @@ use super::availability::Peer;
 use super::connection::{SLOW_HANDSHAKE, Stage, UpstreamConnection};
 use super::discovery::away;
 use super::events::Event;
+use super::failover::transaction_unsent;
 use super::health::Health;
 use super::loss::{self, Loss, give_up};
 use super::patience::SILENCE;
@@ -124,8 +125,9 @@ fn expire(upstreams: &mut Upstreams, id: ConnectionId, is_busy: bool, effects: &
     let now = effects.now;
     let Some(connection) = upstreams.pool.get_mut(id) else { return Expiry::None };
     let is_sent = matches!(connection.stage, Stage::Ready);
-    let mut error = Vec::new();
+    let (mut error, mut abort) = (Vec::new(), Vec::new());
     encode::error(&mut error, error_text(connection).as_bytes());
+    encode::error(&mut abort, transaction_unsent(&error_text(connection)).as_bytes());
     let has_begun = connection.reader.has_passed_on_part();
     let (mut expired, mut is_awaited, mut is_of_no_use) = (Vec::new(), false, false);
     for (place, in_flight) in connection.pending.iter().enumerate() {
@@ -156,7 +158,8 @@ fn expire(upstreams: &mut Upstreams, id: ConnectionId, is_busy: bool, effects: &
     let has_expired = !expired.is_empty();
     upstreams.pool.events.extend(expired.into_iter().filter_map(|(place, what)| {
         let owner = what.command()?;
-        let error = error.clone();
+        let is_abort = !is_sent && matches!(what, PendingReply::Exec(_));
+        let error = if is_abort { abort.clone() } else { error.clone() };
         Some(match place == 0 && has_begun {
             true => Event::Truncated { owner, error },
             false => Event::Reply { to: what, reply: error },

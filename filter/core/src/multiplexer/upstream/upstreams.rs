@@ -18,6 +18,7 @@ use super::retry::{Retry, RetryQueue};
 use super::scripts::Scripts;
 use super::stranded::Stranded;
 use super::unsent_copies::UnsentCopies;
+use crate::command::blocking;
 use crate::command::script::ScriptDigest;
 use crate::command::sharing::Shareable;
 use crate::command::{Args, Command};
@@ -277,9 +278,11 @@ impl Upstreams {
     /// it.
     pub fn resend_over(&mut self, connection: ConnectionId, retry: Retry, asks: bool, effects: &mut Effects) {
         self.scripts.ensure_all_loaded(connection, &retry, &mut self.pool, effects);
-        let Retry { in_flight, bytes, .. } = retry;
+        let Retry { in_flight, mut bytes, .. } = retry;
         if in_flight.patience.is_waiting() {
             identify(&mut self.pool, connection, effects);
+            let waited = in_flight.sent.elapsed(effects.now);
+            bytes = blocking::with_rest_of_time(&bytes, waited).unwrap_or(bytes);
         }
         if asks {
             let asking = PendingReply::Control(Control::Asking).into();

@@ -187,8 +187,8 @@ fn what_was_given_up_before_it_was_sent_is_not_sent() {
     side.send(connection, InFlight { may_run_code: true, ..patient(3, 1) }, "EVAL s 1 k");
     side.send(connection, patient(4, 9), "GET b");
     let told = side.wait(seconds(3));
-    let error = "-ERR redis-mesh: c can't be reached";
-    assert_eq!(told, [format!("2: {error}"), format!("3: {error}")]);
+    let abort = "-EXECABORT redis-mesh: nothing was executed, since c can't be reached";
+    assert_eq!(told, [format!("2: {abort}"), "3: -ERR redis-mesh: c can't be reached".to_owned()]);
     side.sent(connection.id());
     side.receive(connection.id(), "+PONG ");
     assert_eq!(side.sent(connection.id()), "*2 $3 GET $1 a *2 $3 GET $1 b ");
