@@ -322,13 +322,14 @@ fn the_error_comes_after_op_timeout_where_nobody_takes_the_place() {
         // All nodes are asked at most five times a second, and the dead one is tried seldom.
         let rounds = 3 * expected.as_millis() as usize / 200;
         assert!(world.opened < rounds * 4 + 30, "{} connections in three times {expected:?}", world.opened);
-        // Transactions end like at a Redis that is gone, since clients know what that means.
+        // Nothing of a transaction is sent.
         for words in ["MULTI", "SET {b} 1", "EXEC"] {
             world.send(first, words);
         }
         world.pass(expected + Duration::from_millis(110));
-        assert!(world.clients[&first].is_closed);
-        assert_eq!(world.reply(first, STEP), "+OK +QUEUED ");
+        let abort = "-EXECABORT redis-mesh: nothing was executed, since c can't be reached ";
+        assert_eq!(world.reply(first, STEP), format!("+OK +QUEUED {abort}"));
+        assert!(!world.clients[&first].is_closed);
         world.pass(Duration::from_secs(12));
         world.opened = 0;
         world.pass(Duration::from_secs(60));

@@ -192,12 +192,12 @@ fn clients_see_no_error_while_a_cluster_is_down_since_a_node_restarts() -> Resul
     let address = scene.address();
     let is_over = Arc::new(AtomicBool::new(false));
     let (ends, counter) = (is_over.clone(), format!("{{{key}}}always"));
-    let key = key.as_str();
+    let (key, counts) = (key.as_str(), counter.clone());
     let counted = std::thread::spawn(move || -> Result<u32> {
         // Before, while, and after the cluster is down.
         let mut count = 0;
         while !ends.load(Ordering::Relaxed) {
-            let reply = always.cmd(&["INCR", &counter])?;
+            let reply = always.cmd(&["INCR", &counts])?;
             count += 1;
             ensure!(reply == Reply::Integer(count.into()), "{count}: {reply:?}");
         }
@@ -206,7 +206,7 @@ fn clients_see_no_error_while_a_cluster_is_down_since_a_node_restarts() -> Resul
     wait_for_state(&scene, lost, "fail")?;
     let refused = scene.cluster.nodes[serves].client()?.cmd(&["GET", key])?;
     ensure!(refused.tty() == "(error) CLUSTERDOWN The cluster is down", "{refused:?}");
-    let pipelines: [&[&[&str]]; 7] = [
+    let pipelines: [&[&[&str]]; 9] = [
         &[&["INCR", key], &["INCR", key], &["INCR", key]],
         &[&["GET", key]],
         &[&["MULTI"], &["INCR", key], &["EXEC"]],
@@ -214,6 +214,8 @@ fn clients_see_no_error_while_a_cluster_is_down_since_a_node_restarts() -> Resul
         &[&["MGET", key, "key"], &["DBSIZE"]],
         &[&["BLPOP", &list, "0"]],
         &[&["WATCH", &unchanged], &["MULTI"], &["INCR", key], &["EXEC"]],
+        &[&["SPUBLISH", &list, "x"], &["SSUBSCRIBE", &list]],
+        &[&["HELLO", "3"], &["SSUBSCRIBE", &list, &counter], &["INCR", key]],
     ];
     let mut clients = pipelines.iter().map(|_| Client::connect(address)).collect::<Result<Vec<_>>>()?;
     for (client, pipeline) in clients.iter_mut().zip(pipelines) {
@@ -239,9 +241,18 @@ fn clients_see_no_error_while_a_cluster_is_down_since_a_node_restarts() -> Resul
         ensure!(!reply.is_error(), "{reply:?}");
     }
     let mut client = Client::connect(address)?;
-    // Nothing was executed twice: three INCRs, one of EXEC, EVAL, and one of WATCH; that of the client
-    // that watched before isn't.
-    ensure!(client.cmd(&["GET", key])? == Reply::bulk("6"));
+    // Nothing was executed twice: three INCRs, one of EXEC, EVAL, one of WATCH, and one behind a
+    // subscription; that of the client that watched before isn't.
+    ensure!(client.cmd(&["GET", key])? == Reply::bulk("7"));
+    // A message reaches all who have subscribed meanwhile.
+    ensure!(client.cmd(&["SPUBLISH", &list, "hello"])? == Reply::Integer(2));
+    // The second channel of the last one is confirmed, too.
+    let confirmed = clients[8].read()?;
+    ensure!(!confirmed.is_error(), "{confirmed:?}");
+    for client in &mut clients[7..] {
+        let message = client.read()?;
+        ensure!(message.items().last() == Some(&Reply::bulk("hello")), "{message:?}");
+    }
     client.ok(&["RPUSH", &list, "a", "b"])?;
     ensure!(waiting.read()?.items().len() == 2 && clients[5].read()?.items().len() == 2);
     is_over.store(true, Ordering::Relaxed);

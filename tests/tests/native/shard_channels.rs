@@ -15,15 +15,16 @@ use crate::cluster::Scene;
 /// Publishes until the subscriber hears it, and returns what it reads.
 fn publish_until_heard(scene: &Scene, client: &mut Client, channel: &str, message: &str) -> Result<Reply> {
     let mut publisher = scene.client()?;
-    let mut heard = None;
+    let (mut heard, mut refused) = (None, None);
     wait_until("a message to the subscriber", PATIENCE, || {
         // Nobody counts subscribers of other nodes of the shard.
-        let _ = publisher.cmd(&["SPUBLISH", channel, message]);
+        refused = refused.take().or(publisher.ok(&["SPUBLISH", channel, message]).err());
         while let Ok(Some(reply)) = client.read_within(Duration::from_millis(100)) {
             heard = Some(reply);
         }
         heard.is_some()
     })?;
+    refused.map_or(Ok(()), Err)?;
     heard.context("nothing was heard")
 }
 

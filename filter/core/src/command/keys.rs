@@ -21,6 +21,18 @@ pub fn each_key(bytes: &[u8], mut each: impl FnMut(&[u8])) {
     });
 }
 
+/// Calls `each` for each argument of the commands in `bytes` by which a node of a Redis Cluster tells the
+/// slot of the command: its keys, or its shard channels.
+pub fn each_of_slot(bytes: &[u8], mut each: impl FnMut(&[u8])) {
+    each_command(bytes, |args| {
+        let keys = Known::of(args).and_then(|known| match known.command.has_keys() {
+            true => known.command.keys(args).ok(),
+            false => known.command.keys_by_specs(args, &[]).ok(),
+        });
+        keys.iter().flat_map(Keys::iter).for_each(|key| each(args.get(key.index)));
+    });
+}
+
 impl Command {
     /// Returns the arguments that are keys, without channels and without the keys that SORT's
     /// patterns reach ([`Command::patterns`]).
@@ -31,7 +43,7 @@ impl Command {
             return Err(KeysError::Malformed);
         }
         match self.key_specs.extract {
-            Extract::Specs => self.keys_by_specs(arguments),
+            Extract::Specs => self.keys_by_specs(arguments, &[KeyFlags::NOT_KEY]),
             Extract::Sort => grammar::sort(arguments),
             Extract::GeoRadius => grammar::geo_radius(arguments),
             Extract::Streams => grammar::streams(self, arguments),
@@ -57,11 +69,11 @@ impl Command {
         self.key_specs.specs.iter().any(|spec| !spec.flags.contains(KeyFlags::NOT_KEY))
     }
 
-    fn keys_by_specs<A: Arguments + ?Sized>(&self, arguments: &A) -> Result<Keys, KeysError> {
+    fn keys_by_specs<A: Arguments + ?Sized>(&self, arguments: &A, but: &[KeyFlags]) -> Result<Keys, KeysError> {
         let count = arguments.count();
         let mut keys = Keys::NONE;
         for spec in self.key_specs.specs {
-            if spec.flags.contains(KeyFlags::NOT_KEY) {
+            if but.iter().any(|flag| spec.flags.contains(*flag)) {
                 continue;
             }
             if spec.flags.contains(KeyFlags::INCOMPLETE) {

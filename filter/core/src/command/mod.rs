@@ -30,7 +30,7 @@ pub use grammar::Patterns;
 pub use key_spec::{
     Arguments, Begin, Extract, Find, Key, KeyAccess, KeyCountError, KeyFlags, KeySpec, Keys, KeysError,
 };
-pub use keys::each_key;
+pub use keys::{each_key, each_of_slot};
 pub use known::Known;
 pub use lookup::{all, first_slot, lookup, lookup_subcommand};
 pub use reply::{Reply, When};

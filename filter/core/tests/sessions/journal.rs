@@ -40,10 +40,6 @@ pub fn token(args: &Args) -> Option<u64> {
         b"incrby" => number(args.get(2)?),
         b"getrange" | b"lrange" => number(args.get(3)?),
         b"scan" => number(args.last()?),
-        b"blpop" => {
-            let text = args.last()?;
-            number(text.get(text.len().checked_sub(7)?..)?)
-        }
         _ => args.iter().find_map(|arg| number(arg.split(|byte| *byte == b'#').nth(1)?)),
     }
 }

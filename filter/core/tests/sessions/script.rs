@@ -173,7 +173,7 @@ impl Writer<'_> {
                 let (token, list) = (self.token(), self.name('l'));
                 let elsewhere = if self.one_in(8) { self.base() } else { base.clone() };
                 let tenths = self.below(6);
-                commands.push(words(&format!("BLPOP {base}{list} {elsewhere}l1 0.{tenths}5{token:07}")));
+                commands.push(words(&format!("BLPOP {base}{list} {elsewhere}l1 {base}#{token} 0.{tenths}5")));
                 commands.extend(self.pipeline(2));
             }
             12 | 13 => commands = self.subscription(steps),

@@ -4,6 +4,7 @@ use super::backlog;
 use super::connect::{agree_on_protocol, dedicated_key};
 use super::context::{Context, Obstacle, Request, expect};
 use super::state;
+use super::subscribe;
 use crate::command::each_command;
 use crate::command::sharing::Sharing;
 use crate::multiplexer::client::{Client, Dedicated, Session, Wait};
@@ -183,6 +184,12 @@ pub fn follow_redirect(
 ) {
     let to = retry.in_flight.what;
     if ends_here(context, client, &retry) {
+        return;
+    }
+    if let PendingReply::Subscription(..) = to {
+        if !subscribe::again(context, client, &retry) {
+            client.cut_off(&mut context.effects.outbox);
+        }
         return;
     }
     let dedicated = client.dedicated.connection;

@@ -3,8 +3,9 @@
 use super::at_servers::{self, is_of_several};
 use super::connect::{dedicated_key, shards};
 use super::context::{Context, Obstacle};
-use super::subscriber::{connect_to_home, is_spread};
+use super::subscriber::{connect_to, connect_to_home, is_spread};
 use crate::command::Args;
+use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::client::source::SubscriptionSource;
 use crate::multiplexer::client::subscription::{SubscriptionChange, SubscriptionKind};
 use crate::multiplexer::client::{Client, TargetLookup, Wait};
@@ -12,8 +13,9 @@ use crate::multiplexer::ids::ConnectionId;
 use crate::multiplexer::reply::aggregate::{Aggregation, ResponsePolicy};
 use crate::multiplexer::routing::target::RouteTarget;
 use crate::multiplexer::upstream::discovery::Missing;
-use crate::multiplexer::upstream::pending::{Owner, PendingReply};
+use crate::multiplexer::upstream::pending::{InFlight, Owner, PendingReply};
 use crate::multiplexer::upstream::pool_key::PoolKey;
+use crate::multiplexer::upstream::retry::Retry;
 use crate::resp::encode;
 
 /// SUBSCRIBE and its like (<https://redis.io/docs/latest/develop/pubsub/>).
@@ -117,17 +119,34 @@ fn send(
 ) {
     let mut words: Vec<&[u8]> = vec![change.name().as_bytes()];
     words.extend(names.iter().map(Vec::as_slice));
-    for index in 0..names.len() {
-        // Each channel is confirmed by itself, also after CLIENT REPLY OFF.
-        let sequence = client.output.queue.expect(false);
-        let owner = Owner { client: client.id, sequence };
-        let to = PendingReply::Subscription(owner, (names.len() - 1 - index) as u32, change);
-        context.upstreams.pool.send(connection, to.into(), context.effects, |out| {
-            if index == 0 {
-                encode::command(out, &words);
-            }
-        });
+    let mut command = Vec::new();
+    encode::command(&mut command, &words);
+    // Each channel is confirmed by itself, also after CLIENT REPLY OFF.
+    let sequences: Vec<Sequence> = names.iter().map(|_| client.output.queue.expect(false)).collect();
+    let Some(sequence) = sequences.first().copied() else { return };
+    let owner = Owner { client: client.id, sequence };
+    let to = PendingReply::Subscription(owner, (sequences.len() - 1) as u32, change);
+    let (patience, tried) = (client.rules.config.patience, client.pause.tried);
+    send_over(context, InFlight { patience, tried, ..to.into() }, &command, connection);
+}
+
+/// Sends a command that begins or ends subscriptions, each of which is confirmed by itself.
+fn send_over(context: &mut Context<'_>, first: InFlight, command: &[u8], connection: ConnectionId) {
+    let PendingReply::Subscription(owner, more, change) = first.what else { return };
+    for index in 0..=more {
+        let owner = Owner { sequence: owner.sequence + Sequence::from(index), ..owner };
+        let in_flight = InFlight { what: PendingReply::Subscription(owner, more - index, change), ..first };
+        let command = if index == 0 { command } else { &[] };
+        context.upstreams.pool.send(connection, in_flight, context.effects, |out| out.extend_from_slice(command));
     }
+}
+
+/// Sends a command that begins subscriptions again, to the node of a retry. Returns false if that can't
+/// be reached.
+pub fn again(context: &mut Context<'_>, client: &mut Client, retry: &Retry) -> bool {
+    let Ok(connection) = connect_to(context, client, retry.key.clone()) else { return false };
+    send_over(context, retry.in_flight, &retry.bytes, connection);
+    true
 }
 
 /// MONITOR: all servers tell.

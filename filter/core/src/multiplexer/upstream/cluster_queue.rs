@@ -72,7 +72,7 @@ impl<T: WaitingCommand> ClusterQueue<T> {
     /// Adds a command that waits for this cluster.
     pub fn add(&mut self, cluster: ClusterId, waiting: T) {
         let Retry { in_flight, bytes, .. } = waiting.retry();
-        let Some(owner) = in_flight.what.command() else { return };
+        let Some(owner) = in_flight.what.owner() else { return };
         self.by_client.add(*in_flight, bytes);
         self.bytes += bytes.len();
         let of_client = self.places.entry(owner.client).or_default();
@@ -114,7 +114,7 @@ impl<T: WaitingCommand> ClusterQueue<T> {
         let is_before = |place: &&u64| {
             self.look();
             let waiting = self.waiting.get(place).map(|(_, waiting)| waiting).filter(|waiting| is_taken(waiting));
-            let waiting = waiting.and_then(|waiting| waiting.retry().in_flight.what.command());
+            let waiting = waiting.and_then(|waiting| waiting.retry().in_flight.what.owner());
             waiting.is_some_and(|waiting| waiting.sequence < owner.sequence)
         };
         let all = of(Followed::Over(connection)).chain(of(Followed::Anywhere));
@@ -139,7 +139,7 @@ impl<T: WaitingCommand> ClusterQueue<T> {
         let Retry { in_flight, bytes, .. } = waiting.retry();
         self.by_client.remove(*in_flight, bytes);
         self.bytes -= bytes.len();
-        let client = in_flight.what.command()?.client;
+        let client = in_flight.what.owner()?.client;
         if let Some(of_client) = self.places.get_mut(&client) {
             let followed = waiting.followed();
             if let Some(places) = of_client.get_mut(&followed) {

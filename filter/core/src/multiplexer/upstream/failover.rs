@@ -109,7 +109,7 @@ pub fn refused(
     mut retry: Retry,
     effects: &mut Effects,
 ) {
-    let Some(owner) = retry.in_flight.what.command() else { return };
+    let Some(owner) = retry.in_flight.what.owner() else { return };
     let (now, slot) = (effects.now, slot_of(&retry.bytes));
     upstreams.discovery.suspect(&retry.key.endpoint, effects);
     if retry.in_flight.patience.is_waiting() && retry.in_flight.sent.elapsed(now) >= BLOCKED {
@@ -184,7 +184,7 @@ fn is_scan(retry: &Retry) -> bool {
 /// Sends a command where it can be executed, has it wait, or tells its client that it has waited for
 /// too long.
 fn settle(upstreams: &mut Upstreams, mut stranded: Stranded, under_way: &UnderWay, effects: &mut Effects) {
-    let Some(owner) = stranded.retry.in_flight.what.command() else { return };
+    let Some(owner) = stranded.retry.in_flight.what.owner() else { return };
     let Some((node, readonly)) = executor(upstreams, &stranded, effects) else {
         return wait(upstreams, stranded, effects);
     };
@@ -219,7 +219,7 @@ fn would_change_order(upstreams: &mut Upstreams, owner: Owner, stranded: &Strand
 
 /// Has a command wait, or tells its client that it has waited for too long.
 fn wait(upstreams: &mut Upstreams, stranded: Stranded, effects: &mut Effects) {
-    let Some(owner) = stranded.retry.in_flight.what.command() else { return };
+    let Some(owner) = stranded.retry.in_flight.what.owner() else { return };
     let deadline = stranded.retry.in_flight.failover_deadline(effects.now);
     let cluster = away::await_failover(&mut upstreams.discovery, &stranded.retry.key.endpoint, deadline, effects);
     let Some(cluster) = cluster.filter(|_| deadline > effects.now) else { return tell(upstreams, stranded) };
@@ -256,6 +256,9 @@ fn is_reached(upstreams: &Upstreams, endpoint: &UpstreamEndpoint, node: SocketAd
 fn tell(upstreams: &mut Upstreams, stranded: Stranded) {
     let to = stranded.retry.in_flight.what;
     match stranded.why {
+        Unexecuted::Refused { reply, .. } if let PendingReply::Subscription(owner, more, _) = to => {
+            upstreams.pool.events.push_back(Event::SubscriptionFailed { owner, more, reply });
+        }
         Unexecuted::Refused { reply, .. } => upstreams.pool.events.push_back(Event::Reply { to, reply }),
         Unexecuted::Unsent(error) => upstreams.fail(to, &unsent(to, error)),
     }

@@ -8,7 +8,7 @@ use super::connection::UpstreamConnection;
 use super::endpoint::UpstreamEndpoint;
 use super::pending::{InFlight, Owner};
 use crate::cluster::slot::slot;
-use crate::command::each_key;
+use crate::command::each_of_slot;
 use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::ids::ClientId;
 use std::collections::{BTreeMap, HashMap};
@@ -27,14 +27,14 @@ pub struct WaitingCommands {
 impl WaitingCommands {
     /// A command begins to wait.
     pub fn add(&mut self, in_flight: InFlight, bytes: &[u8]) {
-        if let Some(owner) = in_flight.what.command() {
+        if let Some(owner) = in_flight.what.owner() {
             *self.places.entry((owner.client, slot_of(bytes), owner.sequence)).or_default() += 1;
         }
     }
 
     /// A command doesn't wait any more.
     pub fn remove(&mut self, in_flight: InFlight, bytes: &[u8]) {
-        let Some(owner) = in_flight.what.command() else { return };
+        let Some(owner) = in_flight.what.owner() else { return };
         let place = (owner.client, slot_of(bytes), owner.sequence);
         match self.places.get_mut(&place) {
             Some(count) if *count > 1 => *count -= 1,
@@ -117,7 +117,7 @@ impl LastSent {
     }
 
     fn note(&mut self, connection: &UpstreamConnection, in_flight: InFlight, bytes: &[u8]) {
-        let Some(owner) = in_flight.what.command().filter(|_| connection.key.node.is_some()) else { return };
+        let Some(owner) = in_flight.what.owner().filter(|_| connection.key.node.is_some()) else { return };
         let endpoint = &connection.key.endpoint;
         if !self.last.contains_key(endpoint) {
             self.last.insert(endpoint.clone(), HashMap::new());
@@ -141,9 +141,9 @@ pub fn has_later_over(connection: &UpstreamConnection, owner: Owner, slot: Optio
     })
 }
 
-/// The slot of the first key of a command, or of a transaction, in RESP.
+/// The slot of the first key, or shard channel, of a command, or of a transaction, in RESP.
 pub fn slot_of(bytes: &[u8]) -> Option<u16> {
     let mut found = None;
-    each_key(bytes, |key| found = found.or_else(|| Some(slot(key))));
+    each_of_slot(bytes, |key| found = found.or_else(|| Some(slot(key))));
     found
 }

@@ -186,6 +186,15 @@ impl PendingReply {
         }
     }
 
+    /// The client's command that it answers, if it is one of a client's: one that can be sent to another
+    /// node, or one that begins or ends subscriptions.
+    pub fn owner(self) -> Option<Owner> {
+        match self {
+            PendingReply::Subscription(owner, ..) => Some(owner),
+            _ => self.command(),
+        }
+    }
+
     /// True if somebody waits for the reply: a client, or a connection that can't serve before it.
     pub fn is_awaited(self) -> bool {
         match self {

@@ -16,6 +16,7 @@ use super::pool::IDLE_TIMEOUT;
 use super::pool_key::Purpose;
 use super::redirect::Redirect;
 use super::redirect_gate;
+use super::retry::Retry;
 use super::scripts;
 use crate::multiplexer::client::pubsub_frame::PubSubFrame;
 use crate::multiplexer::effects::Effects;
@@ -241,6 +242,10 @@ fn on_push(upstreams: &mut Upstreams, id: ConnectionId, client: ClientId, frame:
     let (pending, resp3) = (connection.pending.front().map(|next| next.what), connection.key.resp3);
     let (endpoint, node) = (connection.key.endpoint.clone(), connection.key.node);
     let mut frame = frame;
+    let is_subscription = matches!(pending, Some(PendingReply::Subscription(..)));
+    if is_subscription && node.is_some() && Redirect::parse(&frame, node) == Some(Redirect::ClusterDown) {
+        return subscription_refused(upstreams, id, frame, effects);
+    }
     if pending.is_some() && redirect_gate::note_moved_channel(upstreams, &endpoint, node, &frame, effects) {
         // The client is told so, and finds the right node the next time.
         frame = b"-TRYAGAIN redis-mesh: the channel's slot has just moved\r\n".to_vec();
@@ -272,6 +277,18 @@ fn on_push(upstreams: &mut Upstreams, id: ConnectionId, client: ClientId, frame:
     if let Some(connection) = upstreams.pool.get_mut(id) {
         connection.skip(answered);
     }
+}
+
+/// A node has refused a command that begins subscriptions, since the cluster doesn't serve it at present.
+fn subscription_refused(upstreams: &mut Upstreams, id: ConnectionId, reply: Vec<u8>, effects: &mut Effects) {
+    let Some(connection) = upstreams.pool.get_mut(id) else { return };
+    let Some(in_flight) = connection.pending.pop_front() else { return };
+    let PendingReply::Subscription(_, more, _) = in_flight.what else { return };
+    let bytes = connection.take_replay(in_flight);
+    // The only answer for all channels of the command.
+    connection.skip(more as usize);
+    let (purpose, key) = (connection.purpose, connection.key.clone());
+    failover::refused(upstreams, (id, purpose, reply), Retry { in_flight, bytes, key }, effects);
 }
 
 /// What a client is told whose transaction was none.
