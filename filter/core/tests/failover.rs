@@ -421,3 +421,32 @@ fn a_client_whose_login_was_forgotten_goes_on() {
         assert_eq!(world.multiplexer.load().clusters, 0);
     }
 }
+
+#[test]
+fn a_pipeline_waits_once_and_what_has_come_later_for_all_of_its_time() {
+    for op_timeout in [700, 2000] {
+        let mut world = World::new(3);
+        let config = config(Some(op_timeout));
+        let client = world.client(&config);
+        world.kill();
+        let (begun, limit) = (world.now, Duration::from_millis(op_timeout));
+        for _ in 0..3000 {
+            world.send(client, "SET {b} 1");
+        }
+        world.pass(limit / 2);
+        for _ in 0..10 {
+            world.send(client, "SET {b} 2");
+        }
+        let waits_for = |world: &mut World, count: usize, limit: Duration| {
+            let mut told = String::new();
+            while told.matches(LOST).count() < count && world.now - begun < limit * 10 {
+                told += &world.reply(client, STEP);
+            }
+            assert_eq!(told, LOST.repeat(count));
+            let waited = world.now - begun;
+            assert!(waited >= limit && waited < limit + Duration::from_millis(120), "{waited:?}");
+        };
+        waits_for(&mut world, 3000, limit);
+        waits_for(&mut world, 10, limit * 3 / 2);
+    }
+}

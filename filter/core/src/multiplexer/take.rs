@@ -9,6 +9,7 @@ use super::routing::target::RouteTarget;
 use super::upstream::Upstreams;
 use super::upstream::endpoint::EndpointMember;
 use super::upstream::events::Event;
+use super::upstream::patience::Tried;
 use super::upstream::pool::DedicatedConnection;
 use crate::command::Args;
 use crate::resp::encode;
@@ -26,16 +27,25 @@ pub fn take(context: &mut Context<'_>, client: &mut Client, data: &[u8]) -> usiz
     }
     client.presence.heard = context.effects.now;
     backlog::on_input(context, client);
+    let offered = client.input.buffer.len() + data.len();
     if !client.is_closing() && !client.may_go_on() && !data.is_empty() {
         // What it sends waits where the client feels it.
         (client.input.is_stalled, client.input.has_more) = (true, true);
+        client.input.arrivals.note(offered, context.effects.now);
         return 0;
     }
     let taken = take_commands(context, client, data);
+    let left = client.input.buffer.len() + data.len() - taken;
+    if !client.input.arrivals.is_empty() {
+        client.input.arrivals.taken(offered.saturating_sub(left));
+    }
     let is_held = !client.input.buffer.is_empty() && !client.may_go_on();
     client.input.is_stalled = !client.is_closing() && (taken < data.len() || is_held);
     client.count_commands(context.stats);
     client.input.has_more = client.input.is_stalled;
+    if client.input.is_stalled {
+        client.input.arrivals.note(left, context.effects.now);
+    }
     client.announce(&mut context.effects.outbox, context.stats, context.effects.now);
     taken
 }
@@ -88,6 +98,10 @@ fn parse(context: &mut Context<'_>, client: &mut Client, parser: &mut Parser, bu
             Ok(Progress::Complete(length)) => {
                 let args = Args { frame: parser.frame(rest), spans: parser.args(), count: parser.args().len() };
                 let raw = rest.get(..length).filter(|_| !parser.is_inline());
+                if !client.input.arrivals.is_empty() && client.pause.tried == Tried::NEVER {
+                    let since = client.input.arrivals.since(at + length);
+                    client.pause.tried = since.map_or(Tried::NEVER, Tried::at);
+                }
                 if let Step::Waits = command(context, client, &args, raw) {
                     break;
                 }

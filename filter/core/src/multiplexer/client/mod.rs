@@ -1,5 +1,6 @@
 //! One client: its session, what it has asked for, and what its next command waits for.
 
+pub mod arrivals;
 pub mod backlog;
 mod dedicated;
 mod ending;
@@ -32,6 +33,7 @@ use crate::fault::Injected;
 use crate::resp::encode;
 use crate::resp::request::Parser;
 use crate::stats::Stat;
+use arrivals::Arrivals;
 use login::{HelloChange, PresentedLogin, user_of};
 use presence::Presence;
 use reply_queue::{ReplyQueue, Sequence};
@@ -122,6 +124,8 @@ pub struct ClientInput {
     pub is_stalled: bool,
     /// There was more than was taken, or than could be done, when bytes came last.
     pub has_more: bool,
+    /// When what waits has come.
+    pub arrivals: Arrivals,
 }
 
 /// Replies to a client, and bytes for it.

@@ -185,7 +185,10 @@ fn finish(
     needs_connection: bool,
 ) -> Step {
     if !matches!(result, Err(Obstacle::Wait(_))) {
-        client.pause.tried = Tried::NEVER;
+        let tried = std::mem::take(&mut client.pause.tried);
+        if tried != Tried::NEVER && result.is_err() {
+            client.input.arrivals.waited_in_vain(tried.time(context.effects.now));
+        }
     }
     match result {
         Ok(()) => Step::Taken,

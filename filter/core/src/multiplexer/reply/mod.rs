@@ -87,6 +87,11 @@ impl EventDelivery<'_> {
                     client.wait_for_answers_so_far();
                 }
             }
+            Event::WaitedInVain(client, since) => {
+                if let Some(client) = self.clients.get_mut(client) {
+                    client.input.arrivals.waited_in_vain(since);
+                }
+            }
             Event::RedirectedDedicated { client, from, retry, asks } => {
                 self.redirected_dedicated(client, from, (*retry, asks));
             }

@@ -9,6 +9,7 @@ use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::client::subscription::SubscriptionChange;
 use crate::multiplexer::ids::{ClientId, ClusterId, ConnectionId};
 use crate::multiplexer::stats::{CopyFate, StatsKey};
+use std::time::Duration;
 
 /// What has happened at the Redis side.
 #[derive(Debug, PartialEq)]
@@ -86,6 +87,8 @@ pub enum Event<'d> {
         /// ASKING has to be sent before it.
         asks: bool,
     },
+    /// A command of this client has waited since this time for a node that executes it, in vain.
+    WaitedInVain(ClientId, Duration),
     /// Nothing is pending on a connection that belongs to a client.
     Idle {
         /// The client.

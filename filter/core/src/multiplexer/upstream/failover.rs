@@ -222,7 +222,10 @@ fn wait(upstreams: &mut Upstreams, stranded: Stranded, effects: &mut Effects) {
     let Some(owner) = stranded.retry.in_flight.what.owner() else { return };
     let deadline = stranded.retry.in_flight.failover_deadline(effects.now);
     let cluster = away::await_failover(&mut upstreams.discovery, &stranded.retry.key.endpoint, deadline, effects);
-    let Some(cluster) = cluster.filter(|_| deadline > effects.now) else { return tell(upstreams, stranded) };
+    let Some(cluster) = cluster.filter(|_| deadline > effects.now) else {
+        upstreams.pool.events.extend(waited_in_vain(&stranded.retry.in_flight, effects.now));
+        return tell(upstreams, stranded);
+    };
     effects.timers.add_about(deadline, Timer::Failover);
     upstreams.pool.events.push_back(Event::Redirected(owner));
     upstreams.stranded.add(cluster, stranded);
@@ -264,8 +267,13 @@ fn tell(upstreams: &mut Upstreams, stranded: Stranded) {
     }
 }
 
+/// A command has waited for a node since it was tried first.
+pub fn waited_in_vain(in_flight: &InFlight, now: Duration) -> Option<Event<'static>> {
+    Some(Event::WaitedInVain(in_flight.what.owner()?.client, in_flight.tried.time(now)))
+}
+
 /// What the client of a command is told that wasn't sent for this reason. Neither has `-`.
-pub fn unsent(to: PendingReply, error: String) -> String {
+fn unsent(to: PendingReply, error: String) -> String {
     match to {
         PendingReply::Exec(_) => transaction_unsent(&error),
         _ => error,
@@ -309,6 +317,7 @@ pub fn on_timer(upstreams: &mut Upstreams, effects: &mut Effects) {
     let now = effects.now;
     let is_over = |stranded: &Stranded| stranded.retry.in_flight.failover_deadline(now) <= now;
     for stranded in upstreams.stranded.take(|_, stranded| is_over(stranded)) {
+        upstreams.pool.events.extend(waited_in_vain(&stranded.retry.in_flight, now));
         tell(upstreams, stranded);
     }
 }

@@ -6,7 +6,7 @@ use super::availability::Peer;
 use super::connection::{SLOW_HANDSHAKE, Stage, UpstreamConnection};
 use super::discovery::away;
 use super::events::Event;
-use super::failover::transaction_unsent;
+use super::failover::{transaction_unsent, waited_in_vain};
 use super::health::Health;
 use super::loss::{self, Loss, give_up};
 use super::patience::SILENCE;
@@ -142,7 +142,7 @@ fn expire(upstreams: &mut Upstreams, id: ConnectionId, is_busy: bool, effects: &
             is_awaited |= in_flight.what.is_awaited();
             effects.timers.sweep_by(due);
         } else if in_flight.what.command().is_some() {
-            expired.push((place, in_flight.what));
+            expired.push((place, *in_flight));
         } else {
             is_of_no_use |= in_flight.what.is_awaited();
         }
@@ -156,7 +156,9 @@ fn expire(upstreams: &mut Upstreams, id: ConnectionId, is_busy: bool, effects: &
         connection.withdraw(&places.collect::<Vec<_>>());
     }
     let has_expired = !expired.is_empty();
-    upstreams.pool.events.extend(expired.into_iter().filter_map(|(place, what)| {
+    let unsent = expired.iter().filter(|_| !is_sent);
+    upstreams.pool.events.extend(unsent.filter_map(|(_, in_flight)| waited_in_vain(in_flight, now)));
+    upstreams.pool.events.extend(expired.into_iter().filter_map(|(place, InFlight { what, .. })| {
         let owner = what.command()?;
         let is_abort = !is_sent && matches!(what, PendingReply::Exec(_));
         let error = if is_abort { abort.clone() } else { error.clone() };
