@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use redis_mesh_core::wire::{KeyMatch, ReadPolicy, Route};
 use redis_mesh_tests::client::{Client, encode, info_field};
-use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::client_library::Library;
+use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::listener::route;
 use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::redis::Redis;
@@ -463,7 +463,8 @@ fn a_flood_that_nobody_reads(envoy: &Envoy, connect: &(dyn Fn() -> Result<Client
     eprintln!("slowest {slowest:?}, {peak} bytes");
     ensure!(peak < MEMORY, "{peak} bytes");
     ensure!(slowest < Duration::from_secs(2), "{slowest:?}");
-    let expected: BTreeSet<String> = (99999..1_000_000).filter(|n| n.to_string().starts_with("99999")).map(|n| format!("key:{n}")).collect();
+    let expected: BTreeSet<String> =
+        (99999..1_000_000).filter(|n| n.to_string().starts_with("99999")).map(|n| format!("key:{n}")).collect();
     ensure!(forgotten(&mut hears)? == expected);
     for client in &mut deaf {
         client.set_patience(PATIENCE)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Where a command says how long it waits.
 #[derive(Clone, Copy)]
-enum Place {
+enum TimePlace {
     /// Its last argument, in seconds.
     Last,
     /// Its first argument, in seconds.
@@ -17,17 +17,17 @@ enum Place {
 }
 
 /// The commands that wait for keys, with the place of the time.
-const PLACES: [(&str, Place); 10] = [
-    ("blmove", Place::Last),
-    ("blmpop", Place::First),
-    ("blpop", Place::Last),
-    ("brpop", Place::Last),
-    ("brpoplpush", Place::Last),
-    ("bzmpop", Place::First),
-    ("bzpopmax", Place::Last),
-    ("bzpopmin", Place::Last),
-    ("xread", Place::Option),
-    ("xreadgroup", Place::Option),
+const PLACES: [(&str, TimePlace); 10] = [
+    ("blmove", TimePlace::Last),
+    ("blmpop", TimePlace::First),
+    ("blpop", TimePlace::Last),
+    ("brpop", TimePlace::Last),
+    ("brpoplpush", TimePlace::Last),
+    ("bzmpop", TimePlace::First),
+    ("bzpopmax", TimePlace::Last),
+    ("bzpopmin", TimePlace::Last),
+    ("xread", TimePlace::Option),
+    ("xreadgroup", TimePlace::Option),
 ];
 
 /// The command in RESP with the rest of its time, when it has waited for so long. `None`: it has none,
@@ -42,9 +42,9 @@ fn shorten(args: &Args<'_>, waited: Duration) -> Option<Vec<u8>> {
     let name = Known::of(args)?.command.name;
     let (_, place) = PLACES.iter().find(|(known, _)| *known == name)?;
     let (index, unit) = match place {
-        Place::Last => (args.count.checked_sub(1)?, 1.0),
-        Place::First => (1, 1.0),
-        Place::Option => ((1..args.count).find(|index| is_word(args.get(*index), b"block"))? + 1, 1000.0),
+        TimePlace::Last => (args.count.checked_sub(1)?, 1.0),
+        TimePlace::First => (1, 1.0),
+        TimePlace::Option => ((1..args.count).find(|index| is_word(args.get(*index), b"block"))? + 1, 1000.0),
     };
     let time: f64 = std::str::from_utf8(args.get(index)).ok()?.parse().ok()?;
     if !time.is_finite() || time <= 0.0 {
@@ -52,8 +52,8 @@ fn shorten(args: &Args<'_>, waited: Duration) -> Option<Vec<u8>> {
     }
     let rest = (time / unit - waited.as_secs_f64()).max(0.001);
     let rest = match place {
-        Place::Option => format!("{:.0}", (rest * unit).ceil()),
-        Place::Last | Place::First => format!("{rest:.3}"),
+        TimePlace::Option => format!("{:.0}", (rest * unit).ceil()),
+        TimePlace::Last | TimePlace::First => format!("{rest:.3}"),
     };
     let mut words: Vec<&[u8]> = (0..args.count).map(|index| args.get(index)).collect();
     *words.get_mut(index)? = rest.as_bytes();

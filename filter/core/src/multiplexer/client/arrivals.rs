@@ -85,7 +85,8 @@ mod tests {
         arrivals.note(100, at(1500));
         arrivals.note(150, at(2000));
         arrivals.note(160, at(2010));
-        let since = |arrivals: &Arrivals, ends: [usize; 4]| ends.map(|end| arrivals.since(end).map(|at| at.as_millis()));
+        let since =
+            |arrivals: &Arrivals, ends: [usize; 4]| ends.map(|end| arrivals.since(end).map(|at| at.as_millis()));
         assert_eq!(since(&arrivals, [1, 100, 101, 161]), [Some(1000), Some(1000), Some(2000), None]);
         arrivals.taken(30);
         assert_eq!(since(&arrivals, [70, 71, 130, 131]), [Some(1000), Some(2000), Some(2000), None]);

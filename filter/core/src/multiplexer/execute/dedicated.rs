@@ -183,13 +183,7 @@ pub fn follow_redirect(
     (retry, asks): (Retry, bool),
 ) {
     let to = retry.in_flight.what;
-    if ends_here(context, client, &retry) {
-        return;
-    }
-    if let PendingReply::Subscription(..) = to {
-        if !subscribe::again(context, client, &retry) {
-            client.cut_off(&mut context.effects.outbox);
-        }
+    if ends_here(context, client, &retry) || subscribe::follows(context, client, &retry) {
         return;
     }
     let dedicated = client.dedicated.connection;

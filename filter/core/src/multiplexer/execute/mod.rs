@@ -30,6 +30,7 @@ use crate::command::{Args, Command};
 use crate::downstream::client_reply::ReplyMode;
 use crate::fault::Injected;
 use crate::multiplexer::client::subscription::SubscriptionChange;
+use crate::multiplexer::client::transaction::Transaction;
 use crate::multiplexer::timers::Timer;
 use crate::multiplexer::upstream::failover::transaction_unsent;
 use crate::multiplexer::upstream::patience::Tried;
@@ -235,6 +236,19 @@ fn count_route(context: &mut Context<'_>, client: &mut Client, route: usize) {
     }
 }
 
+/// Sends a transaction, which stays the client's if it waits.
+fn exec(context: &mut Context<'_>, client: &mut Client, mut transaction: Transaction) -> Result<(), Obstacle> {
+    match forward::exec(context, client, &mut transaction) {
+        // Nothing of it was sent.
+        Err(Obstacle::NoNode(why)) => Err(Obstacle::Error(transaction_unsent(&why))),
+        Err(Obstacle::Wait(wait)) => {
+            client.transaction = Some(transaction);
+            Err(Obstacle::Wait(wait))
+        }
+        result => result,
+    }
+}
+
 fn perform(
     context: &mut Context<'_>,
     client: &mut Client,
@@ -261,18 +275,7 @@ fn perform(
             return forward::split(context, client, request, (&parts, owners), shareable);
         }
         Decision::FanOut(fan_out) => return fan_out::fan_out(context, client, &fan_out, request.args),
-        Decision::Exec(mut transaction) => {
-            let result = forward::exec(context, client, &mut transaction);
-            return match result {
-                // Nothing of it was sent.
-                Err(Obstacle::NoNode(why)) => Err(Obstacle::Error(transaction_unsent(&why))),
-                Err(Obstacle::Wait(_)) => {
-                    client.transaction = Some(transaction);
-                    result
-                }
-                _ => result,
-            };
-        }
+        Decision::Exec(transaction) => return exec(context, client, transaction),
         Decision::Unwatch(reply) => {
             dedicated::unwatch(context, client);
             client.answer(&reply);

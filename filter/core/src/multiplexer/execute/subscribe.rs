@@ -141,11 +141,15 @@ fn send_over(context: &mut Context<'_>, first: InFlight, command: &[u8], connect
     }
 }
 
-/// Sends a command that begins subscriptions again, to the node of a retry. Returns false if that can't
-/// be reached.
-pub fn again(context: &mut Context<'_>, client: &mut Client, retry: &Retry) -> bool {
-    let Ok(connection) = connect_to(context, client, retry.key.clone()) else { return false };
-    send_over(context, retry.in_flight, &retry.bytes, connection);
+/// Sends a command that begins subscriptions again, to the node of the retry. Returns false if it is
+/// another command.
+pub fn follows(context: &mut Context<'_>, client: &mut Client, retry: &Retry) -> bool {
+    let PendingReply::Subscription(..) = retry.in_flight.what else { return false };
+    match connect_to(context, client, retry.key.clone()) {
+        Ok(connection) => send_over(context, retry.in_flight, &retry.bytes, connection),
+        // As when a server can't be reached.
+        Err(_) => client.cut_off(&mut context.effects.outbox),
+    }
     true
 }
 

@@ -26,6 +26,7 @@ use super::upstream::redirect_gate;
 use super::upstream::retry::Retry;
 use crate::resp::encode;
 use crate::stats::Stat;
+use std::time::Duration;
 
 /// Bytes of pushes that may wait for a client that doesn't read, or behind a reply whose rest doesn't
 /// come.
@@ -82,16 +83,8 @@ impl EventDelivery<'_> {
                 self.rename_and_push(client, connection, &frame);
                 self.announce(client);
             }
-            Event::Redirected(owner) => {
-                if let Some(client) = self.clients.get_mut(owner.client) {
-                    client.wait_for_answers_so_far();
-                }
-            }
-            Event::WaitedInVain(client, since) => {
-                if let Some(client) = self.clients.get_mut(client) {
-                    client.input.arrivals.waited_in_vain(since);
-                }
-            }
+            Event::Redirected(owner) => self.redirected(owner.client),
+            Event::WaitedInVain(id, since) => self.waited_in_vain(id, since),
             Event::RedirectedDedicated { client, from, retry, asks } => {
                 self.redirected_dedicated(client, from, (*retry, asks));
             }
@@ -125,6 +118,20 @@ impl EventDelivery<'_> {
             Event::ServerAnswered(question, reply) => self.inquiries.server_answers.push_back((question, Ok(reply))),
             Event::ExecAbandoned(owner) => copies::exec_failed(self.upstreams, owner),
             Event::Copies(host, fate, times) => self.stats.count_copies(host, fate, times),
+        }
+    }
+
+    /// A command of a client has waited for a node for as long as it may.
+    fn waited_in_vain(&mut self, id: ClientId, since: Duration) {
+        if let Some(client) = self.clients.get_mut(id) {
+            client.input.arrivals.waited_in_vain(since);
+        }
+    }
+
+    /// A command of a client is on its way to another node.
+    fn redirected(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id) {
+            client.wait_for_answers_so_far();
         }
     }
 
