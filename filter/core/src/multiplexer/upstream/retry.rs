@@ -121,6 +121,11 @@ mod tests {
         assert!(queue.has_later(owner(4), slot_of(&retry(4, "GET {x}").bytes)));
         assert!(!queue.has_later(owner(5), slot_of(&retry(5, "GET {x}").bytes)));
         assert!(!queue.has_later(owner(4), slot_of(&retry(4, "GET y").bytes)));
+        // A shard channel has a slot, too.
+        for words in ["SPUBLISH {x} m", "SSUBSCRIBE {x} {x}b"] {
+            assert!(queue.has_later(owner(4), slot_of(&retry(4, words).bytes)), "{words}");
+        }
+        assert_eq!(slot_of(&retry(4, "SUBSCRIBE {x}").bytes), None);
         let other = Owner { client: ClientId::of_number(2), sequence: 4 };
         assert!(!queue.has_later(other, slot_of(&retry(4, "GET {x}").bytes)));
     }

@@ -67,7 +67,7 @@ impl Side {
             if let Event::SlotsMoved(cluster) | Event::NodeAnswered(cluster) | Event::SlotsServed(cluster) = event {
                 failover::release(&mut self.upstreams, cluster, &mut self.effects);
             }
-            told.push(super::shown(&event));
+            told.extend(Some(event).filter(super::is_told).map(|event| super::shown(&event)));
         }
         told
     }

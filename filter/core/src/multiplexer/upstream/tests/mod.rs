@@ -87,7 +87,7 @@ impl Side {
         let mut told = Vec::new();
         if let Some(mut receipt) = receive::begin(&mut self.upstreams, connection, &bytes, &self.effects) {
             while let Some(event) = receive::receive(&mut self.upstreams, &mut receipt, &mut self.effects) {
-                told.push(shown(&event));
+                told.extend(Some(event).filter(is_told).map(|event| shown(&event)));
             }
             receive::end(&mut self.upstreams, receipt, &mut self.effects);
         }
@@ -96,7 +96,7 @@ impl Side {
     }
 
     fn events(&mut self) -> Vec<String> {
-        std::iter::from_fn(|| self.upstreams.next_event()).map(|event| shown(&event)).collect()
+        std::iter::from_fn(|| self.upstreams.next_event()).filter(is_told).map(|event| shown(&event)).collect()
     }
 
     /// A shared connection whose handshake is complete.
@@ -167,6 +167,11 @@ fn answers(slots: &str, nodes: Option<&str>) -> String {
 }
 
 /// An event in short, with the beginning of a reply.
+/// True unless it only says for how long a client has waited.
+fn is_told(event: &Event<'_>) -> bool {
+    !matches!(event, Event::WaitedInVain(..))
+}
+
 fn shown(event: &Event<'_>) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     match event {
