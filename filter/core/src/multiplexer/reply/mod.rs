@@ -26,7 +26,6 @@ use super::upstream::redirect_gate;
 use super::upstream::retry::Retry;
 use crate::resp::encode;
 use crate::stats::Stat;
-use std::time::Duration;
 
 /// Bytes of pushes that may wait for a client that doesn't read, or behind a reply whose rest doesn't
 /// come.
@@ -83,8 +82,10 @@ impl EventDelivery<'_> {
                 self.rename_and_push(client, connection, &frame);
                 self.announce(client);
             }
-            Event::Redirected(owner) => self.redirected(owner.client),
-            Event::WaitedInVain(id, since) => self.waited_in_vain(id, since),
+            Event::Redirected(owner) => self.change(owner.client, Client::wait_for_answers_so_far),
+            Event::WaitedInVain(id, since) => {
+                self.change(id, |client| client.input.arrivals.waited_in_vain(since));
+            }
             Event::RedirectedDedicated { client, from, retry, asks } => {
                 self.redirected_dedicated(client, from, (*retry, asks));
             }
@@ -121,17 +122,10 @@ impl EventDelivery<'_> {
         }
     }
 
-    /// A command of a client has waited for a node for as long as it may.
-    fn waited_in_vain(&mut self, id: ClientId, since: Duration) {
+    /// Changes what is known of a client.
+    fn change(&mut self, id: ClientId, change: impl FnOnce(&mut Client)) {
         if let Some(client) = self.clients.get_mut(id) {
-            client.input.arrivals.waited_in_vain(since);
-        }
-    }
-
-    /// A command of a client is on its way to another node.
-    fn redirected(&mut self, id: ClientId) {
-        if let Some(client) = self.clients.get_mut(id) {
-            client.wait_for_answers_so_far();
+            change(client);
         }
     }
 
