@@ -262,7 +262,13 @@ impl Discovered {
 
 /// Returns a document with one host, which takes every connection.
 pub fn config(name: &str, revision: u64, host: wire::Host) -> FilterConfig {
-    FilterConfig { name: name.to_string(), revision, hosts: vec![host], limits: wire::Limits::default() }
+    FilterConfig {
+        name: name.to_string(),
+        revision,
+        hosts: vec![host],
+        refused: Vec::new(),
+        limits: wire::Limits::default(),
+    }
 }
 
 /// Returns a host on `direct` with one destination.
@@ -273,6 +279,7 @@ pub fn direct(destination: &str) -> wire::Host {
         path: DataPath::Direct,
         client_auth: None,
         upstream_login: None,
+        login_for: None,
         handshake: None,
         guard_credentials: false,
         allow_admin_commands: false,

@@ -33,18 +33,19 @@ fn transcripts_through_envoy() -> Result<()> {
         }
         let behind = TcpListener::bind("127.0.0.1:0")?;
         let addr = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        let document = format!(r#"{{"name": "{name}", "revision": 1, "hosts": [{}]}}"#, transcript.host);
-        config = config.cluster(&name, &[behind.local_addr()?]).listener(
+        let of_istio = |host: &String| host.split_once(':').map(|(host, port)| format!("outbound|{port}|v1|{host}"));
+        let cluster = transcript.refused.as_ref().and_then(of_istio).unwrap_or_else(|| name.clone());
+        config = config.cluster(&cluster, &[behind.local_addr()?]).listener(
             &name,
             addr,
-            vec![wasm_text(&name, &document)?, tcp_proxy(&name)],
+            vec![wasm_text(&name, &transcript.document(&name))?, tcp_proxy(&cluster)],
         );
         runs.push((name, transcript, behind, addr));
     }
     ensure!(runs.len() >= 15, "only {} transcripts", runs.len());
     let envoy = config.start()?;
     for (name, transcript, behind, addr) in &runs {
-        if transcript.host.contains("upstreamLogin") {
+        if transcript.host.contains("upstreamLogin") && !transcript.host.contains("loginFor") {
             ask_about_login(*addr, behind).with_context(|| format!("{name}: the first connection"))?;
         }
         // Whole, and in small pieces with time to arrive one by one.

@@ -178,6 +178,7 @@ fn run(config: &RewriterConfig, host: &RewriterHost, arguments: &[&[u8]]) -> Res
         random: &mut random,
         stats: &mut stats,
         review: &mut review,
+        may_log_in: true,
     };
     let mut rewriter = Rewriter::new(1);
     let mut request = Vec::new();

@@ -109,6 +109,7 @@ mod tests {
         Arc::new(ValidatedDestination {
             address: HostPort { host: host.to_owned(), port: 6379 },
             service: None,
+            owner: None,
             is_headless: false,
             resolution: None,
             selects_pods: true,

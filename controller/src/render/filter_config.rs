@@ -45,6 +45,7 @@ pub fn host(
         path: service.path,
         client_auth: service.client_auth.as_ref().map(|login| client_auth(login, &key.salt(service))),
         upstream_login: single.and_then(|destination| destination.policy.login.as_ref()).map(login),
+        login_for: None,
         handshake,
         guard_credentials: logs_in,
         allow_admin_commands: service.settings.allow_admin_commands,
@@ -137,7 +138,7 @@ fn client_auth(login: &RedisCredentials, salt: &[u8]) -> wire::ClientAuth {
 
 /// A document for one plugin.
 pub fn document(name: String, revision: u64, hosts: Vec<wire::Host>) -> wire::FilterConfig {
-    wire::FilterConfig { name, revision, hosts, limits: wire::Limits::default() }
+    wire::FilterConfig { name, revision, hosts, refused: Vec::new(), limits: wire::Limits::default() }
 }
 
 /// The document as JSON, which can express every document.

@@ -3,7 +3,8 @@
 //! Filter and listener may reach a sidecar in any order, and no command is misrouted meanwhile.
 //! The filter recognises a host on `proxy` by its address, too, and the handshake fails at any
 //! other listener. It recognises a host on `direct` that leads elsewhere only by the token in the
-//! listener's metadata, which names the cluster.
+//! listener's metadata, which names the cluster. A connection to such a host that comes through another
+//! listener is refused ([`super::refused`]).
 
 use std::sync::Arc;
 

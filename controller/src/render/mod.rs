@@ -27,6 +27,7 @@ pub mod plan;
 pub mod planned_object;
 pub mod prepared_service;
 pub mod redact;
+mod refused;
 pub mod sharing;
 pub mod standalone;
 pub mod wasm_plugin;

@@ -17,6 +17,7 @@ use super::object_meta::{DESTINATION_SUFFIX, object_name, placed};
 use super::overlay;
 use super::planned_object::{ObjectContent, PlannedObject};
 use super::prepared_service::{PreparedService, changes_listener};
+use super::refused;
 use super::sharing::{self, HostsByNamespace, SharingHistory};
 use super::wasm_plugin;
 
@@ -44,7 +45,7 @@ pub struct RenderPlan {
 pub fn plan(prepared_services: &[Arc<PreparedService>], options: &MeshOptions, past: &PlanHistory) -> RenderPlan {
     let root_namespace = options.root_namespace.as_str();
     let mut groups: BTreeMap<PortGroup, Vec<&Arc<PreparedService>>> = BTreeMap::new();
-    for prepared in prepared_services.iter().filter(|prepared| !prepared.per_host) {
+    for prepared in prepared_services {
         groups.entry((prepared.namespace.clone(), prepared.service.address.port)).or_default().push(prepared);
     }
     for group in past.kept.keys().cloned().chain(declared(options)) {
@@ -52,14 +53,21 @@ pub fn plan(prepared_services: &[Arc<PreparedService>], options: &MeshOptions, p
     }
     let mut planned = Vec::new();
     let mut apart = HostsByNamespace::default();
-    for (group, members) in groups {
+    for (group, all) in groups {
+        let members: Vec<_> = all.iter().copied().filter(|prepared| !prepared.per_host).collect();
         let kept = past.kept.get(&group).cloned().unwrap_or_default();
         let kept_size = |host| serde_json::to_string(host).unwrap_or_default().len();
         let kept_size = kept.iter().map(kept_size).sum();
         let (prepared_services, moved) = sharing::divide(&members, kept_size, &past.sharing);
         moved.into_iter().for_each(|prepared| apart.insert(prepared));
+        let has_own_filter = |prepared: &PreparedService| prepared.per_host || apart.contains(prepared);
+        let refused = refused::names(all.iter().map(|prepared| &***prepared), has_own_filter, &kept, options);
+        let is_declared = declared(options).any(|declared| declared == group);
+        if members.is_empty() && refused.is_empty() && kept.is_empty() && !is_declared {
+            continue;
+        }
         let (namespace, port) = group;
-        let content = ObjectContent::Plugin { port, prepared_services, kept };
+        let content = ObjectContent::Plugin { port, prepared_services, refused, kept };
         planned.push(PlannedObject { namespace, name: wasm_plugin::name(port), clients: None, content });
     }
     for prepared in prepared_services {
@@ -137,6 +145,7 @@ pub fn plan_alone(
     let is_alone = has_own(old) && has_own(new) && old.per_host == new.per_host;
     let is_same_way = before.path == after.path
         && before.destinations() == after.destinations()
+        && before.client_auth.is_some() == after.client_auth.is_some()
         && old.is_native == new.is_native
         && old.listeners.is_empty() == new.listeners.is_empty();
     if !(is_same_place && is_alone && is_same_way) {

@@ -35,6 +35,9 @@ pub enum ObjectContent {
         port: u16,
         /// The services.
         prepared_services: Vec<Arc<PreparedService>>,
+        /// The hosts whose connections are refused, unless they come through listeners that the rules have
+        /// changed.
+        refused: Vec<String>,
         /// Hosts that stay as they are, since their objects have errors.
         kept: Vec<wire::Host>,
     },
@@ -127,13 +130,14 @@ impl PlannedObject {
 
     fn build_for_all(&self, options: &MeshOptions, revision: u64) -> Value {
         match &self.content {
-            ObjectContent::Plugin { port, prepared_services, kept } => {
+            ObjectContent::Plugin { port, prepared_services, refused, kept } => {
                 let hosts = prepared_services
                     .iter()
                     .map(|prepared| prepared.host(options))
                     .chain(kept.iter().cloned())
                     .collect();
                 let config = filter_config::document(format!("redis-mesh/{}/{port}", self.namespace), revision, hosts);
+                let config = wire::FilterConfig { refused: refused.clone(), ..config };
                 wasm_plugin::object(&self.namespace, *port, &config, options)
             }
             ObjectContent::Listener { prepared, per_host } => {

@@ -227,6 +227,8 @@ impl PreparedService {
                 wire::Selector::default(),
                 &filter_config::by_address,
             );
+            let login_for = single.filter(|_| host.upstream_login.is_some()).and_then(|single| login_for(single));
+            let host = wire::Host { login_for, ..host };
             let config = filter_config::document(format!("redis-mesh/{namespace}/{extension}"), revision, vec![host]);
             patches.push(envoy_filter::extension(&extension, &config, options));
             patches.extend(listeners.iter().map(|listener| envoy_filter::discovered_filter(listener, &extension)));
@@ -281,7 +283,7 @@ pub(super) fn changes_listener(service: &ValidatedService) -> bool {
 }
 
 /// True on `direct` to another host, or to the host itself by a cluster that redis-mesh adds.
-fn leads_elsewhere(service: &ValidatedService) -> bool {
+pub(super) fn leads_elsewhere(service: &ValidatedService) -> bool {
     service.path == wire::DataPath::Direct
         && !service.single_destination().is_some_and(|single| is_own_cluster(service, single))
 }
@@ -307,18 +309,29 @@ fn selector(service: &ValidatedService) -> wire::Selector {
 fn token(service: &ValidatedService) -> String {
     match (service.path, service.single_destination()) {
         (wire::DataPath::Direct, Some(destination)) => {
-            format!(
-                "{} to {}",
-                service.address,
-                envoy_filter::cluster_name(
-                    destination,
-                    ClusterUse::Direct,
-                    cluster_scope(service, destination).as_deref()
-                )
-            )
+            let scope = cluster_scope(service, destination);
+            let cluster = envoy_filter::cluster_name(destination, ClusterUse::Direct, scope.as_deref());
+            wire::token(&name_in_tokens(service), &cluster)
         }
         _ => service.address.to_string(),
     }
+}
+
+/// The name of a host in tokens of listeners that lead to a cluster. A sidecar has the WasmPlugin for the
+/// clients of its namespace and that for all clients, and each knows its own tokens.
+pub(super) fn name_in_tokens(service: &ValidatedService) -> String {
+    match &service.scope {
+        ClientScope::Mesh => service.address.to_string(),
+        ClientScope::Namespace(namespace) => format!("{namespace}/{}", service.address),
+    }
+}
+
+/// The service at whose cluster the filter may log in, where the cluster is Istio's. The clusters that
+/// redis-mesh adds lead nowhere else.
+fn login_for(destination: &ValidatedDestination) -> Option<String> {
+    let is_istios = destination.policy.login.is_some() && envoy_filter::found(destination) == ClusterOwner::Istio;
+    let owner = destination.owner.as_ref().filter(|_| is_istios)?;
+    Some(wire::mesh_service(owner, &destination.address.host))
 }
 
 fn is_own_cluster(service: &ValidatedService, destination: &ValidatedDestination) -> bool {

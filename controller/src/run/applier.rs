@@ -66,11 +66,11 @@ impl Operation {
     /// now. Its digest is not the planned one, so that it doesn't count as being as planned.
     pub fn with_only(self, prepared_services: Vec<Arc<PreparedService>>, hosts: Vec<wire::Host>) -> Operation {
         let Operation::Apply { key, planned, revision, digest, repairs } = self else { return self };
-        let ObjectContent::Plugin { port, kept, .. } = &planned.content else {
+        let ObjectContent::Plugin { port, refused, kept, .. } = &planned.content else {
             return Operation::Apply { key, planned, revision, digest, repairs };
         };
         let kept = [kept.as_slice(), hosts.as_slice()].concat();
-        let content = ObjectContent::Plugin { port: *port, prepared_services, kept };
+        let content = ObjectContent::Plugin { port: *port, prepared_services, refused: refused.clone(), kept };
         let (namespace, name, clients) = (planned.namespace.clone(), planned.name.clone(), planned.clients.clone());
         let planned = Arc::new(PlannedObject { namespace, name, clients, content });
         Operation::Apply { key, planned, revision, digest: ContentDigest::default(), repairs }

@@ -20,7 +20,7 @@ use super::names::RenderedKey;
 /// allocation, which is cheap to see.
 enum DigestInput {
     Listener(Arc<PreparedService>, bool),
-    Plugin(Vec<Arc<PreparedService>>, Vec<wire::Host>),
+    Plugin(Vec<Arc<PreparedService>>, Vec<String>, Vec<wire::Host>),
     NativeListener(Arc<PreparedService>),
     Module(DynamicModule),
     /// The service is the one that the object's annotation names, where no RedisDestination says
@@ -43,8 +43,8 @@ impl DigestInput {
     fn of(content: &ObjectContent) -> DigestInput {
         match content {
             ObjectContent::Listener { prepared, per_host } => DigestInput::Listener(prepared.clone(), *per_host),
-            ObjectContent::Plugin { prepared_services, kept, .. } => {
-                DigestInput::Plugin(prepared_services.clone(), kept.clone())
+            ObjectContent::Plugin { prepared_services, refused, kept, .. } => {
+                DigestInput::Plugin(prepared_services.clone(), refused.clone(), kept.clone())
             }
             ObjectContent::NativeListener { prepared } => DigestInput::NativeListener(prepared.clone()),
             ObjectContent::Module(module) => DigestInput::Module(module.clone()),
@@ -60,9 +60,10 @@ impl DigestInput {
             (DigestInput::Listener(known, by_itself), ObjectContent::Listener { prepared, per_host }) => {
                 Arc::ptr_eq(known, prepared) && by_itself == per_host
             }
-            (DigestInput::Plugin(known, stayed), ObjectContent::Plugin { prepared_services, kept, .. }) => {
-                are_same(known, prepared_services) && stayed == kept
-            }
+            (
+                DigestInput::Plugin(known, turned_away, stayed),
+                ObjectContent::Plugin { prepared_services, refused, kept, .. },
+            ) => are_same(known, prepared_services) && turned_away == refused && stayed == kept,
             (
                 DigestInput::Cluster(known, used, clients, first),
                 ObjectContent::Cluster { destination, usage, scope, prepared_services },

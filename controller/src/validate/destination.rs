@@ -22,6 +22,9 @@ pub struct ValidatedDestination {
     pub address: HostPort,
     /// The Service of that name and its port; none where the host lies outside of the cluster.
     pub service: Option<(NamespacedName, ServicePort)>,
+    /// The namespace of the Service, or of the ServiceEntry that brings the host into the mesh; none where
+    /// neither is known.
+    pub owner: Option<String>,
     /// True if the Service has no address of its own.
     pub is_headless: bool,
     /// Where the endpoints of its ServiceEntry come from; none without a ServiceEntry.
@@ -199,6 +202,7 @@ impl<'a> Destinations<'a> {
         let destination = ValidatedDestination {
             address: address.clone(),
             service,
+            owner: owner.map(str::to_owned),
             is_headless,
             resolution: entry.map(|entry| entry.resolution),
             selects_pods,

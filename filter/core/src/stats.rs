@@ -14,6 +14,8 @@ pub enum Stat {
     AuthFailures,
     /// Logins at Redis, or handshakes with redis_proxy, that were refused.
     LoginFailures,
+    /// Connections that weren't logged in at Redis, since they lead to another service.
+    LoginsWithheld,
     /// Errors injected by a fault.
     FaultErrors,
     /// Delays injected by a fault.
@@ -26,12 +28,13 @@ pub enum Stat {
 
 impl Stat {
     /// All counters, in the order of their numbers.
-    pub const ALL: [Stat; 9] = [
+    pub const ALL: [Stat; 10] = [
         Stat::Commands,
         Stat::Refused,
         Stat::Unauthenticated,
         Stat::AuthFailures,
         Stat::LoginFailures,
+        Stat::LoginsWithheld,
         Stat::FaultErrors,
         Stat::FaultDelays,
         Stat::Mirrored,
@@ -46,6 +49,7 @@ impl Stat {
             Stat::Unauthenticated => "commands_unauthenticated_total",
             Stat::AuthFailures => "client_auth_failures_total",
             Stat::LoginFailures => "upstream_login_failures_total",
+            Stat::LoginsWithheld => "upstream_logins_withheld_total",
             Stat::FaultErrors => "fault_errors_total",
             Stat::FaultDelays => "fault_delays_total",
             Stat::Mirrored => "commands_mirrored_total",

@@ -22,6 +22,12 @@ pub struct FilterConfig {
     pub revision: u64,
     /// The managed hosts. A connection that belongs to none of them passes unchanged.
     pub hosts: Vec<Host>,
+    /// The hosts whose connections are served only through the listeners that their rules have
+    /// changed, each by the name in the tokens of those listeners ([`token`]). A connection to Istio's own
+    /// cluster of such a host comes through a listener that the rules haven't reached, and one whose
+    /// token is of another state of the rules leads where they led: both are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
     /// Bounds on what a client may send.
     #[serde(default)]
     pub limits: Limits,
@@ -45,6 +51,12 @@ pub struct Host {
     /// `direct` only: the login that the filter performs at Redis for the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream_login: Option<UpstreamLogin>,
+    /// `direct` only: the service whose cluster a connection must lead to before the filter logs in, as
+    /// [`mesh_service`] names it; absent: the login is for whatever the listener leads to. Anyone in a
+    /// mesh may have Istio put other servers in the place of a host, for the clients of a namespace
+    /// of his own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_for: Option<String>,
     /// `proxy` only, required there: the password by which the filter and the `redis_proxy` that
     /// follows recognise each other (one of its `downstream_auth_passwords`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,6 +104,23 @@ pub struct Host {
 /// filter of its own for the host. A filter that serves many hosts leaves such connections alone,
 /// even if it knows the host by other means.
 pub const CONFIGURED_BY_ITSELF: &str = "configured by itself";
+
+/// The token by which a filter recognises the host of a listener that leads to a cluster. `name` is the
+/// host and port, behind the namespace of the clients and a slash where the rules are for these only.
+pub fn token(name: &str, cluster: &str) -> String {
+    format!("{name} to {cluster}")
+}
+
+/// The name in such a token.
+pub fn name_in(token: &str) -> Option<&str> {
+    token.split_once(" to ").map(|(name, _)| name)
+}
+
+/// The name of a service of the mesh: the namespace of the Service or ServiceEntry that brings the host
+/// into the mesh, and the host, both as Istio writes them into the metadata of the service's clusters.
+pub fn mesh_service(namespace: &str, host: &str) -> String {
+    format!("{namespace}/{host}")
+}
 
 /// The connections that belong to a host. A connection belongs to it if an entry of any list
 /// matches.

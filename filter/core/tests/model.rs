@@ -13,6 +13,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use redis_mesh_core::resp::framer::Framer;
 use redis_mesh_core::resp::request::{Parser, Progress};
+use redis_mesh_core::rewriter::config::RewriterConfig;
 use redis_mesh_core::wire::Limits;
 
 const DIRECT: &str = r#"{"host": "h:1", "path": "direct", "targets": [{"destination": "d:1"}], "routes": [{"match": {"prefix": "b:"}, "target": 0}, {"match": {"prefix": "a:"}, "target": 0, "removePrefix": true}]}"#;
@@ -20,6 +21,11 @@ const SEVERAL: &str = r#"{"host": "h:1", "path": "proxy", "handshake": "hs",
   "targets": [{"destination": "a:1", "tags": ["\u0001aaaa:"]}, {"destination": "b:1", "tags": ["\u0001bbbb:"]}],
   "routes": [{"match": {"prefix": "b:"}, "target": 1}, {"match": {"prefix": "a:"}, "target": 0, "removePrefix": true}]}"#;
 const SINGLE: &str = r#"{"host": "h:1", "path": "proxy", "handshake": "hs", "targets": [{"destination": "a:1", "tags": [null]}], "routes": [{"match": "any", "target": 0}]}"#;
+
+/// Returns the configuration of one host.
+fn config(host: &str) -> RewriterConfig {
+    Harness::config(&format!(r#"{{"name": "test", "revision": 1, "hosts": [{host}]}}"#))
+}
 
 fn word() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
@@ -120,7 +126,7 @@ fn answer(command: &[Vec<u8>]) -> Vec<u8> {
 
 /// Runs a conversation to its end: the client sends these bytes in pieces of these sizes.
 fn converse(host: &str, sent: &[u8], pieces: &[usize]) -> Harness {
-    let mut harness = Harness::new(Harness::config(host));
+    let mut harness = Harness::new(config(host));
     let (mut at, mut answered) = (0, 0);
     let mut pieces = pieces.iter().cycle();
     loop {
@@ -208,7 +214,7 @@ proptest! {
     /// Random bytes in place of replies don't stop the rewriter.
     #[test]
     fn garbage_from_the_next_filter_does_no_harm(replies in vec(vec(any::<u8>(), 0..40), 0..20), host in 0..3usize) {
-        let mut harness = Harness::new(Harness::config([DIRECT, SEVERAL, SINGLE][host]));
+        let mut harness = Harness::new(config([DIRECT, SEVERAL, SINGLE][host]));
         harness.send(&encode(&[b"HELLO".to_vec(), b"3".to_vec()]));
         harness.answer(b"+OK\r\n");
         for reply in replies {
@@ -223,7 +229,7 @@ proptest! {
 #[test]
 fn a_client_that_closes_its_side_at_once_gets_its_replies() {
     let host = r#"{"host": "h:1", "path": "direct", "upstreamLogin": {"password": "s"}, "targets": [{"destination": "d:1"}], "routes": [{"match": "any", "target": 0}]}"#;
-    let mut harness = Harness::new(Harness::config(host));
+    let mut harness = Harness::new(config(host));
     harness.ending = true;
     harness.send(b"GET k\r\nPING\r\n");
     let names: Vec<_> = commands(&harness.next).0.into_iter().map(|c| c[0].clone()).collect();

@@ -35,6 +35,7 @@ transcripts! {
     direct_login_review
     direct_subscriptions
     direct_login_refused
+    direct_login_withheld
     direct_faults
     direct_routes
     direct_guard
@@ -61,6 +62,7 @@ transcripts! {
     proxy_detour
     proxy_handshake_refused
     protocol_error
+    refused
 }
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -94,7 +96,7 @@ struct Run {
 
 impl Run {
     fn new(name: &str, transcript: &Transcript, piece: usize) -> Run {
-        let harness = Harness::new(Harness::config(&transcript.host));
+        let harness = Harness::new(Harness::config(&transcript.document("test")));
         let harness = if transcript.asks { harness } else { harness.has_asked() };
         let name = format!("{name} in pieces of {piece}");
         Run { name, piece, harness, nonces: Nonces::default(), checked_next: 0, checked_client: 0 }

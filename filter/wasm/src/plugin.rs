@@ -36,6 +36,8 @@ pub struct HostStats {
     pub review: RefCell<LoginReview>,
     /// When that was answered.
     reviewed: Cell<Duration>,
+    /// The generation of the configuration of which it was last said that the login is withheld.
+    pub withheld: Cell<Option<u32>>,
     /// Envoy's gauge of it, from the first answer on.
     privileged: Cell<Option<u32>>,
 }

@@ -3,10 +3,13 @@
 use crate::abi;
 use crate::plugin::{HostStats, Plugin};
 use crate::vm;
+use log::warn;
 use proxy_wasm::traits::{Context, StreamContext};
 use proxy_wasm::types::{Action, BufferType, PeerType};
 use redis_mesh_core::rewriter::config::{Path, RewriterConfig, RewriterHost};
 use redis_mesh_core::rewriter::{Env, Gate, HEAD, ReplyNeed, Rewriter, StreamEdit};
+use redis_mesh_core::stats::Stat;
+use redis_mesh_core::wire::mesh_service;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -27,6 +30,8 @@ struct Connection {
     /// The generation of the configuration to which `host` refers.
     generation: u32,
     stats: Option<Rc<HostStats>>,
+    /// True if the connection leads where the host's login may be sent.
+    may_log_in: bool,
     /// True once the client has sent its last byte.
     ended: bool,
     /// True once the next filter knows that.
@@ -106,6 +111,23 @@ pub fn wake_due(now: Duration) {
     }
 }
 
+/// The most services of a cluster that are looked at.
+const MAX_SERVICES: usize = 8;
+
+/// The services of the cluster to which the selected connection leads, as Istio writes them into the
+/// cluster's metadata.
+fn services() -> Vec<String> {
+    let field = |index: &str, name: &str| {
+        abi::property(&["xds", "cluster_metadata", "filter_metadata", "istio", "services", index, name])
+    };
+    let service = |index: usize| {
+        let index = index.to_string();
+        let host = field(&index, "host")?;
+        Some(mesh_service(&field(&index, "namespace").unwrap_or_default(), &host))
+    };
+    (0..MAX_SERVICES).map_while(service).collect()
+}
+
 impl Connection {
     /// Finds the host to which the selected connection belongs, again after a new configuration.
     fn resolve(&mut self, config: &RewriterConfig) {
@@ -131,6 +153,25 @@ impl Connection {
             (None, HostBinding::Managed(_)) => HostBinding::Orphaned,
         };
         self.stats = self.managed(config).map(|host| self.plugin.stats(&host.name));
+        self.permit_login(config);
+    }
+
+    /// Decides whether the host's login may be sent to where the connection leads.
+    fn permit_login(&mut self, config: &RewriterConfig) {
+        self.may_log_in = true;
+        let Some(host) = self.managed(config) else { return };
+        let Some(login) = host.login.as_ref().filter(|login| login.service.is_some()) else { return };
+        let services = services();
+        if login.is_for(&services) {
+            return;
+        }
+        if let Some(stats) = &self.stats {
+            stats.increments.borrow_mut().count(Stat::LoginsWithheld);
+            if stats.withheld.replace(Some(self.generation)) != Some(self.generation) {
+                warn!("{}", login.withheld(&host.name, &services));
+            }
+        }
+        self.may_log_in = false;
     }
 
     fn managed<'c>(&self, config: &'c RewriterConfig) -> Option<&'c RewriterHost> {
@@ -157,10 +198,11 @@ impl Connection {
             (TimeUse::Needed, Path::Direct) => (delay_clock(), Duration::ZERO),
             (TimeUse::Needed, Path::Proxy) => (delay_clock(), Duration::from_nanos(abi::unix_nanoseconds())),
         };
-        let ending = self.ended;
+        let (ending, may_log_in) = (self.ended, self.may_log_in);
         let result = vm::random(|random| {
             let (increments, review) = (&mut stats.increments.borrow_mut(), &mut stats.review.borrow_mut());
-            call(&mut self.rewriter, &mut Env { config, host, now, unix, ending, random, stats: increments, review })
+            let mut env = Env { config, host, now, unix, ending, random, stats: increments, review, may_log_in };
+            call(&mut self.rewriter, &mut env)
         });
         vm::flush_soon();
         Some(result)
@@ -280,6 +322,7 @@ impl Stream {
             host: if plugin.is_served() { HostBinding::Unknown } else { HostBinding::Unmanaged },
             plugin,
             stats: None,
+            may_log_in: true,
             ended: false,
             has_told_end: false,
             unsent: 0,

@@ -234,8 +234,8 @@ fn check_path(host: &wire::Host) -> Result<(), String> {
     if !host.selector.is_empty() {
         return Err("selector: on path native the listener is the host's".into());
     }
-    if host.upstream_login.is_some() {
-        return Err("upstreamLogin: on path native each upstream has its own".into());
+    if host.upstream_login.is_some() || host.login_for.is_some() {
+        return Err("upstreamLogin, loginFor: on path native each upstream has its own".into());
     }
     if host.handshake.is_some() {
         return Err("handshake: only on path proxy".into());

@@ -27,7 +27,7 @@ const SECRET_PARAMETERS: &[&[u8]] = &[
 ];
 
 /// Which commands a host refuses.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Guard {
     /// Those that reveal or change credentials or administer the server.
     pub credentials: bool,
@@ -38,8 +38,9 @@ pub struct Guard {
 }
 
 /// Who carries out `CLIENT KILL` and `CLIENT UNBLOCK`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientCommands {
+    #[default]
     /// Redis, for which all connections of the proxy have one user.
     AtRedis,
     /// The proxy, which shows a client only clients of the same host and user.

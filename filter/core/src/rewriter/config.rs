@@ -29,6 +29,10 @@ pub struct RewriterConfig {
     addresses: BTreeMap<String, u32>,
     /// Index of the host without a selector, which takes every other connection.
     every: Option<u32>,
+    /// Index of the host of each entry of [`wire::FilterConfig::refused`].
+    refused: BTreeMap<String, u32>,
+    /// Index of the same host for the name of its own cluster.
+    refused_clusters: BTreeMap<String, u32>,
 }
 
 /// The data paths on which a filter edits what passes.
@@ -66,7 +70,7 @@ pub struct RewriterHost {
     pub login: Option<LoginCommand>,
     /// The commands that are refused.
     pub guard: Guard,
-    /// Destinations with their mirrors.
+    /// Destinations with their mirrors; none where every connection is refused.
     pub targets: Vec<RewriterTarget>,
     /// The routes.
     pub router: Router,
@@ -94,15 +98,34 @@ pub struct LoginCommand {
     pub user: Box<[u8]>,
     /// Identifies the credentials, so that a connection knows when they have changed; never 0.
     pub identity: u64,
+    /// See [`wire::Host::login_for`].
+    pub service: Option<String>,
 }
 
 impl LoginCommand {
-    fn new(username: Option<&str>, password: &str) -> LoginCommand {
+    fn new(username: Option<&str>, password: &str, service: Option<&str>) -> LoginCommand {
         let bytes = auth_command(username, password);
         let mut identity = [0u8; 8];
         identity.copy_from_slice(&Sha256::digest(&bytes)[..8]);
         let user = username.unwrap_or("default").as_bytes().into();
-        LoginCommand { bytes, user, identity: u64::from_le_bytes(identity).max(1) }
+        LoginCommand { bytes, user, identity: u64::from_le_bytes(identity).max(1), service: service.map(str::to_owned) }
+    }
+
+    /// True if a connection may be logged in that leads to a cluster of these services, which are those
+    /// in the cluster's metadata.
+    pub fn is_for(&self, services: &[String]) -> bool {
+        let Some(own) = &self.service else { return true };
+        !services.is_empty() && services.iter().all(|service| service == own)
+    }
+
+    /// Says why a connection of a host isn't logged in that leads to a cluster of these services.
+    pub fn withheld(&self, host: &str, services: &[String]) -> String {
+        let own = self.service.as_deref().unwrap_or_default();
+        let found = match services {
+            [] => "a cluster whose metadata names no service (has istiod PILOT_ENABLE_TELEMETRY_LABEL=false?)".into(),
+            services => services.join(", "),
+        };
+        format!("redis-mesh: {host}: no login: it is for {own}, and connections lead to {found}")
     }
 }
 
@@ -134,15 +157,46 @@ impl RewriterConfig {
         }
         let found = listener
             .and_then(|l| self.listeners.get(l))
-            .or_else(|| cluster.and_then(|c| self.clusters.get(c)))
+            .or_else(|| self.refuse(listener, cluster))
+            .or_else(|| cluster.and_then(|c| of_cluster(&self.clusters, c)))
             .or_else(|| address.and_then(|a| self.addresses.get(a)));
         found.copied().or(self.every).map(|i| i as usize)
     }
 
+    /// The host of a connection that is refused. Where a listener has a token, other rules have led it
+    /// where it leads.
+    fn refuse(&self, listener: Option<&str>, cluster: Option<&str>) -> Option<&u32> {
+        match listener {
+            Some(token) => self.refused.get(wire::name_in(token)?),
+            None => of_cluster(&self.refused_clusters, cluster?),
+        }
+    }
+
     /// True if connections have to be asked where they go (some host has a selector).
     pub fn selects(&self) -> bool {
-        !(self.listeners.is_empty() && self.clusters.is_empty() && self.addresses.is_empty())
+        !(self.listeners.is_empty() && self.clusters.is_empty() && self.addresses.is_empty() && self.refused.is_empty())
     }
+
+    /// Adds a host of which connections are refused.
+    fn add_refused(&mut self, name: &str) {
+        let index = self.hosts.len() as u32;
+        let address = name.rsplit('/').next().unwrap_or_default();
+        if let Some((host, port)) = address.rsplit_once(':') {
+            self.refused_clusters.insert(format!("outbound|{port}||{host}"), index);
+        }
+        self.refused.insert(name.to_owned(), index);
+        self.hosts.push(RewriterHost::refused(address));
+    }
+}
+
+/// Finds a host by Istio's cluster. That of a subset (`outbound|PORT|SUBSET|HOST`) belongs to the same
+/// host.
+fn of_cluster<'c>(hosts: &'c BTreeMap<String, u32>, cluster: &str) -> Option<&'c u32> {
+    hosts.get(cluster).or_else(|| {
+        let (port, rest) = cluster.strip_prefix("outbound|")?.split_once('|')?;
+        let (_, host) = rest.split_once('|')?;
+        hosts.get(&format!("outbound|{port}||{host}"))
+    })
 }
 
 impl TryFrom<wire::FilterConfig> for RewriterConfig {
@@ -158,6 +212,8 @@ impl TryFrom<wire::FilterConfig> for RewriterConfig {
             clusters: BTreeMap::new(),
             addresses: BTreeMap::new(),
             every: None,
+            refused: BTreeMap::new(),
+            refused_clusters: BTreeMap::new(),
         };
         config::check_limits(&out.limits)?;
         for (i, host) in document.hosts.iter().enumerate() {
@@ -179,6 +235,7 @@ impl TryFrom<wire::FilterConfig> for RewriterConfig {
             }
             out.hosts.push(RewriterHost::new(host).map_err(at)?);
         }
+        document.refused.iter().for_each(|name| out.add_refused(name));
         Ok(out)
     }
 }
@@ -195,6 +252,34 @@ fn has_native_fields(host: &wire::Host) -> bool {
 }
 
 impl RewriterHost {
+    /// A host of which every connection is refused.
+    fn refused(name: &str) -> RewriterHost {
+        RewriterHost {
+            name: name.to_owned(),
+            path: Path::Direct,
+            client_auth: None,
+            login: None,
+            guard: Guard::default(),
+            targets: Vec::new(),
+            router: Router::default(),
+            faults: HostFaults::default(),
+            plain: false,
+            single_destination: true,
+            several_endpoints: false,
+            keys_decide: false,
+        }
+    }
+
+    /// True if every connection is refused.
+    pub fn is_refused(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// The error of a command that comes while the parts of the configuration don't fit together.
+    pub fn being_replaced(&self) -> String {
+        format!("ERR redis-mesh: the configuration of {} is being replaced, try again", self.name)
+    }
+
     fn new(host: &wire::Host) -> Result<RewriterHost, String> {
         let path = Path::try_from(host.path)?;
         if has_native_fields(host) {
@@ -228,8 +313,10 @@ impl RewriterHost {
             path,
             client_auth: host.client_auth.as_ref().map(PasswordCheck::new).transpose()?,
             login: match (&host.upstream_login, &host.handshake) {
-                (Some(login), _) => Some(LoginCommand::new(login.username.as_deref(), &login.password)),
-                (None, Some(password)) => Some(LoginCommand::new(None, password)),
+                (Some(login), _) => {
+                    Some(LoginCommand::new(login.username.as_deref(), &login.password, host.login_for.as_deref()))
+                }
+                (None, Some(password)) => Some(LoginCommand::new(None, password, None)),
                 (None, None) => None,
             },
             guard: Guard::of(host),
@@ -257,12 +344,15 @@ fn check_direct(host: &wire::Host, targets: &[RewriterTarget]) -> Result<(), Str
     if host.handshake.is_some() {
         return Err("handshake: only on path proxy".into());
     }
+    if host.login_for.is_some() && host.upstream_login.is_none() {
+        return Err("loginFor: there is no upstreamLogin".into());
+    }
     Ok(())
 }
 
 fn check_proxy(host: &wire::Host, targets: &[RewriterTarget]) -> Result<(), String> {
-    if host.upstream_login.is_some() {
-        return Err("upstreamLogin: on path proxy the cluster logs in".into());
+    if host.upstream_login.is_some() || host.login_for.is_some() {
+        return Err("upstreamLogin, loginFor: on path proxy the cluster logs in".into());
     }
     if host.handshake.as_deref().unwrap_or_default().is_empty() {
         return Err("handshake: path proxy needs one".into());
@@ -304,5 +394,73 @@ impl RewriterTarget {
             mirrors: target.mirrors.clone(),
             tags,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn config() -> RewriterConfig {
+        let host = |name: &str, selector: &str| {
+            format!(
+                r#"{{"host": "{name}:6379", "path": "direct", "selector": {selector},
+                "targets": [{{"destination": "t:6379"}}], "routes": [{{"match": "any", "target": 0}}]}}"#
+            )
+        };
+        let own = host("own", r#"{"clusters": ["outbound|6379||own"], "addresses": ["10.0.0.1:6379"]}"#);
+        let led = host("led", r#"{"listeners": ["led:6379 to outbound|6379||t"]}"#);
+        let json = format!(
+            r#"{{"name": "n", "revision": 1, "hosts": [{own}, {led}], "refused": ["led:6379", "shop/of-shop:6379"]}}"#
+        );
+        RewriterConfig::from_json(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn connections_that_lead_where_no_rule_has_led_them_are_refused() {
+        let config = config();
+        let found = |listener: Option<&str>, cluster, address| {
+            let host = config.select(listener, Some(cluster), Some(address)).map(|index| &config.hosts[index]);
+            host.map_or("none".to_owned(), |host| {
+                format!("{}{}", host.name, if host.is_refused() { " refused" } else { "" })
+            })
+        };
+        let elsewhere = "10.0.0.9:6379";
+        // A new address, and a subset of a user's DestinationRule.
+        assert_eq!(found(None, "outbound|6379||own", elsewhere), "own:6379");
+        assert_eq!(found(None, "outbound|6379|v1|own", elsewhere), "own:6379");
+        assert_eq!(found(None, "outbound|6379||led", elsewhere), "led:6379 refused");
+        assert_eq!(found(None, "outbound|6379|v1|led", elsewhere), "led:6379 refused");
+        assert_eq!(found(None, "outbound|6379||of-shop", elsewhere), "of-shop:6379 refused");
+        // The listener that the rules have changed, and one of another state of the rules.
+        let tokened = |name, cluster| found(Some(&wire::token(name, cluster)), cluster, elsewhere);
+        assert_eq!(tokened("led:6379", "outbound|6379||t"), "led:6379");
+        assert_eq!(tokened("led:6379", "outbound|6379||u"), "led:6379 refused");
+        // Other rules have led the connection to the host's own cluster, or elsewhere.
+        assert_eq!(tokened("a:6379", "outbound|6379||led"), "none");
+        assert_eq!(tokened("of-shop:6379", "outbound|6379||u"), "none");
+        assert_eq!(found(Some(wire::CONFIGURED_BY_ITSELF), "outbound|6379||led", elsewhere), "none");
+        for other in ["outbound|6379||other", "outbound|6380||led", "inbound|6379||led", "outbound|6379|led", "led", ""]
+        {
+            assert_eq!(found(None, other, elsewhere), "none", "{other}");
+        }
+        assert_eq!(found(None, "outbound|6379||other", "10.0.0.1:6379"), "own:6379");
+    }
+
+    #[test]
+    fn a_login_is_for_one_service() {
+        let service = |namespace: &str| wire::mesh_service(namespace, "redis.shop");
+        let (own, other) = (service("shop"), service("tenant"));
+        let login = LoginCommand::new(None, "secret", Some(&own));
+        assert!(login.is_for(std::slice::from_ref(&own)) && login.is_for(&[own.clone(), own.clone()]));
+        for services in [&[own.clone(), other.clone()][..], std::slice::from_ref(&other), &[]] {
+            assert!(!login.is_for(services), "{services:?}");
+        }
+        let text = login.withheld("h:6379", &[other]);
+        assert!(text.contains("shop/redis.shop") && text.contains("tenant/redis.shop"), "{text}");
+        assert!(login.withheld("h:6379", &[]).contains("PILOT_ENABLE_TELEMETRY_LABEL"));
+        assert!(LoginCommand::new(None, "secret", None).is_for(&[]));
     }
 }

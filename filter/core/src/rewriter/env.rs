@@ -1,6 +1,6 @@
 //! What a call of the rewriter needs from outside.
 
-use super::config::{RewriterConfig, RewriterHost};
+use super::config::{LoginCommand, RewriterConfig, RewriterHost};
 use super::login_review::LoginReview;
 use crate::random::Random;
 use crate::stats::Stats;
@@ -24,4 +24,13 @@ pub struct Env<'a> {
     pub stats: &'a mut Stats,
     /// What the login of the host may do.
     pub review: &'a mut LoginReview,
+    /// The connection leads where the host's login may be sent: [`LoginCommand::is_for`].
+    pub may_log_in: bool,
+}
+
+impl<'a> Env<'a> {
+    /// The login of the filter's own, if the connection is to be logged in.
+    pub fn login(&self) -> Option<&'a LoginCommand> {
+        self.host.login.as_ref().filter(|_| self.may_log_in)
+    }
 }

@@ -26,6 +26,10 @@ impl ConnectionState {
     /// Does what comes before the next command: the login, and a pause when too many replies are
     /// outstanding. False: the command has to wait.
     pub(super) fn ready(&mut self, env: &mut Env<'_>, sink: &mut Sink<'_>) -> bool {
+        if env.host.is_refused() {
+            self.refuse(env, sink);
+            return false;
+        }
         if *self.path.get_or_insert(env.host.path) != env.host.path {
             // The next filter of this connection can't become another one.
             self.shut();
@@ -35,8 +39,7 @@ impl ConnectionState {
             self.gate = Gate::Backlog;
             return false;
         }
-        let host = env.host;
-        let Some(login) = &host.login else {
+        let Some(login) = env.login() else {
             if self.login == LoginState::Due {
                 self.login = LoginState::Done(0);
             }
@@ -64,6 +67,19 @@ impl ConnectionState {
                 false
             }
         }
+    }
+
+    /// Refuses a connection: nothing of the client goes on. Of a connection that was served before, the
+    /// replies that are outstanding can't be told from that to a marker.
+    fn refuse(&mut self, env: &mut Env<'_>, sink: &mut Sink<'_>) {
+        env.stats.count(Stat::Refused);
+        if self.path.is_some() {
+            return self.shut();
+        }
+        let mut reply = Vec::new();
+        encode::error(&mut reply, env.host.being_replaced().as_bytes());
+        self.inject(env, MarkerForm::Hello, reply, Then::Close, sink.write());
+        self.gate = Gate::Shut;
     }
 
     /// Asks Redis what the login may do, before any command of the client.
@@ -116,9 +132,7 @@ impl ConnectionState {
             Path::Direct => {
                 format!("ERR redis-mesh: {destination} refused the login of its RedisDestination")
             }
-            Path::Proxy => {
-                format!("ERR redis-mesh: the configuration of {} is being replaced, try again", env.host.name)
-            }
+            Path::Proxy => env.host.being_replaced(),
         };
         encode::error(out, text.as_bytes());
         self.shut();

@@ -140,8 +140,7 @@ pub(super) fn reset(
     if args.count != 1 {
         return RewriterDecision::Refuse(errors::wrong_arity("reset"));
     }
-    let host = env.host;
-    match (host.path, &host.login) {
+    match (env.host.path, env.login()) {
         // What RESET does is followed when it goes on: a fault may come before.
         (Path::Direct, None) => return RewriterDecision::Forward,
         (Path::Direct, Some(login)) => reset_on_direct(state, env, login, sink),

@@ -37,6 +37,7 @@ fn host(routes: &[(wire::KeyMatch, u32)], destinations: &[&str]) -> wire::Host {
         path: wire::DataPath::Native,
         client_auth: None,
         upstream_login: None,
+        login_for: None,
         handshake: None,
         guard_credentials: false,
         allow_admin_commands: false,

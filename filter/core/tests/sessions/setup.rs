@@ -141,6 +141,7 @@ impl Setup {
             path: wire::DataPath::Native,
             client_auth: one_in(random, 3).then_some(client_auth),
             upstream_login: None,
+            login_for: None,
             handshake: None,
             guard_credentials: false,
             allow_admin_commands: false,

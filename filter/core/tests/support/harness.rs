@@ -15,6 +15,8 @@ pub struct Harness {
     pub stats: Stats,
     pub review: LoginReview,
     pub now: Duration,
+    /// The services of the cluster to which the connection leads.
+    pub services: Vec<String>,
     /// The client's next bytes are its last.
     pub ending: bool,
     /// Client bytes that wait because the gate is closed.
@@ -35,6 +37,7 @@ impl Harness {
             stats: Stats::default(),
             review: LoginReview::default(),
             now: Duration::from_secs(1),
+            services: Vec::new(),
             ending: false,
             waiting: Vec::new(),
             next: Vec::new(),
@@ -49,16 +52,17 @@ impl Harness {
         self
     }
 
-    /// Returns the configuration of one host, which is given as JSON.
-    pub fn config(host: &str) -> RewriterConfig {
-        let json = format!(r#"{{"name": "test", "revision": 1, "hosts": [{host}]}}"#);
+    /// Returns a configuration that is given as JSON.
+    pub fn config(json: &str) -> RewriterConfig {
         RewriterConfig::from_json(json.as_bytes()).unwrap_or_else(|e| panic!("{e}: {json}"))
     }
 
     fn lend<T>(&mut self, call: impl FnOnce(&mut Rewriter, &mut Env<'_>) -> T) -> T {
+        let host = &self.config.hosts[0];
         let mut env = Env {
             config: &self.config,
-            host: &self.config.hosts[0],
+            host,
+            may_log_in: host.login.as_ref().is_none_or(|login| login.is_for(&self.services)),
             now: self.now,
             unix: Duration::new(1_700_000_000, 123_456_000),
             ending: self.ending,

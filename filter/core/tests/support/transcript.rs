@@ -5,6 +5,7 @@
 //! # A comment.
 //! host {"host": "redis:6379", "path": "direct", "targets": […], "routes": […]}    the host's configuration; may go on in
 //!                                                                                  further lines that begin with a space
+//! refused redis:6379       … or the only entry of `refused`
 //! client> SET a "x y"      a command, as an array of bulk strings; words as in redis-cli
 //! client> raw PING\r\n     bytes, with escapes as in Rust
 //! next<   SET a "x y"      what the next filter must get: commands, one a line, …
@@ -47,8 +48,10 @@ impl Nonces {
 
 /// A conversation.
 pub struct Transcript {
-    /// The host's configuration, as JSON.
+    /// The host's configuration, as JSON; empty if connections of the host are refused.
     pub host: String,
+    /// The host of which connections are refused.
+    pub refused: Option<String>,
     /// Its steps, in order.
     pub steps: Vec<Step>,
     /// The conversation depends on the time of day, so that only the core can replay it.
@@ -77,7 +80,8 @@ pub enum Step {
 impl Transcript {
     /// Parses a transcript; panics with the number of a line that is wrong.
     pub fn parse(text: &str) -> Transcript {
-        let mut transcript = Transcript { host: String::new(), steps: Vec::new(), only_core: false, asks: false };
+        let mut transcript =
+            Transcript { host: String::new(), refused: None, steps: Vec::new(), only_core: false, asks: false };
         let mut in_host = false;
         for (number, line) in text.lines().enumerate() {
             let bad = |why: &str| -> ! { panic!("line {}: {why}: {line}", number + 1) };
@@ -96,6 +100,10 @@ impl Transcript {
                 "host" => {
                     transcript.host.push_str(rest);
                     in_host = true;
+                    continue;
+                }
+                "refused" => {
+                    transcript.refused = Some(rest.to_owned());
                     continue;
                 }
                 "only" => {
@@ -122,6 +130,15 @@ impl Transcript {
             });
         }
         transcript
+    }
+}
+
+impl Transcript {
+    /// Returns the filter's configuration of this name.
+    pub fn document(&self, name: &str) -> String {
+        let (host, refused) = (&self.host, &self.refused);
+        let refused = refused.iter().map(|host| format!("\"{host}\"")).collect::<String>();
+        format!(r#"{{"name": "{name}", "revision": 1, "hosts": [{host}], "refused": [{refused}]}}"#)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The suite: tests that share one mesh.
 
+mod captures;
 mod conditions;
 mod delivery;
 mod destination_rules;
+mod envoy_filters;
 mod external;
 mod gateways;
 mod headless;
@@ -41,6 +43,7 @@ fn of_anybody() -> Vec<Test> {
         headless::TESTS,
         mtls::TESTS,
         native::TESTS,
+        envoy_filters::TESTS,
         external::TESTS,
         gateways::TESTS,
         secrets::TESTS,
@@ -52,6 +55,7 @@ fn of_anybody() -> Vec<Test> {
 /// The tests that only the controller passes.
 fn of_the_controller() -> Vec<Test> {
     [
+        captures::TESTS,
         conditions::TESTS,
         module::TESTS,
         delivery::TESTS,

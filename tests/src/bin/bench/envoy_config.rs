@@ -119,6 +119,7 @@ pub fn filter_config(path: DataPath, tags: &[Option<String>], routes: Vec<(KeyMa
         path,
         client_auth: None,
         upstream_login: None,
+        login_for: None,
         handshake: (path == DataPath::Proxy).then(|| HANDSHAKE.into()),
         guard_credentials: false,
         allow_admin_commands: false,
@@ -132,7 +133,13 @@ pub fn filter_config(path: DataPath, tags: &[Option<String>], routes: Vec<(KeyMa
         routes: routes.into_iter().map(route).collect(),
         faults: Vec::new(),
     };
-    FilterConfig { name: "bench".into(), revision: 1, hosts: vec![host], limits: Limits::default() }
+    FilterConfig {
+        name: "bench".into(),
+        revision: 1,
+        hosts: vec![host],
+        refused: Vec::new(),
+        limits: Limits::default(),
+    }
 }
 
 /// Returns the tag of a target, with the length that `redis-mesh render` gives it.
