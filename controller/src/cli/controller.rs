@@ -10,7 +10,8 @@ use crate::quantity;
 use crate::render::native::DynamicModule;
 use crate::run::root::RootSettings;
 use crate::run::telemetry::{self, LogFormat};
-use crate::run::{self, ControllerConfig, FilterSource, ModuleSource};
+use crate::run::witness::settings::{WitnessPolicy, WitnessSettings};
+use crate::run::{self, ControllerConfig, DebounceTimes, FilterSource, ModuleSource};
 
 use super::artifacts::{FILTER, MODULE, candidates, module, sha256};
 use super::delivery::RuleDelivery;
@@ -88,6 +89,14 @@ pub struct Controller {
     /// The longest time that a change waits while more changes come
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = quantity::duration)]
     max_debounce: Duration,
+    /// The admin interface of an Envoy of the mesh, which is asked what it has taken, such as
+    /// http://127.0.0.1:15000. What it refuses is taken back
+    #[arg(long, value_name = "URL")]
+    witness: Option<String>,
+    /// What happens while the witness doesn't answer: nothing is applied, or changes are applied and
+    /// their status says no more than that
+    #[arg(long, value_enum, default_value_t = WitnessPolicy::Prefer, ignore_case = true, requires = "witness")]
+    witness_policy: WitnessPolicy,
     /// The kubeconfig with the API server [default: as a pod of the cluster, else KUBECONFIG]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -119,8 +128,8 @@ impl Controller {
             module,
             listen: self.listen,
             lease: self.lease,
-            debounce: self.debounce,
-            max_debounce: self.max_debounce,
+            debounce: DebounceTimes { quiet: self.debounce, longest: self.max_debounce },
+            witness: WitnessSettings { url: self.witness, policy: self.witness_policy },
             kubeconfig: self.kubeconfig,
         })
     }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct ResourceStatus {
     /// `Accepted`: the object is valid and no other object has precedence. `ResolvedRefs`: the
-    /// objects that it names exist. `Programmed`: the configuration that follows from it has been
-    /// written to the mesh. `Warnings`, where there are any: what is in force as it is written puts
+    /// objects that it names exist. `Programmed`: a proxy has taken the configuration that follows
+    /// from it, or, with the reason `Applied`, it has been written to the mesh. `Warnings`, where there are any: what is in force as it is written puts
     /// data or protection at risk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

@@ -34,6 +34,7 @@ pub struct PlanHistory {
 }
 
 /// The plan: all objects that are to be, in a fixed order.
+#[derive(Default)]
 pub struct RenderPlan {
     /// The objects.
     pub objects: Vec<Arc<PlannedObject>>,

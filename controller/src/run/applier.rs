@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::inventory::NamespacedName;
 use crate::render::envoy_filter;
+use crate::render::marker;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::planned_object::{ObjectContent, PlannedObject};
 use crate::render::prepared_service::PreparedService;
@@ -148,6 +149,13 @@ impl Applier {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let key = RenderedKey { kind: envoy_filter::KIND, name: NamespacedName::new(root_namespace, name) };
         self.apply(&key, object).await.map(drop)
+    }
+
+    /// Writes the marker of a batch.
+    pub async fn mark(&self, root_namespace: &str, number: u64, content: &str) -> Result<(), kube::Error> {
+        let name = NamespacedName::new(root_namespace, marker::NAME);
+        let key = RenderedKey { kind: envoy_filter::KIND, name };
+        self.apply(&key, marker::envoy_filter(root_namespace, number, content)).await.map(drop)
     }
 
     fn api(&self, key: &RenderedKey) -> Api<DynamicObject> {

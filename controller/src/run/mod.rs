@@ -45,6 +45,7 @@ pub mod telemetry;
 mod update_status;
 mod urgency;
 mod watch;
+pub mod witness;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -76,6 +77,9 @@ use request::chain;
 use root::{RootFinding, RootReader, RootSettings};
 use sync_state::{ReconcileSettings, SyncState};
 use telemetry::ControllerMetrics;
+use witness::admin::WitnessAdmin;
+use witness::settings::WitnessSettings;
+use witness::state::Witness;
 
 /// The time that the election gets to give the Lease back when the process ends.
 const RELEASE: Duration = Duration::from_secs(3);
@@ -100,12 +104,20 @@ pub struct ControllerConfig {
     pub listen: SocketAddr,
     /// The name of the Lease that decides which replica writes.
     pub lease: String,
-    /// The time without changes after which a sync begins.
-    pub debounce: Duration,
-    /// The longest time that a change waits for a sync.
-    pub max_debounce: Duration,
+    /// How long changes wait for others.
+    pub debounce: DebounceTimes,
+    /// The proxies that are asked what they have taken.
+    pub witness: WitnessSettings,
     /// The kubeconfig; none: as a pod of the cluster, else `KUBECONFIG`.
     pub kubeconfig: Option<PathBuf>,
+}
+
+/// How long changes wait for others, so that one sync takes in all of them.
+pub struct DebounceTimes {
+    /// The time without changes after which a sync begins.
+    pub quiet: Duration,
+    /// The longest time that a change waits for a sync.
+    pub longest: Duration,
 }
 
 /// The place where proxies fetch the filter.
@@ -158,6 +170,7 @@ pub fn run(config: ControllerConfig) -> Result<(), String> {
 }
 
 async fn serve(config: ControllerConfig) -> Result<(), String> {
+    let witness = config.witness.url.as_deref().map(WitnessAdmin::new).transpose()?;
     let client = client(config.kubeconfig.as_deref()).await?;
     let listener = http::bind(config.listen).await?;
     let (filters, filter_url, filter_sha256) = filters(&config, &client)?;
@@ -196,7 +209,9 @@ async fn serve(config: ControllerConfig) -> Result<(), String> {
     let shown = filter_url.clone();
     let settings = settings(&config, identity, (filter_url, filter_sha256), handshake_key);
     info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, filter = shown, "starting");
-    let reconciler = Reconciler::new(SyncState::new(client, settings, http.clone(), standing), delivered);
+    let mut state = SyncState::new(client, settings, http.clone(), standing);
+    state.witness = witness.map(|admin| Witness::start(admin, config.witness.policy, http.clone()));
+    let reconciler = Reconciler::new(state, delivered);
     let result = tokio::select! {
         result = http::serve(listener, http) => result.map_err(|error| format!("--listen: {error}")),
         () = reconciler.run() => Ok(()),
@@ -268,8 +283,8 @@ fn settings(
         },
         module_refusal: None,
         ports: DeclaredPorts::new(config.ports.clone(), matches!(config.filter, FilterSource::Served { .. })),
-        debounce: config.debounce,
-        max_debounce: config.max_debounce,
+        debounce: config.debounce.quiet,
+        max_debounce: config.debounce.longest,
     }
 }
 

@@ -18,6 +18,7 @@ use super::root::MeshRoot;
 use super::source::{SecretScope, WatchSource};
 use super::sync_state::SyncState;
 use super::watch::{self, Observation, WatchUpdate};
+use super::witness::state::Witness;
 
 /// Reconciles the cluster with its RedisServices and RedisDestinations.
 pub struct Reconciler {
@@ -101,6 +102,7 @@ impl Reconciler {
                 return;
             }
             () = changed(&mut self.delivered) => self.take_module(),
+            () = judged(&mut self.state.witness) => return,
             () = retry => self.state.progress.woken(),
         }
         let end = Instant::now() + self.state.context.settings.max_debounce;
@@ -229,6 +231,17 @@ impl Reconciler {
         let open = |source| watch::start(client, source, updates.clone());
         for closed in self.state.secrets.update(&self.state.store, open) {
             self.listings.close(&closed);
+        }
+    }
+}
+
+/// Returns when the witness has shown something from which something follows; never if there is none.
+async fn judged(witness: &mut Option<Witness>) {
+    let Some(witness) = witness else { return std::future::pending().await };
+    loop {
+        witness.looked().await;
+        if witness.take_look() {
+            return;
         }
     }
 }

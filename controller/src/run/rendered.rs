@@ -8,8 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kube::api::DynamicObject;
+use redis_mesh_core::hex::to_hex;
+use serde_json::{Value, json};
 
 use crate::inventory::NamespacedName;
+use crate::render::marker;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::plan::RenderPlan;
 use crate::render::planned_object::PlannedObject;
@@ -143,6 +146,9 @@ impl RenderedObjects {
 
     /// Takes in an object that a watch shows. True if it differs from what is known.
     pub fn observe(&mut self, key: RenderedKey, mut object: Box<ObservedObject>) -> bool {
+        if key.name.name == marker::NAME {
+            return false;
+        }
         if object.revision <= now().saturating_add(MAX_SKEW) {
             self.revision = self.revision.max(object.revision);
         }
@@ -278,6 +284,13 @@ impl RenderedObjects {
     /// True if any object could not be written or deleted.
     pub fn has_failures(&self) -> bool {
         !self.failures.is_empty()
+    }
+
+    /// The digest of what the objects say that this controller keeps, as hexadecimal digits.
+    pub fn content(&self) -> String {
+        let digests = self.own().map(|(key, object)| (key.to_string(), object.digest.unwrap_or_default()));
+        let digests: Vec<Value> = digests.map(|(key, digest)| json!([key, digest])).collect();
+        to_hex(&digest::digest(&Value::Array(digests)))[..16].to_owned()
     }
 
     /// True if any object could not be written, or Istio says something against one.

@@ -19,6 +19,8 @@ use super::state::ObjectState;
 use super::sync_state::SyncState;
 use super::telemetry::OutcomeLabel;
 use super::update_status::{self, StatusFacts};
+use super::witness::judge;
+use super::witness::ledger::Claim;
 
 /// Why statuses are not as they should be.
 #[derive(Debug)]
@@ -128,15 +130,26 @@ impl SyncState {
             std::mem::take(&mut self.statuses.status_dirty).into_iter().partition(|key| !pending.contains(key));
         self.statuses.status_dirty = later;
         let dirty: BTreeSet<ObjectKey> = dirty;
-        let mut updates = Vec::new();
+        let (mut updates, mut early, mut unsettled) = (Vec::new(), Vec::new(), Vec::new());
         for key in dirty {
             let (Some(object), Some(state)) = (self.store.objects().get(&key), self.states.get(&key)) else { continue };
             let judgement = judgements.get(&key).cloned().unwrap_or_default();
+            let claim = judge::claim(self, &key);
             let after = update_status::status(&self.facts(&key, state, judgement), &object.status);
+            if judge::is_too_early(claim, &after) {
+                early.push(key);
+                continue;
+            }
+            if !matches!(claim, Claim::Taken | Claim::NoWitness) {
+                unsettled.push(key.clone());
+            }
             if !crate::crd::status::is_same(&after, &object.status) {
                 updates.push(StatusUpdate { uid: object.uid.clone(), before: object.status.clone(), after, key });
             }
         }
+        // The witness is about to be asked again.
+        unsettled.extend(early);
+        self.statuses.unsettled.extend(unsettled);
         updates
     }
 
@@ -150,6 +163,8 @@ impl SyncState {
             unreadable: self.secrets.unreadable_of(&self.store, key),
             failures: judgement.failures,
             rejections: judgement.rejections,
+            withheld: self.states.withheld(key),
+            claim: judge::claim(self, key),
             module_refusal: self.context.settings.module_refusal.as_ref(),
         }
     }

@@ -45,11 +45,30 @@ pub struct StateChange {
     pub is_good: bool,
 }
 
+/// What an object says that isn't in force, since a proxy refuses it.
+struct Withheld {
+    refused: Vec<Arc<PreparedService>>,
+    /// Why; none before it is known whether it is this object's fault.
+    words: Option<String>,
+    /// True if another replica has found that out, so that it is unknown what is in force instead.
+    is_recalled: bool,
+}
+
+impl Withheld {
+    /// True if an evaluation has found the same again.
+    fn is_same(&self, prepared_services: &[Arc<PreparedService>]) -> bool {
+        let are_equal = |(a, b): (&Arc<PreparedService>, &Arc<PreparedService>)| a.service == b.service;
+        self.refused.len() == prepared_services.len() && self.refused.iter().zip(prepared_services).all(are_equal)
+    }
+}
+
 /// The states of all objects.
 #[derive(Default)]
 pub struct ObjectStates {
+    withheld: BTreeMap<ObjectKey, Withheld>,
     states: BTreeMap<ObjectKey, Box<ObjectState>>,
-    /// The objects with errors of which something is in force.
+    /// The objects of which something is in force that they don't say any more: those with errors, and those
+    /// that are withheld.
     kept: BTreeSet<ObjectKey>,
     /// The number of objects whose services depend on a RedisDestination.
     users: BTreeMap<ObjectKey, usize>,
@@ -72,6 +91,7 @@ impl ObjectStates {
         let used = self.use_instead(key, &uses);
         let Some((evaluation, uid)) = evaluated else {
             self.kept.remove(key);
+            self.withheld.remove(key);
             let before = self.states.remove(key).map(|state| state.in_force).unwrap_or_default();
             return (StateChange { before, after: Vec::new(), is_good: true }, used);
         };
@@ -84,7 +104,13 @@ impl ObjectStates {
         if evaluation.is_good() {
             state.good_generation = Some(evaluation.generation);
         }
-        if evaluation.is_good_for_the_rest() {
+        let good = evaluation.is_good_for_the_rest().then_some(&evaluation.prepared_services);
+        if good.is_some_and(|services| self.withheld.get(key).is_some_and(|withheld| !withheld.is_same(services))) {
+            self.withheld.remove(key);
+        }
+        if self.withheld.contains_key(key) {
+            // What a proxy refuses stays out of force.
+        } else if evaluation.is_good_for_the_rest() {
             state.in_force = evaluation.prepared_services.clone();
         } else if evaluation.has_conflict() {
             // Errors leave in force what was in force, except where another object has precedence.
@@ -94,7 +120,8 @@ impl ObjectStates {
             state.in_force.retain(|prepared| own.contains(&identity(prepared)));
         }
         let change = StateChange { before, after: state.in_force.clone(), is_good: evaluation.is_good() };
-        match evaluation.is_good_for_the_rest() || state.in_force.is_empty() {
+        let is_in_force = evaluation.is_good_for_the_rest() && !self.withheld.contains_key(key);
+        match is_in_force || state.in_force.is_empty() {
             true => self.kept.remove(key),
             false => self.kept.insert(key.clone()),
         };
@@ -112,6 +139,58 @@ impl ObjectStates {
         let state = self.states.get_mut(key)?;
         let before = std::mem::replace(&mut state.in_force, services);
         Some(StateChange { before, after: state.in_force.clone(), is_good: false })
+    }
+
+    /// Puts an object back into the state in which these services were in force, until it says something
+    /// else.
+    pub fn withhold(&mut self, key: &ObjectKey, before: Vec<Arc<PreparedService>>) {
+        let Some(state) = self.states.get_mut(key) else { return };
+        let refused = state.evaluation.prepared_services.clone();
+        self.withheld.insert(key.clone(), Withheld { refused, words: None, is_recalled: false });
+        // It follows its hosts as what is kept of objects with errors does.
+        if !before.is_empty() {
+            self.kept.insert(key.clone());
+        }
+        state.in_force = before;
+    }
+
+    /// Leaves what is in the cluster of an object as it is, since a replica that led before has found that
+    /// a proxy refuses what the object says.
+    pub fn recall(&mut self, key: &ObjectKey, words: &str) {
+        let Some(state) = self.states.get_mut(key).filter(|_| !self.withheld.contains_key(key)) else { return };
+        let refused = state.evaluation.prepared_services.clone();
+        state.in_force = Vec::new();
+        let withheld = Withheld { refused, words: Some(words.to_owned()), is_recalled: true };
+        self.withheld.insert(key.clone(), withheld);
+    }
+
+    /// Says why an object is withheld.
+    pub fn explain(&mut self, key: &ObjectKey, words: String) {
+        if let Some(withheld) = self.withheld.get_mut(key) {
+            withheld.words = Some(words);
+        }
+    }
+
+    /// Puts what an object says in force, if it was withheld.
+    pub fn release(&mut self, key: &ObjectKey) -> Option<StateChange> {
+        self.withheld.remove(key)?;
+        let state = self.states.get_mut(key)?;
+        let before = state.in_force.clone();
+        if state.evaluation.is_good_for_the_rest() {
+            state.in_force = state.evaluation.prepared_services.clone();
+            self.kept.remove(key);
+        }
+        Some(StateChange { before, after: state.in_force.clone(), is_good: state.evaluation.is_good() })
+    }
+
+    /// Why an object is withheld, if it is; empty before that is known.
+    pub fn withheld(&self, key: &ObjectKey) -> Option<&str> {
+        self.withheld.get(key).map(|withheld| withheld.words.as_deref().unwrap_or_default())
+    }
+
+    /// The number of objects that are withheld.
+    pub fn count_withheld(&self) -> usize {
+        self.withheld.len()
     }
 
     fn use_instead(&mut self, key: &ObjectKey, uses: &BTreeSet<ObjectKey>) -> Vec<ObjectKey> {
@@ -158,11 +237,13 @@ impl ObjectStates {
 
     /// The objects of which nothing is known but what was rendered from them, if anything was.
     pub fn frozen<'a>(&self, store: &'a Store) -> Vec<&'a ObjectKey> {
-        if self.states.len() == store.objects().len() && !self.states.values().any(|state| state.is_frozen()) {
+        let is_recalled = |key: &ObjectKey| self.withheld.get(key).is_some_and(|withheld| withheld.is_recalled);
+        let is_any_frozen = || self.states.iter().any(|(key, state)| state.is_frozen() || is_recalled(key));
+        if self.states.len() == store.objects().len() && !is_any_frozen() {
             return Vec::new();
         }
         let keys = store.objects().keys();
-        keys.filter(|key| self.states.get(key).is_none_or(|state| state.is_frozen())).collect()
+        keys.filter(|key| self.states.get(key).is_none_or(|state| state.is_frozen()) || is_recalled(key)).collect()
     }
 
     /// The numbers of objects of a kind without and with errors.

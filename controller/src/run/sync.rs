@@ -38,6 +38,8 @@ use super::state::StateChange;
 use super::sync_state::SyncState;
 use super::telemetry::OutcomeLabel;
 use super::urgency;
+use super::witness::judge;
+use super::witness::state::Witness;
 
 /// Why the cluster is not as planned after the step *apply*.
 #[derive(Debug)]
@@ -62,6 +64,8 @@ impl fmt::Display for ApplyError {
 pub enum SyncError {
     /// The step *apply* failed.
     Apply(ApplyError),
+    /// The marker of the batch could not be written.
+    Mark(RequestError),
     /// The step *status* failed.
     Status(StatusError),
 }
@@ -70,6 +74,7 @@ impl fmt::Display for SyncError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SyncError::Apply(error) => error.fmt(f),
+            SyncError::Mark(error) => write!(f, "the marker could not be written: {error}"),
             SyncError::Status(error) => error.fmt(f),
         }
     }
@@ -97,34 +102,43 @@ impl SyncState {
     /// Runs all steps, as far as there is anything to do and this replica leads.
     pub(super) async fn sync(&mut self) {
         let began = Instant::now();
-        let changes = self.evaluate();
+        let is_due = judge::carry_out(self).await;
+        // Refused batches are taken back before anything else is begun.
+        let changes = if judge::is_returning(self) { Vec::new() } else { self.evaluate() };
         let evaluated = changes.len();
         if !self.context.is_leader() {
+            self.witness.iter_mut().for_each(Witness::rest);
             return;
         }
         let relocations = self.relocations();
         self.declare_ports();
         let is_idle = evaluated == 0
             && relocations.is_empty()
+            && !is_due
             && !self.progress.is_stale
             && !self.objects.has_failures()
             && self.statuses.status_dirty.is_empty();
         if is_idle {
             return;
         }
+        if !judge::may_begin(self, &changes).await {
+            return;
+        }
         let unmoved = self.relocate(relocations).await;
         self.urgent.add(&changes);
         let rendered = self.render(&changes);
         let rendered = self.order(rendered);
+        judge::look(self, &rendered.stage).await;
         let share = SHARE.max(began.elapsed() * 20);
         let mut rendered = self.apply(rendered, share).await;
         rendered.stage.failed += unmoved;
         let applied = rendered.result().map_err(SyncError::Apply);
+        let marked = judge::mark(self, &rendered.stage).await.map_err(SyncError::Mark);
         let reported = self.update_statuses(&rendered, share).await.map_err(SyncError::Status);
         self.set_gauges();
         let is_reported = !matches!(&reported, Ok(false));
         self.go_on(&rendered.stage, is_reported);
-        let result = applied.and(reported.map(drop));
+        let result = applied.and(marked).and(reported.map(drop));
         let seconds = began.elapsed().as_secs_f64();
         match &result {
             _ if self.progress.is_unfinished => debug!(evaluated, seconds, "synced in part"),
@@ -196,7 +210,7 @@ impl SyncState {
     }
 
     /// Plans the objects that are to be.
-    fn render(&mut self, changes: &[(ObjectKey, StateChange)]) -> Rendered<Prepared> {
+    pub(super) fn render(&mut self, changes: &[(ObjectKey, StateChange)]) -> Rendered<Prepared> {
         if let Some(plan) = self.plan_alone(changes) {
             return Rendered { plan, stage: Prepared { extent: Extent::Part } };
         }
@@ -271,7 +285,8 @@ impl SyncState {
             Extent::Part => Vec::new(),
         };
         let settings = &self.context.settings;
-        let is_confirmed = self.context.standing.borrow().is_root_confirmed();
+        let is_named = self.context.standing.borrow().is_root_confirmed();
+        let is_confirmed = judge::is_root_certain(self, is_named);
         let awaits_module = settings.awaits_module();
         let context = OrderContext { options: &settings.mesh, frozen, awaits_module, is_confirmed };
         order(rendered, &mut self.objects, &context)
@@ -380,6 +395,9 @@ impl SyncState {
             let subjects: Vec<ObjectKey> = subjects.collect();
             let is_performed = result.is_ok();
             let may_pass = !result.as_ref().is_err_and(RequestError::is_of_deleted_namespace);
+            if is_performed && let Some(witness) = &mut self.witness {
+                witness.touch(&subjects);
+            }
             self.performed(&key, repairs, result);
             if repairs
                 && is_performed

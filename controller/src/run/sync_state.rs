@@ -27,6 +27,7 @@ use super::secrets::SecretWatches;
 use super::state::ObjectStates;
 use super::store::Store;
 use super::urgency::UrgentChanges;
+use super::witness::state::Witness;
 
 /// The longest time between two attempts to sync.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
@@ -83,6 +84,8 @@ impl SyncContext {
 pub struct StatusQueue {
     /// The objects.
     pub status_dirty: BTreeSet<ObjectKey>,
+    /// Objects whose status doesn't say yet whether a proxy has taken them.
+    pub unsettled: BTreeSet<ObjectKey>,
     /// Objects whose rendered objects could not be written, or were rejected by Istio, in the
     /// last sync.
     pub judged: BTreeSet<ObjectKey>,
@@ -166,6 +169,8 @@ pub struct SyncState {
     pub statuses: StatusQueue,
     /// The changes that come before others.
     pub urgent: UrgentChanges,
+    /// The witness of what proxies have taken, if there is one.
+    pub witness: Option<Witness>,
     /// The progress of the reconciler.
     pub progress: SyncProgress,
 }
@@ -187,6 +192,7 @@ impl SyncState {
             objects: RenderedObjects::new(settings.controller.clone()),
             statuses: StatusQueue::default(),
             urgent: UrgentChanges::default(),
+            witness: None,
             progress: SyncProgress::new(),
             context: SyncContext {
                 recorder: Recorder::new(client.clone(), reporter),

@@ -25,8 +25,9 @@ pub enum LogFormat {
 
 /// Starts to write logs to stderr.
 pub fn log(format: Option<LogFormat>, level: &str) -> Result<(), String> {
-    // The controller logs errors of watches itself, each once.
-    let filter = EnvFilter::try_new(format!("kube_runtime::watcher=error,{level}"));
+    // The controller logs errors of watches and of requests itself, each once.
+    let quiet = "kube_runtime::watcher=error,kube_client::client::builder=off";
+    let filter = EnvFilter::try_new(format!("{quiet},{level}"));
     let filter = filter.map_err(|error| format!("--log-level: {error}"))?;
     let is_terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
@@ -80,6 +81,50 @@ struct CodeLabel {
     code: u16,
 }
 
+/// What the witness says of a batch, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, missing_docs)]
+pub enum JudgmentLabel {
+    taken,
+    refused,
+    unclear,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BatchLabel {
+    result: JudgmentLabel,
+}
+
+/// Metrics of what the witness says.
+#[derive(Default)]
+struct WitnessMetrics {
+    up: Gauge,
+    batches: Family<BatchLabel, Counter>,
+    others_refused: Gauge,
+    withheld: Gauge,
+}
+
+impl WitnessMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("witness_up", "1 if the witness answers; 0 if not, or if there is none", self.up.clone());
+        registry.register(
+            "batches",
+            "Batches of changes of which the witness has said something",
+            self.batches.clone(),
+        );
+        registry.register(
+            "refused_of_others",
+            "1 while the witness refuses what others than redis-mesh have written",
+            self.others_refused.clone(),
+        );
+        registry.register(
+            "withheld_resources",
+            "RedisServices and RedisDestinations that aren't in force since a proxy refuses them",
+            self.withheld.clone(),
+        );
+    }
+}
+
 /// Metrics of requests that write.
 #[derive(Default)]
 struct WriteMetrics {
@@ -98,6 +143,7 @@ pub struct ControllerMetrics {
     resources: Family<ResourceLabel, Gauge>,
     objects: Family<KindLabel, Gauge>,
     writes: WriteMetrics,
+    witness: WitnessMetrics,
     watch_errors: Family<KindLabel, Counter>,
     filter_requests: Family<CodeLabel, Counter>,
     memory: Gauge<u64, AtomicU64>,
@@ -114,6 +160,7 @@ impl Default for ControllerMetrics {
             resources: Family::default(),
             objects: Family::default(),
             writes: WriteMetrics::default(),
+            witness: WitnessMetrics::default(),
             watch_errors: Family::default(),
             filter_requests: Family::default(),
             memory: Gauge::default(),
@@ -146,6 +193,7 @@ impl Default for ControllerMetrics {
             metrics.filter_requests.clone(),
         );
         registry.register("resident_memory_bytes", "Resident memory of this process", metrics.memory.clone());
+        metrics.witness.register(&mut registry);
         ControllerMetrics { registry, ..metrics }
     }
 }
@@ -196,6 +244,26 @@ impl ControllerMetrics {
     /// Records an attempt to write a status.
     pub fn status_written(&self, result: OutcomeLabel) {
         self.writes.status_updates.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Records what the witness says of a batch.
+    pub fn judged(&self, result: JudgmentLabel) {
+        self.witness.batches.get_or_create(&BatchLabel { result }).inc();
+    }
+
+    /// Sets whether the witness answers.
+    pub fn set_witness_up(&self, is_up: bool) {
+        self.witness.up.set(is_up.into());
+    }
+
+    /// Sets whether the witness refuses what others have written.
+    pub fn set_others_refused(&self, others_refused: bool) {
+        self.witness.others_refused.set(others_refused.into());
+    }
+
+    /// Sets the number of objects that are withheld, since a proxy refuses them.
+    pub fn set_withheld(&self, count: usize) {
+        self.witness.withheld.set(count as i64);
     }
 
     /// Records a failure of a watch.

@@ -1,8 +1,8 @@
 //! The status of an object.
 //!
 //! `Accepted`: the object is valid and no other object has precedence. `ResolvedRefs`: the
-//! objects that it names exist. `Programmed`: the configuration that follows from it has been
-//! written to the mesh. `Warnings`: what is in force as it is written puts data or protection at
+//! objects that it names exist. `Programmed`: a proxy has taken the configuration that follows
+//! from it, or, with the reason `Applied`, it has been written to the mesh. `Warnings`: what is in force as it is written puts data or protection at
 //! risk; the condition is there only where there are any.
 
 use std::borrow::Cow;
@@ -23,11 +23,16 @@ use crate::render::prepared_service::PreparedService;
 
 use super::evaluation::Evaluation;
 use super::names::{FIELD_MANAGER, ObjectKey};
+use super::witness::ledger::Claim;
 
 /// The longest message in bytes. The API server's limit is 32,768.
 const MAX_MESSAGE: usize = 4096;
 /// The type of the condition that is true where there is something to worry about.
 const WARNINGS: &str = "Warnings";
+/// The reason of a condition of which it isn't known yet whether it is true.
+pub const PENDING: &str = "Pending";
+/// The reason of the condition `Programmed` of an object from which something follows that Envoy refuses.
+pub const REJECTED: &str = "Rejected";
 /// The longest note of an Event in bytes.
 const MAX_NOTE: usize = 1000;
 
@@ -50,6 +55,10 @@ pub struct StatusFacts<'a> {
     pub failures: Vec<String>,
     /// Why Istio rejects rendered objects.
     pub rejections: Vec<String>,
+    /// Why the object isn't in force as it is, since a proxy refuses it; empty before that is known.
+    pub withheld: Option<&'a str>,
+    /// What can be said of what was written.
+    pub claim: Claim,
     /// Why no sidecar gets the dynamic module from this controller, where it was asked to bring
     /// it.
     pub module_refusal: Option<&'a Problem>,
@@ -60,7 +69,11 @@ pub fn status(facts: &StatusFacts<'_>, present: &ResourceStatus) -> ResourceStat
     let evaluation = facts.evaluation;
     let conditions = [Some(accepted(facts)), Some(resolved(facts)), Some(programmed(facts)), warnings(evaluation)];
     let conditions = conditions.into_iter().flatten().map(|(kind, is_true, reason, message)| {
-        let status = if is_true { "True" } else { "False" };
+        let status = match (is_true, &*reason) {
+            (true, _) => "True",
+            (false, PENDING) => "Unknown",
+            (false, _) => "False",
+        };
         let known = present.conditions.iter().find(|known| known.type_ == kind && known.status == status);
         Condition {
             type_: kind.to_owned(),
@@ -151,9 +164,51 @@ fn programmed(facts: &StatusFacts<'_>) -> ConditionParts {
     if !facts.rejections.is_empty() {
         return say(false, "RejectedByIstio", facts.rejections.join("; "));
     }
+    in_force(facts)
+}
+
+/// The condition `Programmed` of an object that was written as it is, unless proxies refuse it.
+fn in_force(facts: &StatusFacts<'_>) -> ConditionParts {
+    let say = |is_true, reason: &'static str, message| ("Programmed", is_true, reason.into(), message);
+    match facts.withheld {
+        Some("") => {
+            return say(
+                false,
+                PENDING,
+                "a proxy refuses what was written together with it; it is being found out whose fault that is"
+                    .to_owned(),
+            );
+        }
+        Some(words) => return say(false, REJECTED, words.to_owned()),
+        None => {}
+    }
     let ways: BTreeSet<String> = facts.in_force.iter().map(|prepared| way(prepared, facts.module_refusal)).collect();
     let ways = some_of(ways.into_iter().collect());
-    say(true, "Programmed", if ways.is_empty() { "in force".to_owned() } else { ways })
+    let ways = if ways.is_empty() { "in force".to_owned() } else { ways };
+    match facts.claim {
+        Claim::Taken => say(true, "Programmed", ways),
+        Claim::NoWitness => say(true, "Applied", ways),
+        Claim::Unreachable => say(
+            true,
+            "Applied",
+            format!("{ways}; the witness doesn't answer, so it isn't known whether proxies have taken it"),
+        ),
+        Claim::OthersRefused => say(
+            true,
+            "Applied",
+            format!(
+                "{ways}; the witness refuses what others have written, so it isn't known whether proxies have taken it"
+            ),
+        ),
+        Claim::Awaited | Claim::Late => {
+            say(false, PENDING, "written to the mesh; no proxy has been seen with it yet".to_owned())
+        }
+        Claim::Forbidden => say(
+            false,
+            PENDING,
+            "not written to the mesh while the witness doesn't answer (--witness-policy Require)".to_owned(),
+        ),
+    }
 }
 
 /// The condition `Warnings`; none where there are none. Its reason has the code of each warning in
@@ -240,7 +295,7 @@ fn news(condition: &Condition, before: &ResourceStatus) -> Option<EventType> {
     let is_news = known.is_none_or(|known| (&known.status, &known.reason) != (&condition.status, &condition.reason));
     let is_good = condition.status == "True" && condition.type_ != WARNINGS;
     // Success is reported once, by the last condition.
-    let is_worth_it = is_news && (!is_good || condition.type_ == "Programmed");
+    let is_worth_it = is_news && condition.reason != PENDING && (!is_good || condition.type_ == "Programmed");
     is_worth_it.then_some(if is_good { EventType::Normal } else { EventType::Warning })
 }
 
@@ -277,8 +332,29 @@ mod tests {
             unreadable: Vec::new(),
             failures: Vec::new(),
             rejections: Vec::new(),
+            withheld: None,
+            claim: Claim::Taken,
             module_refusal: None,
         }
+    }
+
+    #[test]
+    fn programmed_is_what_a_proxy_has_taken() {
+        let evaluation = evaluation(&[]);
+        let check = |withheld, claim, expected: (&str, &str)| {
+            let status = status(&StatusFacts { withheld, claim, ..facts(&evaluation) }, &ResourceStatus::default());
+            let programmed = status.conditions.iter().find(|condition| condition.type_ == "Programmed").unwrap();
+            assert_eq!((programmed.status.as_str(), programmed.reason.as_str()), expected, "{claim:?}");
+        };
+        check(None, Claim::Taken, ("True", "Programmed"));
+        for claim in [Claim::NoWitness, Claim::Unreachable, Claim::OthersRefused] {
+            check(None, claim, ("True", "Applied"));
+        }
+        for claim in [Claim::Awaited, Claim::Late, Claim::Forbidden] {
+            check(None, claim, ("Unknown", "Pending"));
+        }
+        check(Some(""), Claim::Taken, ("Unknown", "Pending"));
+        check(Some("Envoy refuses it"), Claim::Taken, ("False", "Rejected"));
     }
 
     fn said(evaluation: &Evaluation, good_generation: Option<i64>) -> Vec<(String, String, String)> {

@@ -16,7 +16,7 @@ use super::settings::ValidatedSettings;
 
 /// One port of one host for some clients, ready to be rendered. It is a plain record of what
 /// validation has found, which rendering only reads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ValidatedService {
     /// The object from which the service follows.
     pub owner: Subject,
@@ -64,7 +64,7 @@ impl HostAddresses {
 }
 
 /// The choice of a data path.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PathChoice {
     /// Why the data path was chosen.
     pub reason: String,
@@ -132,7 +132,7 @@ pub struct ValidatedMirror {
 }
 
 /// A route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ValidatedRoute {
     /// The keys that the route takes.
     pub key: wire::KeyMatch,

@@ -22,3 +22,4 @@ pub mod services;
 pub mod sidecar;
 pub mod suite;
 pub mod traffic;
+pub mod witness;

@@ -67,6 +67,8 @@ pub struct Mesh {
     pub servers: Vec<Pod>,
     /// The control plane.
     pub plane: ControlPlane,
+    /// True if the test that runs has Envoy reject updates.
+    pub may_be_refused: bool,
     /// The network.
     pub network: Arc<Network>,
     /// The objects that were in the cluster at the start.
@@ -127,7 +129,8 @@ impl Mesh {
             By::Render => Operator::Rendered(Rendered::new()?),
             By::Controller => Operator::Controller(Controller::start(&plane, controller::Options::default())?),
         };
-        let mut mesh = Mesh { operator, single, cluster, client, servers, plane, network, baseline: BTreeSet::new() };
+        let (may_be_refused, baseline) = (false, BTreeSet::new());
+        let mut mesh = Mesh { operator, single, cluster, client, servers, plane, may_be_refused, network, baseline };
         mesh.baseline = mesh.objects()?;
         mesh.sync()?;
         workspace::progress(&format!("the mesh is up ({:.0?})", begin.elapsed()));

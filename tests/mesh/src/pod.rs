@@ -153,7 +153,13 @@ fn create(api: &Api, shape: &Shape<'_>, ip: Ipv4Addr, labels: &Value) -> Result<
             "serviceAccountName": "default",
             "nodeName": "node",
             "terminationGracePeriodSeconds": 0,
-            "containers": [{ "name": shape.app, "image": "none" }],
+            // As the namespace of the controller wants it of every pod.
+            "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [{
+                "name": shape.app,
+                "image": "none",
+                "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
+            }],
         },
     }))?;
     let status = json!({
