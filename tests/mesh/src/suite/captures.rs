@@ -213,7 +213,7 @@ fn captured(mesh: &mut Mesh, pod: &Pod, redis: &Redis) -> Result<()> {
         eventually(PATIENCE, || {
             let answer = ask("set captured 1")?;
             ensure!(
-                answer == "OK" && redis.cmd(&["EXISTS", "captured"])?.tty() == "(integer) 1",
+                answer == "OK" && redis.cmd(&["DEL", "captured"])?.tty() == "(integer) 1",
                 "not captured: {answer}"
             );
             Ok(())
