@@ -83,6 +83,14 @@ fn plugin(mesh: &Mesh) -> Result<Option<usize>> {
     Ok(plugin.map(|plugin| plugin["spec"]["pluginConfig"].to_string().len()))
 }
 
+/// Returns the number of the many hosts in the WasmPlugin.
+fn sharing(mesh: &Mesh) -> Result<usize> {
+    let plugin = mesh.api().get(&ObjectName::new("WasmPlugin", "istio-system", "redis-mesh-6379"))?;
+    let plugin = plugin.context("no WasmPlugin")?;
+    let hosts = plugin["spec"]["pluginConfig"]["hosts"].as_array().into_iter().flatten();
+    Ok(hosts.filter(|host| host["host"].as_str().is_some_and(|name| name.starts_with("many-"))).count())
+}
+
 /// Returns the EnvoyFilters with the configuration of one of the many hosts.
 fn by_themselves(mesh: &Mesh) -> Result<usize> {
     let filters = mesh.api().list("EnvoyFilter")?.into_iter().filter(|filter| {
@@ -180,8 +188,12 @@ fn grow_and_shrink(mesh: &Mesh, traffic: &Traffic) -> Result<()> {
 
     // Only those that have come last and don't fit.
     add(mesh, MIDDLE..LARGE)?;
-    let most = LARGE - MIDDLE;
-    let alone = wait_delivered(mesh, |alone| alone > most / 3 && alone < most)?;
+    eventually(PATIENCE, || {
+        let (alone, shared) = (by_themselves(mesh)?, sharing(mesh)?);
+        ensure!(alone + shared == LARGE, "{alone} hosts are configured by themselves, {shared} in the WasmPlugin");
+        Ok(())
+    })?;
+    let alone = wait_delivered(mesh, |alone| alone > 0 && alone < LARGE - MIDDLE)?;
     let size = plugin(mesh)?.unwrap_or_default();
     ensure!(size > MIN_PLUGIN, "the WasmPlugin's size: {size}");
     traffic.wait_right(200)?;
