@@ -114,10 +114,10 @@ fn repeated(upstreams: &Upstreams, connection: &UpstreamConnection, loss: Loss) 
     for (place, (in_flight, is_repeated)) in connection.pending.iter().zip(&mut repeated).enumerate() {
         let Some(owner) = in_flight.what.command() else { continue };
         let is_followed = last_others.get(&owner.client).is_some_and(|last| *last > owner.sequence);
-        let is_suspect = place == 0 && in_flight.redirects > 0;
+        let is_suspect = place == 0 && in_flight.sendings.redirects > 0;
         *is_repeated = in_flight.is_repeatable()
             && in_flight.replay > 0
-            && in_flight.redirects < MAX_REPEATS
+            && in_flight.sendings.redirects < MAX_REPEATS
             && !is_followed
             && !is_suspect;
     }
@@ -161,7 +161,7 @@ fn fail_pending(
                 if let Some(retry) = redirect_gate::at_the_master(upstreams, connection, in_flight, &bytes) {
                     failover::resend(upstreams, retry, false, effects);
                 } else if is_repeated {
-                    let in_flight = InFlight { redirects: in_flight.redirects + 1, ..in_flight };
+                    let in_flight = in_flight.again();
                     let retry = Retry { in_flight, bytes, key: connection.key.clone() };
                     failover::resend(upstreams, retry, false, effects);
                 } else if may_have_been_replaced(connection, in_flight, &bytes) {

@@ -105,10 +105,8 @@ pub struct InFlight {
     /// Bytes of the connection's replay buffer that belong to it: the command, to be sent to
     /// another node.
     pub replay: u32,
-    /// How often it has followed a redirection, since it was last retried.
-    pub redirects: u8,
-    /// How often it has been retried after TRYAGAIN.
-    pub retries: u8,
+    /// How often it was sent, and why.
+    pub sendings: Sendings,
     /// Which nodes of a Redis Cluster may answer it, if it only reads.
     pub reads: Option<ReadPolicy>,
     /// The command, or one of the transaction, names a script that the server may not know.
@@ -127,13 +125,32 @@ pub struct InFlight {
     pub written: u32,
 }
 
+/// How often a command was sent again, and why.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sendings {
+    /// How often it has followed a redirection, or was sent again over another connection, since it was last
+    /// retried.
+    pub redirects: u8,
+    /// How often it has been retried after TRYAGAIN.
+    pub retries: u8,
+    /// A node has sent it elsewhere, and may meanwhile execute what its client has sent behind it.
+    pub was_redirected: bool,
+}
+
+impl InFlight {
+    /// The same command, sent once more.
+    pub fn again(mut self) -> InFlight {
+        self.sendings.redirects += 1;
+        self
+    }
+}
+
 impl From<PendingReply> for InFlight {
     fn from(what: PendingReply) -> InFlight {
         InFlight {
             what,
             replay: 0,
-            redirects: 0,
-            retries: 0,
+            sendings: Sendings::default(),
             reads: None,
             names_scripts: false,
             may_run_code: false,

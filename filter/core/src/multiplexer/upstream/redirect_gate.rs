@@ -127,7 +127,7 @@ fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &
             return failover::refused(upstreams, (from, purpose, reply), retry, effects);
         }
     };
-    let is_exhausted = in_flight.redirects >= MAX_REDIRECTS || bytes.is_empty();
+    let is_exhausted = in_flight.sendings.redirects >= MAX_REDIRECTS || bytes.is_empty();
     if is_exhausted || own_slot != Some(slot) {
         upstreams.discovery.suspect(&endpoint, effects);
         return answer(upstreams, refused);
@@ -191,12 +191,13 @@ fn redirect(
 ) {
     let key = PoolKey { node: Some(node), readonly: false, ..refused.retry.key.clone() };
     // A slot that goes back and forth: a node that has refused the command executes the next one by now.
-    if refused.retry.in_flight.redirects > 0 && is_behind_later(upstreams, &key, &refused.retry) {
+    if refused.retry.in_flight.sendings.was_redirected && is_behind_later(upstreams, &key, &refused.retry) {
         return answer(upstreams, refused);
     }
     let Refused { from, purpose, mut retry, .. } = refused;
     upstreams.pool.events.push_back(Event::Redirected(owner));
-    retry.in_flight.redirects += 1;
+    retry.in_flight = retry.in_flight.again();
+    retry.in_flight.sendings.was_redirected = true;
     retry.key = key;
     resend_of(upstreams, (from, purpose), retry, asks, effects);
 }
@@ -213,15 +214,15 @@ fn is_behind_later(upstreams: &Upstreams, key: &PoolKey, retry: &Retry) -> bool 
 /// client has sent something for the same slot since. That can't be called back, so the command
 /// would come after it.
 fn try_again(upstreams: &mut Upstreams, refused: Refused, owner: Owner, effects: &mut Effects) {
-    let is_exhausted = refused.retry.in_flight.retries >= MAX_RETRIES;
+    let is_exhausted = refused.retry.in_flight.sendings.retries >= MAX_RETRIES;
     if is_exhausted || !refused.purpose.has_no_state() || is_followed(upstreams, owner, &refused.retry) {
         return answer(upstreams, refused);
     }
     let mut retry = refused.retry;
     upstreams.pool.events.push_back(Event::Redirected(owner));
     // While keys are on their way, each try may lead from node to node.
-    retry.in_flight.redirects = 0;
-    retry.in_flight.retries += 1;
+    retry.in_flight.sendings.redirects = 0;
+    retry.in_flight.sendings.retries += 1;
     upstreams.retries.add(retry, effects);
 }
 
@@ -244,11 +245,11 @@ pub fn at_the_master(
     let may_be_sent = connection.purpose.has_no_state()
         && connection.key.readonly
         && in_flight.reads.is_some()
-        && in_flight.redirects < MAX_REDIRECTS
+        && in_flight.sendings.redirects < MAX_REDIRECTS
         && !bytes.is_empty()
         && connection.refused().is_none();
     let key = upstreams.discovery.master_of_replica(&connection.key).filter(|_| may_be_sent)?;
-    let in_flight = InFlight { redirects: in_flight.redirects + 1, ..in_flight };
+    let in_flight = in_flight.again();
     Some(Retry { in_flight, bytes: bytes.to_vec(), key })
 }
 

@@ -40,7 +40,7 @@ impl WaitingCommand for Stranded {
 
     fn followed(&self) -> Followed {
         match self.why {
-            Unexecuted::Unsent(_) if self.retry.in_flight.redirects > 0 => Followed::Anywhere,
+            Unexecuted::Unsent(_) if self.retry.in_flight.sendings.was_redirected => Followed::Anywhere,
             Unexecuted::Unsent(_) => Followed::Nowhere,
             Unexecuted::Refused { from, .. } => Followed::Over(from),
         }
