@@ -26,7 +26,7 @@ pub fn explain(service: &ValidatedService, arguments: &[String]) -> Result<Strin
     let machine = DecidingMachine::of(service, &backends).map_err(|error| error.to_string())?;
     let mut lines = Lines::default();
     lines.add("host", &service.address.to_string());
-    lines.add("governed by", &format!("{}, for {}", service.owner, service.scope));
+    lines.add("governed by", &format!("{}, for {}", service.owner, service.clients));
     lines.add("data path", &format!("{} ({})", service.path.name(), service.choice.reason));
     lines.add("client login", &client_login(service));
     let bytes: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();

@@ -18,6 +18,7 @@ use service_port::is_redis_name;
 pub use service_port::{REDIS_PORT, ServicePort, external_name, port_of_alias, ports, redis_ports};
 
 use crate::destination_rule::DestinationRules;
+use crate::exports::Exports;
 pub use crate::namespaced_name::NamespacedName;
 
 /// The objects to which RedisServices and RedisDestinations may refer.
@@ -42,6 +43,10 @@ pub struct Inventory {
     pub is_whole: bool,
 }
 
+/// The annotation of a Service by which it is exported to some namespaces only
+/// (<https://istio.io/latest/docs/reference/config/annotations/#NetworkingExportTo>).
+pub const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
 /// The label of an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -49,8 +54,11 @@ impl Inventory {
     /// Adds a Service, or replaces it.
     pub fn add_service(&mut self, mut service: Service) {
         let key = NamespacedName::of(&service.metadata);
-        // Only the name in the metadata is used.
+        // Only this annotation is used of the metadata besides the name.
+        let annotations = service.metadata.annotations.take();
+        let exports = annotations.and_then(|all| all.into_iter().find(|(name, _)| name == EXPORT_TO));
         service.metadata = ObjectMeta::default();
+        service.metadata.annotations = exports.map(|exports| [exports].into());
         service.status = None;
         self.forget_addresses(&key);
         self.services.insert(key.clone(), Box::new(service));
@@ -270,6 +278,28 @@ impl Inventory {
     }
 }
 
+/// The ServiceEntries that give a host of another namespace's Service other endpoints. Where a
+/// client's own namespace has one, its sidecar obeys that; elsewhere Istio prefers the Service.
+pub fn overriding<'a>(
+    inventory: &'a Inventory,
+    host: &str,
+    owner: &'a str,
+) -> impl Iterator<Item = &'a NamespacedName> {
+    let entries = inventory.entries.get(host).into_iter().flat_map(BTreeMap::values);
+    let foreign = entries.filter(move |entry| entry.key.namespace != owner);
+    foreign.filter(|entry| entry.is_exported_to(&entry.key.namespace)).map(|entry| &entry.key)
+}
+
+/// The namespaces to which a Service is exported; all of them if it is unknown.
+pub fn exports(inventory: &Inventory, key: Option<&NamespacedName>) -> Exports {
+    let known = key.and_then(|key| Some((key, inventory.services.get(key)?)));
+    let annotated = known.and_then(|(key, service)| {
+        let words = service.metadata.annotations.as_ref()?.get(EXPORT_TO)?;
+        Some(Exports::of(words.split(','), &key.namespace))
+    });
+    annotated.unwrap_or_default()
+}
+
 /// The fields of an EndpointSlice that are used.
 #[derive(Clone, Debug)]
 struct Slice {
@@ -405,12 +435,7 @@ pub struct ServiceEntryHost {
 impl ServiceEntryHost {
     /// True if the ServiceEntry is visible to clients in a namespace (`exportTo`).
     fn is_exported_to(&self, namespace: &str) -> bool {
-        let is_there = |to: &String| match to.as_str() {
-            "*" => true,
-            "." => self.key.namespace == namespace,
-            other => other == namespace,
-        };
-        self.exported_to.is_empty() || self.exported_to.iter().any(is_there)
+        Exports::of(self.exported_to.iter().map(String::as_str), &self.key.namespace).includes(namespace)
     }
 }
 

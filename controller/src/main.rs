@@ -10,6 +10,7 @@ mod crd;
 mod destination_rule;
 mod diagnostic;
 mod explain;
+mod exports;
 mod inventory;
 mod manifest;
 mod namespaced_name;

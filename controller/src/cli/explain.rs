@@ -47,7 +47,7 @@ impl Explain {
         };
         let mut found: Vec<&ValidatedService> = services.iter().filter(is_meant).collect();
         if let Some(namespace) = &self.client_namespace {
-            found.retain(|service| service.scope.includes(namespace));
+            found.retain(|service| service.clients.includes(namespace));
         }
         let problem = match found[..] {
             [service] => match explain::explain(service, &self.command) {
@@ -61,7 +61,7 @@ impl Explain {
             [] => self.unknown(host, &services),
             _ => {
                 let several: Vec<String> =
-                    found.iter().map(|service| format!("{} for {}", service.address, service.scope)).collect();
+                    found.iter().map(|service| format!("{} for {}", service.address, service.clients)).collect();
                 let message = format!("--host: {} may be {}", self.host, several.join(", "));
                 Problem::new(Code::UnknownHostOption, message, "say which, with a port or --client-namespace")
             }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::Auth;
 use super::duration::DURATION;
+use super::export::EXPORT;
 use super::status::ResourceStatus;
 
 /// The description that `kubectl explain redisservice` shows.
@@ -36,6 +37,13 @@ pub struct RedisServiceSpec {
     /// Services in the namespace of this object.
     #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 253)))]
     pub host: Vec<String>,
+    /// The namespaces whose clients these rules reach: `*` (default)
+    /// for all, `.` for the namespace of this object, and names. For the clients elsewhere this
+    /// object doesn't exist.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63), regex(pattern = EXPORT)))]
+    #[x_kube(validation = Rule::new("self.size() < 2 || !self.exists(one, one == '*')").message("`*` means all namespaces, so no other one can be given"))]
+    pub export_to: Vec<String>,
     /// Settings that apply to all commands of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<SettingsSpec>,

@@ -151,6 +151,18 @@ codes! {
     HostNotImported = "host-not-imported", Risk;
     /// A Sidecar of Istio's imports a host, but not one to which its rules lead.
     DestinationNotImported = "destination-not-imported", Risk;
+    /// A word in `exportTo` that is no namespace.
+    InvalidNamespace = "invalid-namespace", Invalid;
+    /// A namespace that `exportTo` names twice.
+    DuplicateNamespace = "duplicate-namespace", NoEffect;
+    /// An object is exported to no namespace with clients that it may govern.
+    ExportedToNobody = "exported-to-nobody", NoEffect;
+    /// Rules lead to a destination whose RedisDestination is not exported to all of their clients.
+    RulesNotExported = "rules-not-exported", Risk;
+    /// A RedisDestination of another namespace is not exported to the clients of rules that lead there.
+    DestinationNotExported = "destination-not-exported", Risk;
+    /// A ServiceEntry in a client's namespace makes another Redis of a destination.
+    HostOverridden = "host-overridden", Risk;
     /// An endpoint of a headless Service belongs to another Service.
     EndpointOfOtherService = "endpoint-of-other-service", Conflict;
     /// An address of a ServiceEntry is that of a Service.

@@ -119,6 +119,7 @@ mod tests {
             endpoints: Vec::new(),
             listed: Vec::new(),
             rules: None,
+            overriding: Vec::new(),
         })
     }
 

@@ -11,6 +11,10 @@ use crate::validate::service::ValidatedService;
 use super::envoy::ClusterUse;
 use super::envoy_filter::{self, ClusterOwner};
 
+/// The scope of a cluster for rules whose clients a RedisDestination of the host doesn't reach. It is
+/// the name of no namespace.
+pub const WITHHELD: &str = "*/~";
+
 /// The namespace of the RedisDestination that applies to a host of another namespace. It applies
 /// to rules of its own namespace only.
 fn foreign(destination: &ValidatedDestination) -> Option<&str> {
@@ -24,6 +28,8 @@ fn foreign(destination: &ValidatedDestination) -> Option<&str> {
 pub fn cluster_scope(service: &ValidatedService, destination: &ValidatedDestination) -> Option<String> {
     match scope_of(service) {
         Some(namespace) => Some(namespace.to_owned()),
+        // Elsewhere in the same sidecar, rules may lead there as its RedisDestination says.
+        None if destination.policy.is_withheld => Some(WITHHELD.to_owned()),
         // The name differs from that in rules for the clients of the namespace: both may be in
         // one sidecar.
         None => foreign(destination).map(|namespace| format!("*/{namespace}")),
@@ -46,11 +52,19 @@ pub fn changes_for_everybody<'a>(
     policy.object.as_ref().filter(|_| is_everybodys && changes)
 }
 
-/// The namespace of the clients, where a destination's credentials are those of another
-/// namespace. Readers of the clients' namespace may not see them, so objects with these
-/// credentials must not stand there.
-pub fn kept_from<'a>(service: &'a ValidatedService, destination: &ValidatedDestination) -> Option<&'a str> {
+/// The namespace of the clients, where an object for them must not stand there.
+///
+/// A destination's credentials may be those of another namespace, which readers of the clients'
+/// namespace may not see. And whatever stands in the root namespace is for everybody.
+pub fn kept_from<'a>(
+    service: &'a ValidatedService,
+    destination: &ValidatedDestination,
+    root_namespace: &str,
+) -> Option<&'a str> {
     let clients = scope_of(service)?;
+    if clients == root_namespace {
+        return Some(clients);
+    }
     let policy = &destination.policy;
     let (owner, _) = policy.object.as_ref()?.name.split_once('/')?;
     let holds_secrets = policy.login.is_some() || policy.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
@@ -58,7 +72,7 @@ pub fn kept_from<'a>(service: &'a ValidatedService, destination: &ValidatedDesti
 }
 
 fn scope_of(service: &ValidatedService) -> Option<&str> {
-    match &service.scope {
+    match &service.clients.scope {
         ClientScope::Mesh => None,
         ClientScope::Namespace(namespace) => Some(namespace),
     }

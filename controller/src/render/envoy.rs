@@ -324,6 +324,11 @@ pub fn protocol_options(cluster: &mut Map<String, Value>, destination: &Validate
     cluster.insert("typed_extension_protocol_options".to_owned(), json!({REDIS_PROXY: options}));
 }
 
+/// The settings by which `redis_proxy` logs in nowhere.
+pub fn no_login() -> Value {
+    json!({REDIS_PROXY: any("envoy.extensions.filters.network.redis_proxy.v3.RedisProtocolOptions", json!({}))})
+}
+
 /// Makes `redis_proxy` leave a server alone that doesn't answer, where others may answer in its
 /// place: in a Redis Cluster those that the read policy lets, and interchangeable endpoints. Where
 /// keys are spread over servers, a server's keys must not go to others while it is away.

@@ -291,6 +291,13 @@ pub fn on_istios(destination: &ValidatedDestination, value: Value) -> Value {
     patch("CLUSTER", matches, "MERGE", value)
 }
 
+/// A patch that takes the login from Istio's own cluster of a destination again, behind the patch that
+/// has given it; none if there is no login. Merging puts this in the place of what the map holds.
+pub fn without_login(destination: &ValidatedDestination) -> Option<Value> {
+    let is_merged = destination.policy.login.is_some() && owner(destination, ClusterUse::Proxy) == ClusterOwner::Istio;
+    is_merged.then(|| on_istios(destination, json!({"typed_extension_protocol_options": envoy::no_login()})))
+}
+
 /// Adds the settings of TCP in a form that can be merged.
 pub fn merged_tcp(value: &mut Map<String, Value>, tcp: &TcpOptions) {
     if tcp.connect_timeout.is_some() || tcp.keepalive.is_some() {

@@ -20,7 +20,7 @@ use super::envoy_filter::{self, ClusterOwner};
 /// Of the Sidecars of other namespaces than the object's own, only those count that import the host:
 /// the others say that nobody there needs it.
 pub fn report(service: &ValidatedService, inventory: &Inventory, root: &str, diagnostics: &mut Diagnostics) {
-    let own = match (&service.scope, &service.service) {
+    let own = match (&service.clients.scope, &service.service) {
         (ClientScope::Namespace(namespace), _) => namespace.as_str(),
         (ClientScope::Mesh, Some((key, _))) => key.namespace.as_str(),
         (ClientScope::Mesh, None) => return,
@@ -30,7 +30,7 @@ pub fn report(service: &ValidatedService, inventory: &Inventory, root: &str, dia
         return;
     };
     let lacking = host.lacking(inventory, own, root);
-    if !lacking.is_empty() {
+    if !lacking.is_empty() && service.clients.includes(own) {
         let message = format!(
             "{} of Istio's doesn't import {} in namespace {own}: clients there connect around these rules, so no password is asked for and no key is routed",
             named(&lacking),
@@ -40,9 +40,10 @@ pub fn report(service: &ValidatedService, inventory: &Inventory, root: &str, dia
         diagnostics.add(&service.owner, "spec.host", problem);
     }
     let mut clients = BTreeSet::from([own]);
-    if service.scope == ClientScope::Mesh {
+    if service.clients.scope == ClientScope::Mesh {
         clients.extend(inventory.sidecars.namespaces());
     }
+    clients.retain(|namespace| service.clients.includes(namespace));
     let usage = ClusterUse::of(service.path);
     let others = service.destinations().into_iter().filter(|known| known.address != service.address);
     for destination in others.filter(|destination| is_istios(destination, usage)) {

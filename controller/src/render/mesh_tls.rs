@@ -8,7 +8,9 @@ use crate::validate::rule_tls::{FileTls, PeerNames};
 
 use super::envoy;
 
-/// TLS with the certificates of the mesh, as Istio itself configures it.
+/// TLS with the certificates of the mesh, as Istio itself configures it. Where nothing says which names
+/// the server's certificate must carry, it is the identity of a pod in the Service's own namespace:
+/// whoever else has a certificate of the mesh could otherwise take the Redis's place.
 pub fn istio_mutual(destination: &ValidatedDestination, server: &PeerNames) -> Value {
     let own = || format!("outbound_.{}_._.{}", destination.address.port, destination.address.host);
     // A sidecar gets these in any case, and waits for them.
@@ -19,7 +21,7 @@ pub fn istio_mutual(destination: &ValidatedDestination, server: &PeerNames) -> V
             "alpn_protocols": ["istio"],
             "tls_certificate_sds_secret_configs": [sds("default")],
             "combined_validation_context": {
-                "default_validation_context": validation_context(server),
+                "default_validation_context": owned_by(destination, server),
                 "validation_context_sds_secret_config": sds("ROOTCA"),
             },
         },
@@ -55,6 +57,22 @@ fn transport_socket(context: Value) -> Value {
         "name": "envoy.transport_sockets.tls",
         "typed_config": envoy::any("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", context),
     })
+}
+
+/// The names of the server's certificate; without any, the identities of the Service's namespace, in any
+/// trust domain that the mesh's certificate authorities vouch for. Endpoints that a person has written
+/// may be pods of other namespaces.
+fn owned_by(destination: &ValidatedDestination, server: &PeerNames) -> Value {
+    let owner = destination.service.as_ref().filter(|_| destination.selects_pods).map(|(key, _)| &key.namespace);
+    match owner.filter(|_| server.names.is_empty()) {
+        None => validation_context(server),
+        Some(namespace) => {
+            let regex = format!("spiffe://[^/]+/ns/{namespace}/sa/[^/]+");
+            json!({"match_typed_subject_alt_names": [
+                {"san_type": "URI", "matcher": {"safe_regex": {"regex": regex}}},
+            ]})
+        }
+    }
 }
 
 /// The names of which the server's certificate must carry one.

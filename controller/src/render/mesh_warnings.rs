@@ -1,7 +1,7 @@
 //! Warnings about services for some of whose clients the rules don't hold in a mesh, though all that
 //! is rendered for them is in force.
 
-use crate::diagnostic::{Code, Diagnostics, Problem};
+use crate::diagnostic::{Code, Diagnostics, Problem, some_of};
 use crate::inventory::{NamespacedName, ServicePort};
 use crate::validate::risks::route_field;
 use crate::validate::service::ValidatedService;
@@ -11,6 +11,7 @@ use super::mesh_options::MeshOptions;
 /// Reports everything because of which the rules of a service don't hold in some sidecars.
 pub fn report(service: &ValidatedService, options: &MeshOptions, diagnostics: &mut Diagnostics) {
     taken_for_http(service, diagnostics);
+    another_redis(service, diagnostics);
     if !options.is_dual_stack && options.listen.iter().all(|listen| !listen.names(&service.address)) {
         second_family(service, diagnostics);
     }
@@ -51,6 +52,29 @@ fn taken_for_http(service: &ValidatedService, diagnostics: &mut Diagnostics) {
             port.number
         );
         let problem = Problem::new(Code::PortTakenForHttp, message, remedy(port));
+        diagnostics.add(&service.owner, route_field(service, destination), problem);
+    }
+}
+
+/// ServiceEntries of clients' namespaces by which connections lead to another Redis there.
+fn another_redis(service: &ValidatedService, diagnostics: &mut Diagnostics) {
+    for destination in service.destinations() {
+        if destination.policy.login.is_none() {
+            continue;
+        }
+        let reached = destination.overriding.iter().filter(|entry| service.clients.includes(&entry.namespace));
+        let entries: Vec<String> = reached.map(NamespacedName::to_string).collect();
+        if entries.is_empty() {
+            continue;
+        }
+        let message = format!(
+            "ServiceEntry {} makes another Redis of {} for the clients in its namespace: the login at {} is kept from them",
+            some_of(entries),
+            destination.address.host,
+            destination.address
+        );
+        let remedy = "remove it, or name in exportTo the namespaces that may have the login";
+        let problem = Problem::new(Code::HostOverridden, message, remedy);
         diagnostics.add(&service.owner, route_field(service, destination), problem);
     }
 }

@@ -151,16 +151,8 @@ pub fn listener(
     module: &DynamicModule,
 ) -> Vec<Value> {
     let extension = format!("{name}{}", module.suffix);
-    let mut value = native::proxy(module, &filter_config::json(config));
-    value["name"] = extension.as_str().into();
-    let mut patches = vec![patch("EXTENSION_CONFIG", json!({"context": CONTEXT}), "ADD", value)];
-    let filter = json!({
-        "name": extension,
-        "config_discovery": {
-            "config_source": {"ads": {}, "initial_fetch_timeout": "5s", "resource_api_version": "V3"},
-            "type_urls": [format!("type.googleapis.com/{}", native::FILTER)],
-        },
-    });
+    let (configuration, filter) = discovered(&extension, config, module);
+    let mut patches = vec![configuration];
     for listener in listeners {
         // A filter that is not found by its name, and stays, leaves the connection to the module.
         patches.push(envoy_filter::metadata(listener, wire::CONFIGURED_BY_ITSELF));
@@ -173,6 +165,39 @@ pub fn listener(
         }
     }
     patches
+}
+
+/// The patches that give the sidecars in a namespace another configuration of a host's filter, behind
+/// those of [`listener`] with the same name.
+pub fn configured_otherwise(
+    listeners: &[String],
+    name: &str,
+    clients: &str,
+    config: &wire::FilterConfig,
+    module: &DynamicModule,
+) -> Vec<Value> {
+    let others = format!("{name}{}", module.suffix);
+    let extension = format!("{others}-for-{clients}");
+    let (configuration, filter) = discovered(&extension, config, module);
+    let mut patches = vec![configuration];
+    for listener in listeners {
+        patches.push(patch("NETWORK_FILTER", on_listener(listener, Some(&others)), "REPLACE", filter.clone()));
+    }
+    patches
+}
+
+/// A patch with a filter's configuration, and the filter that gets it.
+fn discovered(extension: &str, config: &wire::FilterConfig, module: &DynamicModule) -> (Value, Value) {
+    let mut value = native::proxy(module, &filter_config::json(config));
+    value["name"] = extension.into();
+    let filter = json!({
+        "name": extension,
+        "config_discovery": {
+            "config_source": {"ads": {}, "initial_fetch_timeout": "5s", "resource_api_version": "V3"},
+            "type_urls": [format!("type.googleapis.com/{}", native::FILTER)],
+        },
+    });
+    (patch("EXTENSION_CONFIG", json!({"context": CONTEXT}), "ADD", value), filter)
 }
 
 /// The filters that serve a host in other sidecars.

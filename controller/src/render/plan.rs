@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use redis_mesh_core::wire;
 
+use crate::exports::Exports;
 use crate::validate::destination::ValidatedDestination;
 use crate::validate::host_port::HostPort;
 
-use super::cluster_scope::{cluster_scope, kept_from};
+use super::cluster_scope::{WITHHELD, cluster_scope, kept_from};
 use super::envoy::ClusterUse;
 use super::envoy_filter;
 use super::mesh_options::MeshOptions;
@@ -69,7 +70,7 @@ pub fn plan(prepared_services: &[Arc<PreparedService>], options: &MeshOptions, p
         }
         let (namespace, port) = group;
         let content = ObjectContent::Plugin { port, prepared_services, refused, kept };
-        planned.push(PlannedObject { namespace, name: wasm_plugin::name(port), clients: None, content });
+        planned.push(PlannedObject { namespace, name: wasm_plugin::name(port), clients: Exports::default(), content });
     }
     for prepared in prepared_services {
         planned.extend(listener(prepared, apart.contains(prepared), root_namespace));
@@ -99,7 +100,7 @@ fn native(prepared_services: &[Arc<PreparedService>], options: &MeshOptions) -> 
         planned.extend(modules.into_iter().map(|module| PlannedObject {
             namespace: root_namespace.to_owned(),
             name: overlay::module_name(&module),
-            clients: None,
+            clients: Exports::default(),
             content: ObjectContent::Module(module),
         }));
     }
@@ -112,10 +113,10 @@ fn native_listener(prepared: &Arc<PreparedService>, root_namespace: &str) -> Opt
         return None;
     }
     let destinations = prepared.service.destinations();
-    let clients = destinations.iter().find_map(|destination| kept_from(&prepared.service, destination));
+    let kept = destinations.iter().find_map(|destination| kept_from(&prepared.service, destination, root_namespace));
     let name = object_name(&prepared.service.address, overlay::SUFFIX);
-    let (namespace, name) = placed(&prepared.namespace, name, clients, root_namespace);
-    let (clients, content) = (clients.map(str::to_owned), ObjectContent::NativeListener { prepared: prepared.clone() });
+    let (namespace, name) = placed(&prepared.namespace, name, kept, root_namespace);
+    let (clients, content) = (prepared.exports(kept), ObjectContent::NativeListener { prepared: prepared.clone() });
     Some(PlannedObject { namespace, name, clients, content })
 }
 
@@ -126,8 +127,7 @@ fn listener(prepared: &Arc<PreparedService>, is_apart: bool, root_namespace: &st
         return None;
     }
     let (clients, namespace, name) = prepared.listener_place(root_namespace);
-    let (clients, content) =
-        (clients.map(str::to_owned), ObjectContent::Listener { prepared: prepared.clone(), per_host });
+    let content = ObjectContent::Listener { prepared: prepared.clone(), per_host };
     Some(PlannedObject { namespace, name, clients, content })
 }
 
@@ -141,7 +141,7 @@ pub fn plan_alone(
 ) -> Option<Vec<PlannedObject>> {
     let (before, after) = (&old.service, &new.service);
     let is_same_place =
-        before.address == after.address && before.scope == after.scope && old.namespace == new.namespace;
+        before.address == after.address && before.clients == after.clients && old.namespace == new.namespace;
     let has_own = |prepared: &PreparedService| prepared.per_host || apart.contains(prepared);
     let is_alone = has_own(old) && has_own(new) && old.per_host == new.per_host;
     let is_same_way = before.path == after.path
@@ -170,6 +170,7 @@ struct WantedCluster<'a> {
     usage: ClusterUse,
     scope: Option<String>,
     kept_from: Option<&'a str>,
+    clients: Exports,
     prepared_services: Vec<Arc<PreparedService>>,
 }
 
@@ -185,13 +186,17 @@ fn clusters_of<'a>(
         for destination in prepared.service.destinations() {
             let scope = cluster_scope(&prepared.service, destination);
             let place = (prepared.namespace.as_str(), &destination.address, scope.clone());
+            let kept = kept_from(&prepared.service, destination, root_namespace);
             let wanted = found.entry(place).or_insert_with(|| WantedCluster {
                 destination,
                 usage,
                 scope,
-                kept_from: kept_from(&prepared.service, destination),
+                kept_from: kept,
+                clients: Exports::nobody(),
                 prepared_services: Vec::new(),
             });
+            // What is said of the destination is the same in all of these, and reaches them all.
+            wanted.clients = wanted.clients.or(&prepared.exports(kept));
             wanted.prepared_services.push(prepared.clone());
             // The settings for `redis_proxy` do no harm to `tcp_proxy`.
             if usage == ClusterUse::Proxy {
@@ -215,8 +220,10 @@ impl WantedCluster<'_> {
             return None;
         }
         let mut name = object_name(&self.destination.address, DESTINATION_SUFFIX);
-        if let Some(says) = self.scope.as_ref().and_then(|scope| scope.strip_prefix("*/")) {
-            name = format!("{name}-of-{says}");
+        match self.scope.as_deref().map(|scope| (scope, scope.strip_prefix("*/"))) {
+            Some((WITHHELD, _)) => name += "-withheld",
+            Some((_, Some(says))) => name = format!("{name}-of-{says}"),
+            _ => {}
         }
         if is_native {
             name += overlay::SUFFIX;
@@ -228,6 +235,6 @@ impl WantedCluster<'_> {
             scope: self.scope,
             prepared_services: self.prepared_services,
         };
-        Some(PlannedObject { namespace, name, clients: self.kept_from.map(str::to_owned), content })
+        Some(PlannedObject { namespace, name, clients: self.clients, content })
     }
 }

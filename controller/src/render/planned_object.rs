@@ -7,6 +7,7 @@ use redis_mesh_core::wire;
 use serde_json::{Value, json};
 
 use crate::diagnostic::Subject;
+use crate::exports::Exports;
 use crate::validate::destination::ValidatedDestination;
 
 use super::envoy::ClusterUse;
@@ -15,14 +16,17 @@ use super::native::DynamicModule;
 use super::prepared_service::PreparedService;
 use super::{envoy_filter, filter_config, overlay, wasm_plugin};
 
+/// The place of the patches in an EnvoyFilter.
+const PATCHES: &str = "/spec/configPatches";
+
 /// An object that is to be.
 pub struct PlannedObject {
     /// Namespace.
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// The namespace of the clients for whom it is, where it stands in another namespace.
-    pub clients: Option<String>,
+    /// The namespaces of the clients for whom it is, where its own namespace doesn't say so.
+    pub clients: Exports,
     /// The input of the object.
     pub content: ObjectContent,
 }
@@ -120,12 +124,46 @@ impl PlannedObject {
     /// Builds the object with this revision.
     pub fn build(&self, options: &MeshOptions, revision: u64) -> Value {
         let mut object = self.build_for_all(options, revision);
-        if let Some(clients) = &self.clients {
-            for patch in object["spec"]["configPatches"].as_array_mut().into_iter().flatten() {
-                patch["match"]["proxy"] = json!({"metadata": {"NAMESPACE": clients}});
-            }
+        // A patch matches one namespace.
+        if let Some(clients) = self.clients.namespaces()
+            && let Some(patches) = object.pointer_mut(PATCHES).and_then(Value::as_array_mut)
+        {
+            let all = std::mem::take(patches);
+            *patches =
+                clients.iter().flat_map(|clients| all.iter().map(move |patch| of(clients, patch.clone()))).collect();
+        }
+        // The last patch counts, and a proxy that obeys these has obeyed the others before.
+        if let Some(patches) = object.pointer_mut(PATCHES).and_then(Value::as_array_mut) {
+            patches.extend(self.without_logins(options, revision));
         }
         object
+    }
+
+    /// The patches for namespaces whose ServiceEntries make another Redis of a destination: none of the
+    /// logins is for that.
+    fn without_logins(&self, options: &MeshOptions, revision: u64) -> Vec<Value> {
+        match &self.content {
+            ObjectContent::Cluster { destination, usage: ClusterUse::Proxy, .. } => {
+                let Some(patch) = envoy_filter::without_login(destination) else { return Vec::new() };
+                let namespaces: BTreeSet<&str> =
+                    destination.overriding.iter().map(|entry| entry.namespace.as_str()).collect();
+                let reached = namespaces.into_iter().filter(|clients| self.clients.includes(clients));
+                reached.map(|clients| of(clients, patch.clone())).collect()
+            }
+            ObjectContent::NativeListener { prepared } => {
+                let namespaces = prepared.service.overriding_namespaces().into_iter();
+                let reached = namespaces.filter(|clients| self.clients.includes(clients));
+                let patches = reached.flat_map(|clients| {
+                    let patches = prepared.native_without_logins((&self.name, clients), options, revision);
+                    patches.into_iter().map(|patch| of(clients, patch))
+                });
+                patches.collect()
+            }
+            ObjectContent::Cluster { .. }
+            | ObjectContent::Listener { .. }
+            | ObjectContent::Plugin { .. }
+            | ObjectContent::Module(_) => Vec::new(),
+        }
     }
 
     fn build_for_all(&self, options: &MeshOptions, revision: u64) -> Value {
@@ -165,6 +203,12 @@ impl PlannedObject {
             }
         }
     }
+}
+
+/// A patch for the proxies in one namespace.
+fn of(clients: &str, mut patch: Value) -> Value {
+    patch["match"]["proxy"] = json!({"metadata": {"NAMESPACE": clients}});
+    patch
 }
 
 fn purpose_of(destination: &ValidatedDestination, prepared_services: &[Arc<PreparedService>]) -> String {

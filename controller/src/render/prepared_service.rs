@@ -1,10 +1,13 @@
 //! A service with everything that follows from it alone, before a plan combines it with others.
 
+use std::collections::BTreeSet;
+
 use redis_mesh_core::hex::to_hex;
 use redis_mesh_core::wire;
 use serde_json::Value;
 
 use crate::diagnostic::{Code, Diagnostics, Problem};
+use crate::exports::Exports;
 use crate::inventory::ServiceEndpoint;
 use crate::validate::destination::ValidatedDestination;
 use crate::validate::scope::ClientScope;
@@ -48,11 +51,11 @@ pub struct PreparedService {
 impl PreparedService {
     /// Prepares a service, and reports why it can't be served in a mesh.
     pub fn new(service: ValidatedService, options: &MeshOptions, diagnostics: &mut Diagnostics) -> PreparedService {
-        let namespace = match &service.scope {
+        let namespace = match &service.clients.scope {
             ClientScope::Mesh => options.root_namespace.clone(),
             ClientScope::Namespace(namespace) => namespace.clone(),
         };
-        let per_host = options.per_host || needs_per_host(&service);
+        let per_host = options.per_host || needs_per_host(&service) || is_limited(&service, &options.root_namespace);
         let backends = backend::backends(&service);
         let listeners = listener_names(&service, options).unwrap_or_else(|problem| {
             // An alias has no cluster either by which the filter could tell its clients.
@@ -76,16 +79,19 @@ impl PreparedService {
 
     /// Reports an EnvoyFilter that is larger than an API server takes.
     fn check_size(&self, options: &MeshOptions, diagnostics: &mut Diagnostics) {
-        if self.size <= LARGE {
+        // A patch is for one namespace.
+        let copies = self.service.clients.exports.namespaces().map_or(1, BTreeSet::len);
+        if self.size * copies <= LARGE {
             return;
         }
-        let size = self.listener(&self.namespace, &self.object_name(), true, options, 1).to_string().len();
+        let size = self.listener(&self.namespace, &self.object_name(), true, options, 1).to_string().len() * copies;
         if size > MAX_OBJECT {
             let message = format!(
                 "the EnvoyFilter for {} would have {size} bytes, more than the {MAX_OBJECT} that an API server takes",
                 self.service.address
             );
-            let problem = Problem::new(Code::ObjectTooLarge, message, "use fewer routes");
+            let problem =
+                Problem::new(Code::ObjectTooLarge, message, "use fewer routes, or export to fewer namespaces");
             diagnostics.add(&self.service.owner, "spec.redis", problem);
         }
     }
@@ -133,20 +139,41 @@ impl PreparedService {
         self.is_native =
             can_be && destinations.iter().all(|destination| overlay::is_reachable(&self.service, destination));
         if self.is_native {
-            filter_config::check(&self.native_document(options, String::new(), 1), &self.service, diagnostics);
+            let config = self.native_document(&self.service, options, String::new(), 1);
+            filter_config::check(&config, &self.service, diagnostics);
         }
     }
 
-    fn native_document(&self, options: &MeshOptions, name: String, revision: u64) -> wire::FilterConfig {
-        let scope_of = |destination: &ValidatedDestination| cluster_scope(&self.service, destination);
-        let host = overlay::host(&self.service, &self.backends, &options.handshake_key, &scope_of);
+    fn native_document(
+        &self,
+        service: &ValidatedService,
+        options: &MeshOptions,
+        name: String,
+        revision: u64,
+    ) -> wire::FilterConfig {
+        let scope_of = |destination: &ValidatedDestination| cluster_scope(service, destination);
+        let host = overlay::host(service, &self.backends, &options.handshake_key, &scope_of);
         filter_config::document(name, revision, vec![host])
+    }
+
+    /// The patches of that EnvoyFilter, of this name, by which the clients in a namespace get no login
+    /// at what is another Redis there; none if there is no such destination.
+    pub(super) fn native_without_logins(
+        &self,
+        (name, clients): (&str, &str),
+        options: &MeshOptions,
+        revision: u64,
+    ) -> Vec<Value> {
+        let Some(service) = self.service.for_clients_in(clients) else { return Vec::new() };
+        let module = options.module.clone().unwrap_or_default();
+        let config = self.native_document(&service, options, format!("redis-mesh/{clients}/{name}"), revision);
+        overlay::configured_otherwise(&self.listeners, name, clients, &config, &module)
     }
 
     /// The EnvoyFilter of the host for sidecars with the dynamic module.
     pub(super) fn native_listener(&self, namespace: &str, name: &str, options: &MeshOptions, revision: u64) -> Value {
         let module = options.module.clone().unwrap_or_default();
-        let config = self.native_document(options, format!("redis-mesh/{namespace}/{name}"), revision);
+        let config = self.native_document(&self.service, options, format!("redis-mesh/{namespace}/{name}"), revision);
         let (_, _, base) = self.listener_place(&options.root_namespace);
         let replaced = ReplacedFilters {
             plugins_of: [&options.root_namespace, &self.namespace],
@@ -157,13 +184,22 @@ impl PreparedService {
         overlay::object(namespace, name, &self.purpose(), patches)
     }
 
-    /// The place of the host's EnvoyFilter: the namespace of the clients, where it is for them
-    /// only, and its own namespace and name.
-    pub(super) fn listener_place(&self, root_namespace: &str) -> (Option<&str>, String, String) {
-        let single = self.service.single_destination().filter(|_| needs_per_host(&self.service));
-        let clients = single.and_then(|single| kept_from(&self.service, single));
-        let (namespace, name) = placed(&self.namespace, self.object_name(), clients, root_namespace);
-        (clients, namespace, name)
+    /// The place of the host's EnvoyFilter: the namespaces of the clients, where it stands in another
+    /// namespace than theirs, and its own namespace and name.
+    pub(super) fn listener_place(&self, root_namespace: &str) -> (Exports, String, String) {
+        let is_needed = needs_per_host(&self.service) || is_limited(&self.service, root_namespace);
+        let single = self.service.targets.first().map(|target| &target.destination).filter(|_| is_needed);
+        let kept = single.and_then(|single| kept_from(&self.service, single, root_namespace));
+        let (namespace, name) = placed(&self.namespace, self.object_name(), kept, root_namespace);
+        (self.exports(kept), namespace, name)
+    }
+
+    /// The namespaces of the clients for whom an object is, given the namespace from which it is kept.
+    pub(super) fn exports(&self, kept_from: Option<&str>) -> Exports {
+        match kept_from {
+            Some(namespace) => Exports::only([namespace]),
+            None => self.service.clients.exports.clone(),
+        }
     }
 
     fn purpose(&self) -> String {
@@ -277,6 +313,13 @@ fn needs_per_host(service: &ValidatedService) -> bool {
     service.path == wire::DataPath::Direct && logs_in
 }
 
+/// True if an object for the clients of a service has to say in which namespaces they are: a WasmPlugin
+/// in the root namespace would be for everybody.
+fn is_limited(service: &ValidatedService, root_namespace: &str) -> bool {
+    let is_in_root = matches!(&service.clients.scope, ClientScope::Namespace(own) if own == root_namespace);
+    is_in_root || service.clients.exports.namespaces().is_some()
+}
+
 /// True if the listener of a host must differ from Istio's for more than the filter.
 pub(super) fn changes_listener(service: &ValidatedService) -> bool {
     service.path == wire::DataPath::Proxy || leads_elsewhere(service)
@@ -320,7 +363,7 @@ fn token(service: &ValidatedService) -> String {
 /// The name of a host in tokens of listeners that lead to a cluster. A sidecar has the WasmPlugin for the
 /// clients of its namespace and that for all clients, and each knows its own tokens.
 pub(super) fn name_in_tokens(service: &ValidatedService) -> String {
-    match &service.scope {
+    match &service.clients.scope {
         ClientScope::Mesh => service.address.to_string(),
         ClientScope::Namespace(namespace) => format!("{namespace}/{}", service.address),
     }

@@ -41,7 +41,8 @@ pub fn names<'a>(
 fn is_refused(prepared: &PreparedService, has_own_filter: bool, root_namespace: &str) -> bool {
     let service = &prepared.service;
     // A WasmPlugin in the root namespace is for everybody, also where the rules are not.
-    let is_limited = prepared.namespace == root_namespace && prepared.listener_place(root_namespace).0.is_some();
+    let is_limited =
+        prepared.namespace == root_namespace && prepared.listener_place(root_namespace).0.namespaces().is_some();
     let asks = service.client_auth.is_some() || service.path == wire::DataPath::Proxy;
     !is_limited && !prepared.listeners.is_empty() && (leads_elsewhere(service) || has_own_filter && asks)
 }

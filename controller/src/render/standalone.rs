@@ -179,14 +179,14 @@ fn of_clients<'a>(
 ) -> Vec<&'a ValidatedService> {
     let mut chosen: Vec<&ValidatedService> = Vec::new();
     for service in services {
-        if options.client_namespace.as_ref().is_some_and(|clients| !service.scope.includes(clients)) {
+        if options.client_namespace.as_ref().is_some_and(|clients| !service.clients.includes(clients)) {
             continue;
         }
         match chosen.last() {
             Some(other) if other.address == service.address => {
                 let message = format!(
                     "{} is governed by {} {} too, for {}",
-                    service.address, other.owner.kind, other.owner.name, other.scope
+                    service.address, other.owner.kind, other.owner.name, other.clients
                 );
                 let remedy = "say with --client-namespace which clients this Envoy is for";
                 diagnostics.add(&service.owner, "spec.host", Problem::new(Code::AmbiguousClients, message, remedy));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use redis_mesh_core::wire;
 
+use crate::exports::Exports;
 use crate::render::envoy::ClusterUse;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::native::DynamicModule;
@@ -85,17 +86,19 @@ impl DigestInput {
 /// The digests of planned objects, by name.
 #[derive(Default)]
 pub struct DigestCache {
-    known: BTreeMap<RenderedKey, (DigestInput, ContentDigest)>,
+    /// The input, the namespaces of the clients, and the digest.
+    known: BTreeMap<RenderedKey, (DigestInput, Exports, ContentDigest)>,
 }
 
 impl DigestCache {
     /// The digest of a planned object without its revision.
     pub fn digest_of(&mut self, key: &RenderedKey, planned: &PlannedObject, options: &MeshOptions) -> ContentDigest {
-        if let Some((_, digest)) = self.known.get(key).filter(|(input, _)| input.is(&planned.content)) {
+        let is_it = |input: &DigestInput, clients: &Exports| input.is(&planned.content) && *clients == planned.clients;
+        if let Some((_, _, digest)) = self.known.get(key).filter(|(input, clients, _)| is_it(input, clients)) {
             return *digest;
         }
         let digest = digest(&planned.build(options, 0));
-        self.known.insert(key.clone(), (DigestInput::of(&planned.content), digest));
+        self.known.insert(key.clone(), (DigestInput::of(&planned.content), planned.clients.clone(), digest));
         digest
     }
 

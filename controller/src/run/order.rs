@@ -204,7 +204,7 @@ impl Blocked {
         self.clusters_of.insert(key.name.namespace.clone());
         for prepared in planned.content.prepared_services() {
             self.clusters_of.insert(prepared.namespace.clone());
-            let (address, scope) = (&prepared.service.address, &prepared.service.scope);
+            let (address, scope) = (&prepared.service.address, &prepared.service.clients.scope);
             self.services.insert((address.clone(), scope.clone()));
             let clients = match scope {
                 ClientScope::Mesh => None,
@@ -245,7 +245,9 @@ impl Blocked {
             Some(content @ (ObjectContent::Listener { prepared, .. } | ObjectContent::NativeListener { prepared })) => {
                 let is_native = matches!(content, ObjectContent::NativeListener { .. });
                 is_native && self.natives
-                    || self.services.contains(&(prepared.service.address.clone(), prepared.service.scope.clone()))
+                    || self
+                        .services
+                        .contains(&(prepared.service.address.clone(), prepared.service.clients.scope.clone()))
             }
         }
     }
@@ -264,7 +266,7 @@ impl Blocked {
 
     /// True if something of a service could not be applied.
     pub fn holds(&self, prepared: &PreparedService) -> bool {
-        self.services.contains(&(prepared.service.address.clone(), prepared.service.scope.clone()))
+        self.services.contains(&(prepared.service.address.clone(), prepared.service.clients.scope.clone()))
     }
 
     fn blocks_deletion(&self, key: &RenderedKey, observed: &ObservedObject) -> bool {

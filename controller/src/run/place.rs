@@ -21,7 +21,8 @@ pub struct ListenerPlace {
     pub host: String,
     /// The names of the listeners.
     pub listeners: BTreeSet<String>,
-    /// True if the EnvoyFilter holds the configuration of a filter of the host's own.
+    /// True if the EnvoyFilter holds the configuration of a filter of the host's own, and no `exportTo` limits
+    /// it: such a host has a filter of its own in any case.
     pub has_own_filter: bool,
 }
 
@@ -43,7 +44,8 @@ impl ListenerPlace {
         if listeners.is_empty() {
             return None;
         }
-        let has_own_filter = patches.iter().any(|patch| patch["applyTo"] == "EXTENSION_CONFIG");
+        let has_own_filter =
+            patches.iter().any(|patch| patch["applyTo"] == "EXTENSION_CONFIG" && patch["match"]["proxy"].is_null());
         Some(ListenerPlace { host: patches.iter().find_map(host_of)?, listeners, has_own_filter })
     }
 }

@@ -115,7 +115,7 @@ impl ObjectStates {
         } else if evaluation.has_conflict() {
             // Errors leave in force what was in force, except where another object has precedence.
             let identity =
-                |prepared: &PreparedService| (prepared.service.address.clone(), prepared.service.scope.clone());
+                |prepared: &PreparedService| (prepared.service.address.clone(), prepared.service.clients.scope.clone());
             let own: BTreeSet<_> = evaluation.prepared_services.iter().map(|prepared| identity(prepared)).collect();
             state.in_force.retain(|prepared| own.contains(&identity(prepared)));
         }
@@ -217,7 +217,7 @@ impl ObjectStates {
         for state in self.states.values() {
             let is_fresh = state.evaluation.is_good();
             for prepared in &state.in_force {
-                let identity = (&prepared.service.address, &prepared.service.scope);
+                let identity = (&prepared.service.address, &prepared.service.clients.scope);
                 // A service of an object with errors gives way to that of an object without.
                 match found.get(&identity) {
                     Some((true, _)) => {}

@@ -82,14 +82,17 @@ impl UrgentChanges {
     }
 }
 
-/// True if something is taken away, or leads elsewhere or asks for another password from now on.
+/// True if something is taken away, reaches other clients, or leads elsewhere or asks for another password from now on.
 fn tightens(change: &StateChange) -> bool {
     change.before.iter().any(|before| {
-        let identity = |prepared: &PreparedService| (prepared.service.address.clone(), prepared.service.scope.clone());
+        let identity =
+            |prepared: &PreparedService| (prepared.service.address.clone(), prepared.service.clients.scope.clone());
         let after = change.after.iter().find(|after| identity(after) == identity(before));
         after.is_none_or(|after| {
             let (before, after) = (&before.service, &after.service);
-            before.client_auth != after.client_auth || before.destinations() != after.destinations()
+            before.client_auth != after.client_auth
+                || before.clients != after.clients
+                || before.destinations() != after.destinations()
         })
     })
 }

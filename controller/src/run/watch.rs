@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
 
-use crate::inventory::NamespacedName;
+use crate::inventory::{EXPORT_TO, NamespacedName};
 
 use super::backoff;
 use super::change::StoreChange;
@@ -207,7 +207,7 @@ impl WatchBackoff {
 fn strip(metadata: &mut ObjectMeta) {
     metadata.managed_fields = None;
     if let Some(annotations) = &mut metadata.annotations {
-        annotations.retain(|name, _| name.starts_with(OWN_ANNOTATIONS));
+        annotations.retain(|name, _| name.starts_with(OWN_ANNOTATIONS) || name == EXPORT_TO);
     }
 }
 

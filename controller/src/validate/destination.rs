@@ -12,7 +12,7 @@ use super::host::{self, HostName};
 use super::host_port::HostPort;
 use super::options::ValidateOptions;
 use super::policy::{self, DestinationPolicy, Discovery};
-use super::scope;
+use super::scope::{self, ServiceClients};
 use super::user_rules::{self, RulePlace, UserRules};
 
 /// A Redis to which commands are sent.
@@ -43,6 +43,8 @@ pub struct ValidatedDestination {
     pub listed: Vec<String>,
     /// What users' DestinationRules say of it; none where there are none.
     pub rules: Option<Box<UserRules>>,
+    /// The ServiceEntries because of which it is another Redis for the clients of their namespaces.
+    pub overriding: Vec<NamespacedName>,
 }
 
 /// Where the endpoints of a destination come from.
@@ -111,10 +113,26 @@ impl ValidatedDestination {
         }
     }
 
+    /// True where the clients in a namespace reach another Redis by the name of this one, because of a
+    /// ServiceEntry there.
+    pub fn is_another_in(&self, namespace: &str) -> bool {
+        self.overriding.iter().any(|entry| entry.namespace == namespace)
+    }
+
     /// True where all endpoints are IP addresses.
     pub fn is_static(&self) -> bool {
         self.endpoints.iter().all(ServiceEndpoint::is_ip)
     }
+}
+
+/// The place of rules that name destinations.
+pub struct RulesPlace<'a> {
+    /// The namespace of the rules.
+    pub namespace: &'a str,
+    /// The clients whom they reach.
+    pub clients: &'a ServiceClients,
+    /// The host and port to which these connect; none where the rules are about their own host.
+    pub listener: Option<&'a HostPort>,
 }
 
 /// Resolves names to destinations, each once.
@@ -123,7 +141,7 @@ pub struct Destinations<'a> {
     claims: &'a Claims,
     inventory: &'a Inventory,
     options: &'a ValidateOptions,
-    known: BTreeMap<(HostPort, Option<usize>), Arc<ValidatedDestination>>,
+    known: BTreeMap<(HostPort, Option<usize>, bool), Arc<ValidatedDestination>>,
     used: BTreeSet<usize>,
 }
 
@@ -157,19 +175,18 @@ impl<'a> Destinations<'a> {
         self.inventory.service(key).is_some()
     }
 
-    /// Resolves a name in rules of `namespace`; none if it can't be resolved, which is then
-    /// reported. Without a port, the port is that of `listener` if its host is the same, else the
-    /// Service's Redis port.
+    /// Resolves a name in rules; none if it can't be resolved, which is then reported. Without a
+    /// port, the port is that of the listener if its host is the same, else the Service's Redis port.
     pub fn resolve(
         &mut self,
         name: &HostName,
         port: Option<u16>,
-        namespace: &str,
-        listener: Option<&HostPort>,
+        place: &RulesPlace<'_>,
         field: &mut FieldReporter<'_>,
     ) -> Option<Arc<ValidatedDestination>> {
+        let namespace = place.namespace;
         let port =
-            port.or_else(|| listener.filter(|listener| listener.host == name.host).map(|listener| listener.port));
+            port.or_else(|| place.listener.filter(|listener| listener.host == name.host).map(|listener| listener.port));
         let service = match &name.service {
             Some(key) => Some((key, service_port(key, port, self.inventory, field)?)),
             None => None,
@@ -181,24 +198,24 @@ impl<'a> Destinations<'a> {
         };
         let port = service.as_ref().map(|(_, port)| port.number).or(port).or_else(of_entry).unwrap_or(host::REDIS_PORT);
         let in_mesh = service.is_some() || entry.is_some_and(|entry| entry.ports.iter().any(|own| own.number == port));
-        let policy = self.claims.destination(name, namespace);
-        self.used.extend(policy);
+        let (policy, held) = self.held(name, place, field);
+        let is_withheld = held.is_withheld;
         let address = HostPort { host: name.host.clone(), port };
         if self.is_guarded(name, namespace, policy, field) {
             return None;
         }
-        if let Some(known) = self.known.get(&(address.clone(), policy)).cloned() {
+        let identity = (address.clone(), policy, is_withheld);
+        if let Some(known) = self.known.get(&identity).cloned() {
             report_unready(&known, field);
             return Some(known);
         }
         let service = service.map(|(key, port)| (key.clone(), port));
-        let held = policy.and_then(|index| self.policies.get(index)).cloned().unwrap_or_default();
         let (source, endpoints) = self.endpoints(&address, service.as_ref(), &held);
         let known = service.as_ref().and_then(|(key, _)| self.inventory.service(key));
         let is_headless = known.is_some_and(|service| inventory::cluster_ips(service).is_empty());
         let selects_pods = known.is_some_and(inventory::selects_pods);
         let owner = name.namespace().or(entry.map(|entry| entry.key.namespace.as_str()));
-        let place = RulePlace { name, port, owner, root: &self.options.root_namespace };
+        let rules = RulePlace { name, port, owner, root: &self.options.root_namespace };
         let destination = ValidatedDestination {
             address: address.clone(),
             service,
@@ -211,12 +228,43 @@ impl<'a> Destinations<'a> {
             source,
             endpoints,
             listed: entry.map(|entry| entry.endpoints.clone()).unwrap_or_default(),
-            rules: user_rules::read(&self.inventory.rules, &place),
+            rules: user_rules::read(&self.inventory.rules, &rules),
+            overriding: name.namespace().map(|own| self.overriding(&name.host, own)).unwrap_or_default(),
         };
         let destination = Arc::new(destination);
         report_unready(&destination, field);
-        self.known.insert((address, policy), destination.clone());
+        self.known.insert(identity, destination.clone());
         Some(destination)
+    }
+
+    /// The RedisDestination that holds for a host in rules, and what it says; the defaults where it is not
+    /// exported to all of their clients, which is reported.
+    fn held(
+        &mut self,
+        name: &HostName,
+        place: &RulesPlace<'_>,
+        field: &mut FieldReporter<'_>,
+    ) -> (Option<usize>, DestinationPolicy) {
+        let claimed = self.claims.destination(name, place.namespace);
+        let held = claimed.map(|index| self.policy(index, name)).unwrap_or_default();
+        if !is_exported(&held, place) {
+            withheld(&held, name, place, field);
+            return (None, DestinationPolicy::withheld());
+        }
+        self.used.extend(claimed);
+        (claimed, held)
+    }
+
+    /// What a RedisDestination says of a host, which reaches no client whom the host's own Service
+    /// doesn't reach.
+    fn policy(&self, index: usize, name: &HostName) -> DestinationPolicy {
+        let mut policy = self.policies.get(index).cloned().unwrap_or_default();
+        policy.exports = policy.exports.and(&inventory::exports(self.inventory, name.service.as_ref()));
+        policy
+    }
+
+    fn overriding(&self, host: &str, owner: &str) -> Vec<NamespacedName> {
+        inventory::overriding(self.inventory, host, owner).cloned().collect()
     }
 
     /// Reports a rule that leads around a password: with the login of the host's owner, rules of
@@ -299,6 +347,23 @@ fn report_unready(destination: &ValidatedDestination, field: &mut FieldReporter<
             format!("Service {key} has no ready endpoint for port {number}; commands are answered with an error");
         field.report(Code::NoReadyEndpoint, message, "see why the pods of the Service are not ready");
     }
+}
+
+/// True if a RedisDestination may be used for the clients of rules. In its own namespace it may: there
+/// the rules end where it does.
+fn is_exported(policy: &DestinationPolicy, place: &RulesPlace<'_>) -> bool {
+    policy.namespace().is_none_or(|own| own == place.namespace) || place.clients.are_within(&policy.exports)
+}
+
+/// Reports a RedisDestination that may not be used for the clients of rules.
+fn withheld(held: &DestinationPolicy, name: &HostName, place: &RulesPlace<'_>, field: &mut FieldReporter<'_>) {
+    let Some(object) = &held.object else { return };
+    let message = format!(
+        "{} {} isn't exported to {}, so {} is reached without its login, its mode and its TLS",
+        object.kind, object.name, place.clients, name.host
+    );
+    let remedy = "export it to all clients of these rules, or these rules only to those to whom it is exported";
+    field.report(Code::DestinationNotExported, message, remedy);
 }
 
 /// The problem of a RedisDestination without effect.

@@ -12,6 +12,7 @@ pub mod certificates;
 pub mod claims;
 pub mod data_path;
 pub mod destination;
+pub mod export;
 pub mod faults;
 pub mod host;
 pub mod host_port;
@@ -20,6 +21,7 @@ pub mod mentions;
 pub mod options;
 pub mod policy;
 pub mod private_key;
+pub mod reach;
 pub mod risks;
 pub mod route;
 pub mod rule_fields;
@@ -37,14 +39,15 @@ use redis_mesh_core::wire;
 use crate::crd::destination::RedisDestination;
 use crate::crd::service::RedisService;
 use crate::diagnostic::{Code, Diagnostics, Loaded, Problem};
+use crate::exports::Exports;
 use crate::inventory::Inventory;
 
 use claims::Claims;
 use data_path::{DATA_PATH, annotation};
-use destination::Destinations;
+use destination::{Destinations, RulesPlace};
 use host_port::HostPort;
 use options::ValidateOptions;
-use scope::ClientScope;
+use scope::ServiceClients;
 use service::{PathChoice, ValidatedRoute, ValidatedService, ValidatedTarget};
 use settings::ValidatedSettings;
 
@@ -69,7 +72,7 @@ pub fn validate(
         validation.resolver.report_unused(destinations, &claims, diagnostics);
     }
     let mut validated = validation.validated;
-    validated.sort_by(|a, b| (&a.address, &a.scope).cmp(&(&b.address, &b.scope)));
+    validated.sort_by(|a, b| (&a.address, &a.clients.scope).cmp(&(&b.address, &b.clients.scope)));
     validated
 }
 
@@ -94,12 +97,14 @@ impl Validation<'_> {
             auth::login(auth, &namespace, inventory, &mut diagnostics.at(&subject, "spec.settings.auth"))
         });
         let pinned = data_path::pinned(loaded, &subject, diagnostics);
+        let exports = export::read(&spec.export_to, &namespace, &mut diagnostics.at(&subject, "spec.exportTo"));
         for (field, name) in self.claims.of_service(index) {
+            let clients = ServiceClients::of(name, &namespace, &exports, inventory);
             let reporter = &mut diagnostics.at(&subject, field);
             for (port, service) in addresses::ports(name, &namespace, inventory, options, reporter) {
                 let address = HostPort { host: name.host.clone(), port };
-                let context =
-                    route::RouteContext { subject: &subject, namespace: &namespace, listener: &address, field };
+                let place = RulesPlace { namespace: &namespace, clients: &clients, listener: Some(&address) };
+                let context = route::RouteContext { subject: &subject, place: &place, listener: &address, field };
                 let Some(routes) = rules.resolve(&context, &mut self.resolver, diagnostics) else { continue };
                 let reporter = &mut diagnostics.at(&subject, field);
                 let addresses = addresses::addresses(&name.host, &namespace, &service, inventory, reporter);
@@ -108,7 +113,7 @@ impl Validation<'_> {
                     address,
                     service,
                     addresses,
-                    scope: ClientScope::of(name, &namespace),
+                    clients: clients.clone(),
                     path: wire::DataPath::Direct,
                     choice: PathChoice::default(),
                     client_auth: client_auth.clone(),
@@ -117,6 +122,9 @@ impl Validation<'_> {
                     routes: routes.routes,
                     faults: rules.faults.clone(),
                 };
+                if !reach::narrow(&mut built, field, diagnostics) {
+                    continue;
+                }
                 data_path::choose_path(&mut built, spec, pinned, options.module, diagnostics);
                 risks::report(&built, diagnostics);
                 self.validated.push(built);
@@ -140,7 +148,9 @@ impl Validation<'_> {
         for (port, service) in ports {
             let reporter = &mut diagnostics.at(&subject, "spec.host");
             let address = HostPort { host: name.host.clone(), port };
-            let resolved = self.resolver.resolve(name, Some(port), &namespace, None, reporter);
+            let clients = ServiceClients::of(name, &namespace, &Exports::default(), inventory);
+            let place = RulesPlace { namespace: &namespace, clients: &clients, listener: None };
+            let resolved = self.resolver.resolve(name, Some(port), &place, reporter);
             let Some(destination) = resolved else { continue };
             let addresses = addresses::addresses(&name.host, &namespace, &service, inventory, reporter);
             let mut built = ValidatedService {
@@ -148,7 +158,7 @@ impl Validation<'_> {
                 address,
                 addresses,
                 service,
-                scope: ClientScope::of(name, &namespace),
+                clients,
                 path: wire::DataPath::Direct,
                 choice: PathChoice::default(),
                 client_auth: None,
@@ -157,6 +167,9 @@ impl Validation<'_> {
                 routes: vec![ValidatedRoute::to_the_host()],
                 faults: Vec::new(),
             };
+            if !reach::narrow(&mut built, "spec.exportTo", diagnostics) {
+                continue;
+            }
             data_path::choose_implicit_path(&mut built, options.module);
             risks::report(&built, diagnostics);
             self.validated.push(built);

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use crate::crd::destination::{Mode, RedisDestination, TcpSpec, TlsMode};
 use crate::diagnostic::{Code, Diagnostics, FieldReporter, Loaded, Problem, Subject};
+use crate::exports::Exports;
 use crate::inventory::{Inventory, NamespacedName};
 use crate::quantity;
 
 use super::auth::{self, RedisCredentials};
+use super::export;
 use super::host::{self, HostName};
 use super::options::ValidateOptions;
 use super::scope;
@@ -33,6 +35,10 @@ pub struct DestinationPolicy {
     pub tcp: TcpOptions,
     /// The nodes at which a Redis Cluster is discovered; empty for the host itself.
     pub discovery: Vec<Discovery>,
+    /// The namespaces whose clients it reaches.
+    pub exports: Exports,
+    /// True where an object says how the host is reached, but is not exported to the clients.
+    pub is_withheld: bool,
 }
 
 /// The settings of TCP connections.
@@ -83,6 +89,8 @@ pub fn read(
 ) -> DestinationPolicy {
     let (subject, namespace) = (scope::subject(loaded), scope::namespace(loaded));
     let mut policy = DestinationPolicy { object: Some(subject.clone()), ..DestinationPolicy::default() };
+    policy.exports =
+        export::read(&loaded.object.spec.export_to, &namespace, &mut diagnostics.at(&subject, "spec.exportTo"));
     let Some(traffic) = &loaded.object.spec.traffic_policy else { return policy };
     if let Some(spec) = &traffic.tls {
         policy.says_tls = true;
@@ -112,6 +120,18 @@ pub fn read(
         field.at(".redis.discoveryEndpoints").report(Code::DiscoveryWithoutCluster, message, remedy);
     }
     policy
+}
+
+impl DestinationPolicy {
+    /// The defaults in the place of an object that is not exported to the clients.
+    pub fn withheld() -> DestinationPolicy {
+        DestinationPolicy { is_withheld: true, ..DestinationPolicy::default() }
+    }
+
+    /// The namespace of the object.
+    pub fn namespace(&self) -> Option<&str> {
+        self.object.as_ref()?.name.split_once('/').map(|(namespace, _)| namespace)
+    }
 }
 
 impl Discovery {

@@ -8,7 +8,7 @@ use redis_mesh_core::wire;
 use crate::crd::service::{DestinationRef, MirrorSpec, RedisServiceSpec};
 use crate::diagnostic::{Code, Diagnostics, Problem, Subject};
 
-use super::destination::{Destinations, ValidatedDestination};
+use super::destination::{Destinations, RulesPlace, ValidatedDestination};
 use super::faults::{faults, share};
 use super::host;
 use super::host_port::HostPort;
@@ -37,8 +37,8 @@ struct CopiedShare {
 pub struct RouteContext<'a> {
     /// The RedisService.
     pub subject: &'a Subject,
-    /// Its namespace.
-    pub namespace: &'a str,
+    /// The place of its rules.
+    pub place: &'a RulesPlace<'a>,
     /// The host and port to which clients connect.
     pub listener: &'a HostPort,
     /// The field that names the host.
@@ -165,9 +165,9 @@ fn to_the_host(
     resolver: &mut Destinations<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Option<ResolvedRoutes> {
-    let name = host::name(&context.listener.host, context.namespace, resolver.cluster_domain()).ok()?;
+    let name = host::name(&context.listener.host, context.place.namespace, resolver.cluster_domain()).ok()?;
     let field = &mut diagnostics.at(context.subject, context.field);
-    let destination = resolver.resolve(&name, Some(context.listener.port), context.namespace, None, field)?;
+    let destination = resolver.resolve(&name, Some(context.listener.port), context.place, field)?;
     let targets = vec![ValidatedTarget { destination, mirrors: Vec::new() }];
     Some(ResolvedRoutes { targets, routes: vec![ValidatedRoute::to_the_host()] })
 }
@@ -205,17 +205,11 @@ fn destination(
     if spec.host.is_empty() {
         return None;
     }
-    let name = host::name(&spec.host, context.namespace, resolver.cluster_domain());
+    let name = host::name(&spec.host, context.place.namespace, resolver.cluster_domain());
     let name = name.map_err(|problem| diagnostics.add(context.subject, format!("{field}.host"), problem)).ok()?;
     // The mistake is in the port only where there is a port and the Service exists.
     let port = spec.port.and_then(|port| u16::try_from(port).ok());
     let is_known = name.service.as_ref().is_none_or(|key| resolver.has_service(key));
     let field = if port.is_some() && is_known { format!("{field}.port") } else { format!("{field}.host") };
-    resolver.resolve(
-        &name,
-        port,
-        context.namespace,
-        Some(context.listener),
-        &mut diagnostics.at(context.subject, field),
-    )
+    resolver.resolve(&name, port, context.place, &mut diagnostics.at(context.subject, field))
 }

@@ -8,6 +8,8 @@ use std::fmt;
 use kube::Resource;
 
 use crate::diagnostic::{Loaded, Subject};
+use crate::exports::Exports;
+use crate::inventory::{self, Inventory};
 
 use super::host::HostName;
 
@@ -44,6 +46,52 @@ impl fmt::Display for ClientScope {
         match self {
             ClientScope::Mesh => f.write_str("every client"),
             ClientScope::Namespace(namespace) => write!(f, "the clients in namespace {namespace}"),
+        }
+    }
+}
+
+/// The clients of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceClients {
+    /// The clients that the object may govern.
+    pub scope: ClientScope,
+    /// The namespaces of those whom it reaches.
+    pub exports: Exports,
+}
+
+impl ServiceClients {
+    /// The clients of a host, as the object in `namespace` and the host's own Service export it.
+    pub fn of(name: &HostName, namespace: &str, object: &Exports, inventory: &Inventory) -> ServiceClients {
+        let exports = object.and(&inventory::exports(inventory, name.service.as_ref()));
+        ServiceClients { scope: ClientScope::of(name, namespace), exports: Exports::default() }.within(&exports)
+    }
+
+    /// Those of the clients who are in these namespaces.
+    pub fn within(&self, exports: &Exports) -> ServiceClients {
+        let exports = match &self.scope {
+            ClientScope::Mesh => self.exports.and(exports),
+            ClientScope::Namespace(own) if exports.includes(own) => self.exports.clone(),
+            ClientScope::Namespace(_) => Exports::nobody(),
+        };
+        ServiceClients { scope: self.scope.clone(), exports }
+    }
+
+    /// True if clients in a namespace are among them.
+    pub fn includes(&self, namespace: &str) -> bool {
+        self.scope.includes(namespace) && self.exports.includes(namespace)
+    }
+
+    /// True if all of them are in these namespaces.
+    pub fn are_within(&self, exports: &Exports) -> bool {
+        self.within(exports) == *self
+    }
+}
+
+impl fmt::Display for ServiceClients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.exports.namespaces() {
+            None => self.scope.fmt(f),
+            Some(_) => write!(f, "the clients in {}", self.exports),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A service that can be served: the result of validation.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use redis_mesh_core::wire;
@@ -11,7 +12,7 @@ use crate::inventory::{NamespacedName, ServicePort};
 use super::auth::RedisCredentials;
 use super::destination::ValidatedDestination;
 use super::host_port::HostPort;
-use super::scope::ClientScope;
+use super::scope::ServiceClients;
 use super::settings::ValidatedSettings;
 
 /// One port of one host for some clients, ready to be rendered. It is a plain record of what
@@ -27,7 +28,7 @@ pub struct ValidatedService {
     /// The addresses of the host.
     pub addresses: HostAddresses,
     /// The clients.
-    pub scope: ClientScope,
+    pub clients: ServiceClients,
     /// The data path.
     pub path: wire::DataPath,
     /// Why that data path was chosen, and whether another one is possible.
@@ -100,6 +101,35 @@ impl ValidatedService {
             }
         }
         found
+    }
+
+    /// The service for the clients in a namespace: without the logins at destinations that are another
+    /// Redis there. None if it is the same as for all.
+    pub fn for_clients_in(&self, namespace: &str) -> Option<ValidatedService> {
+        let is_another = |destination: &ValidatedDestination| {
+            destination.policy.login.is_some() && destination.is_another_in(namespace)
+        };
+        if !self.destinations().iter().any(|destination| is_another(destination)) {
+            return None;
+        }
+        let mut service = self.clone();
+        let all = service.targets.iter_mut().flat_map(|target| {
+            std::iter::once(&mut target.destination)
+                .chain(target.mirrors.iter_mut().map(|mirror| &mut mirror.destination))
+        });
+        for destination in all.filter(|destination| is_another(destination)) {
+            Arc::make_mut(destination).policy.login = None;
+        }
+        Some(service)
+    }
+
+    /// The namespaces of clients for whom a destination with a login is another Redis.
+    pub fn overriding_namespaces(&self) -> BTreeSet<&str> {
+        let destinations = self.destinations();
+        let with_login = destinations.into_iter().filter(|destination| destination.policy.login.is_some());
+        let namespaces =
+            with_login.flat_map(|destination| &destination.overriding).map(|entry| entry.namespace.as_str());
+        namespaces.filter(|namespace| self.clients.includes(namespace)).collect()
     }
 
     /// The only destination, mirrors aside; none if there are several.

@@ -164,7 +164,7 @@ fn an_object_is_about_each_subject_once() {
             prepared_services: [prepared_services.as_slice(); 3].concat(),
         };
         let (namespace, name) = (object.namespace.clone(), object.name.clone());
-        let object = PlannedObject { namespace, name, clients: None, content };
+        let object = PlannedObject { namespace, name, clients: Default::default(), content };
         let subjects: Vec<String> = object.subjects().iter().map(|subject| subject.kind.clone()).collect();
         let known: BTreeSet<&String> = subjects.iter().collect();
         assert_eq!(known.len(), subjects.len(), "{subjects:?}");

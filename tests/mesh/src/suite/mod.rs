@@ -5,6 +5,7 @@ mod conditions;
 mod delivery;
 mod destination_rules;
 mod envoy_filters;
+mod exports;
 mod external;
 mod gateways;
 mod headless;
@@ -61,6 +62,7 @@ fn of_the_controller() -> Vec<Test> {
         module::TESTS,
         delivery::TESTS,
         destination_rules::TESTS,
+        exports::TESTS,
         rotation::TESTS,
         outages::TESTS,
         succession::TESTS,
