@@ -119,7 +119,6 @@ mod tests {
             endpoints: Vec::new(),
             listed: Vec::new(),
             rules: None,
-            overriding: Vec::new(),
         })
     }
 

@@ -62,7 +62,7 @@ fn another_redis(service: &ValidatedService, diagnostics: &mut Diagnostics) {
         if destination.policy.login.is_none() {
             continue;
         }
-        let reached = destination.overriding.iter().filter(|entry| service.clients.includes(&entry.namespace));
+        let reached = destination.policy.overriding.iter().filter(|entry| service.clients.includes(&entry.namespace));
         let entries: Vec<String> = reached.map(NamespacedName::to_string).collect();
         if entries.is_empty() {
             continue;

@@ -146,7 +146,7 @@ impl PlannedObject {
             ObjectContent::Cluster { destination, usage: ClusterUse::Proxy, .. } => {
                 let Some(patch) = envoy_filter::without_login(destination) else { return Vec::new() };
                 let namespaces: BTreeSet<&str> =
-                    destination.overriding.iter().map(|entry| entry.namespace.as_str()).collect();
+                    destination.policy.overriding.iter().map(|entry| entry.namespace.as_str()).collect();
                 let reached = namespaces.into_iter().filter(|clients| self.clients.includes(clients));
                 reached.map(|clients| of(clients, patch.clone())).collect()
             }

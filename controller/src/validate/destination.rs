@@ -43,8 +43,6 @@ pub struct ValidatedDestination {
     pub listed: Vec<String>,
     /// What users' DestinationRules say of it; none where there are none.
     pub rules: Option<Box<UserRules>>,
-    /// The ServiceEntries because of which it is another Redis for the clients of their namespaces.
-    pub overriding: Vec<NamespacedName>,
 }
 
 /// Where the endpoints of a destination come from.
@@ -116,7 +114,7 @@ impl ValidatedDestination {
     /// True where the clients in a namespace reach another Redis by the name of this one, because of a
     /// ServiceEntry there.
     pub fn is_another_in(&self, namespace: &str) -> bool {
-        self.overriding.iter().any(|entry| entry.namespace == namespace)
+        self.policy.overriding.iter().any(|entry| entry.namespace == namespace)
     }
 
     /// True where all endpoints are IP addresses.
@@ -229,7 +227,6 @@ impl<'a> Destinations<'a> {
             endpoints,
             listed: entry.map(|entry| entry.endpoints.clone()).unwrap_or_default(),
             rules: user_rules::read(&self.inventory.rules, &rules),
-            overriding: name.namespace().map(|own| self.overriding(&name.host, own)).unwrap_or_default(),
         };
         let destination = Arc::new(destination);
         report_unready(&destination, field);
@@ -259,12 +256,11 @@ impl<'a> Destinations<'a> {
     /// doesn't reach.
     fn policy(&self, index: usize, name: &HostName) -> DestinationPolicy {
         let mut policy = self.policies.get(index).cloned().unwrap_or_default();
+        if let Some(owner) = name.namespace() {
+            policy.overriding = inventory::overriding(self.inventory, &name.host, owner).cloned().collect();
+        }
         policy.exports = policy.exports.and(&inventory::exports(self.inventory, name.service.as_ref()));
         policy
-    }
-
-    fn overriding(&self, host: &str, owner: &str) -> Vec<NamespacedName> {
-        inventory::overriding(self.inventory, host, owner).cloned().collect()
     }
 
     /// Reports a rule that leads around a password: with the login of the host's owner, rules of

@@ -37,6 +37,8 @@ pub struct DestinationPolicy {
     pub discovery: Vec<Discovery>,
     /// The namespaces whose clients it reaches.
     pub exports: Exports,
+    /// The ServiceEntries because of which the host is another Redis for the clients of their namespaces.
+    pub overriding: Vec<NamespacedName>,
     /// True where an object says how the host is reached, but is not exported to the clients.
     pub is_withheld: bool,
 }

@@ -128,7 +128,7 @@ impl ValidatedService {
         let destinations = self.destinations();
         let with_login = destinations.into_iter().filter(|destination| destination.policy.login.is_some());
         let namespaces =
-            with_login.flat_map(|destination| &destination.overriding).map(|entry| entry.namespace.as_str());
+            with_login.flat_map(|destination| &destination.policy.overriding).map(|entry| entry.namespace.as_str());
         namespaces.filter(|namespace| self.clients.includes(namespace)).collect()
     }
 
