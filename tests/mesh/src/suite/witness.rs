@@ -130,7 +130,9 @@ fn refused(mesh: &mut Mesh, witness: &Witness) -> Result<()> {
     mesh.apply(&format!("{SERVER_AUTH}---\n{}---\n{BEFORE}", redis_cluster()))?;
     wait_reason(mesh, &cluster_service(), "Programmed")?;
     mesh.apply(&envoy_filter(TABLE))?;
-    std::thread::sleep(Duration::from_secs(1));
+    // The controller looks every two seconds while nothing is on its way, and has to have seen this: later
+    // the witness is away.
+    std::thread::sleep(Duration::from_secs(5));
     ensure!(witness.pod().sidecar()?.rejected()? == 0, "Envoy refuses it before there is a reason");
 
     // While the witness is away, what is refused stays, and a pod that starts waits.
