@@ -1,7 +1,7 @@
 //! Requests to the admin interface of an Envoy
 //! (<https://www.envoyproxy.io/docs/envoy/latest/operations/admin>).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axum::http::{Request, Uri};
@@ -17,6 +17,8 @@ use crate::run::request::chain;
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The time that a large answer may take.
 const LONG_TIMEOUT: Duration = Duration::from_secs(10);
+/// The name of the clusters that are ready, in `/config_dump`.
+const ACTIVE: &str = "dynamic_active_clusters";
 /// The greatest number of names in one request.
 const MANY_NAMES: usize = 100;
 
@@ -26,6 +28,9 @@ pub struct TakenResources {
     /// The clusters that were asked for and are there, with the time of their last change in
     /// milliseconds since 1970.
     pub clusters: BTreeMap<String, u64>,
+    /// The clusters that were asked for and aren't ready yet. A cluster that Envoy refuses since it can't
+    /// balance its load stays among these, too.
+    pub warming: BTreeSet<String>,
     /// Why listeners were refused, by name.
     pub refused_listeners: BTreeMap<String, String>,
 }
@@ -61,19 +66,22 @@ impl WitnessAdmin {
 
     /// Asks for clusters of these names, and for listeners that were refused.
     pub async fn resources(&self, names: &[&str]) -> Result<TakenResources, String> {
-        let mut clusters = BTreeMap::new();
+        let (mut clusters, mut warming) = (BTreeMap::new(), BTreeSet::new());
         let filter = match names.len() {
             0..=MANY_NAMES => {
                 format!("&name_regex=^({})$", names.iter().map(|name| escaped(name)).collect::<Vec<_>>().join("|"))
             }
             _ => String::new(),
         };
-        for resource in ["dynamic_active_clusters", "dynamic_warming_clusters"] {
+        for resource in [ACTIVE, "dynamic_warming_clusters"] {
             let path = format!("/config_dump?resource={resource}{filter}");
             let dump = json(&self.get(&path, LONG_TIMEOUT).await?)?;
             for cluster in dump["configs"].as_array().into_iter().flatten() {
-                let name = cluster["cluster"]["name"].as_str().unwrap_or_default();
-                clusters.insert(name.to_owned(), milliseconds(&cluster["last_updated"]));
+                let name = cluster["cluster"]["name"].as_str().unwrap_or_default().to_owned();
+                match resource {
+                    ACTIVE => drop(clusters.insert(name, milliseconds(&cluster["last_updated"]))),
+                    _ => drop(warming.insert(name)),
+                }
             }
         }
         let path = "/config_dump?resource=dynamic_listeners&mask=name,error_state.details";
@@ -82,7 +90,7 @@ impl WitnessAdmin {
             let details = listener["error_state"]["details"].as_str()?;
             Some((listener["name"].as_str()?.to_owned(), details.to_owned()))
         });
-        Ok(TakenResources { clusters, refused_listeners: refused.collect() })
+        Ok(TakenResources { clusters, warming, refused_listeners: refused.collect() })
     }
 
     /// Asks for the namespace of the proxy's pod.

@@ -117,11 +117,31 @@ impl PlannedPatches {
     }
 }
 
+/// True if any of these changes a cluster that isn't ready yet.
+pub fn is_any_warming(changed: &[ChangedPatch], taken: &TakenResources) -> bool {
+    changed.iter().filter_map(|patch| patch.target.cluster()).any(|name| taken.warming.contains(name))
+}
+
 /// The objects from which something came that an Envoy lacks, and what that is. `since` is when it had
-/// taken everything, in milliseconds since 1970.
+/// taken everything, in milliseconds since 1970. Clusters that aren't ready count only where nothing else
+/// is lacking: they may be about to be ready.
 pub fn culprits(changed: &[ChangedPatch], taken: &TakenResources, since: u64) -> BTreeMap<ObjectKey, String> {
+    let found = lacking(changed, taken, since, false);
+    if found.is_empty() { lacking(changed, taken, since, true) } else { found }
+}
+
+fn lacking(
+    changed: &[ChangedPatch],
+    taken: &TakenResources,
+    since: u64,
+    is_warming: bool,
+) -> BTreeMap<ObjectKey, String> {
     let mut culprits: BTreeMap<ObjectKey, String> = BTreeMap::new();
-    for patch in changed {
+    let is_of_kind = |patch: &&ChangedPatch| match patch.target.cluster() {
+        Some(name) => taken.warming.contains(name) == is_warming,
+        None => true,
+    };
+    for patch in changed.iter().filter(is_of_kind) {
         let words = match &patch.target {
             PatchTarget::Listener(name) => {
                 let details = taken.refused_listeners.get(name);
@@ -183,6 +203,7 @@ mod tests {
         ];
         let taken = TakenResources {
             clusters: [("old".to_owned(), 5), ("new".to_owned(), 6)].into(),
+            warming: BTreeSet::new(),
             refused_listeners: [("l".to_owned(), "bad".to_owned())].into(),
         };
         let found = culprits(&changed, &taken, 5);
@@ -191,5 +212,19 @@ mod tests {
             ["missing", "old", "refused", "unmerged"]
         );
         assert!(found[&key("refused")].ends_with("the listener l: bad"));
+    }
+
+    #[test]
+    fn clusters_that_are_not_ready_count_where_nothing_else_is_lacking() {
+        let patch =
+            |name: &str| ChangedPatch { target: PatchTarget::Merged(name.to_owned()), subjects: [key(name)].into() };
+        let (old, warming) = ([("old".to_owned(), 5), ("warming".to_owned(), 5)], ["warming".to_owned()]);
+        let taken =
+            TakenResources { clusters: old.into(), warming: warming.into(), refused_listeners: BTreeMap::new() };
+        let names = |changed: &[ChangedPatch]| {
+            culprits(changed, &taken, 5).into_keys().map(|key| key.name.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[patch("old"), patch("warming")]), ["old"]);
+        assert_eq!(names(&[patch("warming")]), ["warming"]);
     }
 }

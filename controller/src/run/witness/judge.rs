@@ -1,6 +1,7 @@
 //! Carries out, in a sync, what follows from the answers of the witness.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
@@ -18,6 +19,12 @@ use crate::run::update_status::{PENDING, REJECTED};
 use super::evidence::{self, PlannedPatches, Suspects};
 use super::ledger::{Claim, Judgment, ResourceType};
 use super::state::{ServicesInForce, Witness};
+
+/// The time that clusters get to become ready, before those that don't count as refused.
+const WARMING: Duration = Duration::from_millis(700);
+
+/// The greatest number of culprits each of which is looked at alone.
+const FEW: usize = 16;
 
 /// What can be said of an object whose configuration was written.
 pub fn claim(state: &SyncState, key: &ObjectKey) -> Claim {
@@ -187,13 +194,32 @@ async fn take_back(state: &mut SyncState, undo: BTreeMap<ObjectKey, ServicesInFo
     };
     let namespace = admin.namespace().await.ok().flatten().unwrap_or_default();
     let refused = patches(state, &keys, &namespace);
-    for (key, before) in undo {
-        state.states.withhold(&key, before);
+    for (key, before) in &undo {
+        state.states.withhold(key, before.clone());
     }
-    let changed = refused.without(&patches(state, &keys, &namespace));
+    let before = patches(state, &keys, &namespace);
+    let changed = refused.without(&before);
     let clusters: Vec<&str> = changed.iter().filter_map(|patch| patch.target.cluster()).collect();
-    let culprits = match admin.resources(&clusters).await {
-        Ok(taken) => evidence::culprits(&changed, &taken, since),
+    let mut taken = admin.resources(&clusters).await;
+    if taken.as_ref().is_ok_and(|taken| evidence::is_any_warming(&changed, taken)) {
+        tokio::time::sleep(WARMING).await;
+        taken = admin.resources(&clusters).await;
+    }
+    let culprits = match taken {
+        Ok(taken) => {
+            let found = evidence::culprits(&changed, &taken, since);
+            // An object that several follow from is changed by some of them only.
+            let mut causes = found.clone();
+            if (2..=FEW).contains(&found.len()) {
+                causes.retain(|key, _| {
+                    state.states.release(key);
+                    let alone = patches(state, &keys, &namespace).without(&before);
+                    state.states.withhold(key, undo.get(key).cloned().unwrap_or_default());
+                    evidence::culprits(&alone, &taken, since).contains_key(key)
+                });
+            }
+            if causes.is_empty() { found } else { causes }
+        }
         Err(reason) => {
             warn!(reason, "the witness doesn't say what it lacks");
             BTreeMap::new()
