@@ -31,7 +31,16 @@ pub struct PlanHistory {
     /// Where the hosts were.
     pub sharing: SharingHistory,
     /// Hosts in WasmPlugins that have to stay as they are.
-    pub kept: BTreeMap<PortGroup, Vec<wire::Host>>,
+    pub kept: BTreeMap<PortGroup, PluginHosts>,
+}
+
+/// The hosts that a WasmPlugin's configuration names.
+#[derive(Clone, Debug, Default)]
+pub struct PluginHosts {
+    /// Those that it has rules for.
+    pub hosts: Vec<wire::Host>,
+    /// The names in tokens of those whose connections it refuses.
+    pub refused: Vec<String>,
 }
 
 /// The plan: all objects that are to be, in a fixed order.
@@ -59,11 +68,12 @@ pub fn plan(prepared_services: &[Arc<PreparedService>], options: &MeshOptions, p
         let members: Vec<_> = all.iter().copied().filter(|prepared| !prepared.per_host).collect();
         let kept = past.kept.get(&group).cloned().unwrap_or_default();
         let kept_size = |host| serde_json::to_string(host).unwrap_or_default().len();
-        let kept_size = kept.iter().map(kept_size).sum();
+        let kept_size = kept.hosts.iter().map(kept_size).sum();
         let (prepared_services, moved) = sharing::divide(&members, kept_size, &past.sharing);
         moved.into_iter().for_each(|prepared| apart.insert(prepared));
         let has_own_filter = |prepared: &PreparedService| prepared.per_host || apart.contains(prepared);
         let refused = refused::names(all.iter().map(|prepared| &***prepared), has_own_filter, &kept, options);
+        let kept = kept.hosts;
         let is_declared = declared(options).any(|declared| declared == group);
         if members.is_empty() && refused.is_empty() && kept.is_empty() && !is_declared {
             continue;

@@ -11,18 +11,19 @@ use std::collections::BTreeSet;
 use redis_mesh_core::wire;
 
 use super::mesh_options::MeshOptions;
+use super::plan::PluginHosts;
 use super::prepared_service::{PreparedService, leads_elsewhere, name_in_tokens};
 
 /// The names of the hosts among the services of a namespace and port whose connections are refused;
 /// `has_own_filter` tells which of them have filters of their own. Hosts that are kept in the WasmPlugin
-/// are known by their tokens alone where their rules lead elsewhere.
+/// are known by their tokens alone where their rules lead elsewhere, and those that it refuses stay so.
 ///
 /// Where each host has a filter of its own by the installation's choice, there is no WasmPlugin that
 /// others' hosts of the port would share.
 pub fn names<'a>(
     prepared_services: impl Iterator<Item = &'a PreparedService>,
     has_own_filter: impl Fn(&PreparedService) -> bool,
-    kept: &[wire::Host],
+    kept: &PluginHosts,
     options: &MeshOptions,
 ) -> Vec<String> {
     let is_refused = |prepared: &&PreparedService| {
@@ -30,9 +31,11 @@ pub fn names<'a>(
     };
     let refused = prepared_services.filter(is_refused);
     let refused = refused.map(|prepared| name_in_tokens(&prepared.service));
-    let kept = kept.iter().filter(|host| host.selector.clusters.is_empty());
-    let kept = kept.flat_map(|host| &host.selector.listeners).filter_map(|token| wire::name_in(token));
-    let names: BTreeSet<String> = refused.chain(kept.map(str::to_owned)).collect();
+    let led_elsewhere = kept.hosts.iter().filter(|host| host.selector.clusters.is_empty());
+    let led_elsewhere =
+        led_elsewhere.flat_map(|host| &host.selector.listeners).filter_map(|token| wire::name_in(token));
+    let kept = led_elsewhere.map(str::to_owned).chain(kept.refused.iter().cloned());
+    let names: BTreeSet<String> = refused.chain(kept).collect();
     names.into_iter().collect()
 }
 

@@ -8,7 +8,7 @@ use redis_mesh_core::wire;
 use serde_json::Value;
 
 use crate::render::object_meta::{DESTINATION_SUFFIX, PURPOSE, labels};
-use crate::render::plan::PortGroup;
+use crate::render::plan::{PluginHosts, PortGroup};
 use crate::render::{envoy_filter, overlay, wasm_plugin};
 
 use super::digest::{ContentDigest, digest, from_hex};
@@ -37,7 +37,7 @@ pub struct ObservedObject {
     /// The object from which it follows, `KIND NAMESPACE/NAME`.
     pub purpose: String,
     /// The hosts in a WasmPlugin's configuration.
-    pub hosts: Vec<wire::Host>,
+    pub plugin: PluginHosts,
     /// The host and the listeners of an EnvoyFilter that patches listeners.
     pub place: Option<Box<ListenerPlace>>,
     /// True for an EnvoyFilter for the sidecars that have the dynamic module.
@@ -54,7 +54,8 @@ impl ObservedObject {
         let annotation = |name: &str| object.annotations().get(name).cloned();
         let spec = &object.data["spec"];
         let config = &spec["pluginConfig"];
-        let hosts = serde_json::from_value::<wire::FilterConfig>(config.clone()).map(|config| config.hosts);
+        let plugin = serde_json::from_value::<wire::FilterConfig>(config.clone());
+        let plugin = plugin.map(|config| PluginHosts { hosts: config.hosts, refused: config.refused });
         let patches = spec["configPatches"].as_array().map(Vec::as_slice).unwrap_or_default();
         ObservedObject {
             uid: object.uid(),
@@ -64,7 +65,7 @@ impl ObservedObject {
             revision: annotation(REVISION).and_then(|text| text.parse().ok()).unwrap_or_default(),
             controller: object.labels().get(CONTROLLER).cloned(),
             purpose: annotation(PURPOSE).unwrap_or_default(),
-            hosts: hosts.unwrap_or_default(),
+            plugin: plugin.unwrap_or_default(),
             place: ListenerPlace::of(patches).map(Box::new),
             is_native: spec["workloadSelector"]["labels"].get(overlay::LABEL).is_some(),
             rejected: rejected(&object.data["status"]),
@@ -119,15 +120,22 @@ fn rejected(status: &Value) -> Option<String> {
 pub fn kept_hosts<'a>(
     own: impl Iterator<Item = (&'a RenderedKey, &'a ObservedObject)>,
     is_kept: impl Fn(&str, &str) -> bool,
-) -> BTreeMap<PortGroup, Vec<wire::Host>> {
-    let mut kept: BTreeMap<PortGroup, Vec<wire::Host>> = BTreeMap::new();
+) -> BTreeMap<PortGroup, PluginHosts> {
+    let mut kept: BTreeMap<PortGroup, PluginHosts> = BTreeMap::new();
     for (key, object) in own.filter(|(key, _)| key.kind == wasm_plugin::KIND) {
-        for host in &object.hosts {
-            if let Some((name, port)) = host.host.rsplit_once(':')
-                && let Ok(port) = port.parse::<u16>()
-                && is_kept(&key.name.namespace, name)
-            {
-                kept.entry((key.name.namespace.clone(), port)).or_default().push(host.clone());
+        let namespace = &key.name.namespace;
+        let group = |address: &str| {
+            let (name, port) = address.rsplit_once(':')?;
+            Some((namespace.clone(), port.parse().ok()?)).filter(|_| is_kept(namespace, name))
+        };
+        for host in &object.plugin.hosts {
+            if let Some(group) = group(&host.host) {
+                kept.entry(group).or_default().hosts.push(host.clone());
+            }
+        }
+        for name in &object.plugin.refused {
+            if let Some(group) = group(wire::address_in(name)) {
+                kept.entry(group).or_default().refused.push(name.clone());
             }
         }
     }

@@ -84,7 +84,7 @@ pub fn order(
         let Some(operation) = objects.compare(key, object, context.options) else { continue };
         let observed = objects.observed().get(key);
         created += usize::from(observed.is_none());
-        let hosts = observed.map(|observed| observed.hosts.as_slice()).unwrap_or_default();
+        let hosts = observed.map(|observed| observed.plugin.hosts.as_slice()).unwrap_or_default();
         let has_own_filter = |host: &wire::Host| {
             let own_filters = own_filters.get_or_init(|| hosts_with_own_filters(&rendered.plan));
             own_filters.contains(&(object.namespace.as_str(), host.host.clone()))
@@ -260,7 +260,8 @@ impl Blocked {
             let mut served = prepared_services.iter().map(|prepared| prepared.service.address.to_string());
             served.any(|address| address == host) || kept.iter().any(|kept| kept.host == host)
         };
-        let unserved = observed.hosts.iter().filter(|host| self.lacks(namespace, &host.host) && !stays(&host.host));
+        let unserved =
+            observed.plugin.hosts.iter().filter(|host| self.lacks(namespace, &host.host) && !stays(&host.host));
         unserved.cloned().collect()
     }
 
@@ -274,7 +275,7 @@ impl Blocked {
         observed.is_foundation(key) && self.clusters_of.contains(namespace)
             || key.kind == envoy_filter::KIND && self.names.contains(&key.name.name)
             || self.owners.contains(&observed.purpose)
-            || observed.hosts.iter().any(|host| self.lacks(namespace, &host.host))
+            || observed.plugin.hosts.iter().any(|host| self.lacks(namespace, &host.host))
     }
 
     /// True if what serves a host for the clients of an object in this namespace could not be

@@ -229,8 +229,8 @@ impl RenderedObjects {
     pub fn sharing(&self, prepared_services: &[Arc<PreparedService>]) -> SharingHistory {
         let apart = self.apart.clone().unwrap_or_else(|| Arc::new(self.apart_in_cluster(prepared_services)));
         let plugins = self.observed.iter().filter(|(key, _)| key.kind == wasm_plugin::KIND);
-        let shared =
-            plugins.flat_map(|(key, object)| object.hosts.iter().map(|host| (&*key.name.namespace, &*host.host)));
+        let shared = plugins
+            .flat_map(|(key, object)| object.plugin.hosts.iter().map(|host| (&*key.name.namespace, &*host.host)));
         let shared: BTreeSet<(&str, &str)> = shared.collect();
         let mut together = HostsByNamespace::default();
         for prepared in prepared_services.iter().filter(|prepared| !prepared.is_per_host()) {

@@ -215,7 +215,7 @@ impl SyncState {
             })
         };
         self.objects.own().any(|(at, object)| {
-            object.purpose == purpose || object.hosts.iter().any(|host| is_about(&at.name.namespace, &host.host))
+            object.purpose == purpose || object.plugin.hosts.iter().any(|host| is_about(&at.name.namespace, &host.host))
         })
     }
 }

@@ -90,10 +90,13 @@ impl ObjectStates {
         let uses = evaluated.as_ref().map(|(evaluation, _)| evaluation.uses.clone()).unwrap_or_default();
         let used = self.use_instead(key, &uses);
         let Some((evaluation, uid)) = evaluated else {
-            self.kept.remove(key);
-            self.withheld.remove(key);
-            let before = self.states.remove(key).map(|state| state.in_force).unwrap_or_default();
-            return (StateChange { before, after: Vec::new(), is_good: true }, used);
+            let was_withheld = self.withheld.remove(key).is_some();
+            let was_kept = self.kept.remove(key) || was_withheld;
+            let state = self.states.remove(key).unwrap_or_default();
+            // What is in the cluster of an object with errors ends with it, also if this replica never had it in
+            // force.
+            let is_good = !was_kept && state.evaluation.is_good();
+            return (StateChange { before: state.in_force, after: Vec::new(), is_good }, used);
         };
         let state = self.states.entry(key.clone()).or_default();
         let before = state.in_force.clone();

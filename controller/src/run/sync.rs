@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::inventory::NamespacedName;
 use crate::render::mesh_options::MeshOptions;
-use crate::render::plan::{self, PlanHistory, PortGroup, RenderPlan};
+use crate::render::plan::{self, PlanHistory, PluginHosts, PortGroup, RenderPlan};
 use crate::render::planned_object::{ObjectContent, PlannedObject};
 use crate::render::prepared_service::PreparedService;
 use crate::render::{envoy_filter, wasm_plugin};
@@ -243,10 +243,7 @@ impl SyncState {
     }
 
     /// The hosts of frozen objects in WasmPlugins, which stay as they are.
-    fn kept_hosts(
-        &self,
-        prepared_services: &[Arc<PreparedService>],
-    ) -> BTreeMap<PortGroup, Vec<redis_mesh_core::wire::Host>> {
+    fn kept_hosts(&self, prepared_services: &[Arc<PreparedService>]) -> BTreeMap<PortGroup, PluginHosts> {
         let frozen = self.states.frozen(&self.store);
         if frozen.is_empty() {
             return BTreeMap::new();
@@ -269,7 +266,7 @@ impl SyncState {
         let own = self.objects.own();
         let mut kept = observed::kept_hosts(own, |namespace, host| hosts.contains_key(&(namespace, host)));
         for ((namespace, _), found) in &mut kept {
-            for host in found {
+            for host in &mut found.hosts {
                 let name = host.host.rsplit_once(':').map(|(name, _)| name.to_owned()).unwrap_or_default();
                 let owner = hosts.get(&(namespace.as_str(), name.as_str())).copied().unwrap_or_default();
                 kept::at_present(host, owner, &self.store);
@@ -349,7 +346,7 @@ impl SyncState {
         if let ObjectContent::Plugin { prepared_services, .. } = &planned.content {
             // Hosts that are in the WasmPlugin as planned don't wait for the others.
             let observed = self.objects.observed().get(operation.key());
-            let hosts = || observed.into_iter().flat_map(|observed| &observed.hosts);
+            let hosts = || observed.into_iter().flat_map(|observed| &observed.plugin.hosts);
             let hosts: BTreeMap<&str, &wire::Host> = hosts().map(|host| (host.host.as_str(), host)).collect();
             let is_there = |prepared: &PreparedService| {
                 hosts.get(prepared.service.address.to_string().as_str()) == Some(&&prepared.host(options))

@@ -70,7 +70,7 @@ impl UrgentChanges {
             matches!(planned.content, ObjectContent::Module(_)) || subjects.any(|key| self.hosts.contains_key(&key))
         };
         let is_host = |host: &str| self.hosts.values().any(|hosts| hosts.contains(host));
-        let has_host = || observed.is_some_and(|observed| observed.hosts.iter().any(|host| is_host(&host.host)));
+        let has_host = || observed.is_some_and(|observed| observed.plugin.hosts.iter().any(|host| is_host(&host.host)));
         let is_remains = || {
             let purpose = observed.map(|observed| observed.purpose.as_str()).unwrap_or_default();
             self.hosts.keys().any(|key| key.to_string() == purpose)
@@ -183,7 +183,7 @@ fn narrow(
             (step.urgency, step.operation) = (Urgency::Usual, whole);
             continue;
         }
-        let mut stays = observed(objects, &key).map(|observed| observed.hosts.clone()).unwrap_or_default();
+        let mut stays = observed(objects, &key).map(|observed| observed.plugin.hosts.clone()).unwrap_or_default();
         stays.retain(|host| waiting.iter().any(|prepared| prepared.service.address.to_string() == host.host));
         stays.extend(unserved);
         finals.push(RankedOperation { urgency: Urgency::Usual, phase: step.phase, operation: whole });

@@ -116,6 +116,11 @@ pub fn name_in(token: &str) -> Option<&str> {
     token.split_once(" to ").map(|(name, _)| name)
 }
 
+/// The host and port of such a name.
+pub fn address_in(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(_, address)| address)
+}
+
 /// The name of a service of the mesh: the namespace of the Service or ServiceEntry that brings the host
 /// into the mesh, and the host, both as Istio writes them into the metadata of the service's clusters.
 pub fn mesh_service(namespace: &str, host: &str) -> String {

@@ -10,6 +10,7 @@ use crate::render::planned_object::ObjectContent;
 use crate::run::change::StoreChange;
 use crate::run::evaluation::evaluate;
 use crate::run::names::ObjectKind;
+use crate::run::observed::kept_hosts;
 use crate::run::state::ObjectStates;
 use crate::validate::options::ValidateOptions;
 
@@ -206,4 +207,34 @@ fn a_host_in_a_plugin_that_another_replica_has_written_takes_only_its_present_ad
     hosts[0].selector.clusters.clear();
     at_present(&mut hosts[0], "a", &mesh.store);
     assert!(!hosts[0].selector.is_empty());
+}
+
+/// What a replica keeps of an object that has errors, when that is deleted or the replica never had it in force.
+#[test]
+fn what_an_earlier_replica_left_of_an_object_with_errors_stays_and_ends_with_it() {
+    let mut fixture = Fixture::new();
+    fixture.service("a", Some("10.0.0.1"));
+    fixture.rules("direct");
+    let plugin = |plan: &RenderPlan| {
+        let plugin =
+            plan.objects.iter().find(|planned| matches!(planned.content, ObjectContent::Plugin { .. })).cloned();
+        plugin.unwrap()
+    };
+    let planned = plugin(&fixture.plan());
+    let mut built = planned.build(&options(), 1);
+    let refused = ["r.a.svc.cluster.local:6379", "web/r.a.svc.cluster.local:6379", "r.b.svc.cluster.local:6379"];
+    built["spec"]["pluginConfig"]["refused"] = json!(refused);
+    let (key, object) = (RenderedKey::of(&planned), observed(&built));
+    let kept = kept_hosts([(&key, &object)].into_iter(), |_, host| host == "r.a.svc.cluster.local");
+    let past = PlanHistory { kept, ..PlanHistory::default() };
+    let after = plugin(&plan::plan(&[], &options(), &past)).build(&options(), 1);
+    let config = &after["spec"]["pluginConfig"];
+    assert_eq!((&config["refused"], &config["hosts"]), (&json!(refused[..2]), &built["spec"]["pluginConfig"]["hosts"]));
+
+    // Another replica has never had the rules in force. The end of the object concerns what is in the cluster.
+    fixture.states = ObjectStates::default();
+    fixture.rules("sideways");
+    assert!(fixture.states.in_force().is_empty());
+    let (change, _) = fixture.states.update(&Fixture::key(), None);
+    assert!(!change.is_good);
 }

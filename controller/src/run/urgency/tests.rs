@@ -152,7 +152,7 @@ fn one_change_comes_before_many_and_brings_in_nothing_of_them() {
 }
 
 fn hosts_in(fixture: &Fixture) -> BTreeMap<String, String> {
-    let hosts = fixture.objects.observed().values().flat_map(|object| &object.hosts);
+    let hosts = fixture.objects.observed().values().flat_map(|object| &object.plugin.hosts);
     let name = |host: &str| host.split('.').next().unwrap().to_owned();
     hosts.map(|host| (name(&host.host), serde_json::to_string(host).unwrap())).collect()
 }
