@@ -7,6 +7,9 @@ use redis_mesh_tests::figures::thousands;
 
 use super::{BASE, Change, MAX_MEMORY, MAX_RATIO, Results, Stage, population};
 
+/// What the suite has measured, and this benchmark doesn't.
+const CONNECTIONS: &str = include_str!("connections.md");
+
 /// Returns the whole report.
 pub fn text(results: &Results) -> String {
     let mut out = String::from(
@@ -20,6 +23,7 @@ pub fn text(results: &Results) -> String {
     let _ = rendered(&mut out, &results.stages);
     let _ = bursts(&mut out, &results.stages);
     let _ = restart(&mut out, results);
+    out += CONNECTIONS;
     out
 }
 

@@ -9,6 +9,7 @@ mod exports;
 mod external;
 mod gateways;
 mod headless;
+mod idle;
 mod installations;
 mod metrics;
 mod mission;
@@ -16,6 +17,7 @@ mod module;
 mod mtls;
 mod native;
 mod outages;
+mod overridden;
 mod refusal;
 mod rotation;
 mod secrets;
@@ -67,6 +69,8 @@ fn of_the_controller() -> Vec<Test> {
         outages::TESTS,
         succession::TESTS,
         installations::TESTS,
+        idle::TESTS,
+        overridden::TESTS,
         strangers::TESTS,
         tenants::TESTS,
         unserved::TESTS,
