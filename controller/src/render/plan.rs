@@ -43,6 +43,14 @@ pub struct PluginHosts {
     pub refused: Vec<String>,
 }
 
+impl PluginHosts {
+    /// The hosts with their ports, some of them twice.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        let refused = self.refused.iter().map(|name| wire::address_in(name));
+        self.hosts.iter().map(|host| host.host.as_str()).chain(refused)
+    }
+}
+
 /// The plan: all objects that are to be, in a fixed order.
 #[derive(Default)]
 pub struct RenderPlan {

@@ -194,8 +194,10 @@ impl Blocked {
     /// Takes in that an object could not be applied, or not be deleted.
     pub fn after(&mut self, key: &RenderedKey, planned: Option<&PlannedObject>) {
         let Some(planned) = planned else { return self.held(key, None) };
-        if let ObjectContent::Plugin { .. } = &planned.content {
+        if let ObjectContent::Plugin { refused, .. } = &planned.content {
             self.everything_of.insert(key.name.namespace.clone());
+            let host = |name: &String| (wire::address_in(name).to_owned(), wire::clients_in(name).map(str::to_owned));
+            self.hosts.extend(refused.iter().map(host));
         }
         if key.kind == envoy_filter::KIND && key.name.namespace == self.root_namespace {
             self.names.insert(key.name.name.clone());
@@ -275,7 +277,7 @@ impl Blocked {
         observed.is_foundation(key) && self.clusters_of.contains(namespace)
             || key.kind == envoy_filter::KIND && self.names.contains(&key.name.name)
             || self.owners.contains(&observed.purpose)
-            || observed.plugin.hosts.iter().any(|host| self.lacks(namespace, &host.host))
+            || observed.plugin.addresses().any(|host| self.lacks(namespace, host))
     }
 
     /// True if what serves a host for the clients of an object in this namespace could not be

@@ -77,9 +77,8 @@ fn host_of(patch: &Value) -> Option<String> {
     match patch["applyTo"].as_str()? {
         "LISTENER" => {
             let token = value["metadata"]["filter_metadata"]["redis-mesh"]["host"].as_str()?;
-            // What follows the host is the cluster to which the listener leads.
-            let host = token.split(' ').next().filter(|_| token != wire::CONFIGURED_BY_ITSELF)?;
-            Some(host.to_owned())
+            let name = wire::name_in(token).unwrap_or(token);
+            (token != wire::CONFIGURED_BY_ITSELF).then(|| wire::address_in(name).to_owned())
         }
         "EXTENSION_CONFIG" => {
             let config: ConfiguredHosts = serde_json::from_str(inline(value)?).ok()?;
@@ -117,6 +116,9 @@ mod tests {
             let to: Vec<&str> = to.iter().map(String::as_str).collect();
             assert_eq!(moved, patches(&to, token));
         }
+        // Rules for the clients of one namespace are about the same host.
+        let of_web = ListenerPlace::of(&patches(&["a_1"], &format!("web/{token}"))).unwrap();
+        assert_eq!(of_web.host, host);
         assert_eq!(ListenerPlace::of(&[]), None);
         assert_eq!(ListenerPlace::of(&patches(&["a_1"], wire::CONFIGURED_BY_ITSELF)), None);
     }

@@ -116,9 +116,19 @@ pub fn name_in(token: &str) -> Option<&str> {
     token.split_once(" to ").map(|(name, _)| name)
 }
 
-/// The host and port of such a name.
+/// The namespace of the clients in such a name, if it has one.
+pub fn clients_in(name: &str) -> Option<&str> {
+    name.split_once('/').map(|(clients, _)| clients)
+}
+
+/// The host and port in such a name.
 pub fn address_in(name: &str) -> &str {
     name.split_once('/').map_or(name, |(_, address)| address)
+}
+
+/// The name of Istio's own cluster of a host.
+pub fn istio_cluster(host: &str, port: impl std::fmt::Display) -> String {
+    format!("outbound|{port}||{host}")
 }
 
 /// The name of a service of the mesh: the namespace of the Service or ServiceEntry that brings the host

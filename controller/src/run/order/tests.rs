@@ -16,6 +16,11 @@ use crate::validate::options::ValidateOptions;
 /// The plan for a host of which clients and Redis ask for a password: a WasmPlugin or a filter of
 /// the host's own, and a cluster.
 fn planned(options: &MeshOptions) -> RenderPlan {
+    planned_with(options, json!({"tcp": {"connectTimeout": "3s"}}))
+}
+
+/// The objects of a host with this connection pool.
+fn planned_with(options: &MeshOptions, pool: Value) -> RenderPlan {
     let mut store = Store::new(ValidateOptions::default());
     let metadata = |name: &str| json!({"namespace": "a", "name": name, "uid": "u", "generation": 1});
     let service = json!({
@@ -25,7 +30,6 @@ fn planned(options: &MeshOptions) -> RenderPlan {
     store.apply(StoreChange::Service(Box::new(serde_json::from_value(service).unwrap()))).unwrap();
     let host = "r.a.svc.cluster.local";
     let rules = json!({"host": [host], "settings": {"auth": {"plain": {"password": "p"}}}});
-    let pool = json!({"tcp": {"connectTimeout": "3s"}});
     let destination = json!({"host": host, "trafficPolicy": {"connectionPool": pool}});
     for (kind, spec) in [(ObjectKind::Service, rules), (ObjectKind::Destination, destination)] {
         let object = json!({
@@ -72,18 +76,23 @@ fn deletions(ordered: &Ordered) -> Vec<&RenderedKey> {
 #[test]
 fn what_is_in_force_stays_until_its_successor_in_another_namespace_is_applied() {
     let (old, new) = (MeshOptions::of_tests("old"), MeshOptions::of_tests("new"));
-    let was = written(&planned(&old), &old, "us");
-    assert!(was.len() >= 2, "there is no cluster to wait for");
-    let is = planned(&new);
-    // Whichever object can't be written in the new namespace, what it succeeds stays in the old one.
-    for missing in &is.objects {
-        let key = RenderedKey::of(missing);
-        let mut blocked = Blocked::new("new");
-        blocked.after(&key, Some(missing));
-        for (key, object) in was.iter().filter(|(old, _)| old.name.name == key.name.name) {
-            assert!(blocked.blocks(key, None, Some(object)), "{key} is deleted without {}", missing.name);
+    // With a login the host has a filter of its own, and the WasmPlugin only refuses connections to it.
+    let login = json!({"redis": {"auth": {"plain": {"password": "l"}}}});
+    for pool in [login, json!({"tcp": {"connectTimeout": "3s"}})] {
+        let was = written(&planned_with(&old, pool.clone()), &old, "us");
+        assert!(was.len() >= 2, "there is nothing to wait for");
+        let is = planned_with(&new, pool);
+        // Whichever object can't be written in the new namespace, what it succeeds stays in the old one.
+        for missing in &is.objects {
+            let key = RenderedKey::of(missing);
+            let mut blocked = Blocked::new("new");
+            blocked.after(&key, Some(missing));
+            for (key, object) in was.iter().filter(|(old, _)| old.name.name == key.name.name) {
+                assert!(blocked.blocks(key, None, Some(object)), "{key} is deleted without {}", missing.name);
+            }
         }
     }
+    let was = written(&planned(&old), &old, "us");
     // The clusters to which a listener leads stay with it.
     let (cluster, object) = was.iter().find(|(key, object)| object.is_foundation(key)).unwrap();
     let (listener, _) = was.iter().find(|(key, object)| !object.is_foundation(key)).unwrap();
