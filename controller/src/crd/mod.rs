@@ -8,7 +8,7 @@ pub mod auth;
 pub mod definition;
 pub mod destination;
 mod duration;
-mod export;
+pub mod export;
 pub mod service;
 pub mod status;
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::Auth;
 use super::duration::DURATION;
-use super::export::EXPORT;
+use super::export::{self, EXPORT};
 use super::status::ResourceStatus;
 
 /// The description that `kubectl explain redisservice` shows.
@@ -42,7 +42,7 @@ pub struct RedisServiceSpec {
     /// object doesn't exist.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 63), regex(pattern = EXPORT)))]
-    #[x_kube(validation = Rule::new("self.size() < 2 || !self.exists(one, one == '*')").message("`*` means all namespaces, so no other one can be given"))]
+    #[x_kube(validation = Rule::new(export::RULE).message(export::MESSAGE))]
     pub export_to: Vec<String>,
     /// Settings that apply to all commands of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]

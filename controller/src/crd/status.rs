@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct ResourceStatus {
     /// `Accepted`: the object is valid and no other object has precedence. `ResolvedRefs`: the
     /// objects that it names exist. `Programmed`: a proxy has taken the configuration that follows
-    /// from it, or, with the reason `Applied`, it has been written to the mesh. `Warnings`, where there are any: what is in force as it is written puts
-    /// data or protection at risk.
+    /// from it, or, with the reason `Applied`, it has been written to the mesh. `Warnings`, where there
+    /// are any: what is in force as it is written puts data or protection at risk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// The generation of the object for which this status was written.

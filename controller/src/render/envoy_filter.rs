@@ -187,7 +187,7 @@ pub fn owner(destination: &ValidatedDestination, usage: ClusterUse) -> ClusterOw
 pub fn cluster_name(destination: &ValidatedDestination, usage: ClusterUse, namespace: Option<&str>) -> String {
     let (host, port) = (&destination.address.host, destination.address.port);
     match (owner(destination, usage), namespace) {
-        (ClusterOwner::Istio, _) => format!("outbound|{port}||{host}"),
+        (ClusterOwner::Istio, _) => wire::istio_cluster(host, port),
         (ClusterOwner::Added, None) => format!("redis-mesh|{port}||{host}"),
         (ClusterOwner::Added, Some(namespace)) => format!("redis-mesh|{port}|{namespace}|{host}"),
     }
@@ -253,7 +253,7 @@ fn by_istios_endpoints(value: &mut Value, destination: &ValidatedDestination) {
     cluster.insert("type".to_owned(), "EDS".into());
     let (host, port) = (&destination.address.host, destination.address.port);
     let config = json!({
-        "service_name": format!("outbound|{port}||{host}"),
+        "service_name": wire::istio_cluster(host, port),
         "eds_config": {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"},
     });
     cluster.insert("eds_cluster_config".to_owned(), config);

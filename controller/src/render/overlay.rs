@@ -90,7 +90,7 @@ pub fn reach(destination: &ValidatedDestination, scope: Option<&str>) -> (String
         );
     }
     if are_members(destination) {
-        return (format!("outbound|{port}||{host}"), None);
+        return (wire::istio_cluster(host, port), None);
     }
     let name = format!("redis-mesh-native|{port}|{}|{host}", scope.unwrap_or_default());
     let nodes = native::nodes_name(&name);

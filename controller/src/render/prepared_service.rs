@@ -340,7 +340,7 @@ fn selector(service: &ValidatedService) -> wire::Selector {
     }
     if service.path == wire::DataPath::Proxy || is_own {
         let (host, port) = (&service.address.host, service.address.port);
-        selector.clusters.push(format!("outbound|{port}||{host}"));
+        selector.clusters.push(wire::istio_cluster(host, port));
         let address = |address: &String| ServiceEndpoint { address: address.clone(), port }.to_string();
         selector.addresses.extend(service.addresses.cluster_ips.iter().map(address));
     }

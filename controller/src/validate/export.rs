@@ -1,7 +1,10 @@
 //! `exportTo`: the namespaces that an object is for.
 
+use crate::crd::export::MESSAGE;
 use crate::diagnostic::{Code, FieldReporter};
 use crate::exports::Exports;
+
+use super::host;
 
 /// Reads `exportTo`.
 pub fn read(words: &[String], namespace: &str, field: &mut FieldReporter<'_>) -> Exports {
@@ -23,14 +26,12 @@ pub fn read(words: &[String], namespace: &str, field: &mut FieldReporter<'_>) ->
         known.push(word);
     }
     if known.len() > 1 && known.contains(&"*") {
-        let (message, remedy) = ("`*` means all namespaces, so no other one can be given", "remove `*`, or the others");
-        field.report(Code::InvalidNamespace, message, remedy);
+        field.report(Code::InvalidNamespace, MESSAGE, "remove `*`, or the others");
     }
     Exports::of(known, namespace)
 }
 
-/// True for the name of a namespace, which is a label of DNS.
+/// True for the name of a namespace, which is a label of DNS in lower case.
 fn is_namespace(word: &str) -> bool {
-    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&word.len()) && word.bytes().all(is_inner) && !word.starts_with('-') && !word.ends_with('-')
+    host::is_label(word) && !word.bytes().any(|byte| byte == b'_' || byte.is_ascii_uppercase())
 }

@@ -65,7 +65,7 @@ pub fn name(text: &str, namespace: &str, cluster_domain: &str) -> Result<HostNam
 }
 
 /// True for a label of a DNS name. Underscores are taken, too, as in names of SRV records.
-fn is_label(label: &str) -> bool {
+pub fn is_label(label: &str) -> bool {
     let bytes = label.as_bytes();
     (1..=63).contains(&bytes.len())
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))

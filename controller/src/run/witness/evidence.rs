@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use redis_mesh_core::wire;
 use serde_json::Value;
 
 use crate::render::envoy_filter;
@@ -45,7 +46,7 @@ impl PatchTarget {
             ("CLUSTER", _) => {
                 let cluster = &matches["cluster"];
                 let (host, port) = (cluster["service"].as_str()?, cluster["portNumber"].as_u64()?);
-                Some(PatchTarget::Merged(format!("outbound|{port}||{host}")))
+                Some(PatchTarget::Merged(wire::istio_cluster(host, port)))
             }
             ("LISTENER" | "FILTER_CHAIN" | "NETWORK_FILTER", _) => {
                 Some(PatchTarget::Listener(matches["listener"]["name"].as_str()?.to_owned()))

@@ -180,9 +180,9 @@ impl RewriterConfig {
     /// Adds a host of which connections are refused.
     fn add_refused(&mut self, name: &str) {
         let index = self.hosts.len() as u32;
-        let address = name.rsplit('/').next().unwrap_or_default();
+        let address = wire::address_in(name);
         if let Some((host, port)) = address.rsplit_once(':') {
-            self.refused_clusters.insert(format!("outbound|{port}||{host}"), index);
+            self.refused_clusters.insert(wire::istio_cluster(host, port), index);
         }
         self.refused.insert(name.to_owned(), index);
         self.hosts.push(RewriterHost::refused(address));
@@ -195,7 +195,7 @@ fn of_cluster<'c>(hosts: &'c BTreeMap<String, u32>, cluster: &str) -> Option<&'c
     hosts.get(cluster).or_else(|| {
         let (port, rest) = cluster.strip_prefix("outbound|")?.split_once('|')?;
         let (_, host) = rest.split_once('|')?;
-        hosts.get(&format!("outbound|{port}||{host}"))
+        hosts.get(&wire::istio_cluster(host, port))
     })
 }
 

@@ -105,11 +105,8 @@ impl LastSent {
     fn of<'a>(all: impl Iterator<Item = &'a UpstreamConnection>) -> LastSent {
         let mut known = LastSent { last: HashMap::new(), room: MIN_ROOM };
         for connection in all {
-            let mut at = 0;
-            for in_flight in &connection.pending {
-                let length = in_flight.replay as usize;
-                known.note(connection, *in_flight, connection.replay.behind(at, length));
-                at += length;
+            for (in_flight, bytes) in under_way(connection) {
+                known.note(connection, in_flight, bytes);
             }
             known.room += connection.pending.len();
         }
@@ -132,12 +129,18 @@ impl LastSent {
 /// True if a client has sent another command for a slot later than this one over a connection, as far as
 /// that isn't answered.
 pub fn has_later_over(connection: &UpstreamConnection, owner: Owner, slot: Option<u16>) -> bool {
+    let is_later = |other: Owner| other.client == owner.client && other.sequence > owner.sequence;
+    let mut under_way = under_way(connection);
+    under_way.any(|(in_flight, bytes)| in_flight.what.command().is_some_and(is_later) && slot_of(bytes) == slot)
+}
+
+/// What goes over a connection and isn't answered, with the bytes that are kept of it.
+fn under_way(connection: &UpstreamConnection) -> impl Iterator<Item = (InFlight, &[u8])> {
     let mut at = 0;
-    connection.pending.iter().any(|in_flight| {
-        let (bytes, length) = (at, in_flight.replay as usize);
+    connection.pending.iter().map(move |in_flight| {
+        let (begin, length) = (at, in_flight.replay as usize);
         at += length;
-        let is_later = |other: Owner| other.client == owner.client && other.sequence > owner.sequence;
-        in_flight.what.command().is_some_and(is_later) && slot_of(connection.replay.behind(bytes, length)) == slot
+        (*in_flight, connection.replay.behind(begin, length))
     })
 }
 
