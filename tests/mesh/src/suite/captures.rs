@@ -1,7 +1,6 @@
 //! Connections that don't lead where a host's rules think: a Service that is created again gets another
 //! address, and tenants put servers of their own in the place of others' hosts.
 
-use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -9,8 +8,10 @@ use redis_mesh_tests::redis::Redis;
 
 use super::Test;
 use super::conditions::{single, wait_condition};
-use super::mission::{SERVER_AUTH, session, soon};
+use super::mission::{NOAUTH, SERVER_AUTH, session, soon};
 use super::outages::controller;
+use super::strangers::{of_service, service};
+use super::tenants::NAMESPACE;
 use crate::api::ObjectName;
 use crate::mesh::{Mesh, PASSWORD, PATIENCE, eventually};
 use crate::pod::Pod;
@@ -19,30 +20,14 @@ use crate::pod::Pod;
 pub const TESTS: &[Test] =
     &[("captures::another_address", another_address), ("captures::login_stays_at_home", login_stays_at_home)];
 
+/// The owner's host, and its address.
+pub(super) const SINGLE: &str = "redis-single.redis.svc.cluster.local";
+pub(super) const SINGLE_ADDRESS: &str = "10.96.0.21";
+/// The address of the tenant's Redis.
+const TENANTS: u8 = 29;
+
 const REFUSED: &str =
     "(error) ERR redis-mesh: the configuration of moving.redis.svc.cluster.local:6379 is being replaced, try again";
-
-/// The Service `moving` with an address.
-fn moving(address: Ipv4Addr, pod: &Pod) -> String {
-    format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{name: moving, namespace: redis}}
-spec:
-  clusterIP: {address}
-  selector: {{app: moving}}
-  ports: [{{name: tcp-redis, port: 6379}}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: moving, namespace: redis, labels: {{kubernetes.io/service-name: moving}}}}
-addressType: IPv4
-ports: [{{name: tcp-redis, port: 6379, protocol: TCP}}]
-endpoints: [{{addresses: [{}], conditions: {{ready: true}}}}]
-",
-        pod.ip()
-    )
-}
 
 /// Rules for `moving`, and what they say of its own Redis.
 fn rules(route: &str) -> String {
@@ -70,7 +55,8 @@ spec:
 /// While the controller is away, a Service is deleted and created again with another address. Its own Redis
 /// asks for no password, and no client is answered by it.
 fn another_address(mesh: &mut Mesh) -> Result<()> {
-    let pod = mesh.pod("moving", "redis", "moving", 28, false)?;
+    const POD: u8 = 28;
+    let pod = mesh.pod("moving", "redis", "moving", POD, false)?;
     let redis = pod.redis(None)?;
     redis.cmd(&["SET", "whose", "moving"])?;
     mesh.apply(SERVER_AUTH)?;
@@ -79,30 +65,28 @@ fn another_address(mesh: &mut Mesh) -> Result<()> {
     let elsewhere = rules("redis-single");
     let itself = format!("{}---{OWN_LOGIN}", rules("moving"));
     for (number, (rules, whose)) in [(elsewhere, "\"single\""), (itself, "\"moving\"")].into_iter().enumerate() {
-        let address = |n: u8| Ipv4Addr::new(10, 96, 0, 100 + 2 * number as u8 + n);
-        mesh.apply(&moving(address(0), &pod))?;
+        let address = |n: usize| format!("10.96.0.{}", 100 + 2 * number + n);
+        mesh.apply(&service("redis", "moving", &address(0), POD))?;
         mesh.apply(&rules)?;
         let served = [("get whose", NOAUTH), ("auth of-clients", "OK"), ("get whose", whose)];
         soon(mesh, "moving", &served)?;
         controller(mesh)?.kill();
         mesh.delete(&[ObjectName::new("Service", "redis", "moving")])?;
-        mesh.apply(&moving(address(1), &pod))?;
-        let refused = stays_refused(mesh, address(1));
+        mesh.apply(&service("redis", "moving", &address(1), POD))?;
+        let refused = stays_refused(mesh, &address(1));
         controller(mesh)?.restart()?;
         refused?;
         soon(mesh, "moving", &served)?;
         mesh.delete(&[ObjectName::new("RedisService", "redis", "moving")])?;
         soon(mesh, "moving", &[("get whose", "\"moving\"")])?;
-        mesh.delete(&[ObjectName::new("Service", "redis", "moving")])?;
+        mesh.delete(&of_service("redis", "moving"))?;
     }
     drop(redis);
     pod.delete()
 }
 
-const NOAUTH: &str = "(error) NOAUTH Authentication required.";
-
 /// Every connection to the new address is refused from the moment on at which Istio has a listener for it.
-fn stays_refused(mesh: &Mesh, address: Ipv4Addr) -> Result<()> {
+fn stays_refused(mesh: &Mesh, address: &str) -> Result<()> {
     let listener = format!("{address}_6379");
     eventually(PATIENCE, || {
         let dump = mesh.client.sidecar()?.get("/listeners")?;
@@ -118,34 +102,27 @@ fn stays_refused(mesh: &Mesh, address: Ipv4Addr) -> Result<()> {
     Ok(())
 }
 
-const TENANT: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: web}}";
+/// A tenant's ServiceEntry by which a host at an address is a Redis of his own, at the address of a pod.
+pub(super) fn service_entry(host: &str, address: &str, pod: u8) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: mine, namespace: web}}
+spec:
+  hosts: [{host}]
+  exportTo: ['.']
+  addresses: [{address}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{{number: 6379, name: tcp-redis, protocol: TCP}}]
+  endpoints: [{{address: 10.244.0.{pod}}}]
+"
+    )
+}
 
-/// The ways in which a tenant has his clients' connections to `redis-single` lead to a Redis of his own.
-const WAYS: [&str; 2] = [
-    "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: mine, namespace: web}
-spec:
-  hosts: [redis-single.redis.svc.cluster.local]
-  exportTo: ['.']
-  addresses: [10.96.0.21]
-  resolution: STATIC
-  ports: [{number: 6379, name: tcp-redis, protocol: TCP}]
-  endpoints: [{address: 10.244.0.29}]
-",
-    "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: mine, namespace: web}
-spec:
-  hosts: [mine.example.com]
-  exportTo: ['.']
-  addresses: [10.96.0.110]
-  resolution: STATIC
-  ports: [{number: 6379, name: tcp-redis, protocol: TCP}]
-  endpoints: [{address: 10.244.0.29}]
----
+/// Leads the tenant's clients of `redis-single` to another host.
+const VIRTUAL_SERVICE: &str = "---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: mine, namespace: web}
@@ -153,8 +130,15 @@ spec:
   hosts: [redis-single.redis.svc.cluster.local]
   exportTo: ['.']
   tcp: [{route: [{destination: {host: mine.example.com, port: {number: 6379}}}]}]
-",
-];
+";
+
+/// The ways in which a tenant has his clients' connections to `redis-single` lead to a Redis of his own.
+fn ways() -> [String; 2] {
+    [
+        service_entry(SINGLE, SINGLE_ADDRESS, TENANTS),
+        service_entry("mine.example.com", "10.96.0.110", TENANTS) + VIRTUAL_SERVICE,
+    ]
+}
 
 /// What a user may say of the owner's pods: the same servers by another cluster.
 const SUBSET: &str = "
@@ -175,10 +159,10 @@ spec:
 
 /// The password of a Redis reaches no other server than that of its owner.
 fn login_stays_at_home(mesh: &mut Mesh) -> Result<()> {
-    mesh.api().apply(TENANT)?;
+    mesh.api().apply(NAMESPACE)?;
     mesh.apply(SERVER_AUTH)?;
     wait_condition(mesh, &single("RedisDestination"), "Programmed", "True")?;
-    let tenants = mesh.pod("web-redis", "web", "web-redis", 29, false)?;
+    let tenants = mesh.pod("web-redis", "web", "web-redis", TENANTS, false)?;
     let redis = tenants.redis(None)?;
     let pod = mesh.pod("web-client", "web", "web-client", 63, true)?;
     let result = captured(mesh, &pod, &redis);
@@ -206,10 +190,10 @@ fn captured(mesh: &mut Mesh, pod: &Pod, redis: &Redis) -> Result<()> {
         ensure!(redis.cmd(&["DEL", "at-home"])?.tty() == "(integer) 0", "the tenant's Redis still answers");
         Ok(())
     };
-    for way in WAYS {
+    for way in ways() {
         eventually(PATIENCE, logs_in)?;
         redis.cmd(&["CONFIG", "RESETSTAT"])?;
-        mesh.apply(way)?;
+        mesh.apply(&way)?;
         eventually(PATIENCE, || {
             let answer = ask("set captured 1")?;
             ensure!(

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Test;
-use super::mission::{CLIENT_AUTH, PREFIX_ROUTING, SERVER_AUTH, redis_cluster, session, soon};
+use super::mission::{CLIENT_AUTH, NOAUTH, PREFIX_ROUTING, SERVER_AUTH, redis_cluster, session, soon};
 use crate::api::{ObjectName, condition};
 use crate::mesh::{Mesh, PATIENCE, eventually};
 
@@ -157,7 +157,6 @@ spec:
 /// owner has none.
 fn consumer(mesh: &mut Mesh) -> Result<()> {
     const HOST: &str = "redis-single.redis";
-    const NOAUTH: &str = "(error) NOAUTH Authentication required.";
     let pod = mesh.pod("consumer", "consumer", "consumer", 60, true)?;
     let there = |lines: &[(&str, &str)]| {
         eventually(PATIENCE, || {

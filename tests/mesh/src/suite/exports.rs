@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use super::Test;
 use super::conditions::wait_condition;
+use super::mission::NOAUTH;
+use super::tenants::ALONE;
 use crate::api::ObjectName;
 use crate::mesh::{Mesh, PASSWORD, PATIENCE, eventually};
 use crate::pod::Pod;
@@ -20,7 +22,6 @@ pub const TESTS: &[Test] = &[
 ];
 
 const HOST: &str = "redis-single.redis.svc.cluster.local";
-const NOAUTH: &str = "(error) NOAUTH Authentication required.";
 /// What stands only in the configuration of a proxy that logs in on `proxy`: Envoy shows the type of the
 /// settings, and hides the password.
 const LOGIN: &str = "RedisProtocolOptions";
@@ -198,8 +199,8 @@ fn service_annotation(mesh: &mut Mesh) -> Result<()> {
         annotate(mesh, "networking.istio.io/exportTo-")?;
         limited?;
         mesh.apply(&destination("[.]"))?;
-        mesh.apply(STRANGER)?;
-        let name = ObjectName::new("RedisService", "web", "stranger");
+        mesh.apply(ALONE)?;
+        let name = ObjectName::new("RedisService", "web", "mine");
         wait_condition(mesh, &name, "Programmed", "True")?;
         let message = mesh.api().get(&name)?.context("no object")?["status"].to_string();
         ensure!(message.contains("isn't exported to"), "{message}");
@@ -212,16 +213,6 @@ fn service_annotation(mesh: &mut Mesh) -> Result<()> {
         delete(mesh)
     })
 }
-
-/// A consumer's rules that lead to the owner's Redis.
-const STRANGER: &str = "
-apiVersion: redis.aeraki.io/v1alpha1
-kind: RedisService
-metadata: {name: stranger, namespace: web}
-spec:
-  host: [redis-cluster.redis.svc.cluster.local]
-  redis: [{route: {host: redis-single.redis.svc.cluster.local}}]
-";
 
 fn wait_dump_without(pod: &Pod) -> Result<()> {
     eventually(PATIENCE, || {

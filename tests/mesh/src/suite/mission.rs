@@ -56,7 +56,7 @@ pub(super) fn soon(mesh: &Mesh, host: &str, lines: &[(&str, &str)]) -> Result<()
     eventually(PATIENCE, || session(mesh, host, lines))
 }
 
-const NOAUTH: &str = "(error) NOAUTH Authentication required.";
+pub(super) const NOAUTH: &str = "(error) NOAUTH Authentication required.";
 
 fn server_auth(mesh: &mut Mesh) -> Result<()> {
     session(mesh, "redis-single", &[("set a a", NOAUTH)])?;

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 
 use super::Test;
+use super::captures::{SINGLE, SINGLE_ADDRESS, service_entry};
 use super::mission::session;
 use crate::api::ObjectName;
 use crate::mesh::{Mesh, PASSWORD, PATIENCE, eventually};
@@ -11,20 +12,6 @@ use crate::pod::{Pod, Shape};
 
 /// The tests.
 pub const TESTS: &[Test] = &[("overridden::proxy", proxy), ("overridden::native", native)];
-
-const ENTRY: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: mine, namespace: web}
-spec:
-  hosts: [redis-single.redis.svc.cluster.local]
-  addresses: [10.96.0.21]
-  exportTo: ['.']
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{name: tcp-redis, number: 6379, protocol: TCP}]
-  endpoints: [{address: 10.244.0.65}]
-";
 
 fn owner(path: &str) -> String {
     format!(
@@ -66,7 +53,7 @@ fn kept(mesh: &mut Mesh, path: &str) -> Result<()> {
     })?;
     let pod = mesh.pod("thief", "web", "thief", 65, false)?;
     // Nobody has connected to it before the controller has seen the ServiceEntry.
-    mesh.apply(ENTRY)?;
+    mesh.apply(&service_entry(SINGLE, SINGLE_ADDRESS, 65))?;
     let name = ObjectName::new("RedisService", "redis", "overridden");
     eventually(PATIENCE, || {
         let status = mesh.api().get(&name)?.context("no object")?["status"].to_string();

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::Test;
 use super::conditions::wait_condition;
 use super::outages::controller;
+use super::tenants::NAMESPACE;
 use crate::api::ObjectName;
 use crate::mesh::{Mesh, PASSWORD, PATIENCE, eventually};
 use crate::pod::Pod;
@@ -19,7 +20,7 @@ const ADDRESS: &str = "10.96.0.51";
 const THEIRS: u8 = 41;
 
 /// A Service with this address and one endpoint.
-fn service(namespace: &str, name: &str, address: &str, endpoint: u8) -> String {
+pub(super) fn service(namespace: &str, name: &str, address: &str, endpoint: u8) -> String {
     format!(
         "
 apiVersion: v1
@@ -65,7 +66,7 @@ fn names() -> [ObjectName; 2] {
 }
 
 /// The Service itself and its endpoints.
-fn of_service(namespace: &str, name: &str) -> [ObjectName; 2] {
+pub(super) fn of_service(namespace: &str, name: &str) -> [ObjectName; 2] {
     [ObjectName::new("Service", namespace, name), ObjectName::new("EndpointSlice", namespace, &format!("{name}-1"))]
 }
 
@@ -85,7 +86,7 @@ fn asks_for_the_password(mesh: &Mesh) -> Result<()> {
 
 /// Runs a task with a Redis of another team's, which asks for no password.
 fn beside_theirs(mesh: &mut Mesh, task: impl FnOnce(&mut Mesh) -> Result<()>) -> Result<()> {
-    mesh.api().apply("{apiVersion: v1, kind: Namespace, metadata: {name: web}}")?;
+    mesh.api().apply(NAMESPACE)?;
     let pod: Pod = mesh.pod("web-redis", "web", "web-redis", THEIRS, false)?;
     let redis = pod.redis(None)?;
     let result = task(mesh);
@@ -108,13 +109,15 @@ fn give_away(mesh: &mut Mesh) -> Result<()> {
     Ok(())
 }
 
-/// A Service that is gone takes its rules with it, and brings them back under another address.
-fn same_cluster_ip(mesh: &mut Mesh) -> Result<()> {
+/// A Service that is gone takes its rules with it, and brings them back under another address. `before` is
+/// done while they are in force.
+fn follow_their_host(mesh: &mut Mesh, before: fn(&mut Mesh) -> Result<()>) -> Result<()> {
     beside_theirs(mesh, |mesh| {
         for path in ["direct", "proxy"] {
             mesh.apply(&service("redis", "own", ADDRESS, 20))?;
             mesh.apply(&rules(path))?;
             asks_for_the_password(mesh)?;
+            before(mesh)?;
             give_away(mesh)?;
             mesh.apply(&service("redis", "own", "10.96.0.52", 20))?;
             asks_for_the_password(mesh)?;
@@ -125,27 +128,20 @@ fn same_cluster_ip(mesh: &mut Mesh) -> Result<()> {
     })
 }
 
+fn same_cluster_ip(mesh: &mut Mesh) -> Result<()> {
+    follow_their_host(mesh, |_| Ok(()))
+}
+
 /// The same for what a controller keeps that never saw the object without errors.
 fn under_a_new_leader(mesh: &mut Mesh) -> Result<()> {
-    beside_theirs(mesh, |mesh| {
-        for path in ["direct", "proxy"] {
-            mesh.apply(&service("redis", "own", ADDRESS, 20))?;
-            mesh.apply(&rules(path))?;
-            asks_for_the_password(mesh)?;
-            for name in &names() {
-                wait_condition(mesh, name, "Programmed", "True")?;
-            }
-            let wrong = json!({"metadata": {"annotations": {"redis-mesh.io/data-path": "sideways"}}});
-            mesh.api().merge(&names()[0], &wrong)?;
-            wait_condition(mesh, &names()[0], "Programmed", "False")?;
-            controller(mesh)?.restart()?;
-            asks_for_the_password(mesh)?;
-            give_away(mesh)?;
-            mesh.apply(&service("redis", "own", "10.96.0.52", 20))?;
-            asks_for_the_password(mesh)?;
-            mesh.delete(&names())?;
-            mesh.delete(&[of_service("redis", "own"), of_service("web", "theirs")].concat())?;
+    follow_their_host(mesh, |mesh| {
+        for name in &names() {
+            wait_condition(mesh, name, "Programmed", "True")?;
         }
-        Ok(())
+        let wrong = json!({"metadata": {"annotations": {"redis-mesh.io/data-path": "sideways"}}});
+        mesh.api().merge(&names()[0], &wrong)?;
+        wait_condition(mesh, &names()[0], "Programmed", "False")?;
+        controller(mesh)?.restart()?;
+        asks_for_the_password(mesh)
     })
 }

@@ -16,9 +16,10 @@ pub const TESTS: &[Test] = &[
     ("tenants::mistakes_of_strangers", mistakes_of_strangers),
 ];
 
+/// The namespace of somebody else.
+pub(super) const NAMESPACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: web}}";
 /// A consumer's rules, whose clients reach the owner's Redis under another name, alone and among
 /// others.
-const NAMESPACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: web}}";
 const RULES: &str = "
 apiVersion: redis.aeraki.io/v1alpha1
 kind: RedisService
@@ -29,7 +30,7 @@ spec:
     - match: {key: {prefix: 'here-'}}
       route: {host: redis-single.redis.svc.cluster.local}
 ";
-const ALONE: &str = "
+pub(super) const ALONE: &str = "
 apiVersion: redis.aeraki.io/v1alpha1
 kind: RedisService
 metadata: {name: mine, namespace: web}
