@@ -26,6 +26,7 @@ pub mod object_meta;
 pub mod overlay;
 pub mod plan;
 pub mod planned_object;
+pub mod plugin_hosts;
 pub mod prepared_service;
 pub mod redact;
 mod refused;

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redis_mesh_core::wire;
-
 use crate::exports::Exports;
 use crate::validate::destination::ValidatedDestination;
 use crate::validate::host_port::HostPort;
@@ -17,6 +15,7 @@ use super::native::DynamicModule;
 use super::object_meta::{DESTINATION_SUFFIX, object_name, placed};
 use super::overlay;
 use super::planned_object::{ObjectContent, PlannedObject};
+use super::plugin_hosts::PluginHosts;
 use super::prepared_service::{PreparedService, changes_listener};
 use super::refused;
 use super::sharing::{self, HostsByNamespace, SharingHistory};
@@ -32,23 +31,6 @@ pub struct PlanHistory {
     pub sharing: SharingHistory,
     /// Hosts in WasmPlugins that have to stay as they are.
     pub kept: BTreeMap<PortGroup, PluginHosts>,
-}
-
-/// The hosts that a WasmPlugin's configuration names.
-#[derive(Clone, Debug, Default)]
-pub struct PluginHosts {
-    /// Those that it has rules for.
-    pub hosts: Vec<wire::Host>,
-    /// The names in tokens of those whose connections it refuses.
-    pub refused: Vec<String>,
-}
-
-impl PluginHosts {
-    /// The hosts with their ports, some of them twice.
-    pub fn addresses(&self) -> impl Iterator<Item = &str> {
-        let refused = self.refused.iter().map(|name| wire::address_in(name));
-        self.hosts.iter().map(|host| host.host.as_str()).chain(refused)
-    }
 }
 
 /// The plan: all objects that are to be, in a fixed order.

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use redis_mesh_core::wire;
 
 use super::mesh_options::MeshOptions;
-use super::plan::PluginHosts;
+use super::plugin_hosts::PluginHosts;
 use super::prepared_service::{PreparedService, leads_elsewhere, name_in_tokens};
 
 /// The names of the hosts among the services of a namespace and port whose connections are refused;

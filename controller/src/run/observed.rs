@@ -8,7 +8,8 @@ use redis_mesh_core::wire;
 use serde_json::Value;
 
 use crate::render::object_meta::{DESTINATION_SUFFIX, PURPOSE, labels};
-use crate::render::plan::{PluginHosts, PortGroup};
+use crate::render::plan::PortGroup;
+use crate::render::plugin_hosts::PluginHosts;
 use crate::render::{envoy_filter, overlay, wasm_plugin};
 
 use super::digest::{ContentDigest, digest, from_hex};

@@ -18,8 +18,9 @@ use tracing::{debug, info, warn};
 
 use crate::inventory::NamespacedName;
 use crate::render::mesh_options::MeshOptions;
-use crate::render::plan::{self, PlanHistory, PluginHosts, PortGroup, RenderPlan};
+use crate::render::plan::{self, PlanHistory, PortGroup, RenderPlan};
 use crate::render::planned_object::{ObjectContent, PlannedObject};
+use crate::render::plugin_hosts::PluginHosts;
 use crate::render::prepared_service::PreparedService;
 use crate::render::{envoy_filter, wasm_plugin};
 use crate::validate::scope::ClientScope;
