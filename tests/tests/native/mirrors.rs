@@ -8,8 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use redis_mesh_core::command::{self, Begin, Command, Find};
-use redis_mesh_core::resp::request::{Parser, Progress};
-use redis_mesh_core::wire::Limits;
 use redis_mesh_tests::cli;
 use redis_mesh_tests::client::Client;
 use redis_mesh_tests::envoy::{Envoy, Options};
@@ -19,6 +17,7 @@ use redis_mesh_tests::process::wait_until;
 use redis_mesh_tests::scene::Scene;
 
 use crate::PATIENCE;
+use crate::scripted;
 
 /// The names of the commands that have arrived at a server, with their first arguments.
 type Arrived = Arc<Mutex<Vec<String>>>;
@@ -42,12 +41,8 @@ fn answer(mut stream: TcpStream, arrived: &Arrived) {
     while let Ok(length @ 1..) = stream.read(&mut buffer) {
         input.extend_from_slice(&buffer[..length]);
         let mut at = 0;
-        loop {
-            let mut parser = Parser::default();
-            let Ok(Progress::Complete(length)) = parser.parse(&input[at..], &Limits::default()) else { break };
-            let frame = parser.frame(&input[at..]);
-            let words = parser.args().iter().take(2).map(|word| String::from_utf8_lossy(word.of(frame)).into_owned());
-            let shown = words.collect::<Vec<_>>().join(" ");
+        while let Some((words, length)) = scripted::command(&input[at..]) {
+            let shown = words[..words.len().min(2)].join(" ");
             at += length;
             if shown != "PING" {
                 arrived.lock().unwrap().push(shown);

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
-use redis_mesh_core::wire::{Host, KeyMatch};
+use redis_mesh_core::resp::request::{Parser, Progress};
+use redis_mesh_core::wire::{Host, KeyMatch, Limits};
 use redis_mesh_tests::client::Client;
 use redis_mesh_tests::envoy::Envoy;
 use redis_mesh_tests::listener::{self, Config, route};
@@ -130,24 +131,13 @@ pub fn slots(master: SocketAddr) -> Vec<u8> {
         .into_bytes()
 }
 
-fn line(bytes: &[u8]) -> Option<(&str, usize)> {
-    let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
-    Some((std::str::from_utf8(&bytes[..end]).ok()?, end + 2))
-}
-
 /// The first command, and how many bytes it has.
-fn command(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
-    let (count, mut at) = line(bytes)?;
-    let mut words = Vec::new();
-    for _ in 0..count.strip_prefix('*')?.parse::<usize>().ok()? {
-        let (length, used) = line(&bytes[at..])?;
-        let length: usize = length.strip_prefix('$')?.parse().ok()?;
-        at += used;
-        let word = bytes.get(at..at + length + 2)?;
-        words.push(String::from_utf8_lossy(&word[..length]).into_owned());
-        at += length + 2;
-    }
-    Some((words, at))
+pub fn command(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
+    let mut parser = Parser::default();
+    let Ok(Progress::Complete(length)) = parser.parse(bytes, &Limits::default()) else { return None };
+    let frame = parser.frame(bytes);
+    let words = parser.args().iter().map(|word| String::from_utf8_lossy(word.of(frame)).into_owned());
+    Some((words.collect(), length))
 }
 
 /// Two such nodes behind an Envoy, the first of which serves all slots.
