@@ -197,7 +197,7 @@ impl Multiplexer {
         let Multiplexer { clients, upstreams, effects, .. } = self;
         if let Some(client) = clients.get_mut(id) {
             client.output.is_full = is_full;
-            client.output.unread = 0;
+            (client.output.unread, client.output.counted) = (0, 0);
             backlog::on_full(upstreams, client, effects);
         }
         self.deliver_events();

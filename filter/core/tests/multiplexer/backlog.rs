@@ -211,6 +211,37 @@ fn a_shared_connection_stops_when_nobody_who_waits_reads() {
 }
 
 #[test]
+fn what_nobody_reads_is_bounded_while_others_wait_behind_it() {
+    let mut world = World::new(5);
+    let limit = 1_500_000;
+    world.multiplexer.backlogs().most_kept = limit;
+    let (first, large) = (world.client(&compiled(&one())), "x".repeat(100_000));
+    world.send(first, &command(&["SET", "b", &large]));
+    world.settle();
+    let unread = [first, world.client(&compiled(&one())), world.client(&compiled(&one()))];
+    let reads = world.client(&compiled(&one()));
+    // Much was asked for at once, before anybody knew how much comes.
+    for id in unread {
+        world.send(id, &command(&["GET", "b"]).repeat(15));
+        world.multiplexer.downstream_full(id, true);
+    }
+    world.send(reads, &command(&["GET", "c"]));
+    world.settle();
+    assert_eq!(world.received(reads), "$-1 ");
+    let received: Vec<usize> = unread.iter().map(|id| world.received(*id).len()).collect();
+    let closed: Vec<bool> = unread.iter().map(|id| world.clients[id].is_closed).collect();
+    assert!(closed.contains(&true) && closed.contains(&false), "{closed:?} {received:?}");
+    let kept = received.iter().zip(&closed).filter(|(_, is_closed)| !**is_closed).map(|(bytes, _)| bytes);
+    assert!(kept.sum::<usize>() <= limit + large.len(), "{closed:?} {received:?}");
+    // Whoever is left goes on.
+    let left = unread[closed.iter().position(|is_closed| !is_closed).unwrap()];
+    world.multiplexer.downstream_full(left, false);
+    world.send(left, &command(&["GET", "c"]));
+    world.settle();
+    assert!(world.received(left).ends_with("$-1 "));
+}
+
+#[test]
 fn a_host_that_cannot_keep_redis_from_sending_holds_requests() {
     let mut world = World::new(6);
     world.multiplexer.backlogs().turn_off();

@@ -145,6 +145,8 @@ pub struct ClientOutput {
     pub unread_pushes: usize,
     /// Bytes that were written since it takes none.
     pub unread: usize,
+    /// How much of what is kept for it was counted last, in megabytes.
+    pub counted: usize,
     /// A server has answered it something.
     pub is_served: bool,
 }
@@ -168,6 +170,13 @@ impl ClientOutput {
     pub fn part(&mut self, sequence: Sequence, part: u32, reply: Vec<u8>) {
         self.window.count(reply.len(), true);
         self.queue.part(sequence, part, reply, &mut self.out);
+    }
+
+    /// Returns the number of bytes that are kept for the client: it doesn't read them, or they wait for
+    /// others.
+    pub fn kept(&self) -> usize {
+        let unread = if self.is_full { self.unread + self.out.len() } else { 0 };
+        unread + self.queue.held_with_parts()
     }
 
     /// Returns the bytes to write and leaves `spare` in their place.

@@ -36,8 +36,10 @@ pub struct ReplyQueue {
     slots: VecDeque<QueuedReply>,
     /// The number of the command in the first slot.
     first: Sequence,
-    /// Bytes in all slots.
+    /// Bytes in all slots, but for those of parts.
     held: usize,
+    /// Bytes of replies to parts of commands whose other parts are outstanding.
+    parts: usize,
     /// True if a part of the first reply has been written.
     is_begun: bool,
     /// Pushes that have arrived after the beginning of the first reply was written, and before
@@ -72,6 +74,11 @@ impl ReplyQueue {
     /// outstanding.
     pub fn held(&self) -> usize {
         self.held + self.pushes.len()
+    }
+
+    /// Returns the same with the replies to parts of commands whose other parts are outstanding.
+    pub fn held_with_parts(&self) -> usize {
+        self.held() + self.parts
     }
 
     /// Returns the number of bytes of pushes that wait for the end of a reply.
@@ -216,7 +223,10 @@ impl ReplyQueue {
             QueuedReply::Mute(_) => return self.discard(index as usize, out),
             QueuedReply::Waiting(_) | QueuedReply::Renamed(..) | QueuedReply::Ready(_) => return,
         };
-        let Some(reply) = aggregation.part(part as usize, bytes) else { return };
+        let before = aggregation.held();
+        let reply = aggregation.part(part as usize, bytes);
+        self.parts = self.parts - before + aggregation.held();
+        let Some(reply) = reply else { return };
         self.held += reply.len();
         *slot = QueuedReply::Ready(reply);
         self.flush(out);

@@ -58,13 +58,15 @@ pub struct Aggregation {
     replies: Vec<Option<Vec<u8>>>,
     /// How many of them are outstanding.
     outstanding: usize,
+    /// Bytes of those that have arrived.
+    held: usize,
     resp3: bool,
 }
 
 impl Aggregation {
     /// Returns an aggregation of `parts` replies.
     pub fn new(policy: ResponsePolicy, parts: usize, resp3: bool) -> Aggregation {
-        Aggregation { policy, replies: vec![None; parts], outstanding: parts, resp3 }
+        Aggregation { policy, replies: vec![None; parts], outstanding: parts, held: 0, resp3 }
     }
 
     /// Returns the aggregation for a command that was split by its keys. `owners` holds for each
@@ -83,14 +85,23 @@ impl Aggregation {
         self.replies.len() as u32
     }
 
+    /// Returns the number of bytes of the replies that have arrived.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
     /// Takes the complete reply to one part. Returns the aggregated reply if it was the last one.
     pub fn part(&mut self, part: usize, reply: Vec<u8>) -> Option<Vec<u8>> {
-        if self.replies.get_mut(part)?.replace(reply).is_none() {
-            self.outstanding -= 1;
+        let place = self.replies.get_mut(part)?;
+        self.held += reply.len();
+        match place.replace(reply) {
+            Some(before) => self.held -= before.len(),
+            None => self.outstanding -= 1,
         }
         if self.outstanding > 0 {
             return None;
         }
+        self.held = 0;
         let replies: Vec<Vec<u8>> = self.replies.iter_mut().filter_map(Option::take).collect();
         Some(
             self.aggregate(&replies)

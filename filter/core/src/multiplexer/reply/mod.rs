@@ -6,6 +6,7 @@ pub mod key_names;
 pub mod key_rewrite;
 mod pubsub;
 pub mod scan_cursor;
+mod unread;
 
 use super::client::{Client, Life, Wait};
 use super::effects::Effects;
@@ -147,6 +148,9 @@ impl EventDelivery<'_> {
             client.announce(&mut self.effects.outbox, self.stats, self.effects.now);
             backlog::regulate(self.upstreams, client, self.effects);
             client.wake(&mut self.effects.outbox);
+            if client.output.kept() >= unread::SMALL {
+                unread::bound(self, id);
+            }
         }
     }
 

@@ -12,6 +12,10 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// The longest wait.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 
+/// The number of peers beyond which databases are forgotten whose waits are over: clients may name any
+/// number of databases that a Redis doesn't have.
+const MANY: usize = 1024;
+
 /// A Redis, or a node of a Redis Cluster. All logins that clients present at it are one, since
 /// there can be any number of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -96,6 +100,9 @@ impl Availability {
     /// Notes that the peer can't be reached, or refuses everybody: `why` is what clients are told
     /// until it is tried again.
     pub fn back_off(&mut self, peer: Peer, why: Outage, now: Duration) {
+        if self.backoffs.len() >= MANY {
+            self.backoffs.retain(|peer, backoff| peer.database.is_none() || backoff.until > now);
+        }
         let before = self.backoffs.get(&peer);
         let wait = before.map_or(FIRST_BACKOFF, |backoff| (backoff.wait * 2).min(LONGEST_BACKOFF));
         self.backoffs.insert(peer, Backoff { until: now + wait, wait, why });
@@ -147,6 +154,20 @@ mod tests {
         assert!(availability.is_all_up() && availability.unreached(&peer).is_none());
         availability.back_off(peer.clone(), down(), now);
         assert!(availability.is_up(&peer, now + at(50)));
+    }
+
+    #[test]
+    fn databases_that_nobody_has_are_forgotten() {
+        let endpoint = UpstreamEndpoint { cluster: "c".into(), login: None, nodes: None, member: Default::default() };
+        let (mut availability, peer) = (Availability::default(), Peer::new(&endpoint, None));
+        availability.back_off(peer.clone(), down(), Duration::ZERO);
+        for database in 0..100_000 {
+            let of_database = Peer { database: Some(database), ..peer.clone() };
+            availability.back_off(of_database.clone(), down(), Duration::from_millis(database.into()));
+            assert!(!availability.is_up(&of_database, Duration::from_millis(database.into())));
+        }
+        assert!(availability.backoffs.len() <= MANY + 100, "{}", availability.backoffs.len());
+        assert!(availability.unreached(&peer).is_some());
     }
 
     #[test]

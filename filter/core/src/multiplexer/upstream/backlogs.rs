@@ -22,6 +22,9 @@ const MAX_WORKER: usize = 256 * 1024 * 1024;
 pub struct Backlogs {
     /// Bytes of replies beyond which a client that doesn't read leaves the connections that it shares.
     pub tolerated: usize,
+    /// Bytes of replies that are kept for all clients of the worker before one of those that don't read
+    /// loses its connection: the largest value that Redis takes, with what belongs to it.
+    pub most_kept: usize,
     /// How many clients have connections of their own.
     clients: usize,
     /// Bytes that are held for them.
@@ -32,7 +35,7 @@ pub struct Backlogs {
 
 impl Default for Backlogs {
     fn default() -> Backlogs {
-        Backlogs { tolerated: 1024 * 1024, clients: 0, bytes: 0, is_off: false }
+        Backlogs { tolerated: 1024 * 1024, most_kept: 513 * 1024 * 1024, clients: 0, bytes: 0, is_off: false }
     }
 }
 
