@@ -36,6 +36,7 @@ transcripts! {
     direct_subscriptions
     direct_login_refused
     direct_login_withheld
+    direct_maintenance
     direct_faults
     direct_routes
     direct_guard

@@ -10,6 +10,7 @@ mod logins;
 mod members;
 mod mirrors;
 mod names;
+mod nodes;
 mod notifications;
 mod outages;
 mod placement;

@@ -8,7 +8,6 @@ use crate::command::Args;
 /// What a client is answered that asks for such notifications: the server doesn't know them, as a
 /// Redis that doesn't. Client libraries then go on without. `None` for other commands.
 pub fn refusal(args: &Args<'_>) -> Option<String> {
-    let is_asked =
-        args.get(0).eq_ignore_ascii_case(b"client") && args.get(1).eq_ignore_ascii_case(b"maint_notifications");
+    let is_asked = args.is_word(0, b"client") && args.is_word(1, b"maint_notifications");
     is_asked.then(|| format!("ERR unknown subcommand '{}'. Try CLIENT HELP.", args.quoted(1)))
 }

@@ -49,6 +49,11 @@ fn commands_that_need_no_server_are_answered_here() {
         &["ECHO x", "ECHO y", "CLIENT SETNAME me", "CLIENT GETNAME", "SELECT 0", "NOSUCH 1", "GET", "SYNC"],
         "$1 x $1 y +OK $2 me +OK -ERR unknown command 'NOSUCH', with args beginning with: '1'  -ERR wrong number of arguments for 'get' command -ERR redis-mesh: SYNC needs the direct data path ",
     );
+    // Nobody is told to which address to go.
+    check(
+        &["CLIENT MAINT_NOTIFICATIONS ON", "client maint_notifications\0 ON moving-endpoint-type internal-ip"],
+        "-ERR unknown subcommand 'MAINT_NOTIFICATIONS'. Try CLIENT HELP. -ERR unknown subcommand 'maint_notifications\0'. Try CLIENT HELP. ",
+    );
     let mut world = World::new(1);
     let id = world.client(&compiled(&two()));
     world.send(id, b"SET b 1\r\nQUIT\r\nGET b\r\n");
