@@ -242,6 +242,8 @@ impl UpstreamConnection {
             let next = self.pending.front();
             let mode = match self.pushed_to(next, first) {
                 Some(client) => ReadMode::Push(client),
+                // Were it taken for a reply, each client would get that of the one before.
+                None if first == b'>' => ReadMode::Skip,
                 None => mode_of(next, first),
             };
             self.reader.begin(mode);

@@ -18,6 +18,7 @@ use super::redirect::Redirect;
 use super::redirect_gate;
 use super::retry::Retry;
 use super::scripts;
+use crate::downstream::maintenance;
 use crate::multiplexer::client::pubsub_frame::PubSubFrame;
 use crate::multiplexer::effects::Effects;
 use crate::multiplexer::ids::{ClientId, ConnectionId};
@@ -271,6 +272,7 @@ fn on_push(upstreams: &mut Upstreams, id: ConnectionId, client: ClientId, frame:
         (PubSubFrame::Reply, Some(PendingReply::SilentChange(_))) => {
             (Event::SilentChangeFailed { client, connection: id }, 1)
         }
+        (PubSubFrame::Push, _) if maintenance::is_notification(&frame) => return,
         (PubSubFrame::Push | PubSubFrame::Reply, _) => (Event::Push { client, connection: id, frame }, 0),
     };
     upstreams.pool.events.push_back(event);

@@ -14,6 +14,9 @@ pub enum ReadMode {
     Collect(usize),
     /// It is collected, and is no reply, or a reply that says so itself: for this client.
     Push(ClientId),
+    /// It is for nobody: a push over a connection over which nobody has asked to be told anything. It
+    /// answers no command.
+    Skip,
 }
 
 /// What has come.
@@ -60,7 +63,7 @@ impl ReplyReader {
 
     /// True if part of a frame was passed on, and the rest is still to come.
     pub fn has_passed_on_part(&self) -> bool {
-        self.framer.is_open() && self.collected.is_empty()
+        self.framer.is_open() && self.collected.is_empty() && self.mode != ReadMode::Skip
     }
 
     /// The number of bytes that are held.
@@ -87,6 +90,9 @@ impl ReplyReader {
         if self.mode == ReadMode::Stream {
             return Ok(Frame::Piece(piece, is_complete));
         }
+        if self.mode == ReadMode::Skip {
+            return Ok(Frame::Incomplete);
+        }
         if let ReadMode::Collect(most) = self.mode
             && self.collected.len() + piece.len() > most
         {
@@ -99,7 +105,7 @@ impl ReplyReader {
         let frame = std::mem::take(&mut self.collected);
         Ok(match self.mode {
             ReadMode::Push(client) => Frame::Push(client, frame),
-            ReadMode::Collect(_) | ReadMode::Stream => Frame::Whole(frame),
+            ReadMode::Collect(_) | ReadMode::Stream | ReadMode::Skip => Frame::Whole(frame),
         })
     }
 }
@@ -158,6 +164,15 @@ mod tests {
         assert_eq!(reader.read(&mut large), Ok(Frame::Incomplete));
         large = b"K\r\n";
         assert_eq!(reader.read(&mut large), Err(NotResp));
+        reader = ReplyReader::default();
+        // What is skipped is no part of a reply.
+        reader.begin(ReadMode::Skip);
+        let mut skipped: &[u8] = b">2\r\n$6\r\nMOV";
+        assert_eq!(reader.read(&mut skipped), Ok(Frame::Incomplete));
+        assert!(!reader.has_passed_on_part() && !reader.is_between_frames());
+        skipped = b"ING\r\n:1\r\n+OK\r\n";
+        assert_eq!(reader.read(&mut skipped), Ok(Frame::Incomplete));
+        assert!(reader.is_between_frames() && skipped == b"+OK\r\n");
         reader = ReplyReader::default();
         let mut bad: &[u8] = b"?\r\n";
         assert_eq!(reader.read(&mut bad), Err(NotResp));

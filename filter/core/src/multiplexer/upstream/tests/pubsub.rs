@@ -56,3 +56,34 @@ fn a_slot_that_is_given_away_answers_no_command() {
     assert_eq!(confirmed(&mut side, connection, &ended("c")), [(None, "c".into())]);
     assert_eq!(confirmed(&mut side, connection, &begun("d")), [(None, "silently".into()), (None, "d".into())]);
 }
+
+#[test]
+fn a_push_that_nobody_has_asked_for_answers_no_command() {
+    let mut side = Side::new();
+    let connection = side.upstreams.shared(PoolKey::new(endpoint(None), true), &mut side.effects).unwrap();
+    side.opened();
+    let push = ">3 $6 MOVING :1 $10 10.0.0.9:1 ";
+    // In the handshake, between replies, before each of them, and when nothing is to come.
+    let hello = "%1 $5 proto :3 ";
+    assert_eq!(side.receive(connection.id(), &format!("{push}{hello}{push}")), [""; 0]);
+    side.send(connection, PendingReply::Command(owner(1)).into(), "GET a");
+    side.send(connection, PendingReply::Command(owner(2)).into(), "GET b");
+    assert_eq!(side.receive(connection.id(), ">2 $6 MOV"), [""; 0]);
+    assert_eq!(side.receive(connection.id(), "ING :1 $1 a "), ["1: $1\r\na"]);
+    assert_eq!(side.receive(connection.id(), &format!("{push}$1 b {push}")), ["2: $1\r\nb"]);
+    side.opened();
+    assert_eq!(side.closed, []);
+}
+
+#[test]
+fn no_push_tells_a_client_to_which_address_to_go() {
+    let mut side = Side::new();
+    let (client, key) = (ClientId::of_number(1), PoolKey::new(endpoint(None), true));
+    let own = side.upstreams.dedicated(client, key, true, &mut side.effects).unwrap();
+    side.receive(own.id(), "%1 $5 proto :3 ");
+    let of = |kind: &str| format!(">2 ${} {kind} *1 $1 a ", kind.len());
+    for kind in ["MOVING", "moving", "MIGRATED"] {
+        assert_eq!(side.receive(own.id(), &of(kind)), ["idle"], "{kind}");
+    }
+    assert_eq!(side.receive(own.id(), &of("invalidate")).len(), 2);
+}
