@@ -393,3 +393,29 @@ fn clients_that_vanish_while_they_wait_leave_nothing() -> Result<()> {
     ensure!(settled.is_ok(), "{last:?}, after a quarter of the rounds {:?}", (memory, descriptors));
     Ok(())
 }
+
+/// Each client gets its own replies, whatever a server pushes that nobody has asked for.
+#[test]
+fn pushes_that_nobody_has_asked_for_answer_nothing() -> Result<()> {
+    let scene = Scene::start(|_| {})?;
+    for node in &scene.nodes {
+        node.answers(|words| {
+            let is_read = words[0].eq_ignore_ascii_case("GET");
+            is_read.then(|| [b">2\r\n$6\r\nMOVING\r\n$8\r\n1.2.3.4:\r\n".to_vec(), bulk(&words[1])].concat())
+        });
+    }
+    let mut clients = [scene.client()?, scene.client()?];
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.line("HELLO 3")?;
+        for round in 0..100 {
+            client.send(&["GET", &format!("{number}:{round}")])?;
+        }
+    }
+    for round in 0..100 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            let reply = client.read()?;
+            ensure!(reply == Reply::bulk(format!("{number}:{round}")), "{number}:{round}: {reply:?}");
+        }
+    }
+    Ok(())
+}
