@@ -20,7 +20,8 @@ pub fn bound(delivery: &mut EventDelivery<'_>, id: ClientId) {
     if kept <= std::mem::replace(&mut client.output.counted, kept) {
         return;
     }
-    let kept = || clients.iter().map(|(id, client)| (client, client.output.kept(), id)).filter(|(_, kept, _)| *kept >= SMALL);
+    let kept =
+        || clients.iter().map(|(id, client)| (client, client.output.kept(), id)).filter(|(_, kept, _)| *kept >= SMALL);
     if kept().map(|(_, kept, _)| kept).sum::<usize>() <= upstreams.backlogs.most_kept {
         return;
     }
