@@ -41,6 +41,7 @@ mod stats;
 mod take;
 mod timers;
 mod unfinished;
+mod unread;
 mod upstream;
 
 pub use ids::{ClientId, ConnectionId};

@@ -18,8 +18,7 @@ enum QueuedReply {
     Waiting(Vec<u8>),
     /// Several replies are outstanding, which are aggregated into one.
     Parts(Box<Aggregation>),
-    /// One reply is outstanding, whose keys are rewritten when it is complete. Holds the bytes
-    /// that have arrived.
+    /// One reply is outstanding, whose keys are rewritten at its end. Holds the bytes so far.
     Renamed(Vec<u8>, Box<KeyRewrite>),
     /// The complete reply, which waits for the replies before it.
     Ready(Vec<u8>),
@@ -42,8 +41,7 @@ pub struct ReplyQueue {
     parts: usize,
     /// True if a part of the first reply has been written.
     is_begun: bool,
-    /// Pushes that have arrived after the beginning of the first reply was written, and before
-    /// its end.
+    /// Pushes that have arrived between the beginning and the end of the first reply.
     pushes: Vec<u8>,
     /// The numbers of the error replies that have been written, wholly or in part.
     failed: Vec<Sequence>,
@@ -70,8 +68,7 @@ impl ReplyQueue {
         self.first + self.slots.len() as u64
     }
 
-    /// Returns the number of bytes that are buffered here because replies before them are
-    /// outstanding.
+    /// Returns the number of bytes that are buffered here behind outstanding replies.
     pub fn held(&self) -> usize {
         self.held + self.pushes.len()
     }
@@ -213,8 +210,7 @@ impl ReplyQueue {
         self.reply(sequence, bytes, true, out);
     }
 
-    /// Takes the complete reply to one part of a command. It is ignored if the command isn't in
-    /// flight or has no parts.
+    /// Takes the complete reply to one part of a command, if that is in flight and has parts.
     pub fn part(&mut self, sequence: Sequence, part: u32, bytes: Vec<u8>, out: &mut Vec<u8>) {
         let Some(index) = sequence.checked_sub(self.first) else { return };
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
@@ -242,8 +238,7 @@ impl ReplyQueue {
         self.flush(out);
     }
 
-    /// Returns true if bytes of this reply have been written, so that no other reply can replace
-    /// it.
+    /// Returns true if bytes of this reply have been written, so that no other one can replace it.
     pub fn has_begun(&self, sequence: Sequence) -> bool {
         self.is_begun && sequence == self.first
     }
@@ -275,8 +270,7 @@ impl ReplyQueue {
     fn flush(&mut self, out: &mut Vec<u8>) {
         while let Some(slot) = self.slots.front_mut() {
             let is_complete = matches!(slot, QueuedReply::Ready(_));
-            // The beginning of a reply that nothing has to change can be written before its end
-            // has arrived.
+            // The beginning of a reply that nothing has to change can be written before its end.
             let (QueuedReply::Ready(bytes) | QueuedReply::Waiting(bytes)) = slot else { return };
             if !bytes.is_empty() {
                 let mut bytes = std::mem::take(bytes);

@@ -6,7 +6,6 @@ pub mod key_names;
 pub mod key_rewrite;
 mod pubsub;
 pub mod scan_cursor;
-mod unread;
 
 use super::client::{Client, Life, Wait};
 use super::effects::Effects;
@@ -16,6 +15,7 @@ use super::ids::{ClientId, ClientTag, ClusterId, ConnectionId};
 use super::inquiry::table::InquiryTable;
 use super::slot_map::SlotMap;
 use super::stats::StatsTable;
+use super::unread;
 use super::upstream::Upstreams;
 use super::upstream::availability::Outage;
 use super::upstream::copies;
@@ -149,7 +149,7 @@ impl EventDelivery<'_> {
             backlog::regulate(self.upstreams, client, self.effects);
             client.wake(&mut self.effects.outbox);
             if client.output.kept() >= unread::SMALL {
-                unread::bound(self, id);
+                unread::bound(self.clients, id, self.upstreams.backlogs.most_kept, self.stats, self.effects);
             }
         }
     }
