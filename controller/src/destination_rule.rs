@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::exports::DefaultExports;
 use crate::namespaced_name::NamespacedName;
 
 /// The fields of a DestinationRule that are used. What they hold is looked at where a host needs
@@ -61,8 +62,9 @@ pub struct KnownRule {
 impl KnownRule {
     /// True if the rule is for all clients of its hosts: those of all namespaces, and all of their
     /// pods.
-    pub fn is_for_everybody(&self) -> bool {
-        let is_exported = self.spec.export_to.is_empty() || self.spec.export_to.iter().any(|to| to == "*");
+    pub fn is_for_everybody(&self, defaults: &DefaultExports) -> bool {
+        let words = if self.spec.export_to.is_empty() { &defaults.rules } else { &self.spec.export_to };
+        let is_exported = words.is_empty() || words.iter().any(|to| to == "*");
         is_exported && self.spec.workload_selector.is_none()
     }
 }

@@ -4,6 +4,17 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+/// What Istio's mesh configuration says of objects without `exportTo` of their own
+/// (<https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#MeshConfig-default_service_export_to>).
+/// Empty lists mean all namespaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DefaultExports {
+    /// For Services and ServiceEntries.
+    pub services: Vec<String>,
+    /// For DestinationRules.
+    pub rules: Vec<String>,
+}
+
 /// A set of namespaces; all of them by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exports(Option<BTreeSet<String>>);

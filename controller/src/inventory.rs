@@ -18,7 +18,7 @@ use service_port::is_redis_name;
 pub use service_port::{REDIS_PORT, ServicePort, external_name, port_of_alias, ports, redis_ports};
 
 use crate::destination_rule::DestinationRules;
-use crate::exports::Exports;
+use crate::exports::{DefaultExports, Exports};
 pub use crate::namespaced_name::NamespacedName;
 
 /// The objects to which RedisServices and RedisDestinations may refer.
@@ -36,6 +36,8 @@ pub struct Inventory {
     pub rules: DestinationRules,
     /// The Sidecars.
     pub sidecars: Sidecars,
+    /// To whom objects are exported that don't say it.
+    pub default_exports: DefaultExports,
     /// The Services by address: their own addresses and those of their endpoints.
     by_address: BTreeSet<(String, NamespacedName)>,
     /// True if these are all objects that there are, as in files: then names may be suggested,
@@ -150,7 +152,7 @@ impl Inventory {
     pub fn entry(&self, host: &str, namespace: &str) -> Option<&ServiceEntryHost> {
         let entries = self.entries.get(host)?;
         let own = entries.values().find(|entry| entry.key.namespace == namespace);
-        own.or_else(|| entries.values().find(|entry| entry.is_exported_to(namespace)))
+        own.or_else(|| entries.values().find(|entry| entry.is_exported_to(namespace, &self.default_exports)))
     }
 
     /// The Service that has an address itself.
@@ -287,17 +289,20 @@ pub fn overriding<'a>(
 ) -> impl Iterator<Item = &'a NamespacedName> {
     let entries = inventory.entries.get(host).into_iter().flat_map(BTreeMap::values);
     let foreign = entries.filter(move |entry| entry.key.namespace != owner);
-    foreign.filter(|entry| entry.is_exported_to(&entry.key.namespace)).map(|entry| &entry.key)
+    let defaults = &inventory.default_exports;
+    foreign.filter(|entry| entry.is_exported_to(&entry.key.namespace, defaults)).map(|entry| &entry.key)
 }
 
 /// The namespaces to which a Service is exported; all of them if it is unknown.
 pub fn exports(inventory: &Inventory, key: Option<&NamespacedName>) -> Exports {
     let known = key.and_then(|key| Some((key, inventory.services.get(key)?)));
-    let annotated = known.and_then(|(key, service)| {
-        let words = service.metadata.annotations.as_ref()?.get(EXPORT_TO)?;
-        Some(Exports::of(words.split(','), &key.namespace))
-    });
-    annotated.unwrap_or_default()
+    let Some((key, service)) = known else { return Exports::default() };
+    let annotations = service.metadata.annotations.as_ref();
+    let words = annotations.and_then(|annotations| annotations.get(EXPORT_TO)).filter(|words| !words.trim().is_empty());
+    match words {
+        Some(words) => Exports::of(words.split(','), &key.namespace),
+        None => Exports::of(inventory.default_exports.services.iter().map(String::as_str), &key.namespace),
+    }
 }
 
 /// The fields of an EndpointSlice that are used.
@@ -434,8 +439,9 @@ pub struct ServiceEntryHost {
 
 impl ServiceEntryHost {
     /// True if the ServiceEntry is visible to clients in a namespace (`exportTo`).
-    fn is_exported_to(&self, namespace: &str) -> bool {
-        Exports::of(self.exported_to.iter().map(String::as_str), &self.key.namespace).includes(namespace)
+    fn is_exported_to(&self, namespace: &str, defaults: &DefaultExports) -> bool {
+        let words = if self.exported_to.is_empty() { &defaults.services } else { &self.exported_to };
+        Exports::of(words.iter().map(String::as_str), &self.key.namespace).includes(namespace)
     }
 }
 

@@ -120,11 +120,15 @@ impl Reconciler {
     fn take_standing(&mut self) {
         let standing = self.state.context.standing.borrow_and_update().clone();
         let known = &mut self.state.context.settings.mesh;
-        let is_other =
-            |root: &MeshRoot| *root.namespace != *known.root_namespace || root.is_dual_stack != known.is_dual_stack;
+        let exports = &self.state.store.inventory().default_exports;
+        let is_other = |root: &MeshRoot| {
+            let settings = (known.is_dual_stack, exports);
+            *root.namespace != *known.root_namespace || (root.says.is_dual_stack, &root.says.exports) != settings
+        };
         if let Some(root) = standing.root.filter(is_other) {
             known.root_namespace = root.namespace.to_string();
-            known.is_dual_stack = root.is_dual_stack;
+            known.is_dual_stack = root.says.is_dual_stack;
+            self.state.store.export_by_default(root.says.exports);
             self.state.store.options.root_namespace.clone_from(&known.root_namespace);
             self.state.queue.add(self.state.store.objects().keys().cloned());
         }

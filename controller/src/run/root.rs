@@ -14,6 +14,8 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::exports::DefaultExports;
+
 use super::request::{RequestError, with_timeout};
 
 /// The time between two looks at the mesh configuration.
@@ -66,8 +68,17 @@ pub struct MeshRoot {
     pub namespace: Arc<str>,
     /// The evidence.
     pub evidence: RootEvidence,
-    /// True if the mesh configuration says that proxies serve addresses of both families.
+    /// What the mesh configuration says of hosts; nothing where it can't be read.
+    pub says: MeshSettings,
+}
+
+/// What Istio's mesh configuration says besides the name of the root namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MeshSettings {
+    /// True if proxies serve addresses of both families.
     pub is_dual_stack: bool,
+    /// To whom objects are exported that don't say it.
+    pub exports: DefaultExports,
 }
 
 /// The result of looking for the root namespace.
@@ -97,8 +108,8 @@ enum MeshConfigAnswer {
     Names {
         /// The namespace.
         root: String,
-        /// As in [`MeshRoot`].
-        is_dual_stack: bool,
+        /// The rest.
+        says: MeshSettings,
     },
     /// There is no mesh configuration that could be read, for this reason.
     Unreadable(String),
@@ -112,6 +123,8 @@ enum MeshConfigAnswer {
 struct MeshConfig {
     root_namespace: Option<String>,
     default_config: Option<ProxyConfig>,
+    default_service_export_to: Option<Vec<String>>,
+    default_destination_rule_export_to: Option<Vec<String>>,
 }
 
 /// The part of Istio's settings for all proxies that is read.
@@ -188,7 +201,7 @@ impl RootReader {
             return MeshConfigAnswer::Unreadable(format!("{of} has no key `{KEY}`"));
         };
         match parsed(text) {
-            Ok((root, is_dual_stack)) => MeshConfigAnswer::Names { root, is_dual_stack },
+            Ok((root, says)) => MeshConfigAnswer::Names { root, says },
             Err(reason) => MeshConfigAnswer::Unreadable(format!("{of} can't be parsed: {reason}")),
         }
     }
@@ -211,12 +224,17 @@ impl RootReader {
     }
 }
 
-/// The root namespace that a mesh configuration names, and whether proxies serve both families.
-fn parsed(text: &str) -> Result<(String, bool), String> {
+/// The root namespace that a mesh configuration names, and what else it says.
+fn parsed(text: &str) -> Result<(String, MeshSettings), String> {
     let config = serde_saphyr::from_str::<Option<MeshConfig>>(text).map_err(|error| error.to_string())?;
-    let is_dual_stack = config.as_ref().is_some_and(MeshConfig::is_dual_stack);
-    let named = config.and_then(|config| config.root_namespace).filter(|name| !name.is_empty());
-    Ok((named.unwrap_or_else(|| DEFAULT.to_owned()), is_dual_stack))
+    let Some(config) = config else { return Ok((DEFAULT.to_owned(), MeshSettings::default())) };
+    let is_dual_stack = config.is_dual_stack();
+    let exports = DefaultExports {
+        services: config.default_service_export_to.unwrap_or_default(),
+        rules: config.default_destination_rule_export_to.unwrap_or_default(),
+    };
+    let named = config.root_namespace.filter(|name| !name.is_empty());
+    Ok((named.unwrap_or_else(|| DEFAULT.to_owned()), MeshSettings { is_dual_stack, exports }))
 }
 
 /// True if the API server has answered that the controller may not read an object.
@@ -226,22 +244,19 @@ fn is_forbidden(error: &RequestError) -> bool {
 
 fn judge(settings: &RootSettings, answer: MeshConfigAnswer, known: &RootFinding) -> RootFinding {
     let place = format!("ConfigMap {}/{}", settings.istio_namespace, settings.config_map());
-    let root = |namespace: &str, evidence, is_dual_stack| {
-        RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence, is_dual_stack })
-    };
+    let root =
+        |namespace: &str, evidence, says| RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence, says });
     match (answer, &settings.given) {
         (MeshConfigAnswer::Names { root: named, .. }, Some(given)) if named != *given => RootFinding::Refused(format!(
             "--root-namespace is {given}, but Istio's mesh configuration ({place}) names {named} as its root namespace; correct one of them, or say by --istio-namespace and --revision which Istio it is"
         )),
-        (MeshConfigAnswer::Names { root: named, is_dual_stack }, _) => {
-            root(&named, RootEvidence::MeshConfig, is_dual_stack)
-        }
+        (MeshConfigAnswer::Names { root: named, says }, _) => root(&named, RootEvidence::MeshConfig, says),
         // What was read before holds until something else is read.
         (MeshConfigAnswer::Unreadable(_) | MeshConfigAnswer::Unavailable(_), _) if known.found().is_some() => {
             known.clone()
         }
         (MeshConfigAnswer::Unavailable(reason), _) => RootFinding::Refused(reason),
-        (MeshConfigAnswer::Unreadable(_), Some(given)) => root(given, RootEvidence::Argument, false),
+        (MeshConfigAnswer::Unreadable(_), Some(given)) => root(given, RootEvidence::Argument, MeshSettings::default()),
         (MeshConfigAnswer::Unreadable(reason), None) => RootFinding::Refused(format!(
             "Istio's mesh configuration can't be read, so its root namespace isn't known: {reason}; say by --istio-namespace and --revision where it is, or by --root-namespace what it says"
         )),
@@ -280,11 +295,11 @@ mod tests {
     }
 
     fn found(namespace: &str, evidence: RootEvidence) -> RootFinding {
-        RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence, is_dual_stack: false })
+        RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence, says: MeshSettings::default() })
     }
 
     fn names(namespace: &str) -> MeshConfigAnswer {
-        MeshConfigAnswer::Names { root: namespace.to_owned(), is_dual_stack: false }
+        MeshConfigAnswer::Names { root: namespace.to_owned(), says: MeshSettings::default() }
     }
 
     fn unreadable() -> MeshConfigAnswer {
@@ -305,14 +320,24 @@ mod tests {
 
     #[test]
     fn the_mesh_configuration_says_whether_proxies_serve_both_families() {
-        let is_dual_stack = |metadata: &str| {
-            let (_, is_dual_stack) = parsed(&format!("defaultConfig: {{proxyMetadata: {metadata}}}")).unwrap();
-            is_dual_stack
-        };
+        let is_dual_stack =
+            |metadata: &str| parsed(&format!("defaultConfig: {{proxyMetadata: {metadata}}}")).unwrap().1.is_dual_stack;
         assert!(is_dual_stack("{ISTIO_DUAL_STACK: \"true\"}") && is_dual_stack("{ISTIO_DUAL_STACK: true, X: 1}"));
         for not in ["{ISTIO_DUAL_STACK: \"false\"}", "{X: \"true\"}", "{}", "null"] {
             assert!(!is_dual_stack(not), "{not}");
         }
+    }
+
+    #[test]
+    fn the_mesh_configuration_says_to_whom_objects_are_exported() {
+        let exports = |text: &str| parsed(text).unwrap().1.exports;
+        let own = exports("defaultServiceExportTo: [.]\ndefaultDestinationRuleExportTo:\n  - .\n  - shop\n");
+        assert_eq!(
+            (own.services.as_slice(), own.rules.as_slice()),
+            (&[".".to_owned()][..], &[".".to_owned(), "shop".to_owned()][..])
+        );
+        assert_eq!(exports("defaultVirtualServiceExportTo: [.]\n"), DefaultExports::default());
+        assert_eq!(exports("defaultServiceExportTo: null\n"), DefaultExports::default());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::crd::status::{self, ResourceStatus};
 use crate::crd::{self, RedisDestination, RedisService};
 use crate::destination_rule::RuleHosts;
 use crate::diagnostic::{Diagnostics, Loaded};
+use crate::exports::DefaultExports;
 use crate::inventory::{self, Inventory, NamespacedName, ServiceEntry};
 use crate::manifest;
 use crate::validate::host::HostName;
@@ -105,6 +106,11 @@ impl Store {
     /// Everything that these objects may refer to.
     pub fn inventory(&self) -> &Inventory {
         &self.inventory
+    }
+
+    /// Sets to whom objects are exported that don't say it. Every object has to be evaluated again.
+    pub fn export_by_default(&mut self, exports: DefaultExports) {
+        self.inventory.default_exports = exports;
     }
 
     /// The index of what objects mention.

@@ -213,7 +213,8 @@ impl<'a> Destinations<'a> {
         let is_headless = known.is_some_and(|service| inventory::cluster_ips(service).is_empty());
         let selects_pods = known.is_some_and(inventory::selects_pods);
         let owner = name.namespace().or(entry.map(|entry| entry.key.namespace.as_str()));
-        let rules = RulePlace { name, port, owner, root: &self.options.root_namespace };
+        let (root, defaults) = (&self.options.root_namespace, &self.inventory.default_exports);
+        let rules = RulePlace { name, port, owner, root, defaults };
         let destination = ValidatedDestination {
             address: address.clone(),
             service,

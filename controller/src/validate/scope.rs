@@ -116,3 +116,52 @@ pub fn described(other: &Subject) -> String {
         file => format!("{} {} ({file}:{})", other.kind, other.name, other.origin.line),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::exports::DefaultExports;
+    use crate::inventory::NamespacedName;
+
+    const HOST: &str = "redis.data.svc.cluster.local";
+
+    /// The clients of a Service with this annotation, in a mesh with this default.
+    fn clients(annotation: Option<&str>, default: &[&str]) -> String {
+        let mut inventory = Inventory::default();
+        let annotations = annotation.map(|words| json!({inventory::EXPORT_TO: words}));
+        let metadata = json!({"namespace": "data", "name": "redis", "annotations": annotations});
+        inventory.add_service(serde_json::from_value(json!({"metadata": metadata})).unwrap());
+        let services = default.iter().map(|word| word.to_string()).collect();
+        inventory.default_exports = DefaultExports { services, rules: vec!["web".to_owned()] };
+        let name = HostName { host: HOST.to_owned(), service: Some(NamespacedName::new("data", "redis")) };
+        ServiceClients::of(&name, "data", &Exports::default(), &inventory).exports.to_string()
+    }
+
+    #[test]
+    fn a_service_that_says_nothing_is_exported_as_the_mesh_says() {
+        assert_eq!(clients(None, &[]), "every namespace");
+        assert_eq!(clients(None, &["."]), "namespace data");
+        assert_eq!(clients(None, &[".", "shop"]), "namespaces data, shop");
+        assert_eq!(clients(Some("*"), &["."]), "every namespace");
+        assert_eq!(clients(Some("shop"), &["."]), "namespace shop");
+        assert_eq!(clients(Some("shop"), &[]), "namespace shop");
+    }
+
+    /// A ServiceEntry that is no client's of its namespace makes another Redis of the host for nobody.
+    #[test]
+    fn so_is_a_service_entry() {
+        let overriding = |exports: serde_json::Value, default: &str| {
+            let mut inventory = Inventory::default();
+            let spec = json!({"hosts": [HOST], "exportTo": exports});
+            let entry = json!({"metadata": {"namespace": "shop", "name": "mine"}, "spec": spec});
+            inventory.add_entry(&serde_json::from_value(entry).unwrap());
+            inventory.default_exports.services = vec![default.to_owned()];
+            let is_overridden = inventory::overriding(&inventory, HOST, "data").next().is_some();
+            is_overridden
+        };
+        assert!(overriding(json!([]), ".") && overriding(json!(["."]), "~") && overriding(json!([]), "*"));
+        assert!(!overriding(json!([]), "~") && !overriding(json!([]), "web") && !overriding(json!(["web"]), "*"));
+    }
+}

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::destination_rule::{DestinationRules, KnownRule};
+use crate::exports::DefaultExports;
 use crate::inventory::NamespacedName;
 
 use super::host::HostName;
@@ -83,6 +84,8 @@ pub struct RulePlace<'a> {
     pub owner: Option<&'a str>,
     /// Istio's root namespace.
     pub root: &'a str,
+    /// To whom rules are exported that don't say it.
+    pub defaults: &'a DefaultExports,
 }
 
 /// Reads the rules about a destination; none if there are none.
@@ -90,7 +93,8 @@ pub fn read(rules: &DestinationRules, place: &RulePlace<'_>) -> Option<Box<UserR
     let all = rules.of(&place.name.host, place.name.service.as_ref());
     let mut found = UserRules::default();
     let in_namespace = |namespace: &str| {
-        let is_there = |rule: &&Arc<KnownRule>| rule.key.namespace == namespace && rule.is_for_everybody();
+        let is_there =
+            |rule: &&Arc<KnownRule>| rule.key.namespace == namespace && rule.is_for_everybody(place.defaults);
         let first = all.iter().find(is_there)?;
         // Istio merges the rules for a host, and the first policy holds.
         let is_same = |rule: &&Arc<KnownRule>| {
@@ -103,7 +107,7 @@ pub fn read(rules: &DestinationRules, place: &RulePlace<'_>) -> Option<Box<UserR
         let policies = policies(rule, place.port);
         found.passes_through |= policies.iter().any(|policy| policy["loadBalancer"]["simple"] == "PASSTHROUGH");
         let is_of_owner = Some(rule.key.namespace.as_str()) == place.owner || rule.key.namespace.as_str() == place.root;
-        if is_of_owner && rule.is_for_everybody() {
+        if is_of_owner && rule.is_for_everybody(place.defaults) {
             continue;
         }
         if let Some(policy) = policy(rule, place.port) {
@@ -169,9 +173,13 @@ mod tests {
     }
 
     fn read(all: &[Value]) -> Option<UserRules> {
+        read_with(all, &DefaultExports::default())
+    }
+
+    fn read_with(all: &[Value], defaults: &DefaultExports) -> Option<UserRules> {
         let service = Some(NamespacedName::new("data", "redis"));
         let name = HostName { host: "redis.data.svc.cluster.local".to_owned(), service };
-        let place = RulePlace { name: &name, port: 6379, owner: Some("data"), root: "istio-system" };
+        let place = RulePlace { name: &name, port: 6379, owner: Some("data"), root: "istio-system", defaults };
         super::read(&rules(all), &place).map(|found| *found)
     }
 
@@ -218,6 +226,24 @@ mod tests {
         assert_eq!(found.lost_tls().map(|(key, _)| key.name.as_str()), Some("pods"));
         // A tenant's rule stops nobody.
         assert_eq!(read(&[of_client]).unwrap().lost_tls(), None);
+    }
+
+    #[test]
+    fn a_rule_that_says_nothing_is_exported_as_the_mesh_says() {
+        let own = rule("data/own", "redis", tcp(1));
+        let mut all = rule("istio-system/all", HOST, tcp(2));
+        all["spec"]["exportTo"] = json!(["*"]);
+        let defaults = |words: &[&str]| DefaultExports {
+            rules: words.iter().map(|word| word.to_string()).collect(),
+            // Those of Services have nothing to do with it.
+            services: vec![".".to_owned()],
+        };
+        let carried = |words: &[&str]| read_with(&[own.clone(), all.clone()], &defaults(words)).unwrap();
+        assert_eq!(carried(&[]).carried.unwrap().key.name, "own");
+        assert_eq!(carried(&["*"]).carried.unwrap().key.name, "own");
+        let found = carried(&["."]);
+        assert_eq!(found.carried.unwrap().key.name, "all");
+        assert_eq!(found.partial.iter().map(|partial| partial.key.name.as_str()).collect::<Vec<_>>(), ["own"]);
     }
 
     #[test]
