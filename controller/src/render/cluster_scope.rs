@@ -47,7 +47,7 @@ pub fn changes_for_everybody<'a>(
     let changes = logs_in || policy.tcp.connect_timeout.is_some() || policy.tcp.keepalive.is_some();
     let is_everybodys = scope_of(service).is_none()
         && destination.service.is_some()
-        && envoy_filter::owner(destination, ClusterUse::of(service.path)) == ClusterOwner::Istio
+        && envoy_filter::owner(destination, ClusterUse::by(service, destination)) == ClusterOwner::Istio
         && foreign(destination).is_some();
     policy.object.as_ref().filter(|_| is_everybodys && changes)
 }

@@ -177,6 +177,9 @@ fn stat_prefix(service: &ValidatedService) -> String {
 pub enum ClusterUse {
     /// `tcp_proxy`: each client has a connection of its own to Redis.
     Direct,
+    /// The same for the clients of another host, where Istio's own cluster would lead them to the address
+    /// that they have connected to.
+    Forwarded,
     /// `redis_proxy`: clients share connections.
     Proxy,
     /// The dynamic module: it has connections, also to single nodes of a Redis Cluster.
@@ -190,6 +193,16 @@ impl ClusterUse {
             wire::DataPath::Direct => ClusterUse::Direct,
             wire::DataPath::Proxy => ClusterUse::Proxy,
             wire::DataPath::Native => ClusterUse::Native,
+        }
+    }
+
+    /// The use of a destination's cluster by the clients of a service in a mesh.
+    pub fn by(service: &ValidatedService, destination: &ValidatedDestination) -> ClusterUse {
+        match ClusterUse::of(service.path) {
+            ClusterUse::Direct if destination.follows_the_client() && destination.address != service.address => {
+                ClusterUse::Forwarded
+            }
+            usage => usage,
         }
     }
 }
@@ -225,7 +238,7 @@ pub fn cluster(name: &str, destination: &ValidatedDestination, usage: ClusterUse
         (usage, _) => {
             cluster.insert("type".to_owned(), if destination.is_static() { "STATIC" } else { "STRICT_DNS" }.into());
             let policy = match usage {
-                ClusterUse::Direct | ClusterUse::Native => "ROUND_ROBIN",
+                ClusterUse::Direct | ClusterUse::Forwarded | ClusterUse::Native => "ROUND_ROBIN",
                 ClusterUse::Proxy => "MAGLEV",
             };
             cluster.insert("lb_policy".to_owned(), policy.into());

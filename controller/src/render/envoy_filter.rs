@@ -175,7 +175,9 @@ pub fn found(destination: &ValidatedDestination) -> ClusterOwner {
 /// left as it is, for the host's own clients; others are served by one of ours.
 pub fn owner(destination: &ValidatedDestination, usage: ClusterUse) -> ClusterOwner {
     match (found(destination), usage) {
-        (ClusterOwner::Istio, ClusterUse::Proxy | ClusterUse::Native) if destination.follows_the_client() => {
+        (ClusterOwner::Istio, ClusterUse::Forwarded | ClusterUse::Proxy | ClusterUse::Native)
+            if destination.follows_the_client() =>
+        {
             ClusterOwner::Added
         }
         (found, _) => found,
@@ -210,7 +212,12 @@ pub fn cluster(destination: &ValidatedDestination, usage: ClusterUse, namespace:
     match owner(destination, usage) {
         ClusterOwner::Added => {
             let name = cluster_name(destination, usage, namespace);
-            let value = added(envoy::cluster(&name, &in_mesh(destination), usage), destination);
+            let mut value = added(envoy::cluster(&name, &in_mesh(destination), usage), destination);
+            if let Some(owner) = destination.owner.as_ref().filter(|_| follows(destination)) {
+                // As Istio marks its own clusters. By that the filter knows whether it may log in.
+                let services = json!([{"namespace": owner, "host": destination.address.host}]);
+                value["metadata"] = json!({"filter_metadata": {"istio": {"services": services}}});
+            }
             Some(patch("CLUSTER", json!({"context": CONTEXT}), "ADD", value))
         }
         ClusterOwner::Istio => {
@@ -296,6 +303,24 @@ pub fn on_istios(destination: &ValidatedDestination, value: Value) -> Value {
 pub fn without_login(destination: &ValidatedDestination) -> Option<Value> {
     let is_merged = destination.policy.login.is_some() && owner(destination, ClusterUse::Proxy) == ClusterOwner::Istio;
     is_merged.then(|| on_istios(destination, json!({"typed_extension_protocol_options": envoy::no_login()})))
+}
+
+/// A patch that adds a destination's cluster without a login, and without the mark by which others log in,
+/// before the patch that adds it with them: istiod keeps the first cluster of a name. None if the cluster isn't
+/// added, or has other endpoints than those that istiod knows for the host.
+pub fn added_without_login(
+    destination: &ValidatedDestination,
+    usage: ClusterUse,
+    namespace: Option<&str>,
+) -> Option<Value> {
+    let is_concerned = destination.policy.login.is_some()
+        && follows(destination)
+        && owner(destination, usage) == ClusterOwner::Added
+        && destination.has_istios_endpoints();
+    let mut unknown = destination.clone();
+    unknown.policy.login = None;
+    unknown.owner = None;
+    cluster(&unknown, usage, namespace).filter(|_| is_concerned)
 }
 
 /// Adds the settings of TCP in a form that can be merged.

@@ -44,9 +44,8 @@ pub fn report(service: &ValidatedService, inventory: &Inventory, root: &str, dia
         clients.extend(inventory.sidecars.namespaces());
     }
     clients.retain(|namespace| service.clients.includes(namespace));
-    let usage = ClusterUse::of(service.path);
     let others = service.destinations().into_iter().filter(|known| known.address != service.address);
-    for destination in others.filter(|destination| is_istios(destination, usage)) {
+    for destination in others.filter(|destination| is_istios(destination, ClusterUse::by(service, destination))) {
         let key = destination.service.as_ref().map(|(key, _)| key);
         let Some(needed) = NeededHost::of(&destination.address, key, inventory, own) else { continue };
         let mut keeping: BTreeSet<&NamespacedName> = BTreeSet::new();

@@ -182,8 +182,8 @@ fn clusters_of<'a>(
 ) -> Vec<PlannedObject> {
     let mut found: BTreeMap<(&str, &HostPort, Option<String>), WantedCluster<'_>> = BTreeMap::new();
     for prepared in prepared_services {
-        let usage = if is_native { ClusterUse::Native } else { ClusterUse::of(prepared.service.path) };
         for destination in prepared.service.destinations() {
+            let usage = if is_native { ClusterUse::Native } else { ClusterUse::by(&prepared.service, destination) };
             let scope = cluster_scope(&prepared.service, destination);
             let place = (prepared.namespace.as_str(), &destination.address, scope.clone());
             let kept = kept_from(&prepared.service, destination, root_namespace);
@@ -198,8 +198,8 @@ fn clusters_of<'a>(
             // What is said of the destination is the same in all of these, and reaches them all.
             wanted.clients = wanted.clients.or(&prepared.exports(kept));
             wanted.prepared_services.push(prepared.clone());
-            // The settings for `redis_proxy` do no harm to `tcp_proxy`.
-            if usage == ClusterUse::Proxy {
+            // The settings for `redis_proxy` do no harm to `tcp_proxy`, and the host's own clients need none.
+            if usage == ClusterUse::Proxy || wanted.usage == ClusterUse::Direct {
                 wanted.usage = usage;
             }
         }

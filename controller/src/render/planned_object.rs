@@ -132,8 +132,10 @@ impl PlannedObject {
             *patches =
                 clients.iter().flat_map(|clients| all.iter().map(move |patch| of(clients, patch.clone()))).collect();
         }
-        // The last patch counts, and a proxy that obeys these has obeyed the others before.
+        // Of merged patches the last one counts, and a proxy that obeys these has obeyed the others before; of
+        // added clusters the first.
         if let Some(patches) = object.pointer_mut(PATCHES).and_then(Value::as_array_mut) {
+            patches.splice(0..0, self.added_without_logins());
             patches.extend(self.without_logins(options, revision));
         }
         object
@@ -166,6 +168,21 @@ impl PlannedObject {
         }
     }
 
+    /// The same for the clusters that are added where Istio's own can't serve.
+    fn added_without_logins(&self) -> Vec<Value> {
+        let ObjectContent::Cluster { destination, usage, scope, .. } = &self.content else { return Vec::new() };
+        if *usage == ClusterUse::Native {
+            return Vec::new();
+        }
+        let Some(patch) = envoy_filter::added_without_login(destination, *usage, scope.as_deref()) else {
+            return Vec::new();
+        };
+        let namespaces: BTreeSet<&str> =
+            destination.policy.overriding.iter().map(|entry| entry.namespace.as_str()).collect();
+        let reached = namespaces.into_iter().filter(|clients| self.clients.includes(clients));
+        reached.map(|clients| of(clients, patch.clone())).collect()
+    }
+
     fn build_for_all(&self, options: &MeshOptions, revision: u64) -> Value {
         match &self.content {
             ObjectContent::Plugin { port, prepared_services, refused, kept } => {
@@ -196,7 +213,9 @@ impl PlannedObject {
                 }
                 let patch = envoy_filter::cluster(destination, *usage, scope.as_deref());
                 // Where some lead there through a cluster of ours, Istio's still serves the others.
-                let is_direct = |prepared: &Arc<PreparedService>| prepared.service.path == wire::DataPath::Direct;
+                let is_direct = |prepared: &Arc<PreparedService>| {
+                    ClusterUse::by(&prepared.service, destination) == ClusterUse::Direct
+                };
                 let others = *usage != ClusterUse::Direct && prepared_services.iter().any(is_direct);
                 let others = others.then(|| envoy_filter::following(destination)).flatten();
                 envoy_filter::object(&self.namespace, &self.name, &purpose, patch.into_iter().chain(others).collect())

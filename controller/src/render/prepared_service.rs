@@ -114,7 +114,7 @@ impl PreparedService {
             if self.is_through_own(destination) {
                 carried::report(&self.service, destination, diagnostics);
             }
-            let usage = ClusterUse::of(self.service.path);
+            let usage = ClusterUse::by(&self.service, destination);
             let is_of_istio = envoy_filter::owner(destination, usage) == ClusterOwner::Istio;
             if destination.policy.tcp.max_connections.is_some() && is_of_istio {
                 let owner = destination.policy.object.as_ref().unwrap_or(&self.service.owner);
@@ -129,7 +129,7 @@ impl PreparedService {
     /// True if a destination is reached through a cluster that redis-mesh adds.
     fn is_through_own(&self, destination: &ValidatedDestination) -> bool {
         let is_added = |usage| envoy_filter::owner(destination, usage) == ClusterOwner::Added;
-        is_added(ClusterUse::of(self.service.path)) || self.is_native && is_added(ClusterUse::Native)
+        is_added(ClusterUse::by(&self.service, destination)) || self.is_native && is_added(ClusterUse::Native)
     }
 
     /// Decides whether sidecars with the dynamic module serve the host natively.
@@ -248,7 +248,7 @@ impl PreparedService {
         let cluster = |destination: &ValidatedDestination| {
             envoy_filter::cluster_name(
                 destination,
-                ClusterUse::of(service.path),
+                ClusterUse::by(service, destination),
                 cluster_scope(service, destination).as_deref(),
             )
         };
@@ -298,7 +298,7 @@ impl PreparedService {
         let leads = single.map(|single| {
             envoy_filter::cluster_name(
                 single,
-                ClusterUse::of(self.service.path),
+                ClusterUse::by(&self.service, single),
                 cluster_scope(&self.service, single).as_deref(),
             )
         });
@@ -353,7 +353,8 @@ fn token(service: &ValidatedService) -> String {
     match (service.path, service.single_destination()) {
         (wire::DataPath::Direct, Some(destination)) => {
             let scope = cluster_scope(service, destination);
-            let cluster = envoy_filter::cluster_name(destination, ClusterUse::Direct, scope.as_deref());
+            let cluster =
+                envoy_filter::cluster_name(destination, ClusterUse::by(service, destination), scope.as_deref());
             wire::token(&name_in_tokens(service), &cluster)
         }
         _ => service.address.to_string(),

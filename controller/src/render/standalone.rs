@@ -243,7 +243,7 @@ struct Clusters {
 impl Clusters {
     fn base(destination: &ValidatedDestination, usage: ClusterUse) -> String {
         let kind = match (usage, destination.is_cluster()) {
-            (ClusterUse::Direct, _) => "direct",
+            (ClusterUse::Direct | ClusterUse::Forwarded, _) => "direct",
             (ClusterUse::Proxy, false) => "proxy",
             (ClusterUse::Proxy, true) => "cluster",
             (ClusterUse::Native, _) => "native",

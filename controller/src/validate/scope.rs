@@ -158,8 +158,7 @@ mod tests {
             let entry = json!({"metadata": {"namespace": "shop", "name": "mine"}, "spec": spec});
             inventory.add_entry(&serde_json::from_value(entry).unwrap());
             inventory.default_exports.services = vec![default.to_owned()];
-            let is_overridden = inventory::overriding(&inventory, HOST, "data").next().is_some();
-            is_overridden
+            inventory::overriding(&inventory, HOST, "data").count() > 0
         };
         assert!(overriding(json!([]), ".") && overriding(json!(["."]), "~") && overriding(json!([]), "*"));
         assert!(!overriding(json!([]), "~") && !overriding(json!([]), "web") && !overriding(json!(["web"]), "*"));

@@ -122,7 +122,7 @@ spec:
 }
 
 /// Leads the tenant's clients of `redis-single` to another host.
-const VIRTUAL_SERVICE: &str = "---
+pub(super) const VIRTUAL_SERVICE: &str = "---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: mine, namespace: web}

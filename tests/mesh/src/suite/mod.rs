@@ -18,6 +18,7 @@ mod mtls;
 mod native;
 mod outages;
 mod overridden;
+mod permissions;
 mod refusal;
 mod rotation;
 mod secrets;
@@ -71,6 +72,7 @@ fn of_the_controller() -> Vec<Test> {
         installations::TESTS,
         idle::TESTS,
         overridden::TESTS,
+        permissions::TESTS,
         strangers::TESTS,
         tenants::TESTS,
         unserved::TESTS,
