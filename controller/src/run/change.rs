@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::DynamicObject;
 
+use crate::exports::DefaultExports;
 use crate::inventory::NamespacedName;
 
 use super::names::{ObjectKey, ObjectKind};
@@ -34,6 +35,8 @@ pub enum StoreChange {
     Sidecar(Box<DynamicObject>),
     /// A Sidecar was deleted.
     SidecarGone(NamespacedName),
+    /// The mesh says to whom objects are exported that don't say it.
+    DefaultExports(DefaultExports),
     /// A Secret exists or has changed.
     Secret(Box<Secret>),
     /// A Secret was deleted.

@@ -128,9 +128,9 @@ impl Reconciler {
         if let Some(root) = standing.root.filter(is_other) {
             known.root_namespace = root.namespace.to_string();
             known.is_dual_stack = root.says.is_dual_stack;
-            self.state.store.export_by_default(root.says.exports);
             self.state.store.options.root_namespace.clone_from(&known.root_namespace);
-            self.state.queue.add(self.state.store.objects().keys().cloned());
+            // It concerns every object, as the rest does.
+            self.change(StoreChange::DefaultExports(root.says.exports));
         }
         self.state.objects.succeed(standing.predecessors);
         self.state.context.http.metrics.set_leader(self.state.context.is_leader());

@@ -16,7 +16,6 @@ use crate::crd::status::{self, ResourceStatus};
 use crate::crd::{self, RedisDestination, RedisService};
 use crate::destination_rule::RuleHosts;
 use crate::diagnostic::{Diagnostics, Loaded};
-use crate::exports::DefaultExports;
 use crate::inventory::{self, Inventory, NamespacedName, ServiceEntry};
 use crate::manifest;
 use crate::validate::host::HostName;
@@ -106,11 +105,6 @@ impl Store {
     /// Everything that these objects may refer to.
     pub fn inventory(&self) -> &Inventory {
         &self.inventory
-    }
-
-    /// Sets to whom objects are exported that don't say it. Every object has to be evaluated again.
-    pub fn export_by_default(&mut self, exports: DefaultExports) {
-        self.inventory.default_exports = exports;
     }
 
     /// The index of what objects mention.
@@ -216,6 +210,10 @@ impl Store {
             StoreChange::SidecarGone(name) => {
                 let is_other = self.inventory.sidecars.remove(&name);
                 all_if(&self.objects, is_other)
+            }
+            StoreChange::DefaultExports(exports) => {
+                self.inventory.default_exports = exports;
+                all_if(&self.objects, true)
             }
             StoreChange::Secret(secret) => {
                 let name = NamespacedName::of(&secret.metadata);
