@@ -11,8 +11,8 @@ use crate::mesh::{Mesh, PATIENCE, eventually};
 /// The tests.
 pub const TESTS: &[Test] = &[
     ("unserved::taken_for_http", taken_for_http),
-    ("overridden::x_not_imported", not_imported),
-    ("overridden::x_alias", alias),
+    ("unserved::not_imported", not_imported),
+    ("unserved::alias", alias),
 ];
 
 /// A Service of the pod of `redis-single` with one port of this name and `appProtocol`.
