@@ -9,11 +9,7 @@ use crate::api::{ObjectName, condition};
 use crate::mesh::{Mesh, PATIENCE, eventually};
 
 /// The tests.
-pub const TESTS: &[Test] = &[
-    ("unserved::taken_for_http", taken_for_http),
-    ("unserved::not_imported", not_imported),
-    ("unserved::alias", alias),
-];
+pub const TESTS: &[Test] = &[("unserved::taken_for_http", taken_for_http), ("unserved::alias", alias)];
 
 /// A Service of the pod of `redis-single` with one port of this name and `appProtocol`.
 fn service(port: &str) -> String {
@@ -73,55 +69,6 @@ fn taken_for_http(mesh: &mut Mesh) -> Result<()> {
         ensure!(!warnings.as_deref().unwrap_or_default().contains("PortTakenForHttp"), "{warnings:?}");
         Ok(())
     })?;
-    mesh.delete(&[
-        ObjectName::new("Service", "redis", "unserved"),
-        ObjectName::new("EndpointSlice", "redis", "unserved"),
-    ])
-}
-
-/// A Sidecar of Istio's for the clients of `redis`, which imports these hosts.
-fn sidecar(hosts: &str) -> String {
-    format!(
-        "
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {{name: default, namespace: redis}}
-spec: {{egress: [{{hosts: [{hosts}]}}]}}
-"
-    )
-}
-
-const OTHERS: &str = "redis/redis-single.redis.svc.cluster.local, redis/redis-cluster.redis.svc.cluster.local";
-
-/// Waits until the warnings of an object say this, or no longer do.
-fn wait_warning(mesh: &Mesh, object: &ObjectName, reason: &str, is_there: bool) -> Result<String> {
-    eventually(PATIENCE, || {
-        let object = mesh.api().get(object)?.context("there is no such object")?;
-        let text = condition(&object, "Warnings").map(|warnings| warnings.to_string()).unwrap_or_default();
-        ensure!(text.contains(reason) == is_there, "{text}");
-        Ok(text)
-    })
-}
-
-/// Where a Sidecar doesn't import the host, its rules don't hold, which the status says; what it names as the
-/// remedy is one.
-fn not_imported(mesh: &mut Mesh) -> Result<()> {
-    mesh.apply(&service("name: redis"))?;
-    mesh.apply(PASSWORD)?;
-    soon(mesh, "unserved", &[("auth of-unserved", "OK"), ("ping", "PONG")])?;
-    mesh.apply(&sidecar(OTHERS))?;
-    let object = ObjectName::new("RedisService", "redis", "unserved");
-    let text = wait_warning(mesh, &object, "HostNotImported", true)?;
-    ensure!(
-        text.contains("Sidecar redis/default") && text.contains("redis/unserved.redis.svc.cluster.local"),
-        "{text}"
-    );
-    // The client reaches the Redis itself, which knows this password only.
-    soon(mesh, "unserved", &[("auth testredis", "OK")])?;
-    mesh.apply(&sidecar(&format!("{OTHERS}, redis/unserved.redis.svc.cluster.local")))?;
-    wait_warning(mesh, &object, "HostNotImported", false)?;
-    soon(mesh, "unserved", &[("auth of-unserved", "OK"), ("ping", "PONG")])?;
-    mesh.plane.kubectl(&["-n", "redis", "delete", "sidecar", "default"], "")?;
     mesh.delete(&[
         ObjectName::new("Service", "redis", "unserved"),
         ObjectName::new("EndpointSlice", "redis", "unserved"),
