@@ -90,9 +90,10 @@ pub struct Controller {
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = quantity::duration)]
     max_debounce: Duration,
     /// The admin interface of an Envoy of the mesh, which is asked what it has taken, such as
-    /// http://127.0.0.1:15000. What it refuses is taken back
+    /// http://127.0.0.1:15000. What it refuses is taken back. Repeatable, for one of each revision of Istio:
+    /// what one refuses is refused
     #[arg(long, value_name = "URL")]
-    witness: Option<String>,
+    witness: Vec<String>,
     /// What happens while the witness doesn't answer: nothing is applied, or changes are applied and
     /// their status says no more than that
     #[arg(long, value_enum, default_value_t = WitnessPolicy::Prefer, ignore_case = true, requires = "witness")]
@@ -129,7 +130,7 @@ impl Controller {
             listen: self.listen,
             lease: self.lease,
             debounce: DebounceTimes { quiet: self.debounce, longest: self.max_debounce },
-            witness: WitnessSettings { url: self.witness, policy: self.witness_policy },
+            witness: WitnessSettings { urls: self.witness, policy: self.witness_policy },
             kubeconfig: self.kubeconfig,
         })
     }

@@ -121,12 +121,22 @@ impl Applier {
                 let object = self.apply(&key, object).await?;
                 Ok(Performed::Applied(Box::new(object), digest))
             }
-            Operation::Delete(key) => match self.api(&key).delete(&key.name.name, &DeleteParams::default()).await {
-                Ok(_) => Ok(Performed::Deleted),
-                Err(kube::Error::Api(status)) if status.code == 404 => Ok(Performed::Deleted),
-                Err(error) => Err(error),
-            },
+            Operation::Delete(key) => self.delete(&key).await.map(|()| Performed::Deleted),
         }
+    }
+
+    /// Deletes an object, if there is one.
+    pub async fn delete(&self, key: &RenderedKey) -> Result<(), kube::Error> {
+        match self.api(key).delete(&key.name.name, &DeleteParams::default()).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads an object; none if there is none.
+    pub async fn read(&self, key: &RenderedKey) -> Result<Option<DynamicObject>, kube::Error> {
+        self.api(key).get_opt(&key.name.name).await
     }
 
     /// Has an EnvoyFilter patch these listeners instead of the ones that it patches, and leaves it as it is
@@ -163,7 +173,7 @@ impl Applier {
     }
 
     /// Writes by server-side apply. Fields that somebody else has added to the spec are removed.
-    async fn apply(&self, key: &RenderedKey, object: Value) -> Result<DynamicObject, kube::Error> {
+    pub async fn apply(&self, key: &RenderedKey, object: Value) -> Result<DynamicObject, kube::Error> {
         let api = self.api(key);
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let applied = api.patch(&key.name.name, &parameters, &Patch::Apply(&object)).await?;

@@ -78,6 +78,7 @@ use root::{RootFinding, RootReader, RootSettings};
 use sync_state::{ReconcileSettings, SyncState};
 use telemetry::ControllerMetrics;
 use witness::admin::WitnessAdmin;
+use witness::journal::UndoJournal;
 use witness::settings::WitnessSettings;
 use witness::state::Witness;
 
@@ -170,7 +171,8 @@ pub fn run(config: ControllerConfig) -> Result<(), String> {
 }
 
 async fn serve(config: ControllerConfig) -> Result<(), String> {
-    let witness = config.witness.url.as_deref().map(WitnessAdmin::new).transpose()?;
+    let witnesses = config.witness.urls.iter().map(|url| WitnessAdmin::new(url));
+    let witnesses: Vec<WitnessAdmin> = witnesses.collect::<Result<_, String>>()?;
     let client = client(config.kubeconfig.as_deref()).await?;
     let listener = http::bind(config.listen).await?;
     let (filters, filter_url, filter_sha256) = filters(&config, &client)?;
@@ -209,8 +211,11 @@ async fn serve(config: ControllerConfig) -> Result<(), String> {
     let shown = filter_url.clone();
     let settings = settings(&config, identity, (filter_url, filter_sha256), handshake_key);
     info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, filter = shown, "starting");
+    let journal = UndoJournal::new(client.clone(), &config.namespace);
     let mut state = SyncState::new(client, settings, http.clone(), standing);
-    state.witness = witness.map(|admin| Witness::start(admin, config.witness.policy, http.clone()));
+    if !witnesses.is_empty() {
+        state.witness = Some(Witness::start(witnesses, config.witness.policy, journal, http.clone()));
+    }
     let reconciler = Reconciler::new(state, delivered);
     let result = tokio::select! {
         result = http::serve(listener, http) => result.map_err(|error| format!("--listen: {error}")),

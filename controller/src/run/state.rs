@@ -157,13 +157,14 @@ impl ObjectStates {
         state.in_force = before;
     }
 
-    /// Leaves what is in the cluster of an object as it is, since a replica that led before has found that
-    /// a proxy refuses what the object says.
-    pub fn recall(&mut self, key: &ObjectKey, words: &str) {
+    /// Leaves what is in the cluster of an object as it is, since a proxy refuses what the object says, and what was
+    /// in force before isn't known: a replica that led before has found that out, or has written it. The words
+    /// say why; none before it is known whether it is this object's fault.
+    pub fn recall(&mut self, key: &ObjectKey, words: Option<&str>) {
         let Some(state) = self.states.get_mut(key).filter(|_| !self.withheld.contains_key(key)) else { return };
         let refused = state.evaluation.prepared_services.clone();
         state.in_force = Vec::new();
-        let withheld = Withheld { refused, words: Some(words.to_owned()), is_recalled: true };
+        let withheld = Withheld { refused, words: words.map(str::to_owned), is_recalled: true };
         self.withheld.insert(key.clone(), withheld);
     }
 

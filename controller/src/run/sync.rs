@@ -111,6 +111,7 @@ impl SyncState {
             self.witness.iter_mut().for_each(Witness::rest);
             return;
         }
+        let unrestored = judge::restore(self).await;
         let relocations = self.relocations();
         self.declare_ports();
         let is_idle = evaluated == 0
@@ -132,7 +133,7 @@ impl SyncState {
         judge::look(self, &rendered.stage).await;
         let share = SHARE.max(began.elapsed() * 20);
         let mut rendered = self.apply(rendered, share).await;
-        rendered.stage.failed += unmoved;
+        rendered.stage.failed += unmoved + unrestored;
         let applied = rendered.result().map_err(SyncError::Apply);
         let marked = judge::mark(self, &rendered.stage).await.map_err(SyncError::Mark);
         let reported = self.update_statuses(&rendered, share).await.map_err(SyncError::Status);
@@ -394,7 +395,7 @@ impl SyncState {
             let is_performed = result.is_ok();
             let may_pass = !result.as_ref().is_err_and(RequestError::is_of_deleted_namespace);
             if is_performed && let Some(witness) = &mut self.witness {
-                witness.touch(&subjects);
+                witness.touch(&key, &subjects);
             }
             self.performed(&key, repairs, result);
             if repairs

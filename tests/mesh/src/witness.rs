@@ -22,31 +22,55 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Witness {
     pod: Pod,
+    way: Way,
+}
+
+/// A way to the admin interface.
+#[derive(Debug)]
+pub struct Way {
     url: String,
     is_away: Arc<AtomicBool>,
+    is_mute: Arc<AtomicBool>,
+}
+
+impl Way {
+    fn to(pod: &Pod) -> Result<Way> {
+        let listener = TcpListener::bind((NODE, 0))?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let (is_away, is_mute) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (namespace, is_refused, is_silent) = (pod.network_namespace().clone(), is_away.clone(), is_mute.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (namespace, is_refused, is_silent) = (namespace.clone(), is_refused.clone(), is_silent.clone());
+                // A connection that ends in the middle concerns nobody else.
+                std::thread::spawn(move || pass(client, &namespace, &is_refused, &is_silent).ok());
+            }
+        });
+        Ok(Way { url, is_away, is_mute })
+    }
+
+    /// The base URL of the admin interface.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
 }
 
 impl Witness {
     /// Starts the pod and waits until its sidecar has its configuration.
     pub fn start(mesh: &Mesh) -> Result<Witness> {
         let pod = mesh.pod("witness", NAMESPACE, "witness", 70, true)?;
-        let listener = TcpListener::bind((NODE, 0))?;
-        let url = format!("http://{}", listener.local_addr()?);
-        let is_away = Arc::new(AtomicBool::new(false));
-        let (namespace, is_refused) = (pod.network_namespace().clone(), is_away.clone());
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let (namespace, is_refused) = (namespace.clone(), is_refused.clone());
-                // A connection that ends in the middle concerns nobody else.
-                std::thread::spawn(move || pass(client, &namespace, &is_refused).ok());
-            }
-        });
-        Ok(Witness { pod, url, is_away })
+        let way = Way::to(&pod)?;
+        Ok(Witness { pod, way })
+    }
+
+    /// Another way to the admin interface, which stays there when the first one is taken away.
+    pub fn another_way(&self) -> Result<Way> {
+        Way::to(&self.pod)
     }
 
     /// The base URL of the admin interface.
     pub fn url(&self) -> &str {
-        &self.url
+        self.way.url()
     }
 
     /// The pod.
@@ -56,7 +80,12 @@ impl Witness {
 
     /// Takes the way to the admin interface away, or brings it back.
     pub fn set_away(&self, is_away: bool) {
-        self.is_away.store(is_away, Ordering::Relaxed);
+        self.way.is_away.store(is_away, Ordering::Relaxed);
+    }
+
+    /// Has the sidecar not say which clusters it lacks, or say it again.
+    pub fn set_mute(&self, is_mute: bool) {
+        self.way.is_mute.store(is_mute, Ordering::Relaxed);
     }
 
     /// The metadata of the marker that the sidecar has.
@@ -72,7 +101,7 @@ impl Witness {
 }
 
 /// Passes a connection on, until either end closes it or the way is taken away.
-fn pass(mut client: TcpStream, namespace: &Namespace, is_away: &AtomicBool) -> Result<()> {
+fn pass(mut client: TcpStream, namespace: &Namespace, is_away: &AtomicBool, is_mute: &AtomicBool) -> Result<()> {
     if is_away.load(Ordering::Relaxed) {
         return Ok(());
     }
@@ -85,7 +114,8 @@ fn pass(mut client: TcpStream, namespace: &Namespace, is_away: &AtomicBool) -> R
     let mut bytes = [0; 4096];
     loop {
         let read = client.read(&mut bytes)?;
-        if read == 0 || is_away.load(Ordering::Relaxed) {
+        let asks = String::from_utf8_lossy(&bytes[..read]).contains("dynamic_warming_clusters");
+        if read == 0 || is_away.load(Ordering::Relaxed) || asks && is_mute.load(Ordering::Relaxed) {
             admin.shutdown(Shutdown::Both)?;
             return Ok(());
         }

@@ -2,6 +2,7 @@
 //! (<https://www.envoyproxy.io/docs/envoy/latest/operations/admin>).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{Request, Uri};
@@ -38,6 +39,7 @@ pub struct TakenResources {
 /// The admin interface of an Envoy.
 #[derive(Clone)]
 pub struct WitnessAdmin {
+    url: Arc<str>,
     client: Client,
 }
 
@@ -50,7 +52,12 @@ impl WitnessAdmin {
         }
         let client =
             Client::try_from(Config::new(uri)).map_err(|error| format!("--witness {url}: {}", chain(&error)))?;
-        Ok(WitnessAdmin { client })
+        Ok(WitnessAdmin { url: url.into(), client })
+    }
+
+    /// The base URL.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// Asks which marker the proxy has, and how many updates it has refused.

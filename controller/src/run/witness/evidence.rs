@@ -16,6 +16,8 @@ use crate::run::digest::{ContentDigest, digest};
 use crate::run::names::ObjectKey;
 
 use super::admin::TakenResources;
+use super::journal::FormerObjects;
+use super::search::HalvesSearch;
 
 /// The objects of refused batches.
 #[derive(Default)]
@@ -24,6 +26,10 @@ pub struct Suspects {
     pub all: BTreeSet<ObjectKey>,
     /// Those from which something came that Envoy refuses, and what that is.
     pub culprits: BTreeMap<ObjectKey, String>,
+    /// What is still to be written as it was.
+    pub restoring: FormerObjects,
+    /// The search for culprits of which nothing tells.
+    pub search: HalvesSearch,
 }
 
 /// What a patch changes in a proxy.
@@ -73,6 +79,7 @@ pub struct ChangedPatch {
 }
 
 /// The patches of a plan for every sidecar of a namespace, by their contents.
+#[derive(Default)]
 pub struct PlannedPatches(BTreeMap<ContentDigest, ChangedPatch>);
 
 impl PlannedPatches {
@@ -84,7 +91,7 @@ impl PlannedPatches {
         namespace: &str,
         options: &MeshOptions,
     ) -> PlannedPatches {
-        let mut patches: BTreeMap<ContentDigest, ChangedPatch> = BTreeMap::new();
+        let mut patches = PlannedPatches::default();
         for planned in plan.objects.iter().filter(|planned| planned.kind() == envoy_filter::KIND) {
             let keys = planned.subjects().into_iter().filter_map(ObjectKey::of);
             let keys: BTreeSet<ObjectKey> = keys.filter(|key| subjects.contains(key)).collect();
@@ -92,23 +99,24 @@ impl PlannedPatches {
             if keys.is_empty() || !is_for_all {
                 continue;
             }
-            let object = planned.build(options, 0);
-            if !object["spec"]["workloadSelector"].is_null() {
-                continue;
-            }
-            for patch in object["spec"]["configPatches"].as_array().into_iter().flatten() {
-                let clients = patch["match"]["proxy"]["metadata"]["NAMESPACE"].as_str();
-                let Some(target) =
-                    PatchTarget::of(patch).filter(|_| clients.is_none_or(|clients| clients == namespace))
-                else {
-                    continue;
-                };
-                let known = patches.entry(digest(patch));
-                let known = known.or_insert_with(|| ChangedPatch { target, subjects: BTreeSet::new() });
-                known.subjects.extend(keys.iter().cloned());
-            }
+            patches.add(&planned.build(options, 0), &keys, namespace);
         }
-        PlannedPatches(patches)
+        patches
+    }
+
+    /// Adds the patches of an EnvoyFilter, as far as a proxy in the namespace gets them.
+    pub fn add(&mut self, object: &Value, subjects: &BTreeSet<ObjectKey>, namespace: &str) {
+        if !object["spec"]["workloadSelector"].is_null() {
+            return;
+        }
+        for patch in object["spec"]["configPatches"].as_array().into_iter().flatten() {
+            let clients = patch["match"]["proxy"]["metadata"]["NAMESPACE"].as_str();
+            let is_for_it = clients.is_none_or(|clients| clients == namespace);
+            let Some(target) = PatchTarget::of(patch).filter(|_| is_for_it) else { continue };
+            let known = self.0.entry(digest(patch));
+            let known = known.or_insert_with(|| ChangedPatch { target, subjects: BTreeSet::new() });
+            known.subjects.extend(subjects.iter().cloned());
+        }
     }
 
     /// The patches that another plan doesn't have.

@@ -1,7 +1,6 @@
 //! Carries out, in a sync, what follows from the answers of the witness.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use tracing::{debug, error, info, warn};
 
@@ -16,15 +15,9 @@ use crate::run::sync_state::SyncState;
 use crate::run::telemetry::JudgmentLabel;
 use crate::run::update_status::{PENDING, REJECTED};
 
-use super::evidence::{self, PlannedPatches, Suspects};
-use super::ledger::{Claim, Judgment, ResourceType};
-use super::state::{ServicesInForce, Witness};
-
-/// The time that clusters get to become ready, before those that don't count as refused.
-const WARMING: Duration = Duration::from_millis(700);
-
-/// The greatest number of culprits each of which is looked at alone.
-const FEW: usize = 16;
+use super::ledger::{Claim, Judgment, WitnessedType};
+use super::state::Witness;
+use super::{restore, undo};
 
 /// What can be said of an object whose configuration was written.
 pub fn claim(state: &SyncState, key: &ObjectKey) -> Claim {
@@ -45,7 +38,7 @@ fn forbids_writing(state: &SyncState) -> bool {
 /// True if there is something to be done because of the witness.
 fn is_due(state: &SyncState) -> bool {
     let Some(witness) = &state.witness else { return false };
-    witness.judgment.is_some() || witness.is_marker_due(true)
+    witness.judgment.is_some() || witness.is_marker_due(true) || !witness.suspects.restoring.is_empty()
 }
 
 /// True if it is certain that what was written in this root namespace is in force, so that what is left
@@ -66,17 +59,27 @@ pub fn is_too_early(claim: Claim, after: &ResourceStatus) -> bool {
     claim == Claim::Awaited && is_pending
 }
 
-/// Takes over from the statuses, when this replica begins to lead, what proxies have refused.
-fn recall(state: &mut SyncState) {
-    if !state.witness.as_ref().is_some_and(Witness::is_beginning) {
-        return;
+/// Takes over, when this replica begins to lead, from the statuses what proxies have refused, and from the journal
+/// what its predecessor hadn't seen taken.
+async fn recall(state: &mut SyncState) -> Result<(), RequestError> {
+    let Some(witness) = state.witness.as_mut().filter(|witness| witness.is_beginning()) else { return Ok(()) };
+    if let Some(changed) = witness.journal.read().await? {
+        if !changed.is_empty() {
+            info!(
+                objects = undo::some(changed.iter()),
+                "the last leader had written these objects, and hadn't seen them taken"
+            );
+        }
+        witness.inherit(changed);
     }
     for (key, object) in state.store.objects() {
         let rejected = object.status.conditions.iter().find(|condition| condition.reason == REJECTED);
         if let Some(rejected) = rejected.filter(|rejected| rejected.observed_generation == Some(object.generation)) {
-            state.states.recall(key, &rejected.message);
+            state.states.recall(key, Some(&rejected.message));
+            state.witness.iter_mut().for_each(|witness| witness.doubt(key.clone()));
         }
     }
+    Ok(())
 }
 
 /// Carries out the judgment on the last look, if this replica leads. True if there is something to be done
@@ -86,12 +89,17 @@ pub async fn carry_out(state: &mut SyncState) -> bool {
     if is_due {
         carry_out_judgment(state).await;
     }
-    is_due
+    is_due | undo::try_next(state)
 }
 
 /// Records changes that are about to be written. False if nothing may be written, which statuses then say.
 pub async fn may_begin(state: &mut SyncState, changes: &[(ObjectKey, StateChange)]) -> bool {
-    recall(state);
+    if let Err(error) = recall(state).await {
+        warn!(%error, "nothing is written before it is known what the last leader had written");
+        state.progress.is_stale = true;
+        state.progress.failed();
+        return false;
+    }
     state.witness.iter_mut().for_each(|witness| witness.note(changes));
     if !forbids_writing(state) {
         return true;
@@ -107,12 +115,13 @@ pub async fn may_begin(state: &mut SyncState, changes: &[(ObjectKey, StateChange
     false
 }
 
-/// Looks at the witness before a batch is written.
+/// Looks at the witness before a batch is written, and stores what is there before it.
 pub async fn look(state: &mut SyncState, ordered: &Ordered) {
     if !ordered.operations.is_empty()
         && let Some(witness) = &mut state.witness
     {
         witness.look().await;
+        restore::keep(state, ordered).await;
     }
 }
 
@@ -164,17 +173,40 @@ async fn carry_out_judgment(state: &mut SyncState) {
         state.context.http.metrics.judged(label);
     }
     match judgment {
-        Judgment::Refused { undo, types } => take_back(state, undo, &types).await,
-        Judgment::Returned => blame(state),
-        Judgment::StaysRefused => release(state, &BTreeSet::new()),
-        Judgment::Taken(_) | Judgment::Unclear(_) | Judgment::Later => {}
+        Judgment::Refused { undo, types } => undo::take_back(state, undo, &types).await,
+        Judgment::Returned => {
+            settle(state, None).await;
+            undo::blame(state);
+        }
+        Judgment::StaysRefused => {
+            settle(state, None).await;
+            undo::release_all(state);
+        }
+        Judgment::Taken(number) | Judgment::Unclear(number) => settle(state, Some(number)).await,
+        Judgment::Later => {}
     }
     state.statuses.status_dirty.append(&mut state.statuses.unsettled);
     set_gauges(state);
 }
 
-fn names(types: &BTreeSet<ResourceType>) -> String {
-    types.iter().map(|of| of.name()).collect::<Vec<_>>().join(", ")
+/// Writes what a refused batch has changed as it was, where that isn't known otherwise. Returns how many objects
+/// are left.
+pub async fn restore(state: &mut SyncState) -> usize {
+    restore::restore(state).await
+}
+
+/// Drops from the journal what isn't needed any more.
+async fn settle(state: &mut SyncState, number: Option<u64>) {
+    let states = &state.states;
+    if let Some(witness) = &mut state.witness {
+        witness.settle(number, |key| states.withheld(key).is_some()).await;
+    }
+}
+
+/// The names of types of resources.
+pub fn names(types: &BTreeSet<WitnessedType>) -> String {
+    let names: BTreeSet<&str> = types.iter().map(|(_, of)| of.name()).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// Sets the gauges about the witness.
@@ -183,105 +215,6 @@ pub fn set_gauges(state: &SyncState) {
     let metrics = &state.context.http.metrics;
     metrics.set_others_refused(!witness.ledger.others_refused().is_empty());
     metrics.set_withheld(state.states.count_withheld());
-}
-
-/// Puts the objects of refused batches back into the state before those, and looks for what the witness
-/// lacks of them.
-async fn take_back(state: &mut SyncState, undo: BTreeMap<ObjectKey, ServicesInForce>, types: &BTreeSet<ResourceType>) {
-    let keys: BTreeSet<ObjectKey> = undo.keys().cloned().collect();
-    let Some((admin, since)) = state.witness.as_ref().map(|witness| (witness.admin.clone(), witness.taken_at)) else {
-        return;
-    };
-    let namespace = admin.namespace().await.ok().flatten().unwrap_or_default();
-    let refused = patches(state, &keys, &namespace);
-    for (key, before) in &undo {
-        state.states.withhold(key, before.clone());
-    }
-    let before = patches(state, &keys, &namespace);
-    let changed = refused.without(&before);
-    let clusters: Vec<&str> = changed.iter().filter_map(|patch| patch.target.cluster()).collect();
-    let mut taken = admin.resources(&clusters).await;
-    if taken.as_ref().is_ok_and(|taken| evidence::is_any_warming(&changed, taken)) {
-        tokio::time::sleep(WARMING).await;
-        taken = admin.resources(&clusters).await;
-    }
-    let culprits = match taken {
-        Ok(taken) => {
-            let found = evidence::culprits(&changed, &taken, since);
-            // An object that several follow from is changed by some of them only.
-            let mut causes = found.clone();
-            if (2..=FEW).contains(&found.len()) {
-                causes.retain(|key, _| {
-                    state.states.release(key);
-                    let alone = patches(state, &keys, &namespace).without(&before);
-                    state.states.withhold(key, undo.get(key).cloned().unwrap_or_default());
-                    evidence::culprits(&alone, &taken, since).contains_key(key)
-                });
-            }
-            if causes.is_empty() { found } else { causes }
-        }
-        Err(reason) => {
-            warn!(reason, "the witness doesn't say what it lacks");
-            BTreeMap::new()
-        }
-    };
-    warn!(
-        types = names(types),
-        objects = keys.len(),
-        culprits = some(culprits.keys()),
-        "the witness refuses what was written; it is taken back"
-    );
-    state.statuses.status_dirty.extend(keys.iter().cloned());
-    if let Some(witness) = &mut state.witness {
-        witness.suspects = Suspects { all: keys, culprits };
-    }
-}
-
-fn patches(state: &mut SyncState, keys: &BTreeSet<ObjectKey>, namespace: &str) -> PlannedPatches {
-    state.progress.is_stale = true;
-    let rendered = state.render(&[]);
-    state.progress.is_stale = true;
-    PlannedPatches::of(&rendered.plan, keys, namespace, &state.context.settings.mesh)
-}
-
-fn some<'a>(keys: impl Iterator<Item = &'a ObjectKey>) -> String {
-    keys.take(10).map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// Says of the culprits among the objects of refused batches that they are, and applies the others again.
-fn blame(state: &mut SyncState) {
-    let Some(witness) = &mut state.witness else { return };
-    let Suspects { all, culprits } = std::mem::take(&mut witness.suspects);
-    let remedy = "the log of that proxy has Envoy's words; the configuration before this change stays in force until the object, or what it names, is changed";
-    if culprits.is_empty() {
-        let others =
-            if all.len() > 1 { format!(" (one of {}: {})", all.len(), some(all.iter())) } else { String::new() };
-        let words = format!("a proxy refuses what follows from this object{others}; {remedy}");
-        all.iter().for_each(|key| state.states.explain(key, words.clone()));
-    }
-    for (key, words) in &culprits {
-        state.states.explain(key, format!("{words}; {remedy}"));
-    }
-    let blamed: BTreeSet<ObjectKey> = if culprits.is_empty() { all.clone() } else { culprits.into_keys().collect() };
-    warn!(objects = some(blamed.iter()), "objects are held back, since a proxy refuses what follows from them");
-    state.statuses.status_dirty.extend(all.iter().cloned());
-    if let Some(witness) = &mut state.witness {
-        witness.suspects.all = all;
-    }
-    release(state, &blamed);
-}
-
-/// Puts the objects of refused batches in force again, except for these.
-fn release(state: &mut SyncState, except: &BTreeSet<ObjectKey>) {
-    let Some(witness) = &mut state.witness else { return };
-    let suspects = std::mem::take(&mut witness.suspects);
-    let mut changes = Vec::new();
-    for key in suspects.all.iter().filter(|key| !except.contains(*key)) {
-        changes.extend(state.states.release(key).map(|change| (key.clone(), change)));
-    }
-    witness.note(&changes);
-    state.statuses.status_dirty.extend(suspects.all);
-    state.progress.is_stale = true;
 }
 
 /// Writes the marker of a batch, if anything was written.

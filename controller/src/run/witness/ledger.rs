@@ -70,6 +70,9 @@ pub struct ShownMarker {
     pub at: u64,
 }
 
+/// A type of resource at one of the witnesses, by the place of that among them.
+pub type WitnessedType = (usize, ResourceType);
+
 /// The answer of a witness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sighting {
@@ -85,18 +88,41 @@ impl Sighting {
         self.counts[of as usize]
     }
 
-    /// The types of which more updates were refused than before. An Envoy that was started again
-    /// counts from nothing.
-    fn refused_since(&self, before: &Sighting) -> BTreeSet<ResourceType> {
-        let is_risen = |of: &ResourceType| {
-            let (before, now) = (before.of(*of).rejected, self.of(*of).rejected);
-            if now < before { now > 0 } else { now > before }
-        };
-        ResourceType::ALL.into_iter().filter(is_risen).collect()
+    /// True if more updates were refused than before. An Envoy that was started again counts from
+    /// nothing.
+    fn has_refused(&self, of: ResourceType, before: &Sighting) -> bool {
+        let (before, now) = (before.of(of).rejected, self.of(of).rejected);
+        if now < before { now > 0 } else { now > before }
+    }
+}
+
+/// The answers of all witnesses. What all of them show is shown, and what one refuses is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sightings(pub Vec<Sighting>);
+
+impl Sightings {
+    /// The number of the last batch that all of them show.
+    pub fn shown(&self) -> Option<u64> {
+        let numbers: Option<Vec<u64>> = self.0.iter().map(|one| one.marker.map(|marker| marker.number)).collect();
+        numbers?.into_iter().min()
     }
 
-    fn accepted_since(&self, before: &Sighting) -> BTreeSet<ResourceType> {
-        ResourceType::ALL.into_iter().filter(|of| self.of(*of).accepted_at > before.of(*of).accepted_at).collect()
+    fn refused_since(&self, before: &Sightings) -> BTreeSet<WitnessedType> {
+        self.differing(before, |of, now, before| now.has_refused(of, before))
+    }
+
+    fn accepted_since(&self, before: &Sightings) -> BTreeSet<WitnessedType> {
+        self.differing(before, |of, now, before| now.of(of).accepted_at > before.of(of).accepted_at)
+    }
+
+    fn differing(
+        &self,
+        before: &Sightings,
+        is_it: impl Fn(ResourceType, &Sighting, &Sighting) -> bool,
+    ) -> BTreeSet<WitnessedType> {
+        let pairs = self.0.iter().zip(&before.0).enumerate();
+        let types = pairs.flat_map(|(place, pair)| ResourceType::ALL.map(|of| (place, of, pair)));
+        types.filter(|(_, of, (now, before))| is_it(*of, now, before)).map(|(place, of, _)| (place, of)).collect()
     }
 }
 
@@ -113,7 +139,7 @@ pub enum Judgment<Undo> {
         /// What the objects of the batches were before.
         undo: BTreeMap<ObjectKey, Undo>,
         /// The types of updates that were refused.
-        types: BTreeSet<ResourceType>,
+        types: BTreeSet<WitnessedType>,
     },
     /// The witness has taken what was there before the refused batches.
     Returned,
@@ -160,11 +186,11 @@ struct Return {
 pub struct BatchLedger<Undo> {
     policy: WitnessPolicy,
     in_flight: VecDeque<Batch<Undo>>,
-    seen: Option<Sighting>,
+    seen: Option<Sightings>,
     /// The types of updates of which something of others is refused.
-    others: BTreeSet<ResourceType>,
+    others: BTreeSet<WitnessedType>,
     /// The greatest number that was shown, since when, and the sighting before that.
-    shown: Option<(u64, Instant, Sighting)>,
+    shown: Option<(u64, Instant, Sightings)>,
     /// Since when the witness hasn't answered.
     silent_since: Option<Instant>,
     returning: Option<Return>,
@@ -201,6 +227,11 @@ impl<Undo: Clone> BatchLedger<Undo> {
         (self.is_new, self.said) = (true, Claim::Awaited);
     }
 
+    /// Counts what is refused as what may be the predecessor's, who hadn't seen yet whether it is.
+    pub fn inherit(&mut self) {
+        self.others.clear();
+    }
+
     /// Records a batch that has been written, and what its objects were before, as far as that is
     /// known.
     pub fn begin(&mut self, number: u64, undo: BTreeMap<ObjectKey, Option<Undo>>, now: Instant) {
@@ -226,6 +257,11 @@ impl<Undo: Clone> BatchLedger<Undo> {
         }
     }
 
+    /// The objects of the batches on their way.
+    pub fn on_their_way(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.in_flight.iter().flat_map(|batch| batch.undo.keys())
+    }
+
     /// True from the refusal of batches until it is known what the witness says when they have been
     /// taken back. Nothing else may be written meanwhile.
     pub fn is_returning(&self) -> bool {
@@ -243,7 +279,7 @@ impl<Undo: Clone> BatchLedger<Undo> {
     }
 
     /// The types of updates of which the witness refuses something that others have written.
-    pub fn others_refused(&self) -> &BTreeSet<ResourceType> {
+    pub fn others_refused(&self) -> &BTreeSet<WitnessedType> {
         &self.others
     }
 
@@ -273,54 +309,54 @@ impl<Undo: Clone> BatchLedger<Undo> {
         self.late(now)
     }
 
-    /// Takes in an answer of the witness.
-    pub fn see(&mut self, sighting: Sighting, now: Instant) -> Option<Judgment<Undo>> {
+    /// Takes in the answers of the witnesses.
+    pub fn see(&mut self, sighting: Sightings, now: Instant) -> Option<Judgment<Undo>> {
         let was_silent = self.silent_since.take().is_some();
-        let judgment = self.judge(sighting, now);
+        let judgment = self.judge(&sighting, now);
         // What was held back is applied now.
         judgment.or_else(|| (was_silent && self.policy == WitnessPolicy::Require).then_some(Judgment::Later))
     }
 
-    fn judge(&mut self, sighting: Sighting, now: Instant) -> Option<Judgment<Undo>> {
-        let before = self.seen.replace(sighting);
-        let refused = before.map(|before| sighting.refused_since(&before)).unwrap_or_default();
-        let accepted = before.map(|before| sighting.accepted_since(&before)).unwrap_or_default();
+    fn judge(&mut self, sighting: &Sightings, now: Instant) -> Option<Judgment<Undo>> {
+        let before = self.seen.replace(sighting.clone());
+        let refused = before.as_ref().map(|before| sighting.refused_since(before)).unwrap_or_default();
+        let accepted = before.as_ref().map(|before| sighting.accepted_since(before)).unwrap_or_default();
         let others = self.others.clone();
         self.others.retain(|of| refused.contains(of) || !accepted.contains(of));
-        if let Some(marker) = sighting.marker
-            && self.shown.is_none_or(|(number, ..)| number != marker.number)
+        if let Some(number) = sighting.shown()
+            && self.shown.as_ref().is_none_or(|(known, ..)| *known != number)
         {
-            self.shown = Some((marker.number, now, before.unwrap_or(sighting)));
+            self.shown = Some((number, now, before.unwrap_or_else(|| sighting.clone())));
         }
         if self.returning.is_some() {
-            return self.judge_return(&sighting, now);
+            return self.judge_return(sighting, now);
         }
         if self.in_flight.is_empty() {
             self.others.extend(refused);
-            return self.judge_others(&others, &sighting).or_else(|| self.late(now));
+            return self.judge_others(&others, sighting).or_else(|| self.late(now));
         }
-        let types: BTreeSet<ResourceType> = refused.difference(&self.others).copied().collect();
+        let types: BTreeSet<WitnessedType> = refused.difference(&self.others).copied().collect();
         if !types.is_empty() {
             return Some(self.refuse(types, now));
         }
-        self.judge_shown(&sighting, now).or_else(|| self.late(now))
+        self.judge_shown(sighting, now).or_else(|| self.late(now))
     }
 
     /// What follows from whether others' updates are refused, while nothing is on its way.
-    fn judge_others(&mut self, before: &BTreeSet<ResourceType>, sighting: &Sighting) -> Option<Judgment<Undo>> {
+    fn judge_others(&mut self, before: &BTreeSet<WitnessedType>, sighting: &Sightings) -> Option<Judgment<Undo>> {
         if !self.others.is_subset(before) {
             return Some(Judgment::StaysRefused);
         }
         if !self.others.is_empty() || before.is_empty() {
             return None;
         }
-        let number = sighting.marker.map(|marker| marker.number);
+        let number = sighting.shown();
         let is_unclear = !std::mem::take(&mut self.unclear).is_empty();
         Some(number.filter(|_| is_unclear).map_or(Judgment::Later, Judgment::Taken))
     }
 
     /// Takes in that something was refused while batches are on their way.
-    fn refuse(&mut self, types: BTreeSet<ResourceType>, now: Instant) -> Judgment<Undo> {
+    fn refuse(&mut self, types: BTreeSet<WitnessedType>, now: Instant) -> Judgment<Undo> {
         let mut undo = BTreeMap::new();
         for batch in std::mem::take(&mut self.in_flight) {
             for (key, before) in batch.undo {
@@ -339,18 +375,18 @@ impl<Undo: Clone> BatchLedger<Undo> {
     }
 
     /// Judges the batches up to the one that the witness shows.
-    fn judge_shown(&mut self, sighting: &Sighting, now: Instant) -> Option<Judgment<Undo>> {
-        let shown = sighting.marker?;
+    fn judge_shown(&mut self, sighting: &Sightings, now: Instant) -> Option<Judgment<Undo>> {
+        let shown = sighting.shown()?;
         let first = self.in_flight.front()?.number;
-        if shown.number < first {
+        if shown < first {
             return None;
         }
-        match self.standing_of(sighting, shown, now)? {
+        match self.standing_of(sighting, now)? {
             refused if refused.is_empty() => {}
             refused => return Some(self.refuse(refused, now)),
         }
         self.is_new = false;
-        let taken = self.in_flight.partition_point(|batch| batch.number <= shown.number);
+        let taken = self.in_flight.partition_point(|batch| batch.number <= shown);
         for batch in self.in_flight.drain(..taken) {
             if !self.others.is_empty() {
                 self.unclear.extend(batch.undo.into_keys());
@@ -360,32 +396,37 @@ impl<Undo: Clone> BatchLedger<Undo> {
         Some(match self.others.is_empty() {
             true => {
                 self.unclear.clear();
-                Judgment::Taken(shown.number)
+                Judgment::Taken(shown)
             }
-            false => Judgment::Unclear(shown.number),
+            false => Judgment::Unclear(shown),
         })
     }
 
     /// The types of which the push with the marker was refused; none while more of the push is to come.
-    fn standing_of(&self, sighting: &Sighting, shown: ShownMarker, now: Instant) -> Option<BTreeSet<ResourceType>> {
-        let awaited = [ResourceType::Clusters, ResourceType::Listeners];
-        let awaited = awaited.into_iter().filter(|of| !self.others.contains(of));
-        let awaited: BTreeSet<ResourceType> = awaited.filter(|of| sighting.of(*of).accepted_at < shown.at).collect();
+    fn standing_of(&self, sighting: &Sightings, now: Instant) -> Option<BTreeSet<WitnessedType>> {
+        let mut awaited = BTreeSet::new();
+        for (place, one) in sighting.0.iter().enumerate() {
+            let at = one.marker.map(|marker| marker.at).unwrap_or_default();
+            let types = [ResourceType::Clusters, ResourceType::Listeners].into_iter();
+            let types = types.filter(|of| !self.others.contains(&(place, *of)) && one.of(*of).accepted_at < at);
+            awaited.extend(types.map(|of| (place, of)));
+        }
         if awaited.is_empty() {
             return Some(awaited);
         }
-        let (.., before) = self.shown.filter(|(_, since, _)| now.duration_since(*since) >= SETTLED)?;
+        let (.., before) = self.shown.as_ref().filter(|(_, since, _)| now.duration_since(*since) >= SETTLED)?;
         // Clusters have come, since the marker is one. Listeners may not have.
-        let refused = sighting.refused_since(&before);
-        Some(awaited.into_iter().filter(|of| *of == ResourceType::Clusters || refused.contains(of)).collect())
+        let refused = sighting.refused_since(before);
+        awaited.retain(|of| of.1 == ResourceType::Clusters || refused.contains(of));
+        Some(awaited)
     }
 
-    fn judge_return(&mut self, sighting: &Sighting, now: Instant) -> Option<Judgment<Undo>> {
+    fn judge_return(&mut self, sighting: &Sightings, now: Instant) -> Option<Judgment<Undo>> {
         let returning = self.returning.as_ref()?;
         let is_over = now.duration_since(returning.since) >= LONGEST_RETURN;
-        let shown = sighting.marker.filter(|shown| returning.number.is_some_and(|number| shown.number >= number));
+        let shown = sighting.shown().filter(|shown| returning.number.is_some_and(|number| *shown >= number));
         let refused = match shown {
-            Some(shown) => self.standing_of(sighting, shown, now)?,
+            Some(_) => self.standing_of(sighting, now)?,
             None if is_over => BTreeSet::new(),
             None => return None,
         };

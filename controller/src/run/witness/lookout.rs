@@ -1,4 +1,4 @@
-//! Asks the witness again and again.
+//! Asks the witnesses again and again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::admin::WitnessAdmin;
-use super::ledger::Sighting;
+use super::ledger::Sightings;
 
 /// The time between two looks while something is waited for.
 const HASTE: Duration = Duration::from_millis(50);
@@ -14,18 +14,27 @@ const HASTE: Duration = Duration::from_millis(50);
 const LEISURE: Duration = Duration::from_secs(2);
 
 /// What the last look has shown; none before the first one. The error says why there is no answer.
-pub type Look = Option<Result<Sighting, Arc<str>>>;
+pub type Look = Option<Result<Sightings, Arc<str>>>;
+
+/// Looks at all witnesses at once. An error says which one doesn't answer.
+pub async fn look(admins: &[WitnessAdmin]) -> Result<Sightings, String> {
+    let looks = admins.iter().map(|admin| async {
+        let name = |reason| format!("{}: {reason}", admin.url());
+        admin.look().await.map_err(name)
+    });
+    futures::future::try_join_all(looks).await.map(Sightings)
+}
 
 /// Looks until every receiver is dropped. `haste` says whether anything is waited for, and `tell` is
 /// told whether there was an answer.
 pub async fn run(
-    admin: WitnessAdmin,
+    admins: Arc<[WitnessAdmin]>,
     looks: watch::Sender<Look>,
     mut haste: watch::Receiver<bool>,
     tell: impl Fn(bool),
 ) {
     loop {
-        let answer = admin.look().await.map_err(Arc::from);
+        let answer = look(&admins).await.map_err(Arc::from);
         let is_lost = answer.is_err();
         tell(!is_lost);
         looks.send_replace(Some(answer));

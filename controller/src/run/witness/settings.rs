@@ -17,8 +17,9 @@ pub enum WitnessPolicy {
 /// The witness of a mesh.
 #[derive(Clone, Debug, Default)]
 pub struct WitnessSettings {
-    /// The base URL of the admin interface of its Envoy; none: there is no witness.
-    pub url: Option<String>,
-    /// What happens while it doesn't answer.
+    /// The base URLs of the admin interfaces of its Envoys, one for each revision of Istio that is in use;
+    /// none: there is no witness.
+    pub urls: Vec<String>,
+    /// What happens while any of them doesn't answer.
     pub policy: WitnessPolicy,
 }

@@ -8,63 +8,89 @@ use tokio::sync::watch;
 
 use crate::render::prepared_service::PreparedService;
 use crate::run::http::HttpState;
-use crate::run::names::ObjectKey;
+use crate::run::names::{ObjectKey, RenderedKey};
 use crate::run::state::StateChange;
 
 use super::admin::WitnessAdmin;
 use super::evidence::Suspects;
-use super::ledger::{BatchLedger, Claim, Judgment, PATIENCE, ResourceType, Sighting};
+use super::journal::UndoJournal;
+use super::ledger::{BatchLedger, Claim, Judgment, PATIENCE, ResourceType, Sightings};
 use super::lookout::{self, Look};
 use super::settings::WitnessPolicy;
 
 /// The services in force of an object.
 pub type ServicesInForce = Vec<Arc<PreparedService>>;
 
+/// What an object was before a batch.
+#[derive(Clone)]
+pub enum FormerState {
+    /// These services were in force.
+    InForce(ServicesInForce),
+    /// What was in force isn't known; the journal has what was rendered.
+    InJournal,
+}
+
+/// Changes that aren't all written yet.
+#[derive(Default)]
+struct OpenChanges {
+    /// What changed objects were before, as long as not all of the change is written; none where
+    /// nothing can be taken back.
+    before: BTreeMap<ObjectKey, Option<FormerState>>,
+    /// Objects of which something is about to be written.
+    begun: BTreeSet<ObjectKey>,
+    /// Objects of which something was written since the last marker.
+    touched: BTreeSet<ObjectKey>,
+    /// Objects of which it isn't known what was in force before a change that hasn't been taken yet.
+    unknown: BTreeSet<ObjectKey>,
+    has_written: bool,
+    /// True when all objects have been in force once since this replica leads.
+    is_complete: bool,
+}
+
 /// The witness, and the changes that it hasn't been seen with.
 pub struct Witness {
-    /// The admin interface of the proxy.
-    pub admin: WitnessAdmin,
+    /// The admin interfaces of the proxies: one for each revision of Istio.
+    pub admins: Arc<[WitnessAdmin]>,
     /// The batches on their way.
-    pub ledger: BatchLedger<ServicesInForce>,
+    pub ledger: BatchLedger<FormerState>,
+    /// What was there before them.
+    pub journal: UndoJournal,
     /// What follows from the last look and is still to be carried out.
-    pub judgment: Option<Judgment<ServicesInForce>>,
+    pub judgment: Option<Judgment<FormerState>>,
     /// The objects of the refused batches, while these are being taken back.
     pub suspects: Suspects,
     /// The root namespace in which the marker was written that the witness has shown.
     pub proven_root: Option<String>,
-    /// The time of the last update of clusters that the witness accepted while nothing was on its way,
-    /// in milliseconds since 1970 by its clock.
-    pub taken_at: u64,
-    /// What changed objects were before, as long as not all of the change is written; none where
-    /// that isn't known.
-    open: BTreeMap<ObjectKey, Option<ServicesInForce>>,
-    /// Objects of which something was written since the last marker.
-    touched: BTreeSet<ObjectKey>,
-    has_written: bool,
-    /// True when all objects have been in force once since this replica leads.
-    is_complete: bool,
+    /// For each proxy, the time of the last update of clusters that it accepted while nothing was on its
+    /// way, in milliseconds since 1970 by its clock.
+    pub taken_at: Vec<u64>,
+    changes: OpenChanges,
     looks: watch::Receiver<Look>,
     haste: watch::Sender<bool>,
 }
 
 impl Witness {
-    /// Begins to look at the proxy.
-    pub fn start(admin: WitnessAdmin, policy: WitnessPolicy, http: Arc<HttpState>) -> Witness {
+    /// Begins to look at the proxies.
+    pub fn start(
+        admins: Vec<WitnessAdmin>,
+        policy: WitnessPolicy,
+        journal: UndoJournal,
+        http: Arc<HttpState>,
+    ) -> Witness {
         let (sender, looks) = watch::channel(None);
         let (haste, hasty) = watch::channel(true);
         let tell = move |is_up| http.metrics.set_witness_up(is_up);
-        tokio::spawn(lookout::run(admin.clone(), sender, hasty, tell));
+        let admins: Arc<[WitnessAdmin]> = admins.into();
+        tokio::spawn(lookout::run(admins.clone(), sender, hasty, tell));
         Witness {
-            admin,
+            taken_at: vec![0; admins.len()],
+            admins,
             ledger: BatchLedger::new(policy, Instant::now()),
+            journal,
             judgment: None,
             suspects: Suspects::default(),
             proven_root: None,
-            taken_at: 0,
-            open: BTreeMap::new(),
-            touched: BTreeSet::new(),
-            has_written: false,
-            is_complete: false,
+            changes: OpenChanges::default(),
             looks,
             haste,
         }
@@ -91,22 +117,26 @@ impl Witness {
     pub async fn look(&mut self) {
         if !self.ledger.is_waiting()
             && self.ledger.silent_since().is_none()
-            && let Ok(sighting) = self.admin.look().await
+            && let Ok(sighting) = lookout::look(&self.admins).await
         {
             self.take(Some(sighting));
         }
     }
 
-    fn take(&mut self, sighting: Option<Sighting>) -> bool {
+    fn take(&mut self, sightings: Option<Sightings>) -> bool {
         let now = Instant::now();
-        let judgment = match sighting {
-            Some(sighting) => self.ledger.see(sighting, now),
+        let accepted = |sightings: &Sightings| {
+            sightings.0.iter().map(|one| one.of(ResourceType::Clusters).accepted_at).collect::<Vec<u64>>()
+        };
+        let accepted = sightings.as_ref().map(accepted);
+        let judgment = match sightings {
+            Some(sightings) => self.ledger.see(sightings, now),
             None => self.ledger.lose(now),
         };
-        if let Some(sighting) = sighting
+        if let Some(accepted) = accepted
             && !self.ledger.is_waiting()
         {
-            self.taken_at = sighting.of(ResourceType::Clusters).accepted_at;
+            self.taken_at = accepted;
         }
         // A judgment of changes that is still to be carried out is the last one before a sync.
         self.judgment = judgment.or(self.judgment.take());
@@ -121,34 +151,60 @@ impl Witness {
 
     /// Records that this replica doesn't write any more, so that it doesn't know what is written.
     pub fn rest(&mut self) {
-        self.open.clear();
-        self.touched.clear();
+        self.changes = OpenChanges::default();
         self.judgment = None;
+        self.suspects = Suspects::default();
         self.ledger.forget();
-        (self.has_written, self.is_complete) = (false, false);
+        self.journal.rest();
+    }
+
+    /// Takes over changes that the predecessor hadn't seen taken.
+    pub fn inherit(&mut self, changed: BTreeSet<ObjectKey>) {
+        if changed.is_empty() {
+            return;
+        }
+        self.ledger.inherit();
+        // Some of it may have been written.
+        self.changes.touched.extend(changed.iter().cloned());
+        self.changes.before.extend(changed.into_iter().map(|key| (key, Some(FormerState::InJournal))));
+    }
+
+    /// Records that what is in force of an object isn't known.
+    pub fn doubt(&mut self, key: ObjectKey) {
+        self.changes.unknown.insert(key);
     }
 
     /// Records changes that are about to be written.
     pub fn note(&mut self, changes: &[(ObjectKey, StateChange)]) {
         for (key, change) in changes {
-            let is_gone = change.after.is_empty();
-            let before = (self.is_complete && !is_gone).then(|| change.before.clone());
-            self.open.entry(key.clone()).or_insert(before);
+            let is_known = self.changes.is_complete && !self.changes.unknown.contains(key);
+            let before = match change.after.is_empty() {
+                true => None,
+                false if is_known => Some(FormerState::InForce(change.before.clone())),
+                false => Some(FormerState::InJournal),
+            };
+            self.changes.before.entry(key.clone()).or_insert(before);
         }
     }
 
-    /// Records that an object was written or deleted.
-    pub fn touch(&mut self, subjects: &[ObjectKey]) {
-        self.has_written = true;
-        self.touched.extend(subjects.iter().cloned());
+    /// Records that something is about to be written that follows from these.
+    pub fn begin(&mut self, subjects: impl Iterator<Item = ObjectKey>) {
+        self.changes.begun.extend(subjects);
+    }
+
+    /// Records that a rendered object was written or deleted, which follows from these.
+    pub fn touch(&mut self, rendered: &RenderedKey, subjects: &[ObjectKey]) {
+        self.changes.has_written = true;
+        self.changes.touched.extend(subjects.iter().cloned());
+        self.journal.performed(rendered);
     }
 
     /// True if a marker is to be written.
     pub fn is_marker_due(&self, is_finished: bool) -> bool {
-        let is_first = is_finished && !self.is_complete;
+        let is_first = is_finished && !self.changes.is_complete;
         match self.ledger.is_returning() {
-            true => is_finished && self.ledger.awaits_return(),
-            false => self.has_written || is_first,
+            true => is_finished && self.ledger.awaits_return() && self.suspects.restoring.is_empty(),
+            false => self.changes.has_written || is_first,
         }
     }
 
@@ -157,34 +213,60 @@ impl Witness {
         if self.ledger.is_returning() {
             self.ledger.returned(number);
         } else {
-            let touched = self.open.iter().filter(|(key, _)| self.touched.contains(*key));
-            let undo = touched.map(|(key, before)| (key.clone(), before.clone())).collect();
+            let touched = self.changes.before.iter().filter(|(key, _)| self.changes.touched.contains(*key));
+            let is_whole = self.journal.is_whole();
+            let possible = |before: &FormerState| is_whole || matches!(before, FormerState::InForce(_));
+            let undo = touched.map(|(key, before)| (key.clone(), before.clone().filter(possible))).collect();
             self.ledger.begin(number, undo, Instant::now());
         }
-        self.has_written = false;
+        self.journal.marked(number);
+        self.changes.has_written = false;
         self.hurry();
     }
 
     /// Records that no operation is left for the next sync. Where any has failed, only objects of which
     /// something was written are known to have been written.
     pub fn finished(&mut self, is_clean: bool) {
-        let touched = std::mem::take(&mut self.touched);
-        self.open.retain(|key, _| !is_clean && !touched.contains(key));
-        self.is_complete = true;
+        let touched = std::mem::take(&mut self.changes.touched);
+        self.changes.before.retain(|key, _| !is_clean && !touched.contains(key));
+        self.changes.is_complete = true;
+        self.changes.begun.clear();
+        self.journal.finished();
+    }
+
+    /// Stores what is on its way, so that another replica can take it back.
+    pub async fn store(&mut self) {
+        let changes = &self.changes;
+        let changed = changes.begun.iter().chain(&changes.touched).filter(|key| changes.before.contains_key(*key));
+        let changed: BTreeSet<ObjectKey> = changed.chain(self.ledger.on_their_way()).cloned().collect();
+        self.journal.store(changed.iter()).await;
+    }
+
+    /// Records that the witness has taken the batches up to this number, or refuses things of others. What
+    /// is in force is known then of all objects but these.
+    pub async fn settle(&mut self, number: Option<u64>, is_withheld: impl Fn(&ObjectKey) -> bool) {
+        match number {
+            Some(number) => self.journal.taken(number),
+            None => self.journal.clear(),
+        }
+        if !self.ledger.is_waiting() {
+            self.changes.unknown.retain(is_withheld);
+        }
+        self.store().await;
     }
 
     /// What can be said of an object whose configuration was written, or is to be.
     pub fn claim(&self, key: &ObjectKey) -> Claim {
         match self.ledger.is_returning() {
             true => Claim::Awaited,
-            false if self.open.contains_key(key) && self.ledger.forbids_writing() => Claim::Forbidden,
+            false if self.changes.before.contains_key(key) && self.ledger.forbids_writing() => Claim::Forbidden,
             false => self.ledger.claim(key),
         }
     }
 
     /// True from when this replica begins to lead until all objects have been in force once.
     pub fn is_beginning(&self) -> bool {
-        !self.is_complete
+        !self.changes.is_complete
     }
 
     /// True if the witness hasn't answered for so long that it isn't waited for any more.

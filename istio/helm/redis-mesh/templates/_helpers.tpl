@@ -50,10 +50,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (printf "http://%s.%s.svc.%s:8080" (include "redis-mesh.fullname" .) .Release.Namespace .Values.istio.clusterDomain) .Values.filter.advertiseUrl }}
 {{- end }}
 
-{{- define "redis-mesh.witnessUrl" -}}
-{{- ternary "http://127.0.0.1:15000" .Values.witness.url .Values.witness.sidecar }}
-{{- end }}
-
 {{- /* The ConfigMap that istiod of this revision reads. */}}
 {{- define "redis-mesh.meshConfigMap" -}}
 {{- if or (not .Values.istio.revision) (eq .Values.istio.revision "default") }}istio{{ else }}istio-{{ .Values.istio.revision }}{{ end }}

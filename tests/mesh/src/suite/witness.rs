@@ -10,13 +10,15 @@ use super::conditions::{single, wait_condition};
 use super::mission::{CLIENT_AUTH, PREFIX_ROUTING, SERVER_AUTH, redis_cluster, session, soon};
 use crate::api::{ObjectName, condition};
 use crate::mesh::{Mesh, PATIENCE, eventually};
-use crate::operator::{Operator, controller};
+use crate::operator::{Controller, Operator, controller};
 use crate::witness::Witness;
 
 /// The tests.
 pub const TESTS: &[Test] = &[
     ("witness::taken", |mesh| with_witness(mesh, "Prefer", taken)),
     ("witness::refused", |mesh| with_witness(mesh, "Prefer", refused)),
+    ("witness::succeeded", |mesh| with_witness(mesh, "Prefer", succeeded)),
+    ("witness::halves", |mesh| with_witness(mesh, "Prefer", halves)),
     ("witness::others", |mesh| with_witness(mesh, "Prefer", others)),
     ("witness::preferred", |mesh| with_witness(mesh, "Prefer", preferred)),
     ("witness::required", |mesh| with_witness(mesh, "Require", required)),
@@ -124,9 +126,8 @@ spec:
   settings: {auth: {plain: {password: before}}}
 ";
 
-/// What Envoy refuses goes back, so that a pod that waits becomes ready; the object from which it
-/// came is told, and the others are applied.
-fn refused(mesh: &mut Mesh, witness: &Witness) -> Result<()> {
+/// Applies rules that are taken, and what makes later ones refused that need no more than them.
+fn prepare(mesh: &mut Mesh, witness: &Witness) -> Result<()> {
     mesh.apply(&format!("{SERVER_AUTH}---\n{}---\n{BEFORE}", redis_cluster()))?;
     wait_reason(mesh, &cluster_service(), "Programmed")?;
     mesh.apply(&envoy_filter(TABLE))?;
@@ -134,36 +135,63 @@ fn refused(mesh: &mut Mesh, witness: &Witness) -> Result<()> {
     // the witness is away.
     std::thread::sleep(Duration::from_secs(5));
     ensure!(witness.pod().sidecar()?.rejected()? == 0, "Envoy refuses it before there is a reason");
+    Ok(())
+}
 
-    // While the witness is away, what is refused stays, and a pod that starts waits.
-    witness.set_away(true);
+/// Applies rules that are refused, together with some that aren't.
+fn apply_refused(mesh: &mut Mesh, witness: &Witness) -> Result<()> {
     mesh.apply(&format!("{PREFIX_ROUTING}---\n{CLIENT_AUTH}"))?;
     eventually(PATIENCE, || {
         ensure!(witness.pod().sidecar()?.rejected()? > 0, "Envoy refuses nothing");
         Ok(())
-    })?;
-    let mesh_then: &Mesh = mesh;
-    let (waiting, back) = std::thread::scope(|scope| -> Result<_> {
-        let pod = scope.spawn(|| mesh_then.pod("waiting", "redis", "waiting", 71, true));
-        std::thread::sleep(Duration::from_secs(6));
-        ensure!(!pod.is_finished(), "the pod doesn't wait");
-        witness.set_away(false);
-        let begin = Instant::now();
-        let pod = pod.join().map_err(|_| anyhow::anyhow!("the pod panicked"))??;
-        Ok((pod, begin.elapsed()))
-    })?;
-    workspace::progress(&format!("the pod that waited was ready {back:.2?} after the witness had come back"));
-    ensure!(back < Duration::from_secs(5), "the pod was ready after {back:?}");
-    waiting.delete()?;
+    })
+}
 
+/// Waits until the rules that are refused are told, and the others are in force. Returns what is told.
+fn wait_told(mesh: &Mesh) -> Result<String> {
     let (status, message) = wait_reason(mesh, &cluster_service(), "Rejected")?;
-    ensure!(status == "False" && message.contains("outbound|6379||redis-single.redis"), "{status} {message}");
+    ensure!(status == "False", "{status} {message}");
     for name in [single("RedisService"), single("RedisDestination")] {
         let (status, _) = wait_reason(mesh, &name, "Programmed")?;
         ensure!(status == "True", "{name:?}: {status}");
     }
     soon(mesh, "redis-single", &[("auth testredis123!", "OK"), ("set a a", "OK")])?;
     soon(mesh, "redis-cluster", &[("get a", "(error) NOAUTH Authentication required."), ("auth before", "OK")])?;
+    Ok(message)
+}
+
+/// Starts a pod that waits, since Envoy refuses something, until this is done. Returns the time from then until it
+/// is ready.
+fn wait_ready(mesh: &Mesh, correct: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let (waiting, back) = std::thread::scope(|scope| -> Result<_> {
+        let pod = scope.spawn(|| mesh.pod("waiting", "redis", "waiting", 71, true));
+        std::thread::sleep(Duration::from_secs(6));
+        ensure!(!pod.is_finished(), "the pod doesn't wait");
+        let corrected = correct();
+        let begin = Instant::now();
+        let pod = pod.join().map_err(|_| anyhow::anyhow!("the pod panicked"))??;
+        corrected?;
+        Ok((pod, begin.elapsed()))
+    })?;
+    waiting.delete()?;
+    Ok(back)
+}
+
+/// What Envoy refuses goes back, so that a pod that waits becomes ready; the object from which it
+/// came is told, and the others are applied.
+fn refused(mesh: &mut Mesh, witness: &Witness) -> Result<()> {
+    prepare(mesh, witness)?;
+    // While the witness is away, what is refused stays, and a pod that starts waits.
+    witness.set_away(true);
+    apply_refused(mesh, witness)?;
+    let back = wait_ready(mesh, || {
+        witness.set_away(false);
+        Ok(())
+    })?;
+    workspace::progress(&format!("the pod that waited was ready {back:.2?} after the witness had come back"));
+    ensure!(back < Duration::from_secs(5), "the pod was ready after {back:?}");
+    let message = wait_told(mesh)?;
+    ensure!(message.contains("outbound|6379||redis-single.redis"), "{message}");
     let events = mesh.plane.kubectl(&["-n", "redis", "describe", "rsvc", "redis-cluster"], "")?;
     ensure!(events.contains("Rejected"), "no Event:\n{events}");
     ensure!(metric(mesh, "withheld_resources")? == 1.0, "not one object is withheld");
@@ -186,6 +214,65 @@ fn refused(mesh: &mut Mesh, witness: &Witness) -> Result<()> {
     wait_reason(mesh, &cluster_service(), "Programmed")?;
     soon(mesh, "redis-cluster", &[("auth after", "OK")])?;
     ensure!(metric(mesh, "withheld_resources")? == 0.0, "objects are still withheld");
+    Ok(())
+}
+
+/// A replica that takes over from one that was killed after it had written what Envoy refuses brings back what
+/// was there before.
+fn succeeded(mesh: &mut Mesh, witness: &Witness) -> Result<()> {
+    prepare(mesh, witness)?;
+    let way = witness.another_way()?;
+    let options = controller::Options {
+        name: "redis-mesh-1".into(),
+        port: 8081,
+        arguments: ["--witness", way.url()].map(str::to_owned).into(),
+        ..controller::Options::default()
+    };
+    let second = Controller::start(&mesh.plane, options)?;
+    let result = take_over(mesh, witness, &second);
+    let log = second.log();
+    drop(second);
+    result.with_context(|| format!("the second replica said:\n{log}"))
+}
+
+fn take_over(mesh: &mut Mesh, witness: &Witness, second: &Controller) -> Result<()> {
+    witness.set_away(true);
+    apply_refused(mesh, witness)?;
+    let journal = ObjectName::new("Secret", controller::NAMESPACE, "redis-mesh-undo");
+    ensure!(mesh.api().get(&journal)?.is_some(), "what was there before isn't stored");
+    let Operator::Controller(first) = &mut mesh.operator else { bail!("this is for the controller") };
+    first.kill();
+    let back = wait_ready(mesh, || {
+        // Its Lease has to expire.
+        eventually(Duration::from_secs(30), || {
+            ensure!(second.metric("redis_mesh_controller_leader")? == 1.0, "the second replica doesn't lead");
+            Ok(())
+        })
+    })?;
+    workspace::progress(&format!("the pod that waited was ready {back:.2?} after another replica had begun to lead"));
+    ensure!(back < Duration::from_secs(8), "the pod was ready after {back:?}");
+    let message = wait_told(mesh)?;
+    ensure!(message.contains("outbound|6379||redis-single.redis"), "{message}");
+    eventually(PATIENCE, || {
+        ensure!(mesh.api().get(&journal)?.is_none(), "what was there before is still stored");
+        Ok(())
+    })?;
+    // The object says something else.
+    mesh.apply(&BEFORE.replace("password: before", "password: after"))?;
+    wait_reason(mesh, &cluster_service(), "Programmed")?;
+    soon(mesh, "redis-cluster", &[("auth after", "OK")])
+}
+
+/// Where nothing tells from which object a refusal came, it is searched by halves.
+fn halves(mesh: &mut Mesh, witness: &Witness) -> Result<()> {
+    prepare(mesh, witness)?;
+    witness.set_mute(true);
+    let begin = Instant::now();
+    apply_refused(mesh, witness)?;
+    let message = wait_told(mesh)?;
+    workspace::progress(&format!("found after {:.2?}: {message}", begin.elapsed()));
+    ensure!(message.starts_with("a proxy refuses what follows from this object; "), "{message}");
+    ensure!(metric(mesh, "withheld_resources")? == 1.0, "not one object is withheld");
     Ok(())
 }
 

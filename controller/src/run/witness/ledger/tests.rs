@@ -58,7 +58,7 @@ impl Scene {
 
     fn look(&mut self) -> Option<Judgment<&'static str>> {
         self.pass(50);
-        self.ledger.see(self.sighting, self.now)
+        self.ledger.see(Sightings(vec![self.sighting]), self.now)
     }
 }
 
@@ -107,7 +107,10 @@ fn what_is_refused_goes_back_to_the_last_state_that_was_taken() {
         scene.ledger.begin(3, [(key("x"), Some("later")), (key("y"), Some("y")), (key("z"), None)].into(), scene.now);
         scene.push(2, types);
         let expected = [(key("x"), "x"), (key("y"), "y")].into();
-        assert_eq!(scene.look(), Some(Judgment::Refused { undo: expected, types: types.iter().copied().collect() }));
+        assert_eq!(
+            scene.look(),
+            Some(Judgment::Refused { undo: expected, types: types.iter().map(|of| (0, *of)).collect() })
+        );
         assert!(scene.ledger.awaits_return());
         // What was under way may still come.
         scene.push(3, types);
@@ -118,6 +121,40 @@ fn what_is_refused_goes_back_to_the_last_state_that_was_taken() {
         assert_eq!(scene.look(), Some(Judgment::Returned));
         assert!(!scene.ledger.is_returning() && scene.ledger.others_refused().is_empty());
     }
+}
+
+#[test]
+fn what_all_witnesses_show_is_taken_and_what_one_refuses_is_refused() {
+    let mut scene = Scene::begun();
+    let mut late = scene.sighting;
+    scene.ledger.see(Sightings(vec![scene.sighting, late]), scene.now);
+    scene.ledger.begin(2, undo(&["x"]), scene.now);
+    scene.push(2, &[]);
+    assert_eq!(scene.ledger.see(Sightings(vec![scene.sighting, late]), scene.now), None);
+    late = scene.sighting;
+    assert_eq!(scene.ledger.see(Sightings(vec![scene.sighting, late]), scene.now), Some(Judgment::Taken(2)));
+    scene.ledger.begin(3, undo(&["x"]), scene.now);
+    scene.push(3, &[]);
+    late.counts[CDS as usize].rejected += 1;
+    let expected = Judgment::Refused { undo: [(key("x"), "x")].into(), types: [(1, CDS)].into() };
+    assert_eq!(scene.ledger.see(Sightings(vec![scene.sighting, late]), scene.now), Some(expected));
+    scene.ledger.returned(4);
+    scene.push(4, &[]);
+    assert_eq!(scene.ledger.see(Sightings(vec![scene.sighting, late]), scene.now), None);
+    late = Sighting { marker: scene.sighting.marker, counts: late.counts };
+    late.counts.iter_mut().for_each(|counts| counts.accepted_at = scene.clock);
+    assert_eq!(scene.ledger.see(Sightings(vec![scene.sighting, late]), scene.now), Some(Judgment::Returned));
+}
+
+#[test]
+fn what_a_predecessor_wrote_last_is_not_of_others() {
+    let mut scene = Scene::begun();
+    scene.push(2, &[CDS]);
+    assert_eq!(scene.look(), Some(Judgment::StaysRefused));
+    scene.ledger.inherit();
+    scene.ledger.begin(3, undo(&["x"]), scene.now);
+    scene.push(3, &[CDS]);
+    assert!(matches!(scene.look(), Some(Judgment::Refused { .. })));
 }
 
 #[test]
@@ -139,7 +176,7 @@ fn what_stays_refused_is_of_others() {
     // What is refused besides is a batch's.
     scene.ledger.begin(5, undo(&["y"]), scene.now);
     scene.push(5, &[CDS, LDS]);
-    assert!(matches!(scene.look(), Some(Judgment::Refused { types, .. }) if types == [LDS].into()));
+    assert!(matches!(scene.look(), Some(Judgment::Refused { types, .. }) if types == [(0, LDS)].into()));
     scene.ledger.returned(6);
     scene.push(6, &[]);
     assert_eq!(scene.look(), Some(Judgment::Returned));
