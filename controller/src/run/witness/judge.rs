@@ -15,8 +15,8 @@ use crate::run::sync_state::SyncState;
 use crate::run::telemetry::JudgmentLabel;
 use crate::run::update_status::{PENDING, REJECTED};
 
-use super::ledger::{Claim, Judgment, WitnessedType};
-use super::state::Witness;
+use super::ledger::{Claim, Judgment};
+use super::state::{FormerState, Witness};
 use super::{restore, undo};
 
 /// What can be said of an object whose configuration was written.
@@ -129,47 +129,7 @@ pub async fn look(state: &mut SyncState, ordered: &Ordered) {
 async fn carry_out_judgment(state: &mut SyncState) {
     let Some(witness) = &mut state.witness else { return };
     let Some(judgment) = witness.judgment.take() else { return };
-    let label = match &judgment {
-        Judgment::Taken(number) => {
-            debug!(batch = number, "the witness has taken what was written");
-            let root = state.context.settings.mesh.root_namespace.clone();
-            if witness.proven_root.as_ref() != Some(&root) {
-                info!(namespace = root, "the witness shows what was written into the root namespace");
-                witness.proven_root = Some(root);
-                state.progress.is_stale = true;
-            }
-            Some(JudgmentLabel::taken)
-        }
-        Judgment::Unclear(number) => {
-            warn!(
-                batch = number,
-                types = names(witness.ledger.others_refused()),
-                "the witness refuses what others have written, so whether it has taken this batch can't be told"
-            );
-            Some(JudgmentLabel::unclear)
-        }
-        Judgment::Refused { .. } => Some(JudgmentLabel::refused),
-        Judgment::StaysRefused => {
-            error!(
-                types = names(witness.ledger.others_refused()),
-                "the witness refuses what others have written; until that is corrected, new proxies of the mesh don't get ready"
-            );
-            None
-        }
-        Judgment::Returned => None,
-        Judgment::Later => {
-            match witness.silence() {
-                Some(reason) => warn!(%reason, "the witness doesn't answer"),
-                None if witness.ledger.is_waiting() => warn!(
-                    root = state.context.settings.mesh.root_namespace,
-                    "the witness answers, but hasn't been seen with what was written; istiod doesn't push, or the root namespace isn't its own"
-                ),
-                None => {}
-            }
-            None
-        }
-    };
-    if let Some(label) = label {
+    if let Some(label) = tell(state, &judgment) {
         state.context.http.metrics.judged(label);
     }
     match judgment {
@@ -189,6 +149,51 @@ async fn carry_out_judgment(state: &mut SyncState) {
     set_gauges(state);
 }
 
+/// Says what a judgment is in the log. Returns as what it is counted.
+fn tell(state: &mut SyncState, judgment: &Judgment<FormerState>) -> Option<JudgmentLabel> {
+    let witness = state.witness.as_mut()?;
+    match judgment {
+        Judgment::Taken(number) => {
+            debug!(batch = number, "the witness has taken what was written");
+            let root = state.context.settings.mesh.root_namespace.clone();
+            if witness.proven_root.as_ref() != Some(&root) {
+                info!(namespace = root, "the witness shows what was written into the root namespace");
+                witness.proven_root = Some(root);
+                state.progress.is_stale = true;
+            }
+            Some(JudgmentLabel::taken)
+        }
+        Judgment::Unclear(number) => {
+            warn!(
+                batch = number,
+                types = undo::names(witness.ledger.others_refused()),
+                "the witness refuses what others have written, so whether it has taken this batch can't be told"
+            );
+            Some(JudgmentLabel::unclear)
+        }
+        Judgment::Refused { .. } => Some(JudgmentLabel::refused),
+        Judgment::StaysRefused => {
+            error!(
+                types = undo::names(witness.ledger.others_refused()),
+                "the witness refuses what others have written; until that is corrected, new proxies of the mesh don't get ready"
+            );
+            None
+        }
+        Judgment::Returned => None,
+        Judgment::Later => {
+            match witness.silence() {
+                Some(reason) => warn!(%reason, "the witness doesn't answer"),
+                None if witness.ledger.is_waiting() => warn!(
+                    root = state.context.settings.mesh.root_namespace,
+                    "the witness answers, but hasn't been seen with what was written; istiod doesn't push, or the root namespace isn't its own"
+                ),
+                None => {}
+            }
+            None
+        }
+    }
+}
+
 /// Writes what a refused batch has changed as it was, where that isn't known otherwise. Returns how many objects
 /// are left.
 pub async fn restore(state: &mut SyncState) -> usize {
@@ -201,12 +206,6 @@ async fn settle(state: &mut SyncState, number: Option<u64>) {
     if let Some(witness) = &mut state.witness {
         witness.settle(number, |key| states.withheld(key).is_some()).await;
     }
-}
-
-/// The names of types of resources.
-pub fn names(types: &BTreeSet<WitnessedType>) -> String {
-    let names: BTreeSet<&str> = types.iter().map(|(_, of)| of.name()).collect();
-    names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// Sets the gauges about the witness.

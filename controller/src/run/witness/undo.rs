@@ -13,7 +13,6 @@ use crate::run::sync_state::SyncState;
 use super::admin::{TakenResources, WitnessAdmin};
 use super::evidence::{self, ChangedPatch, PlannedPatches, Suspects};
 use super::journal::FormerObjects;
-use super::judge;
 use super::ledger::WitnessedType;
 use super::state::FormerState;
 
@@ -63,7 +62,7 @@ pub async fn take_back(state: &mut SyncState, undo: BTreeMap<ObjectKey, FormerSt
         }
     }
     warn!(
-        types = judge::names(types),
+        types = names(types),
         objects = objects.keys.len(),
         culprits = some(culprits.keys()),
         "the witness refuses what was written; it is taken back"
@@ -141,6 +140,12 @@ fn plan(state: &mut SyncState) -> RenderPlan {
     let rendered = state.render(&[]);
     state.progress.is_stale = true;
     rendered.plan
+}
+
+/// The names of types of resources.
+pub fn names(types: &BTreeSet<WitnessedType>) -> String {
+    let names: BTreeSet<&str> = types.iter().map(|(_, of)| of.name()).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// The names of some objects.
