@@ -139,6 +139,31 @@ pub fn culprits(changed: &[ChangedPatch], taken: &TakenResources, since: u64) ->
     if found.is_empty() { lacking(changed, taken, since, true) } else { found }
 }
 
+/// The objects from which something came that an Envoy hasn't got to use, and what that is. It needs no time since
+/// when. A cluster that is refused when its load is to be balanced stays among those that aren't ready, and counts as
+/// unmodified from then on: Envoy refuses it once only.
+pub fn stuck(changed: &[ChangedPatch], taken: &TakenResources) -> BTreeMap<ObjectKey, String> {
+    let mut found: BTreeMap<ObjectKey, String> = BTreeMap::new();
+    for patch in changed {
+        let words = match &patch.target {
+            PatchTarget::Listener(name) => {
+                let details = taken.refused_listeners.get(name);
+                details.map(|details| format!("Envoy refuses the listener {name}: {details}"))
+            }
+            PatchTarget::Added(name) if !taken.clusters.contains_key(name) && !taken.warming.contains(name) => {
+                Some(format!("Envoy refuses the cluster {name}"))
+            }
+            PatchTarget::Added(name) | PatchTarget::Merged(name) => {
+                taken.warming.contains(name).then(|| format!("the cluster {name} doesn't get ready in Envoy"))
+            }
+        };
+        for key in words.iter().flat_map(|_| &patch.subjects) {
+            found.entry(key.clone()).or_insert_with(|| words.clone().unwrap_or_default());
+        }
+    }
+    found
+}
+
 fn lacking(
     changed: &[ChangedPatch],
     taken: &TakenResources,
@@ -221,6 +246,28 @@ mod tests {
             ["missing", "old", "refused", "unmerged"]
         );
         assert!(found[&key("refused")].ends_with("the listener l: bad"));
+    }
+
+    #[test]
+    fn what_an_envoy_does_not_get_to_use_tells_without_a_time() {
+        let patch = |name: &str, target| ChangedPatch { target, subjects: [key(name)].into() };
+        let changed = [
+            patch("missing", PatchTarget::Added("missing".to_owned())),
+            patch("there", PatchTarget::Added("there".to_owned())),
+            patch("warming", PatchTarget::Merged("there and warming".to_owned())),
+            patch("not of ours", PatchTarget::Merged("missing".to_owned())),
+            patch("refused", PatchTarget::Listener("l".to_owned())),
+        ];
+        let taken = TakenResources {
+            clusters: [("there".to_owned(), 5), ("there and warming".to_owned(), 5)].into(),
+            warming: ["there and warming".to_owned()].into(),
+            refused_listeners: [("l".to_owned(), "bad".to_owned())].into(),
+        };
+        let found = stuck(&changed, &taken);
+        assert_eq!(
+            found.keys().map(|key| key.name.name.as_str()).collect::<Vec<_>>(),
+            ["missing", "refused", "warming"]
+        );
     }
 
     #[test]

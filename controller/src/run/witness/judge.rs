@@ -129,6 +129,7 @@ pub async fn look(state: &mut SyncState, ordered: &Ordered) {
 async fn carry_out_judgment(state: &mut SyncState) {
     let Some(witness) = &mut state.witness else { return };
     let Some(judgment) = witness.judgment.take() else { return };
+    let judgment = undo::verify(state, judgment).await;
     if let Some(label) = tell(state, &judgment) {
         state.context.http.metrics.judged(label);
     }

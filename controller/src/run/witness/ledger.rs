@@ -374,6 +374,18 @@ impl<Undo: Clone> BatchLedger<Undo> {
         Judgment::Refused { undo, types }
     }
 
+    /// Takes in that changes of the predecessor are refused, though the witness has accepted what came since.
+    pub fn refuse_after_all(
+        &mut self,
+        undo: BTreeMap<ObjectKey, Undo>,
+        types: BTreeSet<WitnessedType>,
+        now: Instant,
+    ) -> Judgment<Undo> {
+        let undo = undo.into_iter().map(|(key, before)| (key, Some(before))).collect();
+        self.in_flight.push_front(Batch { number: 0, began: now, undo });
+        self.refuse(types, now)
+    }
+
     /// Judges the batches up to the one that the witness shows.
     fn judge_shown(&mut self, sighting: &Sightings, now: Instant) -> Option<Judgment<Undo>> {
         let shown = sighting.shown()?;

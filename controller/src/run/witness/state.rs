@@ -40,6 +40,8 @@ struct OpenChanges {
     begun: BTreeSet<ObjectKey>,
     /// Objects of which something was written since the last marker.
     touched: BTreeSet<ObjectKey>,
+    /// Objects whose changes the predecessor had written and hadn't seen taken, until this replica has.
+    inherited: BTreeSet<ObjectKey>,
     /// Objects of which it isn't known what was in force before a change that hasn't been taken yet.
     unknown: BTreeSet<ObjectKey>,
     has_written: bool,
@@ -164,9 +166,15 @@ impl Witness {
             return;
         }
         self.ledger.inherit();
+        self.changes.inherited.clone_from(&changed);
         // Some of it may have been written.
         self.changes.touched.extend(changed.iter().cloned());
         self.changes.before.extend(changed.into_iter().map(|key| (key, Some(FormerState::InJournal))));
+    }
+
+    /// The objects whose changes the predecessor had written and hadn't seen taken.
+    pub fn inherited(&self) -> &BTreeSet<ObjectKey> {
+        &self.changes.inherited
     }
 
     /// Records that what is in force of an object isn't known.
@@ -249,6 +257,7 @@ impl Witness {
             Some(number) => self.journal.taken(number),
             None => self.journal.clear(),
         }
+        self.changes.inherited.clear();
         if !self.ledger.is_waiting() {
             self.changes.unknown.retain(is_withheld);
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tracing::{info, warn};
 
+use crate::render::mesh_options::MeshOptions;
 use crate::render::plan::RenderPlan;
 use crate::run::names::ObjectKey;
 use crate::run::sync_state::SyncState;
@@ -13,11 +14,14 @@ use crate::run::sync_state::SyncState;
 use super::admin::{TakenResources, WitnessAdmin};
 use super::evidence::{self, ChangedPatch, PlannedPatches, Suspects};
 use super::journal::FormerObjects;
-use super::ledger::WitnessedType;
-use super::state::FormerState;
+use super::ledger::{Judgment, ResourceType, WitnessedType};
+use super::state::{FormerState, Witness};
 
 /// The time that clusters get to become ready, before those that don't count as refused.
 const WARMING: Duration = Duration::from_millis(700);
+
+/// The same for clusters of which another replica knows whether they were refused.
+const LONG_WARMING: Duration = Duration::from_secs(2);
 
 /// The greatest number of culprits each of which is looked at alone.
 const FEW: usize = 16;
@@ -34,21 +38,95 @@ struct RefusedObjects {
 struct WitnessPlace {
     admin: WitnessAdmin,
     namespace: String,
-    since: u64,
+    /// When it had taken everything; none where that isn't known, since another replica has written what is
+    /// refused.
+    since: Option<u64>,
+}
+
+impl WitnessPlace {
+    /// The objects from which something came that the witness lacks.
+    fn culprits(&self, changed: &[ChangedPatch], taken: &TakenResources) -> BTreeMap<ObjectKey, String> {
+        match self.since {
+            Some(since) => evidence::culprits(changed, taken, since),
+            None => evidence::stuck(changed, taken),
+        }
+    }
+}
+
+async fn places(witness: &Witness) -> Vec<WitnessPlace> {
+    let mut places = Vec::new();
+    let is_known = witness.inherited().is_empty();
+    for (admin, since) in witness.admins.iter().zip(&witness.taken_at) {
+        let namespace = admin.namespace().await.ok().flatten().unwrap_or_default();
+        places.push(WitnessPlace { admin: admin.clone(), namespace, since: is_known.then_some(*since) });
+    }
+    places
+}
+
+/// Looks whether the witnesses have got to use what the predecessor of this replica had written, before that counts
+/// as taken: the refusal may have been before this replica looked.
+pub async fn verify(state: &mut SyncState, judgment: Judgment<FormerState>) -> Judgment<FormerState> {
+    let Some(witness) = state.witness.as_ref().filter(|witness| !witness.inherited().is_empty()) else {
+        return judgment;
+    };
+    if !matches!(judgment, Judgment::Taken(_) | Judgment::Unclear(_)) {
+        return judgment;
+    }
+    let (keys, former) = (witness.inherited().clone(), parsed(&witness.journal.former()));
+    let places = places(witness).await;
+    let planned = plan(state);
+    let mut types = BTreeSet::new();
+    for (number, place) in places.iter().enumerate() {
+        let options = &state.context.settings.mesh;
+        let mut known = PlannedPatches::default();
+        add(&mut known, &former, (&keys, &place.namespace), options);
+        let changed = PlannedPatches::of(&planned, &keys, &place.namespace, options).without(&known);
+        let end = Instant::now() + LONG_WARMING;
+        while let Ok(taken) = resources(&place.admin, &changed).await
+            && !evidence::stuck(&changed, &taken).is_empty()
+        {
+            if Instant::now() > end {
+                types.insert((number, ResourceType::Clusters));
+                break;
+            }
+        }
+    }
+    match &mut state.witness {
+        Some(witness) if !types.is_empty() => {
+            let undo = keys.into_iter().map(|key| (key, FormerState::InJournal)).collect();
+            witness.ledger.refuse_after_all(undo, types, Instant::now())
+        }
+        _ => judgment,
+    }
+}
+
+fn parsed(former: &FormerObjects) -> Vec<Value> {
+    former.values().flatten().filter_map(|text| serde_json::from_str(text).ok()).collect()
+}
+
+/// Adds the patches of rendered objects, as far as a proxy in the namespace gets them.
+fn add(
+    patches: &mut PlannedPatches,
+    objects: &[Value],
+    (keys, namespace): (&BTreeSet<ObjectKey>, &str),
+    options: &MeshOptions,
+) {
+    for object in objects {
+        let of = object["metadata"]["namespace"].as_str().unwrap_or_default();
+        if of == options.root_namespace || of == namespace {
+            patches.add(object, keys, namespace);
+        }
+    }
 }
 
 /// Puts the objects of refused batches back into the state before those, and looks for what the witnesses
 /// lack of them.
 pub async fn take_back(state: &mut SyncState, undo: BTreeMap<ObjectKey, FormerState>, types: &BTreeSet<WitnessedType>) {
     let Some(witness) = &state.witness else { return };
-    let mut places = Vec::new();
-    for (admin, since) in witness.admins.iter().zip(&witness.taken_at) {
-        let namespace = admin.namespace().await.ok().flatten().unwrap_or_default();
-        places.push(WitnessPlace { admin: admin.clone(), namespace, since: *since });
-    }
+    let places = places(witness).await;
     let is_in_journal = undo.values().any(|before| matches!(before, FormerState::InJournal));
     let restoring = if is_in_journal { witness.journal.former() } else { FormerObjects::new() };
-    let former = restoring.values().flatten().filter_map(|text| serde_json::from_str(text).ok()).collect();
+    let former = parsed(&restoring);
     let objects = RefusedObjects { keys: undo.keys().cloned().collect(), undo, former };
     let refused = plan(state);
     for (key, before) in &objects.undo {
@@ -84,12 +162,7 @@ async fn culprits_at(
     let options = state.context.settings.mesh.clone();
     let (keys, namespace) = (&objects.keys, place.namespace.as_str());
     let mut known = PlannedPatches::of(before, keys, namespace, &options);
-    for object in &objects.former {
-        let of = object["metadata"]["namespace"].as_str().unwrap_or_default();
-        if of == options.root_namespace || of == namespace {
-            known.add(object, keys, namespace);
-        }
-    }
+    add(&mut known, &objects.former, (keys, namespace), &options);
     let changed = PlannedPatches::of(refused, keys, namespace, &options).without(&known);
     let taken = match resources(&place.admin, &changed).await {
         Ok(taken) => taken,
@@ -98,7 +171,7 @@ async fn culprits_at(
             return BTreeMap::new();
         }
     };
-    let found = evidence::culprits(&changed, &taken, place.since);
+    let found = place.culprits(&changed, &taken);
     // An object that several follow from is changed by some of them only.
     let mut causes = found.clone();
     if (2..=FEW).contains(&found.len()) {
@@ -108,7 +181,7 @@ async fn culprits_at(
             if let Some(before) = objects.undo.get(key) {
                 put_back(state, key, before);
             }
-            evidence::culprits(&alone, &taken, place.since).contains_key(key)
+            place.culprits(&alone, &taken).contains_key(key)
         });
     }
     if causes.is_empty() { found } else { causes }

@@ -10,6 +10,7 @@ use super::conditions::{single, wait_condition};
 use super::mission::{CLIENT_AUTH, PREFIX_ROUTING, SERVER_AUTH, redis_cluster, session, soon};
 use crate::api::{ObjectName, condition};
 use crate::mesh::{Mesh, PATIENCE, eventually};
+use crate::network::NODE;
 use crate::operator::{Controller, Operator, controller};
 use crate::witness::Witness;
 
@@ -225,6 +226,8 @@ fn succeeded(mesh: &mut Mesh, witness: &Witness) -> Result<()> {
     let options = controller::Options {
         name: "redis-mesh-1".into(),
         port: 8081,
+        // That is written into all objects, and would be a change of its own.
+        advertise: Some(format!("http://{NODE}:8080")),
         arguments: ["--witness", way.url()].map(str::to_owned).into(),
         ..controller::Options::default()
     };
