@@ -68,3 +68,8 @@ fn nodes_without_a_known_endpoint_are_found() -> Result<()> {
 fn nodes_with_names_are_found() -> Result<()> {
     nodes_without_an_address(&["cluster-preferred-endpoint-type hostname", "cluster-announce-hostname node.test"])
 }
+
+#[test]
+fn nodes_whose_names_are_missing_are_found() -> Result<()> {
+    nodes_without_an_address(&["cluster-preferred-endpoint-type hostname"])
+}

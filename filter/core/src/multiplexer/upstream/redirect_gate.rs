@@ -137,7 +137,7 @@ fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &
     if asks && has_several_keys(bytes) && is_followed(upstreams, owner, &refused.retry) {
         return answer(upstreams, refused);
     }
-    let node = node.or_else(|| named(upstreams, &endpoint, &refused));
+    let node = node.or_else(|| named(upstreams, &endpoint, &refused, asks && is_told));
     let from = key.node;
     let is_of_use = |node: &SocketAddr| Some(*node) != from;
     if let Some(node) = node.filter(is_of_use).filter(|node| is_named(upstreams, &endpoint, *node)) {
@@ -156,11 +156,22 @@ fn follow(upstreams: &mut Upstreams, refused: Refused, is_told: bool, effects: &
     }
 }
 
-/// The node that a redirection calls by a name that the cluster has told.
-fn named(upstreams: &Upstreams, endpoint: &UpstreamEndpoint, refused: &Refused) -> Option<SocketAddr> {
+/// The node that a redirection calls by a name that the cluster has told. Of one that has no name
+/// (`cluster-preferred-endpoint-type hostname`) the port alone is told: if all nodes are known, it may be
+/// the only one with this port.
+fn named(
+    upstreams: &Upstreams,
+    endpoint: &UpstreamEndpoint,
+    refused: &Refused,
+    all_are_known: bool,
+) -> Option<SocketAddr> {
     let (Redirect::Moved(..) | Redirect::Ask(..)) = refused.why else { return None };
     let (name, port) = Redirect::host(&refused.reply)?;
-    upstreams.discovery.known(endpoint)?.topology.as_ref()?.address_of(name, port)
+    let cluster = upstreams.discovery.known(endpoint)?;
+    match name {
+        b"?" if all_are_known => cluster.only_other(refused.retry.key.node, port),
+        _ => cluster.topology.as_ref()?.address_of(name, port),
+    }
 }
 
 /// True if this is the address of a node of the cluster, as far as its nodes were asked.

@@ -203,6 +203,14 @@ impl RedisCluster {
         self.members.contains(&node) || self.topology.iter().flat_map(Topology::nodes).any(|known| known == node)
     }
 
+    /// The node with this port, if it is the only one but for this one.
+    pub fn only_other(&self, but: Option<SocketAddr>, port: u16) -> Option<SocketAddr> {
+        let all: HashSet<SocketAddr> =
+            self.members.iter().copied().chain(self.topology.iter().flat_map(Topology::nodes)).collect();
+        let mut others = all.into_iter().filter(|node| node.port() == port && Some(*node) != but);
+        others.next().filter(|_| others.next().is_none())
+    }
+
     /// Replaces what is known by what a node has told now.
     pub fn learn(&mut self, topology: Topology, members: HashSet<SocketAddr>, now: Duration) {
         (self.learned, self.members, self.doubted) = (now, members, None);

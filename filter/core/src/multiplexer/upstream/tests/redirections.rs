@@ -147,8 +147,9 @@ fn redirected_to_an_unknown_node(error: &str) -> (Side, ClusterId) {
 #[test]
 fn a_redirection_to_an_unknown_node_is_followed_when_the_others_know_it() {
     for (port, is_known) in [(3, true), (4, false), (5, false)] {
-        for kind in ["MOVED", "ASK"] {
-            let (mut side, cluster) = redirected_to_an_unknown_node(&format!("-{kind}_15495_10.0.0.1:{port} "));
+        // One without a name is known by its port alone.
+        for kind in ["MOVED_15495_10.0.0.1", "ASK_15495_10.0.0.1", "ASK_15495_?"] {
+            let (mut side, cluster) = redirected_to_an_unknown_node(&format!("-{kind}:{port} "));
             let asked = side.opened()[0];
             side.receive(asked, "+PONG ");
             let questions = "*1 $4 PING *2 $7 CLUSTER $4 INFO *2 $7 CLUSTER $5 SLOTS *2 $7 CLUSTER $5 NODES ";
