@@ -6,6 +6,7 @@
 //! run that was killed are removed by the next run.
 
 pub mod api;
+pub mod chaos;
 pub mod control_plane;
 pub mod dns;
 pub mod filter_server;

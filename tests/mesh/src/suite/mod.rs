@@ -1,6 +1,7 @@
 //! The suite: tests that share one mesh.
 
 mod captures;
+mod chaos;
 mod conditions;
 mod delivery;
 mod destination_rules;
@@ -61,6 +62,7 @@ fn of_anybody() -> Vec<Test> {
 fn of_the_controller() -> Vec<Test> {
     [
         captures::TESTS,
+        chaos::TESTS,
         conditions::TESTS,
         module::TESTS,
         delivery::TESTS,
