@@ -1,4 +1,4 @@
-//! Random changes, kills and failures under load, each run by a seed.
+//! Random changes under load, by a seed.
 //!
 //! Every Redis answers with its own name. What may be answered follows from the objects: each change makes
 //! another [`behaviour`] possible for a host, and when all changes have arrived everything else is

@@ -35,7 +35,6 @@ pub fn settle(world: &World<'_>) -> Result<Duration> {
         possible.login.settle(&objects.has_destination);
     }
     drop(possible);
-    configuration(world)?;
     Ok(begin.elapsed())
 }
 
@@ -59,15 +58,14 @@ fn statuses(world: &World<'_>) -> Result<()> {
 
 fn answers(world: &World<'_>) -> Result<()> {
     for pod in world.clients() {
-        for host in 0..HOSTS.len() {
+        for (host, name) in HOSTS.iter().enumerate() {
             let ((behaviour, true), Some(_)) = (world.objects.behaviour(host), world.objects.services[host]) else {
                 continue;
             };
             // Two of them, since a listener that is replaced takes connections for a moment.
             for _ in 0..2 {
-                answer(world, pod, host, &behaviour).with_context(|| {
-                    format!("{} asked by {}, with {:?}", HOSTS[host], pod.name().name, world.objects)
-                })?;
+                answer(world, pod, host, &behaviour)
+                    .with_context(|| format!("{name} asked by {}, with {:?}", pod.name().name, world.objects))?;
             }
         }
     }
@@ -98,11 +96,5 @@ fn read(client: &mut Client, key: &str, target: usize, world: &World<'_>) -> Res
         true => ensure!(reply.is_error() && reply.text().contains("NOAUTH"), "{key} without a login: {}", reply.tty()),
         false => ensure!(!reply.is_error() && reply.text() == HOSTS[target], "{key}: {}", reply.tty()),
     }
-    Ok(())
-}
-
-/// What the sidecars have been given names exactly the hosts that are governed.
-fn configuration(world: &World<'_>) -> Result<()> {
-    let _ = world;
     Ok(())
 }
