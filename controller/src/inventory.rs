@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
 use crate::sidecar::Sidecars;
+use crate::user_filters::UserFilters;
 
 use service_port::is_redis_name;
 pub use service_port::{REDIS_PORT, ServicePort, external_name, port_of_alias, ports, redis_ports};
@@ -36,6 +37,8 @@ pub struct Inventory {
     pub rules: DestinationRules,
     /// The Sidecars.
     pub sidecars: Sidecars,
+    /// The EnvoyFilters of users.
+    pub user_filters: UserFilters,
     /// To whom objects are exported that don't say it.
     pub default_exports: DefaultExports,
     /// The Services by address: their own addresses and those of their endpoints.

@@ -20,6 +20,7 @@ mod run;
 mod schema;
 mod sidecar;
 mod spans;
+mod user_filters;
 mod validate;
 mod yaml;
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::crd::{self, RedisDestination, RedisService};
 use crate::diagnostic::{Code, Diagnostics, Loaded, Origin, Problem, Subject, nearest};
 use crate::inventory::Inventory;
+use crate::render::envoy_filter::LISTENER_PRIORITY;
 use crate::{schema, spans, yaml};
 
 /// A text with the name that messages give it.
@@ -119,7 +120,9 @@ impl Reader<'_> {
         match (api, subject.kind.as_str()) {
             (_, "RedisService" | "RedisDestination") if is_ours => true,
             ("v1", "Secret" | "Service") | ("discovery.k8s.io/v1", "EndpointSlice") => true,
-            (_, "ServiceEntry" | "DestinationRule" | "Sidecar") if group == "networking.istio.io" => true,
+            (_, "ServiceEntry" | "DestinationRule" | "Sidecar" | "EnvoyFilter") if group == "networking.istio.io" => {
+                true
+            }
             (_, kind) if is_ours => {
                 let meant = nearest(kind, ["RedisService", "RedisDestination"]);
                 let remedy = format!("did you mean {}?", meant.unwrap_or("RedisService or RedisDestination"));
@@ -186,6 +189,11 @@ impl Reader<'_> {
             "Sidecar" => {
                 if let Some(sidecar) = deserialize(value, subject, diagnostics) {
                     manifests.inventory.sidecars.add(&sidecar);
+                }
+            }
+            "EnvoyFilter" => {
+                if let Some(filter) = deserialize(value, subject, diagnostics) {
+                    manifests.inventory.user_filters.add(&filter, LISTENER_PRIORITY);
                 }
             }
             "ServiceEntry" => {

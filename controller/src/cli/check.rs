@@ -11,7 +11,7 @@ use crate::render::listen::ListenOverride;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::native::DynamicModule;
 use crate::render::standalone::StandaloneOptions;
-use crate::render::{imports, mesh, standalone};
+use crate::render::{imports, lost_filters, mesh, standalone};
 use crate::validate::options::ModuleAvailability;
 
 use super::input::{self, Input};
@@ -152,6 +152,7 @@ impl Check {
                 mesh::build(&services, &options, 1, &mut diagnostics);
                 for service in &services {
                     imports::report(service, &manifests.inventory, &options.root_namespace, &mut diagnostics);
+                    lost_filters::report(service, &manifests.inventory, &options.root_namespace, &mut diagnostics);
                 }
             }
             RenderTarget::Envoy | RenderTarget::EnvoyNative => {

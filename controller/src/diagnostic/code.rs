@@ -151,6 +151,8 @@ codes! {
     HostNotImported = "host-not-imported", Risk;
     /// A Sidecar of Istio's imports a host, but not one to which its rules lead.
     DestinationNotImported = "destination-not-imported", Risk;
+    /// An EnvoyFilter of users patches the filter in whose place another one serves the host.
+    FilterPatchLost = "filter-patch-lost", Risk;
     /// A word in `exportTo` that is no namespace.
     InvalidNamespace = "invalid-namespace", Invalid;
     /// A namespace that `exportTo` names twice.

@@ -16,6 +16,7 @@ pub mod filter_config;
 pub mod handshake;
 pub mod imports;
 pub mod listen;
+pub mod lost_filters;
 pub mod marker;
 pub mod mesh;
 pub mod mesh_options;

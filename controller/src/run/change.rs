@@ -35,6 +35,10 @@ pub enum StoreChange {
     Sidecar(Box<DynamicObject>),
     /// A Sidecar was deleted.
     SidecarGone(NamespacedName),
+    /// An EnvoyFilter of a user exists or has changed.
+    UserFilter(Box<DynamicObject>),
+    /// An EnvoyFilter of a user was deleted.
+    UserFilterGone(NamespacedName),
     /// The mesh says to whom objects are exported that don't say it.
     DefaultExports(DefaultExports),
     /// A Secret exists or has changed.

@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Reason, Subject};
-use crate::render::imports;
 use crate::render::mesh_options::MeshOptions;
 use crate::render::prepared_service::PreparedService;
+use crate::render::{imports, lost_filters};
 use crate::validate;
 
 use super::names::ObjectKey;
@@ -83,6 +83,7 @@ pub fn evaluate(store: &Store, key: &ObjectKey, options: &MeshOptions) -> Option
     prepared_services.shrink_to_fit();
     for prepared in &prepared_services {
         imports::report(&prepared.service, store.inventory(), &options.root_namespace, &mut own);
+        lost_filters::report(&prepared.service, store.inventory(), &options.root_namespace, &mut own);
     }
     let mut evaluation = Evaluation { generation: object.generation, prepared_services, ..Evaluation::default() };
     let shapes = neighbours.iter().filter_map(|key| store.objects().get(key)).map(|object| &object.shape);

@@ -51,8 +51,10 @@ impl Reconciler {
             watch::start(client, source.clone(), self.updates.0.clone());
             self.listings.require(source);
         }
-        // Sidecars are needed for warnings only, which nothing has to wait for.
-        watch::start(&self.state.context.client, WatchSource::Sidecars, self.updates.0.clone());
+        // These are needed for warnings only, which nothing has to wait for.
+        for source in [WatchSource::Sidecars, WatchSource::UserFilters] {
+            watch::start(&self.state.context.client, source, self.updates.0.clone());
+        }
         loop {
             self.wait().await;
             if !self.listings.is_complete() {

@@ -24,6 +24,8 @@ pub enum WatchSource {
     Rules,
     /// Sidecars.
     Sidecars,
+    /// EnvoyFilters of users.
+    UserFilters,
     /// Rendered objects of a kind.
     Rendered(&'static str),
     /// Secrets.
@@ -41,6 +43,7 @@ impl WatchSource {
             WatchSource::Entries => "serviceentries",
             WatchSource::Rules => "destinationrules",
             WatchSource::Sidecars => "sidecars",
+            WatchSource::UserFilters => "envoyfilters",
             WatchSource::Rendered(wasm_plugin::KIND) => "wasmplugins",
             WatchSource::Rendered(_) => "envoyfilters",
             WatchSource::Secrets(_) => "secrets",
@@ -50,7 +53,11 @@ impl WatchSource {
     /// True where the kind need not be installed in the cluster.
     pub fn is_optional(&self) -> bool {
         match self {
-            WatchSource::Entries | WatchSource::Rules | WatchSource::Sidecars | WatchSource::Rendered(_) => true,
+            WatchSource::Entries
+            | WatchSource::Rules
+            | WatchSource::Sidecars
+            | WatchSource::UserFilters
+            | WatchSource::Rendered(_) => true,
             WatchSource::Objects(_) | WatchSource::Services | WatchSource::Slices | WatchSource::Secrets(_) => false,
         }
     }
@@ -66,6 +73,7 @@ impl WatchSource {
             WatchSource::Entries => Some(StoreChange::EntryGone(name)),
             WatchSource::Rules => Some(StoreChange::RuleGone(name)),
             WatchSource::Sidecars => Some(StoreChange::SidecarGone(name)),
+            WatchSource::UserFilters => Some(StoreChange::UserFilterGone(name)),
             WatchSource::Secrets(_) => Some(StoreChange::SecretGone(name)),
             WatchSource::Rendered(_) => None,
         }

@@ -18,6 +18,7 @@ use crate::destination_rule::RuleHosts;
 use crate::diagnostic::{Diagnostics, Loaded};
 use crate::inventory::{self, Inventory, NamespacedName, ServiceEntry};
 use crate::manifest;
+use crate::render::envoy_filter::LISTENER_PRIORITY;
 use crate::validate::host::HostName;
 use crate::validate::mentions::Mentions;
 use crate::validate::options::ValidateOptions;
@@ -156,6 +157,7 @@ impl Store {
             WatchSource::Slices => self.slices.keys().cloned().collect(),
             WatchSource::Entries => self.inventory.entries().cloned().collect(),
             WatchSource::Rules => self.inventory.rules.keys().cloned().collect(),
+            WatchSource::UserFilters => self.inventory.user_filters.keys().cloned().collect(),
             WatchSource::Sidecars => self.inventory.sidecars.keys().cloned().collect(),
             WatchSource::Secrets(scope) => {
                 self.inventory.secrets().filter(|name| scope.covers(name)).cloned().collect()
@@ -209,6 +211,15 @@ impl Store {
             }
             StoreChange::SidecarGone(name) => {
                 let is_other = self.inventory.sidecars.remove(&name);
+                all_if(&self.objects, is_other)
+            }
+            StoreChange::UserFilter(object) => {
+                let filter = read(*object, "EnvoyFilter")?;
+                let is_other = self.inventory.user_filters.add(&filter, LISTENER_PRIORITY);
+                all_if(&self.objects, is_other)
+            }
+            StoreChange::UserFilterGone(name) => {
+                let is_other = self.inventory.user_filters.remove(&name);
                 all_if(&self.objects, is_other)
             }
             StoreChange::DefaultExports(exports) => {

@@ -20,6 +20,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
 
 use crate::inventory::{EXPORT_TO, NamespacedName};
+use crate::render::envoy_filter;
 
 use super::backoff;
 use super::change::StoreChange;
@@ -102,6 +103,11 @@ pub fn start(client: &Client, source: WatchSource, updates: Sender<WatchUpdate>)
                 let resource = resource("networking.istio.io", "v1", "Sidecar");
                 let api = Api::<DynamicObject>::all_with(client, &resource);
                 watch(api, config, source, updates, |object| change(StoreChange::Sidecar(Box::new(object)))).await;
+            }
+            WatchSource::UserFilters => {
+                let api = Api::<DynamicObject>::all_with(client, &rendered_resource(envoy_filter::KIND));
+                let config = config.labels("app.kubernetes.io/managed-by!=redis-mesh");
+                watch(api, config, source, updates, |object| change(StoreChange::UserFilter(Box::new(object)))).await;
             }
             WatchSource::Rendered(kind) => {
                 let api = Api::<DynamicObject>::all_with(client, &rendered_resource(kind));
