@@ -286,3 +286,27 @@ fn neighbours_are_all_that_matters() {
         assert_eq!(each, together, "seed {seed}");
     }
 }
+
+/// An EnvoyFilter of a user's about `tcp_proxy` may concern every object; one that comes again as it was, or is about
+/// something else, concerns none.
+#[test]
+fn a_users_envoy_filter_concerns_every_object() {
+    let mut store = new_store();
+    let object = json!({"apiVersion": crd::API_VERSION, "kind": "RedisService",
+        "metadata": {"namespace": "a", "name": "r", "uid": "u", "generation": 1}, "spec": {"host": ["r"]}});
+    store.apply(StoreChange::Object(ObjectKind::Service, Box::new(serde_json::from_value(object).unwrap()))).unwrap();
+    let filter = |filter: &str| {
+        let listener = json!({"filterChain": {"filter": {"name": filter}}});
+        let patch =
+            json!({"applyTo": "NETWORK_FILTER", "match": {"listener": listener}, "patch": {"operation": "MERGE"}});
+        let object = json!({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
+            "metadata": {"namespace": "a", "name": "mine"}, "spec": {"configPatches": [patch]}});
+        StoreChange::UserFilter(Box::new(serde_json::from_value(object).unwrap()))
+    };
+    let mut concerned = |change| store.apply(change).map(|affected| affected.evaluate.len()).ok();
+    let tcp_proxy = || filter("envoy.filters.network.tcp_proxy");
+    assert_eq!([concerned(tcp_proxy()), concerned(tcp_proxy())], [Some(1), Some(0)]);
+    assert_eq!(concerned(filter("envoy.filters.network.rbac")), Some(1));
+    let gone = || StoreChange::UserFilterGone(NamespacedName::new("a", "mine"));
+    assert_eq!([concerned(gone()), concerned(tcp_proxy()), concerned(gone())], [Some(0), Some(1), Some(1)]);
+}
