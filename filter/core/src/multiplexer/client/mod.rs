@@ -4,6 +4,7 @@ pub mod arrivals;
 pub mod backlog;
 mod dedicated;
 mod ending;
+mod held_pushes;
 pub mod login;
 pub mod notification;
 pub mod presence;

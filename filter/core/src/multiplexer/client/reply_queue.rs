@@ -1,6 +1,7 @@
 //! The reply queue of a client: replies leave in the order of the client's commands, whichever
 //! connection answers first.
 
+use super::held_pushes::HeldPushes;
 use crate::multiplexer::reply::aggregate::Aggregation;
 use crate::multiplexer::reply::key_rewrite::KeyRewrite;
 use std::collections::VecDeque;
@@ -41,8 +42,10 @@ pub struct ReplyQueue {
     parts: usize,
     /// True if a part of the first reply has been written.
     is_begun: bool,
-    /// Pushes that have arrived between the beginning and the end of the first reply.
-    pushes: Vec<u8>,
+    /// The number after that of the last command of whose reply a server has sent something.
+    heard: Sequence,
+    /// Pushes that wait for the end of a reply.
+    pushes: HeldPushes,
     /// The numbers of the error replies that have been written, wholly or in part.
     failed: Vec<Sequence>,
 }
@@ -70,7 +73,7 @@ impl ReplyQueue {
 
     /// Returns the number of bytes that are buffered here behind outstanding replies.
     pub fn held(&self) -> usize {
-        self.held + self.pushes.len()
+        self.held + self.pushes.bytes()
     }
 
     /// Returns the same with the replies to parts of commands whose other parts are outstanding.
@@ -80,7 +83,7 @@ impl ReplyQueue {
 
     /// Returns the number of bytes of pushes that wait for the end of a reply.
     pub fn held_pushes(&self) -> usize {
-        self.pushes.len()
+        self.pushes.bytes()
     }
 
     /// Adds a command that one reply answers.
@@ -124,8 +127,28 @@ impl ReplyQueue {
     /// (<https://redis.io/docs/latest/develop/reference/protocol-spec/#pushes>). It is written at
     /// once, or after the end of the reply that has been begun.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        let to = if self.is_begun { &mut self.pushes } else { out };
-        to.extend_from_slice(bytes);
+        match self.is_begun {
+            true => self.pushes.hold(self.first, bytes),
+            false => out.extend_from_slice(bytes),
+        }
+    }
+
+    /// Takes a push about what the client has read. It is written behind all replies of which something
+    /// has arrived: what it is about may be in one that waits for others.
+    pub fn push_behind_heard(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        match self.heard.checked_sub(1).filter(|last| *last >= self.first) {
+            Some(last) => self.pushes.hold(last, bytes),
+            None => self.push(bytes, out),
+        }
+    }
+
+    /// Takes a push about whatever the client has read. It is written at once, and again behind the
+    /// replies to all commands in flight.
+    pub fn push_twice(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        self.push(bytes, out);
+        if !self.slots.is_empty() {
+            self.pushes.hold(self.end() - 1, bytes);
+        }
     }
 
     /// Takes bytes of the reply to a command; `complete` says that they are the last ones. Bytes
@@ -134,6 +157,7 @@ impl ReplyQueue {
     pub fn reply(&mut self, sequence: Sequence, bytes: &[u8], complete: bool, out: &mut Vec<u8>) {
         let Some(index) = sequence.checked_sub(self.first) else { return };
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        self.heard = self.heard.max(sequence + 1);
         let held = match slot {
             QueuedReply::Waiting(held) => held,
             QueuedReply::Renamed(held, rewrite) => {
@@ -214,6 +238,7 @@ impl ReplyQueue {
     pub fn part(&mut self, sequence: Sequence, part: u32, bytes: Vec<u8>, out: &mut Vec<u8>) {
         let Some(index) = sequence.checked_sub(self.first) else { return };
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        self.heard = self.heard.max(sequence + 1);
         let aggregation = match slot {
             QueuedReply::Parts(aggregation) => aggregation,
             QueuedReply::Mute(_) => return self.discard(index as usize, out),
@@ -261,9 +286,7 @@ impl ReplyQueue {
         self.slots.pop_front();
         self.first += 1;
         self.is_begun = false;
-        if !self.pushes.is_empty() {
-            out.append(&mut self.pushes);
-        }
+        self.pushes.release(self.first, out);
     }
 
     /// Writes the complete replies at the front, and what has arrived of the one after them.
@@ -338,24 +361,6 @@ mod tests {
         // A number that hasn't been given yet.
         queue.reply(4, b"+4\r\n", true, &mut out);
         assert_eq!((queue.len(), queue.held()), (2, 4));
-    }
-
-    #[test]
-    fn pushes_are_written_between_replies() {
-        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
-        queue.push(b">0\r\n", &mut out);
-        let (first, second) = (queue.expect(false), queue.expect(false));
-        queue.push(b">1\r\n", &mut out);
-        queue.reply(first, b"$1\r\n", false, &mut out);
-        queue.push(b">2\r\n", &mut out);
-        assert_eq!((out.as_slice(), queue.held()), (&b">0\r\n>1\r\n$1\r\n"[..], 4));
-        out.clear();
-        queue.reply(second, b"$1\r\n", false, &mut out);
-        queue.reply(first, b"x\r\n", true, &mut out);
-        queue.push(b">3\r\n", &mut out);
-        queue.reply(second, b"y\r\n", true, &mut out);
-        assert_eq!(out, b"x\r\n>2\r\n$1\r\ny\r\n>3\r\n");
-        assert!(queue.is_empty() && queue.held() == 0);
     }
 
     #[test]

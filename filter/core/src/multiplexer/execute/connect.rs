@@ -7,8 +7,7 @@ use super::state;
 use crate::multiplexer::client::{Client, DedicatedSlot, TargetLookup};
 use crate::multiplexer::routing::target::RouteTarget;
 use crate::multiplexer::upstream::discovery::NodeAccess;
-use crate::multiplexer::upstream::pending::Control;
-use crate::multiplexer::upstream::pool::{DedicatedConnection, SharedConnection};
+use crate::multiplexer::upstream::pool::SharedConnection;
 use crate::multiplexer::upstream::pool_key::PoolKey;
 use crate::multiplexer::upstream::{ConnectionRoute, Upstreams};
 use std::collections::HashSet;
@@ -66,7 +65,7 @@ fn look_up(
     if let Some(dedicated) = client.dedicated.connection.filter(|dedicated| dedicated.is_held())
         && client.rules.config.is_same(dedicated.target, target)
     {
-        agree_on_protocol(context, client, dedicated.connection);
+        state::agree_on_protocol(context, client, dedicated.connection);
         return Ok(ConnectionRoute::Dedicated(dedicated.connection));
     }
     let connection = match look_up_target(context, client, target.target)? {
@@ -215,17 +214,6 @@ pub fn all_masters(context: &mut Context<'_>, client: &mut Client) -> Result<Vec
         }
     }
     Ok(keys)
-}
-
-/// The client may have chosen the other protocol since it has a connection of its own.
-pub fn agree_on_protocol(context: &mut Context<'_>, client: &Client, connection: DedicatedConnection) {
-    let resp3 = client.session.resp3;
-    let Some(known) = context.upstreams.pool.get_mut(connection.id()).filter(|known| known.key.resp3 != resp3) else {
-        return;
-    };
-    known.key.resp3 = resp3;
-    let version: &[u8] = if resp3 { b"3" } else { b"2" };
-    context.upstreams.control(connection, Control::Hello, context.effects, &[b"HELLO", version]);
 }
 
 fn rules_changed() -> Obstacle {

@@ -1,7 +1,7 @@
 //! Connections that a client has for itself: to wait, to watch keys, to change their state.
 
 use super::backlog;
-use super::connect::{agree_on_protocol, dedicated_key};
+use super::connect::dedicated_key;
 use super::context::{Context, Obstacle, Request, expect};
 use super::state;
 use super::subscribe;
@@ -55,7 +55,7 @@ fn choose(context: &mut Context<'_>, client: &mut Client, forward: &Forward) -> 
     let Forward { target, sharing, .. } = *forward;
     match client.dedicated.connection {
         Some(dedicated) if dedicated.is_held() && client.rules.config.is_same(dedicated.target, target) => {
-            agree_on_protocol(context, client, dedicated.connection);
+            state::agree_on_protocol(context, client, dedicated.connection);
             Ok(dedicated)
         }
         // What is watched at one target can't be executed at another.
@@ -175,6 +175,15 @@ fn ends_here(context: &mut Context<'_>, client: &mut Client, retry: &Retry) -> b
     is_elsewhere
 }
 
+/// The connection of the client's own over which an earlier command was sent on to the same node, after
+/// the one that both had come over was given back.
+fn other_to(context: &Context<'_>, client: &Client, retry: &Retry) -> Option<ConnectionId> {
+    let pool = &context.upstreams.pool;
+    let leads_there =
+        |other: &ConnectionId| pool.is_usable(*other) && pool.get(*other).is_some_and(|known| known.key == retry.key);
+    client.dedicated.others.iter().map(|other| other.id()).find(leads_there)
+}
+
 /// What the client does over a connection of its own has to be done at another node.
 pub fn follow_redirect(
     context: &mut Context<'_>,
@@ -188,15 +197,21 @@ pub fn follow_redirect(
     }
     let dedicated = client.dedicated.connection;
     // What was sent before it may have led there already.
-    if let Some(current) = dedicated.map(|dedicated| dedicated.connection.id())
-        && context.upstreams.pool.get(current).is_some_and(|known| known.key.node == retry.key.node)
+    if let Some(current) = dedicated.map(|dedicated| dedicated.connection)
+        && context.upstreams.pool.get(current.id()).is_some_and(|known| known.key.node == retry.key.node)
     {
-        if client.dedicated.has_told(current) {
+        // The client may have said something since it has that connection.
+        state::agree_on_protocol(context, client, current);
+        state::adopt(context, client, current);
+        if client.dedicated.has_told(current.id()) {
             state::untracked(client, to);
         }
-        return context.upstreams.resend_over(current, retry, asks, context.effects);
+        return context.upstreams.resend_over(current.id(), retry, asks, context.effects);
     }
     let is_told = client.dedicated.has_told(from);
+    if let Some(other) = other_to(context, client, &retry).filter(|_| !is_told) {
+        return context.upstreams.resend_over(other, retry, asks, context.effects);
+    }
     let connection = match is_told {
         true => state::redirected(context, client, (retry.key.clone(), retry.in_flight.what)),
         false => {

@@ -98,7 +98,12 @@ pub fn split(
     let aggregation = Aggregation::of_keys(command.split, owners, parts.len(), client.session.resp3);
     let sequence = client.output.queue.expect_parts(aggregation, client.is_mute());
     let owner = Owner { client: client.id, sequence };
+    let mut used = Vec::with_capacity(parts.len());
     for (number, (part, (connection, access))) in parts.iter().zip(connections).enumerate() {
+        if used.contains(&connection.id()) {
+            state::prepare_more(context, client, connection);
+        }
+        used.push(connection.id());
         let mut out = Vec::new();
         write_part(command, request.args, part, &mut out);
         let to = PendingReply::Part(owner, number as u32);

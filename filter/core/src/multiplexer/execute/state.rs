@@ -38,6 +38,17 @@ pub fn end(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effects
     client.pause.wait = Some(Wait::Answers);
 }
 
+/// The client may have chosen the other protocol since it has a connection of its own.
+pub fn agree_on_protocol(context: &mut Context<'_>, client: &Client, connection: DedicatedConnection) {
+    let resp3 = client.session.resp3;
+    let Some(known) = context.upstreams.pool.get_mut(connection.id()).filter(|known| known.key.resp3 != resp3) else {
+        return;
+    };
+    known.key.resp3 = resp3;
+    let version: &[u8] = if resp3 { b"3" } else { b"2" };
+    context.upstreams.control(connection, Control::Hello, context.effects, &[b"HELLO", version]);
+}
+
 /// Nothing more is tracked over a connection.
 pub fn stop_tracking(upstreams: &mut Upstreams, own: DedicatedConnection, effects: &mut Effects) {
     upstreams.control(own, Control::State, effects, &[b"CLIENT", b"TRACKING", b"OFF"]);
@@ -56,11 +67,17 @@ pub fn own(
         return Ok((context.upstreams.dedicated(client.id, key, false, context.effects)?, true));
     };
     let pool = &mut context.upstreams.pool;
-    if let Some(known) = state.connection(&key).filter(|known| pool.is_usable(known.id())) {
+    let held = client.dedicated.connection.filter(|held| held.is_held()).map(|held| held.connection);
+    let leads_there = |known: &PoolKey| PoolKey { resp3: key.resp3, ..known.clone() } == key;
+    let held = held.filter(|held| pool.get(held.id()).is_some_and(|known| leads_there(&known.key)));
+    // Another one is given up for it, which no part of a command may have chosen by then.
+    let known = state.connection(&key).filter(|known| pool.is_usable(known.id()));
+    if let Some(known) = known.filter(|known| held.is_none_or(|held| held == *known)) {
         return Ok((known, true));
     }
-    let held = client.dedicated.connection.filter(|held| held.is_held()).map(|held| held.connection);
-    let held = held.filter(|held| pool.get(held.id()).is_some_and(|known| known.key == key));
+    if let Some(held) = held {
+        agree_on_protocol(context, client, held);
+    }
     let own = match held {
         // What the client has said holds for this one, too.
         Some(held) => held,
@@ -164,6 +181,18 @@ pub fn prepare(context: &mut Context<'_>, client: &mut Client, own: DedicatedCon
     }
 }
 
+/// The same for another part of the command over a connection that was told so: what CLIENT CACHING says
+/// holds for one command of a server's.
+pub fn prepare_more(context: &mut Context<'_>, client: &Client, connection: ConnectionRoute) {
+    let is_wanted = client.dedicated.tracking().is_some_and(|tracking| tracking.caching == Some(true));
+    if let ConnectionRoute::Dedicated(own) = connection
+        && is_wanted
+        && client.dedicated.has_told(own.id())
+    {
+        context.upstreams.control(own, Control::State, context.effects, &[b"CLIENT", b"CACHING", b"YES"]);
+    }
+}
+
 /// A command of a client that tracks was taken. What CLIENT CACHING has said holds for one command, or
 /// for a transaction.
 pub fn taken(client: &mut Client, known: Option<Known>, sequence: Sequence) {
@@ -234,10 +263,21 @@ pub fn disown(upstreams: &mut Upstreams, client: &mut Client, effects: &mut Effe
     }
 }
 
-/// Tells a client that tracks to forget all keys that it has read: it may not be told of their changes.
+/// The push that lets a client forget all keys that it has read.
+const FORGET: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
+
+/// Tells a client that tracks to forget all keys that it has read, or has asked for: it may not be told of
+/// their changes.
 pub fn forget_keys(client: &mut Client) {
     if client.dedicated.tracking().is_some() && client.session.resp3 {
-        client.output.queue.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n", &mut client.output.out);
+        client.output.queue.push_twice(FORGET, &mut client.output.out);
+    }
+}
+
+/// The same for the keys in the replies that the client has.
+pub fn forget_answered(client: &mut Client) {
+    if client.dedicated.tracking().is_some() && client.session.resp3 {
+        client.output.queue.push(FORGET, &mut client.output.out);
     }
 }
 

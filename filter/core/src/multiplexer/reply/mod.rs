@@ -143,7 +143,7 @@ impl EventDelivery<'_> {
     pub fn announce(&mut self, id: ClientId) {
         if let Some(client) = self.clients.get_mut(id) {
             if client.dedicated.state.is_some() && state::settle(self.upstreams, client, self.effects) {
-                state::forget_keys(client);
+                state::forget_answered(client);
             }
             client.announce(&mut self.effects.outbox, self.stats, self.effects.now);
             backlog::regulate(self.upstreams, client, self.effects);
@@ -219,8 +219,8 @@ impl EventDelivery<'_> {
         }
     }
 
-    /// Sends a client something that answers no command.
-    fn push(&mut self, id: ClientId, frame: &[u8]) {
+    /// Sends a client something that answers no command; `is_of_keys`: it is about what the client has read.
+    fn push(&mut self, id: ClientId, frame: &[u8], is_of_keys: bool) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let output = &mut client.output;
         output.unread_pushes = if output.is_full { output.unread_pushes + frame.len() } else { 0 };
@@ -232,7 +232,10 @@ impl EventDelivery<'_> {
             }
             return client.abort(&mut self.effects.outbox);
         }
-        client.output.queue.push(frame, &mut client.output.out);
+        match is_of_keys {
+            true => client.output.queue.push_behind_heard(frame, &mut client.output.out),
+            false => client.output.queue.push(frame, &mut client.output.out),
+        }
     }
 
     /// A connection that belonged to a client was lost.

@@ -15,6 +15,9 @@ use crate::multiplexer::upstream::Upstreams;
 use crate::multiplexer::upstream::events::Confirmation;
 use crate::multiplexer::upstream::pending::Owner;
 
+/// How a server begins to tell of keys that have changed.
+const INVALIDATE: &[u8] = b">2\r\n$10\r\ninvalidate\r\n";
+
 impl EventDelivery<'_> {
     /// A subscription of a client has begun or ended.
     pub(super) fn subscription_changed(&mut self, id: ClientId, confirmation: &Confirmation) {
@@ -39,7 +42,7 @@ impl EventDelivery<'_> {
         let told = client.subscriptions.confirm(*change, name.as_deref(), kept_by, resp3);
         match sequence {
             Some(sequence) => client.output.queue.reply(*sequence, &told, true, &mut client.output.out),
-            None => self.push(id, &told),
+            None => self.push(id, &told, false),
         }
         self.announce(id);
     }
@@ -139,15 +142,19 @@ impl EventDelivery<'_> {
             let is_wanted = |key: &[u8]| tracking.options.concern(key);
             return match names.and_then(|names| names.invalidated(frame, is_wanted)) {
                 Some(renamed) if renamed.is_empty() => {}
-                Some(renamed) => self.push(id, &renamed),
-                None => self.push(id, frame),
+                Some(renamed) => self.push(id, &renamed, true),
+                None => self.push(id, frame, true),
             };
+        }
+        if frame.starts_with(INVALIDATE) {
+            // It was under way when the client ended to track.
+            return;
         }
         let has_several = client.subscriptions.has_several() || client.subscriptions.joint().is_some();
         let message = PublishedMessage::parse(frame).filter(|_| has_several);
         match message.map(|message| told(self.upstreams, client, connection, &message)) {
-            None | Some(Told::AsItIs) => self.push(id, frame),
-            Some(Told::These(frames)) => frames.iter().for_each(|frame| self.push(id, frame)),
+            None | Some(Told::AsItIs) => self.push(id, frame, false),
+            Some(Told::These(frames)) => frames.iter().for_each(|frame| self.push(id, frame, false)),
         }
     }
 }
