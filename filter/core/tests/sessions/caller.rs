@@ -21,6 +21,8 @@ pub struct Sent {
 /// A complete reply or message, with the time of its arrival.
 #[derive(Debug)]
 pub struct Frame {
+    /// The number of frames that the client has received before.
+    pub number: u64,
     pub at: Duration,
     pub bytes: Vec<u8>,
 }
@@ -33,6 +35,10 @@ pub struct Caller {
     pub replies: Vec<Frame>,
     /// The published messages.
     pub messages: Vec<Frame>,
+    /// What servers say of keys that the client has read.
+    pub invalidations: Vec<Frame>,
+    /// The number of frames that have arrived.
+    frames: u64,
     framer: Framer,
     /// The beginning of a reply that isn't complete.
     frame: Vec<u8>,
@@ -81,6 +87,8 @@ impl World {
             sent: Vec::new(),
             replies: Vec::new(),
             messages: Vec::new(),
+            invalidations: Vec::new(),
+            frames: 0,
             framer: Framer::default(),
             frame: Vec::new(),
             waiting: Vec::new(),
@@ -238,8 +246,14 @@ impl World {
                 let bytes = std::mem::take(&mut caller.frame);
                 self.log(|| format!("client {number} receives {}", bytes.escape_ascii()));
                 let caller = &mut self.callers[number];
-                let to = if is_message(&bytes) { &mut caller.messages } else { &mut caller.replies };
-                to.push(Frame { at: now, bytes });
+                caller.frames += 1;
+                let frame = Frame { number: caller.frames, at: now, bytes };
+                let to = match &frame.bytes {
+                    bytes if is_message(bytes) => &mut caller.messages,
+                    bytes if bytes.starts_with(b">2\r\n$10\r\ninvalidate\r\n") => &mut caller.invalidations,
+                    _ => &mut caller.replies,
+                };
+                to.push(frame);
             }
         }
         if !self.callers[number].is_full && self.random.below(40) == 0 {

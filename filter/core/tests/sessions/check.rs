@@ -1,6 +1,7 @@
 //! The check of one client: for each command the client has received the reply of the server that
 //! executed it, once and in order, or an error if there was trouble.
 
+use super::caching::Caching;
 use super::caller::{Caller, Frame, Sent};
 use super::journal::Execution;
 use super::keyless::{Interval, Scan};
@@ -51,6 +52,9 @@ pub struct Checker<'a> {
     pub watched: Vec<Watched>,
     pub intervals: Vec<Interval>,
     pub scan: Scan,
+    pub caching: Caching,
+    /// True if CLIENT CACHING YES was about the present command.
+    pub is_meant: bool,
     /// True between MULTI and EXEC while replies are turned off.
     pub is_silent: bool,
     /// The number of the last execution for each standalone Redis, and in the Redis Cluster for
@@ -114,6 +118,8 @@ impl<'a> Checker<'a> {
             watched: Vec::new(),
             intervals: Vec::new(),
             scan: Scan::default(),
+            caching: Caching::default(),
+            is_meant: false,
             is_silent: false,
             order: BTreeMap::new(),
             errors: 0,
@@ -139,6 +145,7 @@ impl<'a> Checker<'a> {
             self.at_most_once(sent)?;
         }
         self.messages()?;
+        self.invalidations()?;
         Ok(self.errors)
     }
 
@@ -277,7 +284,10 @@ impl<'a> Checker<'a> {
             let slot = slot.map(|_| redis_mesh_core::cluster::slot::slot(&execution.args[index]));
             self.in_order(KeyTarget { site: execution.site, slot }, execution)?;
         }
-        frame.map_or(Ok(()), |frame| self.is_reply(sent, frame, &executions, &expected))
+        let Some(frame) = frame else { return Ok(()) };
+        self.is_reply(sent, frame, &executions, &expected)?;
+        self.note_read(sent, &executions, frame);
+        Ok(())
     }
 
     /// Checks an error that doesn't come from the command itself: an injected fault, or the
@@ -313,8 +323,8 @@ impl<'a> Checker<'a> {
             Some(limit) => limit,
         };
         let error = b"-ERR redis-mesh: cluster can't be reached\r\n";
-        // Times of commands are kept in whole milliseconds.
-        frame.bytes == error && frame.at - sent.at + Duration::from_millis(1) < Duration::from_millis(limit)
+        // What comes within 20 ms counts as one piece, and times are kept in whole milliseconds.
+        frame.bytes == error && frame.at - sent.at + Duration::from_millis(21) < Duration::from_millis(limit)
     }
 
     /// Returns the reply of a server for each key of a command, or the error of one server.

@@ -138,8 +138,10 @@ impl Servers {
             if all || self.random.below(2) == 0 {
                 let value = self.shards[from].store.keys.remove(&key).unwrap();
                 self.shards[to].store.keys.insert(key.clone(), value);
-                self.shards[from].touch(&key);
-                self.shards[to].touch(&key);
+                for shard in [from, to] {
+                    self.shards[shard].touch(&key);
+                    self.invalidate(shard, &key, true);
+                }
             }
         }
         self.serve_blocked(to);

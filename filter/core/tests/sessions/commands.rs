@@ -20,6 +20,7 @@ impl<'a> Checker<'a> {
         }
         let args = &sent.args;
         let name = args[0].as_slice();
+        self.is_meant = self.takes_caching(name);
         if !self.is_authenticated && !matches!(name, b"AUTH" | b"HELLO" | b"RESET" | b"QUIT") {
             return self.refused(sent, "-NOAUTH ");
         }
@@ -63,11 +64,7 @@ impl<'a> Checker<'a> {
             b"HELLO" => self.hello(sent),
             b"SELECT" => self.select(sent),
             b"CLIENT" => self.client(sent),
-            b"RESET" => {
-                self.exactly(sent, b"+RESET\r\n")?;
-                self.reset(sent.at);
-                Ok(())
-            }
+            b"RESET" => self.reset(sent),
             b"QUIT" => {
                 self.exactly(sent, b"+OK\r\n")?;
                 if self.caller.closed.is_none() && self.caller.left.is_none() {
@@ -120,15 +117,21 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Follows RESET.
-    fn reset(&mut self, at: Duration) {
-        self.end_subscriptions(None, at);
+    /// Checks RESET.
+    fn reset(&mut self, sent: &Sent) -> Done {
+        let frame = self.reply(sent)?;
+        if frame.bytes != b"+RESET\r\n" {
+            return Err(format!("{} instead of RESET", frame.bytes.escape_ascii()).into());
+        }
+        self.end_tracking(sent, frame);
+        self.end_subscriptions(None, sent.at);
         self.is_authenticated = self.world.setup.host.client_auth.is_none();
         (self.resp3, self.db, self.multi) = (false, 0, None);
         (self.is_off, self.skips) = (false, false);
         self.name.clear();
         self.channels.clear();
         self.watched.clear();
+        Ok(())
     }
 
     /// Checks a command whose reply is turned off.
@@ -136,7 +139,11 @@ impl<'a> Checker<'a> {
         let name = sent.args[0].as_slice();
         match name {
             // A client that hasn't logged in can't use CLIENT.
-            b"CLIENT" if self.is_authenticated && sent.args.get(2).is_some_and(|mode| mode == b"ON") => {
+            b"CLIENT"
+                if self.is_authenticated
+                    && sent.args[1] == b"REPLY"
+                    && sent.args.get(2).is_some_and(|mode| mode == b"ON") =>
+            {
                 self.is_off = false;
                 // The command that turns replies on has a reply.
                 self.exactly(sent, b"+OK\r\n")
@@ -156,6 +163,8 @@ impl<'a> Checker<'a> {
             }
             // It may have waited when the client left, and others behind it.
             _ if self.left_before(sent) => Err(Stop::Closed),
+            // Some of its parts may have been executed for nobody.
+            _ if self.caller.left.is_some() && store::is_read(&sent.args) => Ok(()),
             _ => Ok(self.executed(sent, None)?),
         }
     }
@@ -196,7 +205,7 @@ impl<'a> Checker<'a> {
             return self.refused(sent, "-NOAUTH ");
         }
         let resp3 = args[1] == b"3";
-        if resp3 != self.resp3 && !self.channels.is_empty() {
+        if resp3 != self.resp3 && (!self.channels.is_empty() || self.tracks()) {
             return self.refused(sent, "-ERR redis-mesh: HELLO can't change");
         }
         self.is_authenticated = true;
@@ -230,6 +239,9 @@ impl<'a> Checker<'a> {
         if is_cluster && index != 0 {
             return self.refused(sent, "-ERR SELECT is not allowed in cluster mode");
         }
+        if index != 0 && self.tracks() {
+            return self.refused(sent, "-ERR redis-mesh: SELECT isn't served");
+        }
         let frame = self.reply(sent)?;
         if frame.bytes == b"+OK\r\n" && index < 4 {
             self.db = index;
@@ -247,6 +259,7 @@ impl<'a> Checker<'a> {
 
     fn client(&mut self, sent: &Sent) -> Done {
         match (sent.args[1].as_slice(), sent.args.get(2).map(Vec::as_slice)) {
+            (b"TRACKING" | b"CACHING", _) => return self.tracking(sent),
             (b"REPLY", Some(b"OFF")) => self.is_off = true,
             (b"REPLY", Some(b"SKIP")) => self.skips = true,
             (b"GETNAME", _) => {
@@ -295,11 +308,7 @@ impl<'a> Checker<'a> {
                 self.watched.clear();
                 return self.exactly(sent, b"+OK\r\n");
             }
-            b"RESET" => {
-                self.exactly(sent, b"+RESET\r\n")?;
-                self.reset(sent.at);
-                return Ok(());
-            }
+            b"RESET" => return self.reset(sent),
             b"QUIT" => {
                 self.exactly(sent, b"+OK\r\n")?;
                 return Err(Stop::Closed);
@@ -399,7 +408,11 @@ impl<'a> Checker<'a> {
         if received.len() != multi.queued.len() {
             return Err(format!("{} for {} commands", frame.bytes.escape_ascii(), multi.queued.len()).into());
         }
-        self.executed_as_one(&multi, &watched, &executions, &received)
+        self.executed_as_one(&multi, &watched, &executions, &received)?;
+        for (queued, executions) in multi.queued.iter().zip(&executions) {
+            self.note_read(queued, executions, frame);
+        }
+        Ok(())
     }
 
     /// Checks that the commands of a transaction were executed in one piece, and that no watched

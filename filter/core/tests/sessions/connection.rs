@@ -2,6 +2,7 @@
 
 use super::servers::Servers;
 use super::store::{self, Args, Key, null_array};
+use super::tracking::Tracker;
 use redis_mesh_core::multiplexer::ConnectionId;
 use redis_mesh_core::resp::encode;
 use redis_mesh_core::resp::request::{Parser, Progress};
@@ -33,6 +34,10 @@ pub struct Connection {
     pub channels: BTreeSet<Vec<u8>>,
     pub is_asking: bool,
     pub is_readonly: bool,
+    /// How the connection tracks, if it does.
+    pub tracker: Option<Tracker>,
+    /// What the connection is told behind the reply to the present command.
+    pub pushes: Vec<u8>,
     /// The multiplexer knows that it is lost.
     pub is_abandoned: bool,
 }
@@ -53,6 +58,8 @@ impl Connection {
             channels: BTreeSet::new(),
             is_asking: false,
             is_readonly: false,
+            tracker: None,
+            pushes: Vec::new(),
             is_abandoned: false,
         }
     }
@@ -91,6 +98,7 @@ impl Servers {
                     connection.parser.reset();
                     connection.input.drain(..length);
                     self.command(id, args);
+                    self.push_all();
                 }
                 other => panic!("{other:?} came to a Redis: {}", connection.input.escape_ascii()),
             }
@@ -145,6 +153,13 @@ impl Servers {
         {
             connection.is_asking = false;
         }
+        if let Some(connection) = self.connections.get_mut(&id)
+            && connection.multi.is_none()
+            && name != b"client"
+            && let Some(tracker) = &mut connection.tracker
+        {
+            tracker.is_caching = false;
+        }
         let shard = self.nodes[node].shard;
         self.serve_blocked(shard);
     }
@@ -162,6 +177,7 @@ impl Servers {
             b"select" => self.select(id, &args),
             b"ping" => self.reply(id, b"+PONG\r\n"),
             b"client" if args[1] == b"ID" => self.reply(id, b":7\r\n"),
+            b"client" if matches!(args[1].as_slice(), b"TRACKING" | b"CACHING") => self.track(id, &args),
             b"client" => self.reply(id, b"+OK\r\n"),
             b"readonly" => {
                 connection.is_readonly = true;

@@ -22,14 +22,17 @@ pub struct Execution {
     pub transaction: Option<u64>,
 }
 
+/// The numbers and times of the executions that changed a key.
+pub type Changes = Vec<(u64, Duration)>;
+
 /// The executions at all sites, or at all mirrors.
 #[derive(Default)]
 pub struct Journal {
     number: u64,
     pub executions: Vec<Execution>,
     by_token: BTreeMap<u64, Vec<usize>>,
-    /// For each key the numbers of the executions that changed it.
-    changes: BTreeMap<(usize, Key), Vec<u64>>,
+    /// For each key the executions that changed it.
+    changes: BTreeMap<(usize, Key), Changes>,
 }
 
 /// Returns the token of a command: the digits after `#` in an argument, or a number that can have
@@ -66,14 +69,29 @@ impl Journal {
     }
 
     /// Records that the execution with the last number has changed a key.
-    pub fn changed(&mut self, site: usize, key: Key) {
+    pub fn changed(&mut self, site: usize, key: Key, now: Duration) {
         let number = self.number;
-        self.changes.entry((site, key)).or_default().push(number);
+        self.changes.entry((site, key)).or_default().push((number, now));
     }
 
     /// Returns true if a key was changed after one execution and before another.
     pub fn has_changed(&self, site: usize, key: &Key, after: u64, before: u64) -> bool {
-        let changes = self.changes.get(&(site, key.clone())).map(Vec::as_slice).unwrap_or_default();
-        changes.iter().any(|number| (after + 1..before).contains(number))
+        self.changes(site, key).iter().any(|(number, _)| (after + 1..before).contains(number))
+    }
+
+    /// Returns the executions that changed a key.
+    pub fn changes(&self, site: usize, key: &Key) -> &[(u64, Duration)] {
+        self.changes.get(&(site, key.clone())).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Returns the executions that changed keys, for all keys of all sites.
+    pub fn all_changes(&self) -> impl Iterator<Item = (&(usize, Key), &Changes)> {
+        self.changes.iter()
+    }
+
+    /// Returns true if a key of this name was changed by then, in any database.
+    pub fn has_changed_by(&self, site: usize, name: &[u8], until: Duration) -> bool {
+        let is_early = |changes: &Changes| changes.iter().any(|(_, at)| *at <= until);
+        self.all_changes().any(|((of, (_, key)), changes)| *of == site && key == name && is_early(changes))
     }
 }

@@ -16,12 +16,13 @@
 //! `SEED=7 cargo test -p redis-mesh-core --test sessions -- --nocapture`.
 //!
 //! `world` has the clock and the events, `setup` the random configuration, `script` and `caller`
-//! the clients, `servers`, `cluster`, `connection`, `store` and `journal` the servers, `trouble`
-//! the failures, and `check`, `commands` and `keyless` the checks at the end of a run.
+//! the clients, `servers`, `cluster`, `connection`, `tracking`, `store` and `journal` the servers, `trouble`
+//! the failures, and `check`, `commands`, `keyless` and `caching` the checks at the end of a run.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "a test fails by it")]
 #![allow(missing_docs, reason = "no other crate uses it")]
 #![cfg(not(target_arch = "wasm32"))]
 
+mod caching;
 mod caller;
 mod check;
 mod cluster;
@@ -33,6 +34,7 @@ mod script;
 mod servers;
 mod setup;
 mod store;
+mod tracking;
 mod trouble;
 mod world;
 
@@ -62,6 +64,7 @@ struct Totals {
     errors: usize,
     executions: usize,
     copies: usize,
+    invalidations: usize,
 }
 
 fn run(seed: u64, is_verbose: bool, totals: &mut Totals) {
@@ -80,6 +83,7 @@ fn run(seed: u64, is_verbose: bool, totals: &mut Totals) {
         totals.commands += caller.sent.len();
         totals.replies += caller.replies.len();
         totals.messages += caller.messages.len();
+        totals.invalidations += caller.invalidations.len();
     }
     totals.executions += world.servers.journal.executions.len();
     totals.copies += world.servers.copies.executions.len();
@@ -107,4 +111,5 @@ fn random_sessions() {
     }
     assert!(totals.commands > 40_000 && totals.executions > 20_000 && totals.replies > 40_000, "{totals:?}");
     assert!(totals.messages > 200 && totals.errors > 400 && totals.copies > 400, "{totals:?}");
+    assert!(totals.invalidations > 4_000, "{totals:?}");
 }

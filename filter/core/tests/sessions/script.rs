@@ -160,7 +160,8 @@ impl Writer<'_> {
     fn block(&mut self, has_auth: bool, steps: &mut VecDeque<Step>) {
         let mut commands = Vec::new();
         let base = self.base();
-        match self.below(20) {
+        match self.below(22) {
+            20 | 21 => commands = self.tracking(steps),
             0..=5 => commands = self.pipeline(10),
             6 | 7 => {
                 commands = self.pipeline(3);
@@ -252,6 +253,44 @@ impl Writer<'_> {
         commands.push(words(
             ["UNSUBSCRIBE", "UNSUBSCRIBE", "UNSUBSCRIBE", "UNSUBSCRIBE ch1", "RESET"][self.below(5) as usize],
         ));
+        commands.extend(self.pipeline(2));
+        commands
+    }
+
+    /// Appends steps of a client that tracks what it reads, and returns the last ones.
+    fn tracking(&mut self, steps: &mut VecDeque<Step>) -> Vec<Args> {
+        let mut commands = self.pipeline(2);
+        if !self.one_in(10) {
+            commands.push(words("HELLO 3"));
+        }
+        let prefix = self.prefixes[self.random.below(self.prefixes.len() as u32) as usize];
+        let opts_in = self.one_in(3);
+        commands.push(words(&match self.below(4) {
+            _ if opts_in => "CLIENT TRACKING ON OPTIN".to_owned(),
+            0 if prefix.is_empty() || self.one_in(2) => "CLIENT TRACKING ON BCAST".to_owned(),
+            0 => format!("CLIENT TRACKING ON BCAST PREFIX {prefix}"),
+            _ => "CLIENT TRACKING ON".to_owned(),
+        }));
+        for _ in 0..2 + self.below(3) {
+            for _ in 0..self.below(6) {
+                if opts_in && self.one_in(2) {
+                    commands.push(words("CLIENT CACHING YES"));
+                    if self.one_in(4) {
+                        let base = self.base();
+                        self.transaction(&base, &mut commands);
+                    }
+                }
+                commands.push(self.data());
+            }
+            steps.push_back(Step::Send(std::mem::take(&mut commands)));
+            steps.push_back(if self.one_in(2) { Step::Pause } else { Step::Sync(self.token()) });
+        }
+        commands = self.pipeline(2);
+        match self.below(5) {
+            0 | 1 => commands.push(words("CLIENT TRACKING OFF")),
+            2 => commands.extend([words("RESET"), words(&format!("AUTH {PASSWORD}"))]),
+            _ => {}
+        }
         commands.extend(self.pipeline(2));
         commands
     }

@@ -42,6 +42,8 @@ pub struct Shard {
     /// The data as the replicas have it, which may be older.
     pub copy: Store,
     versions: BTreeMap<Key, u64>,
+    /// The keys that have changed since the replicas had all.
+    pub ahead: Vec<Key>,
 }
 
 impl Shard {
@@ -53,6 +55,7 @@ impl Shard {
     /// Notes a change of a key.
     pub fn touch(&mut self, key: &Key) {
         *self.versions.entry(key.clone()).or_default() += 1;
+        self.ahead.push(key.clone());
     }
 }
 
@@ -100,10 +103,11 @@ impl Servers {
         let (shard, by_master) = (self.nodes[node].shard, self.is_master(node));
         let number = self.next(node);
         let mut changed = Vec::new();
-        let data = &mut self.shards[shard];
         if self.random.below(2) == 0 {
-            data.copy = data.store.clone();
+            self.replicate(shard);
         }
+        self.remember(id, args);
+        let data = &mut self.shards[shard];
         let name = args[0].to_ascii_lowercase();
         let store = if by_master { &mut data.store } else { &mut data.copy };
         let reply = match store.execute(db, resp3, args, &mut changed) {
@@ -162,7 +166,9 @@ impl Servers {
     pub fn changed(&mut self, node: usize, key: Key) {
         let (site, shard) = (self.nodes[node].site, self.nodes[node].shard);
         self.shards[shard].touch(&key);
-        self.journal_of(node).changed(site, key);
+        self.invalidate(shard, &key, true);
+        let now = self.now;
+        self.journal_of(node).changed(site, key, now);
     }
 
     /// Executes PUBLISH: all nodes of a cluster send the message to their subscribers.

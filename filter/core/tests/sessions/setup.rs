@@ -173,10 +173,25 @@ impl Setup {
 
     /// Returns the target of a key, and the server's name of the key.
     pub fn target<'a>(&self, key: &'a [u8]) -> (KeyTarget, &'a [u8]) {
-        let (prefix, site, is_removed) =
-            self.routes.iter().find(|(prefix, ..)| key.starts_with(prefix.as_bytes())).unwrap();
+        self.target_if_any(key).unwrap()
+    }
+
+    fn target_if_any<'a>(&self, key: &'a [u8]) -> Option<(KeyTarget, &'a [u8])> {
+        let (prefix, site, is_removed) = self.routes.iter().find(|(prefix, ..)| key.starts_with(prefix.as_bytes()))?;
         let name = if *is_removed { &key[prefix.len()..] } else { key };
-        (KeyTarget { site: *site, slot: (*site == CLUSTER).then(|| slot(name)) }, name)
+        Some((KeyTarget { site: *site, slot: (*site == CLUSTER).then(|| slot(name)) }, name))
+    }
+
+    /// Returns the client's names of a server's key.
+    pub fn names(&self, site: usize, name: &[u8]) -> Vec<Vec<u8>> {
+        let named = |(prefix, of, is_removed): &(&str, usize, bool)| {
+            let key = if *is_removed { [prefix.as_bytes(), name].concat() } else { name.to_vec() };
+            let (target, back) = self.target_if_any(&key)?;
+            let leads_here = *of == site && target.site == site && back == name && key.starts_with(prefix.as_bytes());
+            leads_here.then_some(key)
+        };
+        let names: BTreeSet<Vec<u8>> = self.routes.iter().filter_map(named).collect();
+        names.into_iter().collect()
     }
 
     /// Returns the sites that the routes lead to.

@@ -28,6 +28,8 @@ pub enum Trouble {
     MigrateKeys(u16),
     /// The last keys of a slot move, and the slot belongs to the other shard.
     FinishMigration(u16),
+    /// All replicas get all that their masters have.
+    Replicate,
     /// The multiplexer gets the configuration anew.
     Update,
 }
@@ -40,6 +42,7 @@ impl World {
     /// Schedules the troubles of a run.
     pub fn plan(&mut self) {
         let span = 4_000_000;
+        self.at(Duration::from_secs(59), Event::Trouble(Trouble::Replicate));
         if self.setup.moves_slots {
             for _ in 0..1 + self.random.below(4) {
                 self.after(span, Event::Trouble(Trouble::MoveSlot));
@@ -84,6 +87,7 @@ impl World {
                 self.servers.finish_migration(CLUSTER, slot);
                 self.all_nodes_learn(usize::MAX);
             }
+            Trouble::Replicate => (0..self.servers.shards.len()).for_each(|shard| self.servers.replicate(shard)),
             Trouble::Update => {
                 self.updates.push(self.now);
                 self.config = self.setup.compiled();
@@ -194,6 +198,7 @@ impl World {
     }
 
     fn promote(&mut self, shard: usize) {
+        self.servers.replicate(shard);
         let truth = self.servers.sites[CLUSTER].truth.as_mut().unwrap();
         let before = truth.masters[&shard];
         let after = truth.members[&shard].iter().copied().find(|node| *node != before).unwrap();

@@ -257,6 +257,7 @@ impl World {
 
     /// Takes the bytes that servers have written, and sends them in pieces.
     fn take_from_servers(&mut self) {
+        self.servers.push_all();
         let mut written: Vec<(ConnectionId, Vec<u8>)> = Vec::new();
         for (id, connection) in &mut self.servers.connections {
             if !connection.output.is_empty() {
