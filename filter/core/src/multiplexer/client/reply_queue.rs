@@ -23,13 +23,11 @@ enum QueuedReply {
     Renamed(Vec<u8>, Box<KeyRewrite>),
     /// The complete reply, which waits for the replies before it.
     Ready(Vec<u8>),
-    /// The number of outstanding replies, all of which are discarded: the client has turned
-    /// replies off (<https://redis.io/docs/latest/commands/client-reply/>).
+    /// The number of outstanding replies, all of which are discarded, since replies are turned off.
     Mute(u32),
 }
 
 /// The replies to the commands of one client that are in flight, in the order of the commands.
-///
 /// Methods that take `out` append to it the bytes that can be written to the client now.
 #[derive(Debug, Default)]
 pub struct ReplyQueue {
@@ -123,9 +121,8 @@ impl ReplyQueue {
         }
     }
 
-    /// Takes a push, which answers no command
-    /// (<https://redis.io/docs/latest/develop/reference/protocol-spec/#pushes>). It is written at
-    /// once, or after the end of the reply that has been begun.
+    /// Takes a push (<https://redis.io/docs/latest/develop/reference/protocol-spec/#pushes>). It is written
+    /// at once, or after the end of the reply that has been begun.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         match self.is_begun {
             true => self.pushes.hold(self.first, bytes),
@@ -133,8 +130,7 @@ impl ReplyQueue {
         }
     }
 
-    /// Takes a push about what the client has read. It is written behind all replies of which something
-    /// has arrived: what it is about may be in one that waits for others.
+    /// The same for a push about keys, which may be in replies of which something has arrived: behind them.
     pub fn push_behind_heard(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         match self.heard.checked_sub(1).filter(|last| *last >= self.first) {
             Some(last) => self.pushes.hold(last, bytes),
@@ -142,8 +138,7 @@ impl ReplyQueue {
         }
     }
 
-    /// Takes a push about whatever the client has read. It is written at once, and again behind the
-    /// replies to all commands in flight.
+    /// The same for a push about all keys: at once, and again behind all replies that are outstanding.
     pub fn push_twice(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         self.push(bytes, out);
         if !self.slots.is_empty() {
