@@ -1,19 +1,30 @@
 //! Pushes that wait for the end of a reply.
 
-use super::reply_queue::Sequence;
 use std::collections::BTreeMap;
+
+/// When a push is written to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushOrder {
+    /// At once, or after the end of the reply that has been begun.
+    AtOnce,
+    /// Behind all replies of which something has arrived. It is about a key that may be in one of them,
+    /// and that one may wait for others.
+    BehindHeard,
+    /// At once, and again behind all replies that are outstanding. It is about all keys.
+    Twice,
+}
 
 /// Pushes that are written behind the replies to certain commands of a client.
 #[derive(Debug, Default)]
 pub struct HeldPushes {
     /// The pushes by the numbers of the commands.
-    behind: BTreeMap<Sequence, Vec<u8>>,
+    behind: BTreeMap<u64, Vec<u8>>,
     bytes: usize,
 }
 
 impl HeldPushes {
     /// Holds a push until the reply to this command has been written.
-    pub fn hold(&mut self, sequence: Sequence, push: &[u8]) {
+    pub fn hold(&mut self, sequence: u64, push: &[u8]) {
         self.bytes += push.len();
         self.behind.entry(sequence).or_default().extend_from_slice(push);
     }
@@ -25,68 +36,11 @@ impl HeldPushes {
 
     /// Appends the pushes behind replies before the one to this command.
     #[inline]
-    pub fn release(&mut self, next: Sequence, out: &mut Vec<u8>) {
+    pub fn release(&mut self, next: u64, out: &mut Vec<u8>) {
         while let Some(entry) = self.behind.first_entry().filter(|entry| *entry.key() < next) {
             let mut pushes = entry.remove();
             self.bytes -= pushes.len();
             out.append(&mut pushes);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::reply_queue::ReplyQueue;
-    use crate::multiplexer::reply::aggregate::{Aggregation, ResponsePolicy};
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    #[test]
-    fn pushes_are_written_between_replies() {
-        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
-        queue.push(b">0\r\n", &mut out);
-        let (first, second) = (queue.expect(false), queue.expect(false));
-        queue.push(b">1\r\n", &mut out);
-        queue.reply(first, b"$1\r\n", false, &mut out);
-        queue.push(b">2\r\n", &mut out);
-        assert_eq!((out.as_slice(), queue.held()), (&b">0\r\n>1\r\n$1\r\n"[..], 4));
-        out.clear();
-        queue.reply(second, b"$1\r\n", false, &mut out);
-        queue.reply(first, b"x\r\n", true, &mut out);
-        queue.push(b">3\r\n", &mut out);
-        queue.reply(second, b"y\r\n", true, &mut out);
-        assert_eq!(out, b"x\r\n>2\r\n$1\r\ny\r\n>3\r\n");
-        assert!(queue.is_empty() && queue.held() == 0);
-    }
-
-    /// A client that keeps what it reads would keep it for ever if it were told of the change before it
-    /// has the value.
-    #[test]
-    fn what_is_said_of_keys_comes_behind_the_replies_that_may_have_them() {
-        let (mut queue, mut out) = (ReplyQueue::default(), Vec::new());
-        queue.push_behind_heard(b">0\r\n", &mut out);
-        let (first, second) = (queue.expect(false), queue.expect(false));
-        let third = queue.expect_parts(Aggregation::new(ResponsePolicy::Sum, 2, false), false);
-        let fourth = queue.expect(false);
-        queue.push_behind_heard(b">1\r\n", &mut out);
-        assert_eq!(out, b">0\r\n>1\r\n", "nothing has been heard yet");
-        out.clear();
-        // The first reply is another server's, and is missing.
-        queue.reply(second, b"+2\r\n", true, &mut out);
-        queue.push_behind_heard(b">2\r\n", &mut out);
-        queue.part(third, 1, b":1\r\n".to_vec(), &mut out);
-        queue.push_behind_heard(b">3\r\n", &mut out);
-        assert_eq!((out.as_slice(), queue.held_pushes()), (&b""[..], 8));
-        queue.push_twice(b">4\r\n", &mut out);
-        assert_eq!(out, b">4\r\n");
-        out.clear();
-        queue.reply(first, b"+1\r\n", true, &mut out);
-        assert_eq!(out, b"+1\r\n+2\r\n>2\r\n");
-        out.clear();
-        queue.part(third, 0, b":1\r\n".to_vec(), &mut out);
-        assert_eq!(out, b":2\r\n>3\r\n");
-        queue.reply(fourth, b"+4\r\n", true, &mut out);
-        assert_eq!(out, b":2\r\n>3\r\n+4\r\n>4\r\n");
-        assert!(queue.is_empty() && queue.held() == 0);
     }
 }

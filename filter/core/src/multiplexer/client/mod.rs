@@ -4,11 +4,13 @@ pub mod arrivals;
 pub mod backlog;
 mod dedicated;
 mod ending;
-mod held_pushes;
+pub mod held_pushes;
 pub mod login;
 pub mod notification;
 pub mod presence;
 pub mod pubsub_frame;
+#[cfg(test)]
+mod push_tests;
 pub mod reply_queue;
 mod rules;
 pub mod source;

@@ -1,7 +1,7 @@
 //! The reply queue of a client: replies leave in the order of the client's commands, whichever
 //! connection answers first.
 
-use super::held_pushes::HeldPushes;
+use super::held_pushes::{HeldPushes, PushOrder};
 use crate::multiplexer::reply::aggregate::Aggregation;
 use crate::multiplexer::reply::key_rewrite::KeyRewrite;
 use std::collections::VecDeque;
@@ -121,27 +121,15 @@ impl ReplyQueue {
         }
     }
 
-    /// Takes a push (<https://redis.io/docs/latest/develop/reference/protocol-spec/#pushes>). It is written
-    /// at once, or after the end of the reply that has been begun.
-    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        match self.is_begun {
-            true => self.pushes.hold(self.first, bytes),
-            false => out.extend_from_slice(bytes),
+    /// Takes a push (<https://redis.io/docs/latest/develop/reference/protocol-spec/#pushes>).
+    pub fn push(&mut self, bytes: &[u8], order: PushOrder, out: &mut Vec<u8>) {
+        let heard = self.heard.checked_sub(1).filter(|last| *last >= self.first);
+        match heard {
+            Some(last) if order == PushOrder::BehindHeard => self.pushes.hold(last, bytes),
+            _ if self.is_begun => self.pushes.hold(self.first, bytes),
+            _ => out.extend_from_slice(bytes),
         }
-    }
-
-    /// The same for a push about keys, which may be in replies of which something has arrived: behind them.
-    pub fn push_behind_heard(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        match self.heard.checked_sub(1).filter(|last| *last >= self.first) {
-            Some(last) => self.pushes.hold(last, bytes),
-            None => self.push(bytes, out),
-        }
-    }
-
-    /// The same for a push about all keys: at once, and again behind all replies that are outstanding.
-    pub fn push_twice(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        self.push(bytes, out);
-        if !self.slots.is_empty() {
+        if order == PushOrder::Twice && !self.slots.is_empty() {
             self.pushes.hold(self.end() - 1, bytes);
         }
     }

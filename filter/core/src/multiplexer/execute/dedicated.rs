@@ -184,6 +184,21 @@ fn other_to(context: &Context<'_>, client: &Client, retry: &Retry) -> Option<Con
     client.dedicated.others.iter().map(|other| other.id()).find(leads_there)
 }
 
+/// The client's own connection, if what was sent before has led it to the same node already.
+fn current_to(context: &mut Context<'_>, client: &mut Client, retry: &Retry) -> Option<ConnectionId> {
+    let current = client.dedicated.connection?.connection;
+    if context.upstreams.pool.get(current.id())?.key.node != retry.key.node {
+        return None;
+    }
+    // The client may have said something since it has that connection.
+    state::agree_on_protocol(context, client, current);
+    state::adopt(context, client, current);
+    if client.dedicated.has_told(current.id()) {
+        state::untracked(client, retry.in_flight.what);
+    }
+    Some(current.id())
+}
+
 /// What the client does over a connection of its own has to be done at another node.
 pub fn follow_redirect(
     context: &mut Context<'_>,
@@ -191,23 +206,13 @@ pub fn follow_redirect(
     from: ConnectionId,
     (retry, asks): (Retry, bool),
 ) {
-    let to = retry.in_flight.what;
     if ends_here(context, client, &retry) || subscribe::follows(context, client, &retry) {
         return;
     }
-    let dedicated = client.dedicated.connection;
-    // What was sent before it may have led there already.
-    if let Some(current) = dedicated.map(|dedicated| dedicated.connection)
-        && context.upstreams.pool.get(current.id()).is_some_and(|known| known.key.node == retry.key.node)
-    {
-        // The client may have said something since it has that connection.
-        state::agree_on_protocol(context, client, current);
-        state::adopt(context, client, current);
-        if client.dedicated.has_told(current.id()) {
-            state::untracked(client, to);
-        }
-        return context.upstreams.resend_over(current.id(), retry, asks, context.effects);
+    if let Some(current) = current_to(context, client, &retry) {
+        return context.upstreams.resend_over(current, retry, asks, context.effects);
     }
+    let dedicated = client.dedicated.connection;
     let is_told = client.dedicated.has_told(from);
     if let Some(other) = other_to(context, client, &retry).filter(|_| !is_told) {
         return context.upstreams.resend_over(other, retry, asks, context.effects);

@@ -4,6 +4,7 @@
 use super::context::{Context, Obstacle};
 use crate::command::Known;
 use crate::command::script;
+use crate::multiplexer::client::held_pushes::PushOrder;
 use crate::multiplexer::client::reply_queue::Sequence;
 use crate::multiplexer::client::stateful::StateItem;
 use crate::multiplexer::client::{Client, Wait};
@@ -270,14 +271,14 @@ const FORGET: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
 /// their changes.
 pub fn forget_keys(client: &mut Client) {
     if client.dedicated.tracking().is_some() && client.session.resp3 {
-        client.output.queue.push_twice(FORGET, &mut client.output.out);
+        client.output.queue.push(FORGET, PushOrder::Twice, &mut client.output.out);
     }
 }
 
 /// The same for the keys in the replies that the client has.
 pub fn forget_answered(client: &mut Client) {
     if client.dedicated.tracking().is_some() && client.session.resp3 {
-        client.output.queue.push(FORGET, &mut client.output.out);
+        client.output.queue.push(FORGET, PushOrder::AtOnce, &mut client.output.out);
     }
 }
 

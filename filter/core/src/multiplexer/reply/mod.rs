@@ -7,6 +7,7 @@ pub mod key_rewrite;
 mod pubsub;
 pub mod scan_cursor;
 
+use super::client::held_pushes::PushOrder;
 use super::client::{Client, Life, Wait};
 use super::effects::Effects;
 use super::execute::context::Context;
@@ -219,8 +220,8 @@ impl EventDelivery<'_> {
         }
     }
 
-    /// Sends a client something that answers no command; `is_of_keys`: it is about what the client has read.
-    fn push(&mut self, id: ClientId, frame: &[u8], is_of_keys: bool) {
+    /// Sends a client something that answers no command.
+    fn push(&mut self, id: ClientId, frame: &[u8], order: PushOrder) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let output = &mut client.output;
         output.unread_pushes = if output.is_full { output.unread_pushes + frame.len() } else { 0 };
@@ -232,10 +233,7 @@ impl EventDelivery<'_> {
             }
             return client.abort(&mut self.effects.outbox);
         }
-        match is_of_keys {
-            true => client.output.queue.push_behind_heard(frame, &mut client.output.out),
-            false => client.output.queue.push(frame, &mut client.output.out),
-        }
+        client.output.queue.push(frame, order, &mut client.output.out);
     }
 
     /// A connection that belonged to a client was lost.

@@ -4,6 +4,7 @@ use super::EventDelivery;
 use super::key_names::KeyNames;
 use crate::command::glob::{Case, glob};
 use crate::multiplexer::client::Client;
+use crate::multiplexer::client::held_pushes::PushOrder;
 use crate::multiplexer::client::notification::Notification;
 use crate::multiplexer::client::pubsub_frame::PublishedMessage;
 use crate::multiplexer::client::source::{SeveralServers, SubscriptionSource};
@@ -42,7 +43,7 @@ impl EventDelivery<'_> {
         let told = client.subscriptions.confirm(*change, name.as_deref(), kept_by, resp3);
         match sequence {
             Some(sequence) => client.output.queue.reply(*sequence, &told, true, &mut client.output.out),
-            None => self.push(id, &told, false),
+            None => self.push(id, &told, PushOrder::AtOnce),
         }
         self.announce(id);
     }
@@ -142,8 +143,8 @@ impl EventDelivery<'_> {
             let is_wanted = |key: &[u8]| tracking.options.concern(key);
             return match names.and_then(|names| names.invalidated(frame, is_wanted)) {
                 Some(renamed) if renamed.is_empty() => {}
-                Some(renamed) => self.push(id, &renamed, true),
-                None => self.push(id, frame, true),
+                Some(renamed) => self.push(id, &renamed, PushOrder::BehindHeard),
+                None => self.push(id, frame, PushOrder::BehindHeard),
             };
         }
         if frame.starts_with(INVALIDATE) {
@@ -153,8 +154,8 @@ impl EventDelivery<'_> {
         let has_several = client.subscriptions.has_several() || client.subscriptions.joint().is_some();
         let message = PublishedMessage::parse(frame).filter(|_| has_several);
         match message.map(|message| told(self.upstreams, client, connection, &message)) {
-            None | Some(Told::AsItIs) => self.push(id, frame, false),
-            Some(Told::These(frames)) => frames.iter().for_each(|frame| self.push(id, frame, false)),
+            None | Some(Told::AsItIs) => self.push(id, frame, PushOrder::AtOnce),
+            Some(Told::These(frames)) => frames.iter().for_each(|frame| self.push(id, frame, PushOrder::AtOnce)),
         }
     }
 }

@@ -226,7 +226,10 @@ impl Pool {
         effects: &mut Effects,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        let Some(connection) = self.connections.get_mut(id) else { return self.answer_for_none(in_flight.what) };
+        let Some(connection) = self.connections.get_mut(id) else {
+            self.events.extend(answer_for_none(in_flight.what));
+            return;
+        };
         let is_repeatable = in_flight.is_repeatable() && connection.purpose == Purpose::Shared;
         let may_be_repeated = connection.key.node.is_some() || in_flight.names_scripts || is_repeatable;
         let keeps = may_be_repeated && in_flight.what.is_replayable();
@@ -240,15 +243,6 @@ impl Pool {
         if !in_flight.patience.is_waiting() {
             let limit = in_flight.patience.limit().map_or(SILENCE, |limit| limit.min(SILENCE));
             effects.timers.sweep_by(Some(effects.now + limit));
-        }
-    }
-
-    /// A command was to go over a connection that is gone: nobody else would answer it.
-    fn answer_for_none(&mut self, to: PendingReply) {
-        if to.owner().is_some() {
-            let mut reply = Vec::new();
-            encode::error(&mut reply, b"ERR redis-mesh: the connection has ended; the command was not sent");
-            self.events.push_back(Event::Reply { to, reply });
         }
     }
 
@@ -355,6 +349,14 @@ impl Pool {
         }
         Some(connection)
     }
+}
+
+/// The answer to a command that was to go over a connection that is gone: nobody else would give one.
+fn answer_for_none(to: PendingReply) -> Option<Event<'static>> {
+    to.owner()?;
+    let mut reply = Vec::new();
+    encode::error(&mut reply, b"ERR redis-mesh: the connection has ended; the command was not sent");
+    Some(Event::Reply { to, reply })
 }
 
 #[cfg(test)]
