@@ -24,16 +24,7 @@ enum DigestInput {
     Plugin(Vec<Arc<PreparedService>>, Vec<String>, Vec<wire::Host>),
     NativeListener(Arc<PreparedService>),
     Module(DynamicModule),
-    /// The service is the one that the object's annotation names, where no RedisDestination says
-    /// how the host is reached.
-    Cluster(Arc<ValidatedDestination>, ClusterUse, Option<String>, Option<Arc<PreparedService>>),
-}
-
-fn named(
-    destination: &ValidatedDestination,
-    prepared_services: &[Arc<PreparedService>],
-) -> Option<Arc<PreparedService>> {
-    prepared_services.first().filter(|_| destination.policy.object.is_none()).cloned()
+    Cluster(Arc<ValidatedDestination>, ClusterUse, Option<String>, Vec<Arc<PreparedService>>),
 }
 
 fn are_same(a: &[Arc<PreparedService>], b: &[Arc<PreparedService>]) -> bool {
@@ -50,8 +41,7 @@ impl DigestInput {
             ObjectContent::NativeListener { prepared } => DigestInput::NativeListener(prepared.clone()),
             ObjectContent::Module(module) => DigestInput::Module(module.clone()),
             ObjectContent::Cluster { destination, usage, scope, prepared_services } => {
-                let named = named(destination, prepared_services);
-                DigestInput::Cluster(destination.clone(), *usage, scope.clone(), named)
+                DigestInput::Cluster(destination.clone(), *usage, scope.clone(), prepared_services.clone())
             }
         }
     }
@@ -66,13 +56,13 @@ impl DigestInput {
                 ObjectContent::Plugin { prepared_services, refused, kept, .. },
             ) => are_same(known, prepared_services) && turned_away == refused && stayed == kept,
             (
-                DigestInput::Cluster(known, used, clients, first),
+                DigestInput::Cluster(known, used, clients, services),
                 ObjectContent::Cluster { destination, usage, scope, prepared_services },
             ) => {
                 Arc::ptr_eq(known, destination)
                     && used == usage
                     && clients == scope
-                    && are_same(first.as_slice(), named(destination, prepared_services).as_slice())
+                    && are_same(services, prepared_services)
             }
             (DigestInput::NativeListener(known), ObjectContent::NativeListener { prepared }) => {
                 Arc::ptr_eq(known, prepared)

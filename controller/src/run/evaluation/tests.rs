@@ -13,7 +13,9 @@ use crate::render::plan::{self, PlanHistory};
 use crate::render::planned_object::PlannedObject;
 use crate::render::sharing::HostsByNamespace;
 use crate::run::change::StoreChange;
-use crate::run::names::ObjectKind;
+use crate::run::digest::digest;
+use crate::run::digest_cache::DigestCache;
+use crate::run::names::{ObjectKind, RenderedKey};
 use crate::run::queue::EvaluationQueue;
 use crate::validate::options::{ModuleAvailability, ValidateOptions};
 
@@ -255,6 +257,33 @@ fn what_is_planned_alone_is_all_that_differs() {
         }
     }
     assert!(alone > 50, "{alone}");
+}
+
+/// A digest that was kept is that of what would be built, whatever has changed in the meantime.
+#[test]
+fn a_digest_that_is_kept_is_that_of_what_is_built() {
+    let options = MeshOptions { per_host: true, ..options() };
+    for seed in 1..=8 {
+        let mut random = TestRandom(seed * 0x2545_f491);
+        let (mut store, mut queue) = (new_store(), EvaluationQueue::default());
+        let mut prepared_services: BTreeMap<ObjectKey, Vec<Arc<PreparedService>>> = BTreeMap::new();
+        let mut digests = DigestCache::default();
+        for clock in 1..=80 {
+            queue.add(store.apply(told(&random_change(&mut random, clock))).unwrap().evaluate);
+            for key in queue.take(&store) {
+                match evaluate(&store, &key, &options) {
+                    Some(evaluation) => prepared_services.insert(key, evaluation.prepared_services),
+                    None => prepared_services.remove(&key),
+                };
+            }
+            let everything: Vec<_> = prepared_services.values().flatten().cloned().collect();
+            for planned in &plan::plan(&everything, &options, &PlanHistory::default()).objects {
+                let kept = digests.digest_of(&RenderedKey::of(planned), planned, &options);
+                let built = digest(&planned.build(&options, 0));
+                assert_eq!(kept, built, "seed {seed}, change {clock}, {}", planned.name);
+            }
+        }
+    }
 }
 
 /// Each object evaluated amid its neighbours says what all say together.
