@@ -12,6 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
+use crate::discovery::SeenNamespaces;
 use crate::sidecar::Sidecars;
 use crate::user_filters::UserFilters;
 
@@ -41,6 +42,8 @@ pub struct Inventory {
     pub user_filters: UserFilters,
     /// To whom objects are exported that don't say it.
     pub default_exports: DefaultExports,
+    /// The namespaces that istiod looks at.
+    pub discovery: SeenNamespaces,
     /// The Services by address: their own addresses and those of their endpoints.
     by_address: BTreeSet<(String, NamespacedName)>,
     /// True if these are all objects that there are, as in files: then names may be suggested,

@@ -9,6 +9,7 @@ mod cli;
 mod crd;
 mod destination_rule;
 mod diagnostic;
+mod discovery;
 mod explain;
 mod exports;
 mod inventory;

@@ -29,6 +29,7 @@ pub mod reply;
 pub mod scene;
 pub mod stage;
 pub mod tls;
+pub mod tool;
 pub mod walkthrough;
 pub mod wheel;
 pub mod workspace;

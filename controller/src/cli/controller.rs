@@ -29,6 +29,10 @@ pub struct Controller {
     /// default revision]
     #[arg(long, value_name = "NAME")]
     revision: Option<String>,
+    /// A further revision of istiod that serves sidecars of this mesh, as during an upgrade of Istio. Nothing is
+    /// written where its mesh configuration names another root namespace. Repeatable, or separated by commas
+    #[arg(long = "other-revision", value_name = "NAME", value_delimiter = ',')]
+    other_revisions: Vec<String>,
     /// Istio's root namespace. Where the mesh configuration names another one, nothing is written
     /// [default: as Istio's mesh configuration says]
     #[arg(long, value_name = "NAME")]
@@ -120,6 +124,7 @@ impl Controller {
             root: RootSettings {
                 istio_namespace: self.istio_namespace,
                 revision: self.revision,
+                other_revisions: self.other_revisions,
                 given: self.root_namespace,
             },
             cluster_domain: self.cluster_domain,

@@ -153,6 +153,8 @@ codes! {
     DestinationNotImported = "destination-not-imported", Risk;
     /// An EnvoyFilter of users patches the filter in whose place another one serves the host.
     FilterPatchLost = "filter-patch-lost", Risk;
+    /// Istiod doesn't look at a namespace, which no `discoverySelectors` select.
+    UnseenNamespace = "unseen-namespace", Unresolved;
     /// A word in `exportTo` that is no namespace.
     InvalidNamespace = "invalid-namespace", Invalid;
     /// A namespace that `exportTo` names twice.

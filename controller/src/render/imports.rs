@@ -68,7 +68,7 @@ pub fn report(service: &ValidatedService, inventory: &Inventory, root: &str, dia
 }
 
 /// True if a proxy needs what Istio knows of the destination.
-fn is_istios(destination: &ValidatedDestination, usage: ClusterUse) -> bool {
+pub(super) fn is_istios(destination: &ValidatedDestination, usage: ClusterUse) -> bool {
     let is_found = envoy_filter::owner(destination, usage) == ClusterOwner::Istio;
     is_found || destination.in_mesh && destination.follows_the_client()
 }

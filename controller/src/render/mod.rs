@@ -33,4 +33,5 @@ pub mod redact;
 mod refused;
 pub mod sharing;
 pub mod standalone;
+pub mod unseen;
 pub mod wasm_plugin;

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::DynamicObject;
 
+use crate::discovery::DiscoveryChange;
 use crate::exports::DefaultExports;
 use crate::inventory::NamespacedName;
 
@@ -41,6 +42,8 @@ pub enum StoreChange {
     UserFilterGone(NamespacedName),
     /// The mesh says to whom objects are exported that don't say it.
     DefaultExports(DefaultExports),
+    /// Something has changed by which istiod looks at a namespace or not.
+    Discovery(DiscoveryChange),
     /// A Secret exists or has changed.
     Secret(Box<Secret>),
     /// A Secret was deleted.

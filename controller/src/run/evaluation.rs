@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::diagnostic::{Diagnostic, Diagnostics, Reason, Subject};
 use crate::render::mesh_options::MeshOptions;
 use crate::render::prepared_service::PreparedService;
-use crate::render::{imports, lost_filters};
+use crate::render::{imports, lost_filters, unseen};
 use crate::validate;
 
 use super::names::ObjectKey;
@@ -84,6 +84,7 @@ pub fn evaluate(store: &Store, key: &ObjectKey, options: &MeshOptions) -> Option
     for prepared in &prepared_services {
         imports::report(&prepared.service, store.inventory(), &options.root_namespace, &mut own);
         lost_filters::report(&prepared.service, store.inventory(), &options.root_namespace, &mut own);
+        unseen::report(&prepared.service, store.inventory(), &mut own);
     }
     let mut evaluation = Evaluation { generation: object.generation, prepared_services, ..Evaluation::default() };
     let shapes = neighbours.iter().filter_map(|key| store.objects().get(key)).map(|object| &object.shape);

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, watch as shared};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::discovery::DiscoveryChange;
 use crate::inventory::NamespacedName;
 use crate::render::{envoy_filter, wasm_plugin};
 
@@ -51,8 +52,9 @@ impl Reconciler {
             watch::start(client, source.clone(), self.updates.0.clone());
             self.listings.require(source);
         }
-        // These are needed for warnings only, which nothing has to wait for.
-        for source in [WatchSource::Sidecars, WatchSource::UserFilters] {
+        // What nothing has to wait for: these are needed for warnings only, and a namespace counts as one that
+        // istiod looks at until the contrary is known.
+        for source in [WatchSource::Sidecars, WatchSource::UserFilters, WatchSource::Namespaces] {
             watch::start(&self.state.context.client, source, self.updates.0.clone());
         }
         loop {
@@ -121,6 +123,9 @@ impl Reconciler {
     /// Takes in which part this replica has in the mesh.
     fn take_standing(&mut self) {
         let standing = self.state.context.standing.borrow_and_update().clone();
+        if let Some(root) = &standing.root {
+            self.change(StoreChange::Discovery(DiscoveryChange::Selectors(root.says.discovery.clone())));
+        }
         let known = &mut self.state.context.settings.mesh;
         let exports = &self.state.store.inventory().default_exports;
         let is_other = |root: &MeshRoot| {

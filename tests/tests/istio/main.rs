@@ -5,5 +5,4 @@ mod dashboard;
 mod golden;
 mod image;
 mod kustomize;
-mod tool;
 mod yaml;

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::crd;
+use crate::discovery::DiscoveryChange;
 use crate::inventory::NamespacedName;
 use crate::render::native::DynamicModule;
 use crate::render::plan::{self, PlanHistory};
@@ -338,4 +340,52 @@ fn a_users_envoy_filter_concerns_every_object() {
     assert_eq!(concerned(filter("envoy.filters.network.rbac")), Some(1));
     let gone = || StoreChange::UserFilterGone(NamespacedName::new("a", "mine"));
     assert_eq!([concerned(gone()), concerned(tcp_proxy()), concerned(gone())], [Some(0), Some(1), Some(1)]);
+}
+
+/// Rules of a host, and rules that lead to one, in a namespace at which istiod doesn't look. A cluster of
+/// redis-mesh leads there without istiod.
+#[test]
+fn a_namespace_at_which_istiod_doesn_t_look() {
+    let (mut store, mut queue) = (Store::new(ValidateOptions::default()), EvaluationQueue::default());
+    let selectors: Vec<LabelSelector> = serde_json::from_value(json!([{"matchLabels": {"istio": "on"}}])).unwrap();
+    store.apply(StoreChange::Discovery(DiscoveryChange::Selectors(selectors.try_into().unwrap()))).unwrap();
+    let of = |what: &str, namespace: &str, name: &str, spec: Value| {
+        let metadata = json!({"namespace": namespace, "name": name, "uid": spec.to_string(), "generation": 1,
+            "creationTimestamp": "2026-01-01T00:00:00Z"});
+        told(&json!({"what": what, "gone": false, "metadata": metadata, "spec": spec}))
+    };
+    let service = |address: &str| json!({"clusterIP": address, "ports": [{"name": "redis", "port": 6379}]});
+    let to = |host: &str| json!({"host": ["s"], "redis": [{"route": {"host": host}}]});
+    let pool = json!({"connectionPool": {"redis": {"mode": "CLUSTER"}}});
+    let namespace = |name: &str, labels: Value| {
+        StoreChange::Discovery(DiscoveryChange::Namespace(name.to_owned(), serde_json::from_value(labels).unwrap()))
+    };
+    for change in [
+        of("Service", "a", "r", service("10.0.0.1")),
+        of("Service", "a", "c", service("10.0.0.2")),
+        of("Service", "b", "s", service("10.0.0.3")),
+        of("RedisDestination", "a", "c", json!({"host": "c", "trafficPolicy": pool})),
+        of("RedisService", "a", "o0", json!({"host": ["r"]})),
+        of("RedisService", "b", "o1", to("r.a.svc.cluster.local")),
+        namespace("b", json!({"istio": "on"})),
+        namespace("a", json!({})),
+    ] {
+        queue.add(store.apply(change).unwrap().evaluate);
+    }
+    let codes = |store: &Store, namespace: &str, name: &str| -> Vec<String> {
+        let key = ObjectKey { kind: ObjectKind::Service, name: NamespacedName::new(namespace, name) };
+        let evaluation = evaluate(store, &key, &MeshOptions::of_tests("istio-system")).unwrap();
+        let errors = evaluation.messages.iter().filter(|message| message.is_error());
+        errors.map(ToString::to_string).collect()
+    };
+    for name in [("a", "o0"), ("b", "o1")] {
+        let errors = codes(&store, name.0, name.1);
+        assert!(errors.len() == 1 && errors[0].contains("[unseen-namespace]"), "{errors:?}");
+        assert!(errors[0].contains("label namespace a") && errors[0].contains("`istio=on`"), "{errors:?}");
+    }
+    store.apply(of("RedisService", "b", "o1", to("c.a.svc.cluster.local"))).unwrap();
+    assert_eq!(codes(&store, "b", "o1"), Vec::<String>::new());
+    let affected = store.apply(namespace("a", json!({"istio": "on"}))).unwrap();
+    assert_eq!(affected.evaluate.len(), 3);
+    assert_eq!(codes(&store, "a", "o0"), Vec::<String>::new());
 }

@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The kustomize base. The controller gets its permissions from it, and no others.
 const NAMESPACE_MANIFEST: &str = include_str!("../../../../istio/kustomize/base/namespace.yaml");
-const INSTALLATION: &str = include_str!("../../../../istio/kustomize/base/redis-mesh.yaml");
+/// All of it but the namespace.
+pub const INSTALLATION: &str = include_str!("../../../../istio/kustomize/base/redis-mesh.yaml");
 const PERMISSIONS: [&str; 5] = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
 
 /// Installs the permissions of a controller in a namespace. The API server validates the other

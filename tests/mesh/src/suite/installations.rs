@@ -48,7 +48,7 @@ fn governed(mesh: &mut Mesh) -> Result<()> {
 }
 
 /// Waits until a replica says why it isn't ready.
-fn wait_unready(controller: &Controller, words: &[&str]) -> Result<()> {
+pub(super) fn wait_unready(controller: &Controller, words: &[&str]) -> Result<()> {
     eventually(PATIENCE, || {
         let (status, text) = controller.readiness()?;
         let says = words.iter().all(|word| text.contains(word));

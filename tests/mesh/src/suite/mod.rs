@@ -5,6 +5,7 @@ mod chaos;
 mod conditions;
 mod delivery;
 mod destination_rules;
+mod discovery;
 mod envoy_filters;
 mod exports;
 mod external;
@@ -20,14 +21,18 @@ mod native;
 mod outages;
 mod overridden;
 mod permissions;
+mod policies;
 mod refusal;
+mod revisions;
 mod rotation;
 mod secrets;
 mod strangers;
 mod succession;
 mod tenants;
+mod uninstall;
 mod unserved;
 mod updates;
+mod upgrade;
 mod witness;
 
 use std::process::ExitCode;
@@ -37,6 +42,7 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Trial};
 
 use crate::mesh::{By, Mesh};
+use crate::old_version::OldVersion;
 
 /// A test: its name, and its function, which gets a mesh in its initial state.
 pub type Test = (&'static str, fn(&mut Mesh) -> Result<()>);
@@ -67,7 +73,9 @@ fn of_the_controller() -> Vec<Test> {
         module::TESTS,
         delivery::TESTS,
         destination_rules::TESTS,
+        discovery::TESTS,
         exports::TESTS,
+        revisions::TESTS,
         rotation::TESTS,
         outages::TESTS,
         succession::TESTS,
@@ -75,6 +83,7 @@ fn of_the_controller() -> Vec<Test> {
         idle::TESTS,
         overridden::TESTS,
         permissions::TESTS,
+        policies::TESTS,
         strangers::TESTS,
         tenants::TESTS,
         unserved::TESTS,
@@ -83,10 +92,15 @@ fn of_the_controller() -> Vec<Test> {
     .concat()
 }
 
+/// The tests that take too long for every run: only a FILTER selects them.
+fn of_the_night() -> Vec<Test> {
+    [policies::NATIVE_TESTS, uninstall::TESTS, upgrade::TESTS].concat()
+}
+
 /// All tests of an operator.
 fn all(by: By) -> Vec<Test> {
     match by {
-        By::Controller => [of_anybody(), of_the_controller()].concat(),
+        By::Controller => [of_anybody(), of_the_controller(), of_the_night()].concat(),
         By::Render => of_anybody(),
     }
 }
@@ -97,11 +111,21 @@ pub fn arguments(by: By, list: bool, exact: bool, filters: &[String], mut skip: 
     // libtest-mimic takes one filter; what several leave out is skipped by its whole name.
     let mut out: Vec<String> = all(by).iter().map(|(name, _)| name.to_string()).collect();
     out.retain(|name| {
-        let wanted = filters.is_empty() || filters.iter().any(|filter| is(name, filter));
+        let is_long = || of_the_night().iter().any(|(long, _)| long == name);
+        let wanted = filters.iter().any(|filter| is(name, filter)) || filters.is_empty() && !is_long();
         !wanted || skip.iter().any(|filter| is(name, filter))
     });
     skip = out;
     Arguments { list, exact: true, skip, test_threads: Some(1), ..Arguments::default() }
+}
+
+/// Builds and fetches what only the selected tests need, while the machine's own network is there.
+pub fn prepare(by: By, arguments: &Arguments) -> Result<()> {
+    let is_selected = |(name, _): &Test| by == By::Controller && !arguments.skip.iter().any(|skipped| skipped == name);
+    if upgrade::TESTS.iter().any(is_selected) {
+        OldVersion::build()?;
+    }
+    Ok(())
 }
 
 /// Prints the names of the tests.

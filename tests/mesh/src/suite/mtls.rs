@@ -14,14 +14,14 @@ use crate::pod::Pod;
 /// The tests.
 pub const TESTS: &[Test] = &[("mtls::single", single), ("mtls::cluster", cluster)];
 
-const STRICT: &str = "
+pub(super) const STRICT: &str = "
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: strict, namespace: secure}
 spec: {mtls: {mode: STRICT}}
 ";
 
-fn service(name: &str, ip: &str, hosts: impl IntoIterator<Item = u8>) -> String {
+pub(super) fn service(name: &str, ip: &str, hosts: impl IntoIterator<Item = u8>) -> String {
     service_of(name, name, ip, hosts)
 }
 
@@ -59,7 +59,7 @@ endpoints:
     )
 }
 
-fn remove(mesh: &mut Mesh, services: &[&str]) -> Result<()> {
+pub(super) fn remove(mesh: &mut Mesh, services: &[&str]) -> Result<()> {
     let mut names = vec![ObjectName::new("PeerAuthentication", "secure", "strict")];
     for name in services {
         names.extend(
@@ -74,7 +74,7 @@ fn remove(mesh: &mut Mesh, services: &[&str]) -> Result<()> {
 const FRONT: &str = "10.96.0.32";
 
 /// Checks that the pod's sidecar refuses connections without a certificate of the mesh.
-fn ensure_strict(pod: &Pod) -> Result<()> {
+pub(super) fn ensure_strict(pod: &Pod) -> Result<()> {
     eventually(PATIENCE, || {
         // From the node, which has no sidecar.
         let mut client = redis_mesh_tests::client::Client::connect(SocketAddr::new(pod.ip().into(), 6379))?;

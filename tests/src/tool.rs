@@ -1,11 +1,12 @@
 //! Helm and kustomize, built from their Go modules.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use redis_mesh_tests::{cache, wheel, workspace};
+
+use crate::{cache, wheel, workspace};
 
 /// The programs of `tests/go/helm`: name, package, and the time of the first build on two cores.
 const PROGRAMS: [(&str, &str, &str); 2] = [
@@ -14,34 +15,45 @@ const PROGRAMS: [(&str, &str, &str); 2] = [
 ];
 
 /// The result of a run.
-pub struct Output {
+#[derive(Clone, Debug)]
+pub struct ToolOutput {
     /// The text on stdout if the run succeeded, else that on stderr.
     pub result: Result<String, String>,
 }
 
-/// Runs `helm`.
-pub fn helm<S: AsRef<OsStr>>(args: &[S]) -> Result<Output> {
-    run("helm", args)
+/// Runs `helm` without a cluster.
+pub fn helm<S: AsRef<OsStr>>(args: &[S]) -> Result<ToolOutput> {
+    helm_at(Path::new("/dev/null"), args)
+}
+
+/// Runs `helm` in the cluster of a kubeconfig.
+pub fn helm_at<S: AsRef<OsStr>>(kubeconfig: &Path, args: &[S]) -> Result<ToolOutput> {
+    run("helm", kubeconfig, args)
 }
 
 /// Runs `kustomize`.
-pub fn kustomize<S: AsRef<OsStr>>(args: &[S]) -> Result<Output> {
-    run("kustomize", args)
+pub fn kustomize<S: AsRef<OsStr>>(args: &[S]) -> Result<ToolOutput> {
+    run("kustomize", Path::new("/dev/null"), args)
 }
 
-fn run<S: AsRef<OsStr>>(name: &str, args: &[S]) -> Result<Output> {
+/// Builds the programs that aren't in the cache.
+pub fn build() -> Result<()> {
+    programs().map(drop)
+}
+
+fn run<S: AsRef<OsStr>>(name: &str, kubeconfig: &Path, args: &[S]) -> Result<ToolOutput> {
     let dir = programs()?;
     let mut command = Command::new(dir.join(name));
     command.current_dir(workspace::root()).args(args).stdin(Stdio::null());
-    // Nothing of the person who runs the tests: no plugins, no repositories, no cluster.
+    // Nothing of the person who runs the tests: no plugins, no repositories, no cluster of theirs.
     for variable in ["HELM_CONFIG_HOME", "HELM_CACHE_HOME", "HELM_DATA_HOME"] {
         command.env(variable, dir.join("home"));
     }
-    command.env("KUBECONFIG", "/dev/null");
+    command.env("KUBECONFIG", kubeconfig);
     let output = command.output().with_context(|| format!("can't start {name}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let result = if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) };
-    Ok(Output { result })
+    Ok(ToolOutput { result })
 }
 
 /// Returns the directory of the programs and builds those that aren't in the cache.
@@ -69,7 +81,7 @@ fn programs() -> Result<PathBuf> {
     })
 }
 
-impl Output {
+impl ToolOutput {
     /// Returns the text on stdout, or an error with that on stderr.
     pub fn success(self) -> Result<String> {
         self.result.map_err(|stderr| anyhow::anyhow!("{}", stderr.trim_end()))
