@@ -194,11 +194,14 @@ impl RenderedObjects {
             && object.controller.as_ref() == Some(&self.controller)
         {
             if object.settled == Some((digest, object.generation)) {
+                // A write of which no answer has come can have been done all the same.
+                self.failures.remove(key);
                 return None;
             }
             let built = planned.build(options, object.revision);
             if digest::digest(&built["spec"]) == object.spec && object.is_for(&built) {
                 object.settled = Some((digest, object.generation));
+                self.failures.remove(key);
                 return None;
             }
             repairs = true;

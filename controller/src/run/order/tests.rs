@@ -205,6 +205,24 @@ fn a_failure_holds_up_nobody_else() {
 }
 
 #[test]
+fn a_write_without_an_answer_that_was_done_is_no_failure() {
+    let options = MeshOptions::of_tests("old");
+    let plan = planned(&options);
+    let (mut objects, written) = applied(&options);
+    for planned in &plan.objects {
+        objects.failed(&RenderedKey::of(planned), "connection reset by peer");
+    }
+    // What watches show of it.
+    for (key, object) in written {
+        objects.observe(key, observed(&object));
+    }
+    assert!(ordered(&mut objects, &options, true).operations.is_empty());
+    for planned in &plan.objects {
+        assert_eq!(objects.failure(&RenderedKey::of(planned)), None);
+    }
+}
+
+#[test]
 fn an_unconfirmed_root_namespace_takes_nothing_away_from_the_one_before() {
     let (old, new) = (MeshOptions::of_tests("old"), MeshOptions::of_tests("new"));
     let mut was = written(&planned(&old), &old, "us");
