@@ -157,6 +157,9 @@ impl Fate {
                 Ok(format!("the Service {name} is deleted"))
             }
             (1, Some(others)) => {
+                // Sidecars know listeners by addresses: while no controller moves the rules, they hold for
+                // whoever has the address.
+                self.bring_back(world)?;
                 world.delete_service(host)?;
                 world.delete_service(other)?;
                 world.create_service(host, others)?;

@@ -23,6 +23,10 @@ const CALM_ADDRESS: u8 = 119;
 /// The last number of the first host's pod.
 const PODS: u8 = 80;
 
+/// The time in which a Service has a listener that was that of another one: after a kill it takes 15 s until a
+/// controller leads again.
+const LISTENER: Duration = Duration::from_secs(60);
+
 /// Everything of a run.
 #[derive(Debug)]
 pub struct World<'a> {
@@ -211,7 +215,7 @@ impl<'a> World<'a> {
     /// Waits until every client's sidecar has a listener of a host.
     fn wait_listener(&self, host: &str, ip: Ipv4Addr) -> Result<()> {
         let name = format!("{ip}_6379");
-        eventually(PATIENCE, || {
+        eventually(LISTENER, || {
             for pod in self.clients() {
                 let listener = pod.sidecar()?.listener(&name)?.with_context(|| format!("no listener {name}"))?;
                 ensure!(listener.to_string().contains(host), "the listener {name} is not of {host}: {listener}");
