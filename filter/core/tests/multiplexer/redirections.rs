@@ -53,6 +53,21 @@ fn a_command_that_is_sent_to_the_node_of_watched_keys_finds_the_client_as_it_is(
     assert_eq!(side.received(), "_ >2 $10 invalidate _ ", "ASKING has to be the command right before");
 }
 
+/// The node refuses what comes before the slot is its own, and executes what comes after that.
+#[test]
+fn commands_behind_watched_keys_that_are_on_their_way_go_one_after_the_other() {
+    let mut side = Scripted::new(true);
+    side.send(&["WATCH {b}x"]);
+    let watch = arrived(&mut side, &[(1, "WATCH {b}x")]);
+    side.reply(watch[0].connection, &elsewhere("ASK", 2));
+    let watch = arrived(&mut side, &[(2, "WATCH {b}x")]);
+    side.reply(watch[0].connection, b"+OK\r\n");
+    side.send(&["SET {b}x 1", "MULTI", "APPEND {b}x 2", "EXEC"]);
+    let set = arrived(&mut side, &[(2, "SET {b}x 1")]);
+    side.reply(set[0].connection, b"+OK\r\n");
+    assert_eq!(side.arrived().len(), 3, "MULTI to EXEC go there at once");
+}
+
 /// Servers tell of it for a while.
 #[test]
 fn a_client_that_has_ended_to_track_is_told_nothing_more() {

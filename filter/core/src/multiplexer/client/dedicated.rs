@@ -62,6 +62,8 @@ pub struct Dedicated {
     /// The client has changed its state for good by a command of which no more is known, so that all
     /// commands go over it.
     pub is_special: bool,
+    /// ASK led there: the node takes a slot over, and may refuse a command and execute the next one.
+    pub was_asked: bool,
 }
 
 impl Dedicated {

@@ -4,7 +4,7 @@ use super::backlog;
 use super::context::{Context, Obstacle};
 use super::failover::obstacle;
 use super::state;
-use crate::multiplexer::client::{Client, DedicatedSlot, TargetLookup};
+use crate::multiplexer::client::{Client, Dedicated, DedicatedSlot, TargetLookup, Wait};
 use crate::multiplexer::routing::target::RouteTarget;
 use crate::multiplexer::upstream::discovery::NodeAccess;
 use crate::multiplexer::upstream::pool::SharedConnection;
@@ -56,6 +56,15 @@ fn cached(upstreams: &Upstreams, client: &Client, target: RouteTarget, access: N
     upstreams.pool.usable_shared(connection)
 }
 
+/// A command waits for what was sent before over a connection to which ASK has led: that may be refused and sent on,
+/// and the slot may be the node's own when the next one comes.
+pub fn keep_order(client: &Client, dedicated: Dedicated) -> Result<(), Obstacle> {
+    if dedicated.was_asked && !client.output.queue.is_empty() {
+        return Err(Obstacle::Wait(Wait::Answers));
+    }
+    Ok(())
+}
+
 fn look_up(
     context: &mut Context<'_>,
     client: &mut Client,
@@ -65,6 +74,7 @@ fn look_up(
     if let Some(dedicated) = client.dedicated.connection.filter(|dedicated| dedicated.is_held())
         && client.rules.config.is_same(dedicated.target, target)
     {
+        keep_order(client, dedicated)?;
         state::agree_on_protocol(context, client, dedicated.connection);
         return Ok(ConnectionRoute::Dedicated(dedicated.connection));
     }

@@ -1,7 +1,7 @@
 //! Connections that a client has for itself: to wait, to watch keys, to change their state.
 
 use super::backlog;
-use super::connect::dedicated_key;
+use super::connect::{dedicated_key, keep_order};
 use super::context::{Context, Obstacle, Request, expect};
 use super::state;
 use super::subscribe;
@@ -55,6 +55,7 @@ fn choose(context: &mut Context<'_>, client: &mut Client, forward: &Forward) -> 
     let Forward { target, sharing, .. } = *forward;
     match client.dedicated.connection {
         Some(dedicated) if dedicated.is_held() && client.rules.config.is_same(dedicated.target, target) => {
+            keep_order(client, dedicated)?;
             state::agree_on_protocol(context, client, dedicated.connection);
             Ok(dedicated)
         }
@@ -77,7 +78,14 @@ fn choose(context: &mut Context<'_>, client: &mut Client, forward: &Forward) -> 
                     context.upstreams.dedicated(client.id, key, pushes, context.effects)?
                 }
             };
-            Ok(Dedicated { connection, target, is_watching: false, has_watched: false, is_special: false })
+            Ok(Dedicated {
+                connection,
+                target,
+                is_watching: false,
+                has_watched: false,
+                is_special: false,
+                was_asked: false,
+            })
         }
     }
 }
@@ -238,7 +246,7 @@ pub fn follow_redirect(
             // Keys that were watched before, if there were any, aren't watched there.
             let has_watched = if is_watch(&retry) { dedicated.has_watched } else { dedicated.is_watching };
             client.dedicated.lost_watch |= has_watched;
-            client.dedicated.connection = Some(Dedicated { connection, ..dedicated });
+            client.dedicated.connection = Some(Dedicated { connection, was_asked: asks, ..dedicated });
             let current = dedicated.connection.id();
             // Replies may be to come over the one before. No other client is to have it then.
             if let Some(before) = upstreams.pool.get_mut(from) {
