@@ -12,7 +12,7 @@ use super::behaviour::{CALM, HOSTS, KEYS, LOCKED};
 use super::clients::{Board, Crowd};
 use super::objects::{LOGIN_SECRET, NAMESPACE, Objects, Rules, clients_secret, destination, secret, service};
 use crate::api::ObjectName;
-use crate::mesh::{Mesh, PATIENCE, eventually};
+use crate::mesh::{Mesh, eventually};
 use crate::operator::{Controller, Operator, controller};
 use crate::pod::{Pod, Shape};
 
